@@ -1,0 +1,70 @@
+"""Files that survive a kill, and a log that can be read while it grows."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synthesis_kernels.errors import EchosetError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside the target, then rename: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_state(path: Path, key: str, state: dict[str, Any]) -> None:
+    """Keep a loop's `state_dict()`; `key` says which job it belongs to."""
+    buffer = io.BytesIO()
+    torch.save({"key": key, "state": state}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_state(path: Path, key: str) -> dict[str, Any] | None:
+    """The state saved for this very job, or None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        content = torch.load(path, weights_only=True)
+        return content["state"] if content["key"] == key else None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        raise EchosetError(f"{path} cannot be read as saved state ({error}); delete it to start this job again") from error
+
+
+class JsonLines:
+    """An append-only log: one JSON object a line, flushed at once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"event": event, **values}) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a log; a line that a kill cut short is passed over."""
+    events = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events

@@ -1,0 +1,1 @@
+"""One file per distillation method; a loss is a plain function of tensors."""

@@ -1,0 +1,94 @@
+"""A network together with what it expects of an image: the one form in which the project handles teachers and students.
+
+A `Classifier` takes images in [0, 1] and normalises them itself, so nothing else needs to know about means. Saved, it
+is one safetensors file whose metadata rebuilds it: `save_classifier(student, path)`, then `load_classifier(path)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from distill.files import write_atomically
+from synthesis_kernels.errors import EchosetError
+
+METADATA_KEY = "echoset"  # one key only: safetensors writes several in an order that changes from run to run
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to build the network, and what images it takes."""
+
+    model: str
+    """A zoo name, a torchvision name or an import path."""
+    arguments: dict = field(default_factory=dict)
+    """Keyword arguments of the constructor."""
+    channels: int = 1
+    size: int = 28
+    """Side of the square input in pixels."""
+    classes: int = 10
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    notes: dict = field(default_factory=dict)
+    """Anything worth keeping with the weights: recipe, seed, accuracy."""
+
+
+class Classifier(nn.Module):
+    """`network` behind its normaliser."""
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        for name in ("mean", "std"):
+            given = getattr(spec, name)
+            if len(given) not in (1, spec.channels):
+                raise EchosetError(f"{name} has {len(given)} values, but the input has {spec.channels} channels")
+        if min(spec.std) <= 0:
+            raise EchosetError(f"every std must be positive, got {list(spec.std)}")
+        self.network = network
+        self.spec = spec
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
+        return self.network((images - self.mean) / self.std)
+
+    @property
+    def parameters_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def weight_hash(self) -> str:
+        """SHA-256 over names, shapes and bytes of the network's state, the same on any device."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def save_classifier(classifier: Classifier, path: str | Path) -> None:
+    """Write weights and spec as one safetensors file; equal weights give equal bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
+    write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: json.dumps(asdict(classifier.spec), sort_keys=True)}))
+
+
+def read_spec(path: str | Path) -> ModelSpec | None:
+    """The spec stored in a safetensors file, or None if the file holds weights alone."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            stored = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        raise EchosetError(f"{path} is not a readable safetensors file: {error}") from error
+    if stored is None:
+        return None
+    try:
+        values = json.loads(stored)
+        return ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise EchosetError(f"{path}: its '{METADATA_KEY}' metadata is not a model description ({error})") from error

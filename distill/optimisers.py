@@ -1,0 +1,79 @@
+"""Muon: momentum made orthogonal for matrices and convolutions, Adam for the rest (Jordan et al. 2024).
+
+On the small students here it reaches in one step what SGD with momentum reaches in about two; see LOG.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic Newton–Schulz: fast to about 1 ± 0.3, which is all that is needed
+
+
+def orthogonalise(matrix: Tensor, steps: int = 4) -> Tensor:  # (R, C)
+    """Bring every singular value near 1, by Newton–Schulz iteration in bfloat16."""
+    a, b, c = COEFFICIENTS
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    if tall := x.shape[0] > x.shape[1]:
+        x = x.T
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """One optimiser for a whole network; each group's `lr` is its peak times what `set_share` was last given."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        learning_rate: float = 0.05,
+        adam_rate: float = 5e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+    ) -> None:
+        matrices = [p for p in network.parameters() if p.ndim >= 2]
+        vectors = [p for p in network.parameters() if p.ndim < 2]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "orthogonal": True, "peak": learning_rate, "weight_decay": weight_decay},
+            {"params": vectors, "orthogonal": False, "peak": adam_rate, "weight_decay": 0.0},
+        ]
+        super().__init__(groups, {"lr": learning_rate, "momentum": momentum})
+
+    def set_share(self, share: float) -> None:
+        """Set the learning rates to `share` of their peaks."""
+        for group in self.param_groups:
+            group["lr"] = group["peak"] * share
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the gradients at hand."""
+        for group in self.param_groups:
+            update = self._orthogonal if group["orthogonal"] else self._adam
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    update(parameter, self.state[parameter], group)
+
+    def _orthogonal(self, parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
+        direction = orthogonalise(parameter.grad.add(momentum, alpha=group["momentum"]).flatten(1)).view_as(parameter)
+        # An R×C orthogonal update has the size of its shorter side; this keeps the change of outputs alike across layers.
+        scale = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
+
+    def _adam(self, parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        if not state:
+            state.update(first=torch.zeros_like(parameter), second=torch.zeros_like(parameter), step=torch.zeros(()))
+        state["step"] += 1
+        first = state["first"].lerp_(parameter.grad, 0.1)
+        second = state["second"].lerp_(parameter.grad.square(), 0.001)
+        count = float(state["step"])
+        denominator = (second / (1 - 0.999**count)).sqrt_().add_(1e-8)
+        parameter.addcdiv_(first, denominator, value=-group["lr"] / (1 - 0.9**count))

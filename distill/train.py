@@ -1,0 +1,172 @@
+"""The student loop: a fresh student learns a set from its teacher's answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.augment import mixup, random_views
+from distill.files import JsonLines, load_state, save_state
+from distill.loop import Every, Interrupted, StepProgress, StopFlag
+from distill.losses.hinton import hinton_loss
+from distill.models import Classifier, ModelSpec, build_classifier
+from distill.optimisers import Muon
+from distill.options import Device, DistillOptions, Precision, StudentOptions
+from distill.transfer_set import TransferSet
+from synthesis_kernels.backend import mixed_precision, resolve_device, resolve_precision
+from synthesis_kernels.divergence import kl_divergence, same_decision
+from synthesis_kernels.errors import EchosetError
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What a distillation leaves behind."""
+
+    student: Classifier
+    seconds: float
+    agreement: float
+    """Share of the latest views, none seen before, on which student and teacher chose the same class."""
+
+
+class StudentState:
+    """Everything a student's training consists of; saving a run is saving this."""
+
+    def __init__(self, student: Classifier, learning_rate: float, device: torch.device, seed: int) -> None:
+        self.student = student.to(device, memory_format=torch.channels_last)
+        self.optimiser = Muon(self.student, learning_rate)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.agreement = torch.zeros((), device=device)  # moving average; read only when it is shown
+        self.step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser, counters and random state."""
+        return {
+            "student": self.student.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "agreement": self.agreement,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.student.load_state_dict(state["student"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.agreement.copy_(state["agreement"])
+        self.step = state["step"]
+
+
+def one_cycle(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: a linear rise over the warm-up, then half a cosine down to zero."""
+    position = min((step + 0.5) / steps, 1.0)
+    if position < warmup:
+        return position / warmup
+    return 0.5 * (1 + math.cos(math.pi * (position - warmup) / (1 - warmup)))
+
+
+def student_step(
+    state: StudentState,
+    images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
+    teacher_logits: Tensor,  # (B, K) for these very views
+    temperature: float,
+    precision: torch.dtype,
+    weights: Tensor | None = None,  # (B,)
+) -> Tensor:  # (B, K) the student's logits before the update
+    """One update by weighted KL."""
+    with mixed_precision(images.device, precision):
+        student_logits = state.student(images)
+    student_logits = student_logits.float()
+    loss = hinton_loss(student_logits, teacher_logits, temperature, weights)
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimiser.step()
+    state.step += 1
+    return student_logits.detach()
+
+
+def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) -> Classifier:
+    """A fresh student for a set: `like` is the `input` entry of its manifest (channels, size, classes, mean, std)."""
+    contract = {key: like[key] for key in ("channels", "size", "classes")}
+    spec = ModelSpec(options.model, options.arguments, mean=tuple(like["mean"]), std=tuple(like["std"]), **contract)
+    return build_classifier(spec, seed)
+
+
+def distill(
+    student: Classifier,
+    transfer_set: TransferSet,
+    teacher: Classifier,
+    options: DistillOptions = DistillOptions(),
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    folder: str | Path | None = None,
+    quiet: bool = False,
+) -> DistillResult:
+    """Train `student` on views of the set, each labelled by the teacher.
+
+    The student is trained in place and returned in evaluation mode. With a `folder`, a killed or interrupted run goes on
+    where it was when it is called again with the same arguments, and `log.jsonl` there records it.
+    """
+    where = resolve_device(device)
+    kind = resolve_precision(where, precision)
+    images = transfer_set.images.to(where)
+    teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+    state = StudentState(student, options.learning_rate, options.weight_decay, where, seed)
+    student.train()
+
+    folder = Path(folder) if folder is not None else None
+    key = _job_key(student, transfer_set, teacher, options, seed)
+    saved = load_state(folder / "student.state", key) if folder else None
+    if saved is not None:
+        state.load_state_dict(saved)
+    log = JsonLines(folder / "log.jsonl") if folder else None
+    began, save_due = time.perf_counter(), Every(20)
+    with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
+        while state.step < options.steps:
+            step = state.step
+            state.set_learning_rate(one_cycle(step, options.steps, options.learning_rate, options.warmup))
+            index = torch.randint(len(images), (options.batch,), generator=state.generator, device=where)
+            views = random_views(images[index].float() / 255, options.views, state.generator)
+            if _takes_turn(step, options.views.mixup):
+                views = mixup(views, state.generator)
+            views = views.contiguous(memory_format=torch.channels_last)
+            with torch.no_grad(), mixed_precision(where, kind):
+                answers = teacher(views).float()
+            logits = student_step(state, views, answers, options.temperature, kind)
+            state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
+            if state.step % 50 == 0 or state.step == options.steps:
+                agreement, loss = state.agreement.item(), kl_divergence(answers, logits).mean().item()
+                if not math.isfinite(loss):
+                    raise EchosetError(f"the student's loss is {loss} at step {state.step}; lower distillation.learning_rate")
+                progress.update(state.step, f"agreement {agreement:.3f}")
+                if log:
+                    log.write("distill", step=state.step, agreement=agreement, loss=loss)
+            if folder and (stop.raised or save_due()):
+                save_state(folder / "student.state", key, state.state_dict())
+            if stop.raised and state.step < options.steps:
+                raise Interrupted("distillation stopped" + (f"; {folder / 'student.state'} keeps it" if folder else ""))
+    if folder:
+        (folder / "student.state").unlink(missing_ok=True)
+    student.eval()
+    return DistillResult(student, time.perf_counter() - began, state.agreement.item())
+
+
+def _takes_turn(step: int, share: float) -> bool:
+    """True on `share` of the steps, evenly spread."""
+    return int((step + 1) * share) > int(step * share)
+
+
+def _job_key(student: Classifier, transfer_set: TransferSet, teacher: Classifier, options: DistillOptions, seed: int) -> str:
+    """What the saved state belongs to: a run with anything else changed must not pick it up."""
+    shards = [entry["sha256"] for entry in transfer_set.manifest["shards"]]
+    parts = [student.weight_hash(), teacher.weight_hash(), shards, asdict(options), seed]
+    return sha256(json.dumps(parts).encode()).hexdigest()

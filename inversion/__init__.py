@@ -1,0 +1,30 @@
+"""Make a small, class-balanced transfer set from a trained network and nothing else.
+
+    from inversion import load_teacher, synthesize, SynthesisOptions
+
+Names are imported when they are first used, so that the command line answers fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inversion.options import SynthesisOptions, TeacherOptions
+    from inversion.synthesis import plan, synthesize
+    from inversion.teacher import Inspection, inspect_teacher, load_teacher
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "inversion.options": ("SynthesisOptions", "TeacherOptions"),
+    "inversion.synthesis": ("plan", "synthesize"),
+    "inversion.teacher": ("Inspection", "inspect_teacher", "load_teacher"),
+}
+__all__ = [name for names in _HOMES.values() for name in names]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'inversion' has no attribute '{name}'")

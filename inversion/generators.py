@@ -1,0 +1,44 @@
+"""Generators: noise and a wanted class in, images in [0, 1] out, for any square size and one or three channels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthesis_kernels.errors import EchosetError
+
+SMALLEST = 8
+
+
+class Generator(nn.Module):
+    """Linear seed map of at most 8×8, then ×2 up and 3×3 convolution per stage (the generator of CMI and Fast-Datafree)."""
+
+    def __init__(self, channels: int, size: int, classes: int, latent: int = 128, width: int = 32, conditioning: float = 0.0) -> None:
+        super().__init__()
+        if size < SMALLEST:
+            raise EchosetError(f"the generator makes images of at least {SMALLEST}×{SMALLEST}, the teacher takes {size}×{size}")
+        stages = max(2, math.ceil(math.log2(size / 8)))
+        # Each stage doubles the side (less one where the size is not a power of two times the seed).
+        self.sides = [math.ceil(size / 2**k) for k in range(stages, -1, -1)]
+        self.latent = latent
+        self.embedding = nn.Embedding(classes, latent)
+        nn.init.normal_(self.embedding.weight, std=conditioning)
+        self.seed = nn.Linear(latent, 2 * width * self.sides[0] ** 2)
+        self.seed_norm = nn.BatchNorm2d(2 * width)
+        widths = [2 * width] * stages + [width]
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.LeakyReLU(0.2))
+            for i, o in zip(widths, widths[1:], strict=False)
+        )
+        self.image = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
+        x = self.seed(noise + self.embedding(wanted))
+        x = x.unflatten(1, (-1, self.sides[0], self.sides[0])).contiguous(memory_format=torch.channels_last)
+        x = self.seed_norm(x)
+        for side, stage in zip(self.sides[1:], self.stages, strict=True):
+            x = stage(F.interpolate(x, size=(side, side), mode="nearest"))
+        return torch.sigmoid(self.image(x).float())

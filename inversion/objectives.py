@@ -1,0 +1,54 @@
+"""What the generator is trained against: class, disagreement and φ. (The BatchNorm term is `BatchNormTaps.distance`.)"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from synthesis_kernels.divergence import kl_divergence, same_decision
+
+
+def diversity(
+    teacher_logits: Tensor,  # (B, K)
+    held: Tensor,  # (K,) samples of each class in the buffer
+    capacity: int,
+) -> Tensor:  # (B,)
+    """1 − n_c/N with c the teacher's class: a class the buffer holds little of counts more; mean 1 over the batch."""
+    value = 1 - held.to(teacher_logits.dtype)[teacher_logits.argmax(1)] / capacity
+    return value / value.mean().clamp_min(1e-6)
+
+
+def difficulty(teacher_logits: Tensor, gamma: float) -> Tensor:  # (B, K) -> (B,)
+    """(1 − p_c)^γ with c the teacher's class, as in the focal loss: a sample near a boundary counts more."""
+    return (1 - F.softmax(teacher_logits, 1).amax(1)) ** gamma
+
+
+def phi(teacher_logits: Tensor, held: Tensor, capacity: int, gamma: float, ceiling: float = 5.0) -> Tensor:  # (B,)
+    """φ = diversity · difficulty, scaled to mean 1; the ceiling keeps one sample from owning a confident batch's gradient."""
+    value = diversity(teacher_logits, held, capacity) * difficulty(teacher_logits, gamma)
+    return (value / value.mean().clamp_min(1e-6)).clamp_max(ceiling)
+
+
+def class_loss(teacher_logits: Tensor, wanted: Tensor) -> Tensor:  # (B, K), (B,) -> (B,)
+    """L_cls: the teacher's cross-entropy with the class that was asked for."""
+    return F.cross_entropy(teacher_logits, wanted, reduction="none")
+
+
+def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:  # (B, K), (B, K) -> (B,)
+    """L_adv = −KL(p_T ‖ p_S) where both choose the same class, else 0: a sample the student has wrong is hard enough."""
+    return -kl_divergence(teacher_logits, student_logits) * same_decision(teacher_logits, student_logits)
+
+
+def carry_moments(
+    moments: list[tuple[Tensor, Tensor]],
+    average: list[tuple[Tensor, Tensor]] | None,
+    momentum: float,
+) -> list[tuple[Tensor, Tensor]]:
+    """Blend a batch's moments with those of earlier batches, so that batches may differ while their union matches."""
+    if average is None or not momentum:
+        return moments
+    return [
+        (torch.lerp(mean, old_mean, momentum), torch.lerp(variance, old_variance, momentum))
+        for (mean, variance), (old_mean, old_variance) in zip(moments, average, strict=True)
+    ]

@@ -1,0 +1,135 @@
+"""Options of the synthesis stage. No torch here: `--help` reads this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distill.options import DistillOptions, StudentOptions, ViewOptions
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """The trained network to start from."""
+
+    model: str = "mnist"
+    """'mnist' (bundled), a file saved by echoset, a zoo or torchvision name, or an import path such as pkg.module.Net
+    (an import path runs that module's code)."""
+    weights: str | None = None
+    """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""
+    arguments: dict = field(default_factory=dict)
+    """Further arguments of the model's constructor, checked against its annotations."""
+    channels: int = 3
+    """Image channels, 1 or 3. A file saved by echoset knows its own, and the four below."""
+    size: int = 32
+    """Side of the square input in pixels."""
+    classes: int = 10
+    """Number of classes."""
+    mean: tuple[float, ...] = (0.0,)
+    """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
+    std: tuple[float, ...] = (1.0,)
+    """Standard deviation it divides by."""
+
+
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """The generator and its meta-learning (Fast-Datafree, FOMAML)."""
+
+    latent: int = 128
+    """Length of the noise vector."""
+    conditioning: float = 0.0
+    """Size of the wanted class's embedding beside unit noise; 0 leaves the class to the loss and the noise's own steps."""
+    width: int = 32
+    """Channels at full size; twice as many at half size."""
+    inner_steps: int = 5
+    """Steps of the cloned generator in each call; their summed gradients move the meta-learned weights once."""
+    learning_rate: float = 3e-3
+    """Adam, inner steps."""
+    latent_rate: float = 1e-2
+    """Adam on the noise itself, inner steps."""
+    meta_rate: float = 1e-2
+    """Adam on the meta-learned weights."""
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What the generator is trained against."""
+
+    bn: float = 10.0
+    """Weight of the BatchNorm statistics' distance."""
+    bn_momentum: float = 0.9
+    """How much of earlier batches' statistics counts towards the match; 0 asks each batch to match alone."""
+    classes: float = 0.5
+    """Weight of the teacher's cross-entropy with the wanted class."""
+    adversary: float = 1.0
+    """Weight of the disagreement with the adversarial student, where both still choose the same class; 0 = no adversary."""
+    adversary_after: int = 6
+    """Generator calls before the adversary counts."""
+    phi: bool = True
+    """Weight samples by φ = diversity · difficulty, in the loss and at the buffer's entry; false = all alike."""
+    gamma: float = 1.0
+    """Exponent of φ's difficulty, (1 − p)^γ."""
+    roll: int = 2
+    """Largest random shift, in pixels, between generator and teacher."""
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """The replay buffer: how it is refreshed and sampled."""
+
+    balanced_targets: bool = True
+    """Ask the generator for the classes the buffer lacks; false = all classes alike."""
+    refresh: float = 1.0
+    """Part of a full class's new images that replace stored ones in each call."""
+    replace_all: bool = False
+    """Replace a class's whole stock whenever enough new images are there, instead of a part at a time."""
+    sampling: Literal["priority", "uniform"] = "priority"
+    """How the adversarial student's batches are drawn."""
+    alpha: float = 0.5
+    """Exponent of the priority δ in the chance to be drawn; 0 is uniform."""
+    beta: float = 0.4
+    """First exponent of the importance weights; rises to 1 over the run."""
+
+
+@dataclass(frozen=True)
+class AdversaryOptions:
+    """The student trained between generator calls. It is thrown away: the set is what remains."""
+
+    student: StudentOptions = StudentOptions()
+    """Its network."""
+    steps: int = 20
+    """Updates after each generator call."""
+    batch: int = 128
+    """Images in an update."""
+    learning_rate: float = 0.05
+    """Muon's first learning rate; it falls along half a cosine over the whole run."""
+    temperature: float = 20.0
+    """Softens both distributions in its KL divergence."""
+
+
+@dataclass(frozen=True)
+class SynthesisOptions:
+    """A whole synthesis."""
+
+    images: int = 2000
+    """Images in the finished set, divided evenly among the classes."""
+    shard_images: int = 5000
+    """Most images one job makes; each job trains a generator of its own over all classes."""
+    batch: int = 200
+    """Images in each generator call."""
+    calls: int = 60
+    """Most generator calls a job makes; it stops earlier when agreement has stopped rising."""
+    patience: int = 20
+    """Calls without a rise of the held-out agreement after which a full, balanced buffer is finished."""
+    held_out: float = 0.1
+    """Part of each class the adversarial student never trains on, to measure agreement; it is part of the set all the same."""
+    generator: GeneratorOptions = GeneratorOptions()
+    """The generator."""
+    objective: ObjectiveOptions = ObjectiveOptions()
+    """The generator's losses."""
+    replay: ReplayOptions = ReplayOptions()
+    """The replay buffer."""
+    adversary: AdversaryOptions = AdversaryOptions()
+    """The adversarial student."""
+    views: ViewOptions = ViewOptions(mixup=0.0)
+    """What the adversarial student sees of an image."""

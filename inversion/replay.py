@@ -1,0 +1,101 @@
+"""The replay buffer: every class has its own slots, so the set can't leave balance; all of it lives on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STORED = ("images", "labels", "logits", "priority", "weight", "round", "filled")
+
+
+class ReplayBuffer:
+    """Σ quotas slots of uint8 images with the teacher's answers, their priority δ and their last importance weight.
+
+    A new image goes to an empty slot of its class; where there is none, to the slot with the lowest priority. Which of
+    several candidates goes in is settled by their rank (φ). A part of the slots is held out: the adversarial student never
+    trains on them, and its agreement there says whether it still learns. No operation here waits for the device.
+    """
+
+    def __init__(
+        self,
+        quotas: list[int],
+        image_shape: tuple[int, int, int],
+        held_out: float = 0.1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.capacity, self.classes = sum(quotas), len(quotas)
+        self.quotas = torch.tensor(quotas, device=device)
+        spare = self.capacity + 1  # one slot more: what is turned away is written there
+        self.images = torch.zeros(spare, *image_shape, dtype=torch.uint8, device=device)
+        self.labels = torch.repeat_interleave(torch.arange(self.classes), torch.tensor(quotas)).to(device)
+        self.labels = torch.cat([self.labels, self.labels.new_zeros(1)])
+        self.logits = torch.zeros(spare, self.classes, device=device)
+        self.priority = torch.zeros(spare, device=device)
+        self.weight = torch.ones(spare, device=device)
+        self.round = torch.zeros(spare, dtype=torch.int32, device=device)
+        self.filled = torch.zeros(spare, dtype=torch.bool, device=device)
+
+        # slots[c, i] is class c's i-th slot, or the spare one past its quota.
+        self._slots = torch.full((self.classes, max(quotas)), self.capacity, device=device)
+        self.is_held_out = torch.zeros(spare, dtype=torch.bool, device=device)
+        first = 0
+        for label, quota in enumerate(quotas):
+            self._slots[label, :quota] = torch.arange(first, first + quota)
+            self.is_held_out[first : first + int(held_out * quota)] = True
+            first += quota
+
+    def counts(self) -> Tensor:  # (K,)
+        """Images held of each class."""
+        return torch.zeros_like(self.quotas).index_add_(0, self.labels[:-1], self.filled[:-1].long())
+
+    def add(
+        self,
+        images: Tensor,  # (B, C, H, W) uint8
+        logits: Tensor,  # (B, K) float32, the teacher's for exactly these images
+        rank: Tensor,  # (B,) higher enters first
+        call: int,
+        refresh: float,
+    ) -> Tensor:  # () images taken in
+        """Offer new images; each class takes what it lacks, and replaces at most `refresh` of its quota."""
+        labels = logits.argmax(1)
+        by_rank = rank.argsort(descending=True, stable=True)
+        order = by_rank[labels[by_rank].argsort(stable=True)]
+        sorted_labels = labels[order]
+        starts = torch.searchsorted(sorted_labels, torch.arange(self.classes, device=labels.device))
+        place = torch.arange(len(labels), device=labels.device) - starts[sorted_labels]  # 0 for the best of its class
+
+        # Each class's slots, empty ones first, then by rising priority; slots past the quota last.
+        worth = torch.where(self.filled, self.priority.clamp_min(0), -1.0)
+        worth[-1] = torch.inf
+        slots = self._slots.gather(1, worth[self._slots].argsort(dim=1, stable=True))
+        lacking = self.quotas - self.counts()
+        allowed = torch.minimum(lacking + (refresh * self.quotas).ceil().long(), self.quotas)
+        welcome = place < allowed[sorted_labels]
+        target = torch.where(welcome, slots[sorted_labels, place.clamp_max(slots.shape[1] - 1)], self.capacity)
+
+        newest = self.priority[:-1].amax().clamp_min(1.0)  # unseen images are drawn soon (Schaul et al.)
+        self.images[target] = images[order]
+        self.logits[target] = logits[order]
+        self.priority[target] = newest
+        self.weight[target] = 1.0
+        self.round[target] = call
+        self.filled[target] = True
+        self.filled[-1] = False
+        return welcome.sum()
+
+    def take_over(self, other: ReplayBuffer) -> None:
+        """Replace everything by another buffer's content and leave that one empty."""
+        for name in STORED:
+            getattr(self, name).copy_(getattr(other, name))
+        other.filled.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every stored tensor."""
+        return {name: getattr(self, name) for name in STORED}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for name in STORED:
+            getattr(self, name).copy_(state[name])

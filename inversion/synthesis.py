@@ -1,0 +1,432 @@
+"""SSD-KD: a teacher in, a balanced transfer set out (Small Scale Data-Free Knowledge Distillation, CVPR 2024).
+
+A plan of jobs follows from the options alone; a job's seed comes from the job. Each job trains a generator, an
+adversarial student and a replay buffer, and leaves one shard. Any number of processes may share a plan.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import inversion.objectives as objectives
+from distill.augment import random_views
+from distill.files import JsonLines, load_state, save_state, write_atomically
+from distill.loop import Every, Interrupted, StepProgress, StopFlag
+from distill.models import Classifier
+from distill.options import Device, Precision
+from distill.train import StudentState, build_student, one_cycle, student_step
+from distill.transfer_set import TransferSet, shard_name, write_manifest, write_shard
+from inversion.generators import Generator
+from inversion.options import SynthesisOptions
+from inversion.replay import ReplayBuffer
+from inversion.reweight import draw_batch, record_visit
+from inversion.teacher import BatchNormTaps, inspect_teacher
+from synthesis_kernels.backend import describe_device, mixed_precision, resolve_device, resolve_precision
+from synthesis_kernels.divergence import kl_divergence, same_decision
+from synthesis_kernels.errors import EchosetError
+
+FIGURES = ("bn", "classes", "adversary", "hit", "taken", "agreement", "held_out_agreement")
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard's worth of work."""
+
+    index: int
+    total: int
+    seed: int
+    quotas: list[int]
+    """Images of each class."""
+
+    @property
+    def file(self) -> str:
+        """Name of the shard it leaves."""
+        return shard_name(self.index, self.total)
+
+
+def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJob]:
+    """Divide the images into jobs. Each is balanced over all classes, and so is their union (max − min ≤ 1)."""
+    if options.images < 1 or options.shard_images < 1:
+        raise EchosetError(f"images and shard_images must be at least 1, got {options.images} and {options.shard_images}")
+    total = -(-options.images // options.shard_images)
+    jobs = []
+    for index in range(total):
+        # Image i of the whole set is of class i mod K, and a job makes one run of consecutive images.
+        first, last = options.images * index // total, options.images * (index + 1) // total
+        quotas = [len(range(first + (label - first) % classes, last, classes)) for label in range(classes)]
+        job_seed = int.from_bytes(sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
+        jobs.append(ShardJob(index, total, job_seed, quotas))
+    return jobs
+
+
+class SynthesisState:
+    """Everything one job consists of; saving a run is saving this."""
+
+    def __init__(self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, device: torch.device) -> None:
+        spec = teacher.spec
+        shape = (spec.channels, spec.size, spec.size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.seed)
+            shape_options = {key: getattr(options.generator, key) for key in ("latent", "width", "conditioning")}
+            generator = Generator(spec.channels, spec.size, spec.classes, **shape_options)
+        self.generator = generator.to(device, memory_format=torch.channels_last)
+        self.meta_optimiser = torch.optim.Adam(generator.parameters(), options.generator.meta_rate, betas=(0.5, 0.999))
+        student = build_student(options.adversary.student, asdict(spec), job.seed)
+        self.adversary = StudentState(student, options.adversary.learning_rate, device, job.seed)
+        self.buffer = ReplayBuffer(job.quotas, shape, options.held_out, device)
+        self.staged = ReplayBuffer(job.quotas, shape, options.held_out, device) if options.replay.replace_all else None
+        self.bn_average: list[tuple[Tensor, Tensor]] | None = None
+        self.random = torch.Generator(device).manual_seed(job.seed)
+        self.call = 0
+        self.best_agreement, self.best_call = 0.0, 0
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Modules, optimisers, buffers, counters and random states."""
+        return {
+            "generator": self.generator.state_dict(),
+            "meta_optimiser": self.meta_optimiser.state_dict(),
+            "adversary": self.adversary.state_dict(),
+            "buffer": self.buffer.state_dict(),
+            "staged": self.staged.state_dict() if self.staged else None,
+            "bn_average": self.bn_average,
+            "random": self.random.get_state(),
+            "counters": (self.call, self.best_agreement, self.best_call, self.seconds),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for part in ("generator", "meta_optimiser", "adversary", "buffer"):
+            getattr(self, part).load_state_dict(state[part])
+        if self.staged:
+            self.staged.load_state_dict(state["staged"])
+        self.bn_average = state["bn_average"]
+        self.random.set_state(state["random"].cpu())
+        self.call, self.best_agreement, self.best_call, self.seconds = state["counters"]
+
+
+def synthesize(
+    teacher: Classifier,
+    options: SynthesisOptions = SynthesisOptions(),
+    out: str | Path = "runs/set",
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    rank: int = 0,
+    world: int = 1,
+    quiet: bool = False,
+) -> TransferSet | None:
+    """Make a transfer set from `teacher` in the folder `out`.
+
+    Run again after a stop, it goes on where it was; finished shards are kept. With several processes, each makes
+    `plan[rank::world]` and whichever sees the last shard arrive writes the manifest; the others return None.
+    """
+    _check(options, rank, world)
+    inspection = inspect_teacher(teacher)
+    jobs = plan(options, teacher.spec.classes, seed)
+    out = Path(out)
+    identity = {"config": asdict(options), "seed": seed, "teacher_hash": inspection.weight_hash}
+    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    _claim(out, key)
+    where = resolve_device(device)
+    teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+    for job in jobs[rank::world]:
+        if _finished(out, job) is None:
+            make_shard(teacher, job, options, out, key, where, resolve_precision(where, precision), quiet)
+    return _assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
+
+
+def make_shard(
+    teacher: Classifier,
+    job: ShardJob,
+    options: SynthesisOptions,
+    out: Path,
+    key: str,
+    device: torch.device,
+    precision: torch.dtype,
+    quiet: bool = False,
+) -> None:
+    """Run one job to its end: calls of the generator and steps of the adversarial student, turn about."""
+    state = SynthesisState(teacher, job, options, device)
+    state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
+    if (saved := load_state(state_file, key)) is not None:
+        state.load_state_dict(saved)
+    save_due = Every(20)
+    title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
+    with StopFlag() as stop, StepProgress(title, options.calls, quiet, state.call) as progress:
+        while not _done(state, options):
+            began = time.perf_counter()
+            images, logits, rank, figures = generator_call(teacher, state, options, precision)
+            figures["taken"] = _store(state, images, logits, rank, options)
+            figures |= adversary_steps(teacher, state, options, precision)
+            state.call += 1
+
+            values = dict(zip(FIGURES, torch.stack([figures[name].float() for name in FIGURES]).tolist(), strict=True))
+            if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
+                raise EchosetError(f"a loss is not finite at call {state.call}: {values}; lower generator.learning_rate or objective.bn")
+            if values["held_out_agreement"] > state.best_agreement + 1e-3:
+                state.best_agreement, state.best_call = values["held_out_agreement"], state.call
+            counts = state.buffer.counts().tolist()
+            state.seconds += (elapsed := time.perf_counter() - began)
+            log.write("call", shard=job.index, call=state.call, seconds=elapsed, counts=counts, **values)
+            progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed))
+            if stop.raised or save_due():
+                save_state(state_file, key, state.state_dict())
+            if stop.raised and not _done(state, options):
+                raise Interrupted(f"synthesis stopped at call {state.call}; {state_file} keeps it")
+    _finish(state, job, out, key, device)
+    state_file.unlink(missing_ok=True)
+
+
+def generator_call(
+    teacher: Classifier,
+    state: SynthesisState,
+    options: SynthesisOptions,
+    precision: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """One meta-step: a clone of the generator learns a batch in a few steps, and their summed gradient moves the original.
+
+    Returns the batch as uint8, the teacher's logits for exactly these images, their rank (φ) and figures for the log.
+    """
+    goal, device = options.objective, state.buffer.images.device
+    wanted = draw_targets(state.buffer, options, state.random)
+    noise = torch.randn(options.batch, options.generator.latent, generator=state.random, device=device).requires_grad_()
+    clone = copy.deepcopy(state.generator)
+    parameters = list(clone.parameters())
+    groups = [{"params": parameters}, {"params": [noise], "lr": options.generator.latent_rate}]
+    optimiser = torch.optim.Adam(groups, options.generator.learning_rate, betas=(0.5, 0.999))
+    adversary = state.adversary.student.eval().requires_grad_(False)
+    adversarial = goal.adversary > 0 and state.call >= goal.adversary_after
+    held = state.buffer.counts()
+    summed = [torch.zeros_like(p) for p in parameters]
+
+    for _ in range(options.generator.inner_steps):
+        with BatchNormTaps(teacher) as taps, mixed_precision(device, precision):
+            images = clone(noise, wanted)
+            view = _random_roll(images, goal.roll, state.random)
+            teacher_logits = teacher(view).float()
+            moments = taps.take()
+            student_logits = adversary(view).float() if adversarial else None
+        bn = taps.distance(objectives.carry_moments(moments, state.bn_average, goal.bn_momentum))
+        wrong_class = objectives.class_loss(teacher_logits, wanted)
+        phi = torch.ones_like(wrong_class)
+        if goal.phi:
+            phi = objectives.phi(teacher_logits.detach(), held, state.buffer.capacity, goal.gamma)
+        loss = goal.bn * bn + goal.classes * (phi * wrong_class).mean()
+        fooling = torch.zeros_like(wrong_class)
+        if student_logits is not None:
+            fooling = objectives.adversarial_loss(teacher_logits, student_logits)
+            loss = loss + goal.adversary * (phi * fooling).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for total, parameter in zip(summed, parameters, strict=True):
+            total += parameter.grad
+        optimiser.step()
+
+    for parameter, total in zip(state.generator.parameters(), summed, strict=True):
+        parameter.grad = total
+    state.meta_optimiser.step()
+    for buffer, changed in zip(state.generator.buffers(), clone.buffers(), strict=True):
+        buffer.copy_(changed)
+    moments = [(mean.detach(), variance.detach()) for mean, variance in moments]
+    state.bn_average = objectives.carry_moments(moments, state.bn_average, goal.bn_momentum)
+
+    pixels = (images.detach() * 255).round().to(torch.uint8)
+    with torch.no_grad():
+        logits = teacher((pixels.float() / 255).contiguous(memory_format=torch.channels_last)).float()
+    rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma) if goal.phi else torch.zeros_like(phi)
+    figures = {"bn": bn, "classes": wrong_class.mean(), "adversary": fooling.mean(), "hit": (logits.argmax(1) == wanted).float().mean()}
+    return pixels, logits, rank, {name: value.detach() for name, value in figures.items()}
+
+
+def adversary_steps(
+    teacher: Classifier,
+    state: SynthesisState,
+    options: SynthesisOptions,
+    precision: torch.dtype,
+) -> dict[str, Tensor]:
+    """Train the adversarial student on draws from the buffer, write priorities back, and ask the held-out slots."""
+    buffer, run = state.buffer, options.adversary
+    total = options.calls * run.steps
+    agreement = torch.zeros((), device=buffer.images.device)
+    state.adversary.student.train().requires_grad_(True)
+    for _ in range(run.steps):
+        step = state.adversary.step
+        state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0))
+        drawn, weights = draw_batch(buffer, run.batch, options.replay, min(step / total, 1.0), state.random)
+        views = random_views(buffer.images[drawn].float() / 255, options.views, state.random)
+        views = views.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), mixed_precision(views.device, precision):
+            answers = teacher(views).float()
+        logits = student_step(state.adversary, views, answers, run.temperature, precision, weights)
+        record_visit(buffer, drawn, kl_divergence(answers, logits), weights)
+        agreement += same_decision(answers, logits).float().mean() / run.steps
+    return {"agreement": agreement, "held_out_agreement": _ask_held_out(state, precision)}
+
+
+def draw_targets(buffer: ReplayBuffer, options: SynthesisOptions, generator: torch.Generator) -> Tensor:  # (B,)
+    """The classes to ask for: half of them all alike, half by what the buffer lacks.
+
+    The teacher's running statistics describe all classes together, so a batch of lacking classes alone could not match.
+    """
+    even = torch.arange(options.batch, device=buffer.quotas.device) % buffer.classes
+    if not options.replay.balanced_targets:
+        return even
+    lacking = (buffer.quotas - buffer.counts()).float()
+    chances = torch.where(lacking.sum() > 0, lacking, torch.ones_like(lacking))
+    half = options.batch // 2
+    drawn = torch.multinomial(chances, options.batch - half, replacement=True, generator=generator)
+    return torch.cat([even[:half], drawn])
+
+
+def _random_roll(images: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Shift the whole batch by up to `limit` pixels each way, so that nothing hangs on the pixel grid."""
+    if not limit:
+        return images
+    height, width = images.shape[2:]
+    shift = torch.randint(-limit, limit + 1, (2,), generator=generator, device=images.device)
+    rows = (torch.arange(height, device=images.device) - shift[0]) % height
+    columns = (torch.arange(width, device=images.device) - shift[1]) % width
+    return images[:, :, rows][:, :, :, columns]
+
+
+def _store(state: SynthesisState, images: Tensor, logits: Tensor, rank: Tensor, options: SynthesisOptions) -> Tensor:
+    """Partial refresh: new images replace the least useful. With `replace_all`, they wait until they replace everything."""
+    if state.staged is None:
+        return state.buffer.add(images, logits, rank, state.call, options.replay.refresh)
+    missing = state.buffer.capacity - int(state.buffer.filled.sum())
+    if missing:
+        return state.buffer.add(images, logits, rank, state.call, refresh=0.0)
+    taken = state.staged.add(images, logits, rank, state.call, refresh=0.0)
+    if bool(state.staged.filled[:-1].all()):
+        state.buffer.take_over(state.staged)
+    return taken
+
+
+def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> Tensor:
+    """Agreement of teacher and adversarial student on images it never trained on; their divergence is their priority."""
+    buffer, student = state.buffer, state.adversary.student.eval()
+    slots = torch.where(buffer.is_held_out)[0]
+    if not len(slots):
+        slots = torch.arange(buffer.capacity, device=buffer.images.device)
+    with torch.no_grad(), mixed_precision(buffer.images.device, precision):
+        logits = student((buffer.images[slots].float() / 255).contiguous(memory_format=torch.channels_last)).float()
+    filled = buffer.filled[slots]
+    buffer.priority[slots] = torch.where(filled, kl_divergence(buffer.logits[slots], logits), buffer.priority[slots])
+    return (same_decision(buffer.logits[slots], logits) & filled).sum() / filled.sum().clamp_min(1)
+
+
+def _done(state: SynthesisState, options: SynthesisOptions) -> bool:
+    """Full, balanced and no longer rising; or out of calls (twice as many while some class is still short)."""
+    full = bool((state.buffer.counts() == state.buffer.quotas).all())
+    if not full:
+        return state.call >= 2 * options.calls
+    return state.call >= options.calls or (state.call > 0 and state.call - state.best_call >= options.patience)
+
+
+def _figures_line(values: dict[str, float], counts: list[int], job: ShardJob, rate: float) -> str:
+    short = [(quota - count, label) for label, (count, quota) in enumerate(zip(counts, job.quotas, strict=True)) if count < quota]
+    kept = f"kept {sum(counts)}/{sum(job.quotas)}"
+    if len(counts) <= 10:
+        kept += f" [{' '.join(map(str, counts))}]"
+    elif short:
+        kept += f", class {max(short)[1]} lacks {max(short)[0]}"
+    return (
+        f"{kept}  bn {values['bn']:.2f}  class {values['classes']:.2f}  adversary {values['adversary']:.2f}  "
+        f"agreement {values['held_out_agreement']:.3f}  {rate:.0f} images/s"
+    )
+
+
+def _check(options: SynthesisOptions, rank: int, world: int) -> None:
+    least = {"batch": 2, "calls": 1, "patience": 1}
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise EchosetError(f"{name} must be at least {value}, got {getattr(options, name)}")
+    if options.generator.inner_steps < 1:
+        raise EchosetError(f"generator.inner_steps must be at least 1, got {options.generator.inner_steps}")
+    if not 0 <= options.held_out < 1:
+        raise EchosetError(f"held_out must lie in [0, 1), got {options.held_out}")
+    if not 0 <= options.replay.refresh <= 1:
+        raise EchosetError(f"replay.refresh must lie in [0, 1], got {options.replay.refresh}")
+    if not 0 <= rank < world:
+        raise EchosetError(f"rank must lie in [0, world), got rank {rank} of {world}")
+
+
+def _claim(out: Path, key: str) -> None:
+    """Mark the folder with what is being made in it, and refuse to mix two different sets."""
+    marker = out / ".job"
+    if marker.is_file():
+        if marker.read_text() != key:
+            raise EchosetError(
+                f"{out} holds a set made with other options, seed or teacher; choose another --out, or delete that folder first"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise EchosetError(f"{out} exists and is not a set of this run; choose another --out")
+    else:
+        write_atomically(marker, key.encode())
+
+
+def _finish(state: SynthesisState, job: ShardJob, out: Path, key: str, device: torch.device) -> None:
+    """Write the shard, then the note that makes it count as finished."""
+    buffer = state.buffer
+    keep = buffer.filled
+    tensors = {name: getattr(buffer, name)[keep] for name in ("images", "logits", "priority", "round")}
+    # float16 ends at 65,504; a logit beyond it would become infinite.
+    tensors |= {"labels": buffer.labels[keep], "logits": tensors["logits"].clamp(-65504, 65504)}
+    digest = write_shard(out / job.file, tensors)
+    note = {"file": job.file, "sha256": digest, "count": int(keep.sum()), "seed": job.seed, "calls": state.call}
+    note |= {"seconds": round(state.seconds, 3), "device": describe_device(device), "held_out_agreement": round(state.best_agreement, 4)}
+    write_atomically(out / f".{job.file}.done", json.dumps(note).encode())
+
+
+def _finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
+    note = out / f".{job.file}.done"
+    return json.loads(note.read_text()) if note.is_file() and (out / job.file).is_file() else None
+
+
+def _assemble(
+    out: Path,
+    jobs: list[ShardJob],
+    teacher: Classifier,
+    teacher_hash: str,
+    options: SynthesisOptions,
+    seed: int,
+) -> TransferSet | None:
+    """Write the manifest once every shard is there."""
+    from inversion import __version__
+
+    notes = [_finished(out, job) for job in jobs]
+    if any(note is None for note in notes):
+        return None
+    if not (out / "manifest.json").is_file():
+        shards = [note for note in notes if note is not None]
+        counts = [0] * teacher.spec.classes
+        for job in jobs:
+            from safetensors.torch import load_file
+
+            found = torch.bincount(load_file(out / job.file)["labels"], minlength=teacher.spec.classes).tolist()
+            counts = [a + b for a, b in zip(counts, found, strict=True)]
+        wanted = [sum(job.quotas[label] for job in jobs) for label in range(teacher.spec.classes)]
+        spec = asdict(teacher.spec)
+        manifest = {
+            "code_version": __version__,
+            "method": "ssd-kd",
+            "config": asdict(options),
+            "seed": seed,
+            "teacher": {"model": spec["model"], "weight_hash": teacher_hash},
+            "input": {name: spec[name] for name in ("channels", "size", "classes", "mean", "std")},
+            "counts": counts,
+            "short": {str(label): wanted[label] - counts[label] for label in range(len(counts)) if counts[label] < wanted[label]},
+            "shards": shards,
+        }
+        write_manifest(out, json.loads(json.dumps(manifest)))
+    return TransferSet.load(out)

@@ -1,0 +1,201 @@
+"""Any classifier made inspectable: load it, find its BatchNorm layers, check it before any work, and tap its statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, read_spec
+from distill.models.weights import load_weights, read_weights
+from inversion.options import TeacherOptions
+from synthesis_kernels.bn_match import batch_moments, moment_distance
+from synthesis_kernels.errors import EchosetError
+
+ASSETS = Path(__file__).parent / "assets"
+BUNDLED = {"mnist": ASSETS / "mnist_convnet32.safetensors"}
+DEAD_VARIANCE = 1e-8
+
+
+def load_teacher(options: TeacherOptions = TeacherOptions()) -> Classifier:
+    """Build the teacher that `options` describe, frozen and in evaluation mode."""
+    path = BUNDLED.get(options.model, Path(options.model))
+    if path.suffix == ".safetensors" and read_spec_if_file(path):
+        teacher = load_classifier(path)
+        if options.weights is not None:
+            load_weights(teacher.network, read_weights(options.weights), options.weights)
+    else:
+        contract = {key: getattr(options, key) for key in ("channels", "size", "classes", "mean", "std")}
+        _check_contract(options)
+        teacher = build_classifier(ModelSpec(options.model, options.arguments, **contract))
+        if options.weights is not None:
+            load_weights(teacher.network, read_weights(options.weights), options.weights)
+    return teacher.eval().requires_grad_(False)
+
+
+def read_spec_if_file(path: Path) -> ModelSpec | None:
+    """The spec in a safetensors file; a name that ends so but leads nowhere is an error of its own."""
+    if not path.is_file():
+        raise EchosetError(f"no teacher file at {path}")
+    spec = read_spec(path)
+    if spec is None:
+        raise EchosetError(f"{path} holds weights alone: give the network with --teacher.model and this file with --teacher.weights")
+    return spec
+
+
+def _check_contract(options: TeacherOptions) -> None:
+    for name, value, least in (("channels", options.channels, 1), ("size", options.size, 8), ("classes", options.classes, 2)):
+        if value < least:
+            raise EchosetError(f"teacher.{name} must be at least {least}, got {value}")
+    if options.channels not in (1, 3):
+        raise EchosetError(f"teacher.channels must be 1 or 3, got {options.channels}")
+
+
+def find_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """Every layer that keeps running statistics, by name.
+
+    Recognised by what they hold and not by class, so that SyncBatchNorm and frozen variants of torchvision, timm and
+    detectron2 count as well.
+    """
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(getattr(module, "running_mean", None), Tensor)
+        and isinstance(getattr(module, "running_var", None), Tensor)
+        and module.running_mean.ndim == 1
+        and module.running_mean.shape == module.running_var.shape
+        and not isinstance(module, nn.modules.instancenorm._InstanceNorm)
+    }
+
+
+class BatchNormTaps:
+    """While open, records the batch moments at the input of every BatchNorm layer; closed, the teacher is as it was.
+
+        with BatchNormTaps(teacher) as taps:
+            logits = teacher(images)
+            moments = taps.take()      # [(mean, variance), …], differentiable
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.layers = find_batch_norms(classifier.network)
+        self.running = [(m.running_mean.float(), m.running_var.float()) for m in self.layers.values()]
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __enter__(self) -> BatchNormTaps:
+        for (name, layer), (mean, _) in zip(self.layers.items(), self.running, strict=True):
+            self._handles.append(layer.register_forward_pre_hook(self._recorder(name, mean)))
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._seen = [], {}
+
+    def _recorder(self, name: str, centre: Tensor):  # noqa: ANN202
+        def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._seen[name] = batch_moments(inputs[0], centre)
+
+        return record
+
+    def take(self) -> list[tuple[Tensor, Tensor]]:
+        """The moments of the latest forward pass, in the order of `layers`."""
+        missing = [name for name in self.layers if name not in self._seen]
+        if missing:
+            raise EchosetError(f"BatchNorm layer {missing[0]} took no part in the forward pass; a layer called twice or never can't be matched")
+        moments = [self._seen[name] for name in self.layers]
+        self._seen = {}
+        return moments
+
+    def distance(self, moments: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂."""
+        pairs = zip(moments, self.running, strict=True)
+        return torch.stack([moment_distance(*moment, *running) for moment, running in pairs]).sum()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a teacher."""
+
+    spec: ModelSpec
+    parameters: int
+    weight_hash: str
+    layers: dict[str, int]
+    """BatchNorm layers tapped and their channels."""
+    kinds: dict[str, int]
+    """How many layers of which class."""
+    dead_channels: int
+    """Channels whose running variance is zero: nothing in the training data ever moved them."""
+    warnings: list[str]
+
+
+def inspect_teacher(teacher: Classifier) -> Inspection:
+    """Look a teacher over, and refuse one that can't be inverted; the message names the layer and what to do."""
+    layers = find_batch_norms(teacher.network)
+    if not layers:
+        raise EchosetError(
+            f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and SSD-KD matches those. "
+            "Use a teacher with BatchNorm (for example convnet-32, wrn-40-2, torchvision's vgg11_bn)"
+        )
+    untrained = []
+    for name, layer in layers.items():
+        mean, variance = layer.running_mean, layer.running_var
+        if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
+            raise EchosetError(f"BatchNorm layer {name} has running statistics that are not finite; the checkpoint is damaged")
+        if (variance < 0).any():
+            raise EchosetError(f"BatchNorm layer {name} has a negative running variance; the checkpoint is damaged")
+        if not mean.any() and (variance == 1).all():
+            untrained.append(name)
+    if len(untrained) == len(layers):
+        raise EchosetError(
+            "the teacher's running statistics were never trained (every mean is 0, every variance 1); "
+            "give its trained weights with --teacher.weights"
+        )
+    if bad := next((name for name, p in teacher.network.named_parameters() if not torch.isfinite(p).all()), None):
+        raise EchosetError(f"the teacher's parameter {bad} is not finite; the checkpoint is damaged")
+    _check_forward(teacher)
+
+    warnings = [f"layer {name} was never trained" for name in untrained]
+    if set(teacher.spec.mean) == {0.0} and set(teacher.spec.std) == {1.0}:
+        warnings.append("no mean and std given: assuming the network takes images in [0, 1] as they are")
+    kinds: dict[str, int] = {}
+    for layer in layers.values():
+        kinds[type(layer).__name__] = kinds.get(type(layer).__name__, 0) + 1
+    return Inspection(
+        spec=teacher.spec,
+        parameters=teacher.parameters_count,
+        weight_hash=teacher.weight_hash(),
+        layers={name: layer.running_mean.numel() for name, layer in layers.items()},
+        kinds=kinds,
+        dead_channels=sum(int((layer.running_var < DEAD_VARIANCE).sum()) for layer in layers.values()),
+        warnings=warnings,
+    )
+
+
+def _check_forward(teacher: Classifier) -> None:
+    """Two grey images through the network: the cheapest way to learn that channels, size or classes are wrong."""
+    spec = teacher.spec
+    shape = (2, spec.channels, spec.size, spec.size)
+    device = teacher.mean.device
+    training = teacher.training
+    try:
+        with torch.inference_mode(), BatchNormTaps(teacher.eval()) as taps:
+            logits = teacher(torch.full(shape, 0.5, device=device))
+            taps.take()
+    except EchosetError:
+        raise
+    except Exception as error:
+        raise EchosetError(
+            f"the teacher does not take images of shape {shape[1:]} (channels, height, width): {str(error).splitlines()[0]}. "
+            "Set --teacher.channels and --teacher.size to what it was trained on"
+        ) from error
+    finally:
+        teacher.train(training)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, spec.classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise EchosetError(f"the teacher answers {found} to two images, expected (2, {spec.classes}); set --teacher.classes")
+    if not torch.isfinite(logits).all():
+        raise EchosetError("the teacher's answer to a grey image is not finite; the checkpoint is damaged")
