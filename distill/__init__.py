@@ -24,7 +24,24 @@ _HOMES = {
     "distill.train": ("DistillResult", "build_student", "distill"),
     "distill.transfer_set": ("TransferSet",),
 }
-__all__ = [name for names in _HOMES.values() for name in names]
+__all__ = [
+    "Classifier",
+    "DistillOptions",
+    "DistillResult",
+    "Evaluation",
+    "LabelledImages",
+    "ModelSpec",
+    "StudentOptions",
+    "TransferSet",
+    "ViewOptions",
+    "build_classifier",
+    "build_student",
+    "distill",
+    "evaluate",
+    "load_classifier",
+    "load_images",
+    "save_classifier",
+]
 
 
 def __getattr__(name: str) -> Any:

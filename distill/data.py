@@ -47,8 +47,8 @@ def load_images(root: str | Path, split: str = "test") -> LabelledImages:
         images, labels = _read_folders(root / split if (root / split).is_dir() else root)
     else:
         raise EchosetError(
-            f"{root} is no data set this understands: expected an .npz file, MNIST's raw files ({IDX_NAMES[split]}-images-idx3-ubyte), "
-            "torchvision's cifar-10-batches-py, or one folder of pictures per class"
+            f"{root} is no data set this understands: expected an .npz file, MNIST's raw files "
+            f"({IDX_NAMES[split]}-images-idx3-ubyte), torchvision's cifar-10-batches-py, or one folder of pictures per class"
         )
     if len(images) != len(labels) or not len(images):
         raise EchosetError(f"{root}: {len(images)} images but {len(labels)} labels")
@@ -65,7 +65,9 @@ def _read_npz(path: Path, split: str) -> tuple[Tensor, Tensor]:
     except (ValueError, OSError) as error:
         raise EchosetError(f"{path} is not a readable .npz file: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise EchosetError(f"{path}: images are {images.dtype} {images.shape}, labels {labels.dtype} {labels.shape}; expected uint8 (N,H,W[,C])")
+        raise EchosetError(
+            f"{path}: images are {images.dtype} {images.shape}, labels {labels.dtype} {labels.shape}; expected uint8 (N,H,W[,C])"
+        )
     images = images[..., None] if images.ndim == 3 else images
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
 

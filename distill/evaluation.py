@@ -11,6 +11,7 @@ from distill.data import LabelledImages
 from distill.loop import StepProgress
 from distill.models import Classifier
 from distill.options import Device
+from distill.views import to_input
 from synthesis_kernels.backend import resolve_device
 from synthesis_kernels.errors import EchosetError
 
@@ -20,8 +21,8 @@ class Evaluation:
     """Figures on one set of labelled images."""
 
     accuracy: float
-    per_class: list[float]
-    """Accuracy on each true class; nan where the data has none of it."""
+    per_class: list[float | None]
+    """Accuracy on each true class; None where the data has none of it."""
     agreement: float | None
     """Share of images on which the teacher, if one was given, chose the same class."""
     images: int
@@ -40,8 +41,7 @@ def predict(
     outputs = []
     with torch.inference_mode(), StepProgress(title, len(images), quiet) as progress:
         for start in range(0, len(images), batch):
-            chunk = images[start : start + batch].to(device).float() / 255
-            outputs.append(classifier(chunk.contiguous(memory_format=torch.channels_last)).float())
+            outputs.append(classifier(to_input(images[start : start + batch].to(device))).float())
             progress.update(min(start + batch, len(images)))
     return torch.cat(outputs)
 
@@ -60,12 +60,15 @@ def evaluate(
     where = resolve_device(device)
     labels = data.labels.to(where)
     if (top := int(labels.max())) >= spec.classes or int(labels.min()) < 0:
-        raise EchosetError(f"{data.name} has labels from {int(labels.min())} to {top}, the model knows classes 0 to {spec.classes - 1}")
+        raise EchosetError(
+            f"{data.name} has labels from {int(labels.min())} to {top}, the model knows classes 0 to {spec.classes - 1}"
+        )
     chosen = predict(classifier, data.images, where, quiet=quiet).argmax(1)
     right = chosen == labels
-    totals = torch.bincount(labels, minlength=spec.classes)
-    per_class = torch.bincount(labels[right], minlength=spec.classes) / totals
+    totals = torch.bincount(labels, minlength=spec.classes).tolist()
+    rights = torch.bincount(labels[right], minlength=spec.classes).tolist()
+    per_class = [correct / total if total else None for correct, total in zip(rights, totals, strict=True)]
     agreement = None
     if teacher is not None:
         agreement = (predict(teacher, data.images, where, quiet=quiet).argmax(1) == chosen).float().mean().item()
-    return Evaluation(right.float().mean().item(), per_class.tolist(), agreement, len(data))
+    return Evaluation(right.float().mean().item(), per_class, agreement, len(data))

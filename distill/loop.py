@@ -72,7 +72,13 @@ class StepProgress:
         self.live = self.console.is_terminal and not quiet
         self._due = Every(10)
         self._began, self._start = time.monotonic(), start
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
         self._bar = Progress(*columns, console=self.console, transient=True)
         self._task = self._bar.add_task(title, total=total, completed=start, figures="")
 

@@ -21,13 +21,13 @@ class ViewOptions:
     """Largest shift, as a part of the image's side."""
     flip: bool = False
     """Mirror half of the images left to right; right for photographs, wrong for digits."""
-    mixup: float = 0.5
-    """Part of the steps that blend each image with another one; the teacher answers for the blend."""
+    mixup: float = 0.0
+    """Part of the views that blend an image with another one; the teacher answers for the blend."""
 
 
 @dataclass(frozen=True)
 class StudentOptions:
-    """The student's network; channels, size and classes come from the set."""
+    """A student's network; channels, size and classes come from the set."""
 
     model: str = "convnet-16"
     """Zoo name, torchvision name or import path."""
@@ -39,17 +39,17 @@ class StudentOptions:
 class DistillOptions:
     """How a fresh student learns from a set and its teacher."""
 
-    steps: int = 1500
+    steps: int = 1000
     """Student updates."""
     batch: int = 128
     """Images in an update."""
-    learning_rate: float = 0.1
-    """Peak of the one-cycle schedule (SGD with Nesterov momentum 0.9)."""
+    learning_rate: float = 0.05
+    """Peak of Muon's one-cycle schedule."""
     warmup: float = 0.15
     """Part of the steps in which the learning rate rises."""
-    weight_decay: float = 5e-4
-    """L2 penalty."""
     temperature: float = 4.0
     """Softens both distributions in the KL divergence."""
+    views_per_image: int = 16
+    """Views the teacher answers for, once, before the student starts; 0 = a new view and a new answer at every step."""
     views: ViewOptions = ViewOptions()
     """What the student sees of an image."""

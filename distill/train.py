@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.augment import mixup, random_views
 from distill.files import JsonLines, load_state, save_state
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.losses.hinton import hinton_loss
@@ -21,6 +20,7 @@ from distill.models import Classifier, ModelSpec, build_classifier
 from distill.optimisers import Muon
 from distill.options import Device, DistillOptions, Precision, StudentOptions
 from distill.transfer_set import TransferSet
+from distill.views import ask, build_bank, make_views, to_input
 from synthesis_kernels.backend import mixed_precision, resolve_device, resolve_precision
 from synthesis_kernels.divergence import kl_divergence, same_decision
 from synthesis_kernels.errors import EchosetError
@@ -33,7 +33,7 @@ class DistillResult:
     student: Classifier
     seconds: float
     agreement: float
-    """Share of the latest views, none seen before, on which student and teacher chose the same class."""
+    """Share of the latest views on which student and teacher chose the same class, before each update."""
 
 
 class StudentState:
@@ -116,11 +116,12 @@ def distill(
     The student is trained in place and returned in evaluation mode. With a `folder`, a killed or interrupted run goes on
     where it was when it is called again with the same arguments, and `log.jsonl` there records it.
     """
+    _check(student, transfer_set, options)
     where = resolve_device(device)
     kind = resolve_precision(where, precision)
     images = transfer_set.images.to(where)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-    state = StudentState(student, options.learning_rate, options.weight_decay, where, seed)
+    state = StudentState(student, options.learning_rate, where, seed)
     student.train()
 
     folder = Path(folder) if folder is not None else None
@@ -130,23 +131,31 @@ def distill(
         state.load_state_dict(saved)
     log = JsonLines(folder / "log.jsonl") if folder else None
     began, save_due = time.perf_counter(), Every(20)
+    # The bank has a generator of its own, so that a resumed run sees the same views.
+    views_random = torch.Generator(where).manual_seed(seed + 1)
+    bank = (
+        build_bank(teacher, images, options.views_per_image, options.views, views_random, kind, quiet)
+        if options.views_per_image
+        else None
+    )
     with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
         while state.step < options.steps:
-            step = state.step
-            state.set_learning_rate(one_cycle(step, options.steps, options.learning_rate, options.warmup))
-            index = torch.randint(len(images), (options.batch,), generator=state.generator, device=where)
-            views = random_views(images[index].float() / 255, options.views, state.generator)
-            if _takes_turn(step, options.views.mixup):
-                views = mixup(views, state.generator)
-            views = views.contiguous(memory_format=torch.channels_last)
-            with torch.no_grad(), mixed_precision(where, kind):
-                answers = teacher(views).float()
-            logits = student_step(state, views, answers, options.temperature, kind)
+            state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
+            if bank is not None:
+                index = torch.randint(len(bank.images), (options.batch,), generator=state.generator, device=where)
+                pixels, answers = bank.images[index], bank.logits[index]
+            else:
+                index = torch.randint(len(images), (options.batch,), generator=state.generator, device=where)
+                pixels = make_views(images[index], options.views, state.generator)
+                answers = ask(teacher, pixels, kind)
+            logits = student_step(state, to_input(pixels), answers, options.temperature, kind)
             state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
             if state.step % 50 == 0 or state.step == options.steps:
                 agreement, loss = state.agreement.item(), kl_divergence(answers, logits).mean().item()
                 if not math.isfinite(loss):
-                    raise EchosetError(f"the student's loss is {loss} at step {state.step}; lower distillation.learning_rate")
+                    raise EchosetError(
+                        f"the student's loss is {loss} at step {state.step}; lower the learning rate of the distillation"
+                    )
                 progress.update(state.step, f"agreement {agreement:.3f}")
                 if log:
                     log.write("distill", step=state.step, agreement=agreement, loss=loss)
@@ -160,13 +169,20 @@ def distill(
     return DistillResult(student, time.perf_counter() - began, state.agreement.item())
 
 
-def _takes_turn(step: int, share: float) -> bool:
-    """True on `share` of the steps, evenly spread."""
-    return int((step + 1) * share) > int(step * share)
-
-
 def _job_key(student: Classifier, transfer_set: TransferSet, teacher: Classifier, options: DistillOptions, seed: int) -> str:
     """What the saved state belongs to: a run with anything else changed must not pick it up."""
     shards = [entry["sha256"] for entry in transfer_set.manifest["shards"]]
     parts = [student.weight_hash(), teacher.weight_hash(), shards, asdict(options), seed]
     return sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _check(student: Classifier, transfer_set: TransferSet, options: DistillOptions) -> None:
+    for name, least in {"steps": 1, "batch": 2, "views_per_image": 0}.items():
+        if getattr(options, name) < least:
+            raise EchosetError(f"{name} must be at least {least}, got {getattr(options, name)}")
+    if not 0 <= options.warmup < 1:
+        raise EchosetError(f"warmup must lie in [0, 1), got {options.warmup}")
+    given, found = student.spec, transfer_set.manifest["input"]
+    for name in ("channels", "size", "classes"):
+        if getattr(given, name) != found[name]:
+            raise EchosetError(f"the student takes {getattr(given, name)} {name}, the set has {found[name]}")

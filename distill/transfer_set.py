@@ -80,7 +80,9 @@ class TransferSet:
         tensors = {name: torch.cat([part[name] for part in parts]) for name in DTYPES}
         loaded = cls(**tensors, manifest=manifest)
         if loaded.counts() != manifest["counts"]:
-            raise EchosetError(f"{folder / 'manifest.json'} counts {manifest['counts']} per class, the shards hold {loaded.counts()}")
+            raise EchosetError(
+                f"{folder / 'manifest.json'} counts {manifest['counts']} per class, the shards hold {loaded.counts()}"
+            )
         return loaded
 
 

@@ -20,7 +20,15 @@ _HOMES = {
     "inversion.synthesis": ("plan", "synthesize"),
     "inversion.teacher": ("Inspection", "inspect_teacher", "load_teacher"),
 }
-__all__ = [name for names in _HOMES.values() for name in names]
+__all__ = [
+    "Inspection",
+    "SynthesisOptions",
+    "TeacherOptions",
+    "inspect_teacher",
+    "load_teacher",
+    "plan",
+    "synthesize",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -16,7 +17,9 @@ SMALLEST = 8
 class Generator(nn.Module):
     """Linear seed map of at most 8×8, then ×2 up and 3×3 convolution per stage (the generator of CMI and Fast-Datafree)."""
 
-    def __init__(self, channels: int, size: int, classes: int, latent: int = 128, width: int = 32, conditioning: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, size: int, classes: int, latent: int = 128, width: int = 32, conditioning: float = 0.0
+    ) -> None:
         super().__init__()
         if size < SMALLEST:
             raise EchosetError(f"the generator makes images of at least {SMALLEST}×{SMALLEST}, the teacher takes {size}×{size}")
@@ -31,7 +34,7 @@ class Generator(nn.Module):
         widths = [2 * width] * stages + [width]
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.LeakyReLU(0.2))
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in itertools.pairwise(widths)
         )
         self.image = nn.Conv2d(width, channels, 3, padding=1)
 

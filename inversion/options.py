@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distill.options import DistillOptions, StudentOptions, ViewOptions
+from distill.options import StudentOptions, ViewOptions
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ObjectiveOptions:
     """Weight of the BatchNorm statistics' distance."""
     bn_momentum: float = 0.9
     """How much of earlier batches' statistics counts towards the match; 0 asks each batch to match alone."""
-    classes: float = 0.5
+    classes: float = 1.0
     """Weight of the teacher's cross-entropy with the wanted class."""
     adversary: float = 1.0
     """Weight of the disagreement with the adversarial student, where both still choose the same class; 0 = no adversary."""
@@ -97,7 +97,7 @@ class AdversaryOptions:
 
     student: StudentOptions = StudentOptions()
     """Its network."""
-    steps: int = 20
+    steps: int = 10
     """Updates after each generator call."""
     batch: int = 128
     """Images in an update."""
@@ -119,7 +119,7 @@ class SynthesisOptions:
     """Images in each generator call."""
     calls: int = 60
     """Most generator calls a job makes; it stops earlier when agreement has stopped rising."""
-    patience: int = 20
+    patience: int = 30
     """Calls without a rise of the held-out agreement after which a full, balanced buffer is finished."""
     held_out: float = 0.1
     """Part of each class the adversarial student never trains on, to measure agreement; it is part of the set all the same."""
@@ -131,5 +131,5 @@ class SynthesisOptions:
     """The replay buffer."""
     adversary: AdversaryOptions = AdversaryOptions()
     """The adversarial student."""
-    views: ViewOptions = ViewOptions(mixup=0.0)
+    views: ViewOptions = ViewOptions()
     """What the adversarial student sees of an image."""

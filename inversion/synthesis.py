@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 import inversion.objectives as objectives
-from distill.augment import random_views
 from distill.files import JsonLines, load_state, save_state, write_atomically
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
 from distill.options import Device, Precision
 from distill.train import StudentState, build_student, one_cycle, student_step
 from distill.transfer_set import TransferSet, shard_name, write_manifest, write_shard
+from distill.views import ask, make_views, to_input
 from inversion.generators import Generator
 from inversion.options import SynthesisOptions
 from inversion.replay import ReplayBuffer
@@ -166,18 +166,22 @@ def make_shard(
         while not _done(state, options):
             began = time.perf_counter()
             images, logits, rank, figures = generator_call(teacher, state, options, precision)
+            generator_seconds = time.perf_counter() - began
             figures["taken"] = _store(state, images, logits, rank, options)
             figures |= adversary_steps(teacher, state, options, precision)
             state.call += 1
 
             values = dict(zip(FIGURES, torch.stack([figures[name].float() for name in FIGURES]).tolist(), strict=True))
             if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
-                raise EchosetError(f"a loss is not finite at call {state.call}: {values}; lower generator.learning_rate or objective.bn")
+                raise EchosetError(
+                    f"a loss is not finite at call {state.call}: {values}; lower generator.learning_rate or objective.bn"
+                )
             if values["held_out_agreement"] > state.best_agreement + 1e-3:
                 state.best_agreement, state.best_call = values["held_out_agreement"], state.call
             counts = state.buffer.counts().tolist()
             state.seconds += (elapsed := time.perf_counter() - began)
-            log.write("call", shard=job.index, call=state.call, seconds=elapsed, counts=counts, **values)
+            timing = {"seconds": elapsed, "generator_seconds": generator_seconds}
+            log.write("call", shard=job.index, call=state.call, counts=counts, **timing, **values)
             progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed))
             if stop.raised or save_due():
                 save_state(state_file, key, state.state_dict())
@@ -241,10 +245,14 @@ def generator_call(
     state.bn_average = objectives.carry_moments(moments, state.bn_average, goal.bn_momentum)
 
     pixels = (images.detach() * 255).round().to(torch.uint8)
-    with torch.no_grad():
-        logits = teacher((pixels.float() / 255).contiguous(memory_format=torch.channels_last)).float()
+    logits = ask(teacher, pixels, torch.float32)  # in full precision: these decide the stored labels
     rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma) if goal.phi else torch.zeros_like(phi)
-    figures = {"bn": bn, "classes": wrong_class.mean(), "adversary": fooling.mean(), "hit": (logits.argmax(1) == wanted).float().mean()}
+    figures = {
+        "bn": bn,
+        "classes": wrong_class.mean(),
+        "adversary": fooling.mean(),
+        "hit": (logits.argmax(1) == wanted).float().mean(),
+    }
     return pixels, logits, rank, {name: value.detach() for name, value in figures.items()}
 
 
@@ -263,11 +271,9 @@ def adversary_steps(
         step = state.adversary.step
         state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0))
         drawn, weights = draw_batch(buffer, run.batch, options.replay, min(step / total, 1.0), state.random)
-        views = random_views(buffer.images[drawn].float() / 255, options.views, state.random)
-        views = views.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), mixed_precision(views.device, precision):
-            answers = teacher(views).float()
-        logits = student_step(state.adversary, views, answers, run.temperature, precision, weights)
+        pixels = make_views(buffer.images[drawn], options.views, state.random)
+        answers = ask(teacher, pixels, precision)
+        logits = student_step(state.adversary, to_input(pixels), answers, run.temperature, precision, weights)
         record_visit(buffer, drawn, kl_divergence(answers, logits), weights)
         agreement += same_decision(answers, logits).float().mean() / run.steps
     return {"agreement": agreement, "held_out_agreement": _ask_held_out(state, precision)}
@@ -318,8 +324,7 @@ def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> Tensor:
     slots = torch.where(buffer.is_held_out)[0]
     if not len(slots):
         slots = torch.arange(buffer.capacity, device=buffer.images.device)
-    with torch.no_grad(), mixed_precision(buffer.images.device, precision):
-        logits = student((buffer.images[slots].float() / 255).contiguous(memory_format=torch.channels_last)).float()
+    logits = ask(student, buffer.images[slots], precision)
     filled = buffer.filled[slots]
     buffer.priority[slots] = torch.where(filled, kl_divergence(buffer.logits[slots], logits), buffer.priority[slots])
     return (same_decision(buffer.logits[slots], logits) & filled).sum() / filled.sum().clamp_min(1)
@@ -384,7 +389,11 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, key: str, device: t
     tensors |= {"labels": buffer.labels[keep], "logits": tensors["logits"].clamp(-65504, 65504)}
     digest = write_shard(out / job.file, tensors)
     note = {"file": job.file, "sha256": digest, "count": int(keep.sum()), "seed": job.seed, "calls": state.call}
-    note |= {"seconds": round(state.seconds, 3), "device": describe_device(device), "held_out_agreement": round(state.best_agreement, 4)}
+    note |= {
+        "seconds": round(state.seconds, 3),
+        "device": describe_device(device),
+        "held_out_agreement": round(state.best_agreement, 4),
+    }
     write_atomically(out / f".{job.file}.done", json.dumps(note).encode())
 
 

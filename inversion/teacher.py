@@ -42,7 +42,9 @@ def read_spec_if_file(path: Path) -> ModelSpec | None:
         raise EchosetError(f"no teacher file at {path}")
     spec = read_spec(path)
     if spec is None:
-        raise EchosetError(f"{path} holds weights alone: give the network with --teacher.model and this file with --teacher.weights")
+        raise EchosetError(
+            f"{path} holds weights alone: give the network with --teacher.model and this file with --teacher.weights"
+        )
     return spec
 
 
@@ -74,9 +76,9 @@ def find_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
 class BatchNormTaps:
     """While open, records the batch moments at the input of every BatchNorm layer; closed, the teacher is as it was.
 
-        with BatchNormTaps(teacher) as taps:
-            logits = teacher(images)
-            moments = taps.take()      # [(mean, variance), …], differentiable
+    with BatchNormTaps(teacher) as taps:
+        logits = teacher(images)
+        moments = taps.take()      # [(mean, variance), …], differentiable
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -105,7 +107,9 @@ class BatchNormTaps:
         """The moments of the latest forward pass, in the order of `layers`."""
         missing = [name for name in self.layers if name not in self._seen]
         if missing:
-            raise EchosetError(f"BatchNorm layer {missing[0]} took no part in the forward pass; a layer called twice or never can't be matched")
+            raise EchosetError(
+                f"BatchNorm layer {missing[0]} took no part in the forward pass; a layer called twice or never can't be matched"
+            )
         moments = [self._seen[name] for name in self.layers]
         self._seen = {}
         return moments

@@ -24,7 +24,7 @@ from distill.models.weights import load_weights, read_weights
 from distill.models.wrn import WideResNet
 from synthesis_kernels.errors import EchosetError
 
-__all__ = ["Classifier", "ModelSpec", "ZOO", "build_classifier", "load_classifier", "read_spec", "save_classifier"]
+__all__ = ["ZOO", "Classifier", "ModelSpec", "build_classifier", "load_classifier", "read_spec", "save_classifier"]
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,

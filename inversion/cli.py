@@ -1,0 +1,97 @@
+"""The front door: `echoset <verb>`. Parses first and imports torch only when there is work to do."""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+
+VERBS = {
+    "demo": "the whole path on the bundled MNIST teacher: synthesise, distil, evaluate, report",
+    "inspect": "say what a teacher is, and whether a set can be made from it",
+    "synthesize": "make a class-balanced transfer set from a teacher",
+    "distill": "train a fresh student on a transfer set",
+    "evaluate": "measure a model on labelled images",
+    "report": "write one self-contained HTML page about a run",
+    "verify": "check a transfer set: hashes, shapes, balance, and the teacher's answers",
+}
+HELP = f"""usage: echoset VERB [options]
+
+Make a small, class-balanced synthetic set from a trained network, and teach a student with it.
+
+{chr(10).join(f"  {verb:<12}{text}" for verb, text in VERBS.items())}
+
+echoset VERB --help shows a verb's options. Every verb takes --seed, --json, and --config FILE.yaml (flags win over the
+file; --print_config writes one). Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C (run again to go on).
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        from inversion import __version__
+
+        print(f"echoset {__version__}")
+        return 0
+    verb = arguments[0]
+    if verb not in VERBS:
+        close = get_close_matches(verb, VERBS, n=1)
+        print(f"echoset: no verb '{verb}'{f'; did you mean {close[0]}?' if close else ''}\n\n{HELP}", end="", file=sys.stderr)
+        return 2
+    options = _parse(verb, arguments[1:])
+
+    from synthesis_kernels.errors import EchosetError
+
+    try:
+        from distill.loop import Interrupted
+        from inversion import verbs
+
+        return getattr(verbs, verb)(options)
+    except EchosetError as error:
+        print(f"echoset: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stopped:
+        print(f"echoset: {stopped}; run the same command again to go on", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("echoset: stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"echoset: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        return 1
+
+
+def _parse(verb: str, arguments: list[str]) -> object:
+    """Parse a verb's flags and YAML into its frozen dataclass; a mistake ends the process with status 2."""
+    import jsonargparse
+
+    from inversion import runs
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    schema = runs.SCHEMAS[verb]
+    parser = jsonargparse.ArgumentParser(prog=f"echoset {verb}", description=VERBS[verb])
+    parser.add_argument("--config", action="config", help="YAML file of these options; flags win over it")
+    parser.add_class_arguments(schema, as_group=False)
+    parsed = parser.parse_args(_shorthands(arguments))
+    values = vars(parser.instantiate(parsed))
+    values.pop("config")
+    return schema(**values)
+
+
+def _shorthands(arguments: list[str]) -> list[str]:
+    """The options people type most by their short names, and `--json` for `--json true`."""
+    short = {"--teacher": "--teacher.model", "--student": "--student.model", "--images": "--synthesis.images"}
+    full = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if argument in ("--json", "--quiet") and following.lower() not in ("true", "false"):
+            equals, value = "=", "true"
+        full.append(short.get(name, name) + equals + value)
+    return full
+
+
+if __name__ == "__main__":
+    sys.exit(main())

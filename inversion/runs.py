@@ -1,0 +1,123 @@
+"""What each verb takes: one frozen dataclass a verb, read by the command line and by YAML alike. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distill.options import Device, DistillOptions, Precision, StudentOptions
+from inversion.options import SynthesisOptions, TeacherOptions
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every verb takes."""
+
+    seed: int = 0
+    """Fixes the result: same seed and device, same bytes."""
+    json: bool = False
+    """Print one JSON document as the last line of standard output."""
+    quiet: bool = False
+    """No progress, no tables."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA where there is one."""
+    precision: Precision = "auto"
+    """Of matrix products; auto takes bfloat16 where the processor has it."""
+
+
+@dataclass(frozen=True)
+class DemoRun(Common):
+    """`echoset demo`."""
+
+    out: str = "runs/demo"
+    """Folder for the set, the student, the log and the report; a finished demo there is made anew."""
+    data: str | None = None
+    """Test data to judge on instead of the bundled 2,000 MNIST images: a folder such as MNIST's own, or an .npz file."""
+    student: StudentOptions = StudentOptions()
+    """The fresh student."""
+    synthesis: SynthesisOptions = SynthesisOptions()
+    """The synthesis stage; --images N is short for --synthesis.images N."""
+    distillation: DistillOptions = DistillOptions()
+    """The distillation stage."""
+
+
+@dataclass(frozen=True)
+class InspectRun(Common):
+    """`echoset inspect`."""
+
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher."""
+
+
+@dataclass(frozen=True)
+class SynthesizeRun(Common):
+    """`echoset synthesize`."""
+
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher."""
+    out: str = "runs/set"
+    """Folder of the set. A stopped run there is continued."""
+    synthesis: SynthesisOptions = SynthesisOptions()
+    """Everything about the method; --images N is short for --synthesis.images N."""
+    rank: int = 0
+    """Make only the jobs rank, rank + world, rank + 2·world … of the plan: one number for each process."""
+    world: int = 1
+    """How many processes share the plan."""
+
+
+@dataclass(frozen=True)
+class DistillRun(Common):
+    """`echoset distill`."""
+
+    set: str = "runs/set"
+    """Folder of a finished transfer set."""
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher that made it."""
+    student: StudentOptions = StudentOptions()
+    """The fresh student."""
+    out: str = "runs/student"
+    """Folder for student.safetensors and the log. A stopped run there is continued."""
+    distillation: DistillOptions = DistillOptions()
+    """Everything about the training."""
+
+
+@dataclass(frozen=True)
+class EvaluateRun(Common):
+    """`echoset evaluate`."""
+
+    model: str = "mnist"
+    """'mnist' for the bundled teacher, or a file saved by echoset."""
+    against: str | None = None
+    """A second such model, whose decisions the first is compared with."""
+    data: str | None = None
+    """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file; default: the bundled MNIST slice."""
+
+
+@dataclass(frozen=True)
+class ReportRun(Common):
+    """`echoset report`."""
+
+    run: str = "runs/demo"
+    """Folder of a demo, or of a set."""
+    out: str | None = None
+    """The page to write; default: report.html in the run's folder."""
+
+
+@dataclass(frozen=True)
+class VerifyRun(Common):
+    """`echoset verify`."""
+
+    set: str = "runs/set"
+    """Folder of a transfer set."""
+    teacher: TeacherOptions | None = None
+    """Also ask this teacher, and compare its answers with the stored ones."""
+
+
+SCHEMAS = {
+    "demo": DemoRun,
+    "inspect": InspectRun,
+    "synthesize": SynthesizeRun,
+    "distill": DistillRun,
+    "evaluate": EvaluateRun,
+    "report": ReportRun,
+    "verify": VerifyRun,
+}

@@ -1,0 +1,250 @@
+"""What each verb does, once its options are parsed: call the library, show a table, perhaps print JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from distill.data import LabelledImages, load_images
+from distill.evaluation import evaluate as evaluate_classifier
+from distill.evaluation import predict
+from distill.files import write_atomically
+from distill.models import load_classifier, save_classifier
+from distill.train import build_student
+from distill.train import distill as train_student
+from distill.transfer_set import TransferSet
+from inversion.report import write_report
+from inversion.runs import Common, DemoRun, DistillRun, EvaluateRun, InspectRun, ReportRun, SynthesizeRun, VerifyRun
+from inversion.synthesis import synthesize as synthesize_set
+from inversion.teacher import ASSETS, inspect_teacher, load_teacher
+from synthesis_kernels.backend import describe_device, resolve_device
+from synthesis_kernels.errors import EchosetError
+
+MNIST_SLICE = ASSETS / "mnist_test_slice.npz"
+DEMO_FILES = ("summary.json", "report.html", "student.safetensors", "student.state", "log.jsonl")
+
+
+def demo(run: DemoRun) -> int:
+    """Teacher → set → fresh student → accuracy → report."""
+    began = time.perf_counter()
+    out = Path(run.out)
+    _start_demo_folder(out)
+    teacher = load_teacher()
+    data = _test_data(run.data)
+
+    transfer_set = synthesize_set(teacher, run.synthesis, out / "set", run.seed, run.device, run.precision, quiet=run.quiet)
+    if transfer_set is None:
+        raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
+    student = build_student(run.student, transfer_set.manifest["input"], run.seed)
+    # The student is trained on what was written, as anyone who is handed the set would train it.
+    learnt = train_student(student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet)
+    save_classifier(student, out / "student.safetensors")
+
+    evaluation_began = time.perf_counter()
+    teacher_result = evaluate_classifier(teacher, data, device=run.device, quiet=run.quiet)
+    student_result = evaluate_classifier(student, data, teacher, run.device, run.quiet)
+    synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
+    evaluation_seconds = time.perf_counter() - evaluation_began
+    seconds = {"synthesis": synthesis_seconds, "distillation": learnt.seconds, "evaluation": evaluation_seconds}
+    summary = {
+        "teacher_accuracy": teacher_result.accuracy,
+        "student_accuracy": student_result.accuracy,
+        "agreement": student_result.agreement,
+        "student_accuracy_per_class": student_result.per_class,
+        "images": len(transfer_set),
+        "per_class": transfer_set.counts(),
+        "teacher_parameters": teacher.parameters_count,
+        "student_parameters": student.parameters_count,
+        "test_images": data.name,
+        "seed": run.seed,
+        "device": describe_device(resolve_device(run.device)),
+        "torch": torch.__version__,
+        "command": shlex.join(["echoset", *sys.argv[1:]]),
+        # Work of an earlier, stopped call of this command counts; its start-up doesn't.
+        "seconds": {**seconds, "total": max(sum(seconds.values()), time.perf_counter() - began)},
+        "report": str(out / "report.html"),
+    }
+    write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    write_report(out)
+
+    table = _table("Echoset demo", "", "teacher", "student")
+    table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
+    table.add_row("parameters", f"{teacher.parameters_count:,}", f"{student.parameters_count:,}")
+    table.add_row("learnt from", "60,000 real images", f"{len(transfer_set):,} synthetic images")
+    table.add_row("same decision", "", f"{student_result.agreement:.2%}")
+    table.caption = (
+        f"judged on {data.name}\nsynthesis {seconds['synthesis']:.0f} s, distillation {seconds['distillation']:.0f} s, "
+        f"evaluation {seconds['evaluation']:.0f} s\nreport: {summary['report']}"
+    )
+    return _finish(run, table, summary)
+
+
+def inspect(run: InspectRun) -> int:
+    """Load a teacher, look it over, say what was found."""
+    found = inspect_teacher(load_teacher(run.teacher))
+    spec = found.spec
+    table = _table(f"Teacher {spec.model}", "", "found")
+    table.add_row("parameters", f"{found.parameters:,}")
+    table.add_row("input", f"{spec.channels} × {spec.size} × {spec.size}, in [0, 1]")
+    table.add_row("classes", str(spec.classes))
+    table.add_row("normalisation", f"mean {list(spec.mean)}, std {list(spec.std)}")
+    table.add_row("BatchNorm layers", f"{len(found.layers)} ({', '.join(f'{n} {k}' for k, n in found.kinds.items())})")
+    for name, channels in found.layers.items():
+        table.add_row("", f"{name}: {channels} channels")
+    table.add_row("dead channels", str(found.dead_channels))
+    table.add_row("weights SHA-256", found.weight_hash[:16] + "…")
+    for key, value in spec.notes.items():
+        table.add_row(key, str(value))
+    table.add_row("warnings", "\n".join(found.warnings) or "none")
+    return _finish(run, table, dataclasses.asdict(found))
+
+
+def synthesize(run: SynthesizeRun) -> int:
+    """Make a set, or this process's part of one."""
+    teacher = load_teacher(run.teacher)
+    made = synthesize_set(
+        teacher, run.synthesis, run.out, run.seed, run.device, run.precision, run.rank, run.world, quiet=run.quiet
+    )
+    if made is None:
+        return _finish(
+            run, None, {"set": run.out, "complete": False}, f"part {run.rank} of {run.world} is done; others are not yet"
+        )
+    document = {"set": run.out, "complete": True, "images": len(made), "per_class": made.counts(), "short": made.manifest["short"]}
+    document["seconds"] = sum(shard["seconds"] for shard in made.manifest["shards"])
+    table = _table(f"Transfer set {run.out}", "class", "images")
+    for label, count in enumerate(made.counts()):
+        table.add_row(str(label), str(count))
+    table.caption = f"{len(made):,} images in {document['seconds']:.0f} s"
+    status = _finish(run, table, document)
+    if document["short"]:
+        lacks = ", ".join(f"class {label} lacks {count}" for label, count in document["short"].items())
+        raise EchosetError(
+            f"{run.out} is written but not balanced: {lacks}. The teacher gave too few of the generated images these classes; "
+            "raise synthesis.objective.classes or synthesis.calls"
+        )
+    return status
+
+
+def distill(run: DistillRun) -> int:
+    """Train a fresh student and save it."""
+    transfer_set = TransferSet.load(run.set)
+    teacher = load_teacher(run.teacher)
+    _same_teacher(transfer_set, teacher.weight_hash(), run.set)
+    student = build_student(run.student, transfer_set.manifest["input"], run.seed)
+    out = Path(run.out)
+    learnt = train_student(student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet)
+    path = out / "student.safetensors"
+    save_classifier(student, path)
+    table = _table("Student", "", run.student.model)
+    table.add_row("parameters", f"{student.parameters_count:,}")
+    table.add_row("learnt from", f"{len(transfer_set):,} images of {run.set}")
+    table.add_row("agreement", f"{learnt.agreement:.2%} of the last views")
+    table.add_row("seconds", f"{learnt.seconds:.0f}")
+    table.add_row("saved", str(path))
+    return _finish(run, table, {"student": str(path), "agreement": learnt.agreement, "seconds": learnt.seconds})
+
+
+def evaluate(run: EvaluateRun) -> int:
+    """Accuracy of one model, and its agreement with another."""
+    model = _load_model(run.model)
+    other = _load_model(run.against) if run.against else None
+    data = _test_data(run.data)
+    result = evaluate_classifier(model, data, other, run.device, run.quiet)
+    table = _table(f"{run.model} on {data.name}", "", "")
+    table.add_row("accuracy", f"{result.accuracy:.2%}")
+    if result.agreement is not None:
+        table.add_row(f"same decision as {run.against}", f"{result.agreement:.2%}")
+    for label, accuracy in enumerate(result.per_class):
+        table.add_row(f"class {label}", "no images" if accuracy is None else f"{accuracy:.2%}")
+    return _finish(run, table, {"model": run.model, "data": data.name, **dataclasses.asdict(result)})
+
+
+def report(run: ReportRun) -> int:
+    """Write the page again."""
+    path = write_report(Path(run.run), Path(run.out) if run.out else None)
+    return _finish(run, None, {"report": str(path)}, f"report: {path}")
+
+
+def verify(run: VerifyRun) -> int:
+    """Check everything about a set that can be checked."""
+    transfer_set = TransferSet.load(run.set, check_hashes=True)
+    counts = transfer_set.counts()
+    document: dict[str, Any] = {"set": run.set, "images": len(transfer_set), "per_class": counts}
+    document["balanced"] = max(counts) - min(counts) <= 1
+    table = _table(f"Transfer set {run.set}", "", "found")
+    table.add_row("shards", f"{len(transfer_set.manifest['shards'])}, hashes, shapes and labels hold")
+    table.add_row("images", f"{len(transfer_set):,}")
+    table.add_row("per class", f"{min(counts)} to {max(counts)}{'' if document['balanced'] else ': not balanced'}")
+    problem = None if document["balanced"] else f"{run.set} is not balanced: {min(counts)} to {max(counts)} images per class"
+    if run.teacher is not None:
+        teacher = load_teacher(run.teacher)
+        _same_teacher(transfer_set, teacher.weight_hash(), run.set)
+        answers = predict(teacher, transfer_set.images, resolve_device(run.device), quiet=run.quiet).cpu()
+        wrong = int((answers.argmax(1) != transfer_set.labels).sum())
+        # float16 keeps 11 bits: a stored logit is off by at most 2⁻¹¹ of its size, and float32 sums differ in their order.
+        gap = (answers - transfer_set.logits.float()).abs() / (1 + answers.abs())
+        document |= {"labels_differ": wrong, "largest_logit_gap": gap.max().item()}
+        table.add_row("labels the teacher gives otherwise", str(wrong))
+        table.add_row("largest gap to stored logits", f"{gap.max():.1e} of their size")
+        if wrong or gap.max() > 2e-3:
+            problem = f"{run.set}: the teacher answers otherwise than stored ({wrong} labels, logits off by up to {gap.max():.1e})"
+    status = _finish(run, table, document)
+    if problem:
+        raise EchosetError(problem)
+    return status
+
+
+def _start_demo_folder(out: Path) -> None:
+    """Keep what a stopped demo left; clear away a finished one, and nothing that isn't a demo's."""
+    if (out / "summary.json").is_file():
+        for name in DEMO_FILES:
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "set", ignore_errors=True)
+
+
+def _test_data(path: str | None) -> LabelledImages:
+    if path is not None:
+        return load_images(path)
+    data = load_images(MNIST_SLICE)
+    return dataclasses.replace(data, name="every fifth image of the MNIST test set (2,000 of 10,000)")
+
+
+def _load_model(name: str) -> Any:
+    return load_teacher() if name == "mnist" else load_classifier(name)
+
+
+def _same_teacher(transfer_set: TransferSet, weight_hash: str, folder: str) -> None:
+    made_by = transfer_set.manifest["teacher"]
+    if made_by.get("weight_hash") != weight_hash:
+        raise EchosetError(
+            f"{folder} was made by teacher '{made_by.get('model')}' with weights {str(made_by.get('weight_hash'))[:16]}…, "
+            f"the teacher given has {weight_hash[:16]}…; give the same one with --teacher"
+        )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _finish(run: Common, table: Table | None, document: dict[str, Any], line: str | None = None) -> int:
+    """Show the table, then the JSON as the very last line."""
+    if not run.quiet and table is not None:
+        Console().print(table)
+    if not run.quiet and line:
+        print(line)
+    if run.json:
+        print(json.dumps(document))
+    return 0

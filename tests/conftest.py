@@ -1,0 +1,78 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from inversion import SynthesisOptions, load_teacher
+from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def teacher():
+    return load_teacher()
+
+
+def tiny_options():
+    """The whole method on a scale of seconds."""
+    return SynthesisOptions(
+        images=30,
+        batch=40,
+        calls=6,
+        patience=99,
+        held_out=0.34,
+        generator=GeneratorOptions(inner_steps=2, width=8),
+        objective=ObjectiveOptions(adversary_after=1, classes=3.0),
+        adversary=AdversaryOptions(steps=3, batch=16),
+    )
+
+
+@pytest.fixture
+def tiny():
+    return tiny_options()
+
+
+TINY_FLAGS = (
+    "--images=30 --synthesis.batch=40 --synthesis.calls=6 --synthesis.patience=99 --synthesis.generator.inner_steps=2 "
+    "--synthesis.generator.width=8 --synthesis.objective.adversary_after=1 --synthesis.objective.classes=3 "
+    "--synthesis.adversary.steps=3 --synthesis.adversary.batch=16"
+).split()
+
+
+@pytest.fixture
+def echoset():
+    """Run the command line as a user does, in a process of its own."""
+
+    def run(*arguments, status=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "inversion.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment(),
+        )
+        assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def last_json(done):
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(autouse=True)
+def no_side_effect_on_global_random_state():
+    before = torch.random.get_rng_state()
+    yield
+    torch.random.set_rng_state(before)

@@ -1,0 +1,162 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TINY_FLAGS, environment, last_json
+
+from distill import ModelSpec, build_classifier, save_classifier
+from inversion.cli import VERBS
+from inversion.runs import SCHEMAS
+
+SHORT = ["--distillation.steps=20", "--distillation.views_per_image=2"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "demo"
+    command = [sys.executable, "-m", "inversion.cli", "demo", f"--out={out}", "--json", *TINY_FLAGS, *SHORT]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=True), out
+
+
+def test_demo_prints_its_json_last_and_names_the_report(demo):
+    done, out = demo
+    document = last_json(done)
+    assert {"teacher_accuracy", "student_accuracy", "images", "per_class", "seconds", "report"} <= document.keys()
+    assert {"synthesis", "distillation", "total"} <= document["seconds"].keys()
+    assert document["images"] == 30 and document["per_class"] == [3] * 10
+    assert document["teacher_accuracy"] >= 0.993
+    assert str(out / "report.html") in done.stdout and (out / "report.html").is_file()
+    assert (out / "student.safetensors").is_file() and (out / "log.jsonl").is_file()
+
+
+def test_the_report_stands_alone(demo):
+    page = (demo[1] / "report.html").read_text()
+    assert not re.search(r"(src|href)=.?(https?:|/|\.)|<script", page)
+    for part in (
+        "data:image/png;base64",
+        "<svg",
+        "images per class",
+        "agreement, by generator call",
+        "Where the time went",
+        "echoset demo",
+    ):
+        assert part in page
+    assert page.count("<img") == 10
+
+
+def test_a_finished_demo_is_made_anew_to_the_same_bytes(demo, echoset):
+    _, out = demo
+    before = {name: (out / name).read_bytes() for name in ("student.safetensors", "set/shard-00000-of-00001.safetensors")}
+    echoset("demo", f"--out={out}", "--quiet", *TINY_FLAGS, *SHORT)
+    assert all((out / name).read_bytes() == content for name, content in before.items())
+
+
+def test_the_verbs_work_on_each_others_files(demo, echoset, tmp_path):
+    _, out = demo
+    verified = last_json(echoset("verify", f"--set={out / 'set'}", "--teacher=mnist", "--json"))
+    assert verified["balanced"] and verified["labels_differ"] == 0 and verified["largest_logit_gap"] < 2e-3
+    made = last_json(echoset("distill", f"--set={out / 'set'}", f"--out={tmp_path}", "--student=lenet5", *SHORT, "--json"))
+    judged = last_json(echoset("evaluate", f"--model={made['student']}", "--against=mnist", "--json"))
+    assert judged["images"] == 2000 and 0 <= judged["agreement"] <= 1
+    assert last_json(echoset("report", f"--run={out / 'set'}", f"--out={tmp_path / 'r.html'}", "--json"))["report"] == str(
+        tmp_path / "r.html"
+    )
+    # A student is a model file like any other, so it can be looked at, and teach.
+    assert last_json(echoset("inspect", f"--teacher={made['student']}", "--json"))["parameters"] == 61_750
+
+
+def test_verify_fails_on_a_damaged_set(demo, echoset, tmp_path):
+    for path in (demo[1] / "set").glob("[!.]*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "shard-00000-of-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x07")
+    assert "has changed since it was made" in echoset("verify", f"--set={tmp_path}", status=1).stderr
+
+
+def test_another_teacher_is_refused(demo, echoset, tmp_path):
+    model = build_classifier(ModelSpec("convnet-32", mean=(0.1307,), std=(0.3081,)))
+    save_classifier(model, tmp_path / "other.safetensors")
+    done = echoset(
+        "distill", f"--set={demo[1] / 'set'}", f"--teacher={tmp_path / 'other.safetensors'}", f"--out={tmp_path}", status=1
+    )
+    assert "was made by teacher" in done.stderr
+
+
+def test_inspect_takes_any_model_with_weights(echoset, tmp_path):
+    model = build_classifier(ModelSpec("wrn-10-1", channels=3, size=32, classes=4))
+    for name, buffer in model.network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.uniform_(-1, 1)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.network.state_dict().items()}}, tmp_path / "w.pt")
+    flags = ["--teacher=wrn-10-1", f"--teacher.weights={tmp_path / 'w.pt'}", "--teacher.classes=4"]
+    assert last_json(echoset("inspect", *flags, "--json"))["spec"]["classes"] == 4
+    assert "assuming the network takes images in [0, 1]" in echoset("inspect", *flags).stdout
+    imported = ["--teacher=distill.models.wrn.WideResNet", '--teacher.arguments={"depth": 10}', *flags[1:]]
+    assert "BatchNorm2d" in echoset("inspect", *imported).stdout
+    assert "missing: " in echoset("inspect", "--teacher=wrn-16-1", *flags[1:], status=1).stderr
+    assert "never trained" in echoset("inspect", "--teacher=wrn-10-1", status=1).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["demmo"], 2, "did you mean demo"),
+        (["synthesize", "--imags=3"], 2, "--imags"),
+        (["synthesize", "--images=many"], 2, "many"),
+        (["synthesize", "--teacher.modle=x"], 2, "--teacher.modle"),
+        (["demo", "--device=tpu"], 2, "tpu"),
+        (["distill", "--set=/nowhere"], 1, "not a finished transfer set"),
+        (["evaluate", "--data=/nowhere"], 1, "no data at /nowhere"),
+        (["evaluate", "--model=/nowhere.safetensors"], 1, "no model file at /nowhere.safetensors"),
+        (["inspect", "--teacher=resnt18"], 1, "Did you mean resnet18"),
+        (["report", "--run=/nowhere"], 1, "neither a demo nor"),
+    ],
+)
+def test_mistakes_get_a_status_and_a_message(echoset, arguments, status, message):
+    assert message in echoset(*arguments, status=status).stderr
+
+
+def test_yaml_with_an_unknown_key_is_refused_by_name(echoset, tmp_path):
+    (tmp_path / "c.yaml").write_text("synthesis:\n  imagse: 3\n")
+    assert "imagse" in echoset("synthesize", f"--config={tmp_path / 'c.yaml'}", status=2).stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_printed_configs_read_back_and_flags_win(echoset, tmp_path, verb):
+    printed = echoset(verb, "--seed=5", "--print_config").stdout
+    (tmp_path / "c.yaml").write_text(printed)
+    assert "seed: 6" in echoset(verb, f"--config={tmp_path / 'c.yaml'}", "--seed=6", "--print_config").stdout
+
+
+def test_every_config_in_the_repository_is_accepted(echoset):
+    configs = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert configs
+    for path in configs:
+        verb = re.search(r"echoset (\w+) --config", path.read_text())
+        assert verb, f"{path} does not say in a comment how it is run"
+        echoset(verb[1], f"--config={path}", "--print_config")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], [], ["--version"], *[[verb, "--help"] for verb in VERBS], ["demo", "--print_config"]]
+)
+def test_help_answers_without_importing_torch(arguments):
+    code = f"import sys; from inversion.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_every_option_is_explained(echoset):
+    for verb, schema in SCHEMAS.items():
+        text = echoset(verb, "--help").stdout
+        assert all(f"--{name}" in text for name in schema.__dataclass_fields__)
+        assert not re.search(r"^  --[\w.]+ \w+ *\(type", text, re.M), f"an option of {verb} has no docstring"
+
+
+def test_json_is_the_last_line_even_with_tables(echoset):
+    lines = echoset("inspect", "--json").stdout.strip().splitlines()
+    assert len(lines) > 5 and json.loads(lines[-1])["parameters"] == 288_170

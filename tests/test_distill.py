@@ -1,0 +1,149 @@
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT, environment
+
+from distill import DistillOptions, StudentOptions, TransferSet, build_student, distill, load_images
+from distill.files import read_log
+from distill.losses.hinton import hinton_loss
+from distill.optimisers import Muon, orthogonalise
+from distill.options import ViewOptions
+from distill.train import one_cycle
+from distill.transfer_set import shard_name, write_manifest, write_shard
+from inversion.verbs import MNIST_SLICE
+from synthesis_kernels.divergence import kl_divergence
+from synthesis_kernels.errors import EchosetError
+
+SHORT = DistillOptions(steps=30, batch=32, views_per_image=3)
+
+
+@pytest.fixture(scope="module")
+def folder(teacher, tmp_path_factory):
+    """A transfer set of 200 real images, to test the stage without waiting for the other one."""
+    from distill.evaluation import predict
+
+    folder = tmp_path_factory.mktemp("set")
+    images = load_images(MNIST_SLICE).images[:200]
+    logits = predict(teacher, images, torch.device("cpu"))
+    labels = logits.argmax(1)
+    rows = {"images": images, "labels": labels, "logits": logits, "priority": torch.zeros(200), "round": torch.zeros(200).int()}
+    digest = write_shard(folder / shard_name(0, 1), {k: v.clone() for k, v in rows.items()})
+    contract = {"channels": 1, "size": 28, "classes": 10, "mean": [0.1307], "std": [0.3081]}
+    shards = [{"file": shard_name(0, 1), "sha256": digest, "count": 200}]
+    made_by = {"model": "convnet-32", "weight_hash": teacher.weight_hash()}
+    counts = torch.bincount(labels, minlength=10).tolist()
+    write_manifest(
+        folder, {"code_version": "0", "teacher": made_by, "config": {}, "input": contract, "counts": counts, "shards": shards}
+    )
+    return folder
+
+
+@pytest.fixture
+def transfer_set(folder):
+    return TransferSet.load(folder)
+
+
+def student_for(transfer_set, model="convnet-8", seed=0):
+    return build_student(StudentOptions(model), transfer_set.manifest["input"], seed)
+
+
+def run(teacher, transfer_set, options=SHORT, **more):
+    return distill(student_for(transfer_set), transfer_set, teacher, options, device="cpu", quiet=True, **more)
+
+
+def test_a_student_learns_to_decide_as_its_teacher(teacher, transfer_set):
+    result = run(teacher, transfer_set, replace(SHORT, steps=150))
+    assert result.agreement > 0.85
+    assert not result.student.training
+
+
+@pytest.mark.parametrize("views_per_image", [0, 3])
+def test_same_seed_same_student(teacher, transfer_set, views_per_image):
+    options = replace(SHORT, views_per_image=views_per_image)
+    one, two, other = (run(teacher, transfer_set, options, seed=seed).student.weight_hash() for seed in (1, 1, 2))
+    assert one == two != other
+
+
+def test_views_and_mixup_change_what_is_learnt(teacher, transfer_set):
+    still = ViewOptions(rotate=0, scale=0, shift=0)
+    hashes = {
+        run(teacher, transfer_set, replace(SHORT, views=v)).student.weight_hash()
+        for v in (ViewOptions(), still, ViewOptions(mixup=1.0))
+    }
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("model", ["lenet5", "wrn-10-1", "cifar-mobilenetv2"])
+def test_teacher_and_student_may_be_of_different_families(teacher, transfer_set, model):
+    result = distill(student_for(transfer_set, model), transfer_set, teacher, replace(SHORT, steps=3), device="cpu", quiet=True)
+    assert 0 <= result.agreement <= 1
+
+
+def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
+    flags = ["--distillation.steps=400", "--distillation.batch=32", "--distillation.views_per_image=2", "--device=cpu", "--quiet"]
+
+    def command(name):
+        return [sys.executable, "-m", "inversion.cli", "distill", f"--set={folder}", f"--out={tmp_path / name}", *flags]
+
+    subprocess.run(command("whole"), check=True, env=environment(), cwd=ROOT)
+    process = subprocess.Popen(command("stopped"), env=environment(), cwd=ROOT)
+    while not read_log(tmp_path / "stopped" / "log.jsonl") and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert (tmp_path / "stopped" / "student.state").exists()
+    subprocess.run(command("stopped"), check=True, env=environment(), cwd=ROOT)
+    student = "student.safetensors"
+    assert (tmp_path / "stopped" / student).read_bytes() == (tmp_path / "whole" / student).read_bytes()
+    steps = [event["step"] for event in read_log(tmp_path / "stopped" / "log.jsonl")]
+    assert steps == list(range(50, 401, 50))
+
+
+def test_refusals(teacher, transfer_set):
+    with pytest.raises(EchosetError, match="the student takes 3 channels, the set has 1"):
+        wrong = build_student(StudentOptions("convnet-4"), transfer_set.manifest["input"] | {"channels": 3})
+        distill(wrong, transfer_set, teacher, SHORT, quiet=True)
+    for change in ({"steps": 0}, {"batch": 1}, {"views_per_image": -1}, {"warmup": 1.0}):
+        with pytest.raises(EchosetError, match=next(iter(change))):
+            run(teacher, transfer_set, replace(SHORT, **change))
+
+
+def test_hinton_loss_is_the_weighted_mean():
+    teacher, student = torch.randn(4, 3), torch.randn(4, 3)
+    weights = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    expected = kl_divergence(teacher, student, 4.0)
+    torch.testing.assert_close(hinton_loss(student, teacher, 4.0), expected.mean())
+    torch.testing.assert_close(hinton_loss(student, teacher, 4.0, weights), expected[0] / 4)
+    assert hinton_loss(teacher, teacher, 4.0).abs() < 1e-6
+
+
+def test_schedule_rises_then_falls_to_zero():
+    shares = [one_cycle(step, 100, 0.2) for step in range(100)]
+    assert max(range(100), key=shares.__getitem__) in (19, 20) and shares[0] < 0.05 and shares[-1] < 0.001
+    assert shares[:20] == sorted(shares[:20]) and shares[20:] == sorted(shares[20:], reverse=True)
+    assert one_cycle(500, 100, 0.2) < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (5, 8), (6, 6)])
+def test_orthogonalised_singular_values_are_near_one(shape):
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0)), steps=6))
+    assert 0.5 < values.min() and values.max() < 1.4
+
+
+def test_muon_minimises_and_its_vectors_follow_adam():
+    torch.manual_seed(0)
+    network = torch.nn.Linear(4, 4)
+    reference = torch.nn.Parameter(network.bias.detach().clone())
+    ours = Muon(network, learning_rate=0.0, adam_rate=1e-2)
+    adam = torch.optim.Adam([reference], 1e-2)
+    for step in range(5):
+        gradient = torch.randn(4, generator=torch.Generator().manual_seed(step))
+        network.bias.grad, reference.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        adam.step()
+    torch.testing.assert_close(network.bias, reference)

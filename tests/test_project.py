@@ -1,0 +1,74 @@
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT, environment
+
+FLOORS = {"synthesis_kernels": 0, "distill": 1, "inversion": 2}
+
+
+def test_no_import_runs_upward():
+    for package, floor in FLOORS.items():
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+                for name in names:
+                    above = FLOORS.get(name.split(".")[0], -1)
+                    assert above <= floor, f"{path.relative_to(ROOT)} imports {name} from a floor above"
+
+
+def test_packages_import_without_torch():
+    code = "import sys, inversion, distill, synthesis_kernels; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment(), cwd=ROOT)
+
+
+def test_public_names_exist():
+    import distill
+    import inversion
+
+    for package in (distill, inversion):
+        for name in package.__all__:
+            assert getattr(package, name).__doc__
+
+
+def test_synthesis_never_reads_data():
+    """No module of the synthesis imports the reader of real images; only the verbs that judge do."""
+    for path in (ROOT / "inversion").glob("*.py"):
+        if path.name != "verbs.py":
+            assert "distill.data" not in path.read_text(), path.name
+
+
+def test_assets_are_small():
+    for path in (ROOT / "inversion" / "assets").iterdir():
+        assert path.stat().st_size < 5_000_000
+
+
+def test_the_readme_code_runs(tmp_path):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    assert len(code.splitlines()) <= 14
+    small = "SynthesisOptions(images=20, batch=20, calls=2, generator=GeneratorOptions(inner_steps=1, width=4))"
+    code, swapped = re.subn(r"SynthesisOptions\(images=\d+\)", small, code)
+    assert swapped == 1
+    code = "from inversion.options import GeneratorOptions\n" + code.replace(
+        "distill(student,", "distill(student, options=DistillOptions(steps=3),"
+    )
+    code = code.replace("transfer_set, teacher)", "transfer_set=transfer_set, teacher=teacher)")
+    code = "from distill import DistillOptions\n" + code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.strip().splitlines()[-1].split()[-1]) <= 1
+
+
+def test_results_hold_what_the_readme_says():
+    """Every published table names its file, and the file has what a reader needs to repeat it."""
+    for path in (ROOT / "configs" / "results").glob("*.json"):
+        result = json.loads(path.read_text())
+        assert {"command", "commit", "device", "torch", "runs"} <= result.keys(), path.name
+        for run in result["runs"]:
+            assert {"name", "seed", "student_accuracy", "images", "per_class", "seconds"} <= run.keys()
+            assert max(run["per_class"]) - min(run["per_class"]) <= 1
+        assert Path(path).stem in (ROOT / "README.md").read_text()

@@ -1,0 +1,129 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inversion.objectives import adversarial_loss, carry_moments, difficulty, diversity, phi
+from inversion.options import ReplayOptions
+from inversion.replay import ReplayBuffer
+from inversion.reweight import draw_batch, record_visit
+
+
+def offer(buffer, labels, rank=None, call=0, refresh=1.0):
+    labels = torch.tensor(labels)
+    logits = torch.nn.functional.one_hot(labels, buffer.classes).float() * 9
+    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    rank = torch.zeros(len(labels)) if rank is None else torch.tensor(rank)
+    return int(buffer.add(images, logits, rank, call, refresh))
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=5),
+    st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=12), min_size=1, max_size=6),
+    st.floats(0, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_class_ever_exceeds_its_quota(quotas, batches, refresh):
+    if not sum(quotas):
+        return
+    buffer = ReplayBuffer(quotas, (1, 2, 2))
+    offered = torch.zeros(len(quotas), dtype=torch.long)
+    for call, labels in enumerate(batches):
+        offer(buffer, labels, call=call, refresh=refresh)
+        offered += torch.bincount(torch.tensor(labels), minlength=len(quotas))
+    # Whatever came, a class holds its quota or all it was offered.
+    assert buffer.counts().tolist() == [min(q, o) for q, o in zip(quotas, offered.tolist(), strict=True)]
+    filled = buffer.filled
+    assert (buffer.logits[filled].argmax(1) == buffer.labels[filled]).all()
+
+
+def test_better_ranked_candidates_enter_first():
+    buffer = ReplayBuffer([2, 2], (1, 2, 2))
+    taken = offer(buffer, [0, 0, 0, 1], rank=[0.1, 0.9, 0.5, 0.0], refresh=0.0)
+    assert taken == 3
+    assert set(buffer.images[buffer.filled][:, 0, 0, 0].tolist()) == {1, 2, 3}
+
+
+def test_a_full_class_replaces_its_lowest_priority_and_no_more_than_the_share():
+    buffer = ReplayBuffer([4], (1, 2, 2))
+    offer(buffer, [0] * 4)
+    buffer.priority[:4] = torch.tensor([5.0, 1.0, 9.0, 2.0])
+    taken = offer(buffer, [0] * 4, rank=[1.0, 2.0, 3.0, 4.0], call=7, refresh=0.5)
+    assert taken == 2
+    assert (buffer.round[:4] == 7).tolist() == [False, True, False, True]
+    assert buffer.images[:4, 0, 0, 0].tolist() == [0, 3, 2, 2]  # slot 1, the worst, got the best candidate
+    assert (buffer.priority[:4] == torch.tensor([5.0, 9.0, 9.0, 9.0])).all()  # unseen images are drawn soon
+
+
+def test_held_out_images_are_never_drawn():
+    buffer = ReplayBuffer([10, 10], (1, 2, 2), held_out=0.2)
+    offer(buffer, [0, 1] * 10)
+    drawn, weights = draw_batch(buffer, 5000, ReplayOptions(), 0.0, torch.Generator().manual_seed(0))
+    assert not buffer.is_held_out[drawn].any()
+    assert len(drawn.unique()) == 16
+    assert weights.max() == 1
+
+
+def test_sampling_switch_and_beta():
+    buffer = ReplayBuffer([4], (1, 2, 2), held_out=0.0)
+    offer(buffer, [0] * 4)
+    buffer.priority[:4] = torch.tensor([0.0, 1.0, 4.0, 400.0])
+    random = torch.Generator().manual_seed(0)
+    drawn, _ = draw_batch(buffer, 8000, ReplayOptions(sampling="priority", alpha=1.0), 0.0, random)
+    uniform, weights = draw_batch(buffer, 8000, ReplayOptions(sampling="uniform"), 0.0, random)
+    assert (drawn == 3).float().mean() > 0.95
+    assert torch.bincount(uniform).min() > 1800
+    assert (weights == 1).all()
+
+
+def test_priority_of_a_visit_is_last_weight_times_divergence():
+    buffer = ReplayBuffer([3], (1, 2, 2), held_out=0.0)
+    offer(buffer, [0] * 3)
+    record_visit(buffer, torch.tensor([1, 2]), torch.tensor([4.0, 6.0]), torch.tensor([0.5, 1.0]))
+    assert buffer.priority[1:3].tolist() == [4.0, 6.0]  # the first weight is 1
+    record_visit(buffer, torch.tensor([1]), torch.tensor([4.0]), torch.tensor([1.0]))
+    assert buffer.priority[1] == 2.0
+
+
+def test_state_is_whole():
+    buffer, copy = ReplayBuffer([3, 2], (1, 2, 2)), ReplayBuffer([3, 2], (1, 2, 2))
+    offer(buffer, [0, 1, 1])
+    copy.load_state_dict(buffer.state_dict())
+    for a, b in zip(buffer.state_dict().values(), copy.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    other = ReplayBuffer([3, 2], (1, 2, 2))
+    other.take_over(buffer)
+    assert other.counts().tolist() == [1, 2] and buffer.counts().tolist() == [0, 0]
+
+
+def test_phi_by_hand():
+    logits = torch.log(torch.tensor([[0.8, 0.2], [0.4, 0.6]]))
+    held = torch.tensor([3, 1])
+    torch.testing.assert_close(difficulty(logits, 2.0), torch.tensor([0.04, 0.16]))
+    # 1 − 3/4 and 1 − 1/4, scaled to mean 1
+    torch.testing.assert_close(diversity(logits, held, 4), torch.tensor([0.5, 1.5]))
+    product = torch.tensor([0.5 * 0.2, 1.5 * 0.4])
+    torch.testing.assert_close(phi(logits, held, 4, 1.0), product / product.mean())
+
+
+def test_adversary_counts_only_where_both_decide_alike():
+    teacher = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    loss = adversarial_loss(teacher, student)
+    assert loss[0] < 0 and loss[1] == 0
+
+
+def test_carried_moments_blend():
+    now, before = [(torch.ones(2), torch.ones(2))], [(torch.zeros(2), torch.full((2,), 3.0))]
+    assert carry_moments(now, None, 0.9) is now
+    assert carry_moments(now, before, 0.0) is now
+    mean, variance = carry_moments(now, before, 0.9)[0]
+    torch.testing.assert_close(mean, torch.full((2,), 0.1))
+    torch.testing.assert_close(variance, torch.full((2,), 2.8))
+
+
+@pytest.mark.parametrize("quotas", [[1, 0, 2], [0, 0, 1]])
+def test_fewer_images_than_classes(quotas):
+    buffer = ReplayBuffer(quotas, (1, 2, 2))
+    offer(buffer, [0, 1, 2, 2, 2])
+    assert buffer.counts().tolist() == quotas

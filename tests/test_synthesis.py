@@ -1,0 +1,276 @@
+import dataclasses
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT, TINY_FLAGS, environment, tiny_options
+
+from distill import TransferSet
+from distill.evaluation import predict
+from distill.files import read_log
+from distill.models import Classifier, ModelSpec
+from inversion import plan, synthesize
+from inversion.generators import Generator
+from inversion.options import GeneratorOptions, ObjectiveOptions, ReplayOptions, SynthesisOptions
+from inversion.synthesis import SynthesisState, _store, adversary_steps, draw_targets, generator_call
+from synthesis_kernels.errors import EchosetError
+
+CPU = torch.device("cpu")
+
+
+def make(teacher, options, out, **more):
+    return synthesize(teacher, options, out, quiet=True, device="cpu", **more)
+
+
+def shard_bytes(folder):
+    return [path.read_bytes() for path in sorted(folder.glob("shard-*.safetensors"))]
+
+
+@pytest.fixture(scope="module")
+def made(teacher, tmp_path_factory):
+    """One finished tiny set, its folder and its options."""
+    options = tiny_options()
+    folder = tmp_path_factory.mktemp("made") / "set"
+    return make(teacher, options, folder), folder, options
+
+
+def test_the_set_is_balanced_and_labelled_by_the_teacher(teacher, made):
+    found, folder, _ = made
+    assert found.counts() == [3] * 10
+    answers = predict(teacher, found.images, CPU)
+    assert torch.equal(answers.argmax(1), found.labels)
+    torch.testing.assert_close(answers, found.logits.float(), rtol=2e-3, atol=2e-3)
+    assert found.manifest["teacher"]["weight_hash"] == teacher.weight_hash()
+    assert found.manifest["input"] == {"channels": 1, "size": 28, "classes": 10, "mean": [0.1307], "std": [0.3081]}
+    assert not found.manifest["short"]
+    assert len(list(folder.glob(".*.state"))) == 0
+    TransferSet.load(folder, check_hashes=True)
+
+
+def test_same_seed_same_bytes_and_another_seed_another_set(teacher, tiny, tmp_path, made):
+    make(teacher, tiny, tmp_path / "again")
+    make(teacher, tiny, tmp_path / "other", seed=1)
+    assert shard_bytes(tmp_path / "again") == shard_bytes(made[1])
+    assert shard_bytes(tmp_path / "other") != shard_bytes(made[1])
+
+
+def test_a_finished_shard_is_never_made_again(teacher, made):
+    _, folder, options = made
+    stamp = (folder / "shard-00000-of-00001.safetensors").stat().st_mtime_ns
+    make(teacher, options, folder)
+    assert (folder / "shard-00000-of-00001.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_with_something_else_is_left_alone(teacher, tiny, made, tmp_path):
+    with pytest.raises(EchosetError, match="other options, seed or teacher"):
+        make(teacher, replace(tiny, images=40), made[1])
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(EchosetError, match="choose another --out"):
+        make(teacher, tiny, tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_two_processes_worth_of_ranks_make_what_one_does(teacher, tiny, tmp_path):
+    options = replace(tiny, images=25, shard_images=13, calls=5)
+    assert make(teacher, options, tmp_path / "two", rank=1, world=2) is None
+    together = make(teacher, options, tmp_path / "two", rank=0, world=2)
+    make(teacher, options, tmp_path / "one")
+    assert shard_bytes(tmp_path / "two") == shard_bytes(tmp_path / "one")
+    counts = together.counts()
+    assert sum(counts) == 25 and max(counts) - min(counts) <= 1
+    assert len(together.manifest["shards"]) == 2
+
+
+def test_state_restores_to_the_same_future(teacher, tiny):
+    job = plan(tiny, 10)[0]
+    state = SynthesisState(teacher, job, tiny, CPU)
+    for _ in range(3):
+        run_call(teacher, state, tiny)
+    copy = SynthesisState(teacher, job, tiny, CPU)
+    buffer = io.BytesIO()  # through bytes, as after a kill
+    torch.save(state.state_dict(), buffer)
+    buffer.seek(0)
+    copy.load_state_dict(torch.load(buffer, weights_only=True))
+    for each in (state, copy):
+        for _ in range(2):
+            run_call(teacher, each, tiny)
+    assert_equal(state.state_dict(), copy.state_dict())
+
+
+def run_call(teacher, state, options):
+    images, logits, rank, _ = generator_call(teacher, state, options, torch.float32)
+    _store(state, images, logits, rank, options)
+    adversary_steps(teacher, state, options, torch.float32)
+    state.call += 1
+
+
+def assert_equal(one, two):
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_equal(one[key], two[key])
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, two, strict=True):
+            assert_equal(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, two)
+    else:
+        assert one == two
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, number):
+    flags = [*TINY_FLAGS, "--synthesis.calls=12", "--quiet", "--device=cpu"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+
+    def command(out):
+        return [sys.executable, "-m", "inversion.cli", "synthesize", f"--out={out}", *flags]
+
+    subprocess.run(command(whole), check=True, env=environment(), cwd=ROOT)
+    process = subprocess.Popen(command(stopped), env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(read_log(stopped / "log.jsonl")) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130 and "run the same command again" in errors and "Traceback" not in errors
+        assert list(stopped.glob(".*.state"))
+    assert not (stopped / "manifest.json").exists()
+    again = subprocess.run(command(stopped), check=True, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in again.stderr
+    assert shard_bytes(stopped) == shard_bytes(whole)
+    calls = [event["call"] for event in read_log(stopped / "log.jsonl")]
+    assert calls[-1] == 12
+    if number != signal.SIGKILL:
+        assert calls == list(range(1, 13))  # nothing was done twice
+
+
+# The switches
+
+
+def one_call(teacher, options, calls=2):
+    state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
+    for _ in range(calls):
+        run_call(teacher, state, options)
+    return state
+
+
+def weights(state):
+    return torch.cat([p.detach().flatten() for p in state.generator.parameters()])
+
+
+@pytest.mark.parametrize(
+    "change", [{"adversary": 0.0}, {"phi": False}, {"bn": 0.0}, {"classes": 0.0}, {"bn_momentum": 0.0}, {"roll": 0}]
+)
+def test_each_term_of_the_objective_moves_the_generator(teacher, tiny, change):
+    changed = replace(tiny, objective=dataclasses.replace(tiny.objective, **change))
+    assert not torch.equal(weights(one_call(teacher, tiny)), weights(one_call(teacher, changed)))
+
+
+def test_without_adversary_its_student_never_reaches_the_generator(teacher, tiny):
+    lonely = replace(
+        tiny, objective=replace(tiny.objective, adversary=0.0, phi=False), replay=ReplayOptions(balanced_targets=False)
+    )
+    other_student = replace(lonely, adversary=replace(lonely.adversary, learning_rate=0.2))
+    # The student's training draws from the run's random stream alike, so only its effect could make a difference.
+    assert torch.equal(weights(one_call(teacher, lonely)), weights(one_call(teacher, other_student)))
+
+
+def test_balanced_targets_ask_for_what_lacks(teacher, tiny):
+    state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
+    state.buffer.filled[:-1] = state.buffer.labels[:-1] != 7
+    wanted = torch.bincount(draw_targets(state.buffer, tiny, state.random), minlength=10)
+    assert wanted[7] == 22 and wanted.sum() == 40  # 2 of the even half and all of the other
+    off = replace(tiny, replay=ReplayOptions(balanced_targets=False))
+    assert torch.bincount(draw_targets(state.buffer, off, state.random), minlength=10).tolist() == [4] * 10
+
+
+def test_partial_refresh_against_replacing_everything(teacher, tiny):
+    partial = replace(tiny, replay=ReplayOptions(refresh=0.1))
+    state = one_call(teacher, replace(tiny, replay=ReplayOptions(refresh=0.0)), calls=8)
+    assert state.buffer.counts().tolist() == [3] * 10
+    first_made = state.buffer.round[:-1].clone()
+    for options, most in ((replace(tiny, replay=ReplayOptions(refresh=0.0)), 0), (partial, 10)):
+        run_call(teacher, state, options)
+        assert (state.buffer.round[:-1] != first_made).sum() <= most
+    everything = replace(tiny, replay=ReplayOptions(replace_all=True))
+    state = one_call(teacher, everything, calls=4)
+    rounds = [state.buffer.round[:-1].clone()]
+    for _ in range(8):
+        run_call(teacher, state, everything)
+        rounds.append(state.buffer.round[:-1].clone())
+    changes = [(a != b).sum().item() for a, b in zip(rounds, rounds[1:], strict=False)]
+    assert 30 in changes  # every slot at once, at some call
+
+
+def test_uniform_sampling_changes_the_adversary(teacher, tiny):
+    uniform = replace(tiny, replay=ReplayOptions(sampling="uniform"))
+    students = [one_call(teacher, options, 4).adversary.student.weight_hash() for options in (tiny, uniform)]
+    assert students[0] != students[1]
+
+
+def test_it_stops_when_agreement_no_longer_rises(teacher, tiny, tmp_path):
+    options = replace(tiny, calls=40, patience=4)
+    made = make(teacher, options, tmp_path / "set")
+    calls = [e["held_out_agreement"] for e in read_log(tmp_path / "set" / "log.jsonl")]
+    assert len(calls) == made.manifest["shards"][0]["calls"] < 40
+    best = max(range(len(calls)), key=lambda i: calls[i])
+    assert len(calls) - 1 - best >= 4 or max(calls[-5:]) <= max(calls[:-4]) + 1e-3
+
+
+def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
+    found = make(teacher, replace(tiny, images=2000, calls=1), tmp_path / "set")
+    short = {str(label): 200 - count for label, count in enumerate(found.counts()) if count < 200}
+    assert short and found.manifest["short"] == short
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"images": 0}, "images"),
+        ({"batch": 1}, "batch"),
+        ({"calls": 0}, "calls"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"generator": GeneratorOptions(inner_steps=0)}, "inner_steps"),
+        ({"replay": ReplayOptions(refresh=2.0)}, "refresh"),
+    ],
+)
+def test_options_out_of_range_are_named(teacher, tiny, tmp_path, change, message):
+    with pytest.raises(EchosetError, match=message):
+        make(teacher, replace(tiny, **change), tmp_path / "set")
+
+
+@pytest.mark.parametrize("channels, size, classes", [(1, 28, 10), (3, 32, 2), (3, 17, 5), (1, 64, 3)])
+def test_generator_makes_any_square_size(channels, size, classes):
+    generator = Generator(channels, size, classes, latent=16, width=4)
+    images = generator(torch.randn(3, 16), torch.arange(3) % classes)
+    assert images.shape == (3, channels, size, size) and images.min() >= 0 and images.max() <= 1
+
+
+def test_a_foreign_colour_teacher_of_odd_size_and_few_classes(tmp_path):
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 3),
+    )
+    network.train()
+    for _ in range(20):
+        network(torch.rand(16, 3, 19, 19))
+    teacher = Classifier(network, ModelSpec("mine", channels=3, size=19, classes=3, mean=(0.5, 0.4, 0.3), std=(0.2,)))
+    options = SynthesisOptions(
+        images=4, batch=16, calls=30, generator=GeneratorOptions(inner_steps=2, width=4), objective=ObjectiveOptions(classes=5.0)
+    )
+    made = make(teacher, options, tmp_path / "set")
+    assert made.images.shape[1:] == (3, 19, 19)
+    assert json.dumps(made.manifest["input"]["mean"]) == "[0.5, 0.4, 0.3]"

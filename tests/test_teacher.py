@@ -1,0 +1,246 @@
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from distill import Classifier, ModelSpec, build_classifier, load_classifier, save_classifier
+from distill.models.weights import load_weights, read_weights
+from inversion import TeacherOptions, inspect_teacher, load_teacher
+from inversion.teacher import BatchNormTaps, find_batch_norms
+from synthesis_kernels.errors import EchosetError
+
+ZOO = [
+    ("lenet5", 1, 28, 61_750),
+    ("convnet-16", 1, 28, 72_666),
+    ("wrn-16-1", 3, 32, 175_066),  # the parameter counts published for CIFAR-10
+    ("wrn-16-2", 3, 32, 691_674),
+    ("wrn-40-2", 3, 32, 2_243_546),
+    ("cifar-resnet18", 3, 32, 11_173_962),
+    ("cifar-resnet34", 3, 32, 21_282_122),
+    ("cifar-vgg11", 3, 32, 9_228_362),
+    ("cifar-mobilenetv2", 3, 32, 2_236_682),
+]
+
+
+@pytest.mark.parametrize("name, channels, size, parameters", ZOO)
+def test_zoo(name, channels, size, parameters):
+    model = build_classifier(ModelSpec(name, channels=channels, size=size)).eval()
+    assert model.parameters_count == parameters
+    assert model(torch.rand(2, channels, size, size)).shape == (2, 10)
+    assert find_batch_norms(model.network)
+
+
+@pytest.mark.parametrize("name", ["convnet-4", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"])
+@pytest.mark.parametrize("channels, size, classes", [(1, 20, 2), (3, 33, 7)])
+def test_zoo_takes_any_shape(name, channels, size, classes):
+    model = build_classifier(ModelSpec(name, channels=channels, size=size, classes=classes)).eval()
+    assert model(torch.rand(2, channels, size, size)).shape == (2, classes)
+
+
+def test_same_seed_same_weights_and_the_global_random_state_is_left_alone():
+    before = torch.random.get_rng_state()
+    one, two, other = (build_classifier(ModelSpec("convnet-4"), seed).weight_hash() for seed in (1, 1, 2))
+    assert one == two != other
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_torchvision_and_import_path_models():
+    model = build_classifier(ModelSpec("mobilenet_v2", channels=3, size=64, classes=5)).eval()
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 5)
+    model = build_classifier(ModelSpec("distill.models.convnet:ConvNet", {"width": "8"}, classes=3))
+    assert model.network.head.in_features == 32
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        (ModelSpec("resnt18"), "Did you mean resnet18"),
+        (ModelSpec("no_such_package.Net"), "cannot import no_such_package"),
+        (ModelSpec("distill.models.convnet.Nothing"), "no class or function named Nothing"),
+        (ModelSpec("distill.models.convnet.ConvNet", {"widht": 3}), "takes no argument widht; it takes channels, classes, width"),
+        (ModelSpec("distill.models.convnet.ConvNet", {"width": "wide"}), "width"),
+        (ModelSpec("wrn-15-1"), "depth must be 10, 16, 22"),
+        (ModelSpec("lenet5", size=8), "at least 16×16"),
+        (ModelSpec("convnet-4", mean=(0.1, 0.2)), "mean has 2 values"),
+        (ModelSpec("convnet-4", std=(0.0,)), "std must be positive"),
+    ],
+)
+def test_models_that_cannot_be_built_say_why(spec, message):
+    with pytest.raises(EchosetError, match=message):
+        build_classifier(spec)
+
+
+def test_saved_model_comes_back_and_equal_weights_give_equal_bytes(tmp_path):
+    spec = ModelSpec("convnet-4", classes=3, mean=(0.5,), std=(0.2,), notes={"recipe": "none", "accuracy": 0.1})
+    model = build_classifier(spec).to(memory_format=torch.channels_last).eval()
+    for name in "ab":
+        save_classifier(model, tmp_path / f"{name}.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    loaded = load_classifier(tmp_path / "a.safetensors").eval()
+    images = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(loaded(images), model(images))
+    assert loaded.spec == spec
+
+
+def test_bundled_teacher_is_what_it_says(teacher):
+    found = inspect_teacher(teacher)
+    assert found.parameters <= 400_000
+    assert len(found.layers) == 6 and found.warnings == []
+    assert teacher.spec.notes["accuracy"] >= 0.993
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+# Weights from strangers
+
+
+@pytest.mark.parametrize("nest", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_checkpoints_are_unwrapped(tmp_path, nest, prefix):
+    source, target = (build_classifier(ModelSpec("convnet-4"), seed).network for seed in (1, 2))
+    content = {prefix + k: v for k, v in source.state_dict().items()}
+    torch.save({nest: content, "epoch": 3} if nest else content, tmp_path / "w.pt")
+    load_weights(target, read_weights(tmp_path / "w.pt"), "w.pt")
+    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
+
+
+def test_weights_that_do_not_fit_are_named():
+    network = build_classifier(ModelSpec("convnet-4")).network
+    weights = network.state_dict()
+    del weights["head.bias"]
+    weights["extra.weight"] = torch.zeros(1)
+    weights["head.weight"] = torch.zeros(10, 3)
+    with pytest.raises(EchosetError) as error:
+        load_weights(network, weights, "mine.pt")
+    for part in ("mine.pt", "missing: head.bias", "unexpected: extra.weight", "head.weight is (10, 3), the model's is (10, 16)"):
+        assert part in str(error.value)
+
+
+class Trap:
+    def __reduce__(self):
+        return os.system, ("touch echoset-was-here",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "trap": Trap()}, tmp_path / "w.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap()))
+    for name in ("w.pt", "plain.pt"):
+        with pytest.raises(EchosetError, match=name):
+            read_weights(tmp_path / name)
+    assert not (tmp_path / "echoset-was-here").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_damaged_weights_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EchosetError, match=name):
+        load_weights(build_classifier(ModelSpec("convnet-4")).network, read_weights(tmp_path / name), name)
+
+
+def test_a_weights_file_is_no_teacher_by_itself(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(EchosetError, match="holds weights alone"):
+        load_teacher(TeacherOptions(str(tmp_path / "w.safetensors")))
+    with pytest.raises(EchosetError, match="no teacher file"):
+        load_teacher(TeacherOptions(str(tmp_path / "none.safetensors")))
+
+
+# Refused before any work
+
+
+def trained(network, **changes):
+    for layer in find_batch_norms(network).values():
+        layer.running_mean.uniform_(-1, 1)
+    return Classifier(network, ModelSpec("test", **({"channels": 1, "size": 16, "classes": 4} | changes))).eval()
+
+
+def small(norm=nn.BatchNorm2d, channels=1):
+    return nn.Sequential(nn.Conv2d(channels, 6, 3), norm(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+
+def test_teachers_that_cannot_be_inverted_say_why():
+    untrained = Classifier(small(), ModelSpec("test", channels=1, size=16, classes=4))
+    nan = trained(small())
+    nan.network[1].running_var[2] = float("nan")
+    negative = trained(small())
+    negative.network[1].running_var[2] = -1
+    weights = trained(small())
+    weights.network[0].weight.data[0] = float("inf")
+    cases = [
+        (Classifier(small(nn.Identity), ModelSpec("test", channels=1, size=16, classes=4)), "no BatchNorm layer"),
+        (Classifier(small(nn.InstanceNorm2d), ModelSpec("test", channels=1, size=16, classes=4)), "no BatchNorm layer"),
+        (untrained, "never trained"),
+        (nan, "layer 1 has running statistics that are not finite"),
+        (negative, "layer 1 has a negative running variance"),
+        (weights, "parameter 0.weight is not finite"),
+        (trained(small(channels=3)), "does not take images of shape"),
+        (trained(small(), classes=5), r"answers \(2, 4\) to two images, expected \(2, 5\)"),
+        (trained(nn.Sequential(small()[:3], nn.Flatten(), nn.Linear(6 * 26 * 26, 4))), "--teacher.size"),
+    ]
+    for teacher, message in cases:
+        with pytest.raises(EchosetError, match=message):
+            inspect_teacher(teacher)
+
+
+class FrozenBatchNorm(nn.Module):
+    """As in detection libraries: statistics as buffers, no BatchNorm class."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x):
+        return (x - self.running_mean.view(1, -1, 1, 1)) / self.running_var.view(1, -1, 1, 1).sqrt()
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm])
+def test_every_kind_of_batch_norm_is_tapped(norm):
+    teacher = trained(small(norm))
+    assert inspect_teacher(teacher).kinds == {norm.__name__: 1}
+    images = torch.rand(8, 1, 16, 16)
+    with BatchNormTaps(teacher) as taps:
+        teacher(images)
+        mean, variance = taps.take()[0]
+    inputs = teacher.network[0](images)
+    torch.testing.assert_close(mean, inputs.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, inputs.var((0, 2, 3), correction=0))
+
+
+def test_batch_norm_1d_is_tapped():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 6), nn.BatchNorm1d(6), nn.Linear(6, 4))
+    assert inspect_teacher(trained(network)).layers == {"2": 6}
+
+
+def test_taps_leave_the_teacher_as_it_was(teacher):
+    images = torch.rand(2, 1, 28, 28)
+    before, state = teacher(images), {k: v.clone() for k, v in teacher.state_dict().items()}
+    with pytest.raises(RuntimeError), BatchNormTaps(teacher):
+        teacher(images)
+        raise RuntimeError
+    assert not any(m._forward_pre_hooks for m in teacher.modules())
+    assert torch.equal(teacher(images), before)
+    assert all(torch.equal(v, state[k]) for k, v in teacher.state_dict().items())
+
+
+def test_the_distance_falls_to_zero_on_the_statistics_themselves():
+    network = small()
+    network.train()
+    images = torch.rand(16, 1, 16, 16)
+    network[1].momentum = 1.0
+    network(images)
+    network[1].running_var *= 1 - 1 / (16 * 14 * 14)  # torch keeps the unbiased variance
+    teacher = Classifier(network, ModelSpec("test", channels=1, size=16, classes=4)).eval()
+    with BatchNormTaps(teacher) as taps:
+        teacher(images)
+        assert taps.distance(taps.take()) < 1e-5
+        teacher(images * 2)
+        assert taps.distance(taps.take()) > 1e-2
+
+
+def test_a_wrapped_parallel_module_is_still_found():
+    assert list(find_batch_norms(nn.DataParallel(small()))) == ["module.1"]

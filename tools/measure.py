@@ -1,0 +1,75 @@
+"""Run `echoset demo` over configs and seeds, keep every figure, and print a table for the README.
+
+    python tools/measure.py --name demo --seeds 0 1 2 --data /path/to/MNIST
+    python tools/measure.py --name ablations --configs configs/ablations/*.yaml --seeds 0 1 --data /path/to/MNIST
+
+Results go to configs/results/<name>.json after every run; a run that is already there is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parent.parent / "configs" / "results"
+
+
+def measure(name: str, configs: list[str], seeds: list[int], data: str | None, flags: list[str]) -> list[dict]:
+    """Run what is missing and return all runs."""
+    path = RESULTS / f"{name}.json"
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    kept = json.loads(path.read_text()) if path.is_file() else {"runs": []}
+    done = {(run["name"], run["seed"]) for run in kept["runs"]}
+    for config in configs or [""]:
+        for seed in seeds:
+            title = Path(config).stem if config else "default"
+            if (title, seed) in done:
+                continue
+            command = ["demo", "--seed", str(seed), *flags, *(["--config", config] if config else [])]
+            hidden = ["--out", f"runs/measure/{name}-{title}-{seed}", "--json", "--quiet", *(["--data", data] if data else [])]
+            output = subprocess.run([sys.executable, "-m", "inversion.cli", *command, *hidden], capture_output=True, text=True)
+            if output.returncode:
+                raise SystemExit(f"{title}, seed {seed}: {output.stderr}")
+            found = json.loads(output.stdout.splitlines()[-1])
+            keys = ("teacher_accuracy", "student_accuracy", "agreement", "images", "per_class", "seconds")
+            run = {"name": title, "seed": seed, "command": " ".join(["echoset", *command]), "commit": commit}
+            kept["runs"].append(run | {key: found[key] for key in keys})
+            kept |= {key: found[key] for key in ("device", "torch")} | {"commit": commit}
+            kept["command"], kept["test_images"] = (
+                f"python tools/measure.py --name {name}",
+                "MNIST test set" if data else found["test_images"],
+            )
+            path.write_text(json.dumps(kept, indent=1) + "\n")
+            print(
+                f"{title} seed {seed}: {found['student_accuracy']:.2%} in {found['seconds']['total']:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return kept["runs"]
+
+
+def table(runs: list[dict]) -> str:
+    """Markdown: one row a config, worst and mean over its seeds."""
+    lines = ["| run | seeds | student, worst | mean | seconds, median |", "| --- | --- | --- | --- | --- |"]
+    for title in dict.fromkeys(run["name"] for run in runs):
+        mine = [run for run in runs if run["name"] == title]
+        accuracy, seconds = [r["student_accuracy"] for r in mine], [r["seconds"]["total"] for r in mine]
+        lines.append(
+            f"| {title} | {len(mine)} | {min(accuracy):.2%} | {statistics.mean(accuracy):.2%} | {statistics.median(seconds):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--configs", nargs="*", default=[], help="YAML files; none = the defaults")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--data", help="folder of the full test set")
+    parser.add_argument("flags", nargs="*", help="further flags for echoset demo, after --")
+    given = parser.parse_args()
+    print(table(measure(given.name, given.configs, given.seeds, given.data, given.flags)))
