@@ -57,6 +57,8 @@ class ObjectiveOptions:
 
     bn: float = 10.0
     """Weight of the BatchNorm statistics' distance."""
+    bn_relative: bool = True
+    """Measure each channel's distance in its own standard deviations, so that `bn` means the same for every teacher."""
     bn_momentum: float = 0.9
     """How much of earlier batches' statistics counts towards the match; 0 asks each batch to match alone."""
     classes: float = 1.0

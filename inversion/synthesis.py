@@ -220,7 +220,7 @@ def generator_call(
             teacher_logits = teacher(view).float()
             moments = taps.take()
             student_logits = adversary(view).float() if adversarial else None
-        bn = taps.distance(objectives.carry_moments(moments, state.bn_average, goal.bn_momentum))
+        bn = taps.distance(objectives.carry_moments(moments, state.bn_average, goal.bn_momentum), goal.bn_relative)
         wrong_class = objectives.class_loss(teacher_logits, wanted)
         phi = torch.ones_like(wrong_class)
         if goal.phi:

@@ -114,10 +114,10 @@ class BatchNormTaps:
         self._seen = {}
         return moments
 
-    def distance(self, moments: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂."""
+    def distance(self, moments: list[tuple[Tensor, Tensor]], relative: bool = False) -> Tensor:
+        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂, or the same in each channel's own units."""
         pairs = zip(moments, self.running, strict=True)
-        return torch.stack([moment_distance(*moment, *running) for moment, running in pairs]).sum()
+        return torch.stack([moment_distance(*moment, *running, relative) for moment, running in pairs]).sum()
 
 
 @dataclass(frozen=True)

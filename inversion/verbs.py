@@ -45,6 +45,7 @@ def demo(run: DemoRun) -> int:
     transfer_set = synthesize_set(teacher, run.synthesis, out / "set", run.seed, run.device, run.precision, quiet=run.quiet)
     if transfer_set is None:
         raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
+    _require_balance(transfer_set.manifest["short"], out / "set")
     student = build_student(run.student, transfer_set.manifest["input"], run.seed)
     # The student is trained on what was written, as anyone who is handed the set would train it.
     learnt = train_student(student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet)
@@ -126,12 +127,7 @@ def synthesize(run: SynthesizeRun) -> int:
         table.add_row(str(label), str(count))
     table.caption = f"{len(made):,} images in {document['seconds']:.0f} s"
     status = _finish(run, table, document)
-    if document["short"]:
-        lacks = ", ".join(f"class {label} lacks {count}" for label, count in document["short"].items())
-        raise EchosetError(
-            f"{run.out} is written but not balanced: {lacks}. The teacher gave too few of the generated images these classes; "
-            "raise synthesis.objective.classes or synthesis.calls"
-        )
+    _require_balance(document["short"], run.out)
     return status
 
 
@@ -229,6 +225,15 @@ def _same_teacher(transfer_set: TransferSet, weight_hash: str, folder: str) -> N
         raise EchosetError(
             f"{folder} was made by teacher '{made_by.get('model')}' with weights {str(made_by.get('weight_hash'))[:16]}…, "
             f"the teacher given has {weight_hash[:16]}…; give the same one with --teacher"
+        )
+
+
+def _require_balance(short: dict[str, int], folder: Path | str) -> None:
+    if short:
+        lacks = ", ".join(f"class {label} lacks {count}" for label, count in short.items())
+        raise EchosetError(
+            f"{folder} is written but not balanced: {lacks}. The teacher gave too few of the generated images these classes; "
+            "raise synthesis.objective.classes or synthesis.calls"
         )
 
 

@@ -53,6 +53,19 @@ def batch_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     return _BatchMoments.apply(x, centre)
 
 
-def moment_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
-    """One layer's term of L_BN: ‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂ (DeepInversion, eq. 4)."""
+def moment_distance(
+    mean: Tensor,  # (C,)
+    variance: Tensor,  # (C,)
+    running_mean: Tensor,  # (C,)
+    running_variance: Tensor,  # (C,)
+    relative: bool = False,
+) -> Tensor:
+    """One layer's term of L_BN: ‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂ (DeepInversion, eq. 4).
+
+    `relative` measures each channel in its own units, ‖(μ − μ̂)/σ̂‖₂ + ‖σ²/σ̂² − 1‖₂, so that the scale of the teacher's
+    weights, which BatchNorm makes meaningless, has no say. A channel that never varied counts in units of its layer.
+    """
+    if relative:
+        unit = running_variance.clamp_min(1e-3 * running_variance.mean() + 1e-12)
+        return ((mean - running_mean) / unit.sqrt()).norm() + ((variance - running_variance) / unit).norm()
     return (mean - running_mean).norm() + (variance - running_variance).norm()

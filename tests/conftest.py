@@ -23,11 +23,11 @@ def tiny_options():
     return SynthesisOptions(
         images=30,
         batch=40,
-        calls=6,
+        calls=14,
         patience=99,
         held_out=0.34,
-        generator=GeneratorOptions(inner_steps=2, width=8),
-        objective=ObjectiveOptions(adversary_after=1, classes=3.0),
+        generator=GeneratorOptions(inner_steps=3, width=8, latent_rate=0.1, learning_rate=0.01, meta_rate=0.05, conditioning=2.0),
+        objective=ObjectiveOptions(adversary_after=1, classes=5.0, bn=0.3),
         adversary=AdversaryOptions(steps=3, batch=16),
     )
 
@@ -37,11 +37,23 @@ def tiny():
     return tiny_options()
 
 
-TINY_FLAGS = (
-    "--images=30 --synthesis.batch=40 --synthesis.calls=6 --synthesis.patience=99 --synthesis.generator.inner_steps=2 "
-    "--synthesis.generator.width=8 --synthesis.objective.adversary_after=1 --synthesis.objective.classes=3 "
-    "--synthesis.adversary.steps=3 --synthesis.adversary.batch=16"
-).split()
+TINY_FLAGS = [
+    "--images=30",
+    "--synthesis.batch=40",
+    "--synthesis.calls=14",
+    "--synthesis.patience=99",
+    "--synthesis.generator.inner_steps=3",
+    "--synthesis.generator.width=8",
+    "--synthesis.generator.latent_rate=0.1",
+    "--synthesis.generator.learning_rate=0.01",
+    "--synthesis.generator.meta_rate=0.05",
+    "--synthesis.generator.conditioning=2.0",
+    "--synthesis.objective.adversary_after=1",
+    "--synthesis.objective.classes=5",
+    "--synthesis.objective.bn=0.3",
+    "--synthesis.adversary.steps=3",
+    "--synthesis.adversary.batch=16",
+]
 
 
 @pytest.fixture

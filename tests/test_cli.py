@@ -144,7 +144,8 @@ def test_every_config_in_the_repository_is_accepted(echoset):
     "arguments", [["--help"], [], ["--version"], *[[verb, "--help"] for verb in VERBS], ["demo", "--print_config"]]
 )
 def test_help_answers_without_importing_torch(arguments):
-    code = f"import sys; from inversion.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    call = f"import sys; from inversion.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass"
+    code = f"{call}\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout
