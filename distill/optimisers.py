@@ -40,10 +40,10 @@ class Muon(torch.optim.Optimizer):
         matrices = [p for p in network.parameters() if p.ndim >= 2]
         vectors = [p for p in network.parameters() if p.ndim < 2]
         groups: list[dict[str, Any]] = [
-            {"params": matrices, "orthogonal": True, "peak": learning_rate, "weight_decay": weight_decay},
-            {"params": vectors, "orthogonal": False, "peak": adam_rate, "weight_decay": 0.0},
+            {"params": matrices, "orthogonal": True, "peak": learning_rate, "lr": learning_rate, "weight_decay": weight_decay},
+            {"params": vectors, "orthogonal": False, "peak": adam_rate, "lr": adam_rate, "weight_decay": 0.0},
         ]
-        super().__init__(groups, {"lr": learning_rate, "momentum": momentum})
+        super().__init__(groups, {"momentum": momentum})
 
     def set_share(self, share: float) -> None:
         """Set the learning rates to `share` of their peaks."""

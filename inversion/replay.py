@@ -43,7 +43,9 @@ class ReplayBuffer:
         first = 0
         for label, quota in enumerate(quotas):
             self._slots[label, :quota] = torch.arange(first, first + quota)
-            self.is_held_out[first : first + int(held_out * quota)] = True
+            # Spread, and never the first slot, so that there is something to train on from the first image.
+            place = torch.arange(quota)
+            self.is_held_out[first : first + quota] = ((place + 1) * held_out).floor() > (place * held_out).floor()
             first += quota
 
     def counts(self) -> Tensor:  # (K,)

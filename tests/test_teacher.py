@@ -13,7 +13,7 @@ from inversion.teacher import BatchNormTaps, find_batch_norms
 from synthesis_kernels.errors import EchosetError
 
 ZOO = [
-    ("lenet5", 1, 28, 61_750),
+    ("lenet5", 1, 28, 61_932),
     ("convnet-16", 1, 28, 72_666),
     ("wrn-16-1", 3, 32, 175_066),  # the parameter counts published for CIFAR-10
     ("wrn-16-2", 3, 32, 691_674),
