@@ -88,7 +88,8 @@ class StepProgress:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+        if self.live:
+            self._bar.stop()
 
     def update(self, done: int, figures: str = "") -> None:
         """Show that `done` of the total are done."""

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inversion.options import SynthesisOptions, TeacherOptions
     from inversion.synthesis import plan, synthesize
-    from inversion.teacher import Inspection, inspect_teacher, load_teacher
+    from inversion.teacher import MNIST_SLICE, Inspection, inspect_teacher, load_teacher
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "inversion.options": ("SynthesisOptions", "TeacherOptions"),
     "inversion.synthesis": ("plan", "synthesize"),
-    "inversion.teacher": ("Inspection", "inspect_teacher", "load_teacher"),
+    "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
 }
 __all__ = [
+    "MNIST_SLICE",
     "Inspection",
     "SynthesisOptions",
     "TeacherOptions",

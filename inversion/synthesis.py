@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -172,7 +173,7 @@ def make_shard(
             state.call += 1
 
             values = dict(zip(FIGURES, torch.stack([figures[name].float() for name in FIGURES]).tolist(), strict=True))
-            if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
+            if not all(map(math.isfinite, values.values())):
                 raise EchosetError(
                     f"a loss is not finite at call {state.call}: {values}; lower generator.learning_rate or objective.bn"
                 )
@@ -374,7 +375,7 @@ def _claim(out: Path, key: str) -> None:
             raise EchosetError(
                 f"{out} holds a set made with other options, seed or teacher; choose another --out, or delete that folder first"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
         raise EchosetError(f"{out} exists and is not a set of this run; choose another --out")
     else:
         write_atomically(marker, key.encode())
@@ -388,7 +389,14 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, key: str, device: t
     # float16 ends at 65,504; a logit beyond it would become infinite.
     tensors |= {"labels": buffer.labels[keep], "logits": tensors["logits"].clamp(-65504, 65504)}
     digest = write_shard(out / job.file, tensors)
-    note = {"file": job.file, "sha256": digest, "count": int(keep.sum()), "seed": job.seed, "calls": state.call}
+    note = {
+        "file": job.file,
+        "sha256": digest,
+        "count": int(keep.sum()),
+        "seed": job.seed,
+        "calls": state.call,
+        "counts": buffer.counts().tolist(),
+    }
     note |= {
         "seconds": round(state.seconds, 3),
         "device": describe_device(device),
@@ -398,6 +406,7 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, key: str, device: t
 
 
 def _finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
+    """What `_finish` noted, or None where the shard is still to be made."""
     note = out / f".{job.file}.done"
     return json.loads(note.read_text()) if note.is_file() and (out / job.file).is_file() else None
 
@@ -418,12 +427,7 @@ def _assemble(
         return None
     if not (out / "manifest.json").is_file():
         shards = [note for note in notes if note is not None]
-        counts = [0] * teacher.spec.classes
-        for job in jobs:
-            from safetensors.torch import load_file
-
-            found = torch.bincount(load_file(out / job.file)["labels"], minlength=teacher.spec.classes).tolist()
-            counts = [a + b for a, b in zip(counts, found, strict=True)]
+        counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
         wanted = [sum(job.quotas[label] for job in jobs) for label in range(teacher.spec.classes)]
         spec = asdict(teacher.spec)
         manifest = {

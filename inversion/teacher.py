@@ -16,6 +16,7 @@ from synthesis_kernels.bn_match import batch_moments, moment_distance
 from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
+MNIST_SLICE = ASSETS / "mnist_test_slice.npz"  # every fifth image of the MNIST test set, to judge the bundled teacher's students
 BUNDLED = {"mnist": ASSETS / "mnist_convnet32.safetensors"}
 DEAD_VARIANCE = 1e-8
 

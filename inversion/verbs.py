@@ -26,11 +26,10 @@ from distill.transfer_set import TransferSet
 from inversion.report import write_report
 from inversion.runs import Common, DemoRun, DistillRun, EvaluateRun, InspectRun, ReportRun, SynthesizeRun, VerifyRun
 from inversion.synthesis import synthesize as synthesize_set
-from inversion.teacher import ASSETS, inspect_teacher, load_teacher
+from inversion.teacher import MNIST_SLICE, inspect_teacher, load_teacher
 from synthesis_kernels.backend import describe_device, resolve_device
 from synthesis_kernels.errors import EchosetError
 
-MNIST_SLICE = ASSETS / "mnist_test_slice.npz"
 DEMO_FILES = ("summary.json", "report.html", "student.safetensors", "student.state", "log.jsonl")
 
 

@@ -11,7 +11,7 @@ from distill.augment import mixup, random_views
 from distill.data import LabelledImages
 from distill.evaluation import predict
 from distill.options import ViewOptions
-from inversion.verbs import MNIST_SLICE
+from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 
 PIXELS = np.arange(3 * 5 * 5, dtype=np.uint8).reshape(3, 5, 5)

@@ -15,7 +15,7 @@ from distill.optimisers import Muon, orthogonalise
 from distill.options import ViewOptions
 from distill.train import one_cycle
 from distill.transfer_set import shard_name, write_manifest, write_shard
-from inversion.verbs import MNIST_SLICE
+from inversion import MNIST_SLICE
 from synthesis_kernels.divergence import kl_divergence
 from synthesis_kernels.errors import EchosetError
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from distill.data import load_images
-from inversion.verbs import MNIST_SLICE
+from inversion import MNIST_SLICE
 
 if __name__ == "__main__":
     data = load_images(sys.argv[1], "test")
