@@ -43,6 +43,7 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
                 f"python tools/measure.py --name {name}",
                 "MNIST test set" if data else found["test_images"],
             )
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(kept, indent=1) + "\n")
             print(
                 f"{title} seed {seed}: {found['student_accuracy']:.2%} in {found['seconds']['total']:.0f} s",
