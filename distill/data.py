@@ -7,6 +7,7 @@ Understood under a root folder (or as the path itself): `.npz` with `<split>_ima
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def load_images(root: str | Path, split: str = "test") -> LabelledImages:
         images, labels = torch.from_numpy(_read_idx(idx[0], 3))[:, None], torch.from_numpy(_read_idx(idx[1], 1)).long()
     elif (root / "cifar-10-batches-py").is_dir() or (root / "cifar-100-python").is_dir():
         images, labels = _read_cifar(root, split)
-    elif any(p.is_dir() for p in (root / split if (root / split).is_dir() else root).iterdir()):
+    elif root.is_dir() and any(p.is_dir() for p in (root / split if (root / split).is_dir() else root).iterdir()):
         images, labels = _read_folders(root / split if (root / split).is_dir() else root)
     else:
         raise EchosetError(
@@ -62,7 +63,9 @@ def _read_npz(path: Path, split: str) -> tuple[Tensor, Tensor]:
             if f"{prefix}images" not in arrays or f"{prefix}labels" not in arrays:
                 raise EchosetError(f"{path} has no '{split}_images' and '{split}_labels'; it has {', '.join(arrays.files)}")
             images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
-    except (ValueError, OSError) as error:
+    except EchosetError:
+        raise
+    except Exception as error:  # numpy, zip and zlib each have their own
         raise EchosetError(f"{path} is not a readable .npz file: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
         raise EchosetError(
@@ -83,7 +86,10 @@ def _find_idx(root: Path, split: str) -> tuple[Path, Path] | None:
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """MNIST's format: two zero bytes, type (8 = uint8), number of dimensions, big-endian sizes, values."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise EchosetError(f"{path} cannot be unpacked: {error}") from error
     header = 4 + 4 * dimensions
     if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
         raise EchosetError(f"{path} is not an IDX file of {dimensions}-dimensional bytes")
@@ -108,14 +114,14 @@ def _read_cifar(root: Path, split: str) -> tuple[Tensor, Tensor]:
 def _read_folders(folder: Path) -> tuple[Tensor, Tensor]:
     from PIL import Image
 
-    classes = sorted(p for p in folder.iterdir() if p.is_dir())
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     images, labels = [], []
     for label, directory in enumerate(classes):
         for path in sorted(p for p in directory.iterdir() if p.suffix.lower() in PICTURES):
             try:
                 with Image.open(path) as picture:
                     pixels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-            except OSError as error:
+            except Exception as error:  # Pillow's readers raise many kinds
                 raise EchosetError(f"{path} is not a readable picture: {error}") from error
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
             if images and pixels.shape != images[0].shape:

@@ -46,6 +46,16 @@ def predict(
     return torch.cat(outputs)
 
 
+def check_fit(classifier: Classifier, data: LabelledImages) -> None:
+    """Refuse data whose shape or labels the model can't answer for."""
+    spec, shape = classifier.spec, tuple(data.images.shape[1:])
+    if shape != (spec.channels, spec.size, spec.size):
+        raise EchosetError(f"{data.name} has images of shape {shape}, the model takes {(spec.channels, spec.size, spec.size)}")
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if low < 0 or high >= spec.classes:
+        raise EchosetError(f"{data.name} has labels from {low} to {high}, the model knows classes 0 to {spec.classes - 1}")
+
+
 def evaluate(
     classifier: Classifier,
     data: LabelledImages,
@@ -54,19 +64,15 @@ def evaluate(
     quiet: bool = False,
 ) -> Evaluation:
     """Accuracy on true labels, and agreement with `teacher` if one is given."""
-    spec, shape = classifier.spec, tuple(data.images.shape[1:])
-    if shape != (spec.channels, spec.size, spec.size):
-        raise EchosetError(f"{data.name} has images of shape {shape}, the model takes {(spec.channels, spec.size, spec.size)}")
-    where = resolve_device(device)
+    check_fit(classifier, data)
+    if teacher is not None:
+        check_fit(teacher, data)
+    where, classes = resolve_device(device), classifier.spec.classes
     labels = data.labels.to(where)
-    if (top := int(labels.max())) >= spec.classes or int(labels.min()) < 0:
-        raise EchosetError(
-            f"{data.name} has labels from {int(labels.min())} to {top}, the model knows classes 0 to {spec.classes - 1}"
-        )
     chosen = predict(classifier, data.images, where, quiet=quiet).argmax(1)
     right = chosen == labels
-    totals = torch.bincount(labels, minlength=spec.classes).tolist()
-    rights = torch.bincount(labels[right], minlength=spec.classes).tolist()
+    totals = torch.bincount(labels, minlength=classes).tolist()
+    rights = torch.bincount(labels[right], minlength=classes).tolist()
     per_class = [correct / total if total else None for correct, total in zip(rights, totals, strict=True)]
     agreement = None
     if teacher is not None:

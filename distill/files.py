@@ -39,7 +39,7 @@ def load_state(path: Path, key: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         return content["state"] if content["key"] == key else None
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         raise EchosetError(f"{path} cannot be read as saved state ({error}); delete it to start this job again") from error
@@ -63,7 +63,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     events = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             continue
+        events += [event] if isinstance(event, dict) and "event" in event else []
     return events

@@ -96,5 +96,5 @@ class StepProgress:
         if self.live:
             self._bar.update(self._task, completed=done, figures=figures)
         elif not self.quiet and self._due():
-            left = (time.monotonic() - self._began) / max(done - self._start, 1) * (self.total - done)
+            left = (time.monotonic() - self._began) / max(done - self._start, 1) * max(self.total - done, 0)
             print(f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}", file=sys.stderr, flush=True)

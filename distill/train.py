@@ -37,7 +37,11 @@ class DistillResult:
 
 
 class StudentState:
-    """Everything a student's training consists of; saving a run is saving this."""
+    """Everything a student's training consists of; saving a run is saving this.
+
+    Dropout inside a student can only draw from torch's global generator, so its state is saved too; whoever runs the loop
+    forks and seeds it.
+    """
 
     def __init__(self, student: Classifier, learning_rate: float, device: torch.device, seed: int) -> None:
         self.student = student.to(device, memory_format=torch.channels_last)
@@ -45,6 +49,7 @@ class StudentState:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.agreement = torch.zeros((), device=device)  # moving average; read only when it is shown
         self.step = 0
+        self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, counters and random state."""
@@ -54,6 +59,8 @@ class StudentState:
             "generator": self.generator.get_state(),
             "agreement": self.agreement,
             "step": self.step,
+            "seconds": self.seconds,
+            "dropout": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -63,6 +70,8 @@ class StudentState:
         self.generator.set_state(state["generator"].cpu())
         self.agreement.copy_(state["agreement"])
         self.step = state["step"]
+        self.seconds = state["seconds"]
+        torch.set_rng_state(state["dropout"])
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
@@ -97,7 +106,9 @@ def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) 
     """A fresh student for a set: `like` is the `input` entry of its manifest (channels, size, classes, mean, std)."""
     contract = {key: like[key] for key in ("channels", "size", "classes")}
     spec = ModelSpec(options.model, options.arguments, mean=tuple(like["mean"]), std=tuple(like["std"]), **contract)
-    return build_classifier(spec, seed)
+    student = build_classifier(spec, seed)
+    student.check_forward()
+    return student
 
 
 def distill(
@@ -114,69 +125,80 @@ def distill(
     """Train `student` on views of the set, each labelled by the teacher.
 
     The student is trained in place and returned in evaluation mode. With a `folder`, a killed or interrupted run goes on
-    where it was when it is called again with the same arguments, and `log.jsonl` there records it.
+    where it was when it is called again with the same arguments, and `log.jsonl` there records it. The last state stays
+    in `student.state` for the caller to delete once the student is saved.
     """
     _check(student, transfer_set, options)
-    where = resolve_device(device)
-    kind = resolve_precision(where, precision)
-    images = transfer_set.images.to(where)
-    teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-    state = StudentState(student, options.learning_rate, where, seed)
-    student.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        where = resolve_device(device)
+        kind = resolve_precision(where, precision)
+        images = transfer_set.images.to(where)
+        teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+        state = StudentState(student, options.learning_rate, where, seed)
+        student.train()
 
-    folder = Path(folder) if folder is not None else None
-    key = _job_key(student, transfer_set, teacher, options, seed)
-    saved = load_state(folder / "student.state", key) if folder else None
-    if saved is not None:
-        state.load_state_dict(saved)
-    log = JsonLines(folder / "log.jsonl") if folder else None
-    began, save_due = time.perf_counter(), Every(20)
-    # The bank has a generator of its own, so that a resumed run sees the same views.
-    views_random = torch.Generator(where).manual_seed(seed + 1)
-    bank = (
-        build_bank(teacher, images, options.views_per_image, options.views, views_random, kind, quiet)
-        if options.views_per_image
-        else None
-    )
-    with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
-        while state.step < options.steps:
-            state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
-            if bank is not None:
-                index = torch.randint(len(bank.images), (options.batch,), generator=state.generator, device=where)
-                pixels, answers = bank.images[index], bank.logits[index]
-            else:
-                index = torch.randint(len(images), (options.batch,), generator=state.generator, device=where)
-                pixels = make_views(images[index], options.views, state.generator)
-                answers = ask(teacher, pixels, kind)
-            logits = student_step(state, to_input(pixels), answers, options.temperature, kind)
-            state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
-            if state.step % 50 == 0 or state.step == options.steps:
-                agreement, loss = state.agreement.item(), kl_divergence(answers, logits).mean().item()
-                if not math.isfinite(loss):
-                    raise EchosetError(
-                        f"the student's loss is {loss} at step {state.step}; lower the learning rate of the distillation"
-                    )
-                progress.update(state.step, f"agreement {agreement:.3f}")
-                if log:
-                    log.write("distill", step=state.step, agreement=agreement, loss=loss)
-            if folder and (stop.raised or save_due()):
-                save_state(folder / "student.state", key, state.state_dict())
-            if stop.raised and state.step < options.steps:
-                raise Interrupted("distillation stopped" + (f"; {folder / 'student.state'} keeps it" if folder else ""))
-    if folder:
-        (folder / "student.state").unlink(missing_ok=True)
-    student.eval()
-    return DistillResult(student, time.perf_counter() - began, state.agreement.item())
+        folder = Path(folder) if folder is not None else None
+        key = _job_key(student, transfer_set, teacher, options, seed, f"{where.type} {kind}")
+        saved = load_state(folder / "student.state", key) if folder else None
+        if saved is not None:
+            state.load_state_dict(saved)
+        log = JsonLines(folder / "log.jsonl") if folder else None
+        began, save_due = time.perf_counter(), Every(20)
+        # The bank has a generator of its own, so that a resumed run sees the same views.
+        views_random = torch.Generator(where).manual_seed(seed + 1)
+        bank = (
+            build_bank(teacher, images, options.views_per_image, options.views, views_random, kind, quiet)
+            if options.views_per_image and state.step < options.steps
+            else None
+        )
+        with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
+            while state.step < options.steps:
+                state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
+                if bank is not None:
+                    index = torch.randint(len(bank.images), (options.batch,), generator=state.generator, device=where)
+                    pixels, answers = bank.images[index], bank.logits[index]
+                else:
+                    index = torch.randint(len(images), (options.batch,), generator=state.generator, device=where)
+                    pixels = make_views(images[index], options.views, state.generator)
+                    answers = ask(teacher, pixels, kind)
+                logits = student_step(state, to_input(pixels), answers, options.temperature, kind)
+                state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
+                if state.step % 50 == 0 or state.step == options.steps:
+                    agreement, loss = state.agreement.item(), kl_divergence(answers, logits).mean().item()
+                    if not math.isfinite(loss):
+                        raise EchosetError(
+                            f"the student's loss is {loss} at step {state.step}; lower the learning rate of the distillation"
+                        )
+                    progress.update(state.step, f"agreement {agreement:.3f}")
+                    if log:
+                        log.write("distill", step=state.step, agreement=agreement, loss=loss)
+                if folder and (stop.raised or save_due() or state.step == options.steps):
+                    state.seconds, began = state.seconds + time.perf_counter() - began, time.perf_counter()
+                    save_state(folder / "student.state", key, state.state_dict())
+                if stop.raised:
+                    raise Interrupted("distillation stopped" + (f"; {folder / 'student.state'} keeps it" if folder else ""))
+        student.eval()
+        return DistillResult(student, state.seconds + time.perf_counter() - began, state.agreement.item())
 
 
-def _job_key(student: Classifier, transfer_set: TransferSet, teacher: Classifier, options: DistillOptions, seed: int) -> str:
+def _job_key(
+    student: Classifier,
+    transfer_set: TransferSet,
+    teacher: Classifier,
+    options: DistillOptions,
+    seed: int,
+    where: str,
+) -> str:
     """What the saved state belongs to: a run with anything else changed must not pick it up."""
     shards = [entry["sha256"] for entry in transfer_set.manifest["shards"]]
-    parts = [student.weight_hash(), teacher.weight_hash(), shards, asdict(options), seed]
+    parts = [student.weight_hash(), teacher.weight_hash(), student.contract, teacher.contract, shards, asdict(options), seed, where]
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _check(student: Classifier, transfer_set: TransferSet, options: DistillOptions) -> None:
+    if options.temperature <= 0:
+        raise EchosetError(f"temperature must be positive, got {options.temperature}")
     for name, least in {"steps": 1, "batch": 2, "views_per_image": 0}.items():
         if getattr(options, name) < least:
             raise EchosetError(f"{name} must be at least {least}, got {getattr(options, name)}")

@@ -59,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("echoset: stopped", file=sys.stderr)
         return 130
+    except MemoryError:
+        print("echoset: out of memory; lower the batch", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"echoset: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return 1
@@ -83,6 +86,10 @@ def _parse(verb: str, arguments: list[str]) -> object:
 
 def _shorthands(arguments: list[str]) -> list[str]:
     """The options people type most by their short names, and `--json` for `--json true`."""
+    # A file named late would win over flags before it, so it goes first.
+    files = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"]
+    first = [j for i in files for j in ([i] if "=" in arguments[i] else [i, i + 1]) if j < len(arguments)]
+    arguments = [arguments[i] for i in first] + [a for i, a in enumerate(arguments) if i not in first]
     short = {"--teacher": "--teacher.model", "--student": "--student.model", "--images": "--synthesis.images"}
     full = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):

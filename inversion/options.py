@@ -82,7 +82,7 @@ class ReplayOptions:
     balanced_targets: bool = True
     """Ask the generator for the classes the buffer lacks; false = all classes alike."""
     refresh: float = 1.0
-    """Part of a full class's new images that replace stored ones in each call."""
+    """Largest part of a class's stock that one call may replace."""
     replace_all: bool = False
     """Replace a class's whole stock whenever enough new images are there, instead of a part at a time."""
     sampling: Literal["priority", "uniform"] = "priority"
@@ -120,7 +120,7 @@ class SynthesisOptions:
     batch: int = 200
     """Images in each generator call."""
     calls: int = 60
-    """Most generator calls a job makes; it stops earlier when agreement has stopped rising."""
+    """Generator calls a job makes; fewer when agreement has stopped rising, up to twice as many while a class is short."""
     patience: int = 30
     """Calls without a rise of the held-out agreement after which a full, balanced buffer is finished."""
     held_out: float = 0.1

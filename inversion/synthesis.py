@@ -24,7 +24,7 @@ from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
 from distill.options import Device, Precision
 from distill.train import StudentState, build_student, one_cycle, student_step
-from distill.transfer_set import TransferSet, shard_name, write_manifest, write_shard
+from distill.transfer_set import TransferSet, read_manifest, shard_name, write_manifest, write_shard
 from distill.views import ask, make_views, to_input
 from inversion.generators import Generator
 from inversion.options import SynthesisOptions
@@ -110,7 +110,9 @@ class SynthesisState:
             getattr(self, part).load_state_dict(state[part])
         if self.staged:
             self.staged.load_state_dict(state["staged"])
-        self.bn_average = state["bn_average"]
+        device = self.buffer.images.device
+        average = state["bn_average"]
+        self.bn_average = average and [(mean.to(device), variance.to(device)) for mean, variance in average]
         self.random.set_state(state["random"].cpu())
         self.call, self.best_agreement, self.best_call, self.seconds = state["counters"]
 
@@ -131,18 +133,23 @@ def synthesize(
     Run again after a stop, it goes on where it was; finished shards are kept. With several processes, each makes
     `plan[rank::world]` and whichever sees the last shard arrive writes the manifest; the others return None.
     """
-    _check(options, rank, world)
+    check_options(options)
+    if not 0 <= rank < world:
+        raise EchosetError(f"rank must lie in [0, world), got rank {rank} of {world}")
     inspection = inspect_teacher(teacher)
     jobs = plan(options, teacher.spec.classes, seed)
     out = Path(out)
-    identity = {"config": asdict(options), "seed": seed, "teacher_hash": inspection.weight_hash}
+    identity = {"config": asdict(options), "seed": seed, "teacher_hash": inspection.weight_hash, "input": teacher.contract}
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     _claim(out, key)
     where = resolve_device(device)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+    kind = resolve_precision(where, precision)
     for job in jobs[rank::world]:
         if _finished(out, job) is None:
-            make_shard(teacher, job, options, out, key, where, resolve_precision(where, precision), quiet)
+            with torch.random.fork_rng():  # for dropout in the adversary; everything else has its own generator
+                torch.manual_seed(job.seed)
+                make_shard(teacher, job, options, out, key, where, kind, quiet)
     return _assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
 
 
@@ -159,6 +166,7 @@ def make_shard(
     """Run one job to its end: calls of the generator and steps of the adversarial student, turn about."""
     state = SynthesisState(teacher, job, options, device)
     state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
+    key = f"{key} {device.type} {precision}"  # elsewhere the same steps would end otherwise
     if (saved := load_state(state_file, key)) is not None:
         state.load_state_dict(saved)
     save_due = Every(20)
@@ -188,8 +196,10 @@ def make_shard(
                 save_state(state_file, key, state.state_dict())
             if stop.raised and not _done(state, options):
                 raise Interrupted(f"synthesis stopped at call {state.call}; {state_file} keeps it")
-    _finish(state, job, out, key, device)
+    _finish(state, job, out, device)
     state_file.unlink(missing_ok=True)
+    if stop.raised:
+        raise Interrupted(f"synthesis stopped; {out / job.file} is finished")
 
 
 def generator_call(
@@ -265,6 +275,9 @@ def adversary_steps(
 ) -> dict[str, Tensor]:
     """Train the adversarial student on draws from the buffer, write priorities back, and ask the held-out slots."""
     buffer, run = state.buffer, options.adversary
+    if not bool((buffer.filled & ~buffer.is_held_out).any()):
+        nothing = torch.zeros((), device=buffer.images.device)
+        return {"agreement": nothing, "held_out_agreement": nothing}
     total = options.calls * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
     state.adversary.student.train().requires_grad_(True)
@@ -327,7 +340,8 @@ def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> Tensor:
         slots = torch.arange(buffer.capacity, device=buffer.images.device)
     logits = ask(student, buffer.images[slots], precision)
     filled = buffer.filled[slots]
-    buffer.priority[slots] = torch.where(filled, kl_divergence(buffer.logits[slots], logits), buffer.priority[slots])
+    theirs = filled & buffer.is_held_out[slots]
+    buffer.priority[slots] = torch.where(theirs, kl_divergence(buffer.logits[slots], logits), buffer.priority[slots])
     return (same_decision(buffer.logits[slots], logits) & filled).sum() / filled.sum().clamp_min(1)
 
 
@@ -352,19 +366,24 @@ def _figures_line(values: dict[str, float], counts: list[int], job: ShardJob, ra
     )
 
 
-def _check(options: SynthesisOptions, rank: int, world: int) -> None:
-    least = {"batch": 2, "calls": 1, "patience": 1}
+def check_options(options: SynthesisOptions) -> None:
+    """Refuse what can't work, by name."""
+    least = {"images": 1, "shard_images": 1, "batch": 2, "calls": 1, "patience": 1}
     for name, value in least.items():
         if getattr(options, name) < value:
             raise EchosetError(f"{name} must be at least {value}, got {getattr(options, name)}")
-    if options.generator.inner_steps < 1:
-        raise EchosetError(f"generator.inner_steps must be at least 1, got {options.generator.inner_steps}")
+    parts = {"inner_steps": "generator", "latent": "generator", "width": "generator", "batch": "adversary", "steps": "adversary"}
+    for name, part in parts.items():
+        if (value := getattr(getattr(options, part), name)) < 1:
+            raise EchosetError(f"{part}.{name} must be at least 1, got {value}")
+    if options.adversary.temperature <= 0:
+        raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")
+    if options.objective.roll < 0:
+        raise EchosetError(f"objective.roll must not be negative, got {options.objective.roll}")
     if not 0 <= options.held_out < 1:
         raise EchosetError(f"held_out must lie in [0, 1), got {options.held_out}")
     if not 0 <= options.replay.refresh <= 1:
         raise EchosetError(f"replay.refresh must lie in [0, 1], got {options.replay.refresh}")
-    if not 0 <= rank < world:
-        raise EchosetError(f"rank must lie in [0, world), got rank {rank} of {world}")
 
 
 def _claim(out: Path, key: str) -> None:
@@ -381,7 +400,7 @@ def _claim(out: Path, key: str) -> None:
         write_atomically(marker, key.encode())
 
 
-def _finish(state: SynthesisState, job: ShardJob, out: Path, key: str, device: torch.device) -> None:
+def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.device) -> None:
     """Write the shard, then the note that makes it count as finished."""
     buffer = state.buffer
     keep = buffer.filled
@@ -407,8 +426,13 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, key: str, device: t
 
 def _finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
     """What `_finish` noted, or None where the shard is still to be made."""
-    note = out / f".{job.file}.done"
-    return json.loads(note.read_text()) if note.is_file() and (out / job.file).is_file() else None
+    path = out / f".{job.file}.done"
+    if not path.is_file() or not (out / job.file).is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise EchosetError(f"{path} is damaged; delete it to make that shard again") from error
 
 
 def _assemble(
@@ -425,18 +449,17 @@ def _assemble(
     notes = [_finished(out, job) for job in jobs]
     if any(note is None for note in notes):
         return None
-    if not (out / "manifest.json").is_file():
-        shards = [note for note in notes if note is not None]
+    shards = [note for note in notes if note is not None]
+    if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
         counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
         wanted = [sum(job.quotas[label] for job in jobs) for label in range(teacher.spec.classes)]
-        spec = asdict(teacher.spec)
         manifest = {
             "code_version": __version__,
             "method": "ssd-kd",
             "config": asdict(options),
             "seed": seed,
-            "teacher": {"model": spec["model"], "weight_hash": teacher_hash},
-            "input": {name: spec[name] for name in ("channels", "size", "classes", "mean", "std")},
+            "teacher": {"model": teacher.spec.model, "weight_hash": teacher_hash},
+            "input": teacher.contract,
             "counts": counts,
             "short": {str(label): wanted[label] - counts[label] for label in range(len(counts)) if counts[label] < wanted[label]},
             "shards": shards,

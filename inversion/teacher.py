@@ -100,6 +100,8 @@ class BatchNormTaps:
 
     def _recorder(self, name: str, centre: Tensor):  # noqa: ANN202
         def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if name in self._seen:
+                raise EchosetError(f"BatchNorm layer {name} runs twice in one forward pass; its statistics can't be matched")
             self._seen[name] = batch_moments(inputs[0], centre)
 
         return record
@@ -108,9 +110,7 @@ class BatchNormTaps:
         """The moments of the latest forward pass, in the order of `layers`."""
         missing = [name for name in self.layers if name not in self._seen]
         if missing:
-            raise EchosetError(
-                f"BatchNorm layer {missing[0]} took no part in the forward pass; a layer called twice or never can't be matched"
-            )
+            raise EchosetError(f"BatchNorm layer {missing[0]} took no part in the forward pass, so it can't be matched")
         moments = [self._seen[name] for name in self.layers]
         self._seen = {}
         return moments
@@ -181,26 +181,11 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
 
 
 def _check_forward(teacher: Classifier) -> None:
-    """Two grey images through the network: the cheapest way to learn that channels, size or classes are wrong."""
-    spec = teacher.spec
-    shape = (2, spec.channels, spec.size, spec.size)
-    device = teacher.mean.device
-    training = teacher.training
     try:
-        with torch.inference_mode(), BatchNormTaps(teacher.eval()) as taps:
-            logits = teacher(torch.full(shape, 0.5, device=device))
+        with BatchNormTaps(teacher) as taps:
+            teacher.check_forward()
             taps.take()
-    except EchosetError:
-        raise
-    except Exception as error:
+    except EchosetError as error:
         raise EchosetError(
-            f"the teacher does not take images of shape {shape[1:]} (channels, height, width): {str(error).splitlines()[0]}. "
-            "Set --teacher.channels and --teacher.size to what it was trained on"
+            f"{error}. Set --teacher.channels, --teacher.size and --teacher.classes to what it was trained on"
         ) from error
-    finally:
-        teacher.train(training)
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, spec.classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise EchosetError(f"the teacher answers {found} to two images, expected (2, {spec.classes}); set --teacher.classes")
-    if not torch.isfinite(logits).all():
-        raise EchosetError("the teacher's answer to a grey image is not finite; the checkpoint is damaged")

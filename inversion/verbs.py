@@ -16,15 +16,16 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.data import LabelledImages, load_images
+from distill.evaluation import check_fit, predict
 from distill.evaluation import evaluate as evaluate_classifier
-from distill.evaluation import predict
 from distill.files import write_atomically
-from distill.models import load_classifier, save_classifier
+from distill.models import Classifier, load_classifier, save_classifier
 from distill.train import build_student
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.report import write_report
 from inversion.runs import Common, DemoRun, DistillRun, EvaluateRun, InspectRun, ReportRun, SynthesizeRun, VerifyRun
+from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
 from inversion.teacher import MNIST_SLICE, inspect_teacher, load_teacher
 from synthesis_kernels.backend import describe_device, resolve_device
@@ -37,15 +38,17 @@ def demo(run: DemoRun) -> int:
     """Teacher → set → fresh student → accuracy → report."""
     began = time.perf_counter()
     out = Path(run.out)
+    teacher, data = load_teacher(), _test_data(run.data)
+    # Whatever can be refused is refused before anything is deleted or computed.
+    check_fit(teacher, data)
+    check_options(run.synthesis)
+    student = build_student(run.student, teacher.contract, run.seed)
     _start_demo_folder(out)
-    teacher = load_teacher()
-    data = _test_data(run.data)
 
     transfer_set = synthesize_set(teacher, run.synthesis, out / "set", run.seed, run.device, run.precision, quiet=run.quiet)
     if transfer_set is None:
         raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
     _require_balance(transfer_set.manifest["short"], out / "set")
-    student = build_student(run.student, transfer_set.manifest["input"], run.seed)
     # The student is trained on what was written, as anyone who is handed the set would train it.
     learnt = train_student(student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet)
     save_classifier(student, out / "student.safetensors")
@@ -76,6 +79,7 @@ def demo(run: DemoRun) -> int:
     }
     write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     write_report(out)
+    (out / "student.state").unlink(missing_ok=True)
 
     table = _table("Echoset demo", "", "teacher", "student")
     table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
@@ -134,12 +138,13 @@ def distill(run: DistillRun) -> int:
     """Train a fresh student and save it."""
     transfer_set = TransferSet.load(run.set)
     teacher = load_teacher(run.teacher)
-    _same_teacher(transfer_set, teacher.weight_hash(), run.set)
+    _same_teacher(transfer_set, teacher, run.set)
     student = build_student(run.student, transfer_set.manifest["input"], run.seed)
     out = Path(run.out)
     learnt = train_student(student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet)
     path = out / "student.safetensors"
     save_classifier(student, path)
+    (out / "student.state").unlink(missing_ok=True)
     table = _table("Student", "", run.student.model)
     table.add_row("parameters", f"{student.parameters_count:,}")
     table.add_row("learnt from", f"{len(transfer_set):,} images of {run.set}")
@@ -183,7 +188,7 @@ def verify(run: VerifyRun) -> int:
     problem = None if document["balanced"] else f"{run.set} is not balanced: {min(counts)} to {max(counts)} images per class"
     if run.teacher is not None:
         teacher = load_teacher(run.teacher)
-        _same_teacher(transfer_set, teacher.weight_hash(), run.set)
+        _same_teacher(transfer_set, teacher, run.set)
         answers = predict(teacher, transfer_set.images, resolve_device(run.device), quiet=run.quiet).cpu()
         wrong = int((answers.argmax(1) != transfer_set.labels).sum())
         # float16 keeps 11 bits: a stored logit is off by at most 2⁻¹¹ of its size, and float32 sums differ in their order.
@@ -201,10 +206,14 @@ def verify(run: VerifyRun) -> int:
 
 def _start_demo_folder(out: Path) -> None:
     """Keep what a stopped demo left; clear away a finished one, and nothing that isn't a demo's."""
-    if (out / "summary.json").is_file():
-        for name in DEMO_FILES:
-            (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "set", ignore_errors=True)
+    summary = out / "summary.json"
+    if not summary.is_file():
+        return
+    if not (out / "set" / ".job").is_file() or "student_accuracy" not in summary.read_text():
+        raise EchosetError(f"{out} holds a summary.json that no demo wrote; choose another --out")
+    for name in DEMO_FILES:
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "set", ignore_errors=True)
 
 
 def _test_data(path: str | None) -> LabelledImages:
@@ -214,16 +223,20 @@ def _test_data(path: str | None) -> LabelledImages:
     return dataclasses.replace(data, name="every fifth image of the MNIST test set (2,000 of 10,000)")
 
 
-def _load_model(name: str) -> Any:
+def _load_model(name: str) -> Classifier:
     return load_teacher() if name == "mnist" else load_classifier(name)
 
 
-def _same_teacher(transfer_set: TransferSet, weight_hash: str, folder: str) -> None:
-    made_by = transfer_set.manifest["teacher"]
+def _same_teacher(transfer_set: TransferSet, teacher: Classifier, folder: str) -> None:
+    made_by, weight_hash = transfer_set.manifest["teacher"], teacher.weight_hash()
     if made_by.get("weight_hash") != weight_hash:
         raise EchosetError(
             f"{folder} was made by teacher '{made_by.get('model')}' with weights {str(made_by.get('weight_hash'))[:16]}…, "
             f"the teacher given has {weight_hash[:16]}…; give the same one with --teacher"
+        )
+    if differ := [key for key, value in teacher.contract.items() if value != transfer_set.manifest["input"][key]]:
+        raise EchosetError(
+            f"{folder} was made with another {', '.join(differ)} of the teacher; give the same --teacher.{differ[0]}"
         )
 
 
@@ -246,7 +259,7 @@ def _table(title: str, *columns: str) -> Table:
 def _finish(run: Common, table: Table | None, document: dict[str, Any], line: str | None = None) -> int:
     """Show the table, then the JSON as the very last line."""
     if not run.quiet and table is not None:
-        Console().print(table)
+        Console(markup=False).print(table)
     if not run.quiet and line:
         print(line)
     if run.json:

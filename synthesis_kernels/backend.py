@@ -10,11 +10,18 @@ from synthesis_kernels.errors import EchosetError
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA where there is one; a device asked for by name must exist."""
+    """`auto` takes CUDA where there is one; a device asked for by name must exist.
+
+    On CUDA, cuDNN is set to deterministic kernels without TF32: a seed shall fix the result, and the teacher's stored
+    answers are float32 ones.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EchosetError("device 'cuda' was asked for, but torch sees no CUDA device here; use --device cpu or auto")
+    if name.startswith("cuda"):
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
 
 

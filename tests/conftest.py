@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from inversion import SynthesisOptions, load_teacher
 from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions
@@ -81,10 +80,3 @@ def environment():
 
 def last_json(done):
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-@pytest.fixture(autouse=True)
-def no_side_effect_on_global_random_state():
-    before = torch.random.get_rng_state()
-    yield
-    torch.random.set_rng_state(before)

@@ -1,13 +1,17 @@
+import ast
 import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from conftest import ROOT, TINY_FLAGS, environment, last_json
 
-from distill import ModelSpec, build_classifier, save_classifier
+from distill import Classifier, ModelSpec, build_classifier, save_classifier
+from inversion import load_teacher
 from inversion.cli import VERBS
 from inversion.runs import SCHEMAS
 
@@ -155,7 +159,42 @@ def test_every_option_is_explained(echoset):
     for verb, schema in SCHEMAS.items():
         text = echoset(verb, "--help").stdout
         assert all(f"--{name}" in text for name in schema.__dataclass_fields__)
-        assert not re.search(r"^  --[\w.]+ \w+ *\(type", text, re.M), f"an option of {verb} has no docstring"
+    for path in ("distill/options.py", "inversion/options.py", "inversion/runs.py"):
+        for schema in (node for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.ClassDef)):
+            for field, following in pairwise([*schema.body, None]):
+                if isinstance(field, ast.AnnAssign):
+                    explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                    assert explained, f"{path}: {schema.name}.{field.target.id} has no docstring"
+
+
+def test_flags_win_over_the_file_wherever_it_stands(echoset, tmp_path):
+    (tmp_path / "c.yaml").write_text("seed: 1\n")
+    for arguments in (["--seed=7", f"--config={tmp_path / 'c.yaml'}"], ["--seed=7", "--config", tmp_path / "c.yaml"]):
+        assert "seed: 7" in echoset("demo", *arguments, "--print_config").stdout
+
+
+def test_the_preset_of_the_demo_is_its_defaults(echoset):
+    preset = echoset("demo", "--config", ROOT / "configs" / "mnist.yaml", "--print_config").stdout
+    assert preset == echoset("demo", "--print_config").stdout
+
+
+def test_a_failed_demo_keeps_the_finished_one(demo, echoset):
+    _, out = demo
+    echoset("demo", f"--out={out}", "--data=/nowhere", status=1)
+    echoset("demo", f"--out={out}", "--synthesis.calls=0", status=1)
+    assert (out / "report.html").is_file() and (out / "set" / "manifest.json").is_file()
+
+
+def test_another_normalisation_is_refused(demo, echoset, tmp_path):
+    teacher = load_teacher()
+    save_classifier(Classifier(teacher.network, replace(teacher.spec, mean=(0.5,))), tmp_path / "t.safetensors")
+    done = echoset("distill", f"--set={demo[1] / 'set'}", f"--teacher={tmp_path / 't.safetensors'}", f"--out={tmp_path}", status=1)
+    assert "another mean of the teacher" in done.stderr
+
+
+def test_a_student_that_takes_other_images_is_refused(demo, echoset, tmp_path):
+    done = echoset("distill", f"--set={demo[1] / 'set'}", "--student=resnet18", f"--out={tmp_path}", status=1)
+    assert "resnet18 does not take images of shape (1, 28, 28)" in done.stderr
 
 
 def test_json_is_the_last_line_even_with_tables(echoset):

@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 
@@ -130,6 +131,17 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
     for name in ("w.pt", "plain.pt"):
         with pytest.raises(EchosetError, match=name):
             read_weights(tmp_path / name)
+    assert not (tmp_path / "echoset-was-here").exists()
+
+
+def test_a_model_file_cannot_name_code_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = {"model": "os.system", "arguments": {"command": "touch echoset-was-here"}, "mean": [0.0], "std": [1.0]}
+    save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"echoset": json.dumps(spec)})
+    with pytest.raises(EchosetError, match=r"asks to import 'os\.system'"):
+        load_teacher(TeacherOptions(str(tmp_path / "m.safetensors")))
+    with pytest.raises(EchosetError, match="asks to import"):
+        load_classifier(tmp_path / "m.safetensors")
     assert not (tmp_path / "echoset-was-here").exists()
 
 

@@ -54,9 +54,20 @@ def load_classifier(path: str | Path) -> Classifier:
     spec = read_spec(path) if Path(path).suffix == ".safetensors" else None
     if spec is None:
         raise EchosetError(f"{path} holds weights without a description of the model: name it with model and weights")
+    if is_import_path(spec.model):
+        # The name comes from whoever wrote the file: importing and calling it would run what they like.
+        raise EchosetError(
+            f"{path} asks to import '{spec.model}', which would run code named by the file. Where you trust it, name the "
+            "network yourself: --teacher.model with the import path and --teacher.weights with this file"
+        )
     classifier = build_classifier(spec)
     load_weights(classifier.network, read_weights(path), str(path))
     return classifier
+
+
+def is_import_path(name: str) -> bool:
+    """Whether building this model imports a module of the user's."""
+    return "." in name or ":" in name
 
 
 def _find(name: str) -> Callable[..., nn.Module]:
@@ -66,7 +77,9 @@ def _find(name: str) -> Callable[..., nn.Module]:
         return partial(WideResNet, depth=int(match[1]), widen=int(match[2]))
     if match := re.fullmatch(r"convnet-(\d+)", name):
         return partial(ConvNet, width=int(match[1]))
-    if "." in name or ":" in name:
+    if "/" in name or Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
+        raise EchosetError(f"'{name}' is a file, not a network: give the network's name as the model and this file as its weights")
+    if is_import_path(name):
         return _import(name)
     from distill.torchvision_shim import torchvision
 
@@ -85,7 +98,7 @@ def _import(path: str) -> Callable[..., nn.Module]:
     module_name, _, attribute = path.replace(":", ".").rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # whatever the user's module raises while it is imported
         raise EchosetError(f"model '{path}': cannot import {module_name} ({error}); is it installed or on PYTHONPATH?") from error
     if not callable(constructor := getattr(module, attribute, None)):
         raise EchosetError(f"model '{path}': {module_name} has no class or function named {attribute}")
@@ -122,11 +135,14 @@ def _typed(constructor: Callable[..., nn.Module], spec: ModelSpec) -> dict:
         return spec.arguments
     import jsonargparse
 
-    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    for name in spec.arguments:
-        parser.add_argument(f"--{name}", type=hints.get(name, Any))
     try:
+        hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    except Exception:  # annotations that can't be resolved leave the values as they are
+        hints = {}
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    try:
+        for name in spec.arguments:
+            parser.add_argument(f"--{name}", type=hints.get(name, Any))
         return vars(parser.instantiate(parser.parse_object(spec.arguments)))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise EchosetError(f"model '{spec.model}', argument {' '.join(str(error).split())}") from error

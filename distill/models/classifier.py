@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -62,6 +63,34 @@ class Classifier(nn.Module):
     @property
     def parameters_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+    def check_forward(self) -> None:
+        """Two grey images through the network: the cheapest way to learn that channels, size or classes are wrong."""
+        spec = self.spec
+        training = self.training
+        try:
+            with torch.inference_mode():
+                logits = self.eval()(torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=self.mean.device))
+        except EchosetError:
+            raise
+        except Exception as error:  # whatever the network raises
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            shape = (spec.channels, spec.size, spec.size)
+            raise EchosetError(f"{spec.model} does not take images of shape {shape} (channels, height, width): {reason}") from error
+        finally:
+            self.train(training)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, spec.classes):
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise EchosetError(f"{spec.model} answers {found} to two images, expected (2, {spec.classes})")
+        if not torch.isfinite(logits).all():
+            raise EchosetError(f"the answer of {spec.model} to a grey image is not finite; the checkpoint is damaged")
+
+    @property
+    def contract(self) -> dict[str, Any]:
+        """What the network takes and gives: the part of the spec a transfer set repeats."""
+        spec = self.spec
+        shape = {"channels": spec.channels, "size": spec.size, "classes": spec.classes}
+        return shape | {"mean": list(spec.mean), "std": list(spec.std)}
 
     def weight_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of the network's state, the same on any device."""
