@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -196,21 +195,22 @@ def test_balanced_targets_ask_for_what_lacks(teacher, tiny):
 
 
 def test_partial_refresh_against_replacing_everything(teacher, tiny):
-    partial = replace(tiny, replay=ReplayOptions(refresh=0.1))
-    state = one_call(teacher, replace(tiny, replay=ReplayOptions(refresh=0.0)), calls=16)
-    assert state.buffer.counts().tolist() == [3] * 10
-    first_made = state.buffer.round[:-1].clone()
-    for options, most in ((replace(tiny, replay=ReplayOptions(refresh=0.0)), 0), (partial, 10)):
-        run_call(teacher, state, options)
-        assert (state.buffer.round[:-1] != first_made).sum() <= most
-    everything = replace(tiny, replay=ReplayOptions(replace_all=True))
-    state = one_call(teacher, everything, calls=12)
-    rounds = [state.buffer.round[:-1].clone()]
-    for _ in range(16):
-        run_call(teacher, state, everything)
-        rounds.append(state.buffer.round[:-1].clone())
-    changes = [(a != b).sum().item() for a, b in pairwise(rounds)]
-    assert 30 in changes  # every slot at once, at some call
+    def changed_slots(replay, batch):
+        """Feed batches with two images of each class; how many of the 30 slots does each replace once the buffer is full?"""
+        options, changes = replace(tiny, replay=replay), []
+        state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
+        images, logits = torch.zeros(batch, 1, 28, 28, dtype=torch.uint8), 9 * torch.eye(10)[torch.arange(batch) % 10]
+        for state.call in range(1, 9):
+            before = state.buffer.round[:-1].clone()
+            _store(state, images, logits, torch.zeros(batch), options)
+            changes.append(int((state.buffer.round[:-1] != before).sum()))
+        assert state.buffer.counts().tolist() == [3] * 10
+        return changes
+
+    assert changed_slots(ReplayOptions(refresh=0.0), 20) == [20, 10, 0, 0, 0, 0, 0, 0]
+    assert changed_slots(ReplayOptions(refresh=0.3), 20) == [20, 20, 10, 10, 10, 10, 10, 10]  # one of three in each class
+    # New images wait until they can replace everything, which takes two calls.
+    assert changed_slots(ReplayOptions(replace_all=True), 20)[2:] == [0, 30, 0, 30, 0, 30]
 
 
 def test_uniform_sampling_changes_the_adversary(teacher, tiny):
