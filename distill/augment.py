@@ -1,4 +1,4 @@
-"""Random views of a batch, drawn from an explicit generator so that a seed fixes them."""
+"""What a student sees of a stored image: its v-th view, a function of image, v and seed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.options import ViewOptions
+from synthesis_kernels.counter import uniforms
+from synthesis_kernels.views import ViewPlan, views
 
 
-def random_views(images: Tensor, options: ViewOptions, generator: torch.Generator) -> Tensor:
-    """A rotated, scaled, shifted (and perhaps mirrored) view of each image, (B, C, H, W) in [0, 1]."""
-    if not (options.rotate or options.scale or options.shift or options.flip):
-        return images
-    draws = torch.rand(5, len(images), generator=generator, device=images.device) * 2 - 1
+def make_views(
+    pool: Tensor,  # (N, C, H, W) uint8
+    index: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64
+    options: ViewOptions,
+    seed: int,
+) -> Tensor:  # (B, C, H, W) float32 in [0, 1], channels last
+    """View `view[b]` of image `index[b]`: always the same one, in whatever batch it is asked for."""
+    turned = bool(options.rotate or options.scale)
+    # Whole pixels shift in the gather; turned views are resampled anyway, so there the shift is part of that.
+    crop = 0 if turned else round(options.shift * pool.shape[-1])
+    plan = ViewPlan(crop, options.flip, round(options.cutout * pool.shape[-1]), options.mixup)
+    images = views(pool, index, view, plan, seed)
+    return _turn(images, uniforms(index, view, seed + 1, 4), options) if turned else images
+
+
+def _turn(images: Tensor, draws: Tensor, options: ViewOptions) -> Tensor:
+    """Rotate, scale and shift each image by its own four numbers from [0, 1)."""
+    draws = draws * 2 - 1
     angle, zoom = draws[0] * math.radians(options.rotate), 1 + draws[1] * options.scale
     # One side of the sampling grid is 2 long, hence the factor of two.
     right, down = draws[2] * 2 * options.shift, draws[3] * 2 * options.shift
-    mirror = torch.where(draws[4] < 0, -1.0, 1.0) if options.flip else torch.ones_like(zoom)
     cosine, sine = angle.cos() * zoom, angle.sin() * zoom
-    matrix = torch.stack([torch.stack([cosine * mirror, -sine, right], 1), torch.stack([sine * mirror, cosine, down], 1)], 1)
-    return F.grid_sample(images, F.affine_grid(matrix, list(images.shape), align_corners=False), align_corners=False)
-
-
-def mixup(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Blend each image with another of the batch, in a proportion drawn uniformly for each."""
-    share = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
-    return torch.lerp(images.roll(1, 0), images, share)
+    matrix = torch.stack([torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)], 1)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False).contiguous(memory_format=torch.channels_last)

@@ -27,7 +27,10 @@ def orthogonalise(matrix: Tensor, steps: int = 4) -> Tensor:  # (R, C)
 
 
 class Muon(torch.optim.Optimizer):
-    """One optimiser for a whole network; each group's `lr` is its peak times what `set_share` was last given."""
+    """One optimiser for a whole network; each group's `lr` is its peak times what `set_share` was last given.
+
+    Rates and counts are tensors on the device, so a step can be captured in a CUDA graph.
+    """
 
     def __init__(
         self,
@@ -40,15 +43,17 @@ class Muon(torch.optim.Optimizer):
         matrices = [p for p in network.parameters() if p.ndim >= 2]
         vectors = [p for p in network.parameters() if p.ndim < 2]
         groups: list[dict[str, Any]] = [
-            {"params": matrices, "orthogonal": True, "peak": learning_rate, "lr": learning_rate, "weight_decay": weight_decay},
-            {"params": vectors, "orthogonal": False, "peak": adam_rate, "lr": adam_rate, "weight_decay": 0.0},
+            {"params": matrices, "orthogonal": True, "peak": learning_rate, "weight_decay": weight_decay},
+            {"params": vectors, "orthogonal": False, "peak": adam_rate, "weight_decay": 0.0},
         ]
+        for group in groups:
+            group["lr"] = torch.tensor(group["peak"], device=group["params"][0].device if group["params"] else None)
         super().__init__(groups, {"momentum": momentum})
 
     def set_share(self, share: float) -> None:
         """Set the learning rates to `share` of their peaks."""
         for group in self.param_groups:
-            group["lr"] = group["peak"] * share
+            group["lr"].fill_(group["peak"] * share)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -66,14 +71,14 @@ class Muon(torch.optim.Optimizer):
         direction = orthogonalise(parameter.grad.add(momentum, alpha=group["momentum"]).flatten(1)).view_as(parameter)
         # An R×C orthogonal update has the size of its shorter side; this keeps the change of outputs alike across layers.
         scale = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction * (group["lr"] * scale))
 
     def _adam(self, parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         if not state:
-            state.update(first=torch.zeros_like(parameter), second=torch.zeros_like(parameter), step=torch.zeros(()))
-        state["step"] += 1
+            state.update(first=torch.zeros_like(parameter), second=torch.zeros_like(parameter))
+            state["count"] = torch.zeros((), device=parameter.device)
+        count = state["count"].add_(1)
         first = state["first"].lerp_(parameter.grad, 0.1)
         second = state["second"].lerp_(parameter.grad.square(), 0.001)
-        count = float(state["step"])
         denominator = (second / (1 - 0.999**count)).sqrt_().add_(1e-8)
-        parameter.addcdiv_(first, denominator, value=-group["lr"] / (1 - 0.9**count))
+        parameter.sub_(first / denominator * (group["lr"] / (1 - 0.9**count)))

@@ -7,6 +7,8 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Form = Literal["auto", "reference", "native", "triton"]
+Step = Literal["auto", "eager", "compiled", "graph"]
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,11 @@ class ViewOptions:
     scale: float = 0.1
     """Largest relative change of size."""
     shift: float = 0.1
-    """Largest shift, as a part of the image's side."""
+    """Largest shift, as a part of the image's side; by whole pixels where nothing is rotated or scaled."""
     flip: bool = False
     """Mirror half of the images left to right; right for photographs, wrong for digits."""
+    cutout: float = 0.0
+    """Side of a square made black, as a part of the image's side."""
     mixup: float = 0.0
     """Part of the views that blend an image with another one; the teacher answers for the blend."""
 

@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.augment import make_views
 from distill.files import JsonLines, load_state, save_state
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.losses.hinton import hinton_loss
 from distill.models import Classifier, ModelSpec, build_classifier
 from distill.optimisers import Muon
-from distill.options import Device, DistillOptions, Precision, StudentOptions
+from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
-from distill.views import ask, build_bank, make_views, to_input
-from synthesis_kernels.backend import mixed_precision, resolve_device, resolve_precision
-from synthesis_kernels.divergence import kl_divergence, same_decision
+from distill.views import ask, bank_answers
+from synthesis_kernels.backend import describe_forms, mixed_precision, resolve_device, resolve_precision, say_once
+from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.step import Captured, compiled, optimiser_tensors, resolve_step
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class StudentState:
         self.agreement = torch.zeros((), device=device)  # moving average; read only when it is shown
         self.step = 0
         self.seconds = 0.0
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor a step changes in place."""
+        return [*optimiser_tensors(self.optimiser), *self.student.buffers()]
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, counters and random state."""
@@ -82,24 +88,32 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (position - warmup) / (1 - warmup)))
 
 
-def student_step(
-    state: StudentState,
-    images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
-    teacher_logits: Tensor,  # (B, K) for these very views
-    temperature: float,
-    precision: torch.dtype,
-    weights: Tensor | None = None,  # (B,)
-) -> Tensor:  # (B, K) the student's logits before the update
-    """One update by weighted KL."""
-    with mixed_precision(images.device, precision):
-        student_logits = state.student(images)
-    student_logits = student_logits.float()
-    loss = hinton_loss(student_logits, teacher_logits, temperature, weights)
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimiser.step()
-    state.step += 1
-    return student_logits.detach()
+class StudentStep:
+    """One update by weighted KL, eager, compiled or captured; `step(...)` gives the student's logits before the update."""
+
+    def __init__(self, state: StudentState, temperature: float, precision: torch.dtype, step: Step = "eager") -> None:
+        self.state, self.temperature, self.precision = state, temperature, precision
+        self._network = compiled(state.student) if step == "compiled" else state.student
+        self._run = Captured(self._update, state.tensors) if step == "graph" else self._update
+
+    def __call__(
+        self,
+        images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
+        teacher_logits: Tensor,  # (B, K) for these very views
+        weights: Tensor,  # (B,)
+    ) -> Tensor:  # (B, K)
+        self.state.step += 1
+        return self._run(images, teacher_logits, weights)[0]
+
+    def _update(self, images: Tensor, teacher_logits: Tensor, weights: Tensor) -> tuple[Tensor]:
+        optimiser = self.state.optimiser
+        optimiser.zero_grad(set_to_none=True)
+        with mixed_precision(images.device, self.precision):
+            logits = self._network(images)
+        logits = logits.float()
+        hinton_loss(logits, teacher_logits, self.temperature, weights).backward()
+        optimiser.step()
+        return (logits.detach(),)
 
 
 def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) -> Classifier:
@@ -121,6 +135,7 @@ def distill(
     precision: Precision = "auto",
     folder: str | Path | None = None,
     quiet: bool = False,
+    step: Step = "auto",
 ) -> DistillResult:
     """Train `student` on views of the set, each labelled by the teacher.
 
@@ -133,39 +148,45 @@ def distill(
         torch.manual_seed(seed)
         where = resolve_device(device)
         kind = resolve_precision(where, precision)
-        images = transfer_set.images.to(where)
+        pool = transfer_set.images.to(where)
+        way = resolve_step(step, where, options.steps)
+        forms = describe_forms(where)
+        if not quiet:
+            say_once(forms)
         teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
         state = StudentState(student, options.learning_rate, where, seed)
         student.train()
 
         folder = Path(folder) if folder is not None else None
-        key = _job_key(student, transfer_set, teacher, options, seed, f"{where.type} {kind}")
+        key = _job_key(student, transfer_set, teacher, options, seed, f"{where.type} {kind} {way} {forms}")
         saved = load_state(folder / "student.state", key) if folder else None
         if saved is not None:
             state.load_state_dict(saved)
         log = JsonLines(folder / "log.jsonl") if folder else None
         began, save_due = time.perf_counter(), Every(20)
-        # The bank has a generator of its own, so that a resumed run sees the same views.
-        views_random = torch.Generator(where).manual_seed(seed + 1)
-        bank = (
-            build_bank(teacher, images, options.views_per_image, options.views, views_random, kind, quiet)
-            if options.views_per_image and state.step < options.steps
-            else None
-        )
+        count, per_image = len(pool), options.views_per_image
+        bank = None
+        if per_image and state.step < options.steps:
+            bank = bank_answers(teacher, pool, per_image, options.views, seed, kind, quiet).flatten(0, 1)
+            if where.type == "cuda":
+                teacher.cpu()  # it is not asked again, and its memory is wanted
+        train, even = StudentStep(state, options.temperature, kind, way), torch.ones(options.batch, device=where)
         with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
             while state.step < options.steps:
                 state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
+                draws = count * max(per_image, 1)
+                drawn = torch.randint(draws, (options.batch,), generator=state.generator, device=where)
                 if bank is not None:
-                    index = torch.randint(len(bank.images), (options.batch,), generator=state.generator, device=where)
-                    pixels, answers = bank.images[index], bank.logits[index]
-                else:
-                    index = torch.randint(len(images), (options.batch,), generator=state.generator, device=where)
-                    pixels = make_views(images[index], options.views, state.generator)
-                    answers = ask(teacher, pixels, kind)
-                logits = student_step(state, to_input(pixels), answers, options.temperature, kind)
+                    images = make_views(pool, drawn // per_image, drawn % per_image, options.views, seed)
+                    answers = bank[drawn]
+                else:  # a view nobody has seen yet, and a question of its own
+                    view = state.step * options.batch + torch.arange(options.batch, device=where)
+                    images = make_views(pool, drawn, view, options.views, seed)
+                    answers = ask(teacher, images, kind)
+                logits = train(images, answers, even)
                 state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
                 if state.step % 50 == 0 or state.step == options.steps:
-                    agreement, loss = state.agreement.item(), kl_divergence(answers, logits).mean().item()
+                    agreement, loss = state.agreement.item(), divergence(answers, logits).mean().item()
                     if not math.isfinite(loss):
                         raise EchosetError(
                             f"the student's loss is {loss} at step {state.step}; lower the learning rate of the distillation"

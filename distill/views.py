@@ -1,36 +1,18 @@
-"""A bank of views with the teacher's answers: the teacher is asked once per view, in large batches, then no more."""
+"""The teacher's answers to views of a set: asked once per (image, view), in large batches, then never again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from distill.augment import mixup, random_views
+from distill.augment import make_views
 from distill.loop import StepProgress
 from distill.models import Classifier
+from distill.models.frozen import Frozen
 from distill.options import ViewOptions
 from synthesis_kernels.backend import mixed_precision
 
 CHUNK = 500
-
-
-@dataclass(frozen=True)
-class ViewBank:
-    """Views as the student will see them, and what the teacher says to each."""
-
-    images: Tensor  # (N·V, C, H, W) uint8
-    logits: Tensor  # (N·V, K) float32
-
-
-def make_views(images: Tensor, options: ViewOptions, generator: torch.Generator) -> Tensor:  # (B, C, H, W) uint8 -> same
-    """One random view of each image, some of them blended with a neighbour; rounded, so that they can be stored."""
-    views = random_views(images.float() / 255, options, generator)
-    if options.mixup:
-        chosen = torch.rand(len(views), 1, 1, 1, generator=generator, device=views.device) < options.mixup
-        views = torch.where(chosen, mixup(views, generator), views)
-    return (views * 255).round().to(torch.uint8)
 
 
 def to_input(pixels: Tensor) -> Tensor:
@@ -38,29 +20,28 @@ def to_input(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
-def ask(teacher: Classifier, pixels: Tensor, precision: torch.dtype) -> Tensor:
-    """The teacher's float32 logits for stored pixels."""
-    with torch.no_grad(), mixed_precision(pixels.device, precision):
-        return teacher(to_input(pixels)).float()
+def ask(network: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
+    """A network's float32 logits, without gradients."""
+    with torch.no_grad(), mixed_precision(images.device, precision):
+        return network(images).float()
 
 
-def build_bank(
+def bank_answers(
     teacher: Classifier,
-    images: Tensor,  # (N, C, H, W) uint8
+    pool: Tensor,  # (N, C, H, W) uint8
     per_image: int,
     options: ViewOptions,
-    generator: torch.Generator,
+    seed: int,
     precision: torch.dtype,
     quiet: bool = False,
-) -> ViewBank:
-    """Ask the teacher about `per_image` views of every image."""
-    pixels, logits, done = [], [], 0
-    with StepProgress("asking the teacher", per_image * len(images), quiet) as progress:
-        for _ in range(per_image):
-            # Shuffled, so that a blend meets another partner each time.
-            for chunk in images[torch.randperm(len(images), generator=generator, device=images.device)].split(CHUNK):
-                pixels.append(make_views(chunk, options, generator))
-                logits.append(ask(teacher, pixels[-1], precision))
-                done += len(chunk)
-                progress.update(done)
-    return ViewBank(torch.cat(pixels), torch.cat(logits))
+) -> Tensor:  # (N, V, K) float32
+    """The teacher's logits for views 0 … V−1 of every image. The views themselves need no storing: `make_views` repeats them."""
+    frozen = Frozen(teacher, precision)
+    answers: list[Tensor] = []
+    with StepProgress("asking the teacher", per_image * len(pool), quiet) as progress:
+        for view in range(per_image):
+            for index in torch.arange(len(pool), device=pool.device).split(CHUNK):
+                images = make_views(pool, index, torch.full_like(index, view), options, seed)
+                answers.append(ask(frozen, images, precision))
+                progress.update(view * len(pool) + int(index.numel()))
+    return torch.cat(answers).view(per_image, len(pool), -1).transpose(0, 1).contiguous()

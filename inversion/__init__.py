@@ -9,15 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inversion.jobs import plan
     from inversion.options import SynthesisOptions, TeacherOptions
-    from inversion.synthesis import plan, synthesize
+    from inversion.synthesis import synthesize
     from inversion.teacher import MNIST_SLICE, Inspection, inspect_teacher, load_teacher
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "inversion.jobs": ("plan",),
     "inversion.options": ("SynthesisOptions", "TeacherOptions"),
-    "inversion.synthesis": ("plan", "synthesize"),
+    "inversion.synthesis": ("synthesize",),
     "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
 }
 __all__ = [

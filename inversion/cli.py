@@ -13,6 +13,7 @@ VERBS = {
     "evaluate": "measure a model on labelled images",
     "report": "write one self-contained HTML page about a run",
     "verify": "check a transfer set: hashes, shapes, balance, and the teacher's answers",
+    "bench": "time the kernels and both loops against their definitions and the usual formulation",
 }
 HELP = f"""usage: echoset VERB [options]
 
@@ -48,8 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from distill.loop import Interrupted
         from inversion import verbs
+        from synthesis_kernels.backend import keep_freed_memory, kernel_form
 
-        return getattr(verbs, verb)(options)
+        keep_freed_memory()
+        with kernel_form(options.kernels):
+            return getattr(verbs, verb)(options)
     except EchosetError as error:
         print(f"echoset: {error}", file=sys.stderr)
         return 1

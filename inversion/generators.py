@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.upsample_conv import upsample_conv
 
 SMALLEST = 8
 
@@ -32,10 +33,7 @@ class Generator(nn.Module):
         self.seed = nn.Linear(latent, 2 * width * self.sides[0] ** 2)
         self.seed_norm = nn.BatchNorm2d(2 * width)
         widths = [2 * width] * stages + [width]
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.LeakyReLU(0.2))
-            for i, o in itertools.pairwise(widths)
-        )
+        self.stages = nn.ModuleList(_Stage(i, o) for i, o in itertools.pairwise(widths))
         self.image = nn.Conv2d(width, channels, 3, padding=1)
 
     def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
@@ -43,5 +41,21 @@ class Generator(nn.Module):
         x = x.unflatten(1, (-1, self.sides[0], self.sides[0])).contiguous(memory_format=torch.channels_last)
         x = self.seed_norm(x)
         for side, stage in zip(self.sides[1:], self.stages, strict=True):
-            x = stage(F.interpolate(x, size=(side, side), mode="nearest"))
+            x = stage(x, side)
         return torch.sigmoid(self.image(x).float())
+
+
+class _Stage(nn.Module):
+    """Nearest-neighbour growth, 3×3 convolution, BatchNorm, LeakyReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor, side: int) -> Tensor:
+        if side == 2 * x.shape[-1]:
+            x = upsample_conv(x, self.convolution.weight, self.convolution.bias)
+        else:  # one pixel less than double, where the size is not a power of two times the seed
+            x = self.convolution(F.interpolate(x, size=(side, side), mode="nearest"))
+        return F.leaky_relu(self.norm(x), 0.2)

@@ -1,12 +1,11 @@
-"""What the generator is trained against: class, disagreement and φ. (The BatchNorm term is `BatchNormTaps.distance`.)"""
+"""What the generator is trained against: class, disagreement and φ. (The BatchNorm term is `MomentTarget.distance`.)"""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthesis_kernels.divergence import kl_divergence, same_decision
+from synthesis_kernels.divergence import adversarial_divergence
 
 
 def diversity(
@@ -37,18 +36,4 @@ def class_loss(teacher_logits: Tensor, wanted: Tensor) -> Tensor:  # (B, K), (B,
 
 def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:  # (B, K), (B, K) -> (B,)
     """L_adv = −KL(p_T ‖ p_S) where both choose the same class, else 0: a sample the student has wrong is hard enough."""
-    return -kl_divergence(teacher_logits, student_logits) * same_decision(teacher_logits, student_logits)
-
-
-def carry_moments(
-    moments: list[tuple[Tensor, Tensor]],
-    average: list[tuple[Tensor, Tensor]] | None,
-    momentum: float,
-) -> list[tuple[Tensor, Tensor]]:
-    """Blend a batch's moments with those of earlier batches, so that batches may differ while their union matches."""
-    if average is None or not momentum:
-        return moments
-    return [
-        (torch.lerp(mean, old_mean, momentum), torch.lerp(variance, old_variance, momentum))
-        for (mean, variance), (old_mean, old_variance) in zip(moments, average, strict=True)
-    ]
+    return -adversarial_divergence(teacher_logits, student_logits)

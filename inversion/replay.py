@@ -47,6 +47,9 @@ class ReplayBuffer:
             place = torch.arange(quota)
             self.is_held_out[first : first + quota] = ((place + 1) * held_out).floor() > (place * held_out).floor()
             first += quota
+        held = torch.where(self.is_held_out)[0]
+        self.to_ask = held if len(held) else torch.arange(self.capacity, device=device)
+        """Slots whose agreement is measured: those held out, or all where none is."""
 
     def counts(self) -> Tensor:  # (K,)
         """Images held of each class."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distill.options import Device, DistillOptions, Precision, StudentOptions
+from distill.options import Device, DistillOptions, Form, Precision, Step, StudentOptions
 from inversion.options import SynthesisOptions, TeacherOptions
 
 
@@ -22,6 +22,10 @@ class Common:
     """Where to compute; auto takes CUDA where there is one."""
     precision: Precision = "auto"
     """Of matrix products; auto takes bfloat16 where the processor has it."""
+    kernels: Form = "auto"
+    """Form of the kernels: native (C++, for CPUs, compiled on first use), triton (CUDA), or their plain-torch reference."""
+    step: Step = "auto"
+    """How a training step runs: eager, compiled (torch.compile), or graph (a captured CUDA graph, auto's choice there)."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,30 @@ class VerifyRun(Common):
     """Also ask this teacher, and compare its answers with the stored ones."""
 
 
+@dataclass(frozen=True)
+class BenchRun(Common):
+    """`echoset bench`."""
+
+    teacher: TeacherOptions = TeacherOptions(model="wrn-40-2")
+    """The teacher; its weights may be untrained, only time is measured."""
+    student: StudentOptions = StudentOptions(model="wrn-16-1")
+    """The student."""
+    batch: int = 128
+    """Images in a step."""
+    images: int = 5000
+    """Images in the set the student learns from."""
+    epochs: int = 20
+    """Passes over the set that the bank of answers serves."""
+    views: int = 4
+    """Views of each image the teacher answers for."""
+    repeats: int = 7
+    """Times each side is measured, turn about."""
+    save: str | None = None
+    """Write the figures to this JSON file."""
+    against: str | None = None
+    """Compare with a file that --save wrote."""
+
+
 SCHEMAS = {
     "demo": DemoRun,
     "inspect": InspectRun,
@@ -120,4 +148,5 @@ SCHEMAS = {
     "evaluate": EvaluateRun,
     "report": ReportRun,
     "verify": VerifyRun,
+    "bench": BenchRun,
 }

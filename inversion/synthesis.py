@@ -1,16 +1,14 @@
 """SSD-KD: a teacher in, a balanced transfer set out (Small Scale Data-Free Knowledge Distillation, CVPR 2024).
 
-A plan of jobs follows from the options alone; a job's seed comes from the job. Each job trains a generator, an
-adversarial student and a replay buffer, and leaves one shard. Any number of processes may share a plan.
+Each job of the plan trains a generator, an adversarial student and a replay buffer, and leaves one shard.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,54 +17,28 @@ import torch
 from torch import Tensor
 
 import inversion.objectives as objectives
+from distill.augment import make_views
 from distill.files import JsonLines, load_state, save_state, write_atomically
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
-from distill.options import Device, Precision
-from distill.train import StudentState, build_student, one_cycle, student_step
-from distill.transfer_set import TransferSet, read_manifest, shard_name, write_manifest, write_shard
-from distill.views import ask, make_views, to_input
+from distill.models.frozen import Frozen
+from distill.options import Device, Precision, Step
+from distill.train import StudentState, StudentStep, build_student, one_cycle
+from distill.transfer_set import TransferSet, write_shard
+from distill.views import ask, to_input
 from inversion.generators import Generator
+from inversion.inner import InnerLoop
+from inversion.jobs import ShardJob, assemble, claim, finished, plan
 from inversion.options import SynthesisOptions
 from inversion.replay import ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
-from inversion.teacher import BatchNormTaps, inspect_teacher
-from synthesis_kernels.backend import describe_device, mixed_precision, resolve_device, resolve_precision
-from synthesis_kernels.divergence import kl_divergence, same_decision
+from inversion.teacher import inspect_teacher
+from synthesis_kernels.backend import describe_device, describe_forms, resolve_device, resolve_precision, say_once
+from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.step import resolve_step
 
 FIGURES = ("bn", "classes", "adversary", "hit", "taken", "agreement", "held_out_agreement")
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard's worth of work."""
-
-    index: int
-    total: int
-    seed: int
-    quotas: list[int]
-    """Images of each class."""
-
-    @property
-    def file(self) -> str:
-        """Name of the shard it leaves."""
-        return shard_name(self.index, self.total)
-
-
-def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJob]:
-    """Divide the images into jobs. Each is balanced over all classes, and so is their union (max − min ≤ 1)."""
-    if options.images < 1 or options.shard_images < 1:
-        raise EchosetError(f"images and shard_images must be at least 1, got {options.images} and {options.shard_images}")
-    total = -(-options.images // options.shard_images)
-    jobs = []
-    for index in range(total):
-        # Image i of the whole set is of class i mod K, and a job makes one run of consecutive images.
-        first, last = options.images * index // total, options.images * (index + 1) // total
-        quotas = [len(range(first + (label - first) % classes, last, classes)) for label in range(classes)]
-        job_seed = int.from_bytes(sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
-        jobs.append(ShardJob(index, total, job_seed, quotas))
-    return jobs
 
 
 class SynthesisState:
@@ -85,11 +57,20 @@ class SynthesisState:
         self.adversary = StudentState(student, options.adversary.learning_rate, device, job.seed)
         self.buffer = ReplayBuffer(job.quotas, shape, options.held_out, device)
         self.staged = ReplayBuffer(job.quotas, shape, options.held_out, device) if options.replay.replace_all else None
-        self.bn_average: list[tuple[Tensor, Tensor]] | None = None
+        self.bn_average: tuple[Tensor, Tensor] | None = None
+        self.seed = job.seed
+        self.has_begun = False
         self.random = torch.Generator(device).manual_seed(job.seed)
         self.call = 0
         self.best_agreement, self.best_call = 0.0, 0
         self.seconds = 0.0
+
+    def carry_moments(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
+        """Blend a batch's moments into those of earlier batches; the average stays where it is in memory."""
+        if self.bn_average is None:
+            self.bn_average = mean.clone(), variance.clone()
+        for old, new in zip(self.bn_average, (mean, variance), strict=True):
+            old.copy_(torch.lerp(new, old, momentum))
 
     def state_dict(self) -> dict[str, Any]:
         """Modules, optimisers, buffers, counters and random states."""
@@ -112,7 +93,7 @@ class SynthesisState:
             self.staged.load_state_dict(state["staged"])
         device = self.buffer.images.device
         average = state["bn_average"]
-        self.bn_average = average and [(mean.to(device), variance.to(device)) for mean, variance in average]
+        self.bn_average = average and tuple(value.to(device) for value in average)
         self.random.set_state(state["random"].cpu())
         self.call, self.best_agreement, self.best_call, self.seconds = state["counters"]
 
@@ -127,6 +108,7 @@ def synthesize(
     rank: int = 0,
     world: int = 1,
     quiet: bool = False,
+    step: Step = "auto",
 ) -> TransferSet | None:
     """Make a transfer set from `teacher` in the folder `out`.
 
@@ -141,16 +123,20 @@ def synthesize(
     out = Path(out)
     identity = {"config": asdict(options), "seed": seed, "teacher_hash": inspection.weight_hash, "input": teacher.contract}
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    _claim(out, key)
+    claim(out, key)
     where = resolve_device(device)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
     kind = resolve_precision(where, precision)
+    way = resolve_step(step, where, options.calls * options.generator.inner_steps)
+    forms = describe_forms(where)
+    if not quiet:
+        say_once(forms)
     for job in jobs[rank::world]:
-        if _finished(out, job) is None:
+        if finished(out, job) is None:
             with torch.random.fork_rng():  # for dropout in the adversary; everything else has its own generator
                 torch.manual_seed(job.seed)
-                make_shard(teacher, job, options, out, key, where, kind, quiet)
-    return _assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
+                make_shard(teacher, job, options, out, key, where, kind, quiet, way)
+    return assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
 
 
 def make_shard(
@@ -162,22 +148,26 @@ def make_shard(
     device: torch.device,
     precision: torch.dtype,
     quiet: bool = False,
+    step: Step = "eager",
 ) -> None:
     """Run one job to its end: calls of the generator and steps of the adversarial student, turn about."""
     state = SynthesisState(teacher, job, options, device)
     state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
-    key = f"{key} {device.type} {precision}"  # elsewhere the same steps would end otherwise
+    key = f"{key} {device.type} {precision} {step} {describe_forms(device)}"  # elsewhere the same steps would end otherwise
     if (saved := load_state(state_file, key)) is not None:
         state.load_state_dict(saved)
+    frozen = Frozen(teacher, precision)
+    inner = InnerLoop(frozen, state.generator, state.adversary.student, options, state.buffer.capacity, precision, step)
+    train = StudentStep(state.adversary, options.adversary.temperature, precision, step)
     save_due = Every(20)
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
     with StopFlag() as stop, StepProgress(title, options.calls, quiet, state.call) as progress:
         while not _done(state, options):
             began = time.perf_counter()
-            images, logits, rank, figures = generator_call(teacher, state, options, precision)
+            images, logits, rank, figures = generator_call(inner, teacher, state, options)
             generator_seconds = time.perf_counter() - began
             figures["taken"] = _store(state, images, logits, rank, options)
-            figures |= adversary_steps(teacher, state, options, precision)
+            figures |= adversary_steps(train, frozen, state, options, precision)
             state.call += 1
 
             values = dict(zip(FIGURES, torch.stack([figures[name].float() for name in FIGURES]).tolist(), strict=True))
@@ -203,10 +193,10 @@ def make_shard(
 
 
 def generator_call(
+    inner: InnerLoop,
     teacher: Classifier,
     state: SynthesisState,
     options: SynthesisOptions,
-    precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """One meta-step: a clone of the generator learns a batch in a few steps, and their summed gradient moves the original.
 
@@ -214,81 +204,56 @@ def generator_call(
     """
     goal, device = options.objective, state.buffer.images.device
     wanted = draw_targets(state.buffer, options, state.random)
-    noise = torch.randn(options.batch, options.generator.latent, generator=state.random, device=device).requires_grad_()
-    clone = copy.deepcopy(state.generator)
-    parameters = list(clone.parameters())
-    groups = [{"params": parameters}, {"params": [noise], "lr": options.generator.latent_rate}]
-    optimiser = torch.optim.Adam(groups, options.generator.learning_rate, betas=(0.5, 0.999))
-    adversary = state.adversary.student.eval().requires_grad_(False)
-    adversarial = goal.adversary > 0 and state.call >= goal.adversary_after
+    noise = torch.randn(options.batch, options.generator.latent, generator=state.random, device=device)
     held = state.buffer.counts()
-    summed = [torch.zeros_like(p) for p in parameters]
-
+    state.adversary.student.eval()
+    adversarial = goal.adversary > 0 and state.call >= goal.adversary_after
+    inner.begin(noise, state.bn_average)
     for _ in range(options.generator.inner_steps):
-        with BatchNormTaps(teacher) as taps, mixed_precision(device, precision):
-            images = clone(noise, wanted)
-            view = _random_roll(images, goal.roll, state.random)
-            teacher_logits = teacher(view).float()
-            moments = taps.take()
-            student_logits = adversary(view).float() if adversarial else None
-        bn = taps.distance(objectives.carry_moments(moments, state.bn_average, goal.bn_momentum), goal.bn_relative)
-        wrong_class = objectives.class_loss(teacher_logits, wanted)
-        phi = torch.ones_like(wrong_class)
-        if goal.phi:
-            phi = objectives.phi(teacher_logits.detach(), held, state.buffer.capacity, goal.gamma)
-        loss = goal.bn * bn + goal.classes * (phi * wrong_class).mean()
-        fooling = torch.zeros_like(wrong_class)
-        if student_logits is not None:
-            fooling = objectives.adversarial_loss(teacher_logits, student_logits)
-            loss = loss + goal.adversary * (phi * fooling).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for total, parameter in zip(summed, parameters, strict=True):
-            total += parameter.grad
-        optimiser.step()
-
-    for parameter, total in zip(state.generator.parameters(), summed, strict=True):
-        parameter.grad = total
+        shift = torch.randint(-goal.roll, goal.roll + 1, (2,), generator=state.random, device=device)
+        found = inner.run(wanted, shift, held, adversarial)
+    inner.end()
     state.meta_optimiser.step()
-    for buffer, changed in zip(state.generator.buffers(), clone.buffers(), strict=True):
-        buffer.copy_(changed)
-    moments = [(mean.detach(), variance.detach()) for mean, variance in moments]
-    state.bn_average = objectives.carry_moments(moments, state.bn_average, goal.bn_momentum)
+    state.carry_moments(found.mean, found.variance, goal.bn_momentum)
 
-    pixels = (images.detach() * 255).round().to(torch.uint8)
-    logits = ask(teacher, pixels, torch.float32)  # in full precision: these decide the stored labels
-    rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma) if goal.phi else torch.zeros_like(phi)
+    pixels = (found.images * 255).round().to(torch.uint8)
+    logits = ask(teacher, to_input(pixels), torch.float32)  # in full precision: these decide the stored labels
+    rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma) if goal.phi else torch.zeros_like(logits[:, 0])
     figures = {
-        "bn": bn,
-        "classes": wrong_class.mean(),
-        "adversary": fooling.mean(),
+        "bn": found.bn.clone(),
+        "classes": found.wrong_class.mean(),
+        "adversary": found.fooling.mean(),
         "hit": (logits.argmax(1) == wanted).float().mean(),
     }
-    return pixels, logits, rank, {name: value.detach() for name, value in figures.items()}
+    return pixels, logits, rank, figures
 
 
 def adversary_steps(
-    teacher: Classifier,
+    train: StudentStep,
+    teacher: Frozen,
     state: SynthesisState,
     options: SynthesisOptions,
     precision: torch.dtype,
 ) -> dict[str, Tensor]:
     """Train the adversarial student on draws from the buffer, write priorities back, and ask the held-out slots."""
     buffer, run = state.buffer, options.adversary
-    if not bool((buffer.filled & ~buffer.is_held_out).any()):
+    if not state.has_begun:  # once only: the answer has to come from the device
+        state.has_begun = bool((buffer.filled & ~buffer.is_held_out).any())
+    if not state.has_begun:
         nothing = torch.zeros((), device=buffer.images.device)
         return {"agreement": nothing, "held_out_agreement": nothing}
     total = options.calls * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
-    state.adversary.student.train().requires_grad_(True)
+    state.adversary.student.train()
     for _ in range(run.steps):
         step = state.adversary.step
         state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0))
         drawn, weights = draw_batch(buffer, run.batch, options.replay, min(step / total, 1.0), state.random)
-        pixels = make_views(buffer.images[drawn], options.views, state.random)
-        answers = ask(teacher, pixels, precision)
-        logits = student_step(state.adversary, to_input(pixels), answers, run.temperature, precision, weights)
-        record_visit(buffer, drawn, kl_divergence(answers, logits), weights)
+        view = step * run.batch + torch.arange(run.batch, device=drawn.device)  # never the same view twice
+        images = make_views(buffer.images, drawn, view, options.views, state.seed)
+        answers = ask(teacher, images, precision)
+        logits = train(images, answers, weights)
+        record_visit(buffer, drawn, divergence(answers, logits), weights)
         agreement += same_decision(answers, logits).float().mean() / run.steps
     return {"agreement": agreement, "held_out_agreement": _ask_held_out(state, precision)}
 
@@ -308,17 +273,6 @@ def draw_targets(buffer: ReplayBuffer, options: SynthesisOptions, generator: tor
     return torch.cat([even[:half], drawn])
 
 
-def _random_roll(images: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Shift the whole batch by up to `limit` pixels each way, so that nothing hangs on the pixel grid."""
-    if not limit:
-        return images
-    height, width = images.shape[2:]
-    shift = torch.randint(-limit, limit + 1, (2,), generator=generator, device=images.device)
-    rows = (torch.arange(height, device=images.device) - shift[0]) % height
-    columns = (torch.arange(width, device=images.device) - shift[1]) % width
-    return images[:, :, rows][:, :, :, columns]
-
-
 def _store(state: SynthesisState, images: Tensor, logits: Tensor, rank: Tensor, options: SynthesisOptions) -> Tensor:
     """Partial refresh: new images replace the least useful. With `replace_all`, they wait until they replace everything."""
     if state.staged is None:
@@ -335,13 +289,11 @@ def _store(state: SynthesisState, images: Tensor, logits: Tensor, rank: Tensor, 
 def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> Tensor:
     """Agreement of teacher and adversarial student on images it never trained on; their divergence is their priority."""
     buffer, student = state.buffer, state.adversary.student.eval()
-    slots = torch.where(buffer.is_held_out)[0]
-    if not len(slots):
-        slots = torch.arange(buffer.capacity, device=buffer.images.device)
-    logits = ask(student, buffer.images[slots], precision)
+    slots = buffer.to_ask
+    logits = ask(student, to_input(buffer.images[slots]), precision)
     filled = buffer.filled[slots]
     theirs = filled & buffer.is_held_out[slots]
-    buffer.priority[slots] = torch.where(theirs, kl_divergence(buffer.logits[slots], logits), buffer.priority[slots])
+    buffer.priority[slots] = torch.where(theirs, divergence(buffer.logits[slots], logits), buffer.priority[slots])
     return (same_decision(buffer.logits[slots], logits) & filled).sum() / filled.sum().clamp_min(1)
 
 
@@ -386,20 +338,6 @@ def check_options(options: SynthesisOptions) -> None:
         raise EchosetError(f"replay.refresh must lie in [0, 1], got {options.replay.refresh}")
 
 
-def _claim(out: Path, key: str) -> None:
-    """Mark the folder with what is being made in it, and refuse to mix two different sets."""
-    marker = out / ".job"
-    if marker.is_file():
-        if marker.read_text() != key:
-            raise EchosetError(
-                f"{out} holds a set made with other options, seed or teacher; choose another --out, or delete that folder first"
-            )
-    elif out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-        raise EchosetError(f"{out} exists and is not a set of this run; choose another --out")
-    else:
-        write_atomically(marker, key.encode())
-
-
 def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.device) -> None:
     """Write the shard, then the note that makes it count as finished."""
     buffer = state.buffer
@@ -422,47 +360,3 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.devic
         "held_out_agreement": round(state.best_agreement, 4),
     }
     write_atomically(out / f".{job.file}.done", json.dumps(note).encode())
-
-
-def _finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
-    """What `_finish` noted, or None where the shard is still to be made."""
-    path = out / f".{job.file}.done"
-    if not path.is_file() or not (out / job.file).is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise EchosetError(f"{path} is damaged; delete it to make that shard again") from error
-
-
-def _assemble(
-    out: Path,
-    jobs: list[ShardJob],
-    teacher: Classifier,
-    teacher_hash: str,
-    options: SynthesisOptions,
-    seed: int,
-) -> TransferSet | None:
-    """Write the manifest once every shard is there."""
-    from inversion import __version__
-
-    notes = [_finished(out, job) for job in jobs]
-    if any(note is None for note in notes):
-        return None
-    shards = [note for note in notes if note is not None]
-    if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
-        counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
-        wanted = [sum(job.quotas[label] for job in jobs) for label in range(teacher.spec.classes)]
-        manifest = {
-            "code_version": __version__,
-            "method": "ssd-kd",
-            "config": asdict(options),
-            "seed": seed,
-            "teacher": {"model": teacher.spec.model, "weight_hash": teacher_hash},
-            "input": teacher.contract,
-            "counts": counts,
-            "short": {str(label): wanted[label] - counts[label] for label in range(len(counts)) if counts[label] < wanted[label]},
-            "shards": shards,
-        }
-        write_manifest(out, json.loads(json.dumps(manifest)))
-    return TransferSet.load(out)

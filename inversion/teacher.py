@@ -1,18 +1,16 @@
-"""Any classifier made inspectable: load it, find its BatchNorm layers, check it before any work, and tap its statistics."""
+"""Any classifier made inspectable: load it, find its BatchNorm layers, check it before any work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import torch
-from torch import Tensor, nn
 
 from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, read_spec
+from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions
-from synthesis_kernels.bn_match import batch_moments, moment_distance
 from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -55,70 +53,6 @@ def _check_contract(options: TeacherOptions) -> None:
             raise EchosetError(f"teacher.{name} must be at least {least}, got {value}")
     if options.channels not in (1, 3):
         raise EchosetError(f"teacher.channels must be 1 or 3, got {options.channels}")
-
-
-def find_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """Every layer that keeps running statistics, by name.
-
-    Recognised by what they hold and not by class, so that SyncBatchNorm and frozen variants of torchvision, timm and
-    detectron2 count as well.
-    """
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(getattr(module, "running_mean", None), Tensor)
-        and isinstance(getattr(module, "running_var", None), Tensor)
-        and module.running_mean.ndim == 1
-        and module.running_mean.shape == module.running_var.shape
-        and not isinstance(module, nn.modules.instancenorm._InstanceNorm)
-    }
-
-
-class BatchNormTaps:
-    """While open, records the batch moments at the input of every BatchNorm layer; closed, the teacher is as it was.
-
-    with BatchNormTaps(teacher) as taps:
-        logits = teacher(images)
-        moments = taps.take()      # [(mean, variance), …], differentiable
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        self.layers = find_batch_norms(classifier.network)
-        self.running = [(m.running_mean.float(), m.running_var.float()) for m in self.layers.values()]
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def __enter__(self) -> BatchNormTaps:
-        for (name, layer), (mean, _) in zip(self.layers.items(), self.running, strict=True):
-            self._handles.append(layer.register_forward_pre_hook(self._recorder(name, mean)))
-        return self
-
-    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._seen = [], {}
-
-    def _recorder(self, name: str, centre: Tensor):  # noqa: ANN202
-        def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if name in self._seen:
-                raise EchosetError(f"BatchNorm layer {name} runs twice in one forward pass; its statistics can't be matched")
-            self._seen[name] = batch_moments(inputs[0], centre)
-
-        return record
-
-    def take(self) -> list[tuple[Tensor, Tensor]]:
-        """The moments of the latest forward pass, in the order of `layers`."""
-        missing = [name for name in self.layers if name not in self._seen]
-        if missing:
-            raise EchosetError(f"BatchNorm layer {missing[0]} took no part in the forward pass, so it can't be matched")
-        moments = [self._seen[name] for name in self.layers]
-        self._seen = {}
-        return moments
-
-    def distance(self, moments: list[tuple[Tensor, Tensor]], relative: bool = False) -> Tensor:
-        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂, or the same in each channel's own units."""
-        pairs = zip(moments, self.running, strict=True)
-        return torch.stack([moment_distance(*moment, *running, relative) for moment, running in pairs]).sum()
 
 
 @dataclass(frozen=True)
@@ -182,9 +116,11 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
 
 def _check_forward(teacher: Classifier) -> None:
     try:
-        with BatchNormTaps(teacher) as taps:
-            teacher.check_forward()
-            taps.take()
+        teacher.check_forward()
+        spec = teacher.spec
+        grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
+        with torch.no_grad():
+            Frozen(teacher).with_moments(grey)
     except EchosetError as error:
         raise EchosetError(
             f"{error}. Set --teacher.channels, --teacher.size and --teacher.classes to what it was trained on"

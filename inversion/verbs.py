@@ -24,12 +24,13 @@ from distill.train import build_student
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.report import write_report
-from inversion.runs import Common, DemoRun, DistillRun, EvaluateRun, InspectRun, ReportRun, SynthesizeRun, VerifyRun
+from inversion.runs import BenchRun, Common, DemoRun, DistillRun, EvaluateRun, InspectRun, ReportRun, SynthesizeRun, VerifyRun
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
 from inversion.teacher import MNIST_SLICE, inspect_teacher, load_teacher
-from synthesis_kernels.backend import describe_device, resolve_device
+from synthesis_kernels.backend import describe_device, describe_forms, resolve_device
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.step import resolve_step
 
 DEMO_FILES = ("summary.json", "report.html", "student.safetensors", "student.state", "log.jsonl")
 
@@ -42,15 +43,21 @@ def demo(run: DemoRun) -> int:
     # Whatever can be refused is refused before anything is deleted or computed.
     check_fit(teacher, data)
     check_options(run.synthesis)
+    describe_forms(resolve_device(run.device))
+    resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
     student = build_student(run.student, teacher.contract, run.seed)
     _start_demo_folder(out)
 
-    transfer_set = synthesize_set(teacher, run.synthesis, out / "set", run.seed, run.device, run.precision, quiet=run.quiet)
+    transfer_set = synthesize_set(
+        teacher, run.synthesis, out / "set", run.seed, run.device, run.precision, quiet=run.quiet, step=run.step
+    )
     if transfer_set is None:
         raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
     _require_balance(transfer_set.manifest["short"], out / "set")
     # The student is trained on what was written, as anyone who is handed the set would train it.
-    learnt = train_student(student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet)
+    learnt = train_student(
+        student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
+    )
     save_classifier(student, out / "student.safetensors")
 
     evaluation_began = time.perf_counter()
@@ -117,7 +124,7 @@ def synthesize(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     teacher = load_teacher(run.teacher)
     made = synthesize_set(
-        teacher, run.synthesis, run.out, run.seed, run.device, run.precision, run.rank, run.world, quiet=run.quiet
+        teacher, run.synthesis, run.out, run.seed, run.device, run.precision, run.rank, run.world, run.quiet, run.step
     )
     if made is None:
         return _finish(
@@ -141,7 +148,9 @@ def distill(run: DistillRun) -> int:
     _same_teacher(transfer_set, teacher, run.set)
     student = build_student(run.student, transfer_set.manifest["input"], run.seed)
     out = Path(run.out)
-    learnt = train_student(student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet)
+    learnt = train_student(
+        student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
+    )
     path = out / "student.safetensors"
     save_classifier(student, path)
     (out / "student.state").unlink(missing_ok=True)
@@ -202,6 +211,48 @@ def verify(run: VerifyRun) -> int:
     if problem:
         raise EchosetError(problem)
     return status
+
+
+def bench(run: BenchRun) -> int:
+    """Measure, show the headlines, and print the whole document."""
+    from inversion.bench import HEADLINES
+    from inversion.bench import bench as measure
+
+    found = measure(run)
+    table = _table(f"{found['teacher']} → {found['student']}, batch {run.batch}", "", "ours, ms", "theirs, ms", "ratio")
+    rows = {name: (times, times["definition"]) for name, times in found["kernels"].items()}
+    rows["bn_match"] = (found["bn_match"], found["bn_match"]["definition"])
+    for name, (ours, theirs) in rows.items():
+        ratio = theirs["ms"] / ours["ours"]["ms"]
+        table.add_row(f"{name}, against its definition", f"{ours['ours']['ms']:.2f}", f"{theirs['ms']:.2f}", f"{ratio:.1f}×")
+    table.add_section()
+    for name in ("bn_match", "pool", "synthesis_step", "distillation_step"):
+        part = found[name]
+        ours = part.get("whole_ms", part["ours"]["ms"])
+        spread = (
+            f"{ours:.2f}" if "whole_ms" in part else f"{ours:.2f} ({part['ours']['least_ms']:.2f}–{part['ours']['most_ms']:.2f})"
+        )
+        peers = f"{part['peers']['ms']:.2f} ({part['peers']['least_ms']:.2f}–{part['peers']['most_ms']:.2f})"
+        table.add_row(f"{name}, against the peers' form", spread, peers, f"{part['speedup']:.1f}×")
+    step = found["synthesis_step"]
+    mib = f"{step['memory_mib']:.0f} MiB", f"{step['peers_memory_mib']:.0f} MiB"
+    table.add_row("peak memory of a synthesis step", *mib, f"{step['memory_ratio']:.2f}")
+    table.add_row(f"share of the {found['precision']} matrix rate", "", "", f"{step['share_of_limit']:.0%}")
+    changes = found.get("against", {}).get("change", {})
+    if changes:
+        table.add_section()
+        for name in HEADLINES:
+            if name in changes:
+                table.add_row(f"{name}, times {run.against}", "", "", f"{changes[name]:.2f}")
+    table.caption = f"{found['device']}, {found['precision']}, {found['kernel_forms']}, torch {found['torch']}"
+    if not run.quiet:
+        Console(markup=False).print(table)
+    print(json.dumps(found))
+    return 0
+
+
+def _spread(times: dict[str, float]) -> str:
+    return f"{times['ms']:.2f} ({times['least_ms']:.2f}–{times['most_ms']:.2f})"
 
 
 def _start_demo_folder(out: Path) -> None:

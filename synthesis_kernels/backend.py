@@ -1,12 +1,29 @@
-"""What this machine has: the device, and whether bfloat16 pays on it."""
+"""What this machine has: the device, whether bfloat16 pays on it, and which form of a kernel can run.
+
+Every kernel has up to three forms: `reference` (its definition in plain torch, anywhere), `native` (C++ for the CPU,
+compiled on first use and cached) and `triton` (for CUDA; on a CPU only under TRITON_INTERPRET=1, to test it).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib.util
+import os
 import platform
+import sys
+from collections.abc import Iterator
+from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from synthesis_kernels.errors import EchosetError
+
+Form = Literal["auto", "reference", "native", "triton"]
+
+_asked: Form = "auto"
+_said: set[str] = set()
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -52,3 +69,81 @@ def describe_device(device: torch.device) -> str:
     except OSError:
         pass
     return f"cpu: {model or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep what is freed: each step frees and takes the same megabytes, and fresh pages cost time.
+
+    The peak stays what it was. Does nothing where the C library has no such switch.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (32 MB is its largest)
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(mmap_threshold, 32 << 20)
+        library.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def say_once(message: str) -> None:
+    """One line on standard error, the first time only."""
+    if message not in _said:
+        _said.add(message)
+        print(message, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def kernel_form(form: Form) -> Iterator[None]:
+    """Inside, kernels run in this form instead of the one picked automatically; one that can't run here raises."""
+    global _asked
+    if form not in get_args(Form):
+        raise EchosetError(f"no kernel form '{form}'; there are {', '.join(get_args(Form))}")
+    before, _asked = _asked, form
+    try:
+        yield
+    finally:
+        _asked = before
+
+
+def asked_form() -> Form:
+    """What `kernel_form` asked for, or auto."""
+    return _asked
+
+
+def pick_form(x: Tensor, has: tuple[Form, ...] = ("reference", "native", "triton")) -> Form:
+    """The form a kernel runs in for this tensor: what `kernel_form` asked for, else the fastest that runs here.
+
+    `has` names the forms a kernel comes in; asked for another one, it takes its reference.
+    """
+    if _asked != "auto":
+        problem = _why_not(_asked, x.device.type)
+        if problem:
+            raise EchosetError(f"kernels were asked for in their {_asked} form, but {problem}")
+        return _asked if _asked in has else "reference"
+    form: Form = "triton" if x.is_cuda else "native"
+    return form if form in has and not _why_not(form, x.device.type) else "reference"
+
+
+def describe_forms(device: torch.device) -> str:
+    """Which form the kernels take on this device, and why not the fast one where that is so."""
+    fast: Form = "triton" if device.type == "cuda" else "native"
+    form = fast if _asked == "auto" else _asked
+    problem = _why_not(form, device.type)
+    if _asked != "auto":
+        if problem:
+            raise EchosetError(f"kernels were asked for in their {_asked} form, but {problem}")
+        return f"kernels: {form}, as asked"
+    return f"kernels: reference (plain torch), because {problem}" if problem else f"kernels: {form}"
+
+
+def _why_not(form: Form, device: str) -> str | None:
+    if form == "native":
+        if device != "cpu":
+            return f"that is for CPU tensors, and these are on {device}"
+        from synthesis_kernels.native import library
+
+        return None if library() else f"it can't be compiled here: {library.problem}"
+    if form == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "triton is not installed (pip install triton)"
+        if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            return "triton needs a CUDA device (TRITON_INTERPRET=1 runs it on the CPU, slowly, for tests)"
+    return None

@@ -1,56 +1,60 @@
-"""Batch moments in one pass, with a hand-written backward, and the BatchNorm distance built on them.
+"""A frozen BatchNorm that also reports its batch's moments, and the BatchNorm distance built on them.
 
 A BatchNorm layer normalises with running statistics of the data it was trained on. A synthetic batch that gives the
-same mean and variance at every such layer looks, to the teacher, like that data. The moments are taken around a
-given centre (the running mean), because E[x²] − E[x]² cancels when |mean| ≫ std; and in float32 whatever the input.
+same mean and variance at every such layer looks, to the teacher, like that data. `bn_match` reads its input once and
+gives both: the layer's output (through the ReLU that follows, where one does) and the batch's mean and variance. Its
+backward is one pass too, normalisation and moments together, and needs nothing saved but the input.
+
+The moments are float32 or better whatever the input, and are taken around the batch's own first value, because
+E[x²] − E[x]² cancels when |mean| ≫ std.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from synthesis_kernels import native
+from synthesis_kernels.backend import Form, pick_form
+from synthesis_kernels.errors import EchosetError
 
-def batch_moments_reference(
+
+def bn_match_reference(
     x: Tensor,  # (B, C, *) any float type
-    centre: Tensor,  # (C,) float32
+    scale: Tensor,  # (C,) γ/√(σ̂² + ε), float32 or better
+    shift: Tensor,  # (C,) β − μ̂·scale
+    relu: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Definition: x·scale + shift, perhaps through a ReLU; mean and biased variance of x over every axis but channels."""
+    wide = x.to(scale.dtype)
+    variance, mean = torch.var_mean(wide, dim=[0, *range(2, x.ndim)], correction=0)
+    y = wide * _per_channel(scale, x) + _per_channel(shift, x)
+    return (y.relu() if relu else y).to(x.dtype), mean, variance
+
+
+def bn_match(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Frozen BatchNorm of `x` with its batch moments: (output, mean, biased variance). Differentiable in `x` alone."""
+    if not x.numel() or not x.shape[1] == len(scale) == len(shift):
+        raise EchosetError(f"bn_match got an input of shape {tuple(x.shape)} for {len(scale)} channels")
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    scale, shift = scale.to(wide), shift.to(wide)
+    form = pick_form(x)
+    if form == "reference" or (form == "native" and x.dtype not in native.DTYPES):
+        return _Composite.apply(x, scale, shift, relu)
+    return _BatchNormMatch.apply(x, scale, shift, relu, form)
+
+
+def fold_batch_norm(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Definition: per-channel mean and biased variance over every other axis."""
-    axes = [0, *range(2, x.ndim)]
-    variance, mean = torch.var_mean(x.to(centre.dtype), dim=axes, correction=0)
-    return mean, variance
-
-
-class _BatchMoments(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-        axes = [0, *range(2, x.ndim)]
-        shifted = x.to(centre.dtype) - _per_channel(centre, x)
-        offset = shifted.mean(axes)
-        variance = (shifted.square_().mean(axes) - offset.square()).clamp_min_(0)
-        mean = offset + centre
-        ctx.save_for_backward(x, mean)
-        return mean, variance
-
-    @staticmethod
-    def backward(ctx, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, None]:
-        # d mean / dx = 1/n and d var / dx = 2 (x − mean)/n, so the gradient is one affine map of x per channel.
-        x, mean = ctx.saved_tensors
-        count = x.numel() // x.shape[1]
-        slope = grad_variance * (2 / count)
-        shift = grad_mean / count - slope * mean
-        if x.dtype == slope.dtype:
-            return torch.addcmul(_per_channel(shift, x), x, _per_channel(slope, x)), None
-        # In half precision slope·x and slope·mean would cancel: subtract the mean first.
-        centred = x - _per_channel(mean, x)
-        return (centred * _per_channel(slope, x) + _per_channel(grad_mean / count, x)).to(x.dtype), None
-
-
-def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(1, -1, *[1] * (like.ndim - 2))
-
-
-def batch_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-channel (mean, biased variance) of `x` over batch and space; differentiable in `x`, float32 or better."""
-    return _BatchMoments.apply(x, centre)
+    """(scale, shift) of a frozen BatchNorm."""
+    scale = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double()
+    return scale.float(), shift.float()
 
 
 def moment_distance(
@@ -69,3 +73,142 @@ def moment_distance(
         unit = running_variance.clamp_min(1e-3 * running_variance.mean() + 1e-12)
         return ((mean - running_mean) / unit.sqrt()).norm() + ((variance - running_variance) / unit).norm()
     return (mean - running_mean).norm() + (variance - running_variance).norm()
+
+
+class MomentTarget:
+    """The running statistics of all BatchNorm layers, and the distance of a batch's moments from them.
+
+    Moments of all layers lie end to end in one vector, so that the sum over layers of `moment_distance` takes a dozen
+    operations and not a dozen for each layer.
+    """
+
+    def __init__(self, means: list[Tensor], variances: list[Tensor], relative: bool = False) -> None:
+        self.mean, self.variance = torch.cat(means).float(), torch.cat(variances).float()
+        units = [
+            v.float().clamp_min(1e-3 * v.float().mean() + 1e-12) if relative else torch.ones_like(v.float()) for v in variances
+        ]
+        self.unit = torch.cat(units)
+        sizes = torch.tensor([len(m) for m in means], device=self.mean.device)
+        self.layer = torch.repeat_interleave(torch.arange(len(means), device=self.mean.device), sizes)
+        self.layers = len(means)
+
+    def distance(self, mean: Tensor, variance: Tensor) -> Tensor:  # (ΣC,), (ΣC,) -> ()
+        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂, or the same in each channel's own units."""
+        apart = torch.cat([(mean - self.mean) / self.unit.sqrt(), (variance - self.variance) / self.unit])
+        places = torch.cat([self.layer, self.layer + self.layers])
+        squares = apart.new_zeros(2 * self.layers).index_add(0, places, apart.square())
+        return squares.clamp_min(1e-24).sqrt().sum()  # the root has no gradient at zero; a distance of zero needs none
+
+
+class _Composite(torch.autograd.Function):
+    """In torch operations, for every device; saves the input alone and is traced through by torch.compile."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+        axes = [0, *range(2, x.ndim)]
+        wide = x.to(scale.dtype)
+        centre = _first_values(wide)
+        apart = wide - _per_channel(centre, x)
+        offset = apart.mean(axes)
+        variance = (apart.square().mean(axes) - offset.square()).clamp_min(0)
+        mean = centre + offset
+        y = wide * _per_channel(scale, x) + _per_channel(shift, x)
+        ctx.save_for_backward(x, scale, shift, mean)
+        ctx.relu = relu
+        return (y.relu() if relu else y).to(x.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift, mean = ctx.saved_tensors
+        wide, slope, base = x.to(scale.dtype), *_moment_gradient(x, grad_mean, grad_variance)
+        through = grad.to(scale.dtype) * _per_channel(scale, x)
+        if ctx.relu:
+            through = torch.where(wide * _per_channel(scale, x) + _per_channel(shift, x) > 0, through, 0)
+        apart = wide - _per_channel(mean, x)
+        return (through + apart * _per_channel(slope, x) + _per_channel(base, x)).to(x.dtype), None, None, None
+
+
+class _BatchNormMatch(torch.autograd.Function):
+    """In one pass over rows of channels, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, form: Form) -> tuple[Tensor, Tensor, Tensor]:
+        rows = _as_rows(x)
+        y, mean, variance = _FORWARD[form](rows, scale, shift, _first_values(x).to(scale.dtype), relu)
+        ctx.save_for_backward(rows, scale, shift, mean)
+        ctx.relu, ctx.form = relu, form
+        return y.movedim(-1, 1), mean, variance
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor | None, ...]:
+        rows, scale, shift, mean = ctx.saved_tensors
+        slope, base = _moment_gradient(rows.movedim(-1, 1), grad_mean, grad_variance)
+        grad = _as_rows(grad.to(rows.dtype))
+        out = _BACKWARD[ctx.form](rows, grad, scale, shift, mean, slope, base, ctx.relu)
+        return out.movedim(-1, 1), None, None, None, None
+
+
+@torch.library.custom_op("echoset::match_forward", mutates_args=())
+def _native_forward(
+    rows: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:  # rows (*, C)
+    channels = rows.shape[-1]
+    count = rows.numel() // channels
+    y, sums = torch.empty_like(rows), scale.new_zeros(torch.get_num_threads(), 2, channels)
+    native.call("match_forward", rows.dtype, rows, y, centre, scale, shift, sums, count, channels, relu)
+    offset, square = sums.sum(0) / count
+    return y, centre + offset, (square - offset.square()).clamp_min_(0)
+
+
+@_native_forward.register_fake
+def _(rows: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(rows), torch.empty_like(scale), torch.empty_like(scale)
+
+
+@torch.library.custom_op("echoset::match_backward", mutates_args=())
+def _native_backward(
+    rows: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, slope: Tensor, base: Tensor, relu: bool
+) -> Tensor:
+    channels, out = rows.shape[-1], torch.empty_like(rows)
+    count = rows.numel() // channels
+    native.call("match_backward", rows.dtype, rows, grad, out, scale, shift, mean, slope, base, count, channels, relu)
+    return out
+
+
+@_native_backward.register_fake
+def _(rows: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, slope: Tensor, base: Tensor, relu: bool) -> Tensor:
+    return torch.empty_like(rows)
+
+
+def _triton_forward(*arguments: Tensor | bool) -> tuple[Tensor, Tensor, Tensor]:
+    from synthesis_kernels.triton_forms.bn_match import forward
+
+    return forward(*arguments)
+
+
+def _triton_backward(*arguments: Tensor | bool) -> Tensor:
+    from synthesis_kernels.triton_forms.bn_match import backward
+
+    return backward(*arguments)
+
+
+_FORWARD = {"native": _native_forward, "triton": _triton_forward}
+_BACKWARD = {"native": _native_backward, "triton": _triton_backward}
+
+
+def _moment_gradient(x: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, Tensor]:
+    """d mean/dx = 1/n and d var/dx = 2(x − mean)/n: (slope, base) of the affine map of x − mean that they add up to."""
+    count = x.numel() // x.shape[1]
+    return grad_variance * (2 / count), grad_mean / count
+
+
+def _first_values(x: Tensor) -> Tensor:  # (B, C, *) -> (C,)
+    return (x[0].flatten(1)[:, 0] if x.ndim > 2 else x[0]).contiguous()
+
+
+def _as_rows(x: Tensor) -> Tensor:  # (B, C, *) -> (B, *, C); no copy where channels are last in memory already
+    return x.movedim(1, -1).contiguous()
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (like.ndim - 2))

@@ -1,20 +1,97 @@
-"""Per-sample disagreement between teacher and student, and the decision-adversarial mask."""
+"""How far student and teacher disagree on each sample: KL and JS at a temperature, and whether they decide alike.
 
+Forward and backward are closed forms over the class axis: log-probabilities are computed once and nothing else is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthesis_kernels.backend import pick_form
+from synthesis_kernels.errors import EchosetError
 
-def kl_divergence(
+Kind = Literal["kl", "js"]
+
+
+def divergence_reference(
     teacher_logits: Tensor,  # (B, K, *)
     student_logits: Tensor,  # (B, K, *)
     temperature: float = 1.0,
+    kind: Kind = "kl",
 ) -> Tensor:  # (B, *)
-    """KL(p_T ‖ p_S)·T², both softened by the temperature; T² keeps gradients comparable across temperatures."""
-    log_teacher = F.log_softmax(teacher_logits / temperature, dim=1)
-    log_student = F.log_softmax(student_logits / temperature, dim=1)
-    return (log_teacher.exp() * (log_teacher - log_student)).sum(1) * temperature**2
+    """Definition: KL(p ‖ q)·T², or ½KL(p ‖ m)·T² + ½KL(q ‖ m)·T² with m = ½(p + q); p teacher, q student, both softened by T.
+
+    T² keeps gradients comparable across temperatures.
+    """
+    log_p = F.log_softmax(teacher_logits / temperature, dim=1)
+    log_q = F.log_softmax(student_logits / temperature, dim=1)
+    if kind == "kl":
+        return (log_p.exp() * (log_p - log_q)).sum(1) * temperature**2
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(1) * temperature**2
+
+
+def divergence(teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0, kind: Kind = "kl") -> Tensor:
+    """The same in one pass each way; differentiable in both logits."""
+    if kind not in ("kl", "js"):
+        raise EchosetError(f"no divergence '{kind}'; there are kl and js")
+    if teacher_logits.shape != student_logits.shape:
+        shapes = f"{tuple(teacher_logits.shape)} and {tuple(student_logits.shape)}"
+        raise EchosetError(f"teacher and student answer in different shapes: {shapes}")
+    return _Divergence.apply(teacher_logits, student_logits, temperature, kind)
 
 
 def same_decision(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:  # (B, *) bool
     """Where student and teacher pick the same class: the samples the generator may still make harder."""
     return teacher_logits.argmax(1) == student_logits.argmax(1)
+
+
+def adversarial_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:  # (B, *)
+    """KL where both choose the same class, else 0, and no gradient there either."""
+    return divergence(teacher_logits, student_logits) * same_decision(teacher_logits, student_logits)
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, teacher: Tensor, student: Tensor, temperature: float, kind: Kind) -> Tensor:
+        ctx.temperature, ctx.kind = temperature, kind
+        ctx.form = pick_form(student, has=("reference", "triton"))
+        ctx.save_for_backward(teacher, student)
+        if ctx.form == "triton":
+            from synthesis_kernels.triton_forms.divergence import forward
+
+            return forward(teacher, student, temperature, kind)
+        log_p, log_q = F.log_softmax(teacher / temperature, 1), F.log_softmax(student / temperature, 1)
+        return _terms(log_p, log_q, kind)[0].sum(1) * temperature**2
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        teacher, student = ctx.saved_tensors
+        if ctx.form == "triton":
+            from synthesis_kernels.triton_forms.divergence import backward
+
+            return *backward(teacher, student, grad, ctx.temperature, ctx.kind), None, None
+        log_p, log_q = F.log_softmax(teacher / ctx.temperature, 1), F.log_softmax(student / ctx.temperature, 1)
+        _, towards_p, towards_q = _terms(log_p, log_q, ctx.kind)
+        grad = (grad * ctx.temperature).unsqueeze(1)
+        # d softmax: p·(r − Σ p·r) for whatever r multiplies p's change.
+        p, q = log_p.exp(), log_q.exp()
+        to_teacher = grad * p * (towards_p - (p * towards_p).sum(1, keepdim=True)) if ctx.needs_input_grad[0] else None
+        by_student = q - p if ctx.kind == "kl" else q * (towards_q - (q * towards_q).sum(1, keepdim=True))
+        to_student = grad * by_student
+        return to_teacher, to_student, None, None
+
+
+def _terms(log_p: Tensor, log_q: Tensor, kind: Kind) -> tuple[Tensor, Tensor, Tensor]:
+    """The summands, and the derivatives (up to a constant) by each probability."""
+    if kind == "kl":
+        towards_p = log_p - log_q
+        return log_p.exp() * towards_p, towards_p, towards_p
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    towards_p, towards_q = 0.5 * (log_p - log_m), 0.5 * (log_q - log_m)
+    return log_p.exp() * towards_p + log_q.exp() * towards_q, towards_p, towards_q

@@ -1,9 +1,14 @@
-"""Proportional draws and their importance weights (prioritised replay, Schaul et al. 2016, eq. 1 and section 3.4)."""
+"""Draws from a buffer by priority, and the weights that undo their bias (prioritised replay, Schaul et al. 2016).
+
+All on the device, O(N), and without waiting for it.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from synthesis_kernels.backend import pick_form
 
 
 def draw_chances(
@@ -12,7 +17,7 @@ def draw_chances(
     allowed: Tensor | None = None,  # (N,) bool
     floor: float = 1e-3,
 ) -> Tensor:  # (N,) sums to 1
-    """P(i) = (|δ_i| + ε)^α / Σ (|δ| + ε)^α over the allowed samples; α = 0 is uniform."""
+    """P(i) = (|δ_i| + ε)^α / Σ (|δ| + ε)^α over the allowed samples; α = 0 is uniform (eq. 1)."""
     weight = (priority.abs() + floor) ** exponent
     if allowed is not None:
         weight = weight * allowed
@@ -24,8 +29,53 @@ def draw(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:  # 
     return torch.multinomial(chances, count, replacement=True, generator=generator)
 
 
+def race_keys_reference(chances: Tensor, luck: Tensor) -> Tensor:  # (N,), (N,) in [0, 1) -> (N,)
+    """Definition: −ln(1 − u)/P, an exponential waiting time; the smallest of N is i with chance P(i). P = 0 waits forever."""
+    return torch.where(chances > 0, -torch.log1p(-luck) / chances, torch.inf)
+
+
+def draw_distinct(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:  # (count,) int64
+    """Draw different indices: successive draws without replacement are the first arrivals of a race.
+
+    Where fewer than `count` can be drawn, the rest are indices of chance zero.
+    """
+    return _race(chances, generator).topk(count, largest=False).indices
+
+
+def draw_by_class(
+    chances: Tensor,  # (N,)
+    labels: Tensor,  # (N,) int64
+    quotas: Tensor,  # (K,) int64
+    total: int,
+    generator: torch.Generator,
+) -> Tensor:  # (total,) int64
+    """Different indices, quotas[c] of class c, by their chances within it; `total` is the quotas' sum, which the device holds.
+
+    A class with too few candidates leaves its places to the earliest arrivals of the others.
+    """
+    arrival = _race(chances, generator).argsort(stable=True)
+    order = arrival[labels[arrival].argsort(stable=True)]  # by class, and by arrival within it
+    sorted_labels = labels[order]
+    classes = torch.arange(len(quotas), device=labels.device)
+    place = torch.arange(len(labels), device=labels.device) - torch.searchsorted(sorted_labels, classes)[sorted_labels]
+    within = (place < quotas[sorted_labels]) & (chances[order] > 0)
+    # Chosen first, then everybody else who can be drawn, then those who can't: each by arrival.
+    turn = torch.empty_like(arrival).scatter_(0, arrival, torch.arange(len(labels), device=labels.device))
+    late = turn[order] + len(labels) * (~within).long() + len(labels) * (chances[order] <= 0).long()
+    return order[late.argsort()[:total]]
+
+
 def importance_weights(chances: Tensor, drawn: Tensor, beta: float) -> Tensor:  # (count,), largest is 1
     """w(i) = (N·P(i))^−β / max w, N counting samples that can be drawn: undoes the bias of uneven draws, all of it at β = 1."""
     possible = (chances > 0).sum()
     weight = (possible * chances[drawn]) ** -beta
     return weight / weight.max()
+
+
+def _race(chances: Tensor, generator: torch.Generator) -> Tensor:
+    luck = torch.rand(len(chances), generator=generator, device=chances.device)
+    if pick_form(chances, has=("reference", "triton")) == "triton":
+        from synthesis_kernels.triton_forms.priority import race_keys
+
+        return race_keys(chances, luck)
+    return race_keys_reference(chances, luck)

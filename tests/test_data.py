@@ -1,5 +1,6 @@
 import gzip
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from distill import evaluate, load_images
-from distill.augment import mixup, random_views
+from distill.augment import make_views
 from distill.data import LabelledImages
 from distill.evaluation import predict
 from distill.options import ViewOptions
@@ -89,29 +90,30 @@ def test_a_class_without_images_has_no_accuracy(teacher):
     assert result.per_class[5] is None
 
 
+def all_views(images, options, view=0, seed=0):
+    index = torch.arange(len(images))
+    return make_views(images, index, torch.full_like(index, view), options, seed)
+
+
 def test_views():
-    images = torch.rand(64, 1, 12, 12)
+    images = torch.randint(0, 256, (64, 1, 12, 12), dtype=torch.uint8)
     still = ViewOptions(rotate=0, scale=0, shift=0)
-    assert torch.equal(random_views(images, still, torch.Generator()), images)
-    options = ViewOptions(flip=True)
-    one, two = (random_views(images, options, torch.Generator().manual_seed(4)) for _ in range(2))
-    assert torch.equal(one, two) and one.shape == images.shape and not torch.equal(one, images)
-    assert one.min() >= 0 and one.max() <= 1
-    mirrored = random_views(images, ViewOptions(rotate=0, scale=0, shift=0, flip=True), torch.Generator().manual_seed(0))
-    flipped = [torch.allclose(m, i.flip(2), atol=1e-5) for m, i in zip(mirrored, images, strict=True)]
-    same = [torch.allclose(m, i, atol=1e-5) for m, i in zip(mirrored, images, strict=True)]
-    assert all(f != s for f, s in zip(flipped, same, strict=True)) and 16 < sum(flipped) < 48
+    assert torch.equal(all_views(images, still), images / 255)
+    for options in (ViewOptions(flip=True), ViewOptions(rotate=0, scale=0, cutout=0.5, mixup=0.5)):
+        one, two, other = (all_views(images, options, view) for view in (3, 3, 4))
+        assert torch.equal(one, two) and one.shape == images.shape and not torch.equal(one, other)
+        assert one.min() >= 0 and one.max() <= 1 + 1e-6
+        # The same view in another batch, and in another order.
+        index = torch.tensor([7, 2, 7])
+        torch.testing.assert_close(make_views(images, index, torch.full((3,), 3), options, 0), one[index])
+    flipped = [torch.equal(m, i.flip(2)) for m, i in zip(all_views(images, replace(still, flip=True)), images / 255, strict=True)]
+    assert 16 < sum(flipped) < 48
 
 
-def test_a_shift_moves_by_the_stated_part_of_the_side_at_most():
-    image = torch.zeros(200, 1, 20, 20)
-    image[:, :, 10, 10] = 1
-    views = random_views(image, ViewOptions(rotate=0, scale=0, shift=0.2), torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("rotate", [0.0, 1e-6])  # by whole pixels, and resampled
+def test_a_shift_moves_by_the_stated_part_of_the_side_at_most(rotate):
+    image = torch.zeros(200, 1, 20, 20, dtype=torch.uint8)
+    image[:, :, 10, 10] = 255
+    views = all_views(image, ViewOptions(rotate=rotate, scale=0, shift=0.2))
     rows, columns = (views.sum(d).flatten(1) @ torch.arange(20.0) / views.sum((1, 2, 3)) for d in (3, 2))
     assert 3 < (rows - 10).abs().max() <= 4.01 and 3 < (columns - 10).abs().max() <= 4.01
-
-
-def test_mixup_stays_between_two_images():
-    images = torch.rand(16, 1, 4, 4)
-    mixed, partner = mixup(images, torch.Generator().manual_seed(0)), images.roll(1, 0)
-    assert (mixed <= torch.maximum(images, partner) + 1e-6).all() and (mixed >= torch.minimum(images, partner) - 1e-6).all()

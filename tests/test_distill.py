@@ -9,14 +9,16 @@ import torch
 from conftest import ROOT, environment
 
 from distill import DistillOptions, StudentOptions, TransferSet, build_student, distill, load_images
+from distill.augment import make_views
 from distill.files import read_log
 from distill.losses.hinton import hinton_loss
 from distill.optimisers import Muon, orthogonalise
 from distill.options import ViewOptions
-from distill.train import one_cycle
+from distill.train import StudentState, StudentStep, one_cycle
 from distill.transfer_set import shard_name, write_manifest, write_shard
+from distill.views import bank_answers
 from inversion import MNIST_SLICE
-from synthesis_kernels.divergence import kl_divergence
+from synthesis_kernels.divergence import divergence
 from synthesis_kernels.errors import EchosetError
 
 SHORT = DistillOptions(steps=30, batch=32, views_per_image=3)
@@ -104,10 +106,30 @@ def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
     assert steps == list(range(50, 401, 50))
 
 
+def test_the_bank_holds_what_the_teacher_says_to_each_view(teacher, transfer_set):
+    options = ViewOptions(mixup=0.5)
+    bank = bank_answers(teacher, transfer_set.images, 3, options, 5, torch.float32, quiet=True)
+    index, view = torch.tensor([4, 150, 4]), torch.tensor([2, 0, 1])
+    answers = teacher(make_views(transfer_set.images, index, view, options, 5))
+    torch.testing.assert_close(bank[index, view], answers, rtol=1e-4, atol=1e-3)
+
+
+def test_a_compiled_step_has_the_gradients_of_the_eager_one(transfer_set):
+    gradients = []
+    images, answers, even = torch.rand(16, 1, 28, 28), torch.randn(16, 10) * 3, torch.ones(16)
+    for step in ("eager", "compiled"):
+        state = StudentState(student_for(transfer_set, "convnet-4").train(), 0.05, torch.device("cpu"), 0)
+        StudentStep(state, 4.0, torch.float32, step)(images, answers, even)
+        gradients.append(torch.cat([p.grad.flatten() for p in state.student.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
+
+
 def test_refusals(teacher, transfer_set):
     with pytest.raises(EchosetError, match="the student takes 3 channels, the set has 1"):
         wrong = build_student(StudentOptions("convnet-4"), transfer_set.manifest["input"] | {"channels": 3})
         distill(wrong, transfer_set, teacher, SHORT, quiet=True)
+    with pytest.raises(EchosetError, match="needs a CUDA device"):
+        run(teacher, transfer_set, step="graph")
     for change in ({"steps": 0}, {"batch": 1}, {"views_per_image": -1}, {"warmup": 1.0}):
         with pytest.raises(EchosetError, match=next(iter(change))):
             run(teacher, transfer_set, replace(SHORT, **change))
@@ -116,7 +138,7 @@ def test_refusals(teacher, transfer_set):
 def test_hinton_loss_is_the_weighted_mean():
     teacher, student = torch.randn(4, 3), torch.randn(4, 3)
     weights = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    expected = kl_divergence(teacher, student, 4.0)
+    expected = divergence(teacher, student, 4.0)
     torch.testing.assert_close(hinton_loss(student, teacher, 4.0), expected.mean())
     torch.testing.assert_close(hinton_loss(student, teacher, 4.0, weights), expected[0] / 4)
     assert hinton_loss(teacher, teacher, 4.0).abs() < 1e-6

@@ -1,51 +1,180 @@
+"""Every kernel, in every form that runs here, against its definition."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from synthesis_kernels.backend import resolve_device, resolve_precision
-from synthesis_kernels.bn_match import batch_moments, batch_moments_reference, moment_distance
-from synthesis_kernels.divergence import kl_divergence, same_decision
+from synthesis_kernels import backend
+from synthesis_kernels.backend import describe_forms, kernel_form, pick_form, resolve_device, resolve_precision
+from synthesis_kernels.bn_match import MomentTarget, bn_match, bn_match_reference, fold_batch_norm, moment_distance
+from synthesis_kernels.counter import LANE_STEP, MULTIPLIERS, uniforms
+from synthesis_kernels.divergence import adversarial_divergence, divergence, divergence_reference, same_decision
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.priority import draw, draw_chances, importance_weights
+from synthesis_kernels.priority import (
+    _race,
+    draw,
+    draw_by_class,
+    draw_chances,
+    draw_distinct,
+    importance_weights,
+    race_keys_reference,
+)
+from synthesis_kernels.upsample_conv import upsample_conv, upsample_conv_reference
+from synthesis_kernels.views import ViewPlan, views, views_reference
 
-SHAPES = st.tuples(st.integers(2, 5), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, which the kernels do when first used
 
-
-@given(SHAPES, st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
-def test_moments_equal_their_definition(shape, seed):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3 + 1
-    centre = torch.randn(shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    for ours, theirs in zip(batch_moments(x, centre), batch_moments_reference(x, centre), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (3, 2, 5, 4), (2, 1, 1, 1)])
-def test_moments_gradient_by_finite_differences(shape):
-    x = torch.randn(shape, dtype=torch.float64).transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()  # strided
-    centre = torch.randn(shape[1], dtype=torch.float64)
-    assert gradcheck(lambda x: batch_moments(x, centre), x)
-
-
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
-def test_moments_gradient_with_uneven_upstream_gradient(dtype, tolerance):
-    x = (torch.randn(8, 5, 6, 7) * 2 + 3).to(dtype).requires_grad_()
-    reference = x.detach().clone().requires_grad_()
-    weights = torch.randn(2, 5)
-    for tensor, function in ((x, batch_moments), (reference, batch_moments_reference)):
-        mean, variance = function(tensor, torch.full((5,), 2.5))
-        ((mean * weights[0]).sum() + (variance * weights[1]).sum()).backward()
-    assert (x.grad - reference.grad).norm() <= tolerance * reference.grad.norm()
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+# The form is the same in every example.
+FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def test_moments_survive_a_mean_far_larger_than_the_deviation():
-    x = 1000 + 0.01 * torch.randn(64, 3, 8, 8)
-    exact = x.double().var(dim=(0, 2, 3), correction=0)
-    _, variance = batch_moments(x, torch.full((3,), 1000.0))
-    torch.testing.assert_close(variance.double(), exact, rtol=1e-3, atol=0)
+@pytest.fixture(params=["reference", "native", "triton"])
+def device(request):
+    """The device that a form runs on, with kernels in that form."""
+    if request.param == "native" and not COMPILER:
+        pytest.skip("no C++ compiler here")
+    if request.param == "triton" and importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    with kernel_form(request.param):
+        yield torch.device("cuda" if request.param == "triton" and torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def assert_near(ours, exact, tolerance):
+    """By norm, relative to the exact value."""
+    ours, exact = ours.detach().double().cpu(), exact.detach().double().cpu()
+    assert ours.shape == exact.shape
+    assert (ours - exact).norm() <= tolerance * exact.norm() + 1e-3 * tolerance
+
+
+# bn_match
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
+    "strided": lambda x: torch.stack([x, x], -1).flatten(-2)[..., ::2],
+    "expanded": lambda x: x[:1].expand_as(x),
+    "reversed_axes": lambda x: x.permute(*range(x.ndim)[::-1]).contiguous().permute(*range(x.ndim)[::-1]),
+}
+SHAPES = [(7, 5), (300, 17), (4, 20, 9), (3, 48, 5, 7), (2, 1, 1, 1), (5, 3, 6, 4), (2, 2, 3, 2, 3)]
+
+
+def batch_norm_input(shape, dtype=torch.float32, device="cpu"):
+    """(x, scale, shift), scales of both signs."""
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    x = (torch.randn(shape) * 2 + 3 * torch.randn(1, shape[1], *[1] * (len(shape) - 2))).to(dtype)
+    return x.to(device), torch.randn(shape[1]).to(device, wide), torch.randn(shape[1]).to(device, wide)
+
+
+def results(function, x, scale, shift, relu, weights):
+    """Outputs, and the gradient of their sum, each times its weight."""
+    x = x.detach().requires_grad_()
+    out = function(x, scale, shift, relu)
+    loss = sum((o.double() * w.to(o.device)).sum() for o, w in zip(out, weights, strict=True) if w is not None)
+    return *out, *torch.autograd.grad(loss, x)
+
+
+def in_double(x, scale, shift, relu, weights):
+    return results(bn_match_reference, x.double().cpu(), scale.double().cpu(), shift.double().cpu(), relu, weights)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bn_match_equals_its_definition(device, shape, layout, relu):
+    x, scale, shift = batch_norm_input(shape, device=device)
+    x = LAYOUTS[layout](x)
+    weights = torch.randn(shape), torch.randn(shape[1]), torch.randn(shape[1])
+    for ours, exact in zip(
+        results(bn_match, x, scale, shift, relu, weights), in_double(x, scale, shift, relu, weights), strict=True
+    ):
+        assert_near(ours, exact, 1e-5)
+
+
+@pytest.mark.parametrize("used", [0, 1, 2])
+def test_bn_match_with_one_output_used(device, used):
+    x, scale, shift = batch_norm_input((3, 20, 5, 7), device=device)
+    weights = [torch.randn(size) if place == used else None for place, size in enumerate([x.shape, 20, 20])]
+    *_, ours = results(bn_match, x, scale, shift, True, weights)
+    *_, exact = in_double(x, scale, shift, True, weights)
+    assert_near(ours, exact, 1e-5)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bn_match_of_half_precision_has_float32_moments(device, dtype, relu):
+    x, scale, shift = batch_norm_input((6, 20, 5, 7), dtype, device)
+    weights = torch.randn(x.shape).to(dtype), torch.randn(20), torch.randn(20)
+    ours, exact = results(bn_match, x, scale, shift, relu, weights), in_double(x, scale, shift, relu, weights)
+    assert [o.dtype for o in ours] == [dtype, torch.float32, torch.float32, dtype]
+    for value, expected, tolerance in zip(ours, exact, (1e-2, 1e-5, 1e-5, 1e-2), strict=True):
+        assert_near(value, expected, tolerance)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 2)], ids=str)
+def test_bn_match_gradient_by_finite_differences(device, shape, relu):
+    x, scale, shift = batch_norm_input(shape, torch.float64, device)
+    assert gradcheck(lambda x: bn_match(x, scale, shift, relu), x.requires_grad_())
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_bn_match_survives_a_mean_far_larger_than_the_deviation(device, layout):
+    x = LAYOUTS[layout](1000 + 0.01 * torch.randn(64, 3, 8, 8, device=device))
+    _, mean, variance = bn_match(x, torch.ones(3, device=device), torch.zeros(3, device=device))
+    torch.testing.assert_close(variance.double(), x.double().var(dim=(0, 2, 3), correction=0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bn_match_hides_no_nan(device, dtype):
+    x, scale, shift = batch_norm_input((4, 18, 3, 3), dtype, device)
+    x[2, 1, 1, 1] = float("nan")
+    y, mean, variance = bn_match(x, scale, shift, True)
+    assert torch.equal(y.isnan(), x.isnan())
+    alone = torch.arange(18, device=device) == 1
+    assert torch.equal(mean.isnan(), alone) and torch.equal(variance.isnan(), alone)
+
+
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler here")
+def test_threads_share_the_native_rows():
+    x, scale, shift = batch_norm_input((9, 21, 16, 5))
+    before = torch.get_num_threads()
+    try:
+        with kernel_form("native"):
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                for ours, exact in zip(bn_match(x, scale, shift), bn_match_reference(x, scale, shift), strict=True):
+                    assert_near(ours, exact, 1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_folding_gives_what_batch_norm_gives(device, affine):
+    layer = torch.nn.BatchNorm2d(6, affine=affine).to(device).eval()
+    for tensor in (layer.running_mean, layer.running_var, *layer.parameters()):
+        tensor.data.uniform_(0.5, 2)
+    x = torch.randn(3, 6, 4, 4, device=device)
+    scale, shift = fold_batch_norm(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
+    assert_near(bn_match(x, scale, shift)[0], layer(x), 1e-6)
 
 
 def test_moment_distance_is_zero_only_at_the_running_statistics():
@@ -54,33 +183,210 @@ def test_moment_distance_is_zero_only_at_the_running_statistics():
     assert torch.isclose(moment_distance(mean + 1, variance, mean, variance), torch.tensor(2.0))  # ‖(1,1,1,1)‖₂
 
 
-@given(st.integers(2, 6), st.floats(0.5, 20), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
-def test_kl_equals_a_numpy_oracle(classes, temperature, seed):
-    rng = np.random.default_rng(seed)
-    teacher, student = rng.normal(size=(2, 5, classes)) * 4
+def test_relative_moment_distance_ignores_the_scale_of_channels():
+    mean, variance, running_mean, running_variance = torch.rand(4, 5, dtype=torch.float64) + 0.5
+    scale = torch.tensor([0.2, 1.0, 3.0, 4.0, 2.0])
+    plain = moment_distance(mean, variance, running_mean, running_variance, relative=True)
+    scaled = (mean * scale, variance * scale**2, running_mean * scale, running_variance * scale**2)
+    torch.testing.assert_close(moment_distance(*scaled, relative=True), plain)
+    never_varied = torch.tensor([1.0, 1.0, 0.0])
+    assert torch.isfinite(moment_distance(torch.rand(3), torch.rand(3), torch.rand(3), never_varied, relative=True))
 
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_moment_target_adds_up_the_layers(relative):
+    means, variances = [torch.randn(4), torch.randn(7)], [torch.rand(4), torch.rand(7)]
+    mean, variance = torch.randn(11), torch.rand(11)
+    pieces = zip(mean.split([4, 7]), variance.split([4, 7]), means, variances, strict=True)
+    expected = sum(moment_distance(*piece, relative) for piece in pieces)
+    torch.testing.assert_close(MomentTarget(means, variances, relative).distance(mean, variance), expected)
+
+
+# Divergence
+
+
+def divergence_oracle(teacher, student, temperature, kind):
     def softmax(z):
         e = np.exp(z - z.max(1, keepdims=True))
         return e / e.sum(1, keepdims=True)
 
     p, q = softmax(teacher / temperature), softmax(student / temperature)
-    expected = (p * np.log(p / q)).sum(1) * temperature**2
-    ours = kl_divergence(torch.from_numpy(teacher), torch.from_numpy(student), temperature)
-    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-9, atol=1e-9)
+    m = (p + q) / 2
+    kl = (p * np.log(p / q)).sum(1)
+    js = 0.5 * (p * np.log(p / m)).sum(1) + 0.5 * (q * np.log(q / m)).sum(1)
+    return {"kl": kl, "js": js}[kind] * temperature**2
 
 
-def test_kl_gradient_dense_shapes_and_zero_at_agreement():
-    teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    student = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda t, s: kl_divergence(t, s, 2.0), (teacher, student))
-    assert kl_divergence(teacher, teacher + 5).abs().max() < 1e-12  # a shift of all logits changes nothing
-    assert same_decision(teacher, teacher).shape == (2, 2, 2)
+@pytest.mark.parametrize("kind", ["kl", "js"])
+@given(classes=st.integers(1, 6), temperature=st.floats(0.5, 20, width=32), seed=st.integers(0, 99))
+@FEW
+def test_divergence_equals_a_numpy_oracle(device, kind, classes, temperature, seed):
+    teacher, student = np.random.default_rng(seed).normal(size=(2, 5, classes)) * 4
+    ours = divergence(torch.from_numpy(teacher).to(device), torch.from_numpy(student).to(device), temperature, kind)
+    expected = divergence_oracle(teacher, student, temperature, kind)
+    np.testing.assert_allclose(ours.cpu().numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_kl_stays_finite_for_certain_answers():
-    certain = torch.tensor([[1e4, 0.0], [0.0, 1e4]])
-    assert torch.isfinite(kl_divergence(certain, certain.flip(1))).all()
+@pytest.mark.parametrize("kind", ["kl", "js"])
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2, 2)], ids=str)
+def test_divergence_gradient_by_finite_differences(device, kind, shape):
+    logits = [torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True) for _ in range(2)]
+    assert gradcheck(lambda t, s: divergence(t, s, 2.0, kind), logits)
+
+
+@pytest.mark.parametrize("kind", ["kl", "js"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(9, 10), (3, 7, 4, 5), (2, 100, 3)], ids=str)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=["float32", "bfloat16"])
+def test_divergence_of_any_layout(device, shape, layout, kind, dtype, tolerance):
+    teacher, student = (3 * torch.randn(2, *shape, device=device)).to(dtype)
+    student = LAYOUTS[layout](student)
+    weights = torch.randn(shape[0], *shape[2:])
+
+    def run(function, *logits):
+        logits = [z.detach().requires_grad_() for z in logits]
+        value = function(*logits, 1.5, kind)
+        return value, *torch.autograd.grad((value.double() * weights.to(value.device)).sum(), logits)
+
+    ours = run(divergence, teacher, student)
+    for value, exact in zip(ours, run(divergence_reference, teacher.double().cpu(), student.double().cpu()), strict=True):
+        assert value.dtype is dtype
+        assert_near(value, exact, tolerance)
+
+
+@pytest.mark.parametrize("kind", ["kl", "js"])
+def test_divergence_at_the_ends(device, kind):
+    teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64, device=device)
+    assert divergence(teacher, teacher + 5, 2.0, kind).abs().max() < 1e-12  # a shift of all logits changes nothing
+    certain = torch.tensor([[1e4, 0.0], [0.0, 1e4]], device=device, requires_grad=True)
+    value = divergence(certain, certain.flip(1), kind=kind)
+    assert torch.isfinite(value).all() and torch.isfinite(torch.autograd.grad(value.sum(), certain)[0]).all()
+
+
+def test_divergence_refuses_what_it_cannot_compare():
+    with pytest.raises(EchosetError, match="different shapes"):
+        divergence(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(EchosetError, match="no divergence 'tv'"):
+        divergence(torch.zeros(2, 3), torch.zeros(2, 3), kind="tv")
+
+
+def test_the_adversary_has_nothing_to_gain_where_decisions_differ(device):
+    teacher = torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]], device=device)
+    student = torch.tensor([[1.0, 0.0, 0.5], [2.0, 0.0, 1.0]], device=device, requires_grad=True)
+    assert same_decision(teacher, student).tolist() == [True, False]
+    value = adversarial_divergence(teacher, student)
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    torch.testing.assert_close(value[0], divergence_reference(teacher, student.detach())[0])
+    assert value[1] == 0 and (gradient[1] == 0).all() and (gradient[0] != 0).all()
+
+
+# Views and the counter they draw from
+
+
+PLANS = [
+    ViewPlan(),
+    ViewPlan(crop=2),
+    ViewPlan(flip=True),
+    ViewPlan(cutout=3),
+    ViewPlan(crop=1, cutout=4),
+    ViewPlan(mixup=1.0),
+    ViewPlan(crop=2, flip=True, cutout=3, mixup=0.5),
+    ViewPlan(crop=9, flip=True, cutout=11),  # both larger than the image
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("size", [(3, 6, 9), (1, 9, 6), (4, 17, 16)], ids=str)
+def test_views_equal_their_definition(device, plan, size):
+    pool = torch.randint(0, 256, (5, *size), dtype=torch.uint8)
+    index, view = torch.tensor([0, 4, 4, 2, 1, 3, 0]), torch.tensor([0, 0, 1, 7, 2**31, 5, 6])
+    ours = views(pool.to(device), index.to(device), view.to(device), plan, seed=3)
+    exact = views_reference(pool, index, view, plan, seed=3)
+    assert ours.dtype is torch.float32 and ours.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(ours.cpu(), exact, rtol=0, atol=1.2e-7 if plan.mixup else 0)
+
+
+def test_a_view_is_the_same_in_any_batch_and_order(device):
+    pool = torch.randint(0, 256, (9, 3, 6, 5), dtype=torch.uint8, device=device)
+    plan, index, view = PLANS[6], torch.arange(40, device=device) % 9, torch.arange(40, device=device) // 9
+    everything = views(pool, index, view, plan, seed=1)
+    order = torch.randperm(40).to(device)[:11]
+    assert torch.equal(views(pool, index[order], view[order], plan, seed=1), everything[order])
+    assert not torch.equal(views(pool, index, view, plan, seed=2), everything)
+
+
+def test_views_of_a_strided_pool(device):
+    pool = torch.randint(0, 256, (4, 3, 6, 10), dtype=torch.uint8, device=device)[..., ::2]
+    index = torch.arange(8, device=device)[::2] // 2
+    ours = views(pool, index, index, PLANS[6], seed=0)
+    torch.testing.assert_close(ours, views(pool.contiguous(), index.clone(), index, PLANS[6], seed=0), rtol=0, atol=0)
+
+
+def test_views_happen_as_often_as_planned():
+    pool = torch.zeros(1, 1, 3, 3, dtype=torch.uint8)
+    pool[0, 0, 1, 2] = 255  # right of the middle
+    count = 4000
+    index, view = torch.zeros(count, dtype=torch.int64), torch.arange(count)
+    flipped = views(pool, index, view, ViewPlan(flip=True), seed=0)[:, 0, 1, 0]
+    assert abs(flipped.mean() - 0.5) < 0.03
+    pool[0, 0, 1] = torch.tensor([0, 255, 0])
+    shifted = views(pool, index, view, ViewPlan(crop=1), seed=0).mean(0)[0]
+    assert (shifted - 1 / 9).abs().max() < 0.02  # every shift alike
+    pool.fill_(255)
+    cut = 1 - views(pool, index, view, ViewPlan(cutout=1), seed=0).mean(0)[0]
+    assert (cut - 1 / 9).abs().max() < 0.02
+    pools = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 3, 3)
+    mixed = views(pools, index, view, ViewPlan(mixup=0.4), seed=0)[:, 0, 0, 0]
+    assert abs((mixed > 0).float().mean() - 0.2) < 0.03  # 0.4, and every second partner is as black
+
+
+@pytest.mark.parametrize("plan", [ViewPlan(crop=1, flip=True, cutout=2), ViewPlan(mixup=1.0), PLANS[6]], ids=str)
+def test_views_of_a_float_pool_are_differentiable(device, plan):
+    index = view = torch.tensor([0, 2, 2], device=device)
+    pool = torch.rand(3, 1, 4, 3, dtype=torch.float64, device=device, requires_grad=True)
+    assert gradcheck(lambda pool: views(pool, index, view, plan, seed=5), pool)
+    single = pool.detach().float().requires_grad_()
+    outs = [function(single, index, view, plan, seed=5) for function in (views, views_reference)]
+    weights = torch.randn(3, 1, 4, 3, device=device)
+    ours, exact = (torch.autograd.grad((out * weights).sum(), single)[0] for out in outs)
+    torch.testing.assert_close(outs[0], outs[1], rtol=0, atol=1.2e-7)
+    torch.testing.assert_close(ours, exact)
+
+
+def test_views_refuse_a_pool_of_integers():
+    with pytest.raises(EchosetError, match="uint8 or float"):
+        views(torch.zeros(1, 1, 2, 2, dtype=torch.int32), torch.zeros(1).long(), torch.zeros(1).long(), ViewPlan(), 0)
+
+
+def test_the_counter_is_its_formula():
+    def mix(x):
+        x = (x ^ x >> 16) * MULTIPLIERS[0] % 2**32
+        x = (x ^ x >> 15) * MULTIPLIERS[1] % 2**32
+        return x ^ x >> 16
+
+    index, view, seed = [0, 1, 5, 2**32 - 1], [0, 3, 2**31, 2**32 - 1], 2**32 - 5
+    keys = [mix((mix(i ^ seed) + v) % 2**32) for i, v in zip(index, view, strict=True)]
+    expected = [[(mix((key + lane * LANE_STEP) % 2**32) >> 8) / 2**24 for key in keys] for lane in range(1, 9)]
+    assert uniforms(torch.tensor(index), torch.tensor(view), seed, 8).tolist() == expected
+
+
+@pytest.mark.parametrize("start, seed", [(0, 0), (1 << 20, 12345)])
+def test_counter_numbers_look_independent(start, seed):
+    count = 40_000
+    place, fixed = start + torch.arange(count), torch.full((count,), 7)
+    by_index, by_view = uniforms(place, fixed, seed, 8).double(), uniforms(fixed, place, seed, 8).double()
+    for numbers in (by_index, by_view):
+        assert numbers.min() >= 0 and numbers.max() < 1
+        assert (numbers.mean(1) - 0.5).abs().max() < 4.5 * (1 / 12 / count) ** 0.5
+        assert (numbers.var(1) - 1 / 12).abs().max() < 4.5 * (1 / 180 / count) ** 0.5
+        # Lanes among each other, and each lane with every lane of the next place.
+        together = torch.corrcoef(torch.cat([numbers[:, :-1], numbers[:, 1:]])) - torch.eye(16)
+        assert together.abs().max() < 4.5 / count**0.5
+    other = uniforms(place, fixed, seed + 1, 8).double()
+    assert torch.corrcoef(torch.cat([by_index, other]))[:8, 8:].abs().max() < 4.5 / count**0.5
+
+
+# Priorities
 
 
 def test_draws_follow_the_chances_and_weights_undo_them():
@@ -100,6 +406,138 @@ def test_draws_follow_the_chances_and_weights_undo_them():
 
 def test_exponent_zero_is_uniform():
     torch.testing.assert_close(draw_chances(torch.tensor([0.0, 5.0, 50.0]), 0.0), torch.full((3,), 1 / 3))
+
+
+def test_race_keys_equal_their_definition(device):
+    chances = torch.rand(3000, device=device) * (torch.rand(3000, device=device) > 0.2)
+    keys = _race(chances, torch.Generator(device).manual_seed(1))
+    luck = torch.rand(3000, generator=torch.Generator(device).manual_seed(1), device=device)
+    torch.testing.assert_close(keys, race_keys_reference(chances, luck), rtol=1e-6, atol=0)
+
+
+@given(chances=st.lists(st.sampled_from([0.0, 0.1, 1.0, 5.0]), min_size=1, max_size=12), count=st.data())
+@FEW
+def test_distinct_draws_never_repeat_and_take_the_impossible_last(device, chances, count):
+    count = count.draw(st.integers(1, len(chances)))
+    drawn = draw_distinct(torch.tensor(chances, device=device), count, torch.Generator(device).manual_seed(count))
+    assert len(set(drawn.tolist())) == count
+    possible = sum(chance > 0 for chance in chances)
+    assert sum(chances[i] > 0 for i in drawn.tolist()) == min(count, possible)
+
+
+def test_the_first_distinct_draw_follows_the_chances():
+    chances, generator = torch.tensor([0.1, 0.0, 0.2, 0.7]), torch.Generator().manual_seed(0)
+    with kernel_form("reference"):
+        drawn = torch.stack([draw_distinct(chances, 2, generator) for _ in range(4000)])
+    torch.testing.assert_close(torch.bincount(drawn[:, 0], minlength=4) / 4000, chances, atol=0.03, rtol=0)
+    # And the second, without the first: P(j | i) = P(j)/(1 − P(i)).
+    after = drawn[drawn[:, 0] == 3, 1]
+    torch.testing.assert_close(
+        torch.bincount(after, minlength=4) / len(after), torch.tensor([1 / 3, 0, 2 / 3, 0]), atol=0.04, rtol=0
+    )
+
+
+@given(data=st.data(), classes=st.integers(1, 4), count=st.integers(1, 14), seed=st.integers(0, 999))
+@settings(FEW, max_examples=60)
+def test_draws_by_class_meet_the_quotas(data, classes, count, seed):
+    labels = data.draw(st.lists(st.integers(0, classes - 1), min_size=count, max_size=count))
+    chances = data.draw(st.lists(st.sampled_from([0.0, 0.2, 3.0]), min_size=count, max_size=count))
+    wanted = data.draw(st.lists(st.integers(0, classes - 1), max_size=count))  # the class of every place
+    quotas, total = [wanted.count(c) for c in range(classes)], len(wanted)
+    drawn = draw_by_class(
+        torch.tensor(chances), torch.tensor(labels), torch.tensor(quotas), total, torch.Generator().manual_seed(seed)
+    ).tolist()
+    assert len(drawn) == len(set(drawn)) == total
+    candidates = [sum(chance > 0 and label == c for chance, label in zip(chances, labels, strict=True)) for c in range(classes)]
+    taken = [sum(chances[i] > 0 and labels[i] == c for i in drawn) for c in range(classes)]
+    assert all(t >= min(q, n) for t, q, n in zip(taken, quotas, candidates, strict=True))
+    if all(n >= q for q, n in zip(quotas, candidates, strict=True)):
+        assert taken == quotas
+    assert sum(taken) == min(total, sum(candidates))
+
+
+def test_draws_within_a_class_follow_the_chances():
+    chances, labels = torch.tensor([1.0, 3.0, 50.0, 2.0, 2.0]), torch.tensor([0, 0, 1, 1, 0])
+    generator, quotas = torch.Generator().manual_seed(0), torch.tensor([1, 1])
+    drawn = torch.cat([draw_by_class(chances, labels, quotas, 2, generator) for _ in range(3000)])
+    share = torch.bincount(drawn, minlength=5) / 3000
+    torch.testing.assert_close(share, torch.tensor([1 / 6, 1 / 2, 50 / 52, 2 / 52, 1 / 3]), atol=0.04, rtol=0)
+
+
+# Doubling and convolving
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 2)], ids=str)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_upsample_conv_equals_its_definition(size, with_bias):
+    x, weight = torch.randn(2, 3, *size, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    bias = torch.randn(4, dtype=torch.float64) if with_bias else None
+    expected = upsample_conv_reference(x, weight, bias)
+    torch.testing.assert_close(upsample_conv(x, weight, bias), expected)
+    last = upsample_conv(x.contiguous(memory_format=torch.channels_last), weight, bias)
+    torch.testing.assert_close(last, expected)
+
+
+def test_upsample_conv_gradient_by_finite_differences():
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((1, 2, 3, 2), (2, 2, 3, 3), (2,))]
+    assert gradcheck(upsample_conv, inputs)
+
+
+# Which form runs
+
+
+def test_a_form_holds_inside_its_region_only():
+    x = torch.zeros(1)
+    automatic = pick_form(x)
+    with kernel_form("reference"):
+        assert pick_form(x) == "reference" and "reference, as asked" in describe_forms(x.device)
+        with pytest.raises(ValueError), kernel_form("auto"):
+            assert pick_form(x) == automatic
+            raise ValueError
+        assert pick_form(x) == "reference"
+    assert pick_form(x) == automatic
+    with pytest.raises(EchosetError, match="no kernel form 'cuda'"), kernel_form("cuda"):
+        pass
+    with kernel_form("triton" if importlib.util.find_spec("triton") and not torch.cuda.is_available() else "reference"):
+        assert pick_form(x, has=("reference", "native")) == "reference"  # a kernel without the form asked for
+
+
+def in_a_process(code, **environment):
+    """What `code` prints, run with these variables (None removes one)."""
+    merged = os.environ | {"PYTHONPATH": str(Path(backend.__file__).parents[1])} | environment
+    merged = {name: value for name, value in merged.items() if value is not None}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=merged)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+ASK = """
+import torch
+from synthesis_kernels.backend import describe_forms, kernel_form, pick_form
+from synthesis_kernels.bn_match import bn_match
+from synthesis_kernels.errors import EchosetError
+x = torch.randn(4, 3)
+with kernel_form("{form}"):
+    for ask in (lambda: bn_match(x, torch.ones(3), torch.zeros(3)), lambda: describe_forms(x.device)):
+        try:
+            ask()
+        except EchosetError as error:
+            print(error)
+bn_match(x, torch.ones(3), torch.zeros(3))
+print(pick_form(x), "|", describe_forms(x.device))
+"""
+
+
+def test_a_form_asked_for_by_name_must_run():
+    said = in_a_process(ASK.format(form="triton"), TRITON_INTERPRET=None).splitlines()
+    reason = "needs a CUDA device" if importlib.util.find_spec("triton") else "not installed"
+    assert all("in their triton form, but triton" in line and reason in line for line in said[:2])
+
+
+def test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for(tmp_path):
+    *asked, automatic = in_a_process(ASK.format(form="native"), CXX="/bin/false", ECHOSET_CACHE=str(tmp_path)).splitlines()
+    assert len(asked) == 2 and all("native form, but it can't be compiled here" in line for line in asked)
+    assert automatic.startswith("reference | kernels: reference (plain torch), because it can't be compiled here")
 
 
 def test_a_device_asked_for_by_name_must_exist():

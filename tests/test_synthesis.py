@@ -15,10 +15,14 @@ from distill import TransferSet
 from distill.evaluation import predict
 from distill.files import read_log
 from distill.models import Classifier, ModelSpec
+from distill.models.frozen import Frozen
+from distill.train import StudentStep
 from inversion import plan, synthesize
 from inversion.generators import Generator
+from inversion.inner import InnerLoop
 from inversion.options import GeneratorOptions, ObjectiveOptions, ReplayOptions, SynthesisOptions
 from inversion.synthesis import SynthesisState, _store, adversary_steps, draw_targets, generator_call
+from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
 CPU = torch.device("cpu")
@@ -103,10 +107,14 @@ def test_state_restores_to_the_same_future(teacher, tiny):
     assert_equal(state.state_dict(), copy.state_dict())
 
 
-def run_call(teacher, state, options):
-    images, logits, rank, _ = generator_call(teacher, state, options, torch.float32)
+def run_call(teacher, state, options, step="eager"):
+    frozen = Frozen(teacher)
+    student, capacity = state.adversary.student, state.buffer.capacity
+    inner = InnerLoop(frozen, state.generator, student, options, capacity, torch.float32, step)
+    images, logits, rank, _ = generator_call(inner, teacher, state, options)
     _store(state, images, logits, rank, options)
-    adversary_steps(teacher, state, options, torch.float32)
+    train = StudentStep(state.adversary, options.adversary.temperature, torch.float32)
+    adversary_steps(train, frozen, state, options, torch.float32)
     state.call += 1
 
 
@@ -122,6 +130,26 @@ def assert_equal(one, two):
         assert torch.equal(one, two)
     else:
         assert one == two
+
+
+@pytest.mark.parametrize("way", ["compiled", "reference"])
+def test_every_way_to_run_a_step_has_the_same_gradients(teacher, tiny, way):
+    """Compiled or not, with the native kernels or their definitions. (After Adam's first update only signs would count.)"""
+    found = []
+    wanted, shift, held = torch.arange(40) % 10, torch.tensor([1, -2]), torch.arange(10)
+    for step, form in (("eager", "auto"), ("compiled", "auto") if way == "compiled" else ("eager", "reference")):
+        state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
+        frozen = Frozen(teacher)
+        inner = InnerLoop(frozen, state.generator, state.adversary.student, tiny, 30, torch.float32, step)
+        average = inner.target.mean + 0.1, inner.target.variance * 1.1
+        inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), average)
+        with kernel_form(form):
+            result = inner.run(wanted, shift, held, adversarial=True)
+        inner.end()
+        gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters()])
+        found.append((gradient, result.images, result.bn, result.wrong_class, result.mean, result.variance))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() < 1e-3 * theirs.norm()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -8,9 +8,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distill import Classifier, ModelSpec, build_classifier, load_classifier, save_classifier
+from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.weights import load_weights, read_weights
 from inversion import TeacherOptions, inspect_teacher, load_teacher
-from inversion.teacher import BatchNormTaps, find_batch_norms
+from synthesis_kernels.bn_match import MomentTarget, moment_distance
 from synthesis_kernels.errors import EchosetError
 
 ZOO = [
@@ -215,9 +216,8 @@ def test_every_kind_of_batch_norm_is_tapped(norm):
     teacher = trained(small(norm))
     assert inspect_teacher(teacher).kinds == {norm.__name__: 1}
     images = torch.rand(8, 1, 16, 16)
-    with BatchNormTaps(teacher) as taps:
-        teacher(images)
-        mean, variance = taps.take()[0]
+    logits, mean, variance = Frozen(teacher).with_moments(images)
+    torch.testing.assert_close(logits, teacher(images))
     inputs = teacher.network[0](images)
     torch.testing.assert_close(mean, inputs.mean((0, 2, 3)))
     torch.testing.assert_close(variance, inputs.var((0, 2, 3), correction=0))
@@ -228,15 +228,96 @@ def test_batch_norm_1d_is_tapped():
     assert inspect_teacher(trained(network)).layers == {"2": 6}
 
 
-def test_taps_leave_the_teacher_as_it_was(teacher):
-    images = torch.rand(2, 1, 28, 28)
-    before, state = teacher(images), {k: v.clone() for k, v in teacher.state_dict().items()}
-    with pytest.raises(RuntimeError), BatchNormTaps(teacher):
-        teacher(images)
-        raise RuntimeError
-    assert not any(m._forward_pre_hooks for m in teacher.modules())
-    assert torch.equal(teacher(images), before)
-    assert all(torch.equal(v, state[k]) for k, v in teacher.state_dict().items())
+@pytest.mark.parametrize("model", ["wrn-10-1", "cifar-resnet18", "cifar-mobilenetv2", "convnet-8", "resnet18"])
+def test_a_frozen_copy_answers_as_the_original(model):
+    spec = ModelSpec(model, channels=3, size=32, classes=10, mean=(0.5,), std=(0.25,))
+    original = build_classifier(spec)
+    for layer in find_batch_norms(original.network).values():  # as if trained
+        nn.init.uniform_(layer.weight, 0.5, 1.5)
+        layer.running_mean.uniform_(-0.2, 0.2)
+        layer.running_var.uniform_(0.5, 1.5)
+    original.eval()
+    images = torch.rand(4, 3, 32, 32)
+    before = {name: value.clone() for name, value in original.state_dict().items()}
+    given = {}
+
+    def record(name):
+        return lambda layer, inputs: given.update({name: inputs[0]})
+
+    handles = [layer.register_forward_pre_hook(record(name)) for name, layer in find_batch_norms(original.network).items()]
+    expected = original(images)
+    for handle in handles:
+        handle.remove()
+    frozen = Frozen(original)
+    logits, mean, variance = frozen.with_moments(images)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mean, torch.cat([x.mean((0, 2, 3)) for x in given.values()]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(variance, torch.cat([x.var((0, 2, 3), correction=0) for x in given.values()]), rtol=1e-3, atol=1e-4)
+    # The original is as it was, its weights still learn, and `refresh` follows them.
+    assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
+    assert all(p.requires_grad for p in original.parameters())
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.mul_(1.1)
+    frozen.refresh()
+    torch.testing.assert_close(frozen(images), original(images), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_through_a_frozen_copy_are_the_originals():
+    original = trained(small()).double()
+    images = torch.rand(4, 1, 16, 16, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(original(images).square().sum(), images)
+    frozen = Frozen(original)
+    (ours,) = torch.autograd.grad(frozen.classifier(images).square().sum(), images)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_a_batch_norm_that_does_more_is_left_to_itself():
+    class WithActivation(nn.BatchNorm2d):  # as timm's BatchNormAct2d
+        def forward(self, x):
+            return super().forward(x).tanh()
+
+    teacher, images = trained(small(WithActivation)), torch.rand(4, 1, 16, 16)
+    logits, mean, _ = Frozen(teacher).with_moments(images)
+    torch.testing.assert_close(logits, teacher(images))
+    torch.testing.assert_close(mean, teacher.network[0](images).mean((0, 2, 3)))
+
+
+def test_a_network_that_cannot_be_traced_is_copied_all_the_same():
+    class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small()
+
+        def forward(self, x):
+            return self.inner(x) if float(x.sum()) >= 0 else self.inner(-x)
+
+    teacher, images = trained(Stubborn()), torch.rand(4, 1, 16, 16)
+    torch.testing.assert_close(Frozen(teacher).with_moments(images)[0], teacher(images))
+
+
+def test_layers_that_run_twice_or_never_are_named():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.head(self.norm(torch.relu(self.norm(self.first(x)))).mean((2, 3)))
+
+    with pytest.raises(EchosetError, match="norm runs twice"):
+        Frozen(trained(Twice())).with_moments(torch.rand(4, 1, 16, 16))
+
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.spare = small(), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    with pytest.raises(EchosetError, match="spare took no part"):
+        Frozen(trained(Unused())).with_moments(torch.rand(4, 1, 16, 16))
 
 
 def test_the_distance_falls_to_zero_on_the_statistics_themselves():
@@ -247,11 +328,21 @@ def test_the_distance_falls_to_zero_on_the_statistics_themselves():
     network(images)
     network[1].running_var *= 1 - 1 / (16 * 14 * 14)  # torch keeps the unbiased variance
     teacher = Classifier(network, ModelSpec("test", channels=1, size=16, classes=4)).eval()
-    with BatchNormTaps(teacher) as taps:
-        teacher(images)
-        assert taps.distance(taps.take()) < 1e-5
-        teacher(images * 2)
-        assert taps.distance(taps.take()) > 1e-2
+    frozen = Frozen(teacher)
+    for relative in (False, True):
+        target = frozen.target(relative)
+        assert target.distance(*frozen.with_moments(images)[1:]) < 1e-4
+        assert target.distance(*frozen.with_moments(images * 2)[1:]) > 1e-2
+
+
+def test_the_distance_is_the_sum_of_the_layers_distances():
+    means, variances = [torch.randn(n) for n in (3, 5)], [torch.rand(n) + 0.1 for n in (3, 5)]
+    found = [torch.randn(n) for n in (3, 5)], [torch.rand(n) for n in (3, 5)]
+    for relative in (False, True):
+        target = MomentTarget(means, variances, relative)
+        layers = zip(*found, means, variances, strict=True)
+        expected = sum(moment_distance(*layer, relative) for layer in layers)
+        torch.testing.assert_close(target.distance(torch.cat(found[0]), torch.cat(found[1])), expected)
 
 
 def test_a_wrapped_parallel_module_is_still_found():

@@ -20,7 +20,7 @@ import jsonargparse
 import torch
 import torch.nn.functional as F
 
-from distill.augment import random_views
+from distill.augment import make_views
 from distill.data import load_images
 from distill.evaluation import evaluate
 from distill.files import load_state, save_state
@@ -82,9 +82,9 @@ def train(recipe: TeacherRecipe) -> float:
             order = torch.randperm(len(images), generator=state.generator, device=device)
             for index in order[: per_epoch * recipe.batch].view(per_epoch, -1):
                 state.optimiser.set_share(one_cycle(state.step, total, warmup=0.2))
-                views = random_views(images[index].float() / 255, recipe.views, state.generator)
+                epoch = torch.full_like(index, state.step // per_epoch)
                 with mixed_precision(device, precision):
-                    logits = state.student(views.contiguous(memory_format=torch.channels_last))
+                    logits = state.student(make_views(images, index, epoch, recipe.views, recipe.seed))
                 loss = F.cross_entropy(logits.float(), labels[index])
                 state.optimiser.zero_grad(set_to_none=True)
                 loss.backward()

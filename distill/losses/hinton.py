@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from synthesis_kernels.divergence import kl_divergence
+from synthesis_kernels.divergence import divergence
 
 
 def hinton_loss(
@@ -12,5 +12,5 @@ def hinton_loss(
     weights: Tensor | None = None,  # (B,) importance weights, or None for equal ones
 ) -> Tensor:
     """mean of w·T²·KL(σ(z_T/T) ‖ σ(z_S/T)): label-free, since a synthetic image has no label but the teacher's."""
-    divergence = kl_divergence(teacher_logits, student_logits, temperature)
-    return (divergence if weights is None else divergence * weights).mean()
+    apart = divergence(teacher_logits, student_logits, temperature)
+    return (apart if weights is None else apart * weights).mean()

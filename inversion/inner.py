@@ -1,0 +1,147 @@
+"""One inner step of the generator: images out of a clone, the teacher's and the adversary's verdict, an Adam update."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import inversion.objectives as objectives
+from distill.models import Classifier
+from distill.models.frozen import Frozen
+from inversion.generators import Generator
+from inversion.options import SynthesisOptions
+from synthesis_kernels.backend import mixed_precision
+from synthesis_kernels.step import Captured, Step, compiled, optimiser_tensors
+
+
+@dataclass(frozen=True)
+class InnerResult:
+    """What a step found, before its update. A captured step's next run overwrites it."""
+
+    images: Tensor  # (B, C, H, W) in [0, 1]
+    bn: Tensor  # ()
+    wrong_class: Tensor  # (B,)
+    fooling: Tensor  # (B,)
+    mean: Tensor  # (ΣC,) this batch's, at all BatchNorm layers
+    variance: Tensor  # (ΣC,)
+
+
+class InnerLoop:
+    """A clone of the generator and its noise, which learn a batch in a few steps; their summed gradient is kept.
+
+    Everything that changes stays where it is in memory, call after call, so a step can be compiled or captured once.
+    """
+
+    def __init__(
+        self,
+        teacher: Frozen,
+        generator: Generator,
+        adversary: Classifier,
+        options: SynthesisOptions,
+        capacity: int,
+        precision: torch.dtype,
+        step: Step = "eager",
+    ) -> None:
+        self.teacher, self.generator, self.options = teacher, generator, options
+        self.capacity, self.precision, self.step = capacity, precision, step
+        self.target = teacher.target(options.objective.bn_relative)
+        self.clone = copy.deepcopy(generator)
+        device = self.target.mean.device
+        self.noise = nn.Parameter(torch.zeros(options.batch, options.generator.latent, device=device))
+        self.parameters = list(self.clone.parameters())
+        groups = [{"params": self.parameters}, {"params": [self.noise], "lr": options.generator.latent_rate}]
+        on_cuda = device.type == "cuda"
+        self.optimiser = torch.optim.Adam(
+            groups, options.generator.learning_rate, betas=(0.5, 0.999), fused=True, capturable=on_cuda
+        )
+        self.summed = [torch.zeros_like(p) for p in self.parameters]
+        self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
+        self.average: tuple[Tensor, Tensor] | None = None
+        self._loss = compiled(self._objective) if step == "compiled" else self._objective
+        self._captured = Captured(self._update, self._tensors)
+
+    @torch.no_grad()
+    def begin(self, noise: Tensor, average: tuple[Tensor, Tensor] | None) -> None:
+        """Start a call: the clone becomes the generator again, and the adversary what it has learnt to be."""
+        torch._foreach_copy_(self.parameters, list(self.generator.parameters()))
+        for buffer, source in zip(self.clone.buffers(), self.generator.buffers(), strict=True):
+            buffer.copy_(source)
+        for state in self.optimiser.state.values():
+            for value in state.values():
+                value.zero_()
+        torch._foreach_zero_(self.summed)
+        self.noise.copy_(noise)
+        self.average = average
+        if self.adversary is not None:
+            self.adversary.refresh()
+
+    def run(self, wanted: Tensor, shift: Tensor, held: Tensor, adversarial: bool) -> InnerResult:
+        """One step towards `wanted` (B,), rolled by `shift` (2,), with `held` (K,) images of each class in the buffer."""
+        # The first calls go without adversary or average. They are few: only the form that stays is made fast.
+        settled = adversarial == (self.adversary is not None)
+        settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
+        if settled and self.step == "graph":
+            return InnerResult(*self._captured(wanted, shift, held))
+        loss = self._loss if settled else self._objective
+        return InnerResult(*self._update(wanted, shift, held, adversarial, loss))
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Hand the summed gradients and the clone's running statistics to the generator."""
+        for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
+            parameter.grad = total
+        for buffer, changed in zip(self.generator.buffers(), self.clone.buffers(), strict=True):
+            buffer.copy_(changed)
+
+    def _update(self, wanted: Tensor, shift: Tensor, held: Tensor, adversarial: bool | None = None, loss=None) -> tuple:  # noqa: ANN001
+        if adversarial is None:
+            adversarial, loss = self.adversary is not None, self._objective
+        self.optimiser.zero_grad(set_to_none=True)
+        total, *found = loss(self.noise, wanted, shift, held, adversarial, self.average)
+        total.backward()
+        torch._foreach_add_(self.summed, [p.grad for p in self.parameters])
+        self.optimiser.step()
+        return tuple(value.detach() for value in found)
+
+    def _objective(
+        self,
+        noise: Tensor,
+        wanted: Tensor,
+        shift: Tensor,
+        held: Tensor,
+        adversarial: bool,
+        average: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, ...]:
+        goal = self.options.objective
+        with mixed_precision(noise.device, self.precision):
+            images = self.clone(noise, wanted)
+        view = roll(images, shift) if goal.roll else images
+        logits, mean, variance = self.teacher.with_moments(view)
+        carried = mean, variance
+        if average is not None and goal.bn_momentum:
+            # Blended with earlier batches' moments, batches may differ while their union matches.
+            carried = tuple(torch.lerp(new, old, goal.bn_momentum) for new, old in zip(carried, average, strict=True))
+        bn = self.target.distance(*carried)
+        wrong_class = objectives.class_loss(logits, wanted)
+        phi = torch.ones_like(wrong_class)
+        if goal.phi:
+            phi = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)
+        fooling = torch.zeros_like(wrong_class)
+        if adversarial:
+            fooling = objectives.adversarial_loss(logits, self.adversary(view))
+        loss = goal.bn * bn + (phi * (goal.classes * wrong_class + goal.adversary * fooling)).mean()
+        return loss, images, bn, wrong_class, fooling, mean, variance
+
+    def _tensors(self) -> list[Tensor]:
+        return [*optimiser_tensors(self.optimiser), *self.summed, *self.clone.buffers()]
+
+
+def roll(images: Tensor, shift: Tensor) -> Tensor:  # (B, C, H, W), (2,)
+    """Shift the whole batch around the edges, so that nothing hangs on the pixel grid."""
+    height, width = images.shape[2:]
+    rows = (torch.arange(height, device=images.device) - shift[0]) % height
+    columns = (torch.arange(width, device=images.device) - shift[1]) % width
+    return images[:, :, rows][:, :, :, columns]

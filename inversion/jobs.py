@@ -1,0 +1,107 @@
+"""The plan of a synthesis: which shards there are, which are done, and the manifest once all of them are.
+
+A plan follows from the options alone, and a job's seed from the job; so any number of processes may share a plan.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from distill.files import write_atomically
+from distill.models import Classifier
+from distill.transfer_set import TransferSet, read_manifest, shard_name, write_manifest
+from inversion.options import SynthesisOptions
+from synthesis_kernels.errors import EchosetError
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard's worth of work."""
+
+    index: int
+    total: int
+    seed: int
+    quotas: list[int]
+    """Images of each class."""
+
+    @property
+    def file(self) -> str:
+        """Name of the shard it leaves."""
+        return shard_name(self.index, self.total)
+
+
+def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJob]:
+    """Divide the images into jobs. Each is balanced over all classes, and so is their union (max − min ≤ 1)."""
+    if options.images < 1 or options.shard_images < 1:
+        raise EchosetError(f"images and shard_images must be at least 1, got {options.images} and {options.shard_images}")
+    total = -(-options.images // options.shard_images)
+    jobs = []
+    for index in range(total):
+        # Image i of the whole set is of class i mod K, and a job makes one run of consecutive images.
+        first, last = options.images * index // total, options.images * (index + 1) // total
+        quotas = [len(range(first + (label - first) % classes, last, classes)) for label in range(classes)]
+        job_seed = int.from_bytes(sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
+        jobs.append(ShardJob(index, total, job_seed, quotas))
+    return jobs
+
+
+def claim(out: Path, key: str) -> None:
+    """Mark the folder with what is being made in it, and refuse to mix two different sets."""
+    marker = out / ".job"
+    if marker.is_file():
+        if marker.read_text() != key:
+            raise EchosetError(
+                f"{out} holds a set made with other options, seed or teacher; choose another --out, or delete that folder first"
+            )
+    elif out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
+        raise EchosetError(f"{out} exists and is not a set of this run; choose another --out")
+    else:
+        write_atomically(marker, key.encode())
+
+
+def finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
+    """What `note_finished` noted, or None where the shard is still to be made."""
+    path = out / f".{job.file}.done"
+    if not path.is_file() or not (out / job.file).is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise EchosetError(f"{path} is damaged; delete it to make that shard again") from error
+
+
+def assemble(
+    out: Path,
+    jobs: list[ShardJob],
+    teacher: Classifier,
+    teacher_hash: str,
+    options: SynthesisOptions,
+    seed: int,
+) -> TransferSet | None:
+    """Write the manifest once every shard is there."""
+    from inversion import __version__
+
+    notes = [finished(out, job) for job in jobs]
+    if any(note is None for note in notes):
+        return None
+    shards = [note for note in notes if note is not None]
+    if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
+        counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
+        wanted = [sum(job.quotas[label] for job in jobs) for label in range(teacher.spec.classes)]
+        manifest = {
+            "code_version": __version__,
+            "method": "ssd-kd",
+            "config": asdict(options),
+            "seed": seed,
+            "teacher": {"model": teacher.spec.model, "weight_hash": teacher_hash},
+            "input": teacher.contract,
+            "counts": counts,
+            "short": {str(label): wanted[label] - counts[label] for label in range(len(counts)) if counts[label] < wanted[label]},
+            "shards": shards,
+        }
+        write_manifest(out, json.loads(json.dumps(manifest)))
+    return TransferSet.load(out)

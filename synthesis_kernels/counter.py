@@ -1,0 +1,34 @@
+"""Random numbers that are a function of their place: (seed, sample, view, lane) → [0, 1). No state, no order.
+
+What a stored image looks like in its v-th view follows from the image's index, v and a seed alone; so views need not be
+stored, come out alike in any batch, and are the same on every device and in every form of a kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+MULTIPLIERS = (0x7FEB352D, 0x846CA68B)  # the 32-bit mixer "lowbias32" (C. Wellons, public domain): full avalanche
+LANE_STEP = 0x9E3779B9  # 2³²/φ, odd: lanes start far apart
+
+
+def mix(x: Tensor) -> Tensor:
+    """Scramble 32-bit integers, held in int64 (products wrap, and only their low 32 bits are kept)."""
+    x = (x ^ (x >> 16)) * MULTIPLIERS[0] & _MASK
+    x = (x ^ (x >> 15)) * MULTIPLIERS[1] & _MASK
+    return x ^ (x >> 16)
+
+
+def uniforms(
+    index: Tensor,  # (B,) int64, below 2³²
+    view: Tensor,  # (B,) int64, below 2³²
+    seed: int,
+    lanes: int,
+) -> Tensor:  # (lanes, B) float32 in [0, 1)
+    """`lanes` independent numbers for each (index, view)."""
+    key = mix(mix(index & _MASK ^ seed & _MASK) + view & _MASK)
+    steps = torch.arange(1, lanes + 1, device=index.device) * LANE_STEP & _MASK
+    # 24 bits: all of them fit a float32 exactly, and 1.0 can't come out.
+    return (mix(key + steps[:, None] & _MASK) >> 8).float() * 2.0**-24

@@ -1,0 +1,165 @@
+// The CPU forms of the kernels: what torch would do in several passes over memory, in one.
+// Plain C++ with GCC/Clang vector types, no torch headers: it compiles in a second. Inputs are rows of channels
+// (channels last). Every function takes the number of threads; torch's own OpenMP runtime is linked.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <omp.h>
+
+namespace {
+
+constexpr int64_t ROWS = 128;  // of one block: its partial sums stay in registers, its rows in the first cache
+
+struct bf16 { uint16_t bits; };
+
+// One vector register's worth of channels, computed in float (or double for double).
+template <class T> struct Lanes {
+    typedef float Number;
+    typedef float Vector __attribute__((vector_size(64)));
+    static constexpr int64_t count = 16;
+};
+template <> struct Lanes<double> {
+    typedef double Number;
+    typedef double Vector __attribute__((vector_size(64)));
+    static constexpr int64_t count = 8;
+};
+typedef Lanes<float>::Vector Floats;
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+inline Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
+
+inline Halves narrow(Floats v) {  // to nearest, ties to even; NaN stays NaN
+    Words u = (Words)v;
+    u = v != v ? Words{} + 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    return __builtin_convertvector(u, Halves);
+}
+
+// `n` is a register's full count except in the last channels of a row that it does not divide.
+inline Floats load(const float *p, int64_t n) {
+    Floats v{};
+    if (n == 16) memcpy(&v, p, 64); else memcpy(&v, p, 4 * n);
+    return v;
+}
+inline Lanes<double>::Vector load(const double *p, int64_t n) {
+    Lanes<double>::Vector v{};
+    if (n == 8) memcpy(&v, p, 64); else memcpy(&v, p, 8 * n);
+    return v;
+}
+inline Floats load(const bf16 *p, int64_t n) {
+    Halves h{};
+    if (n == 16) memcpy(&h, p, 32); else memcpy(&h, p, 2 * n);
+    return widen(h);
+}
+inline void store(float *p, Floats v, int64_t n) { if (n == 16) memcpy(p, &v, 64); else memcpy(p, &v, 4 * n); }
+inline void store(double *p, Lanes<double>::Vector v, int64_t n) { if (n == 8) memcpy(p, &v, 64); else memcpy(p, &v, 8 * n); }
+inline void store(bf16 *p, Floats v, int64_t n) {
+    Halves h = narrow(v);
+    if (n == 16) memcpy(p, &h, 32); else memcpy(p, &h, 2 * n);
+}
+
+// body(thread, first row, end row, first channel, channels), over all blocks of rows and registers of channels.
+template <int64_t WIDTH, class Body> void over_blocks(int64_t rows, int64_t channels, int threads, Body body) {
+    const int64_t blocks = (rows + ROWS - 1) / ROWS, full = channels / WIDTH * WIDTH;
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+        for (int64_t block = blocks * thread / team; block < blocks * (thread + 1) / team; block++) {
+            const int64_t first = block * ROWS, end = first + ROWS < rows ? first + ROWS : rows;
+            for (int64_t c = 0; c < full; c += WIDTH) body(thread, first, end, c, WIDTH);  // a constant width: no tails inside
+            if (full < channels) body(thread, first, end, full, channels - full);
+        }
+    }
+}
+
+template <class T, class N = typename Lanes<T>::Number>
+void match_forward(const T *x, T *y, const N *centre, const N *scale, const N *shift, N *sums, int64_t rows, int64_t channels,
+                   int relu, int threads) {
+    typedef typename Lanes<T>::Vector V;
+    const V zero{}, low = zero + (relu ? N(0) : N(-INFINITY));
+    over_blocks<Lanes<T>::count>(rows, channels, threads, [=](int64_t thread, int64_t first, int64_t end, int64_t c, int64_t n) {
+        N *sum = sums + 2 * channels * thread + c, *squares = sum + channels;
+        const V m = load(centre + c, n), k = load(scale + c, n), b = load(shift + c, n);
+        V s1 = zero, s2 = zero;
+        for (int64_t r = first; r < end; r++) {
+            const V v = load(x + r * channels + c, n), d = v - m, out = v * k + b;
+            s1 += d;
+            s2 += d * d;
+            store(y + r * channels + c, out < low ? low : out, n);
+        }
+        store(sum, load(sum, n) + s1, n);
+        store(squares, load(squares, n) + s2, n);
+    });
+}
+
+template <class T, class N = typename Lanes<T>::Number>
+void match_backward(const T *x, const T *grad, T *out, const N *scale, const N *shift, const N *mean, const N *slope,
+                    const N *base, int64_t rows, int64_t channels, int relu, int threads) {
+    typedef typename Lanes<T>::Vector V;
+    const V zero{}, low = zero + (relu ? N(0) : N(-INFINITY));
+    over_blocks<Lanes<T>::count>(rows, channels, threads, [=](int64_t, int64_t first, int64_t end, int64_t c, int64_t n) {
+        const V k = load(scale + c, n), b = load(shift + c, n), m = load(mean + c, n), s = load(slope + c, n), q = load(base + c, n);
+        for (int64_t r = first; r < end; r++) {
+            const V v = load(x + r * channels + c, n), g = load(grad + r * channels + c, n);
+            store(out + r * channels + c, (v * k + b > low ? g * k : zero) + ((v - m) * s + q), n);
+        }
+    });
+}
+
+inline int64_t whole(float draw, int64_t count) {  // one of `count` integers; the product may round up to `count` itself
+    const int64_t value = int64_t(draw * float(count));
+    return value < count ? value : count - 1;
+}
+
+// One view of each image: where a pixel comes from is computed once and serves every channel. `draws` is lanes × count.
+void views(const uint8_t *pool, const int64_t *index, const float *draws, float *out, int64_t images, int64_t count, int64_t channels,
+           int64_t height, int64_t width, int64_t crop, int64_t flip, int64_t cutout, float mixup, int threads) {
+    const int64_t area = height * width;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t b = 0; b < count; b++) {
+        auto draw = [&](int lane) { return draws[lane * count + b]; };
+        const int64_t down = whole(draw(0), 2 * crop + 1) - crop, right = whole(draw(1), 2 * crop + 1) - crop;
+        const bool mirrored = flip && draw(2) < 0.5f, blended = draw(5) < mixup;
+        const int64_t top = whole(draw(3), height) - cutout / 2, left = whole(draw(4), width) - cutout / 2;
+        const uint8_t *image = pool + index[b] * channels * area;
+        const uint8_t *other = pool + (blended ? whole(draw(6), images) : 0) * channels * area;
+        const float share = draw(7);
+        float *to = out + b * area * channels;
+        for (int64_t i = 0; i < height; i++)
+            for (int64_t j = 0; j < width; j++, to += channels) {
+                const int64_t y = i + down, x = (mirrored ? width - 1 - j : j) + right;
+                const bool cut = i >= top && i < top + cutout && j >= left && j < left + cutout;
+                const bool black = cut || y < 0 || y >= height || x < 0 || x >= width;
+                for (int64_t c = 0; c < channels; c++) {
+                    const int64_t place = c * area + y * width + x;
+                    float value = black ? 0 : image[place] / 255.0f;
+                    if (blended && !black) {
+                        const float start = other[place] / 255.0f;
+                        value = share < 0.5f ? start + share * (value - start) : value - (value - start) * (1 - share);
+                    }
+                    to[c] = value;
+                }
+            }
+    }
+}
+
+}  // namespace
+
+#define FORMS(NAME, T, N)                                                                                                        \
+    extern "C" void match_forward_##NAME(const T *x, T *y, const N *centre, const N *scale, const N *shift, N *sums,             \
+                                         int64_t rows, int64_t channels, int relu, int threads) {                               \
+        match_forward(x, y, centre, scale, shift, sums, rows, channels, relu, threads);                                          \
+    }                                                                                                                            \
+    extern "C" void match_backward_##NAME(const T *x, const T *grad, T *out, const N *scale, const N *shift, const N *mean,      \
+                                          const N *slope, const N *base, int64_t rows, int64_t channels, int relu, int threads) { \
+        match_backward(x, grad, out, scale, shift, mean, slope, base, rows, channels, relu, threads);                            \
+    }
+FORMS(float32, float, float)
+FORMS(float64, double, double)
+FORMS(bfloat16, bf16, float)
+extern "C" void views_float32(const uint8_t *pool, const int64_t *index, const float *draws, float *out, int64_t images, int64_t count,
+                              int64_t channels, int64_t height, int64_t width, int64_t crop, int64_t flip, int64_t cutout,
+                              float mixup, int threads) {
+    views(pool, index, draws, out, images, count, channels, height, width, crop, flip, cutout, mixup, threads);
+}

@@ -1,0 +1,121 @@
+"""Training views of a stored pool: crop, flip, cutout, mixup and normalisation in one gather.
+
+Everything random is a function of (image, view, seed), see `counter`, so any batch can be made again at any time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synthesis_kernels import native
+from synthesis_kernels.backend import pick_form
+from synthesis_kernels.counter import uniforms
+from synthesis_kernels.errors import EchosetError
+
+LANES = 8
+"""Numbers drawn for a view: row, column, mirror, cutout row, cutout column, mixup or not, partner, share."""
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """What may happen to an image."""
+
+    crop: int = 0
+    """Largest shift in pixels, each way; black comes in from outside."""
+    flip: bool = False
+    """Mirror half of the views."""
+    cutout: int = 0
+    """Side of a square made black."""
+    mixup: float = 0.0
+    """Part of the views blended with another image of the pool."""
+
+
+def views_reference(
+    pool: Tensor,  # (N, C, H, W) uint8, or float in [0, 1]
+    index: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64
+    plan: ViewPlan,
+    seed: int,
+) -> Tensor:  # (B, C, H, W) float32 in [0, 1], channels last
+    """Definition, image by image and step by step; differentiable where the pool is float."""
+    height, width = pool.shape[2:]
+    out = []
+    for place, draws in enumerate(uniforms(index, view, seed, LANES).T):
+        row, column, mirror, cut_row, cut_column, blend, partner, share = draws
+        image = _to_unit(pool[index[place]])
+        if plan.mixup and blend < plan.mixup:
+            image = torch.lerp(_to_unit(pool[_whole(partner, len(pool))]), image, share)
+        first, left = _whole(row, 2 * plan.crop + 1), _whole(column, 2 * plan.crop + 1)
+        image = torch.nn.functional.pad(image, [plan.crop] * 4)[:, first : first + height, left : left + width]
+        if plan.flip and mirror < 0.5:
+            image = image.flip(-1)
+        if plan.cutout:
+            top, left = _whole(cut_row, height) - plan.cutout // 2, _whole(cut_column, width) - plan.cutout // 2
+            keep = torch.ones_like(image)
+            keep[:, max(top, 0) : max(top + plan.cutout, 0), max(left, 0) : max(left + plan.cutout, 0)] = 0
+            image = image * keep
+        out.append(image)
+    return torch.stack(out).contiguous(memory_format=torch.channels_last)
+
+
+def views(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int) -> Tensor:
+    """The views named by (index, view), as `views_reference` defines them, in one pass over what they need."""
+    if pool.dtype is not torch.uint8 and not pool.is_floating_point():
+        raise EchosetError(f"a pool of views is uint8 or float, not {pool.dtype}")
+    draws = uniforms(index, view, seed, LANES)
+    form = pick_form(pool) if pool.dtype is torch.uint8 else "reference"
+    if form == "native":
+        return _native(pool.contiguous(), index, draws.contiguous(), plan)
+    if form == "triton":
+        from synthesis_kernels.triton_forms.views import gather_views
+
+        return gather_views(pool.contiguous(), index, draws, plan)
+    return _gather(pool, index, draws, plan)
+
+
+def _gather(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tensor:
+    """In torch operations; differentiable in a float pool."""
+    count, (channels, height, width) = len(index), pool.shape[1:]
+    row, column, mirror, cut_row, cut_column, blend, partner, share = draws
+    y = torch.arange(height, device=pool.device)[None, :, None] + (_whole(row, 2 * plan.crop + 1) - plan.crop)[:, None, None]
+    x = torch.arange(width, device=pool.device)[None, None, :]
+    if plan.flip:
+        x = torch.where((mirror < 0.5)[:, None, None], width - 1 - x, x)
+    x = x + (_whole(column, 2 * plan.crop + 1) - plan.crop)[:, None, None]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # (B, H, W)
+    if plan.cutout:
+        inside = inside & ~(_band(cut_row, height, plan)[:, :, None] & _band(cut_column, width, plan)[:, None, :])
+    place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)[:, None].expand(count, channels, -1)
+    flat = pool.flatten(2)
+    out = _to_unit(flat[index].gather(2, place))
+    if plan.mixup:
+        other = _to_unit(flat[_whole(partner, len(pool))].gather(2, place))
+        out = torch.where((blend < plan.mixup)[:, None, None], torch.lerp(other, out, share[:, None, None]), out)
+    out = (out * inside.flatten(1)[:, None]).view(count, channels, height, width)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def _band(draw: Tensor, side: int, plan: ViewPlan) -> Tensor:  # (B,) -> (B, side) bool
+    start = _whole(draw, side) - plan.cutout // 2
+    place = torch.arange(side, device=draw.device)
+    return (place >= start[:, None]) & (place < start[:, None] + plan.cutout)
+
+
+def _native(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tensor:
+    count, (channels, height, width) = len(index), pool.shape[1:]
+    out = torch.empty(count, height, width, channels)
+    sizes = (len(pool), count, channels, height, width, plan.crop, plan.flip, plan.cutout)
+    native.call("views", torch.float32, pool, index.contiguous(), draws, out, *sizes, float(plan.mixup))
+    return out.permute(0, 3, 1, 2)
+
+
+def _whole(draw: Tensor, count: int) -> Tensor:
+    """A number in [0, 1) as one of `count` integers; the product may round up to `count` itself."""
+    return (draw * count).long().clamp_max(count - 1)
+
+
+def _to_unit(pixels: Tensor) -> Tensor:
+    return pixels.float() / 255 if pixels.dtype is torch.uint8 else pixels

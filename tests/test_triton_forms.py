@@ -1,0 +1,96 @@
+"""What only the Triton forms have: blocks that don't fit, and code that a GPU must be able to run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from synthesis_kernels.backend import kernel_form
+from synthesis_kernels.bn_match import bn_match, bn_match_reference
+from synthesis_kernels.divergence import divergence, divergence_reference
+from synthesis_kernels.views import ViewPlan, views, views_reference
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+
+pytest.importorskip("triton", reason="triton is not installed")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("programs, block", [(1, 64), (3, 128), (5, 256)])
+@pytest.mark.parametrize("channels", [1, 20, 130])
+def test_bn_match_over_several_programs_and_steps(monkeypatch, programs, block, channels):
+    from synthesis_kernels.triton_forms import bn_match as form
+
+    monkeypatch.setattr(form, "PROGRAMS", programs)
+    monkeypatch.setattr(form, "BLOCK", block)
+    torch.manual_seed(0)
+    x = torch.randn(3, channels, 5, 3, device=DEVICE)
+    scale, shift = torch.randn(2, channels, device=DEVICE)
+    with kernel_form("triton"):
+        ours, again = bn_match(x, scale, shift, relu=True), bn_match(x, scale, shift, relu=True)
+    for value, repeated, exact in zip(ours, again, bn_match_reference(x, scale, shift, relu=True), strict=True):
+        torch.testing.assert_close(value, exact, rtol=1e-5, atol=1e-5)
+        assert torch.equal(value, repeated)
+
+
+@pytest.mark.parametrize("classes", [1, 16, 1000, 3000])
+def test_divergence_of_many_classes(classes):
+    torch.manual_seed(0)
+    teacher, student = torch.randn(2, 65 if classes < 100 else 3, classes, device=DEVICE)
+    with kernel_form("triton"):
+        ours = divergence(teacher, student, 3.0, "js")
+    torch.testing.assert_close(ours, divergence_reference(teacher, student, 3.0, "js"), rtol=1e-4, atol=1e-5)
+
+
+def test_views_larger_than_a_block():
+    torch.manual_seed(0)
+    pool = torch.randint(0, 256, (3, 3, 40, 33), dtype=torch.uint8)
+    index, plan = torch.tensor([2, 0]), ViewPlan(crop=4, flip=True, cutout=9)
+    with kernel_form("triton"):
+        ours = views(pool.to(DEVICE), index.to(DEVICE), index.to(DEVICE), plan, seed=0)
+    assert torch.equal(ours.cpu(), views_reference(pool, index, index, plan, seed=0))
+
+
+COMPILE = """
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from synthesis_kernels.triton_forms import bn_match, divergence, priority, views
+
+def build(kernel, types, **constants):
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
+    values = {(kernel.arg_names.index(n),): v for n, v in constants.items()}
+    return triton.compile(ASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+def pointers(kernel, kind, **other):
+    return {n: kind for n in kernel.arg_names if n.endswith("_ptr")} | other
+
+for half in ("*bf16", "*fp32"):
+    block = dict(C=20, RELU=True, BLOCK_R=64, BLOCK_C=32)
+    wide = {f"{n}_ptr": "*fp32" for n in ("scale", "shift", "centre", "sums", "mean", "slope", "base")}
+    build(bn_match._forward_kernel, pointers(bn_match._forward_kernel, half, **wide, rows="i64"), STEPS=3, **block)
+    build(bn_match._backward_kernel, pointers(bn_match._backward_kernel, half, **wide), **block)
+    for js in (True, False):
+        block = dict(K=10, JS=js, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
+        for kernel in (divergence._forward_kernel, divergence._backward_kernel):
+            build(kernel, pointers(kernel, half, temperature="fp32"), **block)
+kinds = dict(pool_ptr="*u8", index_ptr="*i64", draws_ptr="*fp32", out_ptr="*fp32", mixup="fp32")
+ptx = build(views._views_kernel, kinds, C=3, H=9, W=7, CROP=1, FLIP=True, CUTOUT=3, MIXES=True, PIXELS=256, BLOCK_C=4)
+assert "div.rn.f32" in ptx and "div.full" not in ptx
+build(priority._race_kernel, pointers(priority._race_kernel, "*fp32"), BLOCK=1024)
+print("built")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="triton brings its assembler for x86-64")
+def test_kernels_compile_for_a_gpu(tmp_path):
+    """The interpreter takes more than the compiler does; the compiler needs no GPU."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parent.parent), "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stdout.strip() == "built", done.stderr
