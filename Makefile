@@ -1,12 +1,13 @@
 # make demo   set up .venv, then the main job on the bundled teacher
 # make test   set up .venv, then lint and tests
+# make gpu    on a machine with a CUDA device: its tests, the benchmark, a real run; figures in runs/gpu.json
 # make clean  remove what both left
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint gpu clean
 
 demo: $(VENV)/.ready
 	$(BIN)/echoset demo --out runs/demo
@@ -25,5 +26,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+# Its own environment, over the Python that PYTHON names: a torch that is installed there is used, else the newest is fetched.
+gpu:
+	@test -d $(VENV)-gpu || $(PYTHON) -m venv --system-site-packages $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install -q -e '.[dev]'
+	$(VENV)-gpu/bin/python tools/gpu.py
+
 clean:
-	rm -rf $(VENV) runs/demo build *.egg-info
+	rm -rf $(VENV) $(VENV)-gpu runs/demo build *.egg-info

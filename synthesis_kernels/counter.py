@@ -6,16 +6,19 @@ stored, come out alike in any batch, and are the same on every device and in eve
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
+Number = TypeVar("Number", int, Tensor)
 _MASK = 0xFFFFFFFF
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)  # the 32-bit mixer "lowbias32" (C. Wellons, public domain): full avalanche
 LANE_STEP = 0x9E3779B9  # 2³²/φ, odd: lanes start far apart
 
 
-def mix(x: Tensor) -> Tensor:
-    """Scramble 32-bit integers, held in int64 (products wrap, and only their low 32 bits are kept)."""
+def mix(x: Number) -> Number:
+    """Scramble 32-bit integers: Python's, or a tensor's int64 (products wrap, and only their low 32 bits are kept)."""
     x = (x ^ (x >> 16)) * MULTIPLIERS[0] & _MASK
     x = (x ^ (x >> 15)) * MULTIPLIERS[1] & _MASK
     return x ^ (x >> 16)
@@ -28,7 +31,9 @@ def uniforms(
     lanes: int,
 ) -> Tensor:  # (lanes, B) float32 in [0, 1)
     """`lanes` independent numbers for each (index, view)."""
-    key = mix(mix(index & _MASK ^ seed & _MASK) + view & _MASK)
+    # The seed is scrambled first: seeds 0 and 1 must not merely swap the draws of neighbouring images.
+    place = mix(mix(seed >> 32 & _MASK) + (seed & _MASK) & _MASK)
+    key = mix(mix(index + place & _MASK) + view & _MASK)
     steps = torch.arange(1, lanes + 1, device=index.device) * LANE_STEP & _MASK
     # 24 bits: all of them fit a float32 exactly, and 1.0 can't come out.
     return (mix(key + steps[:, None] & _MASK) >> 8).float() * 2.0**-24

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -89,7 +90,7 @@ def _torch_openmp() -> list[str]:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return []
-    return sorted({path for line in lines if "omp" in Path(path := line.split()[-1]).name and ".so" in path})[:1]
+    return sorted({path for line in lines if re.match(r"lib(g|i)?omp[-.\d]", Path(path := line.split()[-1]).name)})[:1]
 
 
 def _processor_flags() -> str:

@@ -67,8 +67,9 @@ def draw_by_class(
 
 def importance_weights(chances: Tensor, drawn: Tensor, beta: float) -> Tensor:  # (count,), largest is 1
     """w(i) = (N·P(i))^−β / max w, N counting samples that can be drawn: undoes the bias of uneven draws, all of it at β = 1."""
-    possible = (chances > 0).sum()
-    weight = (possible * chances[drawn]) ** -beta
+    chance = chances[drawn]
+    # What has no chance and was drawn all the same (`draw_distinct`, for want of others) counts nothing.
+    weight = torch.where(chance > 0, ((chances > 0).sum() * chance) ** -beta, 0)
     return weight / weight.max()
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from synthesis_kernels.backend import pick_form
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.native import cache_folder, find_compiler
 
@@ -43,6 +44,7 @@ def resolve_step(step: Step, device: torch.device, steps: int) -> Step:
 def compiled(function: Callable) -> Callable:
     """`torch.compile`, with its files kept between runs and its first call announced."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    pick_form(torch.empty(0))  # so that no kernel is built while torch traces
     fast, first = torch.compile(function, dynamic=False), True
 
     def call(*inputs: Tensor):  # noqa: ANN202

@@ -7,14 +7,10 @@ stride 2 with a 4×4 kernel, which is how libraries run them without a copy. The
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from synthesis_kernels.backend import asked_form
-
-# Tap a of the 3×3 kernel, over a doubled row, is these taps of the 4-wide transposed kernel.
-_FOLD = ((0, 0, 1, 1), (0, 1, 1, 0), (1, 1, 0, 0))
 
 
 def upsample_conv_reference(
@@ -33,6 +29,8 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     if asked_form() == "reference":
         return upsample_conv_reference(x, weight, bias)
-    fold = torch.tensor(_FOLD, dtype=weight.dtype, device="cpu").to(weight.device, non_blocking=True)
-    kernel = torch.einsum("oiab,ax,by->ioxy", weight, fold, fold)
+    # Turned about, and each tap doubled along both axes: in one dimension (a, b, c) becomes (c, b + c, a + b, a).
+    turned = weight.transpose(0, 1).flip(2, 3)
+    tall = F.pad(turned, (0, 0, 0, 1)) + F.pad(turned, (0, 0, 1, 0))
+    kernel = F.pad(tall, (0, 1)) + F.pad(tall, (1, 0))
     return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)

@@ -47,7 +47,7 @@ def views_reference(
         row, column, mirror, cut_row, cut_column, blend, partner, share = draws
         image = _to_unit(pool[index[place]])
         if plan.mixup and blend < plan.mixup:
-            image = torch.lerp(_to_unit(pool[_whole(partner, len(pool))]), image, share)
+            image = torch.lerp(_to_unit(pool[_whole(partner, len(pool))]), image, share.to(image.dtype))
         first, left = _whole(row, 2 * plan.crop + 1), _whole(column, 2 * plan.crop + 1)
         image = torch.nn.functional.pad(image, [plan.crop] * 4)[:, first : first + height, left : left + width]
         if plan.flip and mirror < 0.5:
@@ -93,7 +93,7 @@ def _gather(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tenso
     out = _to_unit(flat[index].gather(2, place))
     if plan.mixup:
         other = _to_unit(flat[_whole(partner, len(pool))].gather(2, place))
-        out = torch.where((blend < plan.mixup)[:, None, None], torch.lerp(other, out, share[:, None, None]), out)
+        out = torch.where((blend < plan.mixup)[:, None, None], torch.lerp(other, out, share[:, None, None].to(out.dtype)), out)
     out = (out * inside.flatten(1)[:, None]).view(count, channels, height, width)
     return out.contiguous(memory_format=torch.channels_last)
 
@@ -118,4 +118,7 @@ def _whole(draw: Tensor, count: int) -> Tensor:
 
 
 def _to_unit(pixels: Tensor) -> Tensor:
-    return pixels.float() / 255 if pixels.dtype is torch.uint8 else pixels
+    if pixels.dtype is not torch.uint8:
+        return pixels
+    # By a tensor: CUDA would multiply by a number's reciprocal, and differ in the last bit from the other forms.
+    return pixels.float() / pixels.new_full((), 255, dtype=torch.float32)

@@ -364,8 +364,9 @@ def test_the_counter_is_its_formula():
         x = (x ^ x >> 15) * MULTIPLIERS[1] % 2**32
         return x ^ x >> 16
 
-    index, view, seed = [0, 1, 5, 2**32 - 1], [0, 3, 2**31, 2**32 - 1], 2**32 - 5
-    keys = [mix((mix(i ^ seed) + v) % 2**32) for i, v in zip(index, view, strict=True)]
+    index, view, seed = [0, 1, 5, 2**32 - 1], [0, 3, 2**31, 2**32 - 1], 7 * 2**32 - 5
+    place = mix((mix(seed >> 32) + seed) % 2**32)
+    keys = [mix((mix((i + place) % 2**32) + v) % 2**32) for i, v in zip(index, view, strict=True)]
     expected = [[(mix((key + lane * LANE_STEP) % 2**32) >> 8) / 2**24 for key in keys] for lane in range(1, 9)]
     assert uniforms(torch.tensor(index), torch.tensor(view), seed, 8).tolist() == expected
 

@@ -1,0 +1,89 @@
+"""What only a CUDA device can show: steps that never wait for the host, and graphs that compute what eager steps do."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT, tiny_options
+
+from distill.models.frozen import Frozen
+from distill.train import StudentStep
+from inversion import load_teacher, plan, synthesize
+from inversion.inner import InnerLoop
+from inversion.synthesis import SynthesisState, _store, adversary_steps, generator_call
+from synthesis_kernels.backend import kernel_form, resolve_device
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture
+def teacher():
+    return load_teacher().to("cuda", memory_format=torch.channels_last)
+
+
+class Loop:
+    """One shard's loop, call by call."""
+
+    def __init__(self, teacher, step, options=None, precision=torch.float32):
+        self.teacher, self.options, self.precision = teacher, options or tiny_options(), precision
+        self.state = SynthesisState(teacher, plan(self.options, 10)[0], self.options, resolve_device("cuda"))
+        self.frozen = Frozen(teacher, precision)
+        student, capacity = self.state.adversary.student, self.state.buffer.capacity
+        self.inner = InnerLoop(self.frozen, self.state.generator, student, self.options, capacity, precision, step)
+        self.train = StudentStep(self.state.adversary, self.options.adversary.temperature, precision, step)
+
+    def call(self):
+        images, logits, rank, figures = generator_call(self.inner, self.teacher, self.state, self.options)
+        _store(self.state, images, logits, rank, self.options)
+        figures |= adversary_steps(self.train, self.frozen, self.state, self.options, self.precision)
+        self.state.call += 1
+        return figures
+
+
+@pytest.mark.parametrize("step", ["eager", "graph"])
+def test_a_call_never_waits_for_the_host(teacher, step):
+    loop = Loop(teacher, step, precision=torch.bfloat16)
+    for _ in range(4):  # the adversary comes in, optimisers make their state, graphs are captured, kernels compiled
+        loop.call()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            loop.call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_captured_step_computes_what_an_eager_one_does(teacher):
+    loops = [Loop(teacher, step) for step in ("eager", "graph")]
+    for _ in range(5):
+        ours, theirs = (loop.call() for loop in loops)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-3)
+    for one, two in zip(*(loop.state.generator.parameters() for loop in loops), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-3)
+
+
+def test_triton_kernels_give_the_step_of_their_definitions(teacher):
+    found = []
+    for form in ("triton", "reference"):
+        with kernel_form(form):
+            found.append(Loop(teacher, "eager").call())
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-2, atol=1e-2)
+
+
+def test_a_set_made_on_cuda_is_balanced_and_repeats(teacher, tmp_path):
+    options = replace(tiny_options(), calls=40)
+    made = [synthesize(teacher, options, tmp_path / name, seed=1, device="cuda", quiet=True) for name in "ab"]
+    assert made[0].counts() == [3] * 10
+    one, two = ([path.read_bytes() for path in sorted((tmp_path / name).glob("shard-*"))] for name in "ab")
+    assert one == two
+
+
+def test_bench_runs_on_cuda(echoset):
+    small = ["--teacher=wrn-10-1", "--batch=16", "--images=64", "--repeats=1", "--epochs=1", "--views=1", "--quiet"]
+    found = json.loads(echoset("bench", *small).stdout.splitlines()[-1])
+    assert found["device"].startswith("cuda") and found["step"] == "graph"
+    assert (ROOT / "Makefile").is_file()
