@@ -1,6 +1,6 @@
 """How far student and teacher disagree on each sample: KL and JS at a temperature, and whether they decide alike.
 
-Forward and backward are closed forms over the class axis: log-probabilities are computed once and nothing else is kept.
+Forward and backward are closed forms over the class axis: log-probabilities are computed once, and nothing else is kept.
 """
 
 from __future__ import annotations
@@ -61,30 +61,31 @@ class _Divergence(torch.autograd.Function):
     def forward(ctx, teacher: Tensor, student: Tensor, temperature: float, kind: Kind) -> Tensor:
         ctx.temperature, ctx.kind = temperature, kind
         ctx.form = pick_form(student, has=("reference", "triton"))
-        ctx.save_for_backward(teacher, student)
         if ctx.form == "triton":
             from synthesis_kernels.triton_forms.divergence import forward
 
+            ctx.save_for_backward(teacher, student)
             return forward(teacher, student, temperature, kind)
         log_p, log_q = F.log_softmax(teacher / temperature, 1), F.log_softmax(student / temperature, 1)
+        ctx.save_for_backward(log_p, log_q)
         return _terms(log_p, log_q, kind)[0].sum(1) * temperature**2
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        teacher, student = ctx.saved_tensors
         if ctx.form == "triton":
             from synthesis_kernels.triton_forms.divergence import backward
 
-            return *backward(teacher, student, grad, ctx.temperature, ctx.kind), None, None
-        log_p, log_q = F.log_softmax(teacher / ctx.temperature, 1), F.log_softmax(student / ctx.temperature, 1)
-        _, towards_p, towards_q = _terms(log_p, log_q, ctx.kind)
-        grad = (grad * ctx.temperature).unsqueeze(1)
-        # d softmax: p·(r − Σ p·r) for whatever r multiplies p's change.
+            return *backward(*ctx.saved_tensors, grad, ctx.temperature, ctx.kind), None, None
+        log_p, log_q = ctx.saved_tensors
+        grad, to_teacher = (grad * ctx.temperature).unsqueeze(1), None
         p, q = log_p.exp(), log_q.exp()
-        to_teacher = grad * p * (towards_p - (p * towards_p).sum(1, keepdim=True)) if ctx.needs_input_grad[0] else None
+        # d softmax: p·(r − Σ p·r) for whatever r multiplies p's change.
+        if ctx.needs_input_grad[0] or ctx.kind == "js":
+            _, towards_p, towards_q = _terms(log_p, log_q, ctx.kind)
+        if ctx.needs_input_grad[0]:
+            to_teacher = grad * p * (towards_p - (p * towards_p).sum(1, keepdim=True))
         by_student = q - p if ctx.kind == "kl" else q * (towards_q - (q * towards_q).sum(1, keepdim=True))
-        to_student = grad * by_student
-        return to_teacher, to_student, None, None
+        return to_teacher, grad * by_student, None, None
 
 
 def _terms(log_p: Tensor, log_q: Tensor, kind: Kind) -> tuple[Tensor, Tensor, Tensor]:

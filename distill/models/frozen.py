@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from distill.models.classifier import Classifier
 from synthesis_kernels.backend import mixed_precision
 from synthesis_kernels.bn_match import MomentTarget, bn_match, fold_batch_norm
+from synthesis_kernels.conv3x3 import FrozenConv3x3, pays
 from synthesis_kernels.errors import EchosetError
 
 
@@ -36,7 +37,8 @@ class Frozen(nn.Module):
 
     Every BatchNorm is replaced by `bn_match`, together with the ReLU where a ReLU is all that follows it. Weights are
     shared with the original, except those of convolutions and linear layers where it computes in bfloat16: they are cast
-    once. The original is never touched, so there is nothing to switch off. `refresh()` takes over what changed in it.
+    once, and wide 3×3 convolutions run as `FrozenConv3x3`. The original is never touched, so there is nothing to switch
+    off. `refresh()` takes over what changed in it.
     """
 
     def __init__(self, original: Classifier, precision: torch.dtype = torch.float32) -> None:
@@ -54,19 +56,31 @@ class Frozen(nn.Module):
             setattr(network.network.get_submodule(owner), attribute, tap)
         network.network = _fuse_relu(network.network)
         self._casts: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self._convolutions: list[tuple[FrozenConv3x3, nn.Module]] = []
         if precision is not torch.float32:
-            for module in network.modules():
-                if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-                    weight = module.weight
-                    module.weight = nn.Parameter(weight.to(precision), requires_grad=False)
-                    self._casts.append((module.weight, weight))
+            self._cast(network.network)
         self.classifier = network
+
+    def _cast(self, network: nn.Module) -> None:
+        """Cast weights once, not at every pass as autocast would; convolutions with a faster form get it."""
+        for name, layer in list(network.named_modules()):
+            if pays(layer):
+                owner, _, attribute = name.rpartition(".")
+                fast = FrozenConv3x3(layer)
+                setattr(network.get_submodule(owner), attribute, fast)
+                self._convolutions.append((fast, layer))
+            elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+                weight = layer.weight
+                layer.weight = nn.Parameter(weight.to(self.precision), requires_grad=False)
+                self._casts.append((layer.weight, weight))
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the original's present weights and statistics, where they are not the same memory."""
         for cast, weight in self._casts:
             cast.copy_(weight)
+        for fast, layer in self._convolutions:
+            fast.take(layer)
         for name, layer in self._norms.items():
             self._taps[name].take(layer)
 
