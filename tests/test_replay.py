@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inversion.objectives import adversarial_loss, carry_moments, difficulty, diversity, phi
+from inversion.objectives import adversarial_loss, difficulty, diversity, phi
 from inversion.options import ReplayOptions
 from inversion.replay import ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
@@ -111,15 +111,6 @@ def test_adversary_counts_only_where_both_decide_alike():
     student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     loss = adversarial_loss(teacher, student)
     assert loss[0] < 0 and loss[1] == 0
-
-
-def test_carried_moments_blend():
-    now, before = [(torch.ones(2), torch.ones(2))], [(torch.zeros(2), torch.full((2,), 3.0))]
-    assert carry_moments(now, None, 0.9) is now
-    assert carry_moments(now, before, 0.0) is now
-    mean, variance = carry_moments(now, before, 0.9)[0]
-    torch.testing.assert_close(mean, torch.full((2,), 0.1))
-    torch.testing.assert_close(variance, torch.full((2,), 2.8))
 
 
 @pytest.mark.parametrize("quotas", [[1, 0, 2], [0, 0, 1]])

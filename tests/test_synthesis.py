@@ -107,6 +107,20 @@ def test_state_restores_to_the_same_future(teacher, tiny):
     assert_equal(state.state_dict(), copy.state_dict())
 
 
+def test_carried_moments_blend_where_they_are(teacher, tiny):
+    state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
+    first = torch.zeros(2), torch.full((2,), 3.0)
+    state.carry_moments(*first, 0.9)  # with nothing to blend with
+    places = state.bn_average
+    assert torch.equal(places[0], first[0]) and torch.equal(places[1], first[1])
+    state.carry_moments(torch.ones(2), torch.ones(2), 0.9)
+    torch.testing.assert_close(places[0], torch.full((2,), 0.1))
+    torch.testing.assert_close(places[1], torch.full((2,), 2.8))
+    state.carry_moments(torch.ones(2), torch.ones(2), 0.0)
+    assert state.bn_average is places and places[0].tolist() == places[1].tolist() == [1.0, 1.0]
+    assert first[1].tolist() == [3.0, 3.0]  # copied, not kept
+
+
 def run_call(teacher, state, options, step="eager"):
     frozen = Frozen(teacher)
     student, capacity = state.adversary.student, state.buffer.capacity
@@ -150,6 +164,24 @@ def test_every_way_to_run_a_step_has_the_same_gradients(teacher, tiny, way):
         found.append((gradient, result.images, result.bn, result.wrong_class, result.mean, result.variance))
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
+    """A captured step reads and writes fixed addresses, call after call."""
+    state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
+    student, wanted, held = state.adversary.student, torch.arange(40) % 10, torch.arange(10)
+    inner = InnerLoop(Frozen(teacher), state.generator, student, tiny, 30, torch.float32)
+    average, places = (inner.target.mean.clone(), inner.target.variance.clone()), []
+    for _ in range(2):
+        inner.begin(torch.randn(40, 128), average)
+        for shift in ([0, 0], [1, -2], [2, 1]):
+            inner.run(wanted, torch.tensor(shift), held, adversarial=True)
+        inner.end()
+        state.meta_optimiser.step()
+        frozen = [*inner.teacher.state_dict().values(), *inner.adversary.state_dict().values()]
+        tensors = [inner.noise, *inner.average, *inner.parameters, *inner._tensors(), *frozen]
+        places.append([tensor.data_ptr() for tensor in tensors])
+    assert places[0] == places[1] and len(inner._tensors()) > 3 * len(inner.parameters)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
