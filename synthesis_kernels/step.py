@@ -52,9 +52,9 @@ def compiled(function: Callable) -> Callable:
         if not first:
             return fast(*inputs)
         began, first = time.perf_counter(), False
-        print("compiling the step (a minute the first time, then cached) …", file=sys.stderr, flush=True)
+        print("compiling the step (a minute or two the first time, then cached) …", file=sys.stderr, flush=True)
         out = fast(*inputs)
-        print(f"compiled in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        print(f"compiled forward in {time.perf_counter() - began:.0f} s, backward follows", file=sys.stderr, flush=True)
         return out
 
     return call
