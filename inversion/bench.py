@@ -137,6 +137,7 @@ def bench(run: BenchRun) -> dict[str, Any]:
     document: dict[str, Any] = {}
     with StepProgress("measuring", COMPARISONS, run.quiet) as progress:
         bench = Bench(run, progress)
+        bench.classifiers(tuned=False)  # a name that is none is refused now
         document["limit"] = ceilings(bench)
         document["kernels"] = kernels(bench)
         document["bn_match"] = bn_match_times(bench)
@@ -456,6 +457,7 @@ def _read(path: str | None) -> dict[str, Any] | None:
         found = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise EchosetError(f"--against {path}: not a result of echoset bench --save ({error})") from error
-    if not isinstance(found, dict) or not set(HEADLINES) & found.keys():
+    figures = [found[name] for name in HEADLINES if name in found] if isinstance(found, dict) else []
+    if not figures or not all(isinstance(figure, float) for figure in figures):
         raise EchosetError(f"--against {path} holds no figure of echoset bench; give a file that --save wrote")
     return found

@@ -82,19 +82,21 @@ def _parse(verb: str, arguments: list[str]) -> object:
     parser = jsonargparse.ArgumentParser(prog=f"echoset {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file of these options; flags win over it")
     parser.add_class_arguments(schema, as_group=False)
-    parsed = parser.parse_args(_shorthands(arguments))
+    parsed = parser.parse_args(_shorthands(arguments, "images" in schema.__dataclass_fields__))
     values = vars(parser.instantiate(parsed))
     values.pop("config")
     return schema(**values)
 
 
-def _shorthands(arguments: list[str]) -> list[str]:
+def _shorthands(arguments: list[str], own_images: bool) -> list[str]:
     """The options people type most by their short names, and `--json` for `--json true`."""
     # A file named late would win over flags before it, so it goes first.
     files = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"]
     first = [j for i in files for j in ([i] if "=" in arguments[i] else [i, i + 1]) if j < len(arguments)]
     arguments = [arguments[i] for i in first] + [a for i, a in enumerate(arguments) if i not in first]
     short = {"--teacher": "--teacher.model", "--student": "--student.model", "--images": "--synthesis.images"}
+    if own_images:
+        del short["--images"]
     full = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.partition("=")

@@ -129,5 +129,7 @@ def png_batches(data: PngFolder, batch: int) -> Iterator[Tensor]:
         loader = torch.utils.data.DataLoader(
             data, batch, shuffle=True, num_workers=WORKERS, drop_last=True, persistent_workers=True
         )
+        batches = iter(loader)  # which warns once more
     while True:
-        yield from loader
+        yield from batches
+        batches = iter(loader)

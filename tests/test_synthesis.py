@@ -20,7 +20,7 @@ from distill.train import StudentStep
 from inversion import plan, synthesize
 from inversion.generators import Generator
 from inversion.inner import InnerLoop
-from inversion.options import GeneratorOptions, ObjectiveOptions, ReplayOptions, SynthesisOptions
+from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions, ReplayOptions, SynthesisOptions
 from inversion.synthesis import SynthesisState, _store, adversary_steps, draw_targets, generator_call
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -184,15 +184,21 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
     assert places[0] == places[1] and len(inner._tensors()) > 3 * len(inner.parameters)
 
 
+def command(out):
+    return [sys.executable, "-m", "inversion.cli", "synthesize", f"--out={out}", *TINY_FLAGS, "--quiet", "--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A set made without a stop."""
+    out = tmp_path_factory.mktemp("whole") / "set"
+    subprocess.run(command(out), check=True, env=environment(), cwd=ROOT)
+    return out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, number):
-    flags = [*TINY_FLAGS, "--synthesis.calls=14", "--quiet", "--device=cpu"]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-
-    def command(out):
-        return [sys.executable, "-m", "inversion.cli", "synthesize", f"--out={out}", *flags]
-
-    subprocess.run(command(whole), check=True, env=environment(), cwd=ROOT)
+def test_a_stopped_run_goes_on_to_the_same_bytes(whole, tmp_path, number):
+    stopped = tmp_path / "stopped"
     process = subprocess.Popen(command(stopped), env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while len(read_log(stopped / "log.jsonl")) < 3 and process.poll() is None:
         time.sleep(0.01)
@@ -339,7 +345,12 @@ def test_a_foreign_colour_teacher_of_odd_size_and_few_classes(tmp_path):
         network(torch.rand(16, 3, 19, 19))
     teacher = Classifier(network, ModelSpec("mine", channels=3, size=19, classes=3, mean=(0.5, 0.4, 0.3), std=(0.2,)))
     options = SynthesisOptions(
-        images=4, batch=16, calls=30, generator=GeneratorOptions(inner_steps=2, width=4), objective=ObjectiveOptions(classes=5.0)
+        images=4,
+        batch=16,
+        calls=10,
+        generator=GeneratorOptions(inner_steps=2, width=4),
+        objective=ObjectiveOptions(classes=5.0),
+        adversary=AdversaryOptions(steps=2, batch=16),
     )
     made = make(teacher, options, tmp_path / "set")
     assert made.images.shape[1:] == (3, 19, 19)
