@@ -72,3 +72,14 @@ def test_results_hold_what_the_readme_says():
             assert {"name", "seed", "student_accuracy", "images", "per_class", "seconds"} <= run.keys()
             assert max(run["per_class"]) - min(run["per_class"]) <= 1
         assert Path(path).stem in (ROOT / "README.md").read_text()
+
+
+def test_stored_benchmarks_can_be_compared_with():
+    from inversion.bench import HEADLINES
+
+    files = list((ROOT / "configs" / "bench").glob("*.json"))
+    assert files
+    for path in files:
+        found = json.loads(path.read_text())
+        assert {*HEADLINES, "device", "precision", "torch", "commit", "repeats"} <= found.keys(), path.name
+        assert path.name in (ROOT / "README.md").read_text()
