@@ -32,9 +32,6 @@ from synthesis_kernels.priority import (
 from synthesis_kernels.upsample_conv import upsample_conv, upsample_conv_reference
 from synthesis_kernels.views import ViewPlan, views, views_reference
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, which the kernels do when first used
-
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 # The form is the same in every example.
 FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,9 +13,6 @@ from synthesis_kernels.bn_match import bn_match, bn_match_reference
 from synthesis_kernels.divergence import divergence, divergence_reference
 from synthesis_kernels.views import ViewPlan, views, views_reference
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
-
 pytest.importorskip("triton", reason="triton is not installed")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
