@@ -117,11 +117,11 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
 def _check_forward(teacher: Classifier) -> None:
     try:
         teacher.check_forward()
-        spec = teacher.spec
-        grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
-        with torch.no_grad():
-            Frozen(teacher).with_moments(grey)
     except EchosetError as error:
         raise EchosetError(
             f"{error}. Set --teacher.channels, --teacher.size and --teacher.classes to what it was trained on"
         ) from error
+    spec = teacher.spec
+    grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
+    with torch.no_grad():
+        Frozen(teacher).with_moments(grey)  # names a layer that runs twice, or never

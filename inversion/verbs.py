@@ -224,7 +224,7 @@ def bench(run: BenchRun) -> int:
     rows["bn_match"] = (found["bn_match"], found["bn_match"]["definition"])
     for name, (ours, theirs) in rows.items():
         ratio = theirs["ms"] / ours["ours"]["ms"]
-        table.add_row(f"{name}, against its definition", f"{ours['ours']['ms']:.2f}", f"{theirs['ms']:.2f}", f"{ratio:.1f}×")
+        table.add_row(f"{name} / definition", f"{ours['ours']['ms']:.2f}", f"{theirs['ms']:.2f}", f"{ratio:.1f}×")
     table.add_section()
     for name in ("bn_match", "pool", "synthesis_step", "distillation_step"):
         part = found[name]
@@ -233,17 +233,17 @@ def bench(run: BenchRun) -> int:
             f"{ours:.2f}" if "whole_ms" in part else f"{ours:.2f} ({part['ours']['least_ms']:.2f}–{part['ours']['most_ms']:.2f})"
         )
         peers = f"{part['peers']['ms']:.2f} ({part['peers']['least_ms']:.2f}–{part['peers']['most_ms']:.2f})"
-        table.add_row(f"{name}, against the peers' form", spread, peers, f"{part['speedup']:.1f}×")
+        table.add_row(f"{name} / peers", spread, peers, f"{part['speedup']:.1f}×")
     step = found["synthesis_step"]
     mib = f"{step['memory_mib']:.0f} MiB", f"{step['peers_memory_mib']:.0f} MiB"
-    table.add_row("peak memory of a synthesis step", *mib, f"{step['memory_ratio']:.2f}")
-    table.add_row(f"share of the {found['precision']} matrix rate", "", "", f"{step['share_of_limit']:.0%}")
+    table.add_row("peak memory, synthesis", *mib, f"{step['memory_ratio']:.2f}")
+    table.add_row(f"share of {found['precision']} rate", "", "", f"{step['share_of_limit']:.0%}")
     changes = found.get("against", {}).get("change", {})
     if changes:
         table.add_section()
         for name in HEADLINES:
             if name in changes:
-                table.add_row(f"{name}, times {run.against}", "", "", f"{changes[name]:.2f}")
+                table.add_row(f"{name}, × earlier", "", "", f"{changes[name]:.2f}")
     table.caption = f"{found['device']}, {found['precision']}, {found['kernel_forms']}, torch {found['torch']}"
     if not run.quiet:
         Console(markup=False).print(table)
