@@ -55,6 +55,12 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             group["lr"].fill_(group["peak"] * share)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore; a saved rate comes from the CPU, where a captured step would take it for a constant."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            group["lr"] = group["lr"].to(group["params"][0].device) if group["params"] else group["lr"]
+
     @torch.no_grad()
     def step(self) -> None:
         """One update from the gradients at hand."""

@@ -1,7 +1,7 @@
-"""How a training step runs: eagerly, compiled, or as a captured CUDA graph. All three compute the same numbers.
+"""How a training step runs: eagerly, compiled, or as a captured CUDA graph. All three compute the same, to rounding.
 
 A step is a function of a few input tensors that reads and changes other tensors in place (weights, optimiser state) and
-returns tensors. `prepare` wraps it for one of the three ways.
+returns tensors. `compiled` and `Captured` wrap it; `resolve_step` says which way to go.
 """
 
 from __future__ import annotations
