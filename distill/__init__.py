@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.data import LabelledImages, load_images
+    from distill.data import Images, load_images
     from distill.evaluation import Evaluation, evaluate
     from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, save_classifier
     from distill.options import DistillOptions, StudentOptions, ViewOptions
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from distill.transfer_set import TransferSet
 
 _HOMES = {
-    "distill.data": ("LabelledImages", "load_images"),
+    "distill.data": ("Images", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
     "distill.models": ("Classifier", "ModelSpec", "build_classifier", "load_classifier", "save_classifier"),
     "distill.options": ("DistillOptions", "StudentOptions", "ViewOptions"),
@@ -29,7 +29,7 @@ __all__ = [
     "DistillOptions",
     "DistillResult",
     "Evaluation",
-    "LabelledImages",
+    "Images",
     "ModelSpec",
     "StudentOptions",
     "TransferSet",

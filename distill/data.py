@@ -1,41 +1,127 @@
-"""Labelled real images from the layouts people have: for judging students and training teachers, never for synthesis.
+"""Images from the layouts people have, labelled or not: to judge students, to train teachers, and to distil with.
 
-Understood under a root folder (or as the path itself): `.npz` with `<split>_images` and `<split>_labels` (or `images` and
-`labels`), MNIST's raw IDX files, torchvision's CIFAR-10/100 folders, and one folder per class, optionally below the split.
+Synthesis reads none of them. Understood as the path itself or under a root folder: `.npz` with `<split>_images` and
+`<split>_labels` (or `images` and `labels`; labels may be missing), MNIST's raw IDX files and those of its kin (Fashion-MNIST,
+KMNIST), torchvision's CIFAR-10/100 folders, one folder per class, optionally below the split, and a plain folder of
+pictures. Any other torchvision data set: `torchvision:SVHN:ROOT`, or `from_dataset` in Python.
 """
 
 from __future__ import annotations
 
 import gzip
+import inspect
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from synthesis_kernels.errors import EchosetError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 IDX_NAMES = {"train": "train", "test": "t10k"}
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """Real images with their true labels."""
+class Images:
+    """Images, with their true labels where they have any."""
 
     images: Tensor  # (N, C, H, W) uint8
-    labels: Tensor  # (N,) int64
+    labels: Tensor | None  # (N,) int64
     name: str
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def fitted(self, channels: int, size: int) -> Images:
+        """The same images as a network of `channels` and `size` takes them: grey repeated, colour to luma, sides resized."""
+        return replace(self, images=fit_pixels(self.images, channels, size))
 
-def load_images(root: str | Path, split: str = "test") -> LabelledImages:
-    """Read one split of whatever data set lies at `root`."""
-    root = Path(root)
+    def chosen(self, index: Tensor) -> Images:
+        """Some of them."""
+        return replace(self, images=self.images[index], labels=None if self.labels is None else self.labels[index])
+
+
+def fit_pixels(pixels: Tensor, channels: int, size: int) -> Tensor:  # (N, C, H, W) uint8 -> (N, channels, size, size) uint8
+    """Convert between grey and colour, and resize with antialiasing; pixels that fit already come back as they are."""
+    if pixels.shape[1] not in (1, 3) or channels not in (1, 3):
+        raise EchosetError(f"images have {pixels.shape[1]} channels, the network takes {channels}; only 1 and 3 can be converted")
+    if tuple(pixels.shape[1:]) == (channels, size, size):
+        return pixels
+    parts = []
+    for part in pixels.split(1000):
+        part = part.float()
+        if part.shape[1] > channels:
+            part = (part * torch.tensor(LUMA, device=part.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        if tuple(part.shape[2:]) != (size, size):
+            part = F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        parts.append(part.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1))
+    return torch.cat(parts)
+
+
+def load_images(root: str | Path, split: str = "test", channels: int | None = None, size: int | None = None) -> Images:
+    """Read one split of whatever lies at `root`; with `channels` and `size`, as a network of these takes them.
+
+    Pictures of different sizes need `size`. A data set that has no such split gives all it has.
+    """
+    if (channels is None) != (size is None):
+        raise EchosetError("give both channels and size, or neither")
+    named = str(root).startswith("torchvision:")
+    data = _read_torchvision(str(root), split) if named else _read(Path(root), split, channels, size)
+    images, labels = data.images, data.labels
+    if not len(images) or (labels is not None and len(images) != len(labels)):
+        raise EchosetError(f"{root}: {len(images)} images but {0 if labels is None else len(labels)} labels")
+    return data if size is None else data.fitted(channels, size)
+
+
+def from_dataset(dataset: Iterable[Any], name: str, channels: int = 3, size: int = 32) -> Images:
+    """Any torchvision (or other) data set of pictures: items are PIL pictures, arrays (H, W[, C]) uint8 or tensors (C, H, W)
+    in [0, 1], alone or as (picture, label, …)."""
+    images, labels = [], []
+    for item in dataset:
+        picture, label = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, tuple | list) else (item, None)
+        pixels = (picture * 255).round().to(torch.uint8) if isinstance(picture, Tensor) else torch.from_numpy(_pixels(picture))
+        pixels = pixels if isinstance(picture, Tensor) else pixels.permute(2, 0, 1)
+        images.append(fit_pixels(pixels[None], channels, size))
+        labels.append(label)
+    if not images:
+        raise EchosetError(f"{name} is empty")
+    numbers = all(isinstance(label, int | np.integer) or (isinstance(label, Tensor) and label.ndim == 0) for label in labels)
+    return Images(torch.cat(images), torch.tensor([int(label) for label in labels]) if numbers else None, name)
+
+
+def _pixels(picture: Any) -> np.ndarray:  # (H, W, C) uint8
+    if not isinstance(picture, np.ndarray):
+        picture = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+    return picture[..., None] if picture.ndim == 2 else picture
+
+
+def _read_torchvision(address: str, split: str) -> Images:
+    """`torchvision:NAME:ROOT`, already downloaded: nothing here reaches for the network."""
+    from distill.torchvision_shim import torchvision
+
+    _, name, root = (*address.split(":", 2), "")[:3]
+    kind = getattr(torchvision.datasets, name, None)
+    if kind is None or not root:
+        raise EchosetError(f"'{address}' should be torchvision:NAME:ROOT with NAME a class of torchvision.datasets")
+    takes = inspect.signature(kind).parameters
+    way = {"train": split == "train"} if "train" in takes else {"split": split} if "split" in takes else {}
+    try:
+        dataset = kind(root, **way)
+    except Exception as error:  # each data set has its own
+        raise EchosetError(f"{address}: torchvision cannot open it ({error})") from error
+    first = dataset[0][0]
+    pixels = _pixels(first) if not isinstance(first, Tensor) else first.permute(1, 2, 0)
+    return from_dataset((dataset[i] for i in range(len(dataset))), f"{address} ({split})", pixels.shape[2], min(pixels.shape[:2]))
+
+
+def _read(root: Path, split: str, channels: int | None, size: int | None) -> Images:
     if not root.exists():
         raise EchosetError(f"no data at {root}")
     if root.suffix == ".npz":
@@ -44,35 +130,34 @@ def load_images(root: str | Path, split: str = "test") -> LabelledImages:
         images, labels = torch.from_numpy(_read_idx(idx[0], 3))[:, None], torch.from_numpy(_read_idx(idx[1], 1)).long()
     elif (root / "cifar-10-batches-py").is_dir() or (root / "cifar-100-python").is_dir():
         images, labels = _read_cifar(root, split)
-    elif root.is_dir() and any(p.is_dir() for p in (root / split if (root / split).is_dir() else root).iterdir()):
-        images, labels = _read_folders(root / split if (root / split).is_dir() else root)
+    elif root.is_dir() and (folder := root / split if (root / split).is_dir() else root) and any(folder.iterdir()):
+        images, labels = _read_folders(folder, channels, size)
     else:
         raise EchosetError(
             f"{root} is no data set this understands: expected an .npz file, MNIST's raw files "
-            f"({IDX_NAMES[split]}-images-idx3-ubyte), torchvision's cifar-10-batches-py, or one folder of pictures per class"
+            f"({IDX_NAMES[split]}-images-idx3-ubyte), torchvision's cifar-10-batches-py, or folders of pictures"
         )
-    if len(images) != len(labels) or not len(images):
-        raise EchosetError(f"{root}: {len(images)} images but {len(labels)} labels")
-    return LabelledImages(images, labels, f"{root} ({split}, {len(images)} images)")
+    return Images(images, labels, f"{root} ({split}, {len(images)} images)")
 
 
-def _read_npz(path: Path, split: str) -> tuple[Tensor, Tensor]:
+def _read_npz(path: Path, split: str) -> tuple[Tensor, Tensor | None]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{split}_" if f"{split}_images" in arrays else ""
-            if f"{prefix}images" not in arrays or f"{prefix}labels" not in arrays:
-                raise EchosetError(f"{path} has no '{split}_images' and '{split}_labels'; it has {', '.join(arrays.files)}")
-            images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
+            if f"{prefix}images" not in arrays:
+                raise EchosetError(f"{path} has no '{split}_images' and no 'images'; it has {', '.join(arrays.files)}")
+            images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
     except EchosetError:
         raise
     except Exception as error:  # numpy, zip and zlib each have their own
         raise EchosetError(f"{path} is not a readable .npz file: {error}") from error
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise EchosetError(
-            f"{path}: images are {images.dtype} {images.shape}, labels {labels.dtype} {labels.shape}; expected uint8 (N,H,W[,C])"
-        )
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise EchosetError(f"{path}: images are {images.dtype} {images.shape}; expected uint8 (N,H,W[,C])")
+    if labels is not None and (not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1):
+        raise EchosetError(f"{path}: labels are {labels.dtype} {labels.shape}; expected integers (N,)")
     images = images[..., None] if images.ndim == 3 else images
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
+    numbers = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), numbers
 
 
 def _find_idx(root: Path, split: str) -> tuple[Path, Path] | None:
@@ -111,23 +196,31 @@ def _read_cifar(root: Path, split: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
-def _read_folders(folder: Path) -> tuple[Tensor, Tensor]:
+def _read_folders(folder: Path, channels: int | None, size: int | None) -> tuple[Tensor, Tensor | None]:
+    """One folder per class, or pictures side by side without labels."""
     from PIL import Image
 
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    images, labels = [], []
-    for label, directory in enumerate(classes):
-        for path in sorted(p for p in directory.iterdir() if p.suffix.lower() in PICTURES):
-            try:
-                with Image.open(path) as picture:
-                    pixels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-            except Exception as error:  # Pillow's readers raise many kinds
-                raise EchosetError(f"{path} is not a readable picture: {error}") from error
-            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-            if images and pixels.shape != images[0].shape:
-                raise EchosetError(f"{path} is {pixels.shape}, the pictures before it {images[0].shape}; make them all one size")
-            images.append(pixels)
-            labels.append(label)
+    places = [(path, label) for label, directory in enumerate(classes) for path in _pictures(directory)]
+    places = places or [(path, None) for path in _pictures(folder)]
+    images: list[Tensor] = []
+    for path, _ in places:
+        try:
+            with Image.open(path) as picture:
+                pixels = torch.from_numpy(_pixels(picture)).permute(2, 0, 1)
+        except Exception as error:  # Pillow's readers raise many kinds
+            raise EchosetError(f"{path} is not a readable picture: {error}") from error
+        if size is not None:
+            pixels = fit_pixels(pixels[None], channels, size)[0]
+        elif images and pixels.shape != images[0].shape:
+            found = f"{tuple(pixels.shape)}, the pictures before it {tuple(images[0].shape)}"
+            raise EchosetError(f"{path} is {found}; make them all one size")
+        images.append(pixels)
     if not images:
-        raise EchosetError(f"{folder} has folders but no pictures in them ({', '.join(sorted(PICTURES))})")
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+        raise EchosetError(f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them")
+    labels = None if places[0][1] is None else torch.tensor([label for _, label in places])
+    return torch.stack(images).contiguous(), labels
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)

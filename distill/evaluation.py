@@ -1,19 +1,27 @@
-"""How well a classifier does on labelled images, and how often it decides as its teacher does."""
+"""How well a classifier does on labelled images, how sure it is, and how near it is to its teacher."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from distill.data import LabelledImages
+from distill.data import Images
 from distill.loop import StepProgress
+from distill.losses.boundary import push_over
 from distill.models import Classifier
+from distill.models.frozen import Frozen
 from distill.options import Device
 from distill.views import to_input
 from synthesis_kernels.backend import resolve_device
 from synthesis_kernels.errors import EchosetError
+
+PUSHES = 20  # steps towards a boundary, at most
+BINS = 10  # of confidence, for the calibration error
+PGD_RADIUS, PGD_RATE, PGD_STEPS = 0.031, 0.003, 20
 
 
 @dataclass(frozen=True)
@@ -21,11 +29,29 @@ class Evaluation:
     """Figures on one set of labelled images."""
 
     accuracy: float
+    top5: float | None
+    """Share of images whose class is among the five likeliest; None with five classes or fewer."""
     per_class: list[float | None]
     """Accuracy on each true class; None where the data has none of it."""
-    agreement: float | None
-    """Share of images on which the teacher, if one was given, chose the same class."""
+    ece: float
+    """Expected calibration error: mean over images of |accuracy − confidence| of their bin, ten equal bins of confidence."""
+    entropy: float
+    """Mean entropy of the answers, in nats."""
     images: int
+    agreement: float | None = None
+    """Share of images on which the teacher, if one was given, chose the same class."""
+    magnitude_similarity: float | None = None
+    """MagSim: mean min/max of the lengths of both networks' pushes over the boundary to each other class; 1 = as far away.
+
+    The pushes go by first-order distances, so that networks of small and of large logits are measured alike."""
+    angle_similarity: float | None = None
+    """AngSim: mean cosine between these pushes; 1 = boundaries in the same direction."""
+    boundary_pairs: int = 0
+    """Pairs of an image and another class that both networks could be pushed to, of which the two means are."""
+    transfer: float | None = None
+    """Share of images both know whose adversarial form, made on the teacher (PGD, .031), fools the classifier."""
+    transfer_teacher: float | None = None
+    """The same for the teacher itself, the most that could transfer."""
 
 
 def predict(
@@ -46,11 +72,13 @@ def predict(
     return torch.cat(outputs)
 
 
-def check_fit(classifier: Classifier, data: LabelledImages) -> None:
+def check_fit(classifier: Classifier, data: Images) -> None:
     """Refuse data whose shape or labels the model can't answer for."""
     spec, shape = classifier.spec, tuple(data.images.shape[1:])
     if shape != (spec.channels, spec.size, spec.size):
         raise EchosetError(f"{data.name} has images of shape {shape}, the model takes {(spec.channels, spec.size, spec.size)}")
+    if data.labels is None:
+        raise EchosetError(f"{data.name} has no labels to judge by")
     low, high = int(data.labels.min()), int(data.labels.max())
     if low < 0 or high >= spec.classes:
         raise EchosetError(f"{data.name} has labels from {low} to {high}, the model knows classes 0 to {spec.classes - 1}")
@@ -58,23 +86,103 @@ def check_fit(classifier: Classifier, data: LabelledImages) -> None:
 
 def evaluate(
     classifier: Classifier,
-    data: LabelledImages,
+    data: Images,
     teacher: Classifier | None = None,
     device: Device = "auto",
     quiet: bool = False,
+    attacks: int = 0,
+    teacher_logits: Tensor | None = None,  # (N, K) where the teacher's answers to these images are known already
 ) -> Evaluation:
-    """Accuracy on true labels, and agreement with `teacher` if one is given."""
+    """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the images, evenly spread over
+    the data, boundary similarity and adversarial transfer."""
     check_fit(classifier, data)
     if teacher is not None:
         check_fit(teacher, data)
     where, classes = resolve_device(device), classifier.spec.classes
     labels = data.labels.to(where)
-    chosen = predict(classifier, data.images, where, quiet=quiet).argmax(1)
+    logits = predict(classifier, data.images, where, quiet=quiet)
+    chosen = logits.argmax(1)
     right = chosen == labels
     totals = torch.bincount(labels, minlength=classes).tolist()
     rights = torch.bincount(labels[right], minlength=classes).tolist()
-    per_class = [correct / total if total else None for correct, total in zip(rights, totals, strict=True)]
-    agreement = None
+    figures: dict[str, float | int | None] = {}
     if teacher is not None:
-        agreement = (predict(teacher, data.images, where, quiet=quiet).argmax(1) == chosen).float().mean().item()
-    return Evaluation(right.float().mean().item(), per_class, agreement, len(data))
+        if teacher_logits is None:
+            teacher_logits = predict(teacher.to(where), data.images, where, title="asking the teacher", quiet=quiet)
+        figures["agreement"] = (teacher_logits.to(where).argmax(1) == chosen).float().mean().item()
+        if attacks:
+            some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
+            images = to_input(data.images[some].to(where))
+            networks = Frozen(classifier), Frozen(teacher)
+            figures |= boundary_similarity(*networks, images, quiet)
+            figures |= adversarial_transfer(*networks, images, labels[some.to(where)])
+    return Evaluation(
+        accuracy=right.float().mean().item(),
+        top5=(logits.topk(5, 1).indices == labels[:, None]).any(1).float().mean().item() if classes > 5 else None,
+        per_class=[correct / total if total else None for correct, total in zip(rights, totals, strict=True)],
+        ece=calibration_error(logits, labels),
+        entropy=-(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean().item(),
+        images=len(data),
+        **figures,
+    )
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:  # (N, K), (N,)
+    """Σ over bins of n_b/N·|accuracy_b − confidence_b|."""
+    confidence, chosen = logits.softmax(1).max(1)
+    place = (confidence * bins).long().clamp_max(bins - 1)
+    surplus = confidence.double() - (chosen == labels).double()
+    sums = torch.zeros(bins, dtype=torch.double, device=logits.device).index_add_(0, place, surplus)
+    return (sums.abs().sum() / len(labels)).item()
+
+
+def boundary_similarity(
+    one: Callable[[Tensor], Tensor],
+    other: Callable[[Tensor], Tensor],
+    images: Tensor,  # (N, C, H, W) in [0, 1]
+    quiet: bool = True,
+) -> dict[str, float | int | None]:
+    """MagSim and AngSim over the images on which both agree, and every other class."""
+    with torch.no_grad():
+        answers = one(images)
+        base = answers.argmax(1)
+        agreed = base == other(images).argmax(1)
+    images, base, classes = images[agreed], base[agreed], answers.shape[1]
+    lengths, cosines = [], []
+    with StepProgress("boundary", classes - 1, quiet) as progress:
+        for further in range(1, classes):
+            target = (base + further) % classes
+            (ours, crossed), (theirs, both) = (push_over(network, images, base, target, None, PUSHES) for network in (one, other))
+            here = crossed & both
+            ours, theirs = (ours - images)[here].flatten(1), (theirs - images)[here].flatten(1)
+            sizes = torch.stack([ours.norm(dim=1), theirs.norm(dim=1)])
+            lengths.append(sizes.amin(0) / sizes.amax(0).clamp_min(1e-12))
+            cosines.append(F.cosine_similarity(ours, theirs, dim=1))
+            progress.update(further)
+    lengths, cosines = torch.cat(lengths), torch.cat(cosines)
+    found = {"boundary_pairs": len(lengths), "magnitude_similarity": None, "angle_similarity": None}
+    if len(lengths):
+        found |= {"magnitude_similarity": lengths.mean().item(), "angle_similarity": cosines.mean().item()}
+    return found
+
+
+def adversarial_transfer(
+    classifier: Callable[[Tensor], Tensor],
+    teacher: Callable[[Tensor], Tensor],
+    images: Tensor,  # (N, C, H, W) in [0, 1]
+    labels: Tensor,  # (N,)
+) -> dict[str, float | None]:
+    """PGD within ±.031, 20 steps of .003, on the teacher; how often it fools the classifier, of the images both know."""
+    with torch.no_grad():
+        known = (classifier(images).argmax(1) == labels) & (teacher(images).argmax(1) == labels)
+    images, labels = images[known], labels[known]
+    if not len(images):
+        return {"transfer": None, "transfer_teacher": None}
+    moved = images.clone()
+    for _ in range(PGD_STEPS):
+        moved.requires_grad_(True)
+        (slope,) = torch.autograd.grad(F.cross_entropy(teacher(moved), labels), moved)
+        moved = (moved.detach() + PGD_RATE * slope.sign()).clamp(images - PGD_RADIUS, images + PGD_RADIUS).clamp(0, 1)
+    with torch.no_grad():
+        fooled = [(network(moved).argmax(1) != labels).float().mean().item() for network in (classifier, teacher)]
+    return {"transfer": fooled[0], "transfer_teacher": fooled[1]}

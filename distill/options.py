@@ -27,6 +27,14 @@ class ViewOptions:
     """Side of a square made black, as a part of the image's side."""
     mixup: float = 0.0
     """Part of the views that blend an image with another one; the teacher answers for the blend."""
+    cutmix: float = 0.0
+    """Part of the views in which a rectangle of another image is pasted; the teacher answers for what comes out."""
+    erase: float = 0.0
+    """Part of the views in which a rectangle is filled with noise."""
+    operations: int = 0
+    """RandAugment: changes of light, contrast, sharpness, depth and shear, one after another, drawn for each view; 0 = none."""
+    strength: float = 0.5
+    """Largest size of such a change, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +51,61 @@ class StudentOptions:
 class DistillOptions:
     """How a fresh student learns from a set and its teacher."""
 
+    loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
+    """Losses and their weights, added up: hinton, labels, fitnet, at, fsp, sp, rkd, rkd-d, rkd-a, bss, dml, one. Where neither
+    hinton nor labels is named, labels=1 is added, as these methods are published. Short: --loss hinton=1 at, a loss without
+    a number (null) at its published weight."""
+    labels: Literal["teacher", "data"] = "teacher"
+    """Where a loss wants labels: the teacher's own decision on each view (data-free), or the labels the data has."""
+    label_temperature: float = 0.0
+    """The teacher's decision as a label: 0 takes its first choice, above 0 its softmax at this temperature."""
     steps: int = 1000
     """Student updates."""
     batch: int = 128
     """Images in an update."""
-    learning_rate: float = 0.05
-    """Peak of Muon's one-cycle schedule."""
+    optimiser: Literal["muon", "sgd", "adamw"] = "muon"
+    """Muon (matrices; Adam for the rest), SGD with Nesterov momentum .9, or AdamW."""
+    learning_rate: float | None = None
+    """Peak of the one-cycle schedule; by default .05 for muon, .1 for sgd, .003 for adamw."""
+    weight_decay: float = 5e-4
+    """Of weights of two dimensions and more."""
     warmup: float = 0.15
-    """Part of the steps in which the learning rate rises."""
+    """Part of the steps in which the learning rate rises; then it falls along a cosine."""
+    ema: float = 0.0
+    """Decay of a running average of the student's weights, which is then what is kept; 0 keeps the weights themselves."""
     temperature: float = 4.0
-    """Softens both distributions in the KL divergence."""
+    """Softens both distributions in hinton's KL divergence."""
     views_per_image: int = 16
     """Views the teacher answers for, once, before the student starts; 0 = a new view and a new answer at every step."""
     views: ViewOptions = ViewOptions()
     """What the student sees of an image."""
+    patience: int = 0
+    """Stop after so many checks (one every 50 steps) without a rise of the agreement on held-out images of the set, and keep the
+    student that agreed most; 0 = take all steps and keep the last."""
+    held_out: float = 0.1
+    """Part of the set kept for these checks, where there is patience."""
+    teacher_layers: tuple[str, ...] = ()
+    """Layers the losses on features compare; by default the last block of each stage."""
+    student_layers: tuple[str, ...] = ()
+    """The same in the student; as many as in the teacher, or pairs are made from the last one backwards."""
+    peers: int = 2
+    """Networks that learn together under dml; the first is the student."""
+    branches: int = 3
+    """Branches of the student's last stage under one; the first is the student."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """A grid of distillations: sets × corruptions × methods × seeds."""
+
+    methods: tuple[str, ...] = ("plain", "hinton", "fitnet", "at", "fsp", "sp", "rkd", "bss", "dml", "one")
+    """Losses at their published weights: plain (labels alone), hinton (with labels from data: .1 labels + .9 hinton), the others
+    each with labels; or several joined, as in hinton+at."""
+    corruptions: tuple[str, ...] = ("none",)
+    """none, noise=RATE, imbalance=GAMMA; they need a set with labels, and distillation.labels=data."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each has its own draw of images, its own damage, and its own student."""
+    images: int = 0
+    """Draw so many images, balanced by their labels, from each set for each seed; 0 = all of it."""
+    attacks: int = 50
+    """Test images attacked for boundary similarity and adversarial transfer; 0 = neither."""

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from distill.augment import make_views
+from distill.augment import make_views, view_labels
+from distill.data import Images, fit_pixels
 from distill.files import JsonLines, load_state, save_state
+from distill.learner import Learner
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.losses.hinton import hinton_loss
 from distill.models import Classifier, ModelSpec, build_classifier
-from distill.optimisers import Muon
+from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
-from distill.views import ask, bank_answers
+from distill.views import ask, bank_answers, to_input
 from synthesis_kernels.backend import describe_forms, mixed_precision, resolve_device, resolve_precision, say_once
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
@@ -35,7 +40,11 @@ class DistillResult:
     student: Classifier
     seconds: float
     agreement: float
-    """Share of the latest views on which student and teacher chose the same class, before each update."""
+    """Share of the latest views on which student and teacher (or label) chose the same class, before each update."""
+    held_out_agreement: float | None = None
+    """The same on images of the set that were kept apart, where there was patience: of the student that is returned."""
+    steps: int = 0
+    """Updates made; fewer than asked for where patience ran out."""
 
 
 class StudentState:
@@ -45,25 +54,50 @@ class StudentState:
     forks and seeds it.
     """
 
-    def __init__(self, student: Classifier, learning_rate: float, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        student: Classifier,
+        learning_rate: float | None,
+        device: torch.device,
+        seed: int,
+        trained: nn.Module | None = None,
+        options: DistillOptions = DistillOptions(),
+    ) -> None:
         self.student = student.to(device, memory_format=torch.channels_last)
-        self.optimiser = Muon(self.student, learning_rate)
+        # What is optimised: the student, or a learner that holds it.
+        self.trained = student if trained is None else trained.to(device, memory_format=torch.channels_last)
+        self.optimiser = make_optimiser(self.trained, options.optimiser, learning_rate, options.weight_decay)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.agreement = torch.zeros((), device=device)  # moving average; read only when it is shown
+        self.average = copy.deepcopy(student).requires_grad_(False) if options.ema else None
+        self.best: dict[str, Tensor] = {}  # weights of the student that agreed most on held-out images
+        self.best_agreement = -1.0
+        self.checks_since_best = 0
         self.step = 0
         self.seconds = 0.0
 
     def tensors(self) -> list[Tensor]:
         """Every tensor a step changes in place."""
-        return [*optimiser_tensors(self.optimiser), *self.student.buffers()]
+        return [*optimiser_tensors(self.optimiser), *self.trained.buffers()]
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the running average towards the student; a young average moves faster."""
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        for mine, new in zip(self.average.state_dict().values(), self.student.state_dict().values(), strict=True):
+            mine.lerp_(new, 1 - decay) if mine.is_floating_point() else mine.copy_(new)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, counters and random state."""
         return {
-            "student": self.student.state_dict(),
+            "trained": self.trained.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "agreement": self.agreement,
+            "average": self.average.state_dict() if self.average else {},
+            "best": self.best,
+            "best_agreement": self.best_agreement,
+            "checks_since_best": self.checks_since_best,
             "step": self.step,
             "seconds": self.seconds,
             "dropout": torch.get_rng_state(),
@@ -71,12 +105,14 @@ class StudentState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self.student.load_state_dict(state["student"])
+        self.trained.load_state_dict(state["trained"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
         self.agreement.copy_(state["agreement"])
-        self.step = state["step"]
-        self.seconds = state["seconds"]
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        for name in ("best", "best_agreement", "checks_since_best", "step", "seconds"):
+            setattr(self, name, state[name])
         torch.set_rng_state(state["dropout"])
 
 
@@ -88,32 +124,46 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (position - warmup) / (1 - warmup)))
 
 
+class Update:
+    """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager or captured; a call gives the outputs."""
+
+    def __init__(self, state: StudentState, lesson: Callable[..., tuple[Tensor, ...]], step: Step = "eager") -> None:
+        self.state, self.lesson = state, lesson
+        self._run = Captured(self._update, state.tensors) if step == "graph" else self._update
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self.state.step += 1
+        return self._run(*inputs)
+
+    def _update(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self.state.optimiser.zero_grad(set_to_none=True)
+        loss, *outputs = self.lesson(*inputs)
+        loss.backward()
+        self.state.optimiser.step()
+        return tuple(output.detach() for output in outputs)
+
+
 class StudentStep:
-    """One update by weighted KL, eager, compiled or captured; `step(...)` gives the student's logits before the update."""
+    """One update by KL with a weight for each image, eager, compiled or captured: the step of the adversarial student."""
 
     def __init__(self, state: StudentState, temperature: float, precision: torch.dtype, step: Step = "eager") -> None:
-        self.state, self.temperature, self.precision = state, temperature, precision
+        self.temperature, self.precision = temperature, precision
         self._network = compiled(state.student) if step == "compiled" else state.student
-        self._run = Captured(self._update, state.tensors) if step == "graph" else self._update
+        self._update = Update(state, self._lesson, step)
 
     def __call__(
         self,
         images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
         teacher_logits: Tensor,  # (B, K) for these very views
         weights: Tensor,  # (B,)
-    ) -> Tensor:  # (B, K)
-        self.state.step += 1
-        return self._run(images, teacher_logits, weights)[0]
+    ) -> Tensor:  # (B, K) the student's logits before the update
+        return self._update(images, teacher_logits, weights)[0]
 
-    def _update(self, images: Tensor, teacher_logits: Tensor, weights: Tensor) -> tuple[Tensor]:
-        optimiser = self.state.optimiser
-        optimiser.zero_grad(set_to_none=True)
+    def _lesson(self, images: Tensor, teacher_logits: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         with mixed_precision(images.device, self.precision):
             logits = self._network(images)
         logits = logits.float()
-        hinton_loss(logits, teacher_logits, self.temperature, weights).backward()
-        optimiser.step()
-        return (logits.detach(),)
+        return hinton_loss(logits, teacher_logits, self.temperature, weights), logits
 
 
 def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) -> Classifier:
@@ -127,8 +177,8 @@ def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) 
 
 def distill(
     student: Classifier,
-    transfer_set: TransferSet,
-    teacher: Classifier,
+    data: TransferSet | Images,
+    teacher: Classifier | None,
     options: DistillOptions = DistillOptions(),
     seed: int = 0,
     device: Device = "auto",
@@ -137,95 +187,181 @@ def distill(
     quiet: bool = False,
     step: Step = "auto",
 ) -> DistillResult:
-    """Train `student` on views of the set, each labelled by the teacher.
+    """Train `student` on views of the images, each labelled by the teacher (or, if the options say so, by the data).
 
-    The student is trained in place and returned in evaluation mode. With a `folder`, a killed or interrupted run goes on
-    where it was when it is called again with the same arguments, and `log.jsonl` there records it. The last state stays
-    in `student.state` for the caller to delete once the student is saved.
+    The images may be a transfer set or any others; they are resized, and made grey or coloured, as the student takes them. A
+    teacher may be missing where no loss asks one. The student is trained in place and returned in evaluation mode. With a
+    `folder`, a killed or interrupted run goes on where it was when it is called again with the same arguments, and
+    `log.jsonl` there records it. The last state stays in `student.state` for the caller to delete once the student is saved.
     """
-    _check(student, transfer_set, options)
+    _check(student, data, teacher, options)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         where = resolve_device(device)
         kind = resolve_precision(where, precision)
-        pool = transfer_set.images.to(where)
+        pool = fit_pixels(data.images, student.spec.channels, student.spec.size).to(where)
         way = resolve_step(step, where, options.steps)
         forms = describe_forms(where)
         if not quiet:
             say_once(forms)
-        teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-        state = StudentState(student, options.learning_rate, where, seed)
-        student.train()
+        if teacher is not None:
+            teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+        learner = Learner(student.to(where), teacher, options, kind, seed)
+        state = StudentState(student, options.learning_rate, where, seed, learner, options)
+        learner.train()
+        train = Update(state, learner, way)
+        if way == "compiled":
+            if not learner.compiles:
+                raise EchosetError(f"step 'compiled' can't be had with the losses {', '.join(learner.weights)}; use --step eager")
+            learner.network = compiled(student)
 
         folder = Path(folder) if folder is not None else None
-        key = _job_key(student, transfer_set, teacher, options, seed, f"{where.type} {kind} {way} {forms}")
+        key = _job_key(student, data, teacher, options, seed, f"{where.type} {kind} {way} {forms}")
         saved = load_state(folder / "student.state", key) if folder else None
         if saved is not None:
             state.load_state_dict(saved)
         log = JsonLines(folder / "log.jsonl") if folder else None
         began, save_due = time.perf_counter(), Every(20)
-        count, per_image = len(pool), options.views_per_image
+
+        rows = None
+        if options.labels == "data":
+            rows = F.one_hot(data.labels.to(where), student.spec.classes).float()
+        kept, held = _split(len(pool), options, seed, where)
+        judge = _Judge(pool[held], teacher, None if rows is None else rows[held].argmax(1), kind) if options.patience else None
+        pool, rows = pool[kept], None if rows is None else rows[kept]
+        count, per_image, nothing = len(pool), options.views_per_image, torch.empty(0, device=where)
         bank = None
-        if per_image and state.step < options.steps:
+        pays = 0 < count * per_image <= options.steps * options.batch  # a short run asks fewer questions than a bank holds
+        if pays and state.step < options.steps and learner.takes_answers:
             bank = bank_answers(teacher, pool, per_image, options.views, seed, kind, quiet).flatten(0, 1)
             if where.type == "cuda":
                 teacher.cpu()  # it is not asked again, and its memory is wanted
-        train, even = StudentStep(state, options.temperature, kind, way), torch.ones(options.batch, device=where)
         with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
-            while state.step < options.steps:
+            while state.step < options.steps and not _patience_is_over(state, options):
+                share = state.step / options.steps
                 state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
-                draws = count * max(per_image, 1)
-                drawn = torch.randint(draws, (options.batch,), generator=state.generator, device=where)
-                if bank is not None:
-                    images = make_views(pool, drawn // per_image, drawn % per_image, options.views, seed)
-                    answers = bank[drawn]
-                else:  # a view nobody has seen yet, and a question of its own
-                    view = state.step * options.batch + torch.arange(options.batch, device=where)
-                    images = make_views(pool, drawn, view, options.views, seed)
-                    answers = ask(teacher, images, kind)
-                logits = train(images, answers, even)
+                drawn = torch.randint(count * max(per_image, 1), (options.batch,), generator=state.generator, device=where)
+                if per_image:
+                    index, view = drawn // per_image, drawn % per_image
+                else:  # a view nobody has seen yet
+                    index, view = drawn, state.step * options.batch + torch.arange(options.batch, device=where)
+                images = make_views(pool, index, view, options.views, seed)
+                answers = nothing
+                if learner.takes_answers:
+                    answers = ask(teacher, images, kind) if bank is None else bank[drawn]
+                labels = nothing if rows is None else view_labels(rows, index, view, pool, options.views, seed)
+                draws = nothing
+                if learner.draws:
+                    draws = torch.rand(options.batch, generator=state.generator, device=where)
+                logits, answers = train(images, answers, labels, torch.full((), share, device=where), draws)
+                if options.ema:
+                    state.follow(options.ema)
                 state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
-                if state.step % 50 == 0 or state.step == options.steps:
-                    agreement, loss = state.agreement.item(), divergence(answers, logits).mean().item()
-                    if not math.isfinite(loss):
+                if state.step % CHECK == 0 or state.step == options.steps:
+                    figures = {"agreement": state.agreement.item(), "loss": divergence(answers, logits).mean().item()}
+                    if not math.isfinite(figures["loss"]):
                         raise EchosetError(
-                            f"the student's loss is {loss} at step {state.step}; lower the learning rate of the distillation"
+                            f"the student's loss is {figures['loss']} at step {state.step}; "
+                            "lower the learning rate of the distillation, or the weights of its losses"
                         )
-                    progress.update(state.step, f"agreement {agreement:.3f}")
+                    if judge:
+                        figures["held_out_agreement"] = judge.look(state)
+                    progress.update(state.step, "  ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in figures.items()))
                     if log:
-                        log.write("distill", step=state.step, agreement=agreement, loss=loss)
+                        log.write("distill", step=state.step, **figures)
                 if folder and (stop.raised or save_due() or state.step == options.steps):
                     state.seconds, began = state.seconds + time.perf_counter() - began, time.perf_counter()
                     save_state(folder / "student.state", key, state.state_dict())
                 if stop.raised:
                     raise Interrupted("distillation stopped" + (f"; {folder / 'student.state'} keeps it" if folder else ""))
+        if judge:
+            student.load_state_dict(state.best)
+        elif state.average:
+            student.load_state_dict(state.average.state_dict())
         student.eval()
-        return DistillResult(student, state.seconds + time.perf_counter() - began, state.agreement.item())
+        seconds = state.seconds + time.perf_counter() - began
+        best = state.best_agreement if judge else None
+        return DistillResult(student, seconds, state.agreement.item(), best, state.step)
+
+
+CHECK = 50
+"""Steps between two looks at the figures, and at held-out images."""
+
+
+class _Judge:
+    """Agreement of the student, as it would be kept, with the teacher (or the labels) on held-out images as they are."""
+
+    def __init__(self, pool: Tensor, teacher: Classifier | None, labels: Tensor | None, precision: torch.dtype) -> None:
+        self.pool, self.precision = pool, precision
+        self.wanted = labels if labels is not None else self._decide(teacher)
+
+    def _decide(self, network: Classifier) -> Tensor:
+        return torch.cat([ask(network, to_input(part), self.precision).argmax(1) for part in self.pool.split(500)])
+
+    def look(self, state: StudentState) -> float:
+        """Measure, and remember the student if it is the best so far."""
+        student = state.average or state.student
+        training = student.training
+        agreement = (self._decide(student.eval()) == self.wanted).float().mean().item()
+        student.train(training)
+        state.checks_since_best += 1
+        if agreement > state.best_agreement:
+            state.best_agreement, state.checks_since_best = agreement, 0
+            state.best = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+        return agreement
+
+
+def _split(count: int, options: DistillOptions, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Places of the images to learn from, and of those held out; all and none where there is no patience."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
+    held = max(round(count * options.held_out), 1) if options.patience else 0
+    return order[held:].sort().values, order[:held].sort().values
+
+
+def _patience_is_over(state: StudentState, options: DistillOptions) -> bool:
+    return bool(options.patience) and state.checks_since_best >= options.patience
 
 
 def _job_key(
     student: Classifier,
-    transfer_set: TransferSet,
-    teacher: Classifier,
+    data: TransferSet | Images,
+    teacher: Classifier | None,
     options: DistillOptions,
     seed: int,
     where: str,
 ) -> str:
     """What the saved state belongs to: a run with anything else changed must not pick it up."""
-    shards = [entry["sha256"] for entry in transfer_set.manifest["shards"]]
-    parts = [student.weight_hash(), teacher.weight_hash(), student.contract, teacher.contract, shards, asdict(options), seed, where]
+    content = sha256(data.images.numpy(force=True).tobytes())
+    if data.labels is not None:
+        content.update(data.labels.numpy(force=True).tobytes())
+    taught = [teacher.weight_hash(), teacher.contract] if teacher is not None else []
+    parts = [student.weight_hash(), student.contract, *taught, content.hexdigest(), asdict(options), seed, where]
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _check(student: Classifier, transfer_set: TransferSet, options: DistillOptions) -> None:
+def _check(student: Classifier, data: TransferSet | Images, teacher: Classifier | None, options: DistillOptions) -> None:
     if options.temperature <= 0:
         raise EchosetError(f"temperature must be positive, got {options.temperature}")
-    for name, least in {"steps": 1, "batch": 2, "views_per_image": 0}.items():
+    for name, least in {"steps": 1, "batch": 2, "views_per_image": 0, "patience": 0, "label_temperature": 0}.items():
         if getattr(options, name) < least:
             raise EchosetError(f"{name} must be at least {least}, got {getattr(options, name)}")
-    if not 0 <= options.warmup < 1:
-        raise EchosetError(f"warmup must lie in [0, 1), got {options.warmup}")
-    given, found = student.spec, transfer_set.manifest["input"]
+    for name in ("warmup", "ema", "held_out"):
+        if not 0 <= getattr(options, name) < 1:
+            raise EchosetError(f"{name} must lie in [0, 1), got {getattr(options, name)}")
+    for name in ("mixup", "cutmix", "erase", "strength"):
+        if not 0 <= getattr(options.views, name) <= 1:
+            raise EchosetError(f"views.{name} must lie in [0, 1], got {getattr(options.views, name)}")
+    if len(data) < 2:
+        raise EchosetError(f"there must be two images at least to learn from, got {len(data)}")
+    spec = student.spec
     for name in ("channels", "size", "classes"):
-        if getattr(given, name) != found[name]:
-            raise EchosetError(f"the student takes {getattr(given, name)} {name}, the set has {found[name]}")
+        if teacher is not None and getattr(teacher.spec, name) != getattr(spec, name):
+            raise EchosetError(f"the student takes {getattr(spec, name)} {name}, the teacher {getattr(teacher.spec, name)}")
+    if isinstance(data, TransferSet) and data.classes != spec.classes:
+        raise EchosetError(f"the student knows {spec.classes} classes, the set {data.classes}")
+    if options.labels == "data":
+        if data.labels is None:
+            raise EchosetError(f"{getattr(data, 'name', 'the data')} has no labels; use labels=teacher")
+        low, high = int(data.labels.min()), int(data.labels.max())
+        if low < 0 or high >= spec.classes:
+            raise EchosetError(f"the data has labels from {low} to {high}, the student knows classes 0 to {spec.classes - 1}")

@@ -9,10 +9,11 @@ VERBS = {
     "demo": "the whole path on the bundled MNIST teacher: synthesise, distil, evaluate, report",
     "inspect": "say what a teacher is, and whether a set can be made from it",
     "synthesize": "make a class-balanced transfer set from a teacher",
-    "distill": "train a fresh student on a transfer set",
-    "evaluate": "measure a model on labelled images",
+    "distill": "train a fresh student on a transfer set, or on any images, by any of nine methods",
+    "evaluate": "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
     "report": "write one self-contained HTML page about a run",
     "verify": "check a transfer set: hashes, shapes, balance, and the teacher's answers",
+    "study": "compare methods on sets, under label noise and imbalance, over seeds",
     "bench": "time the kernels and both loops against their definitions and the usual formulation",
 }
 HELP = f"""usage: echoset VERB [options]
@@ -97,6 +98,7 @@ def _shorthands(arguments: list[str], own_images: bool) -> list[str]:
     short = {"--teacher": "--teacher.model", "--student": "--student.model", "--images": "--synthesis.images"}
     if own_images:
         del short["--images"]
+    arguments = _join_losses(arguments)
     full = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
@@ -104,6 +106,26 @@ def _shorthands(arguments: list[str], own_images: bool) -> list[str]:
             equals, value = "=", "true"
         full.append(short.get(name, name) + equals + value)
     return full
+
+
+def _join_losses(arguments: list[str]) -> list[str]:
+    """`--loss hinton=1 at` as the one option it stands for; a loss without a number has its published weight."""
+    joined, losses = [], None
+    for argument in [*arguments, "--"]:
+        if losses is not None and not argument.startswith("-"):
+            losses.append(argument)
+            continue
+        if losses is not None:
+            weights = dict(loss.partition("=")[::2] for loss in losses)
+            pairs = ", ".join(f'"{name}": {weight or "null"}' for name, weight in weights.items())
+            joined.append(f"--distillation.loss={{{pairs}}}")
+            losses = None
+        name, equals, value = argument.partition("=")
+        if name == "--loss":
+            losses = [value] if equals else []
+        else:
+            joined.append(argument)
+    return joined[:-1]
 
 
 if __name__ == "__main__":

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from einops import rearrange
-from PIL import Image
 
 from distill.files import read_log, write_atomically
 from distill.transfer_set import TransferSet
+from inversion.page import bars, lines, picture, table, whole
 from synthesis_kernels.errors import EchosetError
 
 COLUMNS = 16  # pictures of a class in the gallery
 MOST_CLASSES = 20
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea")
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937;background:#fff}
-h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.note{color:#6b7280;margin:.2rem 0}
-table{border-collapse:collapse}td,th{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid #e5e7eb}
-.gallery td{padding:1px 8px 1px 0;border:0}.gallery img{image-rendering:pixelated;display:block}
-.row{display:flex;flex-wrap:wrap;gap:1.5rem}code{background:#f3f4f6;padding:.1rem .3rem;border-radius:3px;word-break:break-all}
-svg{max-width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#374151}
-"""
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -46,9 +35,8 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     steps = list({e["step"]: e for e in read_log(run / "log.jsonl") if e["event"] == "distill"}.values())
     parts = [_summary(summary, transfer_set), _gallery(transfer_set), _balance(transfer_set), _synthesis_curves(calls)]
     parts += [_distillation_curves(steps), _time_split(summary, calls), _provenance(summary, transfer_set)]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Echoset report</title><style>{STYLE}</style>"
     path = out or run / "report.html"
-    write_atomically(path, (head + "".join(parts) + "</html>").encode())
+    write_atomically(path, whole("Echoset report", "".join(parts)))
     return path
 
 
@@ -63,7 +51,7 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
         ("same decision as the teacher", "", f"{summary['agreement']:.2%}"),
     ]
     note = f"Judged on {html.escape(summary['test_images'])}. The student saw no real image; the last step is what is reported."
-    return f"{title}{_table(rows)}<p class=note>{note}</p>"
+    return f"{title}{table(rows)}<p class=note>{note}</p>"
 
 
 def _gallery(transfer_set: TransferSet) -> str:
@@ -75,7 +63,7 @@ def _gallery(transfer_set: TransferSet) -> str:
         # Evenly spread over the stock, so that the gallery shows the class and not its best.
         chosen = np.linspace(0, len(images) - 1, min(COLUMNS, len(images))).astype(int)
         strip = rearrange(images[chosen].numpy(), "n c h w -> h (n w) c")
-        rows.append(f"<tr><td>{label}<td>{_picture(strip, 2 if strip.shape[0] < 48 else 1)}")
+        rows.append(f"<tr><td>{label}<td>{picture(strip, 2 if strip.shape[0] < 48 else 1)}")
     more = (
         f"<p class=note>The first {MOST_CLASSES} of {transfer_set.classes} classes.</p>"
         if transfer_set.classes > MOST_CLASSES
@@ -88,8 +76,8 @@ def _balance(transfer_set: TransferSet) -> str:
     counts = transfer_set.counts()
     confidence = transfer_set.logits.float().softmax(1).amax(1).numpy()
     heights, edges = np.histogram(confidence, bins=20, range=(0, 1))
-    charts = _bars(counts, [str(i) for i in range(len(counts))], "images per class")
-    charts += _bars(heights.tolist(), [f"{edge:.2f}" for edge in edges[:-1]], "the teacher's confidence", every=4)
+    charts = bars(counts, [str(i) for i in range(len(counts))], "images per class")
+    charts += bars(heights.tolist(), [f"{edge:.2f}" for edge in edges[:-1]], "the teacher's confidence", every=4)
     return f"<h2>Balance and confidence</h2><div class=row>{charts}</div>"
 
 
@@ -100,9 +88,9 @@ def _synthesis_curves(calls: list[dict[str, Any]]) -> str:
     x = [call["call"] for call in first]
     agreement = {"held-out images": [c["held_out_agreement"] for c in first], "trained images": [c["agreement"] for c in first]}
     losses = {"BatchNorm": [c["bn"] for c in first], "class": [c["classes"] for c in first]}
-    charts = _lines(x, agreement, "adversarial student's agreement, by generator call", (0, 1))
-    charts += _lines(x, losses, "generator's losses, by call")
-    charts += _lines(x, {"kept": [sum(c["counts"]) for c in first], "taken in": [c["taken"] for c in first]}, "images, by call")
+    charts = lines(x, agreement, "adversarial student's agreement, by generator call", (0, 1))
+    charts += lines(x, losses, "generator's losses, by call")
+    charts += lines(x, {"kept": [sum(c["counts"]) for c in first], "taken in": [c["taken"] for c in first]}, "images, by call")
     return f"<h2>Synthesis</h2><div class=row>{charts}</div>"
 
 
@@ -110,8 +98,8 @@ def _distillation_curves(steps: list[dict[str, Any]]) -> str:
     if len(steps) < 2:
         return ""
     x = [step["step"] for step in steps]
-    charts = _lines(x, {"agreement": [s["agreement"] for s in steps]}, "fresh student's agreement, by step", (0, 1))
-    charts += _lines(x, {"KL": [s["loss"] for s in steps]}, "divergence from the teacher, by step")
+    charts = lines(x, {"agreement": [s["agreement"] for s in steps]}, "fresh student's agreement, by step", (0, 1))
+    charts += lines(x, {"KL": [s["loss"] for s in steps]}, "divergence from the teacher, by step")
     return f"<h2>Distillation</h2><div class=row>{charts}</div>"
 
 
@@ -122,7 +110,7 @@ def _time_split(summary: dict[str, Any], calls: list[dict[str, Any]]) -> str:
     parts += [(name, summary["seconds"][name]) for name in ("distillation", "evaluation") if summary]
     total = sum(seconds for _, seconds in parts) or 1
     rows = [("stage", "seconds", "share"), *[(name, f"{seconds:.1f}", f"{seconds / total:.0%}") for name, seconds in parts]]
-    return f"<h2>Where the time went</h2>{_table(rows)}"
+    return f"<h2>Where the time went</h2>{table(rows)}"
 
 
 def _provenance(summary: dict[str, Any], transfer_set: TransferSet) -> str:
@@ -138,62 +126,3 @@ def _provenance(summary: dict[str, Any], transfer_set: TransferSet) -> str:
     body = "".join(f"<tr><td>{html.escape(str(k))}<td><code>{html.escape(str(v))}</code>" for k, v in rows if v not in ("", None))
     config = html.escape(json.dumps(manifest["config"], indent=1))
     return f"<h2>How it was made</h2><table>{body}</table><details><summary>All options</summary><pre>{config}</pre></details>"
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    head, *body = [[html.escape(cell) for cell in row] for row in rows]
-    lines = "".join(f"<tr><td>{'<td>'.join(row)}" for row in body)
-    return f"<table><tr><th>{'<th>'.join(head)}{lines}</table>"
-
-
-def _picture(pixels: np.ndarray, zoom: int) -> str:  # (H, W, C) uint8
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    height, width = pixels.shape[:2]
-    return f'<img width={width * zoom} height={height * zoom} alt="" src="data:image/png;base64,{data}">'
-
-
-def _frame(body: str, title: str, low: float, high: float, ends: tuple[str, str]) -> str:
-    """Axes of a 400×200 chart whose plotting area is x 40–390, y 25–170."""
-    return (
-        f'<svg width=400 height=200 viewBox="0 0 400 200" role=img aria-label="{html.escape(title)}">'
-        f'<text x=40 y=15 style="font-weight:600">{html.escape(title)}</text>'
-        f'<path d="M40 25V170H390" fill=none stroke="#9ca3af"/><text x=36 y=32 text-anchor=end>{_short(high)}</text>'
-        f"<text x=36 y=170 text-anchor=end>{_short(low)}</text><text x=40 y=185>{html.escape(ends[0])}</text>"
-        f"<text x=390 y=185 text-anchor=end>{html.escape(ends[1])}</text>{body}</svg>"
-    )
-
-
-def _lines(x: list[int], series: dict[str, list[float]], title: str, limits: tuple[float, float] | None = None) -> str:
-    values = [v for line in series.values() for v in line]
-    low, high = limits or (min(0.0, *values), max(values) or 1.0)
-    body = ""
-    for index, (name, line) in enumerate(series.items()):
-        points = " ".join(
-            f"{40 + 350 * i / (len(x) - 1):.1f},{170 - 145 * (v - low) / (high - low):.1f}" for i, v in enumerate(line)
-        )
-        body += f'<polyline points="{points}" fill=none stroke="{COLOURS[index]}" stroke-width=1.8 />'
-        body += f'<text x={130 + 110 * index} y=197 style="fill:{COLOURS[index]}">{html.escape(name)}</text>'
-    return _frame(body, title, low, high, (str(x[0]), str(x[-1])))
-
-
-def _bars(values: list[int], names: list[str], title: str, every: int = 1) -> str:
-    high, width = max(values) or 1, 350 / len(values)
-    body = "".join(
-        f"<rect x={40 + width * i:.1f} y={170 - 145 * v / high:.1f} width={max(width - 2, 1):.1f} height={145 * v / high:.1f} "
-        f'fill="{COLOURS[0]}"><title>{html.escape(names[i])}: {v}</title></rect>'
-        for i, v in enumerate(values)
-    )
-    if len(values) <= 20:
-        body += "".join(
-            f"<text x={40 + width * (i + 0.5):.1f} y=185 text-anchor=middle>{html.escape(n)}</text>"
-            for i, n in enumerate(names)
-            if i % every == 0
-        )
-        return _frame(body, title, 0, high, ("", ""))
-    return _frame(body, title, 0, high, (names[0], names[-1]))
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2g}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from distill.options import Device, DistillOptions, Form, Precision, Step, StudentOptions
+from distill.options import Device, DistillOptions, Form, Precision, Step, StudentOptions, StudyOptions
 from inversion.options import SynthesisOptions, TeacherOptions
 
 
@@ -73,9 +73,12 @@ class DistillRun(Common):
     """`echoset distill`."""
 
     set: str = "runs/set"
-    """Folder of a finished transfer set."""
+    """What to learn from: a transfer set's folder, or any images: a folder of pictures or of one folder per class, MNIST's raw
+    files, torchvision's CIFAR, an .npz file, torchvision:NAME:ROOT. The train split where there are splits."""
     teacher: TeacherOptions = TeacherOptions()
-    """The teacher that made it."""
+    """The teacher; of a transfer set the one that made it."""
+    corrupt: str = "none"
+    """Damage the data's labels first: noise=RATE or imbalance=GAMMA; needs --distillation.labels data."""
     student: StudentOptions = StudentOptions()
     """The fresh student."""
     out: str = "runs/student"
@@ -94,6 +97,8 @@ class EvaluateRun(Common):
     """A second such model, whose decisions the first is compared with."""
     data: str | None = None
     """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file; default: the bundled MNIST slice."""
+    attacks: int = 100
+    """Images attacked, with --against, for boundary similarity and adversarial transfer; 0 = neither."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,32 @@ class BenchRun(Common):
     """Compare with a file that --save wrote."""
 
 
+@dataclass(frozen=True)
+class StudyRun(Common):
+    """`echoset study`."""
+
+    sets: dict[str, str] = field(default_factory=dict)
+    """Names of sets and where they are, as for --set of distill: --sets '{"ssd-kd": "runs/set", "real": "DIR"}'."""
+    original: str | None = None
+    """The teacher's own training data; adds the rows "plain training" and "KD on the original data"."""
+    data: str | None = None
+    """Test data; default: the bundled MNIST slice."""
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher."""
+    student: StudentOptions = StudentOptions()
+    """The fresh students."""
+    out: str = "runs/study"
+    """Folder of the cells, study.json and study.html. A stopped study there is continued."""
+    study: StudyOptions = StudyOptions()
+    """What is compared."""
+    distillation: DistillOptions = DistillOptions()
+    """How each student is trained; its loss is the method's."""
+    rank: int = 0
+    """Fill only the cells rank, rank + world … of the grid: one number for each process."""
+    world: int = 1
+    """How many processes share the grid."""
+
+
 SCHEMAS = {
     "demo": DemoRun,
     "inspect": InspectRun,
@@ -148,5 +179,6 @@ SCHEMAS = {
     "evaluate": EvaluateRun,
     "report": ReportRun,
     "verify": VerifyRun,
+    "study": StudyRun,
     "bench": BenchRun,
 }

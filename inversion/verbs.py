@@ -15,16 +15,31 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from distill.data import LabelledImages, load_images
+from distill.corrupt import corrupt
+from distill.data import Images, load_images
 from distill.evaluation import check_fit, predict
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_atomically
+from distill.learner import full_loss
 from distill.models import Classifier, load_classifier, save_classifier
+from distill.study import plan, run_study, summarise
 from distill.train import build_student
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.report import write_report
-from inversion.runs import BenchRun, Common, DemoRun, DistillRun, EvaluateRun, InspectRun, ReportRun, SynthesizeRun, VerifyRun
+from inversion.runs import (
+    BenchRun,
+    Common,
+    DemoRun,
+    DistillRun,
+    EvaluateRun,
+    InspectRun,
+    ReportRun,
+    StudyRun,
+    SynthesizeRun,
+    VerifyRun,
+)
+from inversion.study_page import grid, write_study
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
 from inversion.teacher import MNIST_SLICE, inspect_teacher, load_teacher
@@ -143,24 +158,33 @@ def synthesize(run: SynthesizeRun) -> int:
 
 def distill(run: DistillRun) -> int:
     """Train a fresh student and save it."""
-    transfer_set = TransferSet.load(run.set)
     teacher = load_teacher(run.teacher)
-    _same_teacher(transfer_set, teacher, run.set)
-    student = build_student(run.student, transfer_set.manifest["input"], run.seed)
+    data = _load_set(run.set, teacher)
+    if run.corrupt != "none":
+        if run.distillation.labels != "data":
+            raise EchosetError("--corrupt changes the data's labels, and the teacher's are used: add --distillation.labels data")
+        damaged = corrupt(_as_images(data, run.set), teacher.spec.classes, run.corrupt, run.seed)
+        data = damaged.data
+        if not run.quiet:
+            print(damaged.report)
+    student = build_student(run.student, teacher.contract, run.seed)
     out = Path(run.out)
-    learnt = train_student(
-        student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
-    )
+    learnt = train_student(student, data, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step)
     path = out / "student.safetensors"
     save_classifier(student, path)
     (out / "student.state").unlink(missing_ok=True)
     table = _table("Student", "", run.student.model)
     table.add_row("parameters", f"{student.parameters_count:,}")
-    table.add_row("learnt from", f"{len(transfer_set):,} images of {run.set}")
+    table.add_row("learnt from", f"{len(data):,} images of {run.set}")
+    table.add_row("losses", " + ".join(f"{weight:g} {name}" for name, weight in full_loss(run.distillation.loss).items()))
     table.add_row("agreement", f"{learnt.agreement:.2%} of the last views")
+    document = {"student": str(path), "agreement": learnt.agreement, "seconds": learnt.seconds, "steps": learnt.steps}
+    if learnt.held_out_agreement is not None:
+        document["held_out_agreement"] = learnt.held_out_agreement
+        table.add_row("held-out agreement", f"{learnt.held_out_agreement:.2%}, the best of {learnt.steps} steps")
     table.add_row("seconds", f"{learnt.seconds:.0f}")
     table.add_row("saved", str(path))
-    return _finish(run, table, {"student": str(path), "agreement": learnt.agreement, "seconds": learnt.seconds})
+    return _finish(run, table, document)
 
 
 def evaluate(run: EvaluateRun) -> int:
@@ -168,14 +192,53 @@ def evaluate(run: EvaluateRun) -> int:
     model = _load_model(run.model)
     other = _load_model(run.against) if run.against else None
     data = _test_data(run.data)
-    result = evaluate_classifier(model, data, other, run.device, run.quiet)
+    result = evaluate_classifier(model, data, other, run.device, run.quiet, run.attacks if other else 0)
     table = _table(f"{run.model} on {data.name}", "", "")
     table.add_row("accuracy", f"{result.accuracy:.2%}")
+    if result.top5 is not None:
+        table.add_row("among the first five", f"{result.top5:.2%}")
+    table.add_row("calibration error", f"{result.ece:.4f}")
+    table.add_row("mean entropy, nats", f"{result.entropy:.4f}")
     if result.agreement is not None:
         table.add_row(f"same decision as {run.against}", f"{result.agreement:.2%}")
+    if result.magnitude_similarity is not None:
+        table.add_row("boundary similarity, size", f"{result.magnitude_similarity:.3f} ({result.boundary_pairs} pushes)")
+        table.add_row("boundary similarity, direction", f"{result.angle_similarity:.3f}")
+    if result.transfer is not None:
+        table.add_row("adversarial transfer", f"{result.transfer:.2%} (of the teacher itself {result.transfer_teacher:.2%})")
     for label, accuracy in enumerate(result.per_class):
         table.add_row(f"class {label}", "no images" if accuracy is None else f"{accuracy:.2%}")
     return _finish(run, table, {"model": run.model, "data": data.name, **dataclasses.asdict(result)})
+
+
+def study(run: StudyRun) -> int:
+    """Fill the grid, then show and write what there is."""
+    teacher, out = load_teacher(run.teacher), Path(run.out)
+    sets = {name: _load_set(path, teacher) for name, path in run.sets.items()}
+    original = load_images(run.original, "train", teacher.spec.channels, teacher.spec.size) if run.original else None
+    cells = run_study(
+        *(teacher, sets, _test_data(run.data), out, run.student, run.study, run.distillation, original),
+        *(run.device, run.precision, run.step, run.rank, run.world, run.quiet),
+    )
+    rows, wanted = summarise(cells), len(plan(sets, run.study, original is not None))
+    command = shlex.join(["echoset", *sys.argv[1:]])
+    document = {"command": command, "cells": len(cells), "of": wanted, "rows": rows}
+    if len(cells) < wanted:
+        return _finish(run, None, document, f"{len(cells)} of {wanted} cells are done; this process's part is complete")
+    runs = [{k: v for k, v in cell.items() if k not in ("key", "per_class")} for cell in cells]
+    write_atomically(out / "study.json", (json.dumps({**document, "runs": runs}, indent=1) + "\n").encode())
+    write_study(rows, command, out / "study.html")
+    for name in dict.fromkeys(row["set"] for row in rows):
+        head, *body = grid(rows, name)
+        table = _table(f"{name}: accuracy, %", *head)
+        for line in body:
+            table.add_row(*line)
+        mine = [cell for cell in cells if cell["set"] == name]
+        reports = dict.fromkeys(f"{cell['corruption']}, seed {cell['seed']}: {cell['report']}" for cell in mine)
+        table.caption = "\n".join(reports)
+        if not run.quiet:
+            Console(markup=False).print(table)
+    return _finish(run, None, document, f"page: {out / 'study.html'}")
 
 
 def report(run: ReportRun) -> int:
@@ -267,11 +330,24 @@ def _start_demo_folder(out: Path) -> None:
     shutil.rmtree(out / "set", ignore_errors=True)
 
 
-def _test_data(path: str | None) -> LabelledImages:
+def _test_data(path: str | None) -> Images:
     if path is not None:
         return load_images(path)
     data = load_images(MNIST_SLICE)
     return dataclasses.replace(data, name="every fifth image of the MNIST test set (2,000 of 10,000)")
+
+
+def _load_set(path: str, teacher: Classifier) -> TransferSet | Images:
+    """A transfer set this teacher made, or any images, as it takes them."""
+    if (Path(path) / "manifest.json").is_file():
+        transfer_set = TransferSet.load(path)
+        _same_teacher(transfer_set, teacher, path)
+        return transfer_set
+    return load_images(path, "train", teacher.spec.channels, teacher.spec.size)
+
+
+def _as_images(data: TransferSet | Images, name: str) -> Images:
+    return data if isinstance(data, Images) else Images(data.images, data.labels, name)
 
 
 def _load_model(name: str) -> Classifier:

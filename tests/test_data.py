@@ -9,7 +9,7 @@ from PIL import Image
 
 from distill import evaluate, load_images
 from distill.augment import make_views
-from distill.data import LabelledImages
+from distill.data import Images
 from distill.evaluation import predict
 from distill.options import ViewOptions
 from inversion import MNIST_SLICE
@@ -78,15 +78,13 @@ def test_the_bundled_slice_is_real_mnist_and_the_teacher_reads_it(teacher):
 
 def test_evaluation_refuses_what_does_not_fit(teacher):
     with pytest.raises(EchosetError, match="images of shape"):
-        evaluate(teacher, LabelledImages(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "rgb"), quiet=True)
+        evaluate(teacher, Images(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "rgb"), quiet=True)
     with pytest.raises(EchosetError, match="labels from 0 to 12"):
-        evaluate(teacher, LabelledImages(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 12]), "odd"), quiet=True)
+        evaluate(teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 12]), "odd"), quiet=True)
 
 
 def test_a_class_without_images_has_no_accuracy(teacher):
-    result = evaluate(
-        teacher, LabelledImages(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), "few"), quiet=True
-    )
+    result = evaluate(teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), "few"), quiet=True)
     assert result.per_class[5] is None
 
 
