@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, TINY_FLAGS, environment, last_json
 
 from distill import Classifier, ModelSpec, build_classifier, save_classifier
-from inversion import load_teacher
+from inversion import MNIST_SLICE, load_teacher
 from inversion.cli import VERBS
 from inversion.runs import SCHEMAS
 
@@ -63,13 +63,41 @@ def test_the_verbs_work_on_each_others_files(demo, echoset, tmp_path):
     verified = last_json(echoset("verify", f"--set={out / 'set'}", "--teacher=mnist", "--json"))
     assert verified["balanced"] and verified["labels_differ"] == 0 and verified["largest_logit_gap"] < 2e-3
     made = last_json(echoset("distill", f"--set={out / 'set'}", f"--out={tmp_path}", "--student=lenet5", *SHORT, "--json"))
-    judged = last_json(echoset("evaluate", f"--model={made['student']}", "--against=mnist", "--json"))
+    judged = last_json(echoset("evaluate", f"--model={made['student']}", "--against=mnist", "--attacks=2", "--json"))
     assert judged["images"] == 2000 and 0 <= judged["agreement"] <= 1
     assert last_json(echoset("report", f"--run={out / 'set'}", f"--out={tmp_path / 'r.html'}", "--json"))["report"] == str(
         tmp_path / "r.html"
     )
     # A student is a model file like any other, so it can be looked at, and teach.
     assert last_json(echoset("inspect", f"--teacher={made['student']}", "--json"))["parameters"] == 61_932
+
+
+def test_distilling_from_any_images_by_several_losses(echoset, tmp_path):
+    from PIL import Image
+
+    torch.manual_seed(0)
+    for number in range(12):
+        pixels = torch.randint(256, (30 + number, 40, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
+    flags = [f"--set={tmp_path}", f"--out={tmp_path / 'out'}", "--student=convnet-4", *SHORT]
+    done = echoset("distill", *flags, "--loss", "hinton=1", "at", "--json")
+    assert "1 hinton + 1000 at" in done.stdout and last_json(done)["steps"] == 20
+    echoset("distill", *flags, "--loss=sp=10", "--seed=1")
+    assert "no loss 'hintn'" in echoset("distill", *flags, "--loss", "hintn", status=1).stderr
+    assert "at=x" in echoset("distill", *flags, "--loss", "at=x", status=2).stderr
+    assert "add --distillation.labels data" in echoset("distill", *flags, "--corrupt=noise=0.4", status=1).stderr
+    assert "has no labels" in echoset("distill", *flags, "--corrupt=noise=0.4", "--distillation.labels=data", status=1).stderr
+
+
+def test_labels_are_damaged_on_request_and_the_rate_told(echoset, tmp_path):
+    flags = [f"--set={MNIST_SLICE}", f"--out={tmp_path}", "--student=convnet-4", *SHORT, "--distillation.labels=data"]
+    assert "of the labels drawn anew" in echoset("distill", *flags, "--corrupt=noise=0.4", "--loss", "labels").stdout
+
+
+def test_evaluate_measures_nearness_to_the_teacher(echoset):
+    judged = last_json(echoset("evaluate", "--against=mnist", "--attacks=4", "--json"))
+    assert judged["agreement"] == 1 and judged["magnitude_similarity"] > 0.999 and judged["angle_similarity"] > 0.999
+    assert judged["transfer"] == judged["transfer_teacher"] and judged["ece"] < 0.01 and judged["top5"] > 0.999
 
 
 def test_verify_fails_on_a_damaged_set(demo, echoset, tmp_path):
@@ -112,7 +140,7 @@ def test_inspect_takes_any_model_with_weights(echoset, tmp_path):
         (["synthesize", "--images=many"], 2, "many"),
         (["synthesize", "--teacher.modle=x"], 2, "--teacher.modle"),
         (["demo", "--device=tpu"], 2, "tpu"),
-        (["distill", "--set=/nowhere"], 1, "not a finished transfer set"),
+        (["distill", "--set=/nowhere"], 1, "no data at /nowhere"),
         (["evaluate", "--data=/nowhere"], 1, "no data at /nowhere"),
         (["evaluate", "--model=/nowhere.safetensors"], 1, "no model file at /nowhere.safetensors"),
         (["inspect", "--teacher=resnt18"], 1, "Did you mean resnet18"),

@@ -126,7 +126,7 @@ def test_a_compiled_step_has_the_gradients_of_the_eager_one(transfer_set):
 
 
 def test_refusals(teacher, transfer_set):
-    with pytest.raises(EchosetError, match="the student takes 3 channels, the set has 1"):
+    with pytest.raises(EchosetError, match="the student takes 3 channels, the teacher 1"):
         wrong = build_student(StudentOptions("convnet-4"), transfer_set.manifest["input"] | {"channels": 3})
         distill(wrong, transfer_set, teacher, SHORT, quiet=True)
     with pytest.raises(EchosetError, match="needs a CUDA device"):

@@ -56,7 +56,7 @@ def test_the_readme_code_runs(tmp_path):
     code = "from inversion.options import GeneratorOptions\n" + code.replace(
         "distill(student,", "distill(student, options=DistillOptions(steps=3),"
     )
-    code = code.replace("transfer_set, teacher)", "transfer_set=transfer_set, teacher=teacher)")
+    code = code.replace("transfer_set, teacher)", "data=transfer_set, teacher=teacher)")
     code = "from distill import DistillOptions\n" + code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,325 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distill import DistillOptions, ModelSpec, build_classifier, load_images
+from distill.augment import make_views
+from distill.data import Images
+from distill.learner import PUBLISHED, Learner, cut_after, full_loss
+from distill.optimisers import make_optimiser
+from distill.options import ViewOptions
+from distill.taps import Taps, find_stages
+from distill.train import distill
+from distill.views import to_input
+from inversion import MNIST_SLICE
+from synthesis_kernels.errors import EchosetError
+
+SHORT = DistillOptions(steps=4, batch=16, views_per_image=2)
+SINGLE = [name for name in PUBLISHED if name != "labels"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    whole = load_images(MNIST_SLICE)
+    return whole.chosen(torch.arange(120))
+
+
+def student_like(teacher, model="convnet-4", seed=0):
+    return build_classifier(replace(teacher.spec, model=model, notes={}), seed)
+
+
+def run(teacher, data, options, model="convnet-4", **more):
+    return distill(student_like(teacher, model), data, teacher, options, device="cpu", quiet=True, **more)
+
+
+def lesson(teacher, data, options, learner):
+    """One batch's inputs, as the loop would give them."""
+    torch.manual_seed(0)
+    images = to_input(data.images[:16])
+    answers = teacher(images).detach() if learner.takes_answers else torch.empty(0)
+    return images, answers, torch.empty(0), torch.tensor(0.5), torch.rand(16)
+
+
+@pytest.mark.parametrize("labels", ["teacher", "data"])
+@pytest.mark.parametrize("loss", [*({name: PUBLISHED[name]} for name in SINGLE), {"hinton": 1.0, "at": 1000.0, "rkd": 1.0}])
+def test_every_method_changes_the_student_with_either_kind_of_label(teacher, data, loss, labels):
+    before = student_like(teacher).weight_hash()
+    result = run(teacher, data, replace(SHORT, loss=loss, labels=labels))
+    assert result.student.weight_hash() != before and not result.student.training
+    assert all(parameter.isfinite().all() for parameter in result.student.parameters())
+
+
+@pytest.mark.parametrize("loss", [{name: PUBLISHED[name]} for name in ("hinton", "labels", "bss", "dml", "one", "fitnet")])
+def test_same_seed_same_student(teacher, data, loss):
+    one, two, other = (run(teacher, data, replace(SHORT, loss=loss), seed=seed).student.weight_hash() for seed in (1, 1, 2))
+    assert one == two != other
+
+
+@pytest.mark.parametrize("model", ["lenet5", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"])
+def test_features_of_other_families_are_compared(teacher, data, model):
+    everything = {"fitnet": 100.0, "at": 1000.0, "fsp": 50.0, "sp": 3000.0, "rkd": 1.0}
+    result = run(teacher, data, replace(SHORT, steps=2, loss=everything), model)
+    assert 0 <= result.agreement <= 1
+
+
+@pytest.mark.parametrize("name", ["hinton", "fitnet", "at", "fsp", "sp", "rkd", "rkd-d", "rkd-a"])
+def test_a_copy_of_the_teacher_has_nothing_to_learn(teacher, data, name):
+    copy = build_classifier(replace(teacher.spec, notes={}))
+    copy.load_state_dict(teacher.state_dict())
+    learner = Learner(copy.eval(), teacher, replace(SHORT, loss={"hinton": 0.0, name: 1.0, "labels": 1e-30}))
+    loss, logits, answers = learner.eval()(*lesson(teacher, data, SHORT, learner))
+    assert loss.abs() < 1e-6 * max(1.0, PUBLISHED[name])
+    torch.testing.assert_close(logits, answers, rtol=1e-4, atol=1e-3)
+
+
+def test_terms_are_weighted_and_added(teacher, data):
+    def loss_of(weights):
+        options = replace(SHORT, loss=weights)
+        torch.manual_seed(3)
+        learner = Learner(student_like(teacher), teacher, options).eval()
+        return learner(*lesson(teacher, data, options, learner))[0]
+
+    together = loss_of({"hinton": 0.5, "at": 7.0, "rkd-d": 2.0})
+    alone = [loss_of({name: weight, "labels": 1e-30}) for name, weight in (("hinton", 0.5), ("at", 7.0), ("rkd-d", 2.0))]
+    torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_labels_are_the_teachers_first_choice_or_its_softmax(teacher, data):
+    for temperature, expected in ((0.0, None), (2.0, 2.0)):
+        options = replace(SHORT, loss={"labels": 1.0}, label_temperature=temperature)
+        student = student_like(teacher).eval()
+        learner = Learner(student, teacher, options).eval()
+        images, answers, *rest = lesson(teacher, data, options, learner)
+        loss = learner(images, answers, *rest)[0]
+        log = student(images).log_softmax(1)
+        if expected is None:
+            torch.testing.assert_close(loss, -log.gather(1, answers.argmax(1, keepdim=True)).mean())
+        else:
+            torch.testing.assert_close(loss, -((answers / expected).softmax(1) * log).sum(1).mean())
+
+
+def test_no_labels_are_added_beside_hinton_and_one_otherwise():
+    assert full_loss({"hinton": 1.0, "at": None}) == {"hinton": 1.0, "at": 1000.0}
+    assert full_loss({"at": 5.0}) == {"labels": 1.0, "at": 5.0}
+    assert full_loss({"hinton": 0.0, "sp": 1.0}) == {"labels": 1.0, "sp": 1.0}
+
+
+def test_what_is_trained_and_what_is_not(teacher, data):
+    before = teacher.weight_hash()
+    for loss, beside in (({"fitnet": 1.0}, True), ({"dml": 1.0}, True), ({"one": 1.0}, True), ({"hinton": 1.0}, False)):
+        learner = Learner(student_like(teacher), teacher, replace(SHORT, loss=loss))
+        inside = {id(p) for p in learner.parameters()}
+        assert not inside & {id(p) for p in teacher.parameters()}
+        assert {id(p) for p in learner.student.parameters()} <= inside
+        assert (len(inside) > len(list(learner.student.parameters()))) == beside
+    run(teacher, data, replace(SHORT, loss={"fitnet": 100.0, "bss": 1.0}))
+    assert teacher.weight_hash() == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in teacher.modules())
+
+
+def test_peers_and_branches_are_as_many_as_asked_and_unlike(teacher, data):
+    learner = Learner(student_like(teacher), teacher, replace(SHORT, loss={"dml": 1.0}, peers=4))
+    assert len({learner.student.weight_hash(), *(peer.weight_hash() for peer in learner.peers)}) == 4
+    learner = Learner(student_like(teacher), teacher, replace(SHORT, loss={"one": 1.0}, branches=4)).eval()
+    branches, ensemble = learner._branches(to_input(data.images[:8]))
+    assert len(branches) == 4 and ensemble.shape == (8, 10)
+    assert all(not torch.allclose(a, b) for i, a in enumerate(branches) for b in branches[:i])
+    # The first branch is the student itself, so saving the student saves it.
+    torch.testing.assert_close(branches[0], learner.student(to_input(data.images[:8])))
+
+
+@pytest.mark.parametrize("model", ["convnet-4", "lenet5", "wrn-10-1", "cifar-resnet18", "cifar-mobilenetv2"])
+def test_a_tail_computes_what_the_network_does_after_the_cut(teacher, data, model):
+    network = student_like(teacher, model).eval()
+    stages = find_stages(network)
+    with Taps(network, stages) as taps:
+        logits = network(to_input(data.images[:4]))
+    tail = cut_after(network, stages.layers[-2]).eval()
+    torch.testing.assert_close(tail(taps.maps[-2]), logits)
+    assert len(list(tail.parameters())) < len(list(network.parameters()))
+
+
+@pytest.mark.parametrize(
+    "model, size, layers, head",
+    [
+        ("convnet-16", 28, ("features.0.2", "features.2.2", "features.5.2"), "head"),
+        ("wrn-16-1", 32, ("blocks.1", "blocks.3", "blocks.5"), "head"),
+        ("wrn-40-2", 32, ("blocks.5", "blocks.11", "blocks.17"), "head"),
+        ("cifar-resnet18", 32, ("layers.1", "layers.3", "layers.5", "layers.7"), "head"),
+        ("resnet18", 64, ("relu", "layer1.1", "layer2.1", "layer3.1", "layer4.1"), "fc"),
+    ],
+)
+def test_stages_end_with_their_last_block(model, size, layers, head):
+    stages = find_stages(build_classifier(ModelSpec(model, channels=3, size=size)))
+    assert stages.layers == layers and stages.head == head
+    assert list(stages.sides) == sorted(stages.sides, reverse=True)
+
+
+def test_taps_give_what_the_layers_give_and_leave_nothing(teacher, data):
+    images = to_input(data.images[:4])
+    with Taps(teacher, find_stages(teacher)) as taps:
+        logits = teacher(images)
+    torch.testing.assert_close(teacher.network.head(taps.embedding), logits)
+    torch.testing.assert_close(taps.maps[-1].mean((2, 3)), taps.embedding)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in teacher.modules())
+
+
+def test_layers_can_be_named(teacher):
+    assert find_stages(teacher, ("features.1", "features.3")).layers == ("features.1", "features.3")
+    with pytest.raises(EchosetError, match=r"no layer 'featurs' that gives maps .* its parts are features, head"):
+        find_stages(teacher, ("featurs",))
+    named = replace(SHORT, loss={"at": 1.0}, teacher_layers=("features.1", "features.5"))
+    learner = Learner(student_like(teacher), teacher, named)
+    assert learner.theirs.layers == ("features.1", "features.5") and len(learner.mine.layers) == 2
+
+
+class Flat(torch.nn.Module):
+    def __init__(self, classes: int = 10, size: int = 28, channels: int = 1) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(channels * size * size, classes)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"loss": {"hintn": 1.0}}, "no loss 'hintn'"),
+        ({"loss": {"hinton": -1.0}}, "weight of loss 'hinton'"),
+        ({"loss": {"hinton": float("nan")}}, "weight of loss 'hinton'"),
+        ({"loss": {}}, "no loss has a weight"),
+        ({"loss": {"dml": 1.0, "one": 1.0}}, "choose one of them"),
+        ({"loss": {"dml": 1.0}, "peers": 1}, "peers must be at least 2"),
+        ({"loss": {"one": 1.0}, "branches": 1}, "branches must be at least 2"),
+        ({"loss": {"at": 1.0}, "student_layers": ("features.1",), "teacher_layers": ("features.1", "features.3")}, "make no pairs"),
+        ({"loss": {"fsp": 1.0}, "student_layers": ("features.1",)}, "only one pair"),
+        ({"loss": {"one": 1.0}, "student_layers": ("features.1",)}, "one stage only"),
+        ({"ema": 1.0}, "ema"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"patience": -1}, "patience"),
+        ({"views": ViewOptions(mixup=2.0)}, "views.mixup"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(teacher, data, change, message):
+    with pytest.raises(EchosetError, match=message):
+        run(teacher, data, replace(SHORT, **change))
+
+
+def test_a_network_without_maps_is_told_which_loss_to_use(teacher, data):
+    flat = build_classifier(replace(teacher.spec, model=f"{__name__}.Flat", notes={}))
+    with pytest.raises(EchosetError, match="use a loss on logits, such as hinton"):
+        distill(flat, data, teacher, replace(SHORT, loss={"at": 1.0}), device="cpu", quiet=True)
+
+
+def test_without_a_teacher_only_labels_teach(teacher, data):
+    student = student_like(teacher)
+    for loss in ({"labels": 1.0}, {"dml": 1.0}, {"one": 1.0}):
+        distill(student, data, None, replace(SHORT, loss=loss, labels="data"), device="cpu", quiet=True)
+    with pytest.raises(EchosetError, match="loss hinton needs a teacher"):
+        distill(student, data, None, replace(SHORT, labels="data"), device="cpu", quiet=True)
+    with pytest.raises(EchosetError, match="labels='data'"):
+        distill(student, data, None, replace(SHORT, loss={"labels": 1.0}), device="cpu", quiet=True)
+
+
+def test_labels_from_data_must_be_there_and_fit(teacher, data):
+    options = replace(SHORT, labels="data")
+    with pytest.raises(EchosetError, match="has no labels; use labels=teacher"):
+        run(teacher, replace(data, labels=None), options)
+    with pytest.raises(EchosetError, match="labels from 0 to 11"):
+        run(teacher, replace(data, labels=torch.arange(120) // 10), options)
+
+
+def test_images_of_another_size_and_in_colour_are_fitted(teacher):
+    torch.manual_seed(0)
+    colour = Images(torch.randint(256, (40, 3, 40, 50), dtype=torch.uint8), None, "colour")
+    assert run(teacher, colour, SHORT).steps == 4
+
+
+@pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
+def test_every_optimiser_learns(teacher, data, name):
+    result = run(teacher, data, replace(SHORT, steps=200, optimiser=name), "convnet-8")
+    assert result.agreement > 0.6
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_scheduled_optimisers_follow_torch(name):
+    """The rate is the peak's share, matrices decay and vectors don't."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Linear(3, 2) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimiser = make_optimiser(ours, name, 0.1, 0.01)
+    groups = [{"params": [theirs.weight], "weight_decay": 0.01}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    reference = torch.optim.SGD(groups, 0.1, momentum=0.9, nesterov=True) if name == "sgd" else torch.optim.AdamW(groups, 0.1)
+    for share in (1.0, 0.5, 0.1):
+        optimiser.set_share(share)
+        for group in reference.param_groups:
+            group["lr"] = 0.1 * share
+        for network, each in ((ours, optimiser), (theirs, reference)):
+            each.zero_grad()
+            network(torch.ones(4, 3)).square().sum().backward()
+            each.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_ema_is_the_average_of_the_students(teacher, data):
+    plain = run(teacher, data, replace(SHORT, steps=1)).student.state_dict()
+    averaged = run(teacher, data, replace(SHORT, steps=1, ema=0.9)).student.state_dict()
+    first = student_like(teacher).state_dict()
+    decay = 2 / 11  # a young average moves faster: (1 + n)/(10 + n)
+    for name, value in averaged.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, decay * first[name] + (1 - decay) * plain[name], rtol=1e-4, atol=1e-5)
+
+
+def test_patience_stops_and_keeps_the_student_that_agreed_most(teacher, data, tmp_path):
+    from distill.files import read_log
+
+    # A rate of zero learns nothing, so nothing rises after the first look.
+    options = replace(SHORT, steps=2000, learning_rate=0.0, patience=2, optimiser="sgd", held_out=0.25)
+    result = run(teacher, data, options, folder=tmp_path)
+    seen = [event["held_out_agreement"] for event in read_log(tmp_path / "log.jsonl")]
+    assert result.steps < 2000 and result.steps == 50 * len(seen)
+    assert result.held_out_agreement == max(seen) and len(seen) - 1 - seen.index(max(seen)) == 2
+
+
+def test_held_out_images_are_never_trained_on(teacher, data, monkeypatch):
+    seen = []
+
+    def spy(pool, index, view, options, seed):
+        seen.append(pool)
+        return make_views(pool, index, view, options, seed)
+
+    monkeypatch.setattr("distill.train.make_views", spy)
+    run(teacher, data, replace(SHORT, patience=5, held_out=0.25))
+    assert all(len(pool) == 90 for pool in seen)
+
+
+def test_resumed_training_ends_with_the_same_student(teacher, data, tmp_path, monkeypatch):
+    """Stopped after every step, with everything on that has a state."""
+    from distill.loop import Interrupted
+
+    options = replace(SHORT, steps=6, loss={"one": 1.0, "fitnet": 10.0}, ema=0.9, optimiser="adamw", patience=3)
+    whole = run(teacher, data, options).student.weight_hash()
+
+    class Stopped:
+        raised = True
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+    for _ in range(6):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr("distill.train.StopFlag", Stopped)
+            run(teacher, data, options, folder=tmp_path)
+    assert run(teacher, data, options, folder=tmp_path).student.weight_hash() == whole
+
+
+def test_compiled_steps_and_looking_inside_exclude_each_other(teacher, data):
+    with pytest.raises(EchosetError, match="step 'compiled' can't be had with the losses labels, at"):
+        run(teacher, data, replace(SHORT, loss={"at": 1.0}), step="compiled")

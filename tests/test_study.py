@@ -1,0 +1,153 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, environment, last_json
+
+from distill import DistillOptions, StudentOptions, load_images
+from distill.options import StudyOptions
+from distill.study import Cell, method_loss, plan, run_study, summarise
+from inversion import MNIST_SLICE
+from inversion.study_page import grid, write_study
+from synthesis_kernels.errors import EchosetError
+
+SHORT = DistillOptions(steps=3, batch=16, views_per_image=2)
+SMALL = StudyOptions(methods=("plain", "hinton"), seeds=(0, 1), attacks=0)
+NETWORK = StudentOptions("convnet-4")
+
+
+@pytest.fixture(scope="module")
+def few():
+    return load_images(MNIST_SLICE).chosen(torch.arange(300))
+
+
+def study(teacher, few, out, options=SMALL, distillation=SHORT, sets=None, **more):
+    sets = {"real": few.chosen(torch.arange(100))} if sets is None else sets
+    return run_study(teacher, sets, few, out, NETWORK, options, distillation, device="cpu", quiet=True, **more)
+
+
+def test_a_grid_is_filled_once(teacher, few, tmp_path):
+    cells = study(teacher, few, tmp_path)
+    assert [(cell["method"], cell["seed"]) for cell in cells] == [("plain", 0), ("hinton", 0), ("plain", 1), ("hinton", 1)]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    assert len(times) == 4
+    again = study(teacher, few, tmp_path, replace(SMALL, methods=("plain", "hinton", "at")))
+    assert len(again) == 6 and all(path.stat().st_mtime_ns == then for path, then in times.items())
+
+
+def test_cells_of_other_options_are_not_mixed_in(teacher, few, tmp_path):
+    study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)))
+    with pytest.raises(EchosetError, match=r"real--none--plain--0\.json was made with other options"):
+        study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)), replace(SHORT, steps=4))
+    with pytest.raises(EchosetError, match="was made with other options or data"):
+        study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)), sets={"real": few.chosen(torch.arange(1, 101))})
+
+
+def test_processes_share_a_grid(teacher, few, tmp_path):
+    assert len(study(teacher, few, tmp_path / "a", rank=1, world=2)) == 2
+    shared = study(teacher, few, tmp_path / "a", rank=0, world=2)
+    alone = study(teacher, few, tmp_path / "b")
+    for cell, other in zip(shared, alone, strict=True):
+        assert (cell["accuracy"], cell["entropy"]) == (other["accuracy"], other["entropy"])
+
+
+def test_damage_is_done_alike_to_all_methods_and_told(teacher, few, tmp_path):
+    options = StudyOptions(("plain", "hinton"), ("none", "noise=0.5", "imbalance=1"), (0,), images=100, attacks=0)
+    cells = study(teacher, few, tmp_path, options, replace(SHORT, labels="data"), {"real": few})
+    reports = {cell["corruption"]: cell["report"] for cell in cells}
+    assert len({(cell["corruption"], cell["report"]) for cell in cells}) == 3
+    assert "labels drawn anew" in reports["noise=0.5"] and "by class [10, " in reports["imbalance=1"]
+    assert {cell["set_size"] for cell in cells if cell["corruption"] == "noise=0.5"} == {100}
+    assert {cell["method"]: cell["loss"] for cell in cells} == {"plain": {"labels": 1.0}, "hinton": {"hinton": 0.9, "labels": 0.1}}
+
+
+def test_rows_on_the_original_data_are_added_and_never_damaged(teacher, few, tmp_path):
+    options = StudyOptions(("sp",), ("noise=0.5",), (0,), attacks=0)
+    cells = study(teacher, few, tmp_path, options, replace(SHORT, labels="data"), original=few)
+    assert [(cell["set"], cell["corruption"], cell["method"]) for cell in cells] == [
+        ("original", "none", "plain"),
+        ("original", "none", "hinton"),
+        ("real", "noise=0.5", "sp"),
+    ]
+    assert cells[0]["set_size"] == 300 and cells[0]["labels"] == "data"
+
+
+@pytest.mark.parametrize(
+    "options, labels, sets, message",
+    [
+        (replace(SMALL, methods=("hintn",)), "teacher", None, "no method 'hintn'"),
+        (replace(SMALL, corruptions=("noise=0.2",)), "teacher", None, "add --distillation.labels data"),
+        (replace(SMALL, corruptions=("blur=1",)), "data", None, "'blur=1' is no corruption"),
+        (replace(SMALL, images=500), "data", None, "images in its smallest class"),
+        (replace(SMALL, seeds=()), "teacher", None, "one seed"),
+        (SMALL, "teacher", {}, "a study needs a set"),
+        (SMALL, "teacher", {"a/b": None}, "'a/b' can't be the name of a set"),
+        (SMALL, "teacher", {"original": None}, "'original' is taken"),
+    ],
+)
+def test_what_would_fail_later_is_refused_first(teacher, few, tmp_path, options, labels, sets, message):
+    with pytest.raises(EchosetError, match=message):
+        study(teacher, few, tmp_path, options, replace(SHORT, labels=labels), sets)
+    assert not (tmp_path / "cells").exists()
+
+
+def test_methods_are_their_published_losses():
+    assert method_loss("plain", True) == {"labels": 1.0}
+    assert method_loss("hinton", False) == {"hinton": 1.0}
+    assert method_loss("hinton", True) == {"hinton": 0.9, "labels": 0.1}
+    assert method_loss("hinton+at", False) == {"hinton": 1.0, "at": 1000.0}
+
+
+def test_seeds_are_outermost():
+    cells = plan({"a": 0, "b": 0}, replace(SMALL, corruptions=("none", "noise=0.2")), original=True)
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    assert len(cells) == len(set(cells)) == 2 * (2 + 2 * 2 * 2)
+    assert cells[0] == Cell("original", "none", "plain", 0)
+
+
+def row(accuracy, seed, method="plain", **more):
+    figures = dict.fromkeys(("agreement", "ece", "entropy", "magnitude_similarity", "angle_similarity", "transfer"))
+    return {"set": "real", "corruption": "none", "method": method, "seed": seed, "accuracy": accuracy, **figures, **more}
+
+
+def test_means_and_deviations_are_those_of_numpy(tmp_path):
+    accuracies = [0.97, 0.98, 0.96]
+    cells = [row(a, s) for s, a in enumerate(accuracies)] + [row(0.5, 0, "at")]
+    plain, at = summarise(cells)
+    assert plain["accuracy"] == pytest.approx(np.mean(accuracies)) and plain["accuracy_sd"] == pytest.approx(
+        np.std(accuracies, ddof=1)
+    )
+    assert plain["worst"] == 0.96 and at["accuracy_sd"] is None
+    assert grid([plain, at], "real") == [("method", "none"), ("plain", "97.00 ± 1.00"), ("at", "50.00")]
+    write_study([plain, at], "echoset study <b>", tmp_path / "s.html")
+    page = (tmp_path / "s.html").read_text()
+    assert "97.00 ± 1.00" in page and "<b>" not in page and "<script" not in page
+
+
+def test_a_killed_study_goes_on(tmp_path, echoset):
+    np.savez(tmp_path / "set.npz", images=load_images(MNIST_SLICE).images[:200, 0].numpy())
+    sets = json.dumps({"mine": str(tmp_path / "set.npz")})
+    flags = [f"--sets={sets}", f"--out={tmp_path / 'out'}", "--study.seeds=[0]", "--study.attacks=0", "--student=convnet-4"]
+    flags += ["--distillation.steps=60", "--distillation.batch=32", "--device=cpu", '--study.methods=["hinton","labels","at","sp"]']
+    command = [sys.executable, "-m", "inversion.cli", "study", *flags, "--quiet"]
+    process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    first = tmp_path / "out" / "cells" / "mine--none--hinton--0.json"
+    while not first.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    then = first.read_bytes()
+    assert len(list(first.parent.glob("*.json"))) < 4
+    done = echoset("study", *flags, "--json")
+    document = last_json(done)
+    assert document["cells"] == document["of"] == 4 and {r["method"] for r in document["rows"]} == {"hinton", "labels", "at", "sp"}
+    assert first.read_bytes() == then and not [path for path in first.parent.iterdir() if path.is_dir()]
+    assert (tmp_path / "out" / "study.html").is_file() and len(
+        json.loads((tmp_path / "out" / "study.json").read_text())["runs"]
+    ) == 4
