@@ -1,4 +1,4 @@
-"""Learn from a transfer set, whatever made it.
+"""Learn from a transfer set, whatever made it, or from any images.
 
     from distill import TransferSet, distill, build_student, evaluate, load_images
 
@@ -9,38 +9,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.data import Images, load_images
+    from distill.corrupt import Corrupted, add_label_noise, draw_balanced, unbalance
+    from distill.data import Images, from_dataset, load_images
     from distill.evaluation import Evaluation, evaluate
     from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, save_classifier
-    from distill.options import DistillOptions, StudentOptions, ViewOptions
+    from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
+    from distill.study import run_study
     from distill.train import DistillResult, build_student, distill
     from distill.transfer_set import TransferSet
 
 _HOMES = {
-    "distill.data": ("Images", "load_images"),
+    "distill.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
+    "distill.data": ("Images", "from_dataset", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
     "distill.models": ("Classifier", "ModelSpec", "build_classifier", "load_classifier", "save_classifier"),
-    "distill.options": ("DistillOptions", "StudentOptions", "ViewOptions"),
+    "distill.options": ("DistillOptions", "StudentOptions", "StudyOptions", "ViewOptions"),
+    "distill.study": ("run_study",),
     "distill.train": ("DistillResult", "build_student", "distill"),
     "distill.transfer_set": ("TransferSet",),
 }
 __all__ = [
     "Classifier",
+    "Corrupted",
     "DistillOptions",
     "DistillResult",
     "Evaluation",
     "Images",
     "ModelSpec",
     "StudentOptions",
+    "StudyOptions",
     "TransferSet",
     "ViewOptions",
+    "add_label_noise",
     "build_classifier",
     "build_student",
     "distill",
+    "draw_balanced",
     "evaluate",
+    "from_dataset",
     "load_classifier",
     "load_images",
+    "run_study",
     "save_classifier",
+    "unbalance",
 ]
 
 

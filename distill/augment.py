@@ -16,7 +16,7 @@ from synthesis_kernels.counter import uniforms
 from synthesis_kernels.views import LANES, ViewPlan, views
 
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
-TURN, PASTE, ERASE, OPERATIONS = 1, 2, 3, 4
+TURN, PASTE, ERASE, OPERATIONS = 1, 1_000_003, 2_000_003, 3_000_017
 
 
 def make_views(
@@ -41,7 +41,7 @@ def make_views(
         images = randaugment(images, draws.view(options.operations, 3, -1), options.strength)
     if options.cutmix:
         partner, box = _pastes(pool, index, view, options, seed)
-        images = torch.where(box[:, None], pool[partner].float() / 255, images)
+        images = torch.where(box[:, None], pool[partner].float() / (255 if pool.dtype is torch.uint8 else 1), images)
     if options.erase:
         draws = uniforms(index, view, seed + ERASE, 5)
         # Where the first draw says that there is a box, it also says how large: 2 to 33 % of the area, as published.

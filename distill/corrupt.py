@@ -74,8 +74,8 @@ def unbalance(data: Images, classes: int, gamma: float, seed: int) -> Corrupted:
 
 def imbalance_counts(largest: int, classes: int, gamma: float, smallest: float = SMALLEST) -> list[int]:
     """n_c = round(a/(b + c^γ)) with a and b such that n_1 = `largest` and n_K = `smallest`·n_1."""
-    if gamma <= 0:
-        raise EchosetError(f"the exponent of imbalance must be above 0, got {gamma}")
+    if not 0 < gamma <= 20:
+        raise EchosetError(f"the exponent of imbalance must lie above 0 and up to 20, got {gamma}")
     if classes < 2 or largest < 1:
         raise EchosetError(f"imbalance needs two classes and images in each, got {classes} classes and {largest} images")
     first, last = largest, largest * smallest
@@ -87,6 +87,8 @@ def imbalance_counts(largest: int, classes: int, gamma: float, smallest: float =
 def draw_balanced(data: Images, classes: int, count: int, seed: int) -> Images:
     """`count` images drawn at random, as many of each class as of any other."""
     labels = _labels(data, classes)
+    if count < 1:
+        raise EchosetError(f"a draw takes one image at least, got {count}")
     share, rest = divmod(count, classes)
     have = _counts(labels, classes)
     if any(n < share + (c < rest) for c, n in enumerate(have)):

@@ -3,7 +3,8 @@
 Synthesis reads none of them. Understood as the path itself or under a root folder: `.npz` with `<split>_images` and
 `<split>_labels` (or `images` and `labels`; labels may be missing), MNIST's raw IDX files and those of its kin (Fashion-MNIST,
 KMNIST), torchvision's CIFAR-10/100 folders, one folder per class, optionally below the split, and a plain folder of
-pictures. Any other torchvision data set: `torchvision:SVHN:ROOT`, or `from_dataset` in Python.
+pictures. Other torchvision data sets that take a root and `train` or `split`: `torchvision:SVHN:ROOT`; anything else through
+`from_dataset` in Python.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ class Images:
 
 def fit_pixels(pixels: Tensor, channels: int, size: int) -> Tensor:  # (N, C, H, W) uint8 -> (N, channels, size, size) uint8
     """Convert between grey and colour, and resize with antialiasing; pixels that fit already come back as they are."""
-    if pixels.shape[1] not in (1, 3) or channels not in (1, 3):
-        raise EchosetError(f"images have {pixels.shape[1]} channels, the network takes {channels}; only 1 and 3 can be converted")
     if tuple(pixels.shape[1:]) == (channels, size, size):
         return pixels
+    if pixels.shape[1] not in (1, 3) or channels not in (1, 3):
+        raise EchosetError(f"images have {pixels.shape[1]} channels, the network takes {channels}; only 1 and 3 can be converted")
     parts = []
     for part in pixels.split(1000):
         part = part.float()
@@ -68,12 +69,12 @@ def fit_pixels(pixels: Tensor, channels: int, size: int) -> Tensor:  # (N, C, H,
 def load_images(root: str | Path, split: str = "test", channels: int | None = None, size: int | None = None) -> Images:
     """Read one split of whatever lies at `root`; with `channels` and `size`, as a network of these takes them.
 
-    Pictures of different sizes need `size`. A data set that has no such split gives all it has.
+    Pictures of different sizes need `size`. Data without splits are given whole.
     """
-    if (channels is None) != (size is None):
-        raise EchosetError("give both channels and size, or neither")
+    if (channels is None) != (size is None) or (size is not None and size < 1):
+        raise EchosetError(f"give both channels and size, or neither; got {channels} and {size}")
     named = str(root).startswith("torchvision:")
-    data = _read_torchvision(str(root), split) if named else _read(Path(root), split, channels, size)
+    data = _read_torchvision(str(root), split, channels, size) if named else _read(Path(root), split, channels, size)
     images, labels = data.images, data.labels
     if not len(images) or (labels is not None and len(images) != len(labels)):
         raise EchosetError(f"{root}: {len(images)} images but {0 if labels is None else len(labels)} labels")
@@ -81,44 +82,59 @@ def load_images(root: str | Path, split: str = "test", channels: int | None = No
 
 
 def from_dataset(dataset: Iterable[Any], name: str, channels: int = 3, size: int = 32) -> Images:
-    """Any torchvision (or other) data set of pictures: items are PIL pictures, arrays (H, W[, C]) uint8 or tensors (C, H, W)
-    in [0, 1], alone or as (picture, label, …)."""
+    """Any torchvision (or other) data set of pictures: items are PIL pictures, uint8 arrays (H, W[, C]), uint8 tensors
+    (C, H, W) or such in [0, 1], alone or as (picture, label, …). Labels that are not all whole numbers are left out."""
     images, labels = [], []
-    for item in dataset:
+    for number, item in enumerate(dataset):
         picture, label = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, tuple | list) else (item, None)
-        pixels = (picture * 255).round().to(torch.uint8) if isinstance(picture, Tensor) else torch.from_numpy(_pixels(picture))
-        pixels = pixels if isinstance(picture, Tensor) else pixels.permute(2, 0, 1)
-        images.append(fit_pixels(pixels[None], channels, size))
+        images.append(fit_pixels(_to_pixels(picture, f"{name}, item {number}")[None], channels, size))
         labels.append(label)
     if not images:
         raise EchosetError(f"{name} is empty")
-    numbers = all(isinstance(label, int | np.integer) or (isinstance(label, Tensor) and label.ndim == 0) for label in labels)
-    return Images(torch.cat(images), torch.tensor([int(label) for label in labels]) if numbers else None, name)
+    whole = all(isinstance(v, int | np.integer) or (getattr(v, "ndim", 1) == 0 and "int" in str(v.dtype)) for v in labels)
+    return Images(torch.cat(images), torch.tensor([int(label) for label in labels]) if whole else None, name)
 
 
-def _pixels(picture: Any) -> np.ndarray:  # (H, W, C) uint8
-    if not isinstance(picture, np.ndarray):
-        picture = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-    return picture[..., None] if picture.ndim == 2 else picture
+def _to_pixels(picture: Any, name: str) -> Tensor:  # (C, H, W) uint8
+    """One picture in any of the forms that data sets give."""
+    if isinstance(picture, Tensor):
+        pixels = picture
+        if pixels.is_floating_point() and pixels.ndim == 3 and pixels.numel() and pixels.min() >= 0 and pixels.max() <= 1:
+            pixels = (pixels * 255).round().to(torch.uint8)
+    elif isinstance(picture, np.ndarray):
+        pixels = torch.from_numpy(picture[..., None] if picture.ndim == 2 else picture).movedim(-1, 0)
+    elif hasattr(picture, "convert"):
+        if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip and not scale
+            return torch.from_numpy((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8))[None]
+        pixels = torch.from_numpy(np.array(picture if picture.mode == "L" else picture.convert("RGB")))
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    else:
+        raise EchosetError(f"{name} is a {type(picture).__name__}, not a picture, an array or a tensor")
+    if pixels.dtype is not torch.uint8 or pixels.ndim != 3:
+        found = f"{str(pixels.dtype).removeprefix('torch.')} of shape {tuple(picture.shape)}"
+        raise EchosetError(f"{name} is {found}; expected uint8, or a tensor (C, H, W) in [0, 1]")
+    return pixels
 
 
-def _read_torchvision(address: str, split: str) -> Images:
+def _read_torchvision(address: str, split: str, channels: int | None, size: int | None) -> Images:
     """`torchvision:NAME:ROOT`, already downloaded: nothing here reaches for the network."""
     from distill.torchvision_shim import torchvision
 
-    _, name, root = (*address.split(":", 2), "")[:3]
+    _, name, root = (*address.split(":", 2), "", "")[:3]
     kind = getattr(torchvision.datasets, name, None)
-    if kind is None or not root:
-        raise EchosetError(f"'{address}' should be torchvision:NAME:ROOT with NAME a class of torchvision.datasets")
+    if not inspect.isclass(kind) or not root:
+        raise EchosetError(f"'{address}' should be torchvision:NAME:ROOT with NAME a class of torchvision.datasets, such as SVHN")
     takes = inspect.signature(kind).parameters
     way = {"train": split == "train"} if "train" in takes else {"split": split} if "split" in takes else {}
     try:
         dataset = kind(root, **way)
+        if size is None:
+            channels, size = (f := _to_pixels(dataset[0][0], address)).shape[0], min(f.shape[1:])
+        return from_dataset((dataset[i] for i in range(len(dataset))), f"{address} ({split})", channels, size)
+    except EchosetError:
+        raise
     except Exception as error:  # each data set has its own
-        raise EchosetError(f"{address}: torchvision cannot open it ({error})") from error
-    first = dataset[0][0]
-    pixels = _pixels(first) if not isinstance(first, Tensor) else first.permute(1, 2, 0)
-    return from_dataset((dataset[i] for i in range(len(dataset))), f"{address} ({split})", pixels.shape[2], min(pixels.shape[:2]))
+        raise EchosetError(f"{address}: torchvision cannot read it ({type(error).__name__}: {error})") from error
 
 
 def _read(root: Path, split: str, channels: int | None, size: int | None) -> Images:
@@ -130,12 +146,12 @@ def _read(root: Path, split: str, channels: int | None, size: int | None) -> Ima
         images, labels = torch.from_numpy(_read_idx(idx[0], 3))[:, None], torch.from_numpy(_read_idx(idx[1], 1)).long()
     elif (root / "cifar-10-batches-py").is_dir() or (root / "cifar-100-python").is_dir():
         images, labels = _read_cifar(root, split)
-    elif root.is_dir() and (folder := root / split if (root / split).is_dir() else root) and any(folder.iterdir()):
-        images, labels = _read_folders(folder, channels, size)
+    elif root.is_dir() and any(root.iterdir()):
+        images, labels = _read_folders(_folder_of(root, split), channels, size)
     else:
         raise EchosetError(
             f"{root} is no data set this understands: expected an .npz file, MNIST's raw files "
-            f"({IDX_NAMES[split]}-images-idx3-ubyte), torchvision's cifar-10-batches-py, or folders of pictures"
+            f"({IDX_NAMES.get(split, split)}-images-idx3-ubyte), torchvision's cifar-10-batches-py, or folders of pictures"
         )
     return Images(images, labels, f"{root} ({split}, {len(images)} images)")
 
@@ -161,12 +177,29 @@ def _read_npz(path: Path, split: str) -> tuple[Tensor, Tensor | None]:
 
 
 def _find_idx(root: Path, split: str) -> tuple[Path, Path] | None:
-    for folder in (root, root / "raw", root / "MNIST" / "raw"):
-        for suffix in ("", ".gz"):
-            pair = [folder / f"{IDX_NAMES[split]}-{kind}-ubyte{suffix}" for kind in ("images-idx3", "labels-idx1")]
-            if all(p.is_file() for p in pair):
-                return pair[0], pair[1]
+    places = [root, root / "raw", root / "MNIST" / "raw"]
+    kin = [] if any(_idx_pair(folder, split) for folder in places) else sorted(root.glob("*/raw"))
+    found = [pair for folder in (*places, *kin) if (pair := _idx_pair(folder, split))]
+    if len(found) > 1 and kin:
+        raise EchosetError(f"{root} holds several data sets; name one of {', '.join(str(pair[0].parent.parent) for pair in found)}")
+    return found[0] if found else None
+
+
+def _idx_pair(folder: Path, split: str) -> tuple[Path, Path] | None:
+    for suffix in ("", ".gz"):
+        pair = [folder / f"{IDX_NAMES.get(split, split)}-{kind}-ubyte{suffix}" for kind in ("images-idx3", "labels-idx1")]
+        if all(p.is_file() for p in pair):
+            return pair[0], pair[1]
     return None
+
+
+def _folder_of(root: Path, split: str) -> Path:
+    """Where the split's pictures are; folders named for other splits must not be taken for classes."""
+    if (root / split).is_dir():
+        return root / split
+    if others := [name for name in ("train", "test", "val") if (root / name).is_dir()]:
+        raise EchosetError(f"{root} has no folder '{split}', but {', '.join(others)}; name one of these to use it whole")
+    return root
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -207,7 +240,7 @@ def _read_folders(folder: Path, channels: int | None, size: int | None) -> tuple
     for path, _ in places:
         try:
             with Image.open(path) as picture:
-                pixels = torch.from_numpy(_pixels(picture)).permute(2, 0, 1)
+                pixels = _to_pixels(picture, str(path))
         except Exception as error:  # Pillow's readers raise many kinds
             raise EchosetError(f"{path} is not a readable picture: {error}") from error
         if size is not None:

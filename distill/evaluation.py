@@ -79,6 +79,8 @@ def check_fit(classifier: Classifier, data: Images) -> None:
         raise EchosetError(f"{data.name} has images of shape {shape}, the model takes {(spec.channels, spec.size, spec.size)}")
     if data.labels is None:
         raise EchosetError(f"{data.name} has no labels to judge by")
+    if not len(data):
+        raise EchosetError(f"{data.name} has no images")
     low, high = int(data.labels.min()), int(data.labels.max())
     if low < 0 or high >= spec.classes:
         raise EchosetError(f"{data.name} has labels from {low} to {high}, the model knows classes 0 to {spec.classes - 1}")
@@ -98,6 +100,8 @@ def evaluate(
     check_fit(classifier, data)
     if teacher is not None:
         check_fit(teacher, data)
+    if attacks < 0:
+        raise EchosetError(f"attacks must be at least 0, got {attacks}")
     where, classes = resolve_device(device), classifier.spec.classes
     labels = data.labels.to(where)
     logits = predict(classifier, data.images, where, quiet=quiet)
@@ -107,8 +111,11 @@ def evaluate(
     rights = torch.bincount(labels[right], minlength=classes).tolist()
     figures: dict[str, float | int | None] = {}
     if teacher is not None:
+        teacher.to(where)
         if teacher_logits is None:
-            teacher_logits = predict(teacher.to(where), data.images, where, title="asking the teacher", quiet=quiet)
+            teacher_logits = predict(teacher, data.images, where, title="asking the teacher", quiet=quiet)
+        elif tuple(teacher_logits.shape) != tuple(logits.shape):
+            raise EchosetError(f"teacher_logits are {tuple(teacher_logits.shape)}, expected {tuple(logits.shape)}")
         figures["agreement"] = (teacher_logits.to(where).argmax(1) == chosen).float().mean().item()
         if attacks:
             some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
@@ -181,7 +188,8 @@ def adversarial_transfer(
     moved = images.clone()
     for _ in range(PGD_STEPS):
         moved.requires_grad_(True)
-        (slope,) = torch.autograd.grad(F.cross_entropy(teacher(moved), labels), moved)
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(F.cross_entropy(teacher(moved), labels), moved)
         moved = (moved.detach() + PGD_RATE * slope.sign()).clamp(images - PGD_RADIUS, images + PGD_RADIUS).clamp(0, 1)
     with torch.no_grad():
         fooled = [(network(moved).argmax(1) != labels).float().mean().item() for network in (classifier, teacher)]

@@ -25,6 +25,11 @@ def _saturate(images: Tensor, size: Tensor) -> Tensor:
     return enhance.adjust_gamma(images, (1.2 * size).exp())
 
 
+def _stretch(images: Tensor, size: Tensor) -> Tensor:
+    flat = images.amax((2, 3), keepdim=True) == images.amin((2, 3), keepdim=True)
+    return torch.where(flat, images, enhance.normalize_min_max(images.contiguous()))
+
+
 # Sizes lie in [−strength, strength]: half of the changes of light go each way.
 OPERATIONS: dict[str, Operation] = {
     "brightness": lambda images, size: enhance.adjust_brightness(images, 0.7 * size),
@@ -32,9 +37,10 @@ OPERATIONS: dict[str, Operation] = {
     "colour": _saturate,
     "sharpness": lambda images, size: enhance.sharpness(images, 1 + 0.9 * size),
     "posterize": lambda images, size: enhance.posterize(images, (8 - 6 * size.abs()).round().int()),
-    "solarize": lambda images, size: enhance.solarize(images, 1 - size.abs()),
+    # A little above 1, since kornia inverts what lies at the threshold, too.
+    "solarize": lambda images, size: enhance.solarize(images, 1 + 1 / 512 - size.abs()),
     "equalize": lambda images, size: enhance.equalize(images.contiguous()),
-    "autocontrast": lambda images, size: enhance.normalize_min_max(images.contiguous()),
+    "autocontrast": _stretch,
     "shear-x": lambda images, size: _shear(images, size, 0),
     "shear-y": lambda images, size: _shear(images, size, 1),
 }

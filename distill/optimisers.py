@@ -80,9 +80,11 @@ def make_optimiser(
     if name == "muon":
         return Muon(network, peak, weight_decay=weight_decay)
     groups = _groups(network, peak, peak, weight_decay)
+    # On CUDA the fused forms: they read a rate that is a tensor without waiting for it.
+    form = {"fused": True} if next(network.parameters()).is_cuda else {"foreach": False}
     if name == "sgd":
-        return ScheduledSGD(groups, lr=peak, momentum=0.9, nesterov=True, foreach=False)
-    return ScheduledAdamW(groups, lr=peak, foreach=False, capturable=next(network.parameters()).is_cuda)
+        return ScheduledSGD(groups, lr=peak, momentum=0.9, nesterov=True, **form)
+    return ScheduledAdamW(groups, lr=peak, **form)
 
 
 class Muon(Scheduled):

@@ -96,6 +96,7 @@ def _shorthands(arguments: list[str], own_images: bool) -> list[str]:
     first = [j for i in files for j in ([i] if "=" in arguments[i] else [i, i + 1]) if j < len(arguments)]
     arguments = [arguments[i] for i in first] + [a for i, a in enumerate(arguments) if i not in first]
     short = {"--teacher": "--teacher.model", "--student": "--student.model", "--images": "--synthesis.images"}
+    short["--patience"] = "--distillation.patience"
     if own_images:
         del short["--images"]
     arguments = _join_losses(arguments)

@@ -7,9 +7,12 @@ import pytest
 import torch
 from conftest import tiny_options
 
+from distill import DistillOptions, StudentOptions, ViewOptions, build_student, distill, evaluate, load_images
+from distill.augment import make_views
+from distill.learner import PUBLISHED
 from distill.models.frozen import Frozen
 from distill.train import StudentStep
-from inversion import load_teacher, plan, synthesize
+from inversion import MNIST_SLICE, load_teacher, plan, synthesize
 from inversion.inner import InnerLoop
 from inversion.synthesis import SynthesisState, _store, adversary_steps, generator_call
 from synthesis_kernels.backend import kernel_form, resolve_device
@@ -86,3 +89,32 @@ def test_bench_runs_on_cuda(echoset):
     small = ["--teacher=wrn-10-1", "--batch=16", "--images=64", "--repeats=1", "--epochs=1", "--views=1", "--quiet"]
     found = json.loads(echoset("bench", *small).stdout.splitlines()[-1])
     assert found["device"].startswith("cuda") and found["step"] == "graph"
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "labels"])
+def test_every_loss_learns_alike_eager_and_captured(teacher, name):
+    data = load_images(MNIST_SLICE)
+    options = DistillOptions(steps=100, batch=64, views_per_image=2, loss={name: PUBLISHED[name]})
+    agreements = []
+    for step in ("eager", "graph"):
+        student = build_student(StudentOptions("convnet-8"), teacher.contract)
+        found = distill(student, data, teacher, options, device="cuda", precision="float32", step=step, quiet=True)
+        agreements.append(evaluate(found.student, data, teacher.cuda(), device="cuda", quiet=True, attacks=8).agreement)
+    assert min(agreements) > 0.5 and abs(agreements[0] - agreements[1]) < 0.1
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("step", ["eager", "graph"])
+def test_the_other_optimisers_run_on_cuda(teacher, optimiser, step):
+    data, options = load_images(MNIST_SLICE), DistillOptions(steps=100, batch=64, views_per_image=2, optimiser=optimiser, ema=0.9)
+    student = build_student(StudentOptions("convnet-8"), teacher.contract)
+    assert distill(student, data, teacher, options, device="cuda", step=step, quiet=True).agreement > 0.5
+
+
+def test_strong_views_are_the_same_on_both_devices():
+    data = load_images(MNIST_SLICE)
+    options = ViewOptions(operations=2, mixup=0.5, cutmix=0.5, erase=0.5)
+    index, view = torch.arange(64), torch.arange(64) % 5
+    here = make_views(data.images, index, view, options, 0)
+    there = make_views(data.images.cuda(), index.cuda(), view.cuda(), options, 0).cpu()
+    assert ((here - there).abs() > 1e-3).float().mean() < 0.01  # a pixel may fall to the other side of a threshold

@@ -1,0 +1,264 @@
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from distill import evaluate, load_images
+from distill.data import Images
+from distill.evaluation import PUSHES, adversarial_transfer, boundary_similarity, calibration_error, predict
+from distill.losses.boundary import SLACK, push_over
+from distill.models import Classifier, ModelSpec
+from inversion import MNIST_SLICE
+from synthesis_kernels.errors import EchosetError
+
+# A network whose logits are the image's nine pixels, from −10 to 10.
+READER = Classifier(nn.Flatten(), ModelSpec("reader", size=3, classes=9, mean=(0.5,), std=(0.05,)))
+SHAPE = (1, 2, 3)
+
+
+def written(pixels, labels):
+    return Images(torch.as_tensor(pixels, dtype=torch.uint8).view(-1, 1, 3, 3), torch.as_tensor(labels).long(), "written")
+
+
+def distinct(seed, count=200):
+    """Images of nine different pixels, and labels."""
+    rng = np.random.default_rng(seed)
+    return rng.random((count, 9)).argsort(1) * 17 + rng.integers(0, 17, (count, 1)), rng.integers(0, 9, count)
+
+
+def chances(pixels):
+    logits = np.exp((pixels / 255 - 0.5) / 0.05)
+    return logits / logits.sum(1, keepdims=True)
+
+
+def normal(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Linear:
+    """z = scale·(Wx + b), with W and b at hand; remembers what it was asked."""
+
+    def __init__(self, seed, classes=4, scale=1.0):
+        weight, bias = normal(seed, classes, math.prod(SHAPE)) * scale, 0.1 * normal(seed + 100, classes) * scale
+        self.parts, self.asked = (weight, bias), []
+        self.weight, self.bias = weight.double().numpy(), bias.double().numpy()
+
+    def __call__(self, images):
+        self.asked.append(images.detach().clone())
+        return images.flatten(1) @ self.parts[0].T + self.parts[1]
+
+
+def unit_images(seed, count=40):
+    return torch.rand((count, *SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(0, 10**6), st.integers(2, 12), st.integers(1, 60), st.floats(0.1, 10))
+@settings(max_examples=20, deadline=None)
+def test_calibration_error_bin_by_bin(seed, classes, count, scale):
+    logits = normal(seed, count, classes) * scale
+    labels = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
+    answers = [
+        (max(row), row.index(max(row)) == label) for row, label in zip(logits.softmax(1).tolist(), labels.tolist(), strict=True)
+    ]
+    expected = 0.0
+    for number in range(10):
+        mine = [
+            (sure, right) for sure, right in answers if number / 10 <= sure < (number + 1) / 10 or sure == 1 == (number + 1) / 10
+        ]
+        if mine:
+            accuracy, confidence = sum(right for _, right in mine) / len(mine), sum(sure for sure, _ in mine) / len(mine)
+            expected += len(mine) / count * abs(accuracy - confidence)
+    assert calibration_error(logits, labels) == pytest.approx(expected, abs=1e-6)
+
+
+def test_errors_of_opposite_sign_cancel_within_a_bin_only():
+    sure = torch.tensor([[0.0, 50.0]] * 2)  # in the last bin
+    half = torch.tensor([[0.0, math.log(1.5)]] * 2)  # 60 % sure
+    assert calibration_error(sure, torch.tensor([1, 0])) == pytest.approx(0.5)
+    assert calibration_error(torch.cat([sure, half]), torch.tensor([1, 0, 1, 1])) == pytest.approx(0.25 + 0.2, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_against_numpy(seed):
+    pixels, labels = distinct(seed)
+    found, exact = evaluate(READER, written(pixels, labels), quiet=True), chances(pixels)
+    right = exact.argmax(1) == labels
+    assert found.accuracy == pytest.approx(right.mean())
+    assert found.top5 == pytest.approx((exact.argsort(1)[:, -5:] == labels[:, None]).any(1).mean())
+    assert found.entropy == pytest.approx(-(exact * np.log(exact)).sum(1).mean(), rel=1e-4)
+    assert found.per_class == pytest.approx([right[labels == c].mean() for c in range(9)])
+    assert found.images == 200 and found.agreement is None and found.transfer is None and found.boundary_pairs == 0
+
+
+def test_a_perfect_classifier():
+    labels = np.arange(18) % 9
+    found = evaluate(READER, written(np.eye(9)[labels] * 255, labels), quiet=True)
+    assert found.accuracy == found.top5 == 1 and found.per_class == [1.0] * 9
+    assert found.ece == pytest.approx(0, abs=1e-6) and found.entropy == pytest.approx(0, abs=1e-6)
+
+
+def test_a_classifier_that_always_says_the_same():
+    found = evaluate(READER, written(np.full((20, 9), 100), [0] * 5 + [8] * 15), quiet=True)
+    assert found.accuracy == 0.25 and found.entropy == pytest.approx(math.log(9))
+    assert found.ece == pytest.approx(0.25 - 1 / 9) and found.per_class[0] == 1 and found.per_class[8] == 0
+    wrong = evaluate(READER, written(np.eye(9)[[1, 1]] * 255, [0, 2]), quiet=True)
+    assert wrong.accuracy == 0 and wrong.ece == pytest.approx(1, abs=1e-6)
+
+
+def test_few_classes_have_no_top5():
+    few = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), ModelSpec("few", size=3, classes=5))
+    assert evaluate(few, written(np.zeros((3, 9)), [0, 1, 4]), quiet=True).top5 is None
+
+
+def test_a_push_in_a_linear_network_is_the_distance_and_two_percent_more():
+    network, images = Linear(0), unit_images(0)
+    base = network(images).argmax(1)
+    target = (base + 1) % 4
+    pushed, crossed = push_over(network, images, base, target, None, PUSHES)
+    flat, w, b = images.flatten(1).double().numpy(), network.weight, network.bias
+    slope = w[target] - w[base]
+    gap = (flat * slope).sum(1) + b[target] - b[base]
+    expected = 1.02 * ((SLACK - gap) / (slope**2).sum(1))[:, None] * slope
+    assert crossed.all() and (gap < 0).all()
+    np.testing.assert_allclose((pushed - images).flatten(1).numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
+def exact_similarity(one, other, images):
+    """Both measures from the distance vectors of two linear networks."""
+    flat = images.flatten(1).double().numpy()
+    answers = [flat @ n.weight.T + n.bias for n in (one, other)]
+    ratios, cosines = [], []
+    for i in range(len(flat)):
+        base = answers[0][i].argmax()
+        if base != answers[1][i].argmax():
+            continue
+        for target in set(range(4)) - {base}:
+            vectors = []
+            for n, z in zip((one, other), answers, strict=True):
+                slope = n.weight[target] - n.weight[base]
+                vectors.append(1.02 * (z[i, base] - z[i, target] + SLACK) / (slope @ slope) * slope)
+            lengths = [math.sqrt(v @ v) for v in vectors]
+            ratios.append(min(lengths) / max(lengths))
+            cosines.append(vectors[0] @ vectors[1] / math.prod(lengths))
+    return np.mean(ratios), np.mean(cosines), len(ratios)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boundary_similarity_of_two_linear_networks(seed):
+    one, other, images = Linear(seed), Linear(seed + 10), unit_images(seed)
+    found, (magnitude, angle, pairs) = boundary_similarity(one, other, images), exact_similarity(one, other, images)
+    assert found["boundary_pairs"] == pairs > 0
+    assert found["magnitude_similarity"] == pytest.approx(magnitude, abs=1e-3)
+    assert found["angle_similarity"] == pytest.approx(angle, abs=1e-3)
+
+
+def test_boundary_similarity_knows_no_scale_of_logits():
+    one, other, large, images = Linear(1), Linear(11), Linear(11, scale=10), unit_images(1)
+    found, scaled, swapped = (boundary_similarity(*pair, images) for pair in ((one, other), (one, large), (other, one)))
+    for name in ("magnitude_similarity", "angle_similarity"):
+        assert scaled[name] == pytest.approx(found[name], abs=2e-3) and swapped[name] == pytest.approx(found[name], abs=1e-6)
+    itself = boundary_similarity(other, large, images)
+    assert itself["magnitude_similarity"] == pytest.approx(1, abs=1e-2)
+    assert itself["angle_similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_network_has_its_own_boundaries(teacher):
+    images = load_images(MNIST_SLICE).images[:4].float() / 255
+    for network, some, classes in ((Linear(2), unit_images(2), 4), (teacher, images, 10)):
+        found = boundary_similarity(network, network, some)
+        assert found["magnitude_similarity"] == pytest.approx(1, abs=1e-5)
+        assert found["angle_similarity"] == pytest.approx(1, abs=1e-5)
+        assert 0 < found["boundary_pairs"] <= len(some) * (classes - 1)
+
+
+def test_only_boundaries_that_both_can_reach_are_compared():
+    one, images = Linear(6), unit_images(6)
+
+    def walled(batch):  # the last class is never the likeliest
+        answers = one(batch)[:, :3]
+        return torch.cat([answers, answers.amin(1, keepdim=True) - 1], 1)
+
+    agreed = one(images).argmax(1) < 3
+    for pair in ((one, walled), (walled, one)):
+        found = boundary_similarity(*pair, images)
+        assert found["boundary_pairs"] == 2 * agreed.sum() > 0
+        assert found["magnitude_similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_networks_that_never_agree_have_no_similarity():
+    images, one, never = unit_images(3), Linear(3, 2), Linear(3, 2, scale=-1)
+    found = boundary_similarity(one, never, images)
+    assert found == {"boundary_pairs": 0, "magnitude_similarity": None, "angle_similarity": None}
+    nothing = adversarial_transfer(never, one, images, one(images).argmax(1))
+    assert nothing == {"transfer": None, "transfer_teacher": None}
+
+
+def test_the_attack_stays_within_its_bounds():
+    network, recorder, images = Linear(4, 2), Linear(4, 2), unit_images(4)
+    images[:5], images[5:10] = 0, 1
+    labels = network(images).argmax(1)
+    found = adversarial_transfer(network, recorder, images, labels)
+    assert found["transfer"] == found["transfer_teacher"]
+    assert all((batch - images).abs().max() <= 0.031 + 1e-6 and batch.min() >= 0 and batch.max() <= 1 for batch in recorder.asked)
+    # Towards the other of two classes a linear network's slope never turns: after 20 steps of .003 every pixel is at the bound.
+    slope = torch.from_numpy(network.weight)[1 - labels] - torch.from_numpy(network.weight)[labels]
+    expected = (images + 0.031 * slope.sign().view_as(images)).clamp(0, 1).float()
+    torch.testing.assert_close(recorder.asked[-1], expected)
+    assert found["transfer"] == pytest.approx((network(expected).argmax(1) != labels).float().mean().item())
+
+
+def test_only_images_that_both_know_are_attacked():
+    teacher, student, recorder, images = Linear(5), Linear(15), Linear(5), unit_images(5)
+    labels = teacher(images).argmax(1)
+    labels[::3] = (labels[::3] + 1) % 4  # which the teacher gets wrong
+    adversarial_transfer(student, recorder, images, labels)
+    known = (student(images).argmax(1) == labels) & (teacher(images).argmax(1) == labels)
+    assert 0 < known.sum() < len(images) and torch.equal(recorder.asked[1], images[known])
+
+
+def test_everything_about_the_bundled_teacher(teacher):
+    data = load_images(MNIST_SLICE).chosen(torch.arange(0, 2000, 50))
+    found = evaluate(teacher, data, teacher, quiet=True, attacks=4)
+    assert found.agreement == 1 and found.transfer == found.transfer_teacher and 0 <= found.transfer <= 1
+    assert found.magnitude_similarity == pytest.approx(1, abs=1e-5) and found.angle_similarity == pytest.approx(1, abs=1e-5)
+    assert 0 < found.boundary_pairs <= 36 and 0 <= found.ece <= 1 and 0 <= found.entropy <= math.log(10)
+    assert found.accuracy <= found.top5 <= 1 and json.loads(json.dumps(asdict(found))) == asdict(found)
+    assert evaluate(teacher, data, teacher, quiet=True, attacks=4) == found
+
+
+def test_answers_that_are_known_already_are_not_asked_for_again(teacher):
+    data = load_images(MNIST_SLICE).chosen(torch.arange(20))
+    pixels, labels = distinct(7, 50)
+    logits = predict(READER, written(pixels, labels).images, torch.device("cpu"))
+    other = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 9)), READER.spec)
+    asked, given_ = (evaluate(other, written(pixels, labels), READER, quiet=True, teacher_logits=t) for t in (None, logits))
+    assert asked == given_ and 0 <= asked.agreement < 1
+    ours = predict(other, written(pixels, labels).images, torch.device("cpu")).argmax(1)
+    assert asked.agreement == pytest.approx((ours.numpy() == pixels.argmax(1)).mean())
+    shuffled = predict(teacher, data.images, torch.device("cpu")).roll(1, 1)
+    assert evaluate(teacher, data, teacher, quiet=True, teacher_logits=shuffled).agreement == 0
+
+
+def test_attacks_are_spread_over_the_data_and_no_more_than_it_has(teacher):
+    data = load_images(MNIST_SLICE).chosen(torch.tensor([3, 700]))
+    assert evaluate(teacher, data, teacher, quiet=True, attacks=99) == evaluate(teacher, data, teacher, quiet=True, attacks=2)
+
+
+def test_attacks_work_where_gradients_are_off():
+    pixels, _ = distinct(8, 20)
+    data = written(pixels, pixels.argmax(1))
+    expected = evaluate(READER, data, READER, quiet=True, attacks=5)
+    with torch.no_grad():
+        assert evaluate(READER, data, READER, quiet=True, attacks=5) == expected
+    assert expected.transfer is not None
+
+
+def test_evaluation_refuses_no_images():
+    with pytest.raises(EchosetError, match="written"):
+        evaluate(READER, written(np.zeros((0, 9)), []), quiet=True)

@@ -1,0 +1,58 @@
+"""Keep a finished study's figures in the repository, and print its tables for the README.
+
+    python tools/publish_study.py runs/study-mnist/study.json --name study-mnist
+
+Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command, and the commit of this checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+from inversion.study_page import grid
+
+RESULTS = Path(__file__).parent.parent / "configs" / "results"
+KEPT = (
+    *("set", "corruption", "method", "seed", "set_size", "report", "loss", "labels", "accuracy", "agreement", "ece", "entropy"),
+    *("magnitude_similarity", "angle_similarity", "boundary_pairs", "transfer", "transfer_teacher", "steps", "seconds"),
+)
+
+
+def publish(study: Path, name: str) -> list[dict]:
+    """Write the file and return its rows of means."""
+    found = json.loads(study.read_text())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    common = {key: found["runs"][0][key] for key in ("device", "torch")}
+    cells = [{key: _short(run[key]) for key in KEPT} for run in found["runs"]]
+    content = {"command": found["command"], "commit": commit, **common, "study": cells}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    head, rows = json.dumps(content | {"study": []})[:-3], ",\n ".join(json.dumps(cell) for cell in cells)
+    (RESULTS / f"{name}.json").write_text(f"{head}[\n {rows}\n]}}\n")
+    return found["rows"]
+
+
+def _short(value: object) -> object:
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def markdown(rows: list[dict], figure: str) -> str:
+    """One table a set: methods down, corruptions across."""
+    lines = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        head, *body = grid(rows, name, figure)
+        lines += [f"\n{name}, {figure}:\n", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+        lines += [f"| {' | '.join(line)} |" for line in body]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--figures", nargs="+", default=["accuracy"], help="accuracy, agreement, ece, angle_similarity …")
+    given = parser.parse_args()
+    published = publish(given.study, given.name)
+    print("\n".join(markdown(published, figure) for figure in given.figures))
