@@ -6,6 +6,7 @@ The methods themselves are functions in `distill/losses/`; here they are given w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
@@ -148,22 +149,22 @@ class Learner(nn.Module):
         share: Tensor,  # () part of the training that is over
         draws: Tensor,  # (B,) in [0, 1), for losses that choose at random
     ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K), (B, K)
-        terms: dict[str, Tensor] = {}
+        looks = Taps(self.student, self.mine) if self.on_features else nullcontext()
+        trunk = Taps(self.student, self.trunk) if "one" in self.weights else nullcontext()
+        with looks, trunk:
+            logits = self._answer(self.network, images)
+        everyone, terms = [logits], {}
         if self.on_features:
             answers, theirs, their_embedding = self._ask_teacher(images)
-            with Taps(self.student, self.mine) as taps:
-                everyone = [self._answer(self.student, images)]
-            terms = self._compare(taps, theirs, their_embedding)
-        elif "one" not in self.weights:
-            everyone = [self._answer(self.network, images)]
+            terms = self._compare(looks, theirs, their_embedding)
         if "one" in self.weights:
-            everyone, ensemble = self._branches(images)
+            everyone += [self._answer(tail, trunk.maps[0]) for tail in self.tails]
+            ensemble = gated(everyone, self.gate(trunk.maps[0].mean((2, 3))))
             terms["one"] = ramp(share) * ensemble_loss(everyone, ensemble)
             everyone.append(ensemble)
-        elif "dml" in self.weights:
+        if "dml" in self.weights:
             everyone += [self._answer(peer, images) for peer in self.peers]
             terms["dml"] = mutual_loss(everyone)
-        logits = everyone[0]
         labels = labels if labels.numel() else self._decisions(answers)
         if "labels" in self.weights:
             terms["labels"] = sum(F.cross_entropy(each, labels) for each in everyone)
@@ -207,13 +208,6 @@ class Learner(nn.Module):
         if "sp" in self.weights:
             terms["sp"] = similarity_loss(*pairs[-1])
         return terms
-
-    def _branches(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        with Taps(self.student, self.trunk) as taps, mixed_precision(images.device, self.precision):
-            first = self.student(images)
-            branches = [first, *(tail(taps.maps[0]) for tail in self.tails)]
-        branches = [each.float() for each in branches]
-        return branches, gated(branches, self.gate(taps.maps[0].mean((2, 3))))
 
     def _boundary(self, images: Tensor, logits: Tensor, answers: Tensor, labels: Tensor, share: Tensor, draws: Tensor) -> Tensor:
         """r·KL + r_a·KL on pushed images, both at T = 3; r falls from 4 to 1, r_a from 2 to 0 at three quarters."""

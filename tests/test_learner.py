@@ -122,11 +122,14 @@ def test_peers_and_branches_are_as_many_as_asked_and_unlike(teacher, data):
     learner = Learner(student_like(teacher), teacher, replace(SHORT, loss={"dml": 1.0}, peers=4))
     assert len({learner.student.weight_hash(), *(peer.weight_hash() for peer in learner.peers)}) == 4
     learner = Learner(student_like(teacher), teacher, replace(SHORT, loss={"one": 1.0}, branches=4)).eval()
-    branches, ensemble = learner._branches(to_input(data.images[:8]))
-    assert len(branches) == 4 and ensemble.shape == (8, 10)
+    images = to_input(data.images[:8])
+    with Taps(learner.student, learner.trunk) as trunk:
+        student = learner.student(images)
+    branches = [student, *(tail(trunk.maps[0]) for tail in learner.tails)]
+    assert len(branches) == 4
     assert all(not torch.allclose(a, b) for i, a in enumerate(branches) for b in branches[:i])
-    # The first branch is the student itself, so saving the student saves it.
-    torch.testing.assert_close(branches[0], learner.student(to_input(data.images[:8])))
+    # What the learner reports are the first branch's answers, and that is the student whom saving saves.
+    torch.testing.assert_close(learner(images, teacher(images), torch.empty(0), torch.tensor(0.5), torch.empty(0))[1], student)
 
 
 @pytest.mark.parametrize("model", ["convnet-4", "lenet5", "wrn-10-1", "cifar-resnet18", "cifar-mobilenetv2"])
