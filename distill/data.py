@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import inspect
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.loop import StepProgress
 from synthesis_kernels.errors import EchosetError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -66,7 +67,13 @@ def fit_pixels(pixels: Tensor, channels: int, size: int) -> Tensor:  # (N, C, H,
     return torch.cat(parts)
 
 
-def load_images(root: str | Path, split: str = "test", channels: int | None = None, size: int | None = None) -> Images:
+def load_images(
+    root: str | Path,
+    split: str = "test",
+    channels: int | None = None,
+    size: int | None = None,
+    quiet: bool = True,
+) -> Images:
     """Read one split of whatever lies at `root`; with `channels` and `size`, as a network of these takes them.
 
     Pictures of different sizes need `size`. Data without splits are given whole.
@@ -74,7 +81,8 @@ def load_images(root: str | Path, split: str = "test", channels: int | None = No
     if (channels is None) != (size is None) or (size is not None and size < 1):
         raise EchosetError(f"give both channels and size, or neither; got {channels} and {size}")
     named = str(root).startswith("torchvision:")
-    data = _read_torchvision(str(root), split, channels, size) if named else _read(Path(root), split, channels, size)
+    fit = (channels, size, quiet)
+    data = _read_torchvision(str(root), split, *fit) if named else _read(Path(root), split, *fit)
     images, labels = data.images, data.labels
     if not len(images) or (labels is not None and len(images) != len(labels)):
         raise EchosetError(f"{root}: {len(images)} images but {0 if labels is None else len(labels)} labels")
@@ -116,7 +124,7 @@ def _to_pixels(picture: Any, name: str) -> Tensor:  # (C, H, W) uint8
     return pixels
 
 
-def _read_torchvision(address: str, split: str, channels: int | None, size: int | None) -> Images:
+def _read_torchvision(address: str, split: str, channels: int | None, size: int | None, quiet: bool) -> Images:
     """`torchvision:NAME:ROOT`, already downloaded: nothing here reaches for the network."""
     from distill.torchvision_shim import torchvision
 
@@ -130,14 +138,22 @@ def _read_torchvision(address: str, split: str, channels: int | None, size: int 
         dataset = kind(root, **way)
         if size is None:
             channels, size = (f := _to_pixels(dataset[0][0], address)).shape[0], min(f.shape[1:])
-        return from_dataset((dataset[i] for i in range(len(dataset))), f"{address} ({split})", channels, size)
+        return from_dataset(_watched(dataset, quiet), f"{address} ({split})", channels, size)
     except EchosetError:
         raise
     except Exception as error:  # each data set has its own
         raise EchosetError(f"{address}: torchvision cannot read it ({type(error).__name__}: {error})") from error
 
 
-def _read(root: Path, split: str, channels: int | None, size: int | None) -> Images:
+def _watched(items: Any, quiet: bool) -> Iterator[Any]:
+    """Items by index, with progress: iterating need not end where `len` says."""
+    with StepProgress("reading", len(items), quiet) as progress:
+        for index in range(len(items)):
+            yield items[index]
+            progress.update(index + 1)
+
+
+def _read(root: Path, split: str, channels: int | None, size: int | None, quiet: bool) -> Images:
     if not root.exists():
         raise EchosetError(f"no data at {root}")
     if root.suffix == ".npz":
@@ -147,7 +163,7 @@ def _read(root: Path, split: str, channels: int | None, size: int | None) -> Ima
     elif (root / "cifar-10-batches-py").is_dir() or (root / "cifar-100-python").is_dir():
         images, labels = _read_cifar(root, split)
     elif root.is_dir() and any(root.iterdir()):
-        images, labels = _read_folders(_folder_of(root, split), channels, size)
+        images, labels = _read_folders(_folder_of(root, split), channels, size, quiet)
     else:
         raise EchosetError(
             f"{root} is no data set this understands: expected an .npz file, MNIST's raw files "
@@ -229,7 +245,7 @@ def _read_cifar(root: Path, split: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
-def _read_folders(folder: Path, channels: int | None, size: int | None) -> tuple[Tensor, Tensor | None]:
+def _read_folders(folder: Path, channels: int | None, size: int | None, quiet: bool) -> tuple[Tensor, Tensor | None]:
     """One folder per class, or pictures side by side without labels."""
     from PIL import Image
 
@@ -237,7 +253,7 @@ def _read_folders(folder: Path, channels: int | None, size: int | None) -> tuple
     places = [(path, label) for label, directory in enumerate(classes) for path in _pictures(directory)]
     places = places or [(path, None) for path in _pictures(folder)]
     images: list[Tensor] = []
-    for path, _ in places:
+    for path, _ in _watched(places, quiet):
         try:
             with Image.open(path) as picture:
                 pixels = _to_pixels(picture, str(path))

@@ -159,7 +159,7 @@ def synthesize(run: SynthesizeRun) -> int:
 def distill(run: DistillRun) -> int:
     """Train a fresh student and save it."""
     teacher = load_teacher(run.teacher)
-    data = _load_set(run.set, teacher)
+    data = _load_set(run.set, teacher, run.quiet)
     if run.corrupt != "none":
         if run.distillation.labels != "data":
             raise EchosetError("--corrupt changes the data's labels, and the teacher's are used: add --distillation.labels data")
@@ -214,8 +214,9 @@ def evaluate(run: EvaluateRun) -> int:
 def study(run: StudyRun) -> int:
     """Fill the grid, then show and write what there is."""
     teacher, out = load_teacher(run.teacher), Path(run.out)
-    sets = {name: _load_set(path, teacher) for name, path in run.sets.items()}
-    original = load_images(run.original, "train", teacher.spec.channels, teacher.spec.size) if run.original else None
+    sets = {name: _load_set(path, teacher, run.quiet) for name, path in run.sets.items()}
+    fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
+    original = load_images(run.original, "train", *fit) if run.original else None
     cells = run_study(
         *(teacher, sets, _test_data(run.data), out, run.student, run.study, run.distillation, original),
         *(run.device, run.precision, run.step, run.rank, run.world, run.quiet),
@@ -337,13 +338,13 @@ def _test_data(path: str | None) -> Images:
     return dataclasses.replace(data, name="every fifth image of the MNIST test set (2,000 of 10,000)")
 
 
-def _load_set(path: str, teacher: Classifier) -> TransferSet | Images:
+def _load_set(path: str, teacher: Classifier, quiet: bool) -> TransferSet | Images:
     """A transfer set this teacher made, or any images, as it takes them."""
     if (Path(path) / "manifest.json").is_file():
         transfer_set = TransferSet.load(path)
         _same_teacher(transfer_set, teacher, path)
         return transfer_set
-    return load_images(path, "train", teacher.spec.channels, teacher.spec.size)
+    return load_images(path, "train", teacher.spec.channels, teacher.spec.size, quiet)
 
 
 def _as_images(data: TransferSet | Images, name: str) -> Images:
