@@ -14,6 +14,7 @@ import inspect
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ class Images:
     def chosen(self, index: Tensor) -> Images:
         """Some of them."""
         return replace(self, images=self.images[index], labels=None if self.labels is None else self.labels[index])
+
+
+def as_images(data: Any, name: str) -> Images:
+    """Images as they are, or those of a transfer set with its labels."""
+    return data if isinstance(data, Images) else Images(data.images, data.labels, name)
+
+
+def content_hash(images: Tensor, labels: Tensor | None) -> str:
+    """SHA-256 of pixels and labels."""
+    digest = sha256(images.numpy(force=True).tobytes())
+    if labels is not None:
+        digest.update(labels.numpy(force=True).tobytes())
+    return digest.hexdigest()
 
 
 def fit_pixels(pixels: Tensor, channels: int, size: int) -> Tensor:  # (N, C, H, W) uint8 -> (N, channels, size, size) uint8
@@ -251,7 +265,12 @@ def _read_folders(folder: Path, channels: int | None, size: int | None, quiet: b
 
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     places = [(path, label) for label, directory in enumerate(classes) for path in _pictures(directory)]
-    places = places or [(path, None) for path in _pictures(folder)]
+    loose = _pictures(folder)
+    if places and (empty := [directory.name for directory in classes if not _pictures(directory)]):
+        raise EchosetError(f"{folder}: class folder '{empty[0]}' has no pictures; remove it, or every later class is misnumbered")
+    if places and loose:
+        raise EchosetError(f"{loose[0]} lies beside folders of classes; move it into one, or away")
+    places = places or [(path, None) for path in loose]
     images: list[Tensor] = []
     for path, _ in _watched(places, quiet):
         try:

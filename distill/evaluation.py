@@ -102,6 +102,8 @@ def evaluate(
         check_fit(teacher, data)
     if attacks < 0:
         raise EchosetError(f"attacks must be at least 0, got {attacks}")
+    if attacks and teacher is not None and teacher.spec.classes != classifier.spec.classes:
+        raise EchosetError(f"boundaries of {classifier.spec.classes} and of {teacher.spec.classes} classes can't be compared")
     where, classes = resolve_device(device), classifier.spec.classes
     labels = data.labels.to(where)
     logits = predict(classifier, data.images, where, quiet=quiet)

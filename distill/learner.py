@@ -39,9 +39,10 @@ ON_EMBEDDINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rkd-d": distance_loss,
     "rkd-a": angle_loss,
 }
-ON_FEATURES = {"fitnet", "at", "fsp", "sp", *ON_EMBEDDINGS}
+ON_MAPS = {"fitnet", "at", "fsp", "sp"}
+ON_FEATURES = {*ON_MAPS, *ON_EMBEDDINGS}
 ATTACKED = 0.25
-"""Part of a batch that bss pushes over the boundary: half of what was published, for half of the time."""
+"""Part of a batch that bss pushes over the boundary."""
 ATTACKS_END = 0.75
 """Part of the training after which bss leaves the boundary alone."""
 
@@ -58,7 +59,9 @@ def full_loss(loss: Mapping[str, float | None]) -> dict[str, float]:
         raise EchosetError("no loss has a weight above 0")
     if {"dml", "one"} <= used.keys():
         raise EchosetError("dml and one each replace the student's training by their own; choose one of them")
-    return used if {"hinton", "labels"} & used.keys() else {"labels": 1.0, **used}
+    # Peers and branches have nothing to say before labels have taught them; and a weight of 0 that was named stays 0.
+    wants = "hinton" not in used or {"dml", "one"} & used.keys()
+    return {"labels": 1.0, **used} if wants and "labels" not in loss else used
 
 
 class Learner(nn.Module):
@@ -81,6 +84,7 @@ class Learner(nn.Module):
         self.weights = full_loss(options.loss)
         self._teacher = [teacher]  # in a list, so that it is no submodule and nothing trains it
         self._frozen = [Frozen(teacher, precision)] if "bss" in self.weights and teacher is not None else [None]
+        self.attacks = "bss" in self.weights  # switched off by the loop at ATTACKS_END
         self.network: Callable[[Tensor], Tensor] = student.__call__  # or a compiled form of it
         self.unit = sum(student.spec.std) / len(student.spec.std)
         self.on_features = bool(ON_FEATURES & self.weights.keys())
@@ -101,8 +105,10 @@ class Learner(nn.Module):
                 raise EchosetError(f"{name} must be at least {least}, got {getattr(self.options, name)}")
 
     def _pair_stages(self, student: Classifier, teacher: Classifier) -> None:
-        mine, theirs = find_stages(student, self.options.student_layers), find_stages(teacher, self.options.teacher_layers)
-        if self.options.student_layers and self.options.teacher_layers and len(mine.layers) != len(theirs.layers):
+        maps = bool(ON_MAPS & self.weights.keys())
+        mine = find_stages(student, self.options.student_layers, maps)
+        theirs = find_stages(teacher, self.options.teacher_layers, maps)
+        if self.options.student_layers and self.options.teacher_layers and maps and len(mine.layers) != len(theirs.layers):
             raise EchosetError(f"{len(mine.layers)} student_layers and {len(theirs.layers)} teacher_layers make no pairs")
         count = min(len(mine.layers), len(theirs.layers))
         if "fsp" in self.weights and count < 2:
@@ -212,7 +218,7 @@ class Learner(nn.Module):
     def _boundary(self, images: Tensor, logits: Tensor, answers: Tensor, labels: Tensor, share: Tensor, draws: Tensor) -> Tensor:
         """r·KL + r_a·KL on pushed images, both at T = 3; r falls from 4 to 1, r_a from 2 to 0 at three quarters."""
         loss = (1 + 3 * (1 - share)) * soft_loss(logits, answers).mean()
-        if images.device.type == "cpu" and share >= ATTACKS_END:
+        if not self.attacks:
             return loss
         truth, count = labels.argmax(1), max(int(len(images) * ATTACKED), 1)
         chosen, target, fit = choose_bases(logits.detach(), answers, truth, count, draws[:count])
@@ -257,4 +263,5 @@ def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:
 
 
 def _last(stages: Stages, count: int) -> Stages:
-    return Stages(stages.layers[-count:], stages.channels[-count:], stages.sides[-count:], stages.head)
+    kept = slice(len(stages.layers) - count, None)
+    return Stages(stages.layers[kept], stages.channels[kept], stages.sides[kept], stages.head)

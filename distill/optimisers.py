@@ -81,10 +81,13 @@ def make_optimiser(
         return Muon(network, peak, weight_decay=weight_decay)
     groups = _groups(network, peak, peak, weight_decay)
     # On CUDA the fused forms: they read a rate that is a tensor without waiting for it.
-    form = {"fused": True} if next(network.parameters()).is_cuda else {"foreach": False}
+    cuda = next(network.parameters()).is_cuda
+    form = {"fused": True} if cuda else {"foreach": False}
     if name == "sgd":
         return ScheduledSGD(groups, lr=peak, momentum=0.9, nesterov=True, **form)
-    return ScheduledAdamW(groups, lr=peak, **form)
+    optimiser = ScheduledAdamW(groups, lr=peak, capturable=cuda, **form)
+    optimiser._warned_capturable_if_run_uncaptured = True  # eager steps with a capturable optimiser are fine here
+    return optimiser
 
 
 class Muon(Scheduled):

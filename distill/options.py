@@ -52,9 +52,9 @@ class DistillOptions:
     """How a fresh student learns from a set and its teacher."""
 
     loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
-    """Losses and their weights, added up: hinton, labels, fitnet, at, fsp, sp, rkd, rkd-d, rkd-a, bss, dml, one. Where neither
-    hinton nor labels is named, labels=1 is added, as these methods are published. Short: --loss hinton=1 at, a loss without
-    a number (null) at its published weight."""
+    """Losses and their weights, added up: hinton, labels, fitnet, at, fsp, sp, rkd, rkd-d, rkd-a, bss, dml, one. Unless
+    labels is named, labels=1 is added to whatever lacks hinton, and to dml and one, as these methods are published. Short:
+    --loss hinton=1 at, a loss without a number (null) at its published weight."""
     labels: Literal["teacher", "data"] = "teacher"
     """Where a loss wants labels: the teacher's own decision on each view (data-free), or the labels the data has."""
     label_temperature: float = 0.0

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from distill.corrupt import corrupt, draw_balanced
-from distill.data import Images
+from distill.data import Images, as_images, content_hash
 from distill.evaluation import check_fit, evaluate, predict
 from distill.files import write_atomically
-from distill.learner import PUBLISHED
+from distill.learner import PUBLISHED, Learner
 from distill.loop import StepProgress
 from distill.models import Classifier
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions, StudyOptions
-from distill.train import build_student, distill
+from distill.train import build_student, check_lesson, distill
 from distill.transfer_set import TransferSet
 from synthesis_kernels.backend import describe_device, resolve_device
 from synthesis_kernels.errors import EchosetError
@@ -91,30 +91,41 @@ def run_study(
     """Fill the grid under `out`/cells and return every cell that is finished, this process's and others'."""
     out = Path(out)
     where = resolve_device(device)
-    _check(teacher, sets, test, options, distillation, original, rank, world)
+    _check(teacher, sets, test, options, distillation, original, student, step, rank, world)
     everything = dict(sets) | ({"original": original} if original is not None else {})
-    settings = [asdict(student), asdict(distillation), options.attacks, _content(test), teacher.weight_hash()]
-    settings += [where.type, precision, step]
-    contents = {name: _content(data) for name, data in everything.items()}
+    settings = [
+        asdict(student),
+        asdict(replace(distillation, loss={})),
+        options.attacks,
+        options.images,
+        where.type,
+        precision,
+        step,
+    ]
+    settings += [teacher.weight_hash(), teacher.contract, content_hash(test.images, test.labels)]
+    contents = {name: content_hash(data.images, data.labels) for name, data in everything.items()}
     answers = None
     cells = plan(sets, options, original is not None)
+    keys = {}
+    for cell in cells:
+        parts = [settings, contents[cell.set], asdict(cell), method_loss(cell.method, _labels(cell, distillation) == "data")]
+        keys[cell] = sha256(json.dumps(parts).encode()).hexdigest()
     with StepProgress("cells", len(cells[rank::world]), quiet) as progress:
         for number, cell in enumerate(cells[rank::world]):
-            key = sha256(json.dumps([settings, contents[cell.set], _drawn(cell, options), asdict(cell)]).encode()).hexdigest()
             path = out / "cells" / f"{cell.name}.json"
-            if _finished(path, key) is None:
+            if _finished(path, keys[cell]) is None:
                 if answers is None:
                     answers = predict(teacher, test.images, where).cpu()
                 found = _run_cell(
                     *(cell, everything[cell.set], teacher, student, test, answers, options, distillation),
                     *(out / "cells" / cell.name, device, precision, step),
                 )
-                write_atomically(path, (json.dumps({"key": key, **found}, indent=1) + "\n").encode())
-                shutil.rmtree(out / "cells" / cell.name, ignore_errors=True)
+                write_atomically(path, (json.dumps({"key": keys[cell], **found}, indent=1) + "\n").encode())
                 progress.update(number + 1, f"{cell.name} {found['accuracy']:.2%}")
             else:
                 progress.update(number + 1)
-    found = [_finished(out / "cells" / f"{cell.name}.json") for cell in cells]
+            shutil.rmtree(out / "cells" / cell.name, ignore_errors=True)
+    found = [_finished(out / "cells" / f"{cell.name}.json", keys[cell]) for cell in cells]
     return [cell for cell in found if cell is not None]
 
 
@@ -135,18 +146,13 @@ def _run_cell(
     """Damage, train, judge; the last step's student, or the one that held-out images of the set chose."""
     began = time.perf_counter()
     classes = teacher.spec.classes
-    reference = cell.set == "original"
-    labels = "data" if reference else distillation.labels
+    data, labels = as_images(data, cell.set), _labels(cell, distillation)
+    if options.images and cell.set != "original":
+        data = draw_balanced(data, classes, options.images, cell.seed)
     report = f"{len(data)} images as they are"
-    if labels == "data" or cell.corruption != "none":
-        data = data if isinstance(data, Images) else Images(data.images, data.labels, cell.set)
-        if options.images and not reference:
-            data = draw_balanced(data, classes, options.images, cell.seed)
+    if labels == "data":
         damaged = corrupt(data, classes, cell.corruption, cell.seed)
         data, report = damaged.data, damaged.report
-    elif options.images:
-        data = data if isinstance(data, Images) else Images(data.images, data.labels, cell.set)
-        data = draw_balanced(data, classes, options.images, cell.seed)
     wanted = replace(distillation, loss=method_loss(cell.method, labels == "data"), labels=labels)
     student = build_student(network, teacher.contract, cell.seed)
     learnt = distill(student, data, teacher, wanted, cell.seed, device, precision, folder, quiet=True, step=step)
@@ -189,6 +195,8 @@ def _check(
     options: StudyOptions,
     distillation: DistillOptions,
     original: Images | None,
+    network: StudentOptions,
+    step: Step,
     rank: int,
     world: int,
 ) -> None:
@@ -203,40 +211,40 @@ def _check(
             raise EchosetError(f"'{name}' can't be the name of a set: it becomes part of file names, and 'original' is taken")
     if not options.seeds or not options.methods or not options.corruptions:
         raise EchosetError("a study needs one seed, one method and one corruption at least")
-    for method in options.methods:
-        method_loss(method, True)
     if original is not None:
         corrupt(original, teacher.spec.classes, "none", 0)
-    labelled = distillation.labels == "data" or options.images or any(how != "none" for how in options.corruptions)
     if any(how != "none" for how in options.corruptions) and distillation.labels != "data":
         raise EchosetError("corruptions change the data's labels, and the teacher's are used: add --distillation.labels data")
+    if options.attacks < 0 or options.images < 0:
+        raise EchosetError(f"attacks and images must be at least 0, got {options.attacks} and {options.images}")
+    student, classes = build_student(network, teacher.contract), teacher.spec.classes
     for name, data in sets.items():
-        if labelled:
-            data = data if isinstance(data, Images) else Images(data.images, data.labels, name)
-            data = draw_balanced(data, teacher.spec.classes, options.images, 0) if options.images else data
-            for how in options.corruptions:
-                corrupt(data, teacher.spec.classes, how, 0)
+        images = as_images(data, name)
+        images = draw_balanced(images, classes, options.images, 0) if options.images else images
+        for how in options.corruptions if distillation.labels == "data" else ():
+            corrupt(images, classes, how, 0)
+        for method in options.methods:
+            wanted = replace(distillation, loss=method_loss(method, distillation.labels == "data"))
+            check_lesson(student, images, teacher, wanted)
+            learner = Learner(student, teacher, wanted)
+            if step == "compiled" and not learner.compiles:
+                raise EchosetError(f"method '{method}' looks into the student, which step 'compiled' can't; use --step eager")
 
 
-def _content(data: TransferSet | Images) -> str:
-    digest = sha256(data.images.numpy(force=True).tobytes())
-    if data.labels is not None:
-        digest.update(data.labels.numpy(force=True).tobytes())
-    return digest.hexdigest()
+def _labels(cell: Cell, distillation: DistillOptions) -> str:
+    return "data" if cell.set == "original" else distillation.labels
 
 
-def _drawn(cell: Cell, options: StudyOptions) -> int:
-    return 0 if cell.set == "original" else options.images
-
-
-def _finished(path: Path, key: str | None = None) -> dict[str, Any] | None:
-    """A cell's result, or None where there is none yet; one that other options made is an error."""
+def _finished(path: Path, key: str) -> dict[str, Any] | None:
+    """A cell's result, or None where there is none yet; one that is damaged, or that other options made, is an error."""
     if not path.is_file():
         return None
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
-        raise EchosetError(f"{path} is not readable JSON ({error}); delete it to compute this cell again") from error
-    if key is not None and found.get("key") != key:
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"key", "report", "seconds", *FIGURES} <= found.keys():
+        raise EchosetError(f"{path} is not a cell of a study, or is damaged; delete it to compute it again")
+    if found["key"] != key:
         raise EchosetError(f"{path} was made with other options or data; choose another --out, or delete it")
     return found

@@ -32,9 +32,12 @@ class Stages:
     """The last linear layer, whose input is the embedding; None: the last map's average is."""
 
 
-def find_stages(classifier: Classifier, layers: tuple[str, ...] = ()) -> Stages:
-    """The last block of each stage, or the named `layers`, with what they give."""
+def find_stages(classifier: Classifier, layers: tuple[str, ...] = (), maps: bool = True) -> Stages:
+    """The last block of each stage, or the named `layers`, with what they give; without `maps` the embedding alone, if it can
+    be had so."""
     found, head = _look(classifier, layers)
+    if head and not maps:
+        return Stages((), (), (), head)
     if layers:
         for name in layers:
             if name not in found:

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.augment import make_views, view_labels
-from distill.data import Images, fit_pixels
+from distill.data import Images, content_hash, fit_pixels
 from distill.files import JsonLines, load_state, save_state
-from distill.learner import Learner
+from distill.learner import ATTACKS_END, Learner
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.losses.hinton import hinton_loss
 from distill.models import Classifier, ModelSpec, build_classifier
-from distill.optimisers import make_optimiser
+from distill.optimisers import PEAKS, make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
 from distill.views import ask, bank_answers, to_input
@@ -101,6 +101,7 @@ class StudentState:
             "step": self.step,
             "seconds": self.seconds,
             "dropout": torch.get_rng_state(),
+            "cuda_dropout": torch.cuda.get_rng_state(self.agreement.device) if self.agreement.is_cuda else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -114,6 +115,8 @@ class StudentState:
         for name in ("best", "best_agreement", "checks_since_best", "step", "seconds"):
             setattr(self, name, state[name])
         torch.set_rng_state(state["dropout"])
+        if self.agreement.is_cuda:
+            torch.cuda.set_rng_state(state["cuda_dropout"], self.agreement.device)
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
@@ -194,7 +197,7 @@ def distill(
     `folder`, a killed or interrupted run goes on where it was when it is called again with the same arguments, and
     `log.jsonl` there records it. The last state stays in `student.state` for the caller to delete once the student is saved.
     """
-    _check(student, data, teacher, options)
+    check_lesson(student, data, teacher, options)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         where = resolve_device(device)
@@ -239,6 +242,8 @@ def distill(
         with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
             while state.step < options.steps and not _patience_is_over(state, options):
                 share = state.step / options.steps
+                if learner.attacks and share >= ATTACKS_END:
+                    learner.attacks, train = False, Update(state, learner, way)  # another step, to be captured anew
                 state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
                 drawn = torch.randint(count * max(per_image, 1), (options.batch,), generator=state.generator, device=where)
                 if per_image:
@@ -314,7 +319,7 @@ class _Judge:
 def _split(count: int, options: DistillOptions, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Places of the images to learn from, and of those held out; all and none where there is no patience."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
-    held = max(round(count * options.held_out), 1) if options.patience else 0
+    held = round(count * options.held_out) if options.patience else 0
     return order[held:].sort().values, order[:held].sort().values
 
 
@@ -331,20 +336,27 @@ def _job_key(
     where: str,
 ) -> str:
     """What the saved state belongs to: a run with anything else changed must not pick it up."""
-    content = sha256(data.images.numpy(force=True).tobytes())
-    if data.labels is not None:
-        content.update(data.labels.numpy(force=True).tobytes())
     taught = [teacher.weight_hash(), teacher.contract] if teacher is not None else []
-    parts = [student.weight_hash(), student.contract, *taught, content.hexdigest(), asdict(options), seed, where]
+    parts = [student.weight_hash(), student.contract, *taught, content_hash(data.images, data.labels), asdict(options), seed, where]
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _check(student: Classifier, data: TransferSet | Images, teacher: Classifier | None, options: DistillOptions) -> None:
+def check_lesson(student: Classifier, data: TransferSet | Images, teacher: Classifier | None, options: DistillOptions) -> None:
+    """Refuse what can't be taught, before any work."""
     if options.temperature <= 0:
         raise EchosetError(f"temperature must be positive, got {options.temperature}")
-    for name, least in {"steps": 1, "batch": 2, "views_per_image": 0, "patience": 0, "label_temperature": 0}.items():
-        if getattr(options, name) < least:
-            raise EchosetError(f"{name} must be at least {least}, got {getattr(options, name)}")
+    least = {"steps": 1, "batch": 2, "views_per_image": 0, "patience": 0, "label_temperature": 0, "weight_decay": 0}
+    for name, bound in least.items():
+        if not getattr(options, name) >= bound:
+            raise EchosetError(f"{name} must be at least {bound}, got {getattr(options, name)}")
+    if options.learning_rate is not None and not options.learning_rate >= 0:
+        raise EchosetError(f"learning_rate must be at least 0, got {options.learning_rate}")
+    if options.optimiser not in PEAKS:
+        raise EchosetError(f"no optimiser '{options.optimiser}'; there are {', '.join(PEAKS)}")
+    if options.views.operations < 0:
+        raise EchosetError(f"views.operations must be at least 0, got {options.views.operations}")
+    if options.patience and not 1 <= round(len(data) * options.held_out) <= len(data) - 2:
+        raise EchosetError(f"held_out {options.held_out} of {len(data)} images leaves none to judge by, or none to learn from")
     for name in ("warmup", "ema", "held_out"):
         if not 0 <= getattr(options, name) < 1:
             raise EchosetError(f"{name} must lie in [0, 1), got {getattr(options, name)}")

@@ -118,6 +118,9 @@ def _join_losses(arguments: list[str]) -> list[str]:
             continue
         if losses is not None:
             weights = dict(loss.partition("=")[::2] for loss in losses)
+            if len(weights) < len(losses) or any(j.startswith("--distillation.loss={") for j in joined):
+                print("echoset: a loss is named twice; give all losses once, after one --loss", file=sys.stderr)
+                sys.exit(2)
             pairs = ", ".join(f'"{name}": {weight or "null"}' for name, weight in weights.items())
             joined.append(f"--distillation.loss={{{pairs}}}")
             losses = None

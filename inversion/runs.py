@@ -97,8 +97,9 @@ class EvaluateRun(Common):
     """A second such model, whose decisions the first is compared with."""
     data: str | None = None
     """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file; default: the bundled MNIST slice."""
-    attacks: int = 100
-    """Images attacked, with --against, for boundary similarity and adversarial transfer; 0 = neither."""
+    attacks: int = 0
+    """Images attacked, with --against, for boundary similarity and adversarial transfer; 100 say much. Each is pushed to every
+    other class, in up to 20 steps, so with many classes it takes long. 0 = neither."""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ from typing import Any
 from distill.files import write_atomically
 from inversion.page import lines, table, whole
 
+SHARES = ("accuracy", "agreement", "ece", "transfer")  # shown in per cent
+
 
 def cell_text(row: dict[str, Any] | None, figure: str = "accuracy") -> str:
-    """Mean ± standard deviation, in per cent; a dash where there is nothing yet."""
+    """Mean ± standard deviation, shares in per cent; a dash where there is nothing yet."""
     if row is None or row[figure] is None:
         return "–"
-    spread = row[f"{figure}_sd"]
-    return f"{row[figure] * 100:.2f}" + (f" ± {spread * 100:.2f}" if spread is not None else "")
+    scale, digits = (100, 2) if figure in SHARES else (1, 3)
+    known = [value for value in (row[figure], row[f"{figure}_sd"]) if value is not None]
+    return " ± ".join(f"{value * scale:.{digits}f}" for value in known)
 
 
 def grid(rows: list[dict[str, Any]], name: str, figure: str = "accuracy") -> list[tuple[str, ...]]:

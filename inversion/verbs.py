@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.corrupt import corrupt
-from distill.data import Images, load_images
+from distill.data import Images, as_images, load_images
 from distill.evaluation import check_fit, predict
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_atomically
@@ -163,7 +163,7 @@ def distill(run: DistillRun) -> int:
     if run.corrupt != "none":
         if run.distillation.labels != "data":
             raise EchosetError("--corrupt changes the data's labels, and the teacher's are used: add --distillation.labels data")
-        damaged = corrupt(_as_images(data, run.set), teacher.spec.classes, run.corrupt, run.seed)
+        damaged = corrupt(as_images(data, run.set), teacher.spec.classes, run.corrupt, run.seed)
         data = damaged.data
         if not run.quiet:
             print(damaged.report)
@@ -315,10 +315,6 @@ def bench(run: BenchRun) -> int:
     return 0
 
 
-def _spread(times: dict[str, float]) -> str:
-    return f"{times['ms']:.2f} ({times['least_ms']:.2f}–{times['most_ms']:.2f})"
-
-
 def _start_demo_folder(out: Path) -> None:
     """Keep what a stopped demo left; clear away a finished one, and nothing that isn't a demo's."""
     summary = out / "summary.json"
@@ -345,10 +341,6 @@ def _load_set(path: str, teacher: Classifier, quiet: bool) -> TransferSet | Imag
         _same_teacher(transfer_set, teacher, path)
         return transfer_set
     return load_images(path, "train", teacher.spec.channels, teacher.spec.size, quiet)
-
-
-def _as_images(data: TransferSet | Images, name: str) -> Images:
-    return data if isinstance(data, Images) else Images(data.images, data.labels, name)
 
 
 def _load_model(name: str) -> Classifier:

@@ -84,6 +84,7 @@ def test_distilling_from_any_images_by_several_losses(echoset, tmp_path):
     assert "1 hinton + 1000 at" in done.stdout and last_json(done)["steps"] == 20
     echoset("distill", *flags, "--loss=sp=10", "--seed=1")
     assert "no loss 'hintn'" in echoset("distill", *flags, "--loss", "hintn", status=1).stderr
+    assert "named twice" in echoset("distill", *flags, "--loss", "at=1", "at=2", status=2).stderr
     assert "at=x" in echoset("distill", *flags, "--loss", "at=x", status=2).stderr
     assert "add --distillation.labels data" in echoset("distill", *flags, "--corrupt=noise=0.4", status=1).stderr
     assert "has no labels" in echoset("distill", *flags, "--corrupt=noise=0.4", "--distillation.labels=data", status=1).stderr

@@ -370,3 +370,21 @@ def test_reading_pictures_warns_of_nothing(tmp_path):
             load_images(folder)
     finally:
         torch.set_warn_always(False)
+
+
+def test_class_folders_must_be_full_and_alone(tmp_path):
+    for name in "bc":
+        write_pictures(tmp_path / name, GREY)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(EchosetError, match="class folder 'a' has no pictures"):
+        load_images(tmp_path)
+    (tmp_path / "a").rmdir()
+    write_pictures(tmp_path, GREY)
+    with pytest.raises(EchosetError, match=r"0\.png lies beside folders of classes"):
+        load_images(tmp_path)
+
+
+def test_a_folder_of_other_splits_is_not_one_class(tmp_path):
+    write_pictures(tmp_path / "train" / "a", GREY)
+    with pytest.raises(EchosetError, match="has no folder 'test', but train"):
+        load_images(tmp_path)

@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -262,3 +262,10 @@ def test_attacks_work_where_gradients_are_off():
 def test_evaluation_refuses_no_images():
     with pytest.raises(EchosetError, match="written"):
         evaluate(READER, written(np.zeros((0, 9)), []), quiet=True)
+
+
+def test_boundaries_of_other_classes_are_not_compared():
+    other = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 12)), replace(READER.spec, classes=12))
+    pixels, labels = distinct(7, 5)
+    with pytest.raises(EchosetError, match="12 and of 9 classes"):
+        evaluate(other, written(pixels, labels), READER, quiet=True, attacks=2)

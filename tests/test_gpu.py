@@ -118,3 +118,16 @@ def test_strong_views_are_the_same_on_both_devices():
     here = make_views(data.images, index, view, options, 0)
     there = make_views(data.images.cuda(), index.cuda(), view.cuda(), options, 0).cpu()
     assert ((here - there).abs() > 1e-3).float().mean() < 0.01  # a pixel may fall to the other side of a threshold
+
+
+def test_making_strong_views_never_waits_for_the_host():
+    pool = load_images(MNIST_SLICE).images.cuda()
+    options = ViewOptions(operations=2, mixup=0.5, cutmix=0.5, erase=0.5)
+    index, view = torch.arange(64, device="cuda"), torch.arange(64, device="cuda")
+    make_views(pool, index, view, options, 0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        make_views(pool, index, view, options, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -7,6 +7,7 @@ from distill import DistillOptions, ModelSpec, build_classifier, load_images
 from distill.augment import make_views
 from distill.data import Images
 from distill.learner import PUBLISHED, Learner, cut_after, full_loss
+from distill.losses.boundary import push_over
 from distill.optimisers import make_optimiser
 from distill.options import ViewOptions
 from distill.taps import Taps, find_stages
@@ -67,7 +68,7 @@ def test_features_of_other_families_are_compared(teacher, data, model):
 def test_a_copy_of_the_teacher_has_nothing_to_learn(teacher, data, name):
     copy = build_classifier(replace(teacher.spec, notes={}))
     copy.load_state_dict(teacher.state_dict())
-    learner = Learner(copy.eval(), teacher, replace(SHORT, loss={"hinton": 0.0, name: 1.0, "labels": 1e-30}))
+    learner = Learner(copy.eval(), teacher, replace(SHORT, loss={name: 1.0, "labels": 0.0}))
     loss, logits, answers = learner.eval()(*lesson(teacher, data, SHORT, learner))
     assert loss.abs() < 1e-6 * max(1.0, PUBLISHED[name])
     torch.testing.assert_close(logits, answers, rtol=1e-4, atol=1e-3)
@@ -81,7 +82,7 @@ def test_terms_are_weighted_and_added(teacher, data):
         return learner(*lesson(teacher, data, options, learner))[0]
 
     together = loss_of({"hinton": 0.5, "at": 7.0, "rkd-d": 2.0})
-    alone = [loss_of({name: weight, "labels": 1e-30}) for name, weight in (("hinton", 0.5), ("at", 7.0), ("rkd-d", 2.0))]
+    alone = [loss_of({name: weight, "labels": 0.0}) for name, weight in (("hinton", 0.5), ("at", 7.0), ("rkd-d", 2.0))]
     torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-4)
 
 
@@ -103,6 +104,8 @@ def test_no_labels_are_added_beside_hinton_and_one_otherwise():
     assert full_loss({"hinton": 1.0, "at": None}) == {"hinton": 1.0, "at": 1000.0}
     assert full_loss({"at": 5.0}) == {"labels": 1.0, "at": 5.0}
     assert full_loss({"hinton": 0.0, "sp": 1.0}) == {"labels": 1.0, "sp": 1.0}
+    assert full_loss({"labels": 0.0, "sp": 1.0}) == {"sp": 1.0}
+    assert full_loss({"hinton": 1.0, "dml": 1.0}) == {"labels": 1.0, "hinton": 1.0, "dml": 1.0}
 
 
 def test_what_is_trained_and_what_is_not(teacher, data):
@@ -200,6 +203,11 @@ class Flat(torch.nn.Module):
         ({"loss": {"fsp": 1.0}, "student_layers": ("features.1",)}, "only one pair"),
         ({"loss": {"one": 1.0}, "student_layers": ("features.1",)}, "one stage only"),
         ({"ema": 1.0}, "ema"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"optimiser": "foo"}, "no optimiser 'foo'"),
+        ({"views": ViewOptions(operations=-1)}, "views.operations"),
+        ({"patience": 1, "held_out": 0.0}, "leaves none to judge by"),
+        ({"patience": 1, "held_out": 0.999}, "none to learn from"),
         ({"held_out": 1.0}, "held_out"),
         ({"patience": -1}, "patience"),
         ({"views": ViewOptions(mixup=2.0)}, "views.mixup"),
@@ -214,6 +222,8 @@ def test_a_network_without_maps_is_told_which_loss_to_use(teacher, data):
     flat = build_classifier(replace(teacher.spec, model=f"{__name__}.Flat", notes={}))
     with pytest.raises(EchosetError, match="use a loss on logits, such as hinton"):
         distill(flat, data, teacher, replace(SHORT, loss={"at": 1.0}), device="cpu", quiet=True)
+    # What its last layer reads can be compared all the same.
+    distill(flat, data, teacher, replace(SHORT, loss={"rkd": 1.0}), device="cpu", quiet=True)
 
 
 def test_without_a_teacher_only_labels_teach(teacher, data):
@@ -326,3 +336,15 @@ def test_resumed_training_ends_with_the_same_student(teacher, data, tmp_path, mo
 def test_compiled_steps_and_looking_inside_exclude_each_other(teacher, data):
     with pytest.raises(EchosetError, match="step 'compiled' can't be had with the losses labels, at"):
         run(teacher, data, replace(SHORT, loss={"at": 1.0}), step="compiled")
+
+
+def test_boundary_samples_end_at_three_quarters(teacher, data, monkeypatch):
+    pushed = []
+
+    def spy(network, images, *rest):
+        pushed.append(len(images))
+        return push_over(network, images, *rest)
+
+    monkeypatch.setattr("distill.learner.push_over", spy)
+    run(teacher, data, replace(SHORT, steps=8, loss={"bss": 1.0}))
+    assert pushed == [4] * 6

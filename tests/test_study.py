@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, environment, last_json
 
-from distill import DistillOptions, StudentOptions, load_images
+from distill import Classifier, DistillOptions, StudentOptions, load_images
 from distill.options import StudyOptions
 from distill.study import Cell, method_loss, plan, run_study, summarise
 from inversion import MNIST_SLICE
@@ -47,6 +47,27 @@ def test_cells_of_other_options_are_not_mixed_in(teacher, few, tmp_path):
         study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)), replace(SHORT, steps=4))
     with pytest.raises(EchosetError, match="was made with other options or data"):
         study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)), sets={"real": few.chosen(torch.arange(1, 101))})
+
+
+def test_cells_of_another_process_with_other_options_are_not_mixed_in(teacher, few, tmp_path):
+    study(teacher, few, tmp_path, rank=1, world=2)
+    with pytest.raises(EchosetError, match="was made with other options or data"):
+        study(teacher, few, tmp_path, SMALL, replace(SHORT, steps=4), rank=0, world=2)
+
+
+def test_another_normalisation_is_another_teacher(teacher, few, tmp_path):
+    study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)))
+    other = Classifier(teacher.network, replace(teacher.spec, mean=(0.5,)))
+    with pytest.raises(EchosetError, match="was made with other options or data"):
+        study(other, few, tmp_path, replace(SMALL, seeds=(0,)))
+
+
+@pytest.mark.parametrize("content", ["null", "{}", "{", '{"key": 1}'])
+def test_a_damaged_cell_is_named(teacher, few, tmp_path, content):
+    study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)))
+    (tmp_path / "cells" / "real--none--plain--0.json").write_text(content)
+    with pytest.raises(EchosetError, match=r"real--none--plain--0\.json is not a cell of a study, or is damaged"):
+        study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)))
 
 
 def test_processes_share_a_grid(teacher, few, tmp_path):
@@ -86,6 +107,8 @@ def test_rows_on_the_original_data_are_added_and_never_damaged(teacher, few, tmp
         (replace(SMALL, corruptions=("blur=1",)), "data", None, "'blur=1' is no corruption"),
         (replace(SMALL, images=500), "data", None, "images in its smallest class"),
         (replace(SMALL, seeds=()), "teacher", None, "one seed"),
+        (replace(SMALL, methods=("plain", "dml+one")), "teacher", None, "choose one of them"),
+        (replace(SMALL, attacks=-1), "teacher", None, "attacks and images"),
         (SMALL, "teacher", {}, "a study needs a set"),
         (SMALL, "teacher", {"a/b": None}, "'a/b' can't be the name of a set"),
         (SMALL, "teacher", {"original": None}, "'original' is taken"),
@@ -124,6 +147,7 @@ def test_means_and_deviations_are_those_of_numpy(tmp_path):
         np.std(accuracies, ddof=1)
     )
     assert plain["worst"] == 0.96 and at["accuracy_sd"] is None
+    assert grid([{**plain, "entropy": 0.5}], "real", "entropy")[1] == ("plain", "0.500")
     assert grid([plain, at], "real") == [("method", "none"), ("plain", "97.00 ± 1.00"), ("at", "50.00")]
     write_study([plain, at], "echoset study <b>", tmp_path / "s.html")
     page = (tmp_path / "s.html").read_text()

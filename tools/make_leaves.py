@@ -50,6 +50,8 @@ if __name__ == "__main__":
     parser.add_argument("--channels", type=int, default=1, choices=(1, 3))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if not given.out.endswith(".npz"):
+        parser.error("--out should end in .npz")
     random = np.random.default_rng(given.seed)
     Path(given.out).parent.mkdir(parents=True, exist_ok=True)
     pictures = []

@@ -2,7 +2,8 @@
 
     python tools/publish_study.py runs/study-mnist/study.json --name study-mnist
 
-Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command, and the commit of this checkout.
+Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command, and the commit of the folder
+it is called in, which should be the checkout that made the study.
 """
 
 from __future__ import annotations

@@ -63,8 +63,10 @@ def choose_bases(
 ) -> tuple[Tensor, Tensor, Tensor]:  # (count,), (count,), (count,) bool
     """Which images to push, whither, and whether that is worth anything.
 
-    Of those that both networks know, the `count` on which they differ most; the target is drawn by the teacher's
-    probabilities at T = 3 for the other classes. Where fewer are known, the rest of the places are marked unfit.
+    Of those that both networks know, the `count` on which they differ most by `soft_loss`; the target is drawn by the
+    teacher's probabilities at T = 3 for the other classes. Where fewer are known, the rest of the places are marked unfit.
+    (The authors' code asks the teacher alone, ranks by differences of probabilities and draws at T = 1, where a sure teacher's
+    other classes round to nothing.)
     """
     known = (student_logits.argmax(1) == labels) & (teacher_logits.argmax(1) == labels)
     worth = soft_loss(student_logits, teacher_logits)
