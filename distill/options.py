@@ -77,7 +77,7 @@ class DistillOptions:
     """Softens both distributions in hinton's KL divergence."""
     views_per_image: int = 16
     """Views the teacher answers for, once, before the student starts; 0 = a new view and a new answer at every step."""
-    views: ViewOptions = ViewOptions()
+    views: ViewOptions = ViewOptions(cutmix=0.5)
     """What the student sees of an image."""
     patience: int = 0
     """Stop after so many checks (one every 50 steps) without a rise of the agreement on held-out images of the set, and keep the
