@@ -28,7 +28,8 @@ class ViewOptions:
     mixup: float = 0.0
     """Part of the views that blend an image with another one; the teacher answers for the blend."""
     cutmix: float = 0.0
-    """Part of the views in which a rectangle of another image is pasted; the teacher answers for what comes out."""
+    """Part of the views in which a rectangle of another image is pasted; the teacher answers for what comes out, and labels
+    from the data are blended by area, which suits pictures of one thing on a plain ground badly."""
     erase: float = 0.0
     """Part of the views in which a rectangle is filled with noise."""
     operations: int = 0
