@@ -4,7 +4,8 @@
 
 Circles, squares, triangles and quadrilaterals in uniform colours; radii with density r⁻³ between 3 % and 100 % of the side,
 drawn until the canvas is covered. With --smallest and --cover the shapes are larger, and fewer on black, which suits teachers
-of figures on a ground: to the bundled teacher every picture of the full sort is an eight. A distillation can learn from it: echoset distill --set runs/leaves.npz
+of figures on a ground: to the bundled teacher every picture of the full sort is an eight.
+A distillation can learn from it: echoset distill --set runs/leaves.npz
 """
 
 from __future__ import annotations
