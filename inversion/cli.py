@@ -109,6 +109,13 @@ def _shorthands(arguments: list[str], own_images: bool) -> list[str]:
     return full
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) == float(text)  # nan is none
+    except ValueError:
+        return False
+
+
 def _join_losses(arguments: list[str]) -> list[str]:
     """`--loss hinton=1 at` as the one option it stands for; a loss without a number has its published weight."""
     joined, losses = [], None
@@ -121,6 +128,10 @@ def _join_losses(arguments: list[str]) -> list[str]:
             if len(weights) < len(losses) or any(j.startswith("--distillation.loss={") for j in joined):
                 print("echoset: a loss is named twice; give all losses once, after one --loss", file=sys.stderr)
                 sys.exit(2)
+            for name, weight in weights.items():
+                if weight and not _is_number(weight):
+                    print(f"echoset: loss {name}: '{weight}' is not a number", file=sys.stderr)
+                    sys.exit(2)
             pairs = ", ".join(f'"{name}": {weight or "null"}' for name, weight in weights.items())
             joined.append(f"--distillation.loss={{{pairs}}}")
             losses = None

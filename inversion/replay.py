@@ -88,6 +88,8 @@ class ReplayBuffer:
         self.round[target] = call
         self.filled[target] = True
         self.filled[-1] = False
+        # Many were turned away to one place, and which of them stays there depends on the threads; the state must not.
+        self.images[-1], self.logits[-1] = 0, 0
         return welcome.sum()
 
     def take_over(self, other: ReplayBuffer) -> None:

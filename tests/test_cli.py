@@ -6,11 +6,12 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY_FLAGS, environment, last_json
 
-from distill import Classifier, ModelSpec, build_classifier, save_classifier
+from distill import Classifier, ModelSpec, build_classifier, load_images, save_classifier
 from inversion import MNIST_SLICE, load_teacher
 from inversion.cli import VERBS
 from inversion.runs import SCHEMAS
@@ -85,13 +86,15 @@ def test_distilling_from_any_images_by_several_losses(echoset, tmp_path):
     echoset("distill", *flags, "--loss=sp=10", "--seed=1")
     assert "no loss 'hintn'" in echoset("distill", *flags, "--loss", "hintn", status=1).stderr
     assert "named twice" in echoset("distill", *flags, "--loss", "at=1", "at=2", status=2).stderr
-    assert "at=x" in echoset("distill", *flags, "--loss", "at=x", status=2).stderr
+    assert "loss at: 'x' is not a number" in echoset("distill", *flags, "--loss", "at=x", status=2).stderr
     assert "add --distillation.labels data" in echoset("distill", *flags, "--corrupt=noise=0.4", status=1).stderr
     assert "has no labels" in echoset("distill", *flags, "--corrupt=noise=0.4", "--distillation.labels=data", status=1).stderr
 
 
 def test_labels_are_damaged_on_request_and_the_rate_told(echoset, tmp_path):
-    flags = [f"--set={MNIST_SLICE}", f"--out={tmp_path}", "--student=convnet-4", *SHORT, "--distillation.labels=data"]
+    data = load_images(MNIST_SLICE)
+    np.savez(tmp_path / "d.npz", images=data.images[:, 0].numpy(), labels=data.labels.numpy())
+    flags = [f"--set={tmp_path / 'd.npz'}", f"--out={tmp_path}", "--student=convnet-4", *SHORT, "--distillation.labels=data"]
     assert "of the labels drawn anew" in echoset("distill", *flags, "--corrupt=noise=0.4", "--loss", "labels").stdout
 
 

@@ -59,7 +59,7 @@ def run(teacher, transfer_set, options=SHORT, **more):
 
 
 def test_a_student_learns_to_decide_as_its_teacher(teacher, transfer_set):
-    result = run(teacher, transfer_set, replace(SHORT, steps=150))
+    result = run(teacher, transfer_set, replace(SHORT, steps=150, views=ViewOptions()))
     assert result.agreement > 0.85
     assert not result.student.training
 

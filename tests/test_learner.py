@@ -252,7 +252,7 @@ def test_images_of_another_size_and_in_colour_are_fitted(teacher):
 
 @pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
 def test_every_optimiser_learns(teacher, data, name):
-    result = run(teacher, data, replace(SHORT, steps=200, optimiser=name), "convnet-8")
+    result = run(teacher, data, replace(SHORT, steps=200, optimiser=name, views=ViewOptions()), "convnet-8")
     assert result.agreement > 0.6
 
 
