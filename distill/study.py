@@ -23,10 +23,11 @@ from distill.data import Images, as_images, content_hash
 from distill.evaluation import check_fit, evaluate, predict
 from distill.files import write_atomically
 from distill.learner import PUBLISHED, Learner
+from distill.lessons import check_lesson
 from distill.loop import StepProgress
 from distill.models import Classifier
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions, StudyOptions
-from distill.train import build_student, check_lesson, distill
+from distill.train import build_student, distill
 from distill.transfer_set import TransferSet
 from synthesis_kernels.backend import describe_device, resolve_device
 from synthesis_kernels.errors import EchosetError

@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.augment import make_views, view_labels
-from distill.data import Images, content_hash, fit_pixels
+from distill.data import Images, content_hash
 from distill.files import JsonLines, load_state, save_state
 from distill.learner import ATTACKS_END, Learner
+from distill.lessons import Lessons, check_lesson
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.losses.hinton import hinton_loss
 from distill.models import Classifier, ModelSpec, build_classifier
-from distill.optimisers import PEAKS, make_optimiser
+from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
-from distill.views import ask, bank_answers, to_input
+from distill.views import ask, to_input
 from synthesis_kernels.backend import describe_forms, mixed_precision, resolve_device, resolve_precision, say_once
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
@@ -202,7 +201,6 @@ def distill(
         torch.manual_seed(seed)
         where = resolve_device(device)
         kind = resolve_precision(where, precision)
-        pool = fit_pixels(data.images, student.spec.channels, student.spec.size).to(where)
         way = resolve_step(step, where, options.steps)
         forms = describe_forms(where)
         if not quiet:
@@ -226,51 +224,21 @@ def distill(
         log = JsonLines(folder / "log.jsonl") if folder else None
         began, save_due = time.perf_counter(), Every(20)
 
-        rows = None
-        if options.labels == "data":
-            rows = F.one_hot(data.labels.to(where), student.spec.classes).float()
-        kept, held = _split(len(pool), options, seed, where)
-        judge = _Judge(pool[held], teacher, None if rows is None else rows[held].argmax(1), kind) if options.patience else None
-        pool, rows = pool[kept], None if rows is None else rows[kept]
-        count, per_image, nothing = len(pool), options.views_per_image, torch.empty(0, device=where)
-        bank = None
-        pays = 0 < count * per_image <= options.steps * options.batch  # a short run asks fewer questions than a bank holds
-        if pays and state.step < options.steps and learner.takes_answers:
-            bank = bank_answers(teacher, pool, per_image, options.views, seed, kind, quiet).flatten(0, 1)
-            if where.type == "cuda":
-                teacher.cpu()  # it is not asked again, and its memory is wanted
+        lessons = Lessons(data, learner, teacher, seed, where)
+        judge = _Judge(lessons, teacher, kind) if options.patience else None
+        if state.step < options.steps:
+            lessons.ask_beforehand(quiet)
         with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
             while state.step < options.steps and not _patience_is_over(state, options):
-                share = state.step / options.steps
-                if learner.attacks and share >= ATTACKS_END:
+                if learner.attacks and state.step / options.steps >= ATTACKS_END:
                     learner.attacks, train = False, Update(state, learner, way)  # another step, to be captured anew
                 state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
-                drawn = torch.randint(count * max(per_image, 1), (options.batch,), generator=state.generator, device=where)
-                if per_image:
-                    index, view = drawn // per_image, drawn % per_image
-                else:  # a view nobody has seen yet
-                    index, view = drawn, state.step * options.batch + torch.arange(options.batch, device=where)
-                images = make_views(pool, index, view, options.views, seed)
-                answers = nothing
-                if learner.takes_answers:
-                    answers = ask(teacher, images, kind) if bank is None else bank[drawn]
-                labels = nothing if rows is None else view_labels(rows, index, view, pool, options.views, seed)
-                draws = nothing
-                if learner.draws:
-                    draws = torch.rand(options.batch, generator=state.generator, device=where)
-                logits, answers = train(images, answers, labels, torch.full((), share, device=where), draws)
+                logits, answers = train(*lessons.draw(state.step, state.generator))
                 if options.ema:
                     state.follow(options.ema)
                 state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
                 if state.step % CHECK == 0 or state.step == options.steps:
-                    figures = {"agreement": state.agreement.item(), "loss": divergence(answers, logits).mean().item()}
-                    if not math.isfinite(figures["loss"]):
-                        raise EchosetError(
-                            f"the student's loss is {figures['loss']} at step {state.step}; "
-                            "lower the learning rate of the distillation, or the weights of its losses"
-                        )
-                    if judge:
-                        figures["held_out_agreement"] = judge.look(state)
+                    figures = _look(state, logits, answers, judge)
                     progress.update(state.step, "  ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in figures.items()))
                     if log:
                         log.write("distill", step=state.step, **figures)
@@ -296,8 +264,9 @@ CHECK = 50
 class _Judge:
     """Agreement of the student, as it would be kept, with the teacher (or the labels) on held-out images as they are."""
 
-    def __init__(self, pool: Tensor, teacher: Classifier | None, labels: Tensor | None, precision: torch.dtype) -> None:
-        self.pool, self.precision = pool, precision
+    def __init__(self, lessons: Lessons, teacher: Classifier | None, precision: torch.dtype) -> None:
+        self.pool, self.precision = lessons.held_out, precision
+        labels = lessons.held_out_labels
         self.wanted = labels if labels is not None else self._decide(teacher)
 
     def _decide(self, network: Classifier) -> Tensor:
@@ -316,11 +285,17 @@ class _Judge:
         return agreement
 
 
-def _split(count: int, options: DistillOptions, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Places of the images to learn from, and of those held out; all and none where there is no patience."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
-    held = round(count * options.held_out) if options.patience else 0
-    return order[held:].sort().values, order[:held].sort().values
+def _look(state: StudentState, logits: Tensor, answers: Tensor, judge: _Judge | None) -> dict[str, float]:
+    """The figures of the latest update; a loss that is no number ends the training."""
+    figures = {"agreement": state.agreement.item(), "loss": divergence(answers, logits).mean().item()}
+    if not math.isfinite(figures["loss"]):
+        raise EchosetError(
+            f"the student's loss is {figures['loss']} at step {state.step}; "
+            "lower the learning rate of the distillation, or the weights of its losses"
+        )
+    if judge:
+        figures["held_out_agreement"] = judge.look(state)
+    return figures
 
 
 def _patience_is_over(state: StudentState, options: DistillOptions) -> bool:
@@ -339,41 +314,3 @@ def _job_key(
     taught = [teacher.weight_hash(), teacher.contract] if teacher is not None else []
     parts = [student.weight_hash(), student.contract, *taught, content_hash(data.images, data.labels), asdict(options), seed, where]
     return sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def check_lesson(student: Classifier, data: TransferSet | Images, teacher: Classifier | None, options: DistillOptions) -> None:
-    """Refuse what can't be taught, before any work."""
-    if options.temperature <= 0:
-        raise EchosetError(f"temperature must be positive, got {options.temperature}")
-    least = {"steps": 1, "batch": 2, "views_per_image": 0, "patience": 0, "label_temperature": 0, "weight_decay": 0}
-    for name, bound in least.items():
-        if not getattr(options, name) >= bound:
-            raise EchosetError(f"{name} must be at least {bound}, got {getattr(options, name)}")
-    if options.learning_rate is not None and not options.learning_rate >= 0:
-        raise EchosetError(f"learning_rate must be at least 0, got {options.learning_rate}")
-    if options.optimiser not in PEAKS:
-        raise EchosetError(f"no optimiser '{options.optimiser}'; there are {', '.join(PEAKS)}")
-    if options.views.operations < 0:
-        raise EchosetError(f"views.operations must be at least 0, got {options.views.operations}")
-    if options.patience and not 1 <= round(len(data) * options.held_out) <= len(data) - 2:
-        raise EchosetError(f"held_out {options.held_out} of {len(data)} images leaves none to judge by, or none to learn from")
-    for name in ("warmup", "ema", "held_out"):
-        if not 0 <= getattr(options, name) < 1:
-            raise EchosetError(f"{name} must lie in [0, 1), got {getattr(options, name)}")
-    for name in ("mixup", "cutmix", "erase", "strength"):
-        if not 0 <= getattr(options.views, name) <= 1:
-            raise EchosetError(f"views.{name} must lie in [0, 1], got {getattr(options.views, name)}")
-    if len(data) < 2:
-        raise EchosetError(f"there must be two images at least to learn from, got {len(data)}")
-    spec = student.spec
-    for name in ("channels", "size", "classes"):
-        if teacher is not None and getattr(teacher.spec, name) != getattr(spec, name):
-            raise EchosetError(f"the student takes {getattr(spec, name)} {name}, the teacher {getattr(teacher.spec, name)}")
-    if isinstance(data, TransferSet) and data.classes != spec.classes:
-        raise EchosetError(f"the student knows {spec.classes} classes, the set {data.classes}")
-    if options.labels == "data":
-        if data.labels is None:
-            raise EchosetError(f"{getattr(data, 'name', 'the data')} has no labels; use labels=teacher")
-        low, high = int(data.labels.min()), int(data.labels.max())
-        if low < 0 or high >= spec.classes:
-            raise EchosetError(f"the data has labels from {low} to {high}, the student knows classes 0 to {spec.classes - 1}")

@@ -1,0 +1,113 @@
+"""What a student is taught with: views of the images to learn from, and the answers and labels that go with them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.augment import make_views, view_labels
+from distill.data import Images, fit_pixels
+from distill.learner import Learner
+from distill.models import Classifier
+from distill.optimisers import PEAKS
+from distill.options import DistillOptions
+from distill.transfer_set import TransferSet
+from distill.views import ask, bank_answers
+from synthesis_kernels.errors import EchosetError
+
+
+class Lessons:
+    """The images on the device, some of them held out where there is patience, and a batch for each step from the others."""
+
+    def __init__(
+        self,
+        data: TransferSet | Images,
+        learner: Learner,
+        teacher: Classifier | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.learner, self.teacher, self.seed, self.device = learner, teacher, seed, device
+        self.options, spec = learner.options, learner.student.spec
+        pool = fit_pixels(data.images, spec.channels, spec.size).to(device)
+        kept, held = _split(len(pool), self.options, seed, device)
+        self.pool, self.held_out = pool[kept], pool[held]  # (N, C, H, W) uint8
+        self.rows = self.held_out_labels = None  # (N, K) and (M,); None where the teacher's decisions are the labels
+        if self.options.labels == "data":
+            rows = F.one_hot(data.labels.to(device), spec.classes).float()
+            self.rows, self.held_out_labels = rows[kept], rows[held].argmax(1)
+        self.bank: Tensor | None = None  # (N·V, K)
+
+    def ask_beforehand(self, quiet: bool) -> None:
+        """Keep the teacher's answers to every view, unless so few steps are taken that asking at each is less work."""
+        options = self.options
+        pays = 0 < len(self.pool) * options.views_per_image <= options.steps * options.batch
+        if not (pays and self.learner.takes_answers):
+            return
+        per_image, precision = options.views_per_image, self.learner.precision
+        self.bank = bank_answers(self.teacher, self.pool, per_image, options.views, self.seed, precision, quiet).flatten(0, 1)
+        if self.device.type == "cuda":
+            self.teacher.cpu()  # it is not asked again, and its memory is wanted
+
+    def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training that is over, draws."""
+        options, device, nothing = self.options, self.device, torch.empty(0, device=self.device)
+        per_image, views = options.views_per_image, (options.views, self.seed)
+        drawn = torch.randint(len(self.pool) * max(per_image, 1), (options.batch,), generator=generator, device=device)
+        if per_image:
+            index, view = drawn // per_image, drawn % per_image
+        else:  # a view nobody has seen yet
+            index, view = drawn, step * options.batch + torch.arange(options.batch, device=device)
+        images = make_views(self.pool, index, view, *views)
+        answers = nothing
+        if self.learner.takes_answers:
+            answers = ask(self.teacher, images, self.learner.precision) if self.bank is None else self.bank[drawn]
+        labels = nothing if self.rows is None else view_labels(self.rows, index, view, self.pool, *views)
+        draws = torch.rand(options.batch, generator=generator, device=device) if self.learner.draws else nothing
+        return images, answers, labels, torch.full((), step / options.steps, device=device), draws
+
+
+def _split(count: int, options: DistillOptions, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Places of the images to learn from, and of those held out; all and none where there is no patience."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
+    held = round(count * options.held_out) if options.patience else 0
+    return order[held:].sort().values, order[:held].sort().values
+
+
+def check_lesson(student: Classifier, data: TransferSet | Images, teacher: Classifier | None, options: DistillOptions) -> None:
+    """Refuse what can't be taught, before any work."""
+    if options.temperature <= 0:
+        raise EchosetError(f"temperature must be positive, got {options.temperature}")
+    least = {"steps": 1, "batch": 2, "views_per_image": 0, "patience": 0, "label_temperature": 0, "weight_decay": 0}
+    for name, bound in least.items():
+        if not getattr(options, name) >= bound:
+            raise EchosetError(f"{name} must be at least {bound}, got {getattr(options, name)}")
+    if options.learning_rate is not None and not options.learning_rate >= 0:
+        raise EchosetError(f"learning_rate must be at least 0, got {options.learning_rate}")
+    if options.optimiser not in PEAKS:
+        raise EchosetError(f"no optimiser '{options.optimiser}'; there are {', '.join(PEAKS)}")
+    if options.views.operations < 0:
+        raise EchosetError(f"views.operations must be at least 0, got {options.views.operations}")
+    if options.patience and not 1 <= round(len(data) * options.held_out) <= len(data) - 2:
+        raise EchosetError(f"held_out {options.held_out} of {len(data)} images leaves none to judge by, or none to learn from")
+    for name in ("warmup", "ema", "held_out"):
+        if not 0 <= getattr(options, name) < 1:
+            raise EchosetError(f"{name} must lie in [0, 1), got {getattr(options, name)}")
+    for name in ("mixup", "cutmix", "erase", "strength"):
+        if not 0 <= getattr(options.views, name) <= 1:
+            raise EchosetError(f"views.{name} must lie in [0, 1], got {getattr(options.views, name)}")
+    if len(data) < 2:
+        raise EchosetError(f"there must be two images at least to learn from, got {len(data)}")
+    spec = student.spec
+    for name in ("channels", "size", "classes"):
+        if teacher is not None and getattr(teacher.spec, name) != getattr(spec, name):
+            raise EchosetError(f"the student takes {getattr(spec, name)} {name}, the teacher {getattr(teacher.spec, name)}")
+    if isinstance(data, TransferSet) and data.classes != spec.classes:
+        raise EchosetError(f"the student knows {spec.classes} classes, the set {data.classes}")
+    if options.labels == "data":
+        if data.labels is None:
+            raise EchosetError(f"{getattr(data, 'name', 'the data')} has no labels; use labels=teacher")
+        low, high = int(data.labels.min()), int(data.labels.max())
+        if low < 0 or high >= spec.classes:
+            raise EchosetError(f"the data has labels from {low} to {high}, the student knows classes 0 to {spec.classes - 1}")
