@@ -23,7 +23,7 @@ class Corrupted:
 
     data: Images
     report: str
-    """One line: the realised rate, or the images left in each class."""
+    """One line: the realised rate, and the images of each class."""
     counts: list[int]
     """Images per (given) label."""
     changed: float
@@ -56,8 +56,9 @@ def add_label_noise(data: Images, classes: int, rate: float, seed: int) -> Corru
     drawn = torch.rand(len(labels), generator=generator) < rate
     noisy = torch.where(drawn, torch.randint(classes, labels.shape, generator=generator), labels)
     changed = (noisy != labels).float().mean().item()
-    report = f"{len(labels)} images: {drawn.float().mean():.1%} of the labels drawn anew, {changed:.1%} changed"
-    return Corrupted(replace(data, labels=noisy), report, _counts(noisy, classes), changed)
+    counts = _counts(noisy, classes)
+    rates = f"{drawn.float().mean():.1%} of the labels drawn anew, {changed:.1%} changed"
+    return Corrupted(replace(data, labels=noisy), f"{len(labels)} images: {rates}, by class {counts}", counts, changed)
 
 
 def unbalance(data: Images, classes: int, gamma: float, seed: int) -> Corrupted:

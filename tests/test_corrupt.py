@@ -42,6 +42,14 @@ def test_label_noise_happens_at_its_rate(rate):
     assert f"{changed:.1%} changed" in noisy.report and noisy.report.startswith("20000 images")
     assert noisy.data.images is MANY.images and noisy.data.labels.dtype is torch.int64
     assert noisy.counts == np.bincount(noisy.data.labels.numpy(), minlength=CLASSES).tolist()
+    assert noisy.report.endswith(f"changed, by class {noisy.counts}")
+
+
+def test_the_report_of_label_noise_counts_the_labels_as_they_are_now():
+    noisy = add_label_noise(numbered([0] * 50), 3, 1.0, seed=0)
+    told = [int(count) for count in noisy.report.split("by class [")[1].rstrip("]").split(", ")]
+    assert told == [(noisy.data.labels == c).sum().item() for c in range(3)]
+    assert sum(told) == 50 and min(told) > 0
 
 
 def test_new_labels_are_uniform_over_all_classes_the_own_one_too():
