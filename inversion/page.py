@@ -99,5 +99,24 @@ def bars(values: list[int], names: list[str], title: str, every: int = 1) -> str
     return _frame(body, title, 0, high, (names[0], names[-1]))
 
 
+def dots(rows: list[tuple[str, float, float]], beside: list[tuple[str, float, float]], title: str) -> str:
+    """One dot and its deviation for each (name, mean, deviation), those `beside` in grey. The axis need not start at zero."""
+    everyone = [*rows, *beside]
+    low, high = min(mean - spread for _, mean, spread in everyone), max(mean + spread for _, mean, spread in everyone)
+    places, floor, body = 210 / (high - low or 1), 35 + 18 * len(everyone), ""
+    for index, (name, mean, spread) in enumerate(everyone):
+        colour, y, x = COLOURS[0] if index < len(rows) else COLOURS[8], 40 + 18 * index, 170 + places * (mean - low)
+        body += f"<g><title>{html.escape(name)}: {mean:.2f} ± {spread:.2f}</title>"
+        body += f'<text x=155 y={y + 4} text-anchor=end style="fill:{colour}">{html.escape(name)}</text>'
+        body += f'<path d="M{x - places * spread:.1f} {y}h{2 * places * spread:.1f}" stroke="{colour}" stroke-width=1.8 />'
+        body += f'<circle cx={x:.1f} cy={y} r=4 fill="{colour}"/></g>'
+    frame = f'<text x=40 y=15 style="font-weight:600">{html.escape(title)}</text>'
+    frame += f'<path d="M160 25V{floor}H390" fill=none stroke="#9ca3af"/>'
+    for x, value in ((170, low), (380, high)):
+        frame += f"<text x={x} y={floor + 15} text-anchor=middle>{value:.2f}</text>"
+    size = f'width=400 height={floor + 20} viewBox="0 0 400 {floor + 20}"'
+    return f'<svg {size} role=img aria-label="{html.escape(title)}">{frame}{body}</svg>'
+
+
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2g}"

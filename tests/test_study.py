@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,30 @@ def test_means_and_deviations_are_those_of_numpy(tmp_path):
     write_study([plain, at], "echoset study <b>", tmp_path / "s.html")
     page = (tmp_path / "s.html").read_text()
     assert "97.00 ± 1.00" in page and "<b>" not in page and "<script" not in page
+
+
+def page_of(tmp_path, rows):
+    write_study(rows, "echoset study", tmp_path / "s.html")
+    return (tmp_path / "s.html").read_text()
+
+
+def test_one_level_is_drawn_by_method_beside_the_references(tmp_path):
+    references = [row(0.99, 0, "plain", set="original"), row(0.995, 0, "hinton", set="original")]
+    cells = [row(0.97, 0), row(0.95, 1), row(0.5, 0, "at"), *references]
+    page = page_of(tmp_path, summarise(cells))
+    assert page.count("<svg") == 2  # of the set, and of the original data
+    chart = page[page.index("<svg") : page.index("</svg>")]
+    names = ["plain: 96.00 ± 1.41", "at: 50.00 ± 0.00", "plain training: 99.00 ± 0.00", "KD on the original data: 99.50 ± 0.00"]
+    assert re.findall("<title>(.*?)</title>", chart) == names
+    places = [float(x) for x in re.findall(r"<circle cx=([\d.]+)", chart)]
+    assert sorted(places) == [places[1], places[0], places[2], places[3]]  # the better, the farther to the right
+    assert "<td>plain training<td>99.00" in page and "<td>KD on the original data<td>99.50" in page
+
+
+def test_levels_of_one_corruption_are_joined_and_others_stand_alone(tmp_path):
+    damages = ("none", "noise=0.2", "imbalance=1")
+    page = page_of(tmp_path, summarise([row(0.9, 0, method, corruption=d) for d in damages for method in ("plain", "at")]))
+    assert re.findall('aria-label="(.*?)"', page) == ["accuracy by noise", "accuracy by method, %, imbalance=1"]
 
 
 def test_a_killed_study_goes_on(tmp_path, echoset):
