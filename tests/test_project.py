@@ -1,6 +1,7 @@
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,21 @@ def test_results_hold_what_the_readme_says():
             assert {"name", "seed", "student_accuracy", "images", "per_class", "seconds"} <= run.keys()
             assert max(run["per_class"]) - min(run["per_class"]) <= 1
         assert Path(path).stem in (ROOT / "README.md").read_text()
+
+
+def test_the_commands_of_cells_are_commands():
+    from inversion.cli import _parse
+
+    found = json.loads((ROOT / "configs" / "results" / "leaves-views.json").read_text())["study"]
+    asked = {}
+    for cell in found:
+        environment, program, verb, *flags = shlex.split(cell["command"])
+        assert (environment, program, verb) == ("OMP_NUM_THREADS=1", "echoset", "study")
+        run = _parse(verb, flags)
+        assert cell["set"] in run.sets and cell["method"] in run.study.methods and cell["seed"] in run.study.seeds
+        assert cell["steps"] == run.distillation.steps
+        asked[cell["views"]] = (run.out, run.distillation.views)
+    assert len(set(asked.values())) == len({out for out, _ in asked.values()}) == len(asked) == 4
 
 
 def test_stored_benchmarks_can_be_compared_with():
