@@ -52,6 +52,24 @@ class Cell:
         return f"{self.set}--{self.corruption}--{self.method}--{self.seed}"
 
 
+@dataclass(frozen=True)
+class _Common:
+    """What all cells share."""
+
+    teacher: Classifier
+    test: Images
+    student: StudentOptions
+    options: StudyOptions
+    distillation: DistillOptions
+    device: Device
+    precision: Precision
+    step: Step
+
+    def labels(self, cell: Cell) -> str:
+        """Whose labels a cell learns from."""
+        return "data" if cell.set == "original" else self.distillation.labels
+
+
 def method_loss(method: str, labelled: bool) -> dict[str, float]:
     """The losses behind a method's name; published weights, with labels where the data has them or the method wants them."""
     names = ["labels" if part == "plain" else part for part in method.split("+")]
@@ -92,35 +110,19 @@ def run_study(
     """Fill the grid under `out`/cells and return every cell that is finished, this process's and others'."""
     out = Path(out)
     where = resolve_device(device)
-    _check(teacher, sets, test, options, distillation, original, student, step, rank, world)
+    common = _Common(teacher, test, student, options, distillation, device, precision, step)
+    _check(common, sets, original, rank, world)
     everything = dict(sets) | ({"original": original} if original is not None else {})
-    settings = [
-        asdict(student),
-        asdict(replace(distillation, loss={})),
-        options.attacks,
-        options.images,
-        where.type,
-        precision,
-        step,
-    ]
-    settings += [teacher.weight_hash(), teacher.contract, content_hash(test.images, test.labels)]
-    contents = {name: content_hash(data.images, data.labels) for name, data in everything.items()}
-    answers = None
     cells = plan(sets, options, original is not None)
-    keys = {}
-    for cell in cells:
-        parts = [settings, contents[cell.set], asdict(cell), method_loss(cell.method, _labels(cell, distillation) == "data")]
-        keys[cell] = sha256(json.dumps(parts).encode()).hexdigest()
+    keys = _keys(common, everything, cells)
+    answers = None
     with StepProgress("cells", len(cells[rank::world]), quiet) as progress:
         for number, cell in enumerate(cells[rank::world]):
             path = out / "cells" / f"{cell.name}.json"
             if _finished(path, keys[cell]) is None:
                 if answers is None:
                     answers = predict(teacher, test.images, where).cpu()
-                found = _run_cell(
-                    *(cell, everything[cell.set], teacher, student, test, answers, options, distillation),
-                    *(out / "cells" / cell.name, device, precision, step),
-                )
+                found = _run_cell(common, cell, everything[cell.set], answers, out / "cells" / cell.name)
                 write_atomically(path, (json.dumps({"key": keys[cell], **found}, indent=1) + "\n").encode())
                 progress.update(number + 1, f"{cell.name} {found['accuracy']:.2%}")
             else:
@@ -130,34 +132,42 @@ def run_study(
     return [cell for cell in found if cell is not None]
 
 
+def _keys(common: _Common, everything: Mapping[str, TransferSet | Images], cells: list[Cell]) -> dict[Cell, str]:
+    """What each cell's result belongs to: a file made with anything else must not be taken for it."""
+    teacher, test, options = common.teacher, common.test, common.options
+    settings = [asdict(common.student), asdict(replace(common.distillation, loss={})), options.attacks, options.images]
+    settings += [resolve_device(common.device).type, common.precision, common.step]
+    settings += [teacher.weight_hash(), teacher.contract, content_hash(test.images, test.labels)]
+    contents = {name: content_hash(data.images, data.labels) for name, data in everything.items()}
+    keys = {}
+    for cell in cells:
+        loss = method_loss(cell.method, common.labels(cell) == "data")
+        keys[cell] = sha256(json.dumps([settings, contents[cell.set], asdict(cell), loss]).encode()).hexdigest()
+    return keys
+
+
 def _run_cell(
+    common: _Common,
     cell: Cell,
     data: TransferSet | Images,
-    teacher: Classifier,
-    network: StudentOptions,
-    test: Images,
-    answers: Tensor,
-    options: StudyOptions,
-    distillation: DistillOptions,
+    answers: Tensor,  # (N, K) the teacher's, to the test images
     folder: Path,
-    device: Device,
-    precision: Precision,
-    step: Step,
 ) -> dict[str, Any]:
     """Damage, train, judge; the last step's student, or the one that held-out images of the set chose."""
     began = time.perf_counter()
-    classes = teacher.spec.classes
-    data, labels = as_images(data, cell.set), _labels(cell, distillation)
+    teacher, options, device, classes = common.teacher, common.options, common.device, common.teacher.spec.classes
+    data, labels = as_images(data, cell.set), common.labels(cell)
     if options.images and cell.set != "original":
         data = draw_balanced(data, classes, options.images, cell.seed)
     report = f"{len(data)} images as they are"
     if labels == "data":
         damaged = corrupt(data, classes, cell.corruption, cell.seed)
         data, report = damaged.data, damaged.report
-    wanted = replace(distillation, loss=method_loss(cell.method, labels == "data"), labels=labels)
-    student = build_student(network, teacher.contract, cell.seed)
-    learnt = distill(student, data, teacher, wanted, cell.seed, device, precision, folder, quiet=True, step=step)
-    judged = evaluate(student, test, teacher, device, quiet=True, attacks=options.attacks, teacher_logits=answers)
+    wanted = replace(common.distillation, loss=method_loss(cell.method, labels == "data"), labels=labels)
+    student = build_student(common.student, teacher.contract, cell.seed)
+    way = {"device": device, "precision": common.precision, "step": common.step}
+    learnt = distill(student, data, teacher, wanted, cell.seed, folder=folder, quiet=True, **way)
+    judged = evaluate(student, common.test, teacher, device, quiet=True, attacks=options.attacks, teacher_logits=answers)
     return {
         **asdict(cell),
         "report": report,
@@ -190,19 +200,15 @@ def summarise(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _check(
-    teacher: Classifier,
+    common: _Common,
     sets: Mapping[str, TransferSet | Images],
-    test: Images,
-    options: StudyOptions,
-    distillation: DistillOptions,
     original: Images | None,
-    network: StudentOptions,
-    step: Step,
     rank: int,
     world: int,
 ) -> None:
     """Refuse what would fail in the last cell before the first one starts."""
-    check_fit(teacher, test)
+    options, classes, labels = common.options, common.teacher.spec.classes, common.distillation.labels
+    check_fit(common.teacher, common.test)
     if not 0 <= rank < world:
         raise EchosetError(f"rank must lie in 0 … world − 1, got rank {rank} of {world}")
     if not sets and original is None:
@@ -213,27 +219,29 @@ def _check(
     if not options.seeds or not options.methods or not options.corruptions:
         raise EchosetError("a study needs one seed, one method and one corruption at least")
     if original is not None:
-        corrupt(original, teacher.spec.classes, "none", 0)
-    if any(how != "none" for how in options.corruptions) and distillation.labels != "data":
+        corrupt(original, classes, "none", 0)
+    if any(how != "none" for how in options.corruptions) and labels != "data":
         raise EchosetError("corruptions change the data's labels, and the teacher's are used: add --distillation.labels data")
     if options.attacks < 0 or options.images < 0:
         raise EchosetError(f"attacks and images must be at least 0, got {options.attacks} and {options.images}")
-    student, classes = build_student(network, teacher.contract), teacher.spec.classes
+    student = build_student(common.student, common.teacher.contract)
+    if sets:
+        _check_methods(common, student)
     for name, data in sets.items():
         images = as_images(data, name)
         images = draw_balanced(images, classes, options.images, 0) if options.images else images
-        for how in options.corruptions if distillation.labels == "data" else ():
+        for how in options.corruptions if labels == "data" else ():
             corrupt(images, classes, how, 0)
-        for method in options.methods:
-            wanted = replace(distillation, loss=method_loss(method, distillation.labels == "data"))
-            check_lesson(student, images, teacher, wanted)
-            learner = Learner(student, teacher, wanted)
-            if step == "compiled" and not learner.compiles:
-                raise EchosetError(f"method '{method}' looks into the student, which step 'compiled' can't; use --step eager")
+        check_lesson(student, images, common.teacher, common.distillation)
 
 
-def _labels(cell: Cell, distillation: DistillOptions) -> str:
-    return "data" if cell.set == "original" else distillation.labels
+def _check_methods(common: _Common, student: Classifier) -> None:
+    """Build every method's learner once: that says whether it can be had with these two networks."""
+    for method in common.options.methods:
+        loss = method_loss(method, common.distillation.labels == "data")
+        learner = Learner(student, common.teacher, replace(common.distillation, loss=loss))
+        if common.step == "compiled" and not learner.compiles:
+            raise EchosetError(f"method '{method}' looks into the student, which step 'compiled' can't; use --step eager")
 
 
 def _finished(path: Path, key: str) -> dict[str, Any] | None:
