@@ -86,9 +86,11 @@ class DistillOptions:
     held_out: float = 0.1
     """Part of the set kept for these checks, where there is patience."""
     teacher_layers: tuple[str, ...] = ()
-    """Layers the losses on features compare; by default the last block of each stage."""
+    """Layers whose maps fitnet, at, fsp and sp compare, sp the last one's alone; by default the last block of each stage. rkd
+    compares what the last linear layer reads, so it looks here only in a network that has none."""
     student_layers: tuple[str, ...] = ()
-    """The same in the student; as many as in the teacher, or pairs are made from the last one backwards."""
+    """The same in the student; as many as in the teacher where both are named, else pairs are made from the last one backwards.
+    Under one, the branches begin after the last but one of them."""
     peers: int = 2
     """Networks that learn together under dml; the first is the student."""
     branches: int = 3
