@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from difflib import get_close_matches
 
@@ -9,6 +10,7 @@ VERBS = {
     "demo": "the whole path on the bundled MNIST teacher: synthesise, distil, evaluate, report",
     "inspect": "say what a teacher is, and whether a set can be made from it",
     "synthesize": "make a class-balanced transfer set from a teacher",
+    "collect": "choose a class-balanced transfer set from noise, procedural pictures, folders or other sets",
     "distill": "train a fresh student on a transfer set, or on any images, by any of nine methods",
     "evaluate": "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
     "report": "write one self-contained HTML page about a run",
@@ -83,13 +85,17 @@ def _parse(verb: str, arguments: list[str]) -> object:
     parser = jsonargparse.ArgumentParser(prog=f"echoset {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file of these options; flags win over it")
     parser.add_class_arguments(schema, as_group=False)
-    parsed = parser.parse_args(_shorthands(arguments, "images" in schema.__dataclass_fields__))
+    parsed = parser.parse_args(_shorthands(arguments, set(schema.__dataclass_fields__)))
     values = vars(parser.instantiate(parsed))
     values.pop("config")
     return schema(**values)
 
 
-def _shorthands(arguments: list[str], own_images: bool) -> list[str]:
+LISTS = {"--source": "--sources", "--short": "--collection.short"}
+"""Options that take several words, and what they stand for."""
+
+
+def _shorthands(arguments: list[str], fields: set[str]) -> list[str]:
     """The options people type most by their short names, and `--json` for `--json true`."""
     # A file named late would win over flags before it, so it goes first.
     files = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"]
@@ -97,9 +103,11 @@ def _shorthands(arguments: list[str], own_images: bool) -> list[str]:
     arguments = [arguments[i] for i in first] + [a for i, a in enumerate(arguments) if i not in first]
     short = {"--teacher": "--teacher.model", "--student": "--student.model", "--images": "--synthesis.images"}
     short["--patience"] = "--distillation.patience"
-    if own_images:
+    if "collection" in fields:
+        short["--images"] = "--collection.images"
+    elif "images" in fields:
         del short["--images"]
-    arguments = _join_losses(arguments)
+    arguments = _join_lists(_join_losses(arguments))
     full = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
@@ -107,6 +115,22 @@ def _shorthands(arguments: list[str], own_images: bool) -> list[str]:
             equals, value = "=", "true"
         full.append(short.get(name, name) + equals + value)
     return full
+
+
+def _join_lists(arguments: list[str]) -> list[str]:
+    """`--source a b` as the one option it stands for, `--sources=["a", "b"]`."""
+    joined, words = [], None
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in LISTS:
+            words = [value] if equals else []
+            joined.append((LISTS[name], words))
+        elif words is not None and not argument.startswith("-"):
+            words.append(argument)
+        else:
+            words = None
+            joined.append(argument)
+    return [part if isinstance(part, str) else f"{part[0]}={json.dumps(part[1])}" for part in joined]
 
 
 def _is_number(text: str) -> bool:

@@ -135,3 +135,55 @@ class SynthesisOptions:
     """The adversarial student."""
     views: ViewOptions = ViewOptions()
     """What the adversarial student sees of an image."""
+
+
+@dataclass(frozen=True)
+class BoundaryOptions:
+    """The walk of an image over the teacher's decision boundaries.
+
+    Lengths are root mean squares over all values of an image, in levels of 0 to 255, and so mean the same at any size.
+    """
+
+    steps: int = 30
+    """Most steps towards a boundary; a walk that has not crossed it by then is given up."""
+    first_step: float = 6.0
+    """Length of the first step."""
+    growth: float = 1.5
+    """How much longer the next step is when one has helped; one that has not is undone, and the next is half as long. 1 = as
+    long again."""
+    close: float = 1.5
+    """Largest distance of the pair on both sides of a boundary; at least 1, as stored pixels are whole numbers."""
+    deeper: float = 4.0
+    """Length of the last step, from each of the pair into its own class."""
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """A set chosen from sources by a teacher's decisions, without a generator."""
+
+    images: int = 2000
+    """Images in the finished set."""
+    shard_images: int = 5000
+    """Most images in one file of the set."""
+    balanced: bool = True
+    """As many images of each class as of any other, by the teacher's decision; false takes the stream's first images, whatever
+    their class: the unbalanced twin of the same stream."""
+    only: tuple[int, ...] = ()
+    """Take only what the teacher decides as one of these classes; empty = all."""
+    confidence: tuple[float, float] = (0.0, 1.0)
+    """Take only images whose class the teacher gives a probability between these two."""
+    margin: tuple[float, float] = (0.0, 1.0)
+    """… and whose two likeliest classes differ by this much in probability."""
+    expose: float | None = None
+    """Part of the images shown as figures on black: their darker part and often all outside a frame made black. By default
+    half of a source of which the teacher sees one class or few (η < .5 over its first 2,048 images), else none."""
+    draws: float = 20.0
+    """Images drawn from each source for each image of the set, before the classes still short are dealt with as `short` says."""
+    short: tuple[Literal["draw", "augment", "mixup", "push"], ...] = ("push",)
+    """What is done, one after another, about classes that are short: draw ten times as many again; augment the images they have;
+    mix images of theirs with others; push images over the teacher's boundary into them. What is still missing then is left
+    out, and said."""
+    boundary: BoundaryOptions = BoundaryOptions()
+    """How images are pushed."""
+    views: ViewOptions = ViewOptions()
+    """How images are augmented."""

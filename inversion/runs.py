@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from distill.options import Device, DistillOptions, Form, Precision, Step, StudentOptions, StudyOptions
-from inversion.options import SynthesisOptions, TeacherOptions
+from inversion.options import CollectOptions, SynthesisOptions, TeacherOptions
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,21 @@ class SynthesizeRun(Common):
     """Make only the jobs rank, rank + world, rank + 2·world … of the plan: one number for each process."""
     world: int = 1
     """How many processes share the plan."""
+
+
+@dataclass(frozen=True)
+class CollectRun(Common):
+    """`echoset collect`."""
+
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher that decides; it needs no BatchNorm."""
+    sources: tuple[str, ...] = ("shaders",)
+    """Where images come from, in this order: noise, gaussian, smooth, pink, leaves, shaders, fractals (with settings:
+    leaves:smallest=0.1,cover=0.5), a transfer set, or any images as for --set of distill. Short: --source shaders DIR."""
+    out: str = "runs/collected"
+    """Folder of the set. A stopped run there is continued."""
+    collection: CollectOptions = CollectOptions()
+    """How they are chosen; --images N is short for --collection.images N."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +191,7 @@ SCHEMAS = {
     "demo": DemoRun,
     "inspect": InspectRun,
     "synthesize": SynthesizeRun,
+    "collect": CollectRun,
     "distill": DistillRun,
     "evaluate": EvaluateRun,
     "report": ReportRun,

@@ -26,9 +26,11 @@ from distill.study import plan, run_study, summarise
 from distill.train import build_student
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
+from inversion.collect import collect as collect_set
 from inversion.report import write_report
 from inversion.runs import (
     BenchRun,
+    CollectRun,
     Common,
     DemoRun,
     DistillRun,
@@ -153,6 +155,32 @@ def synthesize(run: SynthesizeRun) -> int:
     table.caption = f"{len(made):,} images in {document['seconds']:.0f} s"
     status = _finish(run, table, document)
     _require_balance(document["short"], run.out)
+    return status
+
+
+def collect(run: CollectRun) -> int:
+    """Choose a set from sources."""
+    made = collect_set(load_teacher(run.teacher), run.sources, run.collection, run.out, run.seed, run.device, run.quiet)
+    found = made.manifest["collection"]
+    document = {"set": run.out, "images": len(made), "per_class": made.counts(), **found}
+    ways = list(found["taken"])
+    table = _table(f"Transfer set {run.out}", "class", "drawn", "accepted", "full after", *ways, "in the set")
+    for label, count in enumerate(made.counts()):
+        full = found["needed"][label]
+        drawn = (str(found["raw_counts"][label]), str(found["accepted"][label]), f"{full:,}" if full else "–")
+        table.add_row(str(label), *drawn, *(str(found["taken"][way][label]) for way in ways), str(count))
+    exposed = [address for address, share in found["exposed"].items() if share]
+    table.caption = (
+        f"{len(made):,} of {found['drawn']:,} images drawn in {found['seconds']:.0f} s; class coverage before choosing "
+        f"{found['raw_coverage']:.3f}{f'; partly exposed as figures on black: ' + ', '.join(exposed) if exposed else ''}"
+    )
+    status = _finish(run, table, document)
+    if found["missing"]:
+        lacks = ", ".join(f"class {label} lacks {count}" for label, count in found["short"].items())
+        raise EchosetError(
+            f"{run.out} is written but {found['missing']} images short{f': {lacks}' if lacks else ''}; raise collection.draws, add a "
+            "--source, or another way to collection.short"
+        )
     return status
 
 

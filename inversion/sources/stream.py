@@ -1,0 +1,111 @@
+"""Where images come from: an address names a source, and a source gives blocks of images by number."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distill.data import fit_pixels, load_images
+from distill.transfer_set import TransferSet
+from inversion.sources.exposure import expose
+from inversion.sources.fractals import Fractals
+from inversion.sources.leaves import Leaves
+from inversion.sources.noise import GaussianNoise, PinkNoise, SmoothNoise, UniformNoise
+from inversion.sources.random import Random
+from inversion.sources.shaders import Shaders
+from synthesis_kernels.errors import EchosetError
+
+BLOCK = 512
+"""Images that are drawn together."""
+DRAWN = {
+    "noise": UniformNoise,
+    "gaussian": GaussianNoise,
+    "smooth": SmoothNoise,
+    "pink": PinkNoise,
+    "leaves": Leaves,
+    "shaders": Shaders,
+    "fractals": Fractals,
+}
+"""Sources that are made from a seed, without end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Images drawn from a seed, or stored ones in an order that follows from it. Block n is the same whenever it is asked for."""
+
+    address: str
+    shape: tuple[int, int, int]
+    seed: int
+    device: torch.device
+    drawer: UniformNoise | GaussianNoise | SmoothNoise | PinkNoise | Leaves | Shaders | Fractals | None = None
+    stored: Tensor | None = None  # (N, C, H, W) uint8
+    exposed: float = 0.0
+    """Part of the images shown as figures on black."""
+
+    @property
+    def blocks(self) -> int | None:
+        """How many blocks there are; None where there is no end."""
+        return None if self.stored is None else -(-len(self.stored) // BLOCK)
+
+    def block(self, number: int) -> Tensor:  # (at most BLOCK, C, H, W) uint8
+        """Images number·BLOCK and on."""
+        if self.stored is not None:
+            order = torch.randperm(len(self.stored), generator=torch.Generator().manual_seed(self.seed))
+            images = self.stored[order[number * BLOCK : (number + 1) * BLOCK]].to(self.device)
+        else:
+            random = Random(self.device, self.address, self.seed, number)
+            images = (self.drawer.draw(random, BLOCK, self.shape[0], self.shape[1]) * 255).round().to(torch.uint8)
+        if self.exposed:
+            images = expose(images, Random(self.device, "exposure", self.address, self.seed, number), self.exposed)
+        return images
+
+
+def open_source(
+    address: str,
+    channels: int,
+    size: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    quiet: bool = True,
+) -> Source:
+    """Open `shaders`, `leaves:cover=0.5`, a transfer set, a folder of pictures, or whatever `load_images` reads.
+
+    A folder whose name is a source's is given as ./NAME.
+    """
+    name, _, settings = address.partition(":")
+    common = (address, (channels, size, size), seed, torch.device(device))
+    if name in DRAWN:
+        return Source(*common, drawer=_drawer(name, settings))
+    if not address.startswith("torchvision:") and not Path(address).exists():
+        raise EchosetError(f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder")
+    if (Path(address) / "manifest.json").is_file():
+        return Source(*common, stored=fit_pixels(TransferSet.load(address).images, channels, size))
+    return Source(*common, stored=load_images(address, "train", channels, size, quiet).images)
+
+
+def open_sources(addresses: Sequence[str], channels: int, size: int, seed: int, device: torch.device, quiet: bool) -> list[Source]:
+    """Several, in order; a source that is named twice would only repeat itself."""
+    if not addresses or len(set(addresses)) < len(addresses):
+        raise EchosetError(f"name one source at least, and none twice; got {', '.join(addresses) or 'none'}")
+    return [open_source(address, channels, size, seed, device, quiet) for address in addresses]
+
+
+def _drawer(name: str, settings: str) -> object:
+    """The drawer with `key=value,…` in place of its defaults."""
+    known = {field.name: field.default for field in dataclasses.fields(DRAWN[name])}
+    values = {}
+    for part in filter(None, settings.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise EchosetError(f"{name} has no setting '{key}'; it has {', '.join(known) or 'none'}")
+        try:
+            values[key] = float(value)
+        except ValueError:
+            raise EchosetError(f"{name}:{key}: '{value}' is not a number") from None
+        if not 0 < values[key] <= 1:
+            raise EchosetError(f"{name}:{key} must lie above 0 and up to 1, got {value}")
+    return DRAWN[name](**values)
