@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distill.augment import make_views
-from distill.files import load_state, save_state, write_atomically
+from distill.files import load_state, save_state
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
 from distill.options import Device

@@ -172,14 +172,14 @@ def collect(run: CollectRun) -> int:
     exposed = [address for address, share in found["exposed"].items() if share]
     table.caption = (
         f"{len(made):,} of {found['drawn']:,} images drawn in {found['seconds']:.0f} s; class coverage before choosing "
-        f"{found['raw_coverage']:.3f}{f'; partly exposed as figures on black: ' + ', '.join(exposed) if exposed else ''}"
+        f"{found['raw_coverage']:.3f}{'; partly exposed as figures on black: ' + ', '.join(exposed) if exposed else ''}"
     )
     status = _finish(run, table, document)
     if found["missing"]:
         lacks = ", ".join(f"class {label} lacks {count}" for label, count in found["short"].items())
         raise EchosetError(
-            f"{run.out} is written but {found['missing']} images short{f': {lacks}' if lacks else ''}; raise collection.draws, add a "
-            "--source, or another way to collection.short"
+            f"{run.out} is written but {found['missing']} images short{f': {lacks}' if lacks else ''}; raise collection.draws, add "
+            "a --source, or another way to collection.short"
         )
     return status
 

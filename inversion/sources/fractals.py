@@ -1,4 +1,4 @@
-"""Fractals: attractors of random affine maps, drawn by the chaos game (as in pre-training without natural images, Kataoka et al. 2020)."""
+"""Fractals: attractors of random affine maps, drawn by the chaos game (as for pre-training in Kataoka et al. 2020)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAPS, WALKERS, STEPS, SETTLING = 6, 96, 48, 12
 
 @dataclass(frozen=True)
 class Fractals:
-    """Two to six contractions a picture, the attractor in one colour, its shade by how often a point was met, on black or a colour."""
+    """The attractor of two to six contractions in one colour, brighter where it is met more often, on black or another colour."""
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:  # (count, C, H, W) in [0, 1]
         # A map is rotation · diag(singular values) · rotation; values below 1 make it a contraction.

@@ -46,7 +46,7 @@ class Leaves:
 
 
 def _shapes(random: Random, count: int, smallest: float, size: int) -> Tensor:  # (count, 16)
-    """Random shapes: is it a circle, centre, radius, and four sides, each by the direction it faces (cosine, sine) and how far it lies."""
+    """Random shapes: is it a circle, centre, radius, and of four sides the directions they face (cosines, sines) and distances."""
     radius = size * (smallest**-2 - random.uniform(count, 1) * (smallest**-2 - 1)).rsqrt()  # r⁻³, by inversion
     kind = random.integers(0, 3, count, 1)  # circle, square, triangle, quadrilateral
     even = torch.arange(4, device=random.device) / 4

@@ -47,7 +47,7 @@ class SmoothNoise:
 
 @dataclass(frozen=True)
 class PinkNoise:
-    """Noise whose amplitude falls as frequency to the power of 0.5 to 2, as that of photographs does, stretched to the full range."""
+    """Noise whose amplitude falls as frequency to the power of 0.5 to 2, as photographs' does, stretched to the full range."""
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
         spectrum = torch.fft.rfft2(random.normal(count, channels, size, size))

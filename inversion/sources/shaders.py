@@ -86,14 +86,17 @@ def _like(random: Random, plane: Plane, low: float, high: float) -> Tensor:  # (
 
 
 def as_it_is(random: Random, plane: Plane) -> Plane:
+    """No change."""
     return plane
 
 
 def mirror(random: Random, plane: Plane) -> Plane:
+    """Left and right alike."""
     return plane[0].abs(), plane[1]
 
 
 def quarters(random: Random, plane: Plane) -> Plane:
+    """Left and right alike, above and below too."""
     return plane[0].abs(), plane[1].abs()
 
 
@@ -112,6 +115,7 @@ def polar(random: Random, plane: Plane) -> Plane:
 
 
 def tiles(random: Random, plane: Plane) -> Plane:
+    """The same square again and again."""
     side = _like(random, plane, 0.5, 1.2)
     return tuple(torch.remainder(part, 2 * side) - side for part in plane)
 
@@ -126,12 +130,14 @@ def inversion(random: Random, plane: Plane) -> Plane:
 
 
 def ripple(random: Random, plane: Plane) -> Plane:
+    """Wavy, both ways."""
     x, y = plane
     size, frequency, start = _like(random, plane, 0.05, 0.4), _like(random, plane, 2, 8), _like(random, plane, 0, 6)
     return x + size * (frequency * y + start).sin(), y + size * (frequency * x - start).sin()
 
 
 def swirl(random: Random, plane: Plane) -> Plane:
+    """Turned, the more the nearer to the middle."""
     x, y = plane
     angle = _like(random, plane, -5, 5) * (-2 * (x.square() + y.square())).exp()
     return x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()
@@ -144,12 +150,14 @@ def drift(random: Random, plane: Plane) -> Plane:
 
 
 def bulge(random: Random, plane: Plane) -> Plane:
+    """Blown up or drawn in around the middle."""
     power = _like(random, plane, -0.7, 0.7)
     scale = torch.hypot(*plane).clamp_min(0.05) ** power
     return plane[0] * scale, plane[1] * scale
 
 
 def mosaic(random: Random, plane: Plane) -> Plane:
+    """Squares that each look at one point."""
     side = _like(random, plane, 0.08, 0.35)
     return tuple(((part / side).floor() + 0.5) * side for part in plane)
 
@@ -158,31 +166,37 @@ def mosaic(random: Random, plane: Plane) -> Plane:
 
 
 def waves(random: Random, plane: Plane) -> Tensor:
+    """Parallel waves."""
     angle, frequency = _like(random, plane, 0, 2 * math.pi), _like(random, plane, 2, 14)
     return (frequency * (plane[0] * angle.cos() + plane[1] * angle.sin()) + _like(random, plane, 0, 6)).sin()
 
 
 def slope(random: Random, plane: Plane) -> Tensor:
+    """A plane, tilted."""
     angle = _like(random, plane, 0, 2 * math.pi)
     return plane[0] * angle.cos() + plane[1] * angle.sin()
 
 
 def rings(random: Random, plane: Plane) -> Tensor:
+    """Waves around the middle."""
     return (_like(random, plane, 3, 16) * torch.hypot(*plane) + _like(random, plane, 0, 6)).sin()
 
 
 def spiral(random: Random, plane: Plane) -> Tensor:
+    """Waves that wind around the middle."""
     radius, angle = torch.hypot(*plane), torch.atan2(plane[1], plane[0])
     arms = random.integers(1, 5, len(angle), 1, 1)
     return (_like(random, plane, -8, 8) * radius.clamp_min(0.02).log() + arms * angle).sin()
 
 
 def checks(random: Random, plane: Plane) -> Tensor:
+    """A chessboard, its edges soft."""
     frequency = _like(random, plane, 2, 9)
     return (4 * (frequency * plane[0]).sin() * (frequency * plane[1]).sin()).tanh()
 
 
 def plasma(random: Random, plane: Plane) -> Tensor:
+    """Three waves on one another."""
     return (waves(random, plane) + waves(random, plane) + rings(random, plane)) / 2
 
 
@@ -205,6 +219,7 @@ def turbulence(random: Random, plane: Plane) -> Tensor:
 
 
 def ridges(random: Random, plane: Plane) -> Tensor:
+    """Bright along the lines where turbulence changes its sign."""
     return 1 - 4 * turbulence(random, plane).abs()
 
 
@@ -297,22 +312,27 @@ def julia(random: Random, plane: Plane) -> Tensor:
 
 
 def one(random: Random, first: Field, second: Field, plane: Plane) -> Tensor:
+    """The first alone."""
     return first(random, plane)
 
 
 def total(random: Random, first: Field, second: Field, plane: Plane) -> Tensor:
+    """The first, and more or less of the second."""
     return first(random, plane) + _like(random, plane, -1, 1) * second(random, plane)
 
 
 def product(random: Random, first: Field, second: Field, plane: Plane) -> Tensor:
+    """Each dims the other, or turns it over."""
     return first(random, plane) * second(random, plane)
 
 
 def larger(random: Random, first: Field, second: Field, plane: Plane) -> Tensor:
+    """Whichever is larger."""
     return torch.maximum(first(random, plane), second(random, plane))
 
 
 def smaller(random: Random, first: Field, second: Field, plane: Plane) -> Tensor:
+    """Whichever is smaller."""
     return torch.minimum(first(random, plane), second(random, plane))
 
 
@@ -332,6 +352,7 @@ def bent(random: Random, first: Field, second: Field, plane: Plane) -> Tensor:
 
 
 def soft(random: Random, value: Tensor) -> Tensor:
+    """As it is."""
     return 0.5 + 0.5 * value
 
 
@@ -342,10 +363,12 @@ def cut(random: Random, value: Tensor) -> Tensor:
 
 
 def bands(random: Random, value: Tensor) -> Tensor:
+    """Up and down with the value."""
     return 0.5 + 0.5 * (_number(random, len(value), 2, 9) * value).sin()
 
 
 def steps(random: Random, value: Tensor) -> Tensor:
+    """Three to six flat shades."""
     levels = random.integers(2, 5, len(value), 1, 1)
     return ((0.5 + 0.5 * value).clamp(0, 1) * levels).round() / levels
 
