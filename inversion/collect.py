@@ -41,6 +41,8 @@ TRIES = 20
 """Images offered to a short class for each one that it lacks, before a way of making them is given up."""
 LOOK = 4
 """Blocks of a source that are looked at to decide whether it wants exposure."""
+WORTH = 0.1
+"""What exposure has to add to η, the evenness of the classes, to be taken up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ def collect(
     if (out / "manifest.json").is_file():
         return TransferSet.load(out)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-    opened = [dataclasses.replace(source, exposed=_exposure(source, teacher, options)) for source in opened]
+    opened = [dataclasses.replace(source, exposed=_exposure(source, teacher, options, quiet)) for source in opened]
     [whole] = plan(SynthesisOptions(options.images, shard_images=options.images), spec.classes)
     shape = (spec.channels, spec.size, spec.size)
     state = Collection(Stock(whole.quotas, shape, options.balanced, where), where)
@@ -252,13 +254,21 @@ def pushed(stock: Stock, images: Tensor, teacher: Classifier, options: CollectOp
     return torch.cat([found.deep_after[found.found], found.after[found.found]])
 
 
-def _exposure(source: Source, teacher: Classifier, options: CollectOptions) -> float:
-    """The part to expose: as asked, or by what the teacher sees in the first images as they are."""
+def _exposure(source: Source, teacher: Classifier, options: CollectOptions, quiet: bool) -> float:
+    """The part to expose: as asked, or that of which the teacher tells more classes in the source's first images."""
     if options.expose is not None:
         return options.expose
     count = LOOK if source.blocks is None else min(LOOK, source.blocks)
-    labels = torch.cat([ask(teacher, to_input(source.block(n)), torch.float32).argmax(1) for n in range(count)])
-    return 0.5 if coverage(torch.bincount(labels, minlength=teacher.spec.classes)) < 0.5 else 0.0
+    seen = {share: torch.zeros(teacher.spec.classes, dtype=torch.long, device=source.device) for share in (0.0, 0.5, 1.0)}
+    with StepProgress(f"looking at {source.address}", count, quiet) as progress:
+        for number in range(count):
+            for share, counts in seen.items():
+                images = dataclasses.replace(source, exposed=share).block(number)
+                counts += torch.bincount(ask(teacher, to_input(images), torch.float32).argmax(1), minlength=len(counts))
+            progress.update(number + 1)
+    evenness = {share: coverage(counts) for share, counts in seen.items()}
+    best = max(evenness, key=evenness.__getitem__)
+    return best if evenness[best] > evenness[0.0] + WORTH else 0.0
 
 
 def coverage(counts: Tensor) -> float:  # (K,)

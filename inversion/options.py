@@ -175,8 +175,8 @@ class CollectOptions:
     margin: tuple[float, float] = (0.0, 1.0)
     """… and whose two likeliest classes differ by this much in probability."""
     expose: float | None = None
-    """Part of the images shown as figures on black: their darker part and often all outside a frame made black. By default
-    half of a source of which the teacher sees one class or few (η < .5 over its first 2,048 images), else none."""
+    """Part of the images shown as figures on black: their darker part and often all outside a frame made black. By default none,
+    half or all of a source, whichever spreads its first 2,048 images most evenly over the teacher's classes."""
     draws: float = 20.0
     """Images drawn from each source for each image of the set, before the classes still short are dealt with as `short` says."""
     short: tuple[Literal["draw", "augment", "mixup", "push"], ...] = ("push",)
