@@ -11,7 +11,7 @@ from torch import Tensor
 from inversion.sources.random import Random
 
 MOST = 400  # shapes in a picture; at the least radius of 3 % about one pixel in 200 is still bare then
-SMALL = 0.125  # shapes of up to this radius, in sides, are drawn in a window of their own
+SMALL = 0.1  # shapes of up to this radius, in sides, are drawn in a window of their own
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,28 @@ class Leaves:
     """Part of the canvas to cover; the rest stays black. Little of it suits teachers of figures on a ground."""
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:  # (count, C, H, W) in [0, 1]
-        # From front to back: a shape shows where nothing lies over it, so a picture is finished once it is covered.
-        images = torch.zeros(count, size * size, channels, device=random.device)
-        bare = torch.ones(count, size * size, device=random.device)
+        # From front to back: a shape shows where nothing lies over it, so a picture is finished once it is covered. Beside its
+        # colours, a canvas keeps how much of each pixel is still bare.
+        canvas = torch.zeros(count * size**2, channels + 1, device=random.device)
+        canvas[:, -1] = 1
         left = torch.arange(count, device=random.device)
         for number in range(MOST):
             shapes = _shapes(random, len(left), self.smallest, size)
-            colours = random.uniform(len(left), 1, channels)
+            paints = torch.cat([random.uniform(len(left), 1, channels), canvas.new_full((len(left), 1, 1), -1)], 2)
             for some, rows, columns in _windows(shapes, size):
-                here, places = left[some, None], (rows[:, :, None] * size + columns[:, None]).flatten(1)
-                mask = _covered(shapes[some], rows, columns) * bare[here, places]
-                bare[here, places] -= mask
-                images[here, places] += colours[some] * mask[:, :, None]
+                places = (rows[:, :, None] * size + columns[:, None]).flatten(1)
+                flat = (left[some, None] * size**2 + places).flatten()
+                under = canvas.index_select(0, flat).view(*places.shape, channels + 1)
+                mask = _covered(shapes[some], rows, columns)[:, :, None] * under[:, :, -1:]
+                canvas.index_copy_(0, flat, under.addcmul_(mask, paints[some]).flatten(0, 1))
             if number % 16 == 15:
-                left = left[bare[left].mean(1) > 1 - min(self.cover, 0.99)]  # the last per cent takes as many as half the rest
+                bare = canvas[:, -1].view(count, -1)[left].mean(1)
+                left = left[bare > 1 - min(self.cover, 0.99)]  # the last per cent takes as many shapes as half the rest
                 if not len(left):
                     break
+        images, bare = canvas.view(count, -1, channels + 1).split((channels, 1), 2)
         if self.cover == 1:
-            images += bare[:, :, None] * random.uniform(count, 1, channels)
+            images = images + bare * random.uniform(count, 1, channels)
         return images.clamp(0, 1).transpose(1, 2).reshape(count, channels, size, size)
 
 
@@ -80,5 +84,5 @@ def _covered(shapes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:  # (n, 16
     distance = across * sides[0] + down * sides[4] - sides[8]
     for side in range(1, 4):
         distance = torch.maximum(distance, across * sides[side] + down * sides[side + 4] - sides[side + 8])
-    distance = torch.where(circle > 0, torch.hypot(across, down) - radius, distance)
+    distance = torch.where(circle > 0, (across.square() + down.square()).sqrt() - radius, distance)
     return (0.5 - distance).clamp(0, 1).flatten(1)
