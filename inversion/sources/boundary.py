@@ -103,9 +103,7 @@ def _check_input(teacher: Classifier, images: Tensor, targets: Tensor) -> None:
     spec = teacher.spec
     shape = (spec.channels, spec.size, spec.size)
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
-        raise EchosetError(
-            f"images must be uint8 of shape (B, {', '.join(map(str, shape))}), got {images.dtype} {(*images.shape,)}"
-        )
+        raise EchosetError(f"images must be uint8, each of shape {shape}, got {images.dtype} of shape {tuple(images.shape)}")
     if targets.dtype != torch.int64 or targets.ndim != 2 or len(targets) != len(images):
         raise EchosetError(f"targets must be int64 of shape ({len(images)}, T), got {targets.dtype} {tuple(targets.shape)}")
     if not targets.numel():
