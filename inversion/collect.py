@@ -104,17 +104,23 @@ def collect(
     identity = {"config": dataclasses.asdict(options), "sources": list(sources), "contents": contents, "seed": seed}
     identity |= {"teacher_hash": weight_hash, "input": teacher.contract}
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    claim(out, key)
+    claim(out, key, "options, sources, seed or teacher")
     if (out / "manifest.json").is_file():
         return TransferSet.load(out)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-    opened = [dataclasses.replace(source, exposed=_exposure(source, teacher, options)) for source in opened]
+    opened = _exposed(opened, teacher, options, quiet)
     [whole] = plan(SynthesisOptions(options.images, shard_images=options.images), spec.classes)
     shape = (spec.channels, spec.size, spec.size)
     state = Collection(Stock(whole.quotas, shape, options.balanced, where), where)
     if (saved := load_state(out / ".collect.state", f"{key} {where.type}")) is not None:
         state.load_state_dict(saved)
     _run(state, teacher, phases(opened, teacher, options, seed), options, out, f"{key} {where.type}", quiet)
+    if not state.stock.held.any():
+        for name in (".collect.state", ".job"):  # nothing to keep: the same folder may serve other options
+            (out / name).unlink(missing_ok=True)
+        raise EchosetError(
+            f"no image was taken of {int(state.raw.sum())} drawn (by class {state.raw.tolist()}); widen confidence, margin or only"
+        )
     shards = _write(state, options, out, where)
     exposed = {source.address: source.exposed for source in opened}
     collection = {"sources": list(sources), "exposed": exposed, **summary(state, whole.quotas if options.balanced else None)}
@@ -128,7 +134,7 @@ def _run(
 ) -> None:
     """Walk the phases until the stock is full."""
     stock, save_due, began = state.stock, Every(20), time.perf_counter()
-    with StopFlag() as stop, StepProgress("collecting", stock.total, quiet) as progress:
+    with StopFlag() as stop, StepProgress("collecting", stock.total, quiet, start=int(stock.held.sum())) as progress:
         while state.phase < len(todo) and not stock.full:
             phase = todo[state.phase]
             if state.blocks < 0:
@@ -190,6 +196,9 @@ def phases(sources: list[Source], teacher: Classifier, options: CollectOptions, 
     def tries(stock: Stock) -> int:
         return math.ceil(TRIES * int(stock.missing().sum()) / BLOCK) + 1
 
+    def pushes(stock: Stock) -> int:
+        return max(tries(stock), TRIES)  # where little is missing, a block of these is few images, not 512
+
     def base(number: int) -> Tensor:
         source = sources[number % len(sources)]
         return source.block(number // len(sources) % (source.blocks or most))
@@ -202,14 +211,14 @@ def phases(sources: list[Source], teacher: Classifier, options: CollectOptions, 
         "mixup": lambda n, stock: mixed(stock, base(n), random("mixup", n)),
         "push": lambda n, stock: pushed(stock, base(n), teacher, options, random("push", n)),
     }
-    for way in options.short:
+    for way in options.short if options.balanced else ():  # without quotas no class is short
         if way == "draw":
             todo += [
                 Phase(f"{s.address} again", lambda n, _, s=s: s.block(most + n), lambda _, s=s: _further(s, most), True)
                 for s in sources
             ]
         else:
-            todo.append(Phase(way, ways[way], tries, False))
+            todo.append(Phase(way, ways[way], pushes if way == "push" else tries, False))
     return todo
 
 
@@ -252,13 +261,18 @@ def pushed(stock: Stock, images: Tensor, teacher: Classifier, options: CollectOp
     return torch.cat([found.deep_after[found.found], found.after[found.found]])
 
 
-def _exposure(source: Source, teacher: Classifier, options: CollectOptions) -> float:
-    """The part to expose: as asked, or by what the teacher sees in the first images as they are."""
+def _exposed(sources: list[Source], teacher: Classifier, options: CollectOptions, quiet: bool) -> list[Source]:
+    """The sources, a part of each exposed: as asked, or by what the teacher sees in its first images as they are."""
     if options.expose is not None:
-        return options.expose
-    count = LOOK if source.blocks is None else min(LOOK, source.blocks)
-    labels = torch.cat([ask(teacher, to_input(source.block(n)), torch.float32).argmax(1) for n in range(count)])
-    return 0.5 if coverage(torch.bincount(labels, minlength=teacher.spec.classes)) < 0.5 else 0.0
+        return [dataclasses.replace(source, exposed=options.expose) for source in sources]
+    looks = [(source, n) for source in sources for n in range(LOOK if source.blocks is None else min(LOOK, source.blocks))]
+    counts = {source.address: torch.zeros(teacher.spec.classes, device=teacher.mean.device) for source in sources}
+    with StepProgress("looking at the sources", len(looks), quiet) as progress:
+        for done, (source, n) in enumerate(looks, 1):
+            labels = ask(teacher, to_input(source.block(n)), torch.float32).argmax(1)
+            counts[source.address] += torch.bincount(labels, minlength=teacher.spec.classes)
+            progress.update(done, source.address)
+    return [dataclasses.replace(s, exposed=0.5 if coverage(counts[s.address]) < 0.5 else 0.0) for s in sources]
 
 
 def coverage(counts: Tensor) -> float:  # (K,)
@@ -296,10 +310,6 @@ def _write(state: Collection, options: CollectOptions, out: Path, device: torch.
     """All shards, each balanced like the whole."""
     stock = state.stock
     kept = stock.kept()
-    if not len(kept):
-        raise EchosetError(
-            f"no image was taken of {int(state.raw.sum())} drawn (by class {state.raw.tolist()}); widen confidence, margin or only"
-        )
     total = -(-len(kept) // options.shard_images)
     entries = []
     for index in range(total):
@@ -358,6 +368,6 @@ def check_options(options: CollectOptions, teacher: Classifier) -> None:
         raise EchosetError(f"collection.only names class {unknown[0]}; the teacher knows 0 to {teacher.spec.classes - 1}")
     if len(set(options.short)) < len(options.short):
         raise EchosetError(f"collection.short names a way twice: {', '.join(options.short)}")
-    if not options.balanced and options.short != CollectOptions().short:
+    if not options.balanced and options.short not in ((), CollectOptions().short):
         raise EchosetError("collection.short fills classes that are short, and none is where collection.balanced is false")
     check_boundary(options.boundary)
