@@ -119,12 +119,14 @@ def _shorthands(arguments: list[str], fields: set[str]) -> list[str]:
 
 def _join_lists(arguments: list[str]) -> list[str]:
     """`--source a b` as the one option it stands for, `--sources=["a", "b"]`."""
-    joined, words = [], None
+    joined, lists, words = [], {}, None
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in LISTS:
-            words = [value] if equals else []
-            joined.append((LISTS[name], words))
+            if name not in lists:
+                joined.append((LISTS[name], lists.setdefault(name, [])))
+            words = lists[name]  # named again, it goes on
+            words += [value] if equals else []
         elif words is not None and not argument.startswith("-"):
             words.append(argument)
         else:
