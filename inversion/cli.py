@@ -109,7 +109,7 @@ def _shorthands(arguments: list[str], fields: set[str]) -> list[str]:
         del short["--images"]
     arguments = _join_lists(_join_losses(arguments))
     full = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.partition("=")
         if argument in ("--json", "--quiet") and following.lower() not in ("true", "false"):
             equals, value = "=", "true"
