@@ -109,7 +109,7 @@ def _shorthands(arguments: list[str], fields: set[str]) -> list[str]:
         del short["--images"]
     arguments = _join_lists(_join_losses(arguments))
     full = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.partition("=")
         if argument in ("--json", "--quiet") and following.lower() not in ("true", "false"):
             equals, value = "=", "true"
@@ -119,12 +119,14 @@ def _shorthands(arguments: list[str], fields: set[str]) -> list[str]:
 
 def _join_lists(arguments: list[str]) -> list[str]:
     """`--source a b` as the one option it stands for, `--sources=["a", "b"]`."""
-    joined, words = [], None
+    joined, lists, words = [], {}, None
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in LISTS:
-            words = [value] if equals else []
-            joined.append((LISTS[name], words))
+            if name not in lists:
+                joined.append((LISTS[name], lists.setdefault(name, [])))
+            words = lists[name]  # named again, it goes on
+            words += [value] if equals else []
         elif words is not None and not argument.startswith("-"):
             words.append(argument)
         else:

@@ -106,7 +106,7 @@ def collect(
     identity = {"config": dataclasses.asdict(options), "sources": list(sources), "contents": contents, "seed": seed}
     identity |= {"teacher_hash": weight_hash, "input": teacher.contract}
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    claim(out, key)
+    claim(out, key, "options, sources, seed or teacher")
     if (out / "manifest.json").is_file():
         return TransferSet.load(out)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -117,6 +117,12 @@ def collect(
     if (saved := load_state(out / ".collect.state", f"{key} {where.type}")) is not None:
         state.load_state_dict(saved)
     _run(state, teacher, phases(opened, teacher, options, seed), options, out, f"{key} {where.type}", quiet)
+    if not state.stock.held.any():
+        for name in (".collect.state", ".job"):  # nothing to keep: the same folder may serve other options
+            (out / name).unlink(missing_ok=True)
+        raise EchosetError(
+            f"no image was taken of {int(state.raw.sum())} drawn (by class {state.raw.tolist()}); widen confidence, margin or only"
+        )
     shards = _write(state, options, out, where)
     exposed = {source.address: source.exposed for source in opened}
     collection = {"sources": list(sources), "exposed": exposed, **summary(state, whole.quotas if options.balanced else None)}
@@ -130,7 +136,7 @@ def _run(
 ) -> None:
     """Walk the phases until the stock is full."""
     stock, save_due, began = state.stock, Every(20), time.perf_counter()
-    with StopFlag() as stop, StepProgress("collecting", stock.total, quiet) as progress:
+    with StopFlag() as stop, StepProgress("collecting", stock.total, quiet, start=int(stock.held.sum())) as progress:
         while state.phase < len(todo) and not stock.full:
             phase = todo[state.phase]
             if state.blocks < 0:
@@ -192,6 +198,9 @@ def phases(sources: list[Source], teacher: Classifier, options: CollectOptions, 
     def tries(stock: Stock) -> int:
         return math.ceil(TRIES * int(stock.missing().sum()) / BLOCK) + 1
 
+    def pushes(stock: Stock) -> int:
+        return max(tries(stock), TRIES)  # where little is missing, a block of these is few images, not 512
+
     def base(number: int) -> Tensor:
         source = sources[number % len(sources)]
         return source.block(number // len(sources) % (source.blocks or most))
@@ -204,14 +213,14 @@ def phases(sources: list[Source], teacher: Classifier, options: CollectOptions, 
         "mixup": lambda n, stock: mixed(stock, base(n), random("mixup", n)),
         "push": lambda n, stock: pushed(stock, base(n), teacher, options, random("push", n)),
     }
-    for way in options.short:
+    for way in options.short if options.balanced else ():  # without quotas no class is short
         if way == "draw":
             todo += [
                 Phase(f"{s.address} again", lambda n, _, s=s: s.block(most + n), lambda _, s=s: _further(s, most), True)
                 for s in sources
             ]
         else:
-            todo.append(Phase(way, ways[way], tries, False))
+            todo.append(Phase(way, ways[way], pushes if way == "push" else tries, False))
     return todo
 
 
@@ -262,9 +271,10 @@ def _exposure(source: Source, teacher: Classifier, options: CollectOptions, quie
     seen = {share: torch.zeros(teacher.spec.classes, dtype=torch.long, device=source.device) for share in (0.0, 0.5, 1.0)}
     with StepProgress(f"looking at {source.address}", count, quiet) as progress:
         for number in range(count):
+            images = source.block(number)
             for share, counts in seen.items():
-                images = dataclasses.replace(source, exposed=share).block(number)
-                counts += torch.bincount(ask(teacher, to_input(images), torch.float32).argmax(1), minlength=len(counts))
+                labels = ask(teacher, to_input(source.shown(images, number, share)), torch.float32).argmax(1)
+                counts += torch.bincount(labels, minlength=len(counts))
             progress.update(number + 1)
     evenness = {share: coverage(counts) for share, counts in seen.items()}
     best = max(evenness, key=evenness.__getitem__)
@@ -306,10 +316,6 @@ def _write(state: Collection, options: CollectOptions, out: Path, device: torch.
     """All shards, each balanced like the whole."""
     stock = state.stock
     kept = stock.kept()
-    if not len(kept):
-        raise EchosetError(
-            f"no image was taken of {int(state.raw.sum())} drawn (by class {state.raw.tolist()}); widen confidence, margin or only"
-        )
     total = -(-len(kept) // options.shard_images)
     entries = []
     for index in range(total):
@@ -368,6 +374,6 @@ def check_options(options: CollectOptions, teacher: Classifier) -> None:
         raise EchosetError(f"collection.only names class {unknown[0]}; the teacher knows 0 to {teacher.spec.classes - 1}")
     if len(set(options.short)) < len(options.short):
         raise EchosetError(f"collection.short names a way twice: {', '.join(options.short)}")
-    if not options.balanced and options.short != CollectOptions().short:
+    if not options.balanced and options.short not in ((), CollectOptions().short):
         raise EchosetError("collection.short fills classes that are short, and none is where collection.balanced is false")
     check_boundary(options.boundary)

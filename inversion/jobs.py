@@ -49,14 +49,12 @@ def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJo
     return jobs
 
 
-def claim(out: Path, key: str) -> None:
+def claim(out: Path, key: str, parts: str = "options, seed or teacher") -> None:
     """Mark the folder with what is being made in it, and refuse to mix two different sets."""
     marker = out / ".job"
     if marker.is_file():
         if marker.read_text() != key:
-            raise EchosetError(
-                f"{out} holds a set made with other options, seed or teacher; choose another --out, or delete that folder first"
-            )
+            raise EchosetError(f"{out} holds a set made with other {parts}; choose another --out, or delete that folder first")
     elif out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
         raise EchosetError(f"{out} exists and is not a set of this run; choose another --out")
     else:

@@ -23,7 +23,9 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     """Write the page for a demo's folder or a bare set's, and return its path."""
     folder = run / "set" if (run / "set" / "manifest.json").is_file() else run
     if not (folder / "manifest.json").is_file():
-        raise EchosetError(f"{run} holds neither a demo nor a finished transfer set; give a folder made by demo or synthesize")
+        raise EchosetError(
+            f"{run} holds neither a demo nor a finished transfer set; give a folder made by demo, synthesize or collect"
+        )
     transfer_set = TransferSet.load(folder)
     summary_file = run / "summary.json"
     try:
@@ -33,7 +35,8 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     # A run that was stopped may have logged a step twice; the later line is the one that counts.
     calls = list({(e["shard"], e["call"]): e for e in read_log(folder / "log.jsonl") if e["event"] == "call"}.values())
     steps = list({e["step"]: e for e in read_log(run / "log.jsonl") if e["event"] == "distill"}.values())
-    parts = [_summary(summary, transfer_set), _gallery(transfer_set), _balance(transfer_set), _synthesis_curves(calls)]
+    parts = [_summary(summary, transfer_set), _gallery(transfer_set), _balance(transfer_set), _collection(transfer_set)]
+    parts += [_synthesis_curves(calls)]
     parts += [_distillation_curves(steps), _time_split(summary, calls), _provenance(summary, transfer_set)]
     path = out or run / "report.html"
     write_atomically(path, whole("Echoset report", "".join(parts)))
@@ -41,7 +44,11 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 
 def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
-    title = f"<h1>Echoset report</h1><p class=note>{len(transfer_set):,} synthetic images from one trained network</p>"
+    found = transfer_set.manifest.get("collection")
+    what = "synthetic images from one trained network"
+    if found:
+        what = f"images from {html.escape(', '.join(found['sources']))}, chosen by one trained network"
+    title = f"<h1>Echoset report</h1><p class=note>{len(transfer_set):,} {what}</p>"
     if not summary:
         return title
     rows = [
@@ -81,6 +88,21 @@ def _balance(transfer_set: TransferSet) -> str:
     return f"<h2>Balance and confidence</h2><div class=row>{charts}</div>"
 
 
+def _collection(transfer_set: TransferSet) -> str:
+    found = transfer_set.manifest.get("collection")
+    if not found:
+        return ""
+    rows = [("class", "drawn", "accepted", *found["taken"], "missing")]
+    for label in range(transfer_set.classes):
+        taken = (str(counts[label]) for counts in found["taken"].values())
+        missing = str(found["short"].get(str(label), 0))
+        rows.append((str(label), str(found["raw_counts"][label]), str(found["accepted"][label]), *taken, missing))
+    note = (
+        f"{found['drawn']:,} images drawn in {found['seconds']:.0f} s; class coverage {found['raw_coverage']:.3f} before choosing."
+    )
+    return f"<h2>Where the images came from</h2>{table(rows)}<p class=note>{note}</p>"
+
+
 def _synthesis_curves(calls: list[dict[str, Any]]) -> str:
     first = [call for call in calls if call["shard"] == 0]
     if len(first) < 2:
@@ -108,7 +130,9 @@ def _time_split(summary: dict[str, Any], calls: list[dict[str, Any]]) -> str:
     adversary = sum(call["seconds"] for call in calls) - generator
     parts = [("generator", generator), ("adversarial student", adversary)]
     parts += [(name, summary["seconds"][name]) for name in ("distillation", "evaluation") if summary]
-    total = sum(seconds for _, seconds in parts) or 1
+    total = sum(seconds for _, seconds in parts)
+    if not total:
+        return ""
     rows = [("stage", "seconds", "share"), *[(name, f"{seconds:.1f}", f"{seconds / total:.0%}") for name, seconds in parts]]
     return f"<h2>Where the time went</h2>{table(rows)}"
 

@@ -285,8 +285,10 @@ def verify(run: VerifyRun) -> int:
     table = _table(f"Transfer set {run.set}", "", "found")
     table.add_row("shards", f"{len(transfer_set.manifest['shards'])}, hashes, shapes and labels hold")
     table.add_row("images", f"{len(transfer_set):,}")
-    table.add_row("per class", f"{min(counts)} to {max(counts)}{'' if document['balanced'] else ': not balanced'}")
-    problem = None if document["balanced"] else f"{run.set} is not balanced: {min(counts)} to {max(counts)} images per class"
+    wanted = transfer_set.manifest["config"].get("balanced", True)  # the unbalanced twin of a collected set is not at fault
+    unlike = "" if document["balanced"] else ": not balanced" if wanted else ": not balanced, nor meant to be"
+    table.add_row("per class", f"{min(counts)} to {max(counts)}{unlike}")
+    problem = f"{run.set} is not balanced: {min(counts)} to {max(counts)} images per class" if unlike and wanted else None
     if run.teacher is not None:
         teacher = load_teacher(run.teacher)
         _same_teacher(transfer_set, teacher, run.set)

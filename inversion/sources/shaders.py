@@ -61,7 +61,8 @@ def random_program(random: Random) -> Program:
 
 def programs_count() -> int:
     """How many different programs there are."""
-    return math.prod(map(len, (SYMMETRIES, WARPS, FIELDS, FIELDS, JOINS, TONES, PALETTES)))
+    pictures = len(FIELDS) * (1 + (len(JOINS) - 1) * len(FIELDS))  # `one` leaves the second field out
+    return pictures * math.prod(map(len, (SYMMETRIES, WARPS, TONES, PALETTES)))
 
 
 def _camera(random: Random, count: int, size: int) -> Plane:

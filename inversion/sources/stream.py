@@ -59,9 +59,11 @@ class Source:
         else:
             random = Random(self.device, self.address, self.seed, number)
             images = (self.drawer.draw(random, BLOCK, self.shape[0], self.shape[1]) * 255).round().to(torch.uint8)
-        if self.exposed:
-            images = expose(images, Random(self.device, "exposure", self.address, self.seed, number), self.exposed)
-        return images
+        return self.shown(images, number, self.exposed)
+
+    def shown(self, images: Tensor, number: int, exposed: float) -> Tensor:
+        """A block with a part of it exposed."""
+        return expose(images, Random(self.device, "exposure", self.address, self.seed, number), exposed) if exposed else images
 
 
 def open_source(
