@@ -135,3 +135,15 @@ class SynthesisOptions:
     """The adversarial student."""
     views: ViewOptions = ViewOptions()
     """What the adversarial student sees of an image."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How much of a set the dearer scores look at. A sample follows from the images alone, so their order changes nothing."""
+
+    gradients: int = 1000
+    """Images whose distance to the decision boundary is measured."""
+    compared: int = 10_000
+    """Images compared with all the others (duplicates), and images that pixel diversity, neighbours and readouts use."""
+    batch: int = 500
+    """Images the teacher answers for at once."""
