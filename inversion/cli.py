@@ -149,10 +149,13 @@ def _join_losses(arguments: list[str]) -> list[str]:
 
 def _gather_sets(arguments: list[str]) -> list[str]:
     """`SET NAME=SET …`, wherever they stand, as the one option `--sets` they are short for."""
-    kept, sets, takes_value = [], {}, False
+    kept, sets, previous = [], {}, ""
     for argument in arguments:
-        if takes_value or argument.startswith("-") or (argument.lower() in ("true", "false") and kept and kept[-1] in SWITCHES):
-            takes_value = not takes_value and "=" not in argument and argument not in (*SWITCHES, "-h", "--help", "--print_config")
+        # The word after an option is its value, unless the option is a switch.
+        switch = previous in (*SWITCHES, "-h", "--help", "--print_config")
+        value = previous.startswith("-") and "=" not in previous and (not switch or argument.lower() in ("true", "false"))
+        previous = "" if value else argument
+        if value or argument.startswith("-"):
             kept.append(argument)
             continue
         name, equals, path = argument.partition("=")

@@ -6,6 +6,7 @@ Sums run in float64 and over parts of the set, so that memory grows with the set
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 from distill.loop import StepProgress
 from inversion.scores import MOST_VALUES, NEAR
 
+PART = 2000  # rows that are held in float64 at once
 HELD_OUT = 0.2  # part of the set that readouts are judged on
 DOUBLINGS = 3  # readouts learn from 1/8, 1/4, 1/2 and all of the rest
 RIDGE = 1e-3  # of the readout, as a part of the mean variance of its inputs
@@ -23,7 +25,7 @@ FILTERS, FILTER_SIDE, GRID = 64, 5, 4  # of the readout's random convolution
 def entropy(weights: Tensor) -> float:  # (N,), not negative
     """H of the weights' shares, in nats; 0 where there is no weight at all."""
     shares = weights.double() / weights.double().sum().clamp_min(1e-300)
-    return max(-torch.special.xlogy(shares, shares).sum().item(), 0.0)
+    return max(0.0, -torch.special.xlogy(shares, shares).sum().item())
 
 
 def coverage(counts: Tensor) -> float:  # (K,)
@@ -35,7 +37,7 @@ def soft_coverage(answers: Tensor) -> tuple[float, float]:  # (N, K) softmax, fl
     """H(mean p)/log K, and the mutual information of image and class (H(mean p) − E H(p))/log K."""
     balance = coverage(answers.mean(0))
     spread = -torch.special.xlogy(answers, answers).sum(1).mean().item() / math.log(answers.shape[1])
-    return balance, max(balance - spread, 0.0)
+    return balance, max(0.0, balance - spread)
 
 
 def pair_coverage(first: Tensor, second: Tensor, classes: int) -> tuple[float, float]:  # (N,), (N,)
@@ -47,25 +49,34 @@ def pair_coverage(first: Tensor, second: Tensor, classes: int) -> tuple[float, f
 
 def effective_rank(features: Tensor) -> float:  # (N, D)
     """exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli 2007); 1 where nothing varies."""
-    wide = features.double()
-    return _effective_number(wide - wide.mean(0))
+    centre = sum(part.double().sum(0) for part in features.split(PART)) / len(features)
+    return _effective_number(features, lambda rows: rows.double() - centre)
 
 
 def vendi(features: Tensor) -> float:  # (N, D)
     """The Vendi score of the cosine kernel (Friedman & Dieng 2023): exp of the entropy of the eigenvalues of K/N."""
     # K/N = X·Xᵀ/N has the non-zero eigenvalues of Xᵀ·X/N, so the kernel itself need not be built.
-    return _effective_number(F.normalize(features.double(), dim=1))
+    return _effective_number(features, lambda rows: F.normalize(rows.double(), dim=1))
 
 
-def _effective_number(rows: Tensor) -> float:  # (N, D) float64
-    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+def _effective_number(features: Tensor, prepare: Callable[[Tensor], Tensor]) -> float:
+    if len(features) < features.shape[1]:
+        rows = prepare(features)
+        gram = rows @ rows.T
+    else:
+        gram = sum(rows.T @ rows for rows in map(prepare, features.split(PART)))
     values = torch.linalg.eigvalsh(gram).clamp_min(0)
-    # Below this the eigenvalues are rounding, and a set in which nothing varies has nothing else.
-    largest = gram.shape[0] * torch.finfo(torch.float64).eps * float(rows.shape[0])
-    return math.exp(entropy(values)) if values.sum() > largest else 1.0
+    # What is smaller than this, beside the features themselves, is rounding.
+    varied = values.sum() > 1e-20 * features.square().sum(dtype=torch.double)
+    return math.exp(entropy(values)) if varied else 1.0
 
 
-def within_classes(measure, features: Tensor, chosen: Tensor, classes: int) -> float:  # noqa: ANN001
+def within_classes(
+    measure: Callable[[Tensor], float],
+    features: Tensor,  # (N, D)
+    chosen: Tensor,  # (N,)
+    classes: int,
+) -> float:
     """The mean of a measure over all classes, one without images counting 0."""
     present = [features[chosen == label] for label in range(classes) if (chosen == label).any()]
     return sum(measure(part) for part in present) / classes
@@ -91,7 +102,7 @@ def duplicate_rate(flat: Tensor, count: int, chunk: int = 1000, quiet: bool = Tr
     return found / count
 
 
-def random_features(images: Tensor, chunk: int = 500) -> Tensor:  # (N, C, h, w) -> (N, 1024)
+def random_features(images: Tensor, chunk: int = 100) -> Tensor:  # (N, C, h, w) -> (N, 1024)
     """What one layer of fixed random filters sees, averaged over a 4 × 4 grid: features that no teacher had a hand in."""
     random = torch.Generator().manual_seed(0)
     filters = torch.randn(FILTERS, images.shape[1], FILTER_SIDE, FILTER_SIDE, generator=random).to(images.device)
@@ -105,23 +116,20 @@ def readout_curve(features: Tensor, chosen: Tensor, classes: int) -> dict[int, f
 
     Keys are numbers of images learnt from.
     """
-    held = int(len(features) * HELD_OUT)
-    rest, wanted = features[held:], F.one_hot(chosen[held:], classes).double()
-    found, done = {}, 0
-    rows, answers = features.shape[1] + 1, torch.zeros(features.shape[1] + 1, classes, dtype=torch.double, device=features.device)
-    moments = torch.zeros(rows, rows, dtype=torch.double, device=features.device)
+    held, found, done = int(len(features) * HELD_OUT), {}, 0
+    inputs = F.pad(features.double(), (0, 1), value=1.0)  # the last column is the constant
+    wanted = F.one_hot(chosen, classes).double()
+    moments, answers = torch.zeros_like(inputs[:1].T @ inputs[:1]), torch.zeros_like(inputs[:1].T @ wanted[:1])
     for share in range(DOUBLINGS, -1, -1):
-        count = len(rest) >> share
-        part = F.pad(rest[done:count].double(), (0, 1), value=1.0)  # the last column is the constant
-        moments += part.T @ part
-        answers += part.T @ wanted[done:count]
+        count = (len(features) - held) >> share
+        part = slice(held + done, held + count)
+        moments += inputs[part].T @ inputs[part]
+        answers += inputs[part].T @ wanted[part]
         done = count
-        means = moments[-1:, :-1] / count
-        strength = RIDGE * ((moments[:-1, :-1].diagonal() / count).mean() - means.square().mean()) * count
-        penalty = torch.full((rows,), 1.0, dtype=torch.double, device=features.device).mul_(strength.clamp_min(1e-9))
+        variances = moments.diagonal() / count - (moments[-1] / count).square()
+        penalty = (RIDGE * count * variances[:-1].mean()).clamp_min(1e-9).expand(len(moments)).clone()
         penalty[-1] = 1e-9  # the constant is free
-        weights = torch.linalg.solve(moments + penalty.diag(), answers)
-        guess = (F.pad(features[:held].double(), (0, 1), value=1.0) @ weights).argmax(1)
+        guess = (inputs[:held] @ torch.linalg.solve(moments + penalty.diag(), answers)).argmax(1)
         found[count] = balanced_agreement(guess, chosen[:held], classes)
     return found
 

@@ -145,5 +145,5 @@ class ScoreOptions:
     """Images whose distance to the decision boundary is measured."""
     compared: int = 10_000
     """Images compared with all the others (duplicates), and images that pixel diversity, neighbours and readouts use."""
-    batch: int = 500
+    batch: int = 200
     """Images the teacher answers for at once."""

@@ -24,6 +24,7 @@ from distill.taps import Taps, find_stages
 from distill.views import to_input
 from inversion import measures
 from inversion.options import ScoreOptions
+from inversion.scores import SCORES
 from synthesis_kernels.backend import resolve_device
 from synthesis_kernels.errors import EchosetError
 
@@ -62,7 +63,7 @@ class Scorecard:
 def overall(values: dict[str, float | None], features: int) -> float:
     """One number to put sets in order by, as `OVERALL` says."""
     variety = math.log1p(values["class_rank"]) / math.log1p(features)
-    return (max(values["coverage"], 0) * max(values["readout"], 0) * min(variety, 1)) ** (1 / 3)
+    return (min(values["coverage"], 1) * values["readout"] * min(variety, 1)) ** (1 / 3)
 
 
 def score(
@@ -76,56 +77,92 @@ def score(
     """Score a set. `raw_counts` are the teacher's decisions before filtering; "own" where nothing was filtered."""
     check_images(images, teacher)
     check_counts(raw_counts, teacher.spec.classes)
+    if options.gradients < 1 or options.compared < FEWEST or options.batch < 1:
+        raise EchosetError(f"scores.gradients and batch must be at least 1 and scores.compared {FEWEST}, got {options}")
     where, classes = resolve_device(device), teacher.spec.classes
     # Sorted by content, so that neither sums nor samples depend on the order in which a set is kept.
     order = content_order(images)
     images = images[order]
+    asked, compared = min(options.gradients, len(images)), min(options.compared, len(images))
     frozen = Frozen(teacher.to(where))
     logits, features, gap = ask(frozen, images, options.batch, where, quiet)
-    answers = logits.double().softmax(1)
-    best = logits.topk(2, 1).indices
-    chosen, second = best.T
+    chosen = logits.topk(2, 1).indices[:, 0]
     counts = torch.bincount(chosen, minlength=classes).tolist()
-    raw = counts if raw_counts == "own" else None if raw_counts is None else list(raw_counts)
-    chances = answers.gather(1, best)
-    margins = (chances[:, 0] - chances[:, 1]).clamp(0, 1)
-    soft_balance, mutual_information = measures.soft_coverage(answers)
-    pairs_hit, pairs_effective = measures.pair_coverage(chosen, second, classes)
-    asked, some = min(options.gradients, len(images)), min(options.compared, len(images))
-    distances = boundary_distances(frozen, images[:asked], options.batch // 2, where, quiet)
+    raw = counts if raw_counts == "own" else raw_counts and list(raw_counts)
+    distances = boundary_distances(frozen, images[:asked], options.batch, where, quiet)
     small = torch.cat([measures.shrink(part.to(where).float() / 255) for part in images.split(options.batch)])
-    flat = small.flatten(1)
-    readouts = measures.readout_curve(measures.random_features(small[:some]), chosen[:some], classes)
-    learnt = list(readouts.values())
-    values = {
-        "coverage": measures.coverage(torch.tensor(counts)),
+    readouts = measures.readout_curve(measures.random_features(small[:compared]), chosen[:compared], classes)
+    found = {
         "coverage_raw": None if raw is None else measures.coverage(torch.tensor(raw)),
+        "bn_gap": gap,
+        "boundary_distance": distances.median().item(),
+        **_of_answers(logits),
+        **_of_features(features, chosen, classes),
+        **_of_pixels(small.flatten(1), chosen, classes, compared, quiet),
+        **_of_readouts(readouts),
+    }
+    values = {one.name: found[one.name] for one in SCORES}
+    notes = [f"distance to the boundary: of {asked:,} of the images"] if asked < len(images) else []
+    if compared < len(images):
+        notes.append(
+            f"rank of pixels, neighbours, readout: of {compared:,} of the images; so many compared with all for duplicates"
+        )
+    return Scorecard(
+        images=len(images),
+        classes=classes,
+        counts=counts,
+        raw_counts=raw,
+        margins=torch.histc(margins(logits), BINS, 0, 1).long().tolist(),
+        readouts=readouts,
+        values=values,
+        overall=overall(values, features.shape[1]),
+        notes=notes,
+        decisions=torch.empty_like(order).index_copy_(0, order, chosen.cpu()),
+    )
+
+
+def margins(logits: Tensor) -> Tensor:  # (N, K) -> (N,)
+    """p₁ − p₂."""
+    first, second = logits.double().softmax(1).topk(2, 1).values.T
+    return first - second
+
+
+def _of_answers(logits: Tensor) -> dict[str, float]:  # (N, K)
+    classes, apart = logits.shape[1], margins(logits)
+    first, second = logits.topk(2, 1).indices.T
+    soft_balance, mutual_information = measures.soft_coverage(logits.double().softmax(1))
+    pairs_hit, pairs_effective = measures.pair_coverage(first, second, classes)
+    return {
+        "coverage": measures.coverage(torch.bincount(first, minlength=classes)),
         "soft_balance": soft_balance,
         "mutual_information": mutual_information,
         "pairs_hit": pairs_hit,
         "pairs_effective": pairs_effective,
-        "margin": margins.mean().item(),
-        "unsure": (margins < 0.5).double().mean().item(),
-        "boundary_distance": distances.median().item(),
+        "margin": apart.mean().item(),
+        "unsure": (apart < 0.5).double().mean().item(),
+    }
+
+
+def _of_features(features: Tensor, chosen: Tensor, classes: int) -> dict[str, float]:  # (N, D), (N,)
+    return {
         "rank": measures.effective_rank(features),
         "class_rank": measures.within_classes(measures.effective_rank, features, chosen, classes),
         "vendi": measures.vendi(features),
         "class_vendi": measures.within_classes(measures.vendi, features, chosen, classes),
-        "pixel_rank": measures.effective_rank(flat[:some]),
-        "duplicates": measures.duplicate_rate(flat, some, quiet=quiet),
-        "bn_gap": gap,
-        "neighbour": measures.neighbour_agreement(flat[:some], chosen[:some], classes),
-        "readout": learnt[-1],
-        "readout_gain": learnt[-1] - learnt[-2],
     }
-    notes = [f"distance to the boundary: of {asked:,} of the images"] if asked < len(images) else []
-    if some < len(images):
-        notes.append(f"pixel rank, neighbours, readout: of {some:,} of the images; duplicates: {some:,} compared with all")
-    decisions = torch.empty_like(chosen, device="cpu").index_copy_(0, order, chosen.cpu())
-    bins = torch.bincount((margins * BINS).long().clamp_max(BINS - 1), minlength=BINS).tolist()
-    return Scorecard(
-        len(images), classes, counts, raw, bins, readouts, values, overall(values, features.shape[1]), notes, decisions
-    )
+
+
+def _of_pixels(flat: Tensor, chosen: Tensor, classes: int, compared: int, quiet: bool) -> dict[str, float]:  # (N, D), (N,)
+    return {
+        "pixel_rank": measures.effective_rank(flat[:compared]),
+        "duplicates": measures.duplicate_rate(flat, compared, quiet=quiet),
+        "neighbour": measures.neighbour_agreement(flat[:compared], chosen[:compared], classes),
+    }
+
+
+def _of_readouts(readouts: dict[int, float]) -> dict[str, float]:
+    *_, half, whole = readouts.values()
+    return {"readout": whole, "readout_gain": whole - half}
 
 
 def check_images(images: Tensor, teacher: Classifier, name: str = "the set") -> None:
@@ -219,7 +256,7 @@ def boundary_distances(
     """(z₁ − z₂)/‖∇(z₁ − z₂)‖ in pixel L2, at most the diagonal of the cube of all images."""
     distances, most = [], math.sqrt(images[0].numel())
     with StepProgress("distances to the boundary", len(images), quiet) as progress:
-        for part in images.split(max(batch, 1)):
+        for part in images.split(batch):
             pixels = to_input(part.to(device)).requires_grad_(True)
             first, second = frozen(pixels).topk(2, 1).values.T
             (slope,) = torch.autograd.grad((first - second).sum(), pixels)

@@ -25,19 +25,24 @@ METHOD = (
 )
 
 
-def ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks from 1, equal values sharing the mean of theirs."""
+def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:  # (…, N)
+    """Ranks from 1 along the last axis, equal values sharing the mean of theirs."""
     values = np.asarray(values, float)
-    below = (values[:, None] > values[None]).sum(1)
-    alike = (values[:, None] == values[None]).sum(1)
+    below = (values[..., :, None] > values[..., None, :]).sum(-1)
+    alike = (values[..., :, None] == values[..., None, :]).sum(-1)
     return below + (alike + 1) / 2
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Correlation of the ranks; None where one side is all alike."""
-    a, b = ranks(one) - (len(one) + 1) / 2, ranks(other) - (len(other) + 1) / 2
-    length = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b) / length if length else None
+    rho = float(_correlate(ranks(one), ranks(other)))
+    return None if math.isnan(rho) else rho
+
+
+def _correlate(one: np.ndarray, other: np.ndarray) -> np.ndarray:  # (…, N) ranks
+    a, b = (side - side.mean(-1, keepdims=True) for side in (one, other))
+    length = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.divide((a * b).sum(-1), length, where=length > 0, out=np.full(length.shape, np.nan))
 
 
 def rank_test(one: Sequence[float], other: Sequence[float], seed: int = 0) -> dict[str, Any]:
@@ -45,14 +50,12 @@ def rank_test(one: Sequence[float], other: Sequence[float], seed: int = 0) -> di
     rho, count = spearman(one, other), len(one)
     if rho is None or count < 3:
         return {"rho": None, "low": None, "high": None, "p": None, "sets": count}
-    random = np.random.default_rng(seed)
     one, other = np.asarray(one, float), np.asarray(other, float)
-    drawn = [spearman(one[pick], other[pick]) for pick in random.integers(count, size=(DRAWS, count))]
-    low, high = np.quantile([value for value in drawn if value is not None], (0.025, 0.975))
-    # All orders of the ranks have one mean and one length, so ρ grows as the sum of products does.
-    a, b = ranks(one) - (count + 1) / 2, ranks(other) - (count + 1) / 2
-    found = np.abs(b[orders(count)] @ a) >= abs(a @ b) - 1e-9
-    return {"rho": rho, "low": float(low), "high": float(high), "p": float(found.mean()), "sets": count}
+    draws = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
+    low, high = np.nanquantile(_correlate(ranks(one[draws]), ranks(other[draws])), (0.025, 0.975))
+    found = _correlate(ranks(one), ranks(other)[orders(count)])
+    p = float((np.abs(found) >= abs(rho) - 1e-9).mean())
+    return {"rho": rho, "low": float(low), "high": float(high), "p": p, "sets": count}
 
 
 @cache
