@@ -107,8 +107,11 @@ def random_features(images: Tensor, chunk: int = 100) -> Tensor:  # (N, C, h, w)
     random = torch.Generator().manual_seed(0)
     filters = torch.randn(FILTERS, images.shape[1], FILTER_SIDE, FILTER_SIDE, generator=random).to(images.device)
     filters = F.normalize((filters - filters.mean((1, 2, 3), keepdim=True)).flatten(1)).view_as(filters)
-    parts = [F.conv2d(part, filters, padding=FILTER_SIDE // 2).relu_() for part in images.split(chunk)]
-    return torch.cat([F.adaptive_avg_pool2d(part, GRID).flatten(1) for part in parts])
+    pooled = []
+    for part in images.split(chunk):
+        maps = F.conv2d(part, filters, padding=FILTER_SIDE // 2).relu_()
+        pooled.append(F.adaptive_avg_pool2d(maps, GRID).flatten(1))
+    return torch.cat(pooled)
 
 
 def readout_curve(features: Tensor, chosen: Tensor, classes: int) -> dict[int, float]:  # (N, D), (N,)

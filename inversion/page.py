@@ -20,6 +20,7 @@ h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.n
 table{border-collapse:collapse}td,th{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid #e5e7eb}
 .gallery td{padding:1px 8px 1px 0;border:0}.gallery img{image-rendering:pixelated;display:block}
 .row{display:flex;flex-wrap:wrap;gap:1.5rem}code{background:#f3f4f6;padding:.1rem .3rem;border-radius:3px;word-break:break-all}
+.wide{overflow-x:auto}.wide td,.wide th{white-space:nowrap}
 svg{max-width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#374151}
 """
 

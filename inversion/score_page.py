@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,8 @@ def ranked(sets: Mapping[str, Scored]) -> list[str]:
     return sorted(sets, key=lambda name: -sets[name].card.overall)
 
 
-def score_rows(sets: Mapping[str, Scored]) -> list[tuple[str, ...]]:
-    """Head and body of the table: scores down, sets across, best first."""
-    names = ranked(sets)
+def score_rows(sets: Mapping[str, Scored], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Head and body of the table: scores down, the named sets across."""
     cards = [sets[name].card for name in names]
     rows = [("", *names), ("images", *(f"{card.images:,}" for card in cards))]
     rows.append(("overall", *(f"{card.overall:.3f}" for card in cards)))
@@ -41,22 +40,34 @@ def score_rows(sets: Mapping[str, Scored]) -> list[tuple[str, ...]]:
 
 def validation_rows(validation: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Head and body of the table of correlations, the overall first."""
-    rows = [{"title": "overall", "claim": "higher", **validation["overall"]}, *validation["scores"]]
-    head = ("", "claimed better", "Spearman ρ", "95 % interval", "p", "sets")
-    return [head, *(_correlation(row) for row in rows)]
+    headings = {score.name: score.heading for score in SCORES}
+    rows = [("overall ↑", validation["overall"]), *((headings[row["name"]], row) for row in validation["scores"])]
+    return [("", "Spearman ρ", "95 % interval", "p", "sets"), *((name, *_correlation(row)) for name, row in rows)]
 
 
 def _correlation(row: Mapping[str, Any]) -> tuple[str, ...]:
     if row["rho"] is None:
-        return (row["title"], row["claim"] or "–", "–", "all alike, or unknown", "–", str(row["sets"]))
-    figures = (f"{row['rho']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}", f"{row['p']:.3f}")
-    return (row["title"], row["claim"] or "–", *figures, str(row["sets"]))
+        return ("–", "–", "–", str(row["sets"]))
+    p = "< .001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+    return (f"{row['rho']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}", p, str(row["sets"]))
+
+
+def validation_notes(validation: Mapping[str, Any]) -> list[str]:
+    """What to know when reading that table."""
+    notes, spread, original = [validation["caution"]], validation["overall"]["one_left_out"], validation.get("original")
+    if spread:
+        notes.append(f"overall's ρ with any one set left out: {spread[0]:+.2f} to {spread[1]:+.2f}")
+    if original is not None:
+        notes.append(f"the original data teaches {original:.2%}; it is not counted")
+    return [*notes, validation["method"]]
 
 
 def write_scores(sets: Mapping[str, Scored], command: str, path: Path, validation: Mapping[str, Any] | None = None) -> None:
     """Write the page."""
     parts = [f"<h1>Echoset scorecard</h1><p class=note><code>{html.escape(command)}</code></p>"]
-    parts += [f"<h2>Scores</h2>{table(score_rows(sets))}<p class=note>{html.escape(OVERALL)}</p>"]
+    parts += [
+        f"<h2>Scores</h2><div class=wide>{table(score_rows(sets, ranked(sets)))}</div><p class=note>{html.escape(OVERALL)}</p>"
+    ]
     parts += [_validation(validation)] if validation else []
     parts += [_one_set(name, sets[name]) for name in ranked(sets)]
     meaning = [("score", "what it is", "range", "claimed better", "good")]
@@ -74,7 +85,7 @@ def _validation(validation: Mapping[str, Any]) -> str:
         accuracy = f"{found['accuracy']:.2%}{spread}".replace("%", "")
         rows.append((name, f"{found['images']:,}", f"{found['overall']:.3f}", accuracy, str(found["seeds"])))
     chart = scatter(points, "test accuracy by overall", ("lowest overall", "highest overall"))
-    notes = "".join(f"<p class=note>{html.escape(validation[part])}.</p>".replace("..", ".") for part in ("caution", "method"))
+    notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in validation_notes(validation))
     return f"<h2>Do the scores predict?</h2>{table(rows)}{chart}{table(validation_rows(validation))}{notes}"
 
 

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,10 +60,9 @@ class Scorecard:
         return {name: value for name, value in vars(self).items() if name != "decisions"}
 
 
-def overall(values: dict[str, float | None], features: int) -> float:
+def overall(values: Mapping[str, float | None]) -> float:
     """One number to put sets in order by, as `OVERALL` says."""
-    variety = math.log1p(values["class_rank"]) / math.log1p(features)
-    return (min(values["coverage"], 1) * values["readout"] * min(variety, 1)) ** (1 / 3)
+    return math.sqrt(min(values["coverage"], 1) * values["neighbour"])
 
 
 def score(
@@ -115,7 +114,7 @@ def score(
         margins=torch.histc(margins(logits), BINS, 0, 1).long().tolist(),
         readouts=readouts,
         values=values,
-        overall=overall(values, features.shape[1]),
+        overall=overall(values),
         notes=notes,
         decisions=torch.empty_like(order).index_copy_(0, order, chosen.cpu()),
     )

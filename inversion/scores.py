@@ -204,9 +204,8 @@ SCORES = (
 )
 
 OVERALL = (
-    "overall: the geometric mean of class coverage (is every class there?), readout (can its decisions be learnt without the "
-    "teacher's features?) and log(1 + rank within a class)/log(1 + features) (is a class more than one picture?). "
-    "In [0, 1], for order alone"
+    "overall: the geometric mean of class coverage (is every class there?) and neighbours agree (can its decisions be learnt by "
+    "one who knows nothing?). In [0, 1], for order alone"
 )
 
 

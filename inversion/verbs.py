@@ -41,7 +41,7 @@ from inversion.runs import (
     SynthesizeRun,
     VerifyRun,
 )
-from inversion.score_page import Scored, ranked, score_rows, validation_rows, write_scores
+from inversion.score_page import Scored, ranked, score_rows, validation_notes, validation_rows, write_scores
 from inversion.scorecard import check_counts, check_images
 from inversion.scorecard import score as score_images
 from inversion.scores import OVERALL, definitions
@@ -284,14 +284,13 @@ def score(run: ScoreRun) -> int:
         document["validation"] = found
         write_atomically(page.with_suffix("") / "validation.json", (json.dumps(document, indent=1) + "\n").encode())
     write_scores(scored, command, page, found)
-    head, *body = score_rows(scored)
-    table = _table("Scorecard", *head)
-    for line in body:
-        table.add_row(*line)
-    table.caption = OVERALL
     if found is not None and not run.quiet:
         Console(markup=False).print(_validation_table(found))
-    return _finish(run, table, document, f"page: {page}")
+    names, width = document["ranked"], max(9, *map(len, scored)) + 3
+    abreast = max(1, (Console().width - 30) // width)  # as many sets as stand side by side
+    for start in range(0, 0 if run.quiet else len(names), abreast):
+        Console(markup=False).print(_rows_table("Scorecard", score_rows(scored, names[start : start + abreast])))
+    return _finish(run, None, document, f"{OVERALL}\npage: {page}")
 
 
 def _raw_counts(data: TransferSet | Images, path: str, classes: int) -> list[int] | Literal["own"] | None:
@@ -313,13 +312,10 @@ def _evenly(data: Images, count: int) -> Images:
 
 
 def _validation_table(found: dict[str, Any]) -> Table:
-    head, *body = validation_rows(found)
-    table = _table("Do the scores predict the students?", *head)
-    for line in body:
-        table.add_row(*line)
-    accuracies = [f"{name} {one['accuracy']:.2%}" for name, one in sorted(found["sets"].items(), key=lambda i: -i[1]["accuracy"])]
-    accuracies += [f"original data {found['original']:.2%}, not counted"] if found["original"] is not None else []
-    table.caption = f"mean test accuracy: {', '.join(accuracies)}\n{found['caution']}\n{found['method']}"
+    table = _rows_table("Do the scores predict the students?", validation_rows(found))
+    order = sorted(found["sets"].items(), key=lambda item: -item[1]["accuracy"])
+    accuracies = ", ".join(f"{name} {one['accuracy']:.2%}" for name, one in order)
+    table.caption = "\n".join([f"mean test accuracy: {accuracies}", *validation_notes(found)])
     return table
 
 
@@ -466,6 +462,15 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     for column in columns:
         table.add_column(column)
+    return table
+
+
+def _rows_table(title: str, rows: list[tuple[str, ...]]) -> Table:
+    table = _table(title)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row)
     return table
 
 
