@@ -105,7 +105,7 @@ def scatter(points: dict[str, tuple[float, float]], title: str, ends: tuple[str,
     (left, right), (low, high) = ((min(side), max(side)) for side in zip(*points.values(), strict=True))
     body = ""
     for index, (name, (x, y)) in enumerate(points.items()):
-        across, up = 60 + 310 * (x - left) / (right - left or 1), 160 - 120 * (y - low) / (high - low or 1)
+        across, up = 50 + 330 * (x - left) / (right - left or 1), 165 - 135 * (y - low) / (high - low or 1)
         colour, side = COLOURS[index % len(COLOURS)], ("start", 6) if across < 215 else ("end", -6)
         body += (
             f'<circle cx={across:.1f} cy={up:.1f} r=4 fill="{colour}"><title>{html.escape(name)}: {x:.4g}, {y:.4g}</title></circle>'

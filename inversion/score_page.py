@@ -14,6 +14,7 @@ from distill.files import write_atomically
 from inversion.page import bars, gallery, lines, scatter, table, whole
 from inversion.scorecard import BINS, Scorecard
 from inversion.scores import OVERALL, SCORES
+from inversion.validation import ranks
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,16 @@ def write_scores(sets: Mapping[str, Scored], command: str, path: Path, validatio
 
 def _validation(validation: Mapping[str, Any]) -> str:
     sets = validation["sets"]
-    points = {name: (found["overall"], found["accuracy"]) for name, found in sets.items()}
+    places = (ranks([found[figure] for found in sets.values()]) for figure in ("overall", "accuracy"))
+    points = dict(zip(sets, zip(*places, strict=True), strict=True))
     rows = [("set", "images", "overall", "test accuracy, %", "seeds")]
     for name, found in sorted(sets.items(), key=lambda item: -item[1]["accuracy"]):
         spread = "" if found["accuracy_sd"] is None else f" ± {found['accuracy_sd']:.2%}"
         accuracy = f"{found['accuracy']:.2%}{spread}".replace("%", "")
         rows.append((name, f"{found['images']:,}", f"{found['overall']:.3f}", accuracy, str(found["seeds"])))
-    chart = scatter(points, "test accuracy by overall", ("lowest overall", "highest overall"))
+    chart = scatter(
+        points, "rank by test accuracy, from the lowest, against rank by overall", ("lowest overall", "highest overall")
+    )
     notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in validation_notes(validation))
     return f"<h2>Do the scores predict?</h2>{table(rows)}{chart}{table(validation_rows(validation))}{notes}"
 

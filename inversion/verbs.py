@@ -276,12 +276,13 @@ def score(run: ScoreRun) -> int:
     command = shlex.join(["echoset", *sys.argv[1:]])
     found = validate({name: one.card for name, one in scored.items()}, cells) if run.validate else None
     document: dict[str, Any] = {"command": command, "ranked": ranked(scored), "definitions": definitions(), "overall": OVERALL}
+    document |= {"device": describe_device(resolve_device(run.device)), "torch": torch.__version__}
     document["sets"] = {name: {"path": one.path, **one.card.document()} for name, one in scored.items()}
     if found is not None:
         original = [cell["accuracy"] for cell in cells if cell["set"] == "original" and cell["method"] == "hinton"]
         found["original"] = sum(original) / len(original) if original else None
-        found["command"] = command
         document["validation"] = found
+        document["study"] = [{k: v for k, v in cell.items() if k not in ("key", "per_class")} for cell in cells]
         write_atomically(page.with_suffix("") / "validation.json", (json.dumps(document, indent=1) + "\n").encode())
     write_scores(scored, command, page, found)
     if found is not None and not run.quiet:

@@ -384,14 +384,16 @@ def test_validation_is_one_command_shared_and_continued(folder, tmp_path, capsys
     assert main([*common, "--rank=0", "--world=2"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"complete": False}
     assert main([*common, "--rank=1", "--world=2"]) == 0
-    found = json.loads((tmp_path / "v" / "validation.json").read_text())["validation"]
+    document = json.loads((tmp_path / "v" / "validation.json").read_text())
+    found = document["validation"]
+    assert len(document["study"]) == 4 and {"command", "device", "torch", "sets"} <= document.keys()
     assert len(found["sets"]) == 4 and all(one["seeds"] == 1 for one in found["sets"].values())
     assert {row["name"] for row in found["scores"]} == {one.name for one in SCORES} and "only 4 sets" in found["caution"]
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "v" / "cells").iterdir()}
     assert len(times) == 4 and main(common) == 0
     assert all(path.stat().st_mtime_ns == then for path, then in times.items())
     text = (tmp_path / "v.html").read_text()
-    assert "Do the scores predict?" in text and "test accuracy by overall" in text and "<circle" in text
+    assert "Do the scores predict?" in text and "rank by test accuracy" in text and "<circle" in text
 
 
 @pytest.mark.parametrize(
