@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inversion.jobs import plan
-    from inversion.options import SynthesisOptions, TeacherOptions
+    from inversion.options import ScoreOptions, SynthesisOptions, TeacherOptions
+    from inversion.scorecard import Scorecard, score
     from inversion.synthesis import synthesize
     from inversion.teacher import MNIST_SLICE, Inspection, inspect_teacher, load_teacher
 
@@ -18,18 +19,22 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "inversion.jobs": ("plan",),
-    "inversion.options": ("SynthesisOptions", "TeacherOptions"),
+    "inversion.options": ("ScoreOptions", "SynthesisOptions", "TeacherOptions"),
+    "inversion.scorecard": ("Scorecard", "score"),
     "inversion.synthesis": ("synthesize",),
     "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
 }
 __all__ = [
     "MNIST_SLICE",
     "Inspection",
+    "ScoreOptions",
+    "Scorecard",
     "SynthesisOptions",
     "TeacherOptions",
     "inspect_teacher",
     "load_teacher",
     "plan",
+    "score",
     "synthesize",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from difflib import get_close_matches
+from pathlib import Path
 
 VERBS = {
     "demo": "the whole path on the bundled MNIST teacher: synthesise, distil, evaluate, report",
@@ -16,8 +17,10 @@ VERBS = {
     "report": "write one self-contained HTML page about a run",
     "verify": "check a transfer set: hashes, shapes, balance, and the teacher's answers",
     "study": "compare methods on sets, under label noise and imbalance, over seeds",
+    "score": "say what sets are worth to a distillation, from the teacher alone, and whether that holds",
     "bench": "time the kernels and both loops against their definitions and the usual formulation",
 }
+SWITCHES = ("--json", "--quiet", "--validate")
 HELP = f"""usage: echoset VERB [options]
 
 Make a small, class-balanced synthetic set from a trained network, and teach a student with it.
@@ -45,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         close = get_close_matches(verb, VERBS, n=1)
         print(f"echoset: no verb '{verb}'{f'; did you mean {close[0]}?' if close else ''}\n\n{HELP}", end="", file=sys.stderr)
         return 2
-    options = _parse(verb, arguments[1:])
+    options = _parse(verb, _gather_sets(arguments[1:]) if verb == "score" else arguments[1:])
 
     from synthesis_kernels.errors import EchosetError
 
@@ -111,7 +114,7 @@ def _shorthands(arguments: list[str], fields: set[str]) -> list[str]:
     full = []
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.partition("=")
-        if argument in ("--json", "--quiet") and following.lower() not in ("true", "false"):
+        if argument in SWITCHES and following.lower() not in ("true", "false"):
             equals, value = "=", "true"
         full.append(short.get(name, name) + equals + value)
     return full
@@ -167,6 +170,37 @@ def _join_losses(arguments: list[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined[:-1]
+
+
+def _gather_sets(arguments: list[str]) -> list[str]:
+    """`SET NAME=SET …`, wherever they stand, as the one option `--sets` they are short for."""
+    kept, sets, previous = [], {}, ""
+    for argument in arguments:
+        # The word after an option is its value, unless the option is a switch.
+        switch = previous in (*SWITCHES, "-h", "--help", "--print_config")
+        value = previous.startswith("-") and "=" not in previous and (not switch or argument.lower() in ("true", "false"))
+        previous = "" if value else argument
+        if value or argument.startswith("-"):
+            kept.append(argument)
+            continue
+        name, equals, path = argument.partition("=")
+        if not equals or "/" in name or Path(argument).exists():
+            name, path = _name_of(argument, sets), argument
+        if name in sets:
+            print(f"echoset: two sets would be called '{name}'; give one another name: NAME={path}", file=sys.stderr)
+            sys.exit(2)
+        sets[name] = path
+    if sets and any(argument.split("=")[0] == "--sets" for argument in kept):
+        print("echoset: give sets by name in --sets, or one after another, not both", file=sys.stderr)
+        sys.exit(2)
+    return [*kept, f"--sets={json.dumps(sets)}"] if sets else kept
+
+
+def _name_of(path: str, taken: dict[str, str]) -> str:
+    """What a set is called if nobody says: the last part of its path, with the one before where that says too little."""
+    place = Path(path)
+    name = place.stem or path
+    return f"{place.parent.name}-{name}" if (name == "set" or name in taken) and place.parent.name else name
 
 
 if __name__ == "__main__":

@@ -189,3 +189,15 @@ class CollectOptions:
     """How images are pushed."""
     views: ViewOptions = ViewOptions()
     """How images are augmented."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How much of a set the dearer scores look at. A sample follows from the images alone, so their order changes nothing."""
+
+    gradients: int = 1000
+    """Images whose distance to the decision boundary is measured."""
+    compared: int = 10_000
+    """Images compared with all the others (duplicates), and images that pixel diversity, neighbours and readouts use."""
+    batch: int = 200
+    """Images the teacher answers for at once."""

@@ -8,8 +8,11 @@ import io
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
+COLUMNS = 16  # pictures of a class in a gallery
+MOST_CLASSES = 20
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea", "#d97706", "#0891b2", "#be185d", "#65a30d", "#4b5563", "#111827")
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937;background:#fff}
@@ -17,6 +20,7 @@ h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.n
 table{border-collapse:collapse}td,th{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid #e5e7eb}
 .gallery td{padding:1px 8px 1px 0;border:0}.gallery img{image-rendering:pixelated;display:block}
 .row{display:flex;flex-wrap:wrap;gap:1.5rem}code{background:#f3f4f6;padding:.1rem .3rem;border-radius:3px;word-break:break-all}
+.wide{overflow-x:auto}.wide td,.wide th{white-space:nowrap}
 svg{max-width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#374151}
 """
 
@@ -41,6 +45,21 @@ def picture(pixels: np.ndarray, zoom: int) -> str:  # (H, W, C) uint8
     data = base64.b64encode(buffer.getvalue()).decode()
     height, width = pixels.shape[:2]
     return f'<img width={width * zoom} height={height * zoom} alt="" src="data:image/png;base64,{data}">'
+
+
+def gallery(images: np.ndarray, labels: np.ndarray, classes: int) -> str:  # (N, C, H, W) uint8, (N,)
+    """A row of pictures for each class."""
+    rows = []
+    for label in range(min(classes, MOST_CLASSES)):
+        mine = images[labels == label]
+        if not len(mine):
+            continue
+        # Evenly spread over the stock, so that the gallery shows the class and not its best.
+        chosen = np.linspace(0, len(mine) - 1, min(COLUMNS, len(mine))).astype(int)
+        strip = rearrange(mine[chosen], "n c h w -> h (n w) c")
+        rows.append(f"<tr><td>{label}<td>{picture(strip, 2 if strip.shape[0] < 48 else 1)}")
+    more = f"<p class=note>The first {MOST_CLASSES} of {classes} classes.</p>" if classes > MOST_CLASSES else ""
+    return f"<table class=gallery>{''.join(rows)}</table>{more}"
 
 
 def _frame(body: str, title: str, low: float, high: float, ends: tuple[str, str], tall: int = 200) -> str:
@@ -79,6 +98,20 @@ def lines(
         body += "".join(f"<text x={place:.0f} y=183 text-anchor=middle>{html.escape(name)}</text>" for place, name in names)
         ends = ("", "")
     return _frame(body, title, low, high, ends, 200 + 14 * ((len(series) - 1) // 5))
+
+
+def scatter(points: dict[str, tuple[float, float]], title: str, ends: tuple[str, str]) -> str:
+    """One named dot a point, on axes just wide enough; `ends` are written below the ends of the x axis."""
+    (left, right), (low, high) = ((min(side), max(side)) for side in zip(*points.values(), strict=True))
+    body = ""
+    for index, (name, (x, y)) in enumerate(points.items()):
+        across, up = 50 + 330 * (x - left) / (right - left or 1), 165 - 135 * (y - low) / (high - low or 1)
+        colour, side = COLOURS[index % len(COLOURS)], ("start", 6) if across < 215 else ("end", -6)
+        body += (
+            f'<circle cx={across:.1f} cy={up:.1f} r=4 fill="{colour}"><title>{html.escape(name)}: {x:.4g}, {y:.4g}</title></circle>'
+        )
+        body += f"<text x={across + side[1]:.1f} y={up + 4:.1f} text-anchor={side[0]}>{html.escape(name)}</text>"
+    return _frame(body, title, low, high, ends)
 
 
 def bars(values: list[int], names: list[str], title: str, every: int = 1) -> str:

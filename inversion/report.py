@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 
 from distill.files import read_log, write_atomically
 from distill.transfer_set import TransferSet
-from inversion.page import bars, lines, picture, table, whole
+from inversion.page import bars, gallery, lines, table, whole
 from synthesis_kernels.errors import EchosetError
-
-COLUMNS = 16  # pictures of a class in the gallery
-MOST_CLASSES = 20
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -62,21 +58,8 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
 
 
 def _gallery(transfer_set: TransferSet) -> str:
-    rows = []
-    for label in range(min(transfer_set.classes, MOST_CLASSES)):
-        images = transfer_set.images[transfer_set.labels == label]
-        if not len(images):
-            continue
-        # Evenly spread over the stock, so that the gallery shows the class and not its best.
-        chosen = np.linspace(0, len(images) - 1, min(COLUMNS, len(images))).astype(int)
-        strip = rearrange(images[chosen].numpy(), "n c h w -> h (n w) c")
-        rows.append(f"<tr><td>{label}<td>{picture(strip, 2 if strip.shape[0] < 48 else 1)}")
-    more = (
-        f"<p class=note>The first {MOST_CLASSES} of {transfer_set.classes} classes.</p>"
-        if transfer_set.classes > MOST_CLASSES
-        else ""
-    )
-    return f"<h2>The set, by class</h2><table class=gallery>{''.join(rows)}</table>{more}"
+    found = gallery(transfer_set.images.numpy(), transfer_set.labels.numpy(), transfer_set.classes)
+    return f"<h2>The set, by class</h2>{found}"
 
 
 def _balance(transfer_set: TransferSet) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from distill.options import Device, DistillOptions, Form, Precision, Step, StudentOptions, StudyOptions
-from inversion.options import CollectOptions, SynthesisOptions, TeacherOptions
+from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,39 @@ class StudyRun(Common):
     """How many processes share the grid."""
 
 
+@dataclass(frozen=True)
+class ScoreRun(Common):
+    """`echoset score SET [SET …]`."""
+
+    sets: dict[str, str] = field(default_factory=dict)
+    """Names of sets and where they are; short: echoset score runs/set leaves=runs/leaves.npz. Transfer sets of this teacher, or
+    any images, as for --set of distill."""
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher; of a transfer set the one that made it."""
+    images: int = 0
+    """Take so many images of each set, evenly spread over it; 0 = all. Sets of one size compare best."""
+    scores: ScoreOptions = ScoreOptions()
+    """How much of a set the dearer scores look at."""
+    out: str = "runs/score.html"
+    """The page to write. Cells and validation.json go to a folder beside it, runs/score."""
+    validate: bool = False
+    """Teach students on every set, and say how well each score predicts their accuracy on --data; a stopped run is continued."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Students of each set, for --validate."""
+    data: str | None = None
+    """Test data for --validate; default: the bundled MNIST slice."""
+    original: str | None = None
+    """The teacher's own training data: with --validate, the accuracy it would have taught is shown beside, and not counted."""
+    student: StudentOptions = StudentOptions()
+    """The fresh students, for --validate."""
+    distillation: DistillOptions = DistillOptions()
+    """How they are trained, for --validate; their loss is hinton."""
+    rank: int = 0
+    """With --validate, teach only students rank, rank + world …: one number for each process."""
+    world: int = 1
+    """How many processes share the students."""
+
+
 SCHEMAS = {
     "demo": DemoRun,
     "inspect": InspectRun,
@@ -197,5 +230,6 @@ SCHEMAS = {
     "report": ReportRun,
     "verify": VerifyRun,
     "study": StudyRun,
+    "score": ScoreRun,
     "bench": BenchRun,
 }

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -22,6 +22,7 @@ from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_atomically
 from distill.learner import full_loss
 from distill.models import Classifier, load_classifier, save_classifier
+from distill.options import StudyOptions
 from distill.study import plan, run_study, summarise
 from distill.train import build_student
 from distill.train import distill as train_student
@@ -37,14 +38,20 @@ from inversion.runs import (
     EvaluateRun,
     InspectRun,
     ReportRun,
+    ScoreRun,
     StudyRun,
     SynthesizeRun,
     VerifyRun,
 )
+from inversion.score_page import Scored, ranked, score_rows, validation_notes, validation_rows, write_scores
+from inversion.scorecard import check_counts, check_images
+from inversion.scorecard import score as score_images
+from inversion.scores import OVERALL, definitions
 from inversion.study_page import grid, write_study
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
 from inversion.teacher import MNIST_SLICE, inspect_teacher, load_teacher
+from inversion.validation import check_sets, validate
 from synthesis_kernels.backend import describe_device, describe_forms, resolve_device
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
@@ -270,6 +277,89 @@ def study(run: StudyRun) -> int:
     return _finish(run, None, document, f"page: {out / 'study.html'}")
 
 
+def score(run: ScoreRun) -> int:
+    """Score every set, show them side by side, and with --validate say how far the scores can be trusted."""
+    if not run.sets:
+        raise EchosetError("there is nothing to score; name sets: echoset score runs/set leaves=runs/leaves.npz")
+    if run.images < 0:
+        raise EchosetError(f"images must be at least 0, got {run.images}")
+    if run.validate:
+        check_sets(run.sets)
+    teacher, page = load_teacher(run.teacher), Path(run.out)
+    sets, raw_counts = {}, {}
+    for name, path in run.sets.items():
+        data = _load_set(path, teacher, run.quiet)
+        raw_counts[name] = _raw_counts(data, path, teacher.spec.classes)
+        sets[name] = _evenly(as_images(data, path), run.images)
+        check_images(sets[name].images, teacher, path)
+    cells = _teach(run, teacher, sets, page.with_suffix("")) if run.validate else []
+    if cells is None:
+        return _finish(run, None, {"complete": False}, "this process's students are finished, others' are not yet")
+    scored = {}
+    for name, data in sets.items():
+        if not run.quiet:
+            print(f"scoring {name}, {len(data):,} images", file=sys.stderr)
+        card = score_images(data.images, teacher, raw_counts[name], run.scores, run.device, run.quiet)
+        scored[name] = Scored(run.sets[name], data.images, card)
+    command = shlex.join(["echoset", *sys.argv[1:]])
+    found = validate({name: one.card for name, one in scored.items()}, cells) if run.validate else None
+    document: dict[str, Any] = {"command": command, "ranked": ranked(scored), "definitions": definitions(), "overall": OVERALL}
+    document |= {"device": describe_device(resolve_device(run.device)), "torch": torch.__version__}
+    document["sets"] = {name: {"path": one.path, **one.card.document()} for name, one in scored.items()}
+    if found is not None:
+        original = [cell["accuracy"] for cell in cells if cell["set"] == "original" and cell["method"] == "hinton"]
+        found["original"] = sum(original) / len(original) if original else None
+        document["validation"] = found
+        document["study"] = [{k: v for k, v in cell.items() if k not in ("key", "per_class")} for cell in cells]
+        write_atomically(page.with_suffix("") / "validation.json", (json.dumps(document, indent=1) + "\n").encode())
+    write_scores(scored, command, page, found)
+    if found is not None and not run.quiet:
+        Console(markup=False).print(_validation_table(found))
+    names, width = document["ranked"], max(9, *map(len, scored)) + 3
+    abreast = max(1, (Console().width - 30) // width)  # as many sets as stand side by side
+    for start in range(0, 0 if run.quiet else len(names), abreast):
+        Console(markup=False).print(_rows_table("Scorecard", score_rows(scored, names[start : start + abreast])))
+    return _finish(run, None, document, f"{OVERALL}\npage: {page}")
+
+
+def _raw_counts(data: TransferSet | Images, path: str, classes: int) -> list[int] | Literal["own"] | None:
+    """The teacher's decisions before filtering: a folder's own, those a collected set has kept, or unknown."""
+    if isinstance(data, Images):
+        return "own"
+    kept = data.manifest.get("collection")
+    counts = kept.get("raw_counts") if isinstance(kept, dict) else None
+    try:
+        check_counts(counts, classes)
+    except EchosetError as error:
+        raise EchosetError(f"{Path(path) / 'manifest.json'}: collection.{error}") from error
+    return counts
+
+
+def _evenly(data: Images, count: int) -> Images:
+    """So many of the images, evenly spread over all."""
+    return data.chosen(torch.linspace(0, len(data) - 1, count).long()) if 0 < count < len(data) else data
+
+
+def _validation_table(found: dict[str, Any]) -> Table:
+    table = _rows_table("Do the scores predict the students?", validation_rows(found))
+    order = sorted(found["sets"].items(), key=lambda item: -item[1]["accuracy"])
+    accuracies = ", ".join(f"{name} {one['accuracy']:.2%}" for name, one in order)
+    table.caption = "\n".join([f"mean test accuracy: {accuracies}", *validation_notes(found)])
+    return table
+
+
+def _teach(run: ScoreRun, teacher: Classifier, sets: dict[str, Images], out: Path) -> list[dict[str, Any]] | None:
+    """One student for each set and seed, or None while other processes still teach theirs."""
+    options = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0)
+    fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
+    original = load_images(run.original, "train", *fit) if run.original else None
+    cells = run_study(
+        *(teacher, sets, _test_data(run.data), out, run.student, options, run.distillation, original),
+        *(run.device, run.precision, run.step, run.rank, run.world, run.quiet),
+    )
+    return cells if len(cells) == len(plan(sets, options, original is not None)) else None
+
+
 def report(run: ReportRun) -> int:
     """Write the page again."""
     path = write_report(Path(run.run), Path(run.out) if run.out else None)
@@ -403,6 +493,15 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     for column in columns:
         table.add_column(column)
+    return table
+
+
+def _rows_table(title: str, rows: list[tuple[str, ...]]) -> Table:
+    table = _table(title)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row)
     return table
 
 
