@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
@@ -47,9 +48,11 @@ def run_all(commands: list[list[str]], processes: int) -> None:
             print("echoset", *command, file=sys.stderr, flush=True)
             whole = [sys.executable, "-m", "inversion.cli", *command, "--quiet"]
             running.append((command, subprocess.Popen(whole, env=environment, stdout=subprocess.DEVNULL)))
-        command, process = running.pop(0)
-        if process.wait():
-            raise SystemExit(f"failed: echoset {' '.join(command)}")
+        time.sleep(0.5)
+        for command, process in [pair for pair in running if pair[1].poll() is not None]:
+            if process.returncode:
+                raise SystemExit(f"failed: echoset {' '.join(command)}")
+            running.remove((command, process))
 
 
 def measure(seeds: list[int], made: dict[str, list[str]], data: str, folder: Path, processes: int, steps: int) -> list[dict]:
