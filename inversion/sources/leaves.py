@@ -38,7 +38,7 @@ class Leaves:
                 under = canvas.index_select(0, flat).view(*places.shape, channels + 1)
                 mask = _covered(shapes[some], rows, columns)[:, :, None] * under[:, :, -1:]
                 canvas.index_copy_(0, flat, under.addcmul_(mask, paints[some]).flatten(0, 1))
-            if number % 16 == 15:
+            if number % 16 == 15 or self.cover < 1:
                 bare = canvas[:, -1].view(count, -1)[left].mean(1)
                 left = left[bare > 1 - min(self.cover, 0.99)]  # the last per cent takes as many shapes as half the rest
                 if not len(left):
