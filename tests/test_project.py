@@ -103,17 +103,5 @@ def test_stored_benchmarks_can_be_compared_with():
         assert path.name in (ROOT / "README.md").read_text()
 
 
-def test_leaves_are_drawn_alike_from_a_seed(tmp_path):
-    import numpy as np
-
-    drawn = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        path = tmp_path / f"{name}.npz"
-        flags = ["--images=4", "--size=16", "--channels=3", f"--seed={seed}", f"--out={path}"]
-        subprocess.run([sys.executable, "tools/make_leaves.py", *flags], check=True, env=environment(), cwd=ROOT)
-        drawn.append(np.load(path)["images"])
-    assert drawn[0].shape == (4, 16, 16, 3) and np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
-
-
 def test_the_readme_is_finished():
     assert "@@" not in (ROOT / "README.md").read_text()
