@@ -388,10 +388,10 @@ def test_only_is_about_what_a_source_gives(linear, tmp_path):
 
 
 def test_an_unbalanced_set_has_the_streams_own_images_only(linear, tmp_path):
-    options = replace(CollectOptions(), images=200, draws=3.0, balanced=False, confidence=(0.9, 1.0), expose=0.0)
+    options = replace(CollectOptions(), images=600, draws=0.5, balanced=False, expose=0.0)
     found = make(linear, ("noise",), options, tmp_path / "set")
     said = found.manifest["collection"]
-    assert list(said["taken"]) == ["noise"] and said["missing"] == 200 - len(found) > 0 and not made_images(found).any()
+    assert list(said["taken"]) == ["noise"] and said["missing"] == 600 - len(found) == 88 and not made_images(found).any()
     assert said["short"] == {}
     make(linear, ("noise",), replace(options, short=()), tmp_path / "none")  # may be said, too
     assert shard_bytes(tmp_path / "none") == shard_bytes(tmp_path / "set")
@@ -399,11 +399,13 @@ def test_an_unbalanced_set_has_the_streams_own_images_only(linear, tmp_path):
 
 # Stopped and taken up again
 
-LONG = replace(SCARCE, images=80, draws=6.0, short=("draw", "augment", "mixup", "push"), expose=0.5, confidence=(0.35, 1.0))
+LONG = replace(PLAIN, images=240, draws=1.0, short=("draw", "augment", "mixup", "push"), expose=0.5, confidence=(0.35, 1.0))
+MADE_ONLY = replace(LONG, images=400, short=("augment", "mixup"), confidence=(0.6, 1.0))
 
 
-def test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
-    teacher = linear_teacher(-9)
+@pytest.mark.parametrize("last, options, ways", [(-5, LONG, 7), (-3, MADE_ONLY, 4)])
+def test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes(tmp_path, monkeypatch, last, options, ways):
+    teacher, sources = linear_teacher(last), ("noise", "smooth")
     take, calls, stop_at = collecting._take, [], None
 
     def watched(state, phase, *rest):
@@ -413,19 +415,19 @@ def test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes(tmp_path, monke
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(collecting, "_take", watched)
-    whole = make(teacher, ("noise", "smooth"), LONG, tmp_path / "whole")
+    whole = make(teacher, sources, options, tmp_path / "whole")
     names = calls.copy()
-    assert len(dict.fromkeys(names)) >= 5  # the sources, both again, and ways of making
-    stops = [1, *(number for number in range(2, len(names)) if names[number] != names[number - 1]), len(names)]
-    for stop_at in stops:
+    assert len(dict.fromkeys(names)) == ways  # sources, both again, and ways of making
+    starts = [number for number in range(len(names)) if number == 0 or names[number] != names[number - 1]]
+    for stop_at in sorted({*starts[1:], *(min(start + 2, len(names)) for start in starts), len(names)}):  # ends, middles
         calls.clear()
         folder = tmp_path / f"stopped{stop_at}"
         with pytest.raises(Interrupted, match="keeps it"):
-            make(teacher, ("noise", "smooth"), LONG, folder)
+            make(teacher, sources, options, folder)
         assert (folder / ".collect.state").is_file() and not (folder / "manifest.json").exists()
         assert calls == names[:stop_at]
-        found = make(teacher, ("noise", "smooth"), LONG, folder)
-        assert calls == names  # nothing was done twice
+        found = make(teacher, sources, options, folder)
+        assert calls == names  # nothing was done twice, or left out
         assert shard_bytes(folder) == shard_bytes(tmp_path / "whole") and not (folder / ".collect.state").exists()
         for name, value in whole.manifest["collection"].items():
             assert name == "seconds" or found.manifest["collection"][name] == value
