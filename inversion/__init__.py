@@ -9,30 +9,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inversion.collection import collect
     from inversion.jobs import plan
-    from inversion.options import ScoreOptions, SynthesisOptions, TeacherOptions
+    from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
     from inversion.scorecard import Scorecard, score
+    from inversion.sources.boundary import attack_boundaries
+    from inversion.sources.stream import open_source
     from inversion.synthesis import synthesize
     from inversion.teacher import MNIST_SLICE, Inspection, inspect_teacher, load_teacher
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "inversion.collection": ("collect",),
     "inversion.jobs": ("plan",),
-    "inversion.options": ("ScoreOptions", "SynthesisOptions", "TeacherOptions"),
+    "inversion.options": ("CollectOptions", "ScoreOptions", "SynthesisOptions", "TeacherOptions"),
     "inversion.scorecard": ("Scorecard", "score"),
+    "inversion.sources.boundary": ("attack_boundaries",),
+    "inversion.sources.stream": ("open_source",),
     "inversion.synthesis": ("synthesize",),
     "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
 }
 __all__ = [
     "MNIST_SLICE",
+    "CollectOptions",
     "Inspection",
     "ScoreOptions",
     "Scorecard",
     "SynthesisOptions",
     "TeacherOptions",
+    "attack_boundaries",
+    "collect",
     "inspect_teacher",
     "load_teacher",
+    "open_source",
     "plan",
     "score",
     "synthesize",

@@ -27,7 +27,7 @@ from distill.study import plan, run_study, summarise
 from distill.train import build_student
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
-from inversion.collect import collect as collect_set
+from inversion.collection import collect as collect_set
 from inversion.report import write_report
 from inversion.runs import (
     BenchRun,

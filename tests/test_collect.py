@@ -30,7 +30,7 @@ from inversion.sources.stream import BLOCK, open_source
 from inversion.stock import Stock
 from synthesis_kernels.errors import EchosetError
 
-collecting = importlib.import_module("inversion.collect")  # the package gives the function of that name
+collecting = importlib.import_module("inversion.collection")  # the package gives the function of that name
 CPU = torch.device("cpu")
 
 
@@ -440,7 +440,7 @@ def test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes(tmp_path, monke
 FLAGS = ["--source", "smooth", "--images=30", "--collection.draws=40", "--collection.expose=0.5", "--seed=1", "--device=cpu"]
 STOPPING = """
 import importlib, os, signal, sys
-collecting = importlib.import_module("inversion.collect")
+collecting = importlib.import_module("inversion.collection")
 take, calls = collecting._take, []
 def stopping(*arguments):
     take(*arguments)
