@@ -26,6 +26,7 @@ from distill.options import Device
 from distill.transfer_set import TransferSet, shard_name, write_manifest, write_shard
 from distill.views import ask, to_input
 from inversion.jobs import claim, plan
+from inversion.measures import coverage
 from inversion.options import CollectOptions, SynthesisOptions
 from inversion.sources.boundary import attack_boundaries
 from inversion.sources.boundary import check_options as check_boundary
@@ -279,12 +280,6 @@ def _exposure(source: Source, teacher: Classifier, options: CollectOptions, quie
     evenness = {share: coverage(counts) for share, counts in seen.items()}
     best = max(evenness, key=evenness.__getitem__)
     return best if evenness[best] > evenness[0.0] + WORTH else 0.0
-
-
-def coverage(counts: Tensor) -> float:  # (K,)
-    """η = H(counts)/log K: 1 where all classes are alike, 0 where there is one."""
-    share = counts.double() / counts.sum().clamp_min(1)
-    return (-(share * share.clamp_min(1e-12).log()).sum() / math.log(len(counts))).item()
 
 
 def summary(state: Collection, quotas: list[int] | None) -> dict[str, Any]:

@@ -309,11 +309,6 @@ def test_figures_are_exposed_where_the_teacher_tells_more_of_them(tmp_path, teac
     assert found[None]["exposed"] == {"noise": best} and found[None]["raw_counts"] == found[best]["raw_counts"]
 
 
-@pytest.mark.parametrize("counts, expected", [([5, 5, 5, 5], 1), ([0, 9, 0, 0], 0), ([4, 4, 0, 0], 0.5), ([0, 0, 0, 0], 0)])
-def test_coverage(counts, expected):
-    assert collecting.coverage(torch.tensor(counts)) == pytest.approx(expected, abs=1e-9)
-
-
 # Classes that are short
 
 SCARCE = replace(PLAIN, images=60, draws=5.0)  # one block of noise has nine images of the last class
