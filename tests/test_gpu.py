@@ -12,7 +12,7 @@ from distill.augment import make_views
 from distill.learner import PUBLISHED
 from distill.models.frozen import Frozen
 from distill.train import StudentStep
-from inversion import MNIST_SLICE, load_teacher, plan, synthesize
+from inversion import MNIST_SLICE, CollectOptions, attack_boundaries, collect, load_teacher, open_source, plan, score, synthesize
 from inversion.inner import InnerLoop
 from inversion.synthesis import SynthesisState, _store, adversary_steps, generator_call
 from synthesis_kernels.backend import kernel_form, resolve_device
@@ -131,3 +131,27 @@ def test_making_strong_views_never_waits_for_the_host():
         make_views(pool, index, view, options, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", ["noise", "gaussian", "smooth", "pink", "leaves", "shaders", "fractals"])
+def test_sources_draw_on_cuda_and_repeat(name):
+    source = open_source(name, 3, 32, seed=1, device="cuda")
+    block = source.block(0)
+    assert block.is_cuda and block.dtype is torch.uint8 and block.shape == (512, 3, 32, 32) and block.float().std() > 5
+    assert torch.equal(block, source.block(0)) and not torch.equal(block, source.block(1))
+
+
+def test_a_set_collected_on_cuda_is_balanced_and_the_teachers_own(teacher, tmp_path):
+    made = collect(teacher, ("shaders", "noise"), CollectOptions(images=100, draws=5), tmp_path / "set", device="cuda", quiet=True)
+    assert made.counts() == [10] * 10
+    with torch.no_grad():
+        answers = teacher((made.images.cuda().float() / 255).contiguous(memory_format=torch.channels_last))
+    assert torch.equal(answers.argmax(1).cpu(), made.labels)
+    assert score(made.images, teacher, device="cuda", quiet=True).values["coverage"] == pytest.approx(1)
+
+
+def test_boundaries_are_found_on_cuda(teacher):
+    images = load_images(MNIST_SLICE).images[:20].cuda()
+    targets = torch.arange(10, device="cuda").expand(20, -1)
+    found = attack_boundaries(teacher, images, targets)
+    assert found.found.float().mean() > 0.8 and (found.labels[..., 1] == found.targets)[found.found].all()
