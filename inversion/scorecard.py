@@ -24,7 +24,7 @@ from distill.taps import Taps, find_stages
 from distill.views import to_input
 from inversion import measures
 from inversion.options import ScoreOptions
-from inversion.scores import SCORES
+from inversion.scores import SCORES, STRICTNESS
 from synthesis_kernels.backend import resolve_device
 from synthesis_kernels.errors import EchosetError
 
@@ -60,9 +60,12 @@ class Scorecard:
         return {name: value for name, value in vars(self).items() if name != "decisions"}
 
 
-def overall(values: Mapping[str, float | None]) -> float:
+def overall(values: Mapping[str, float | None], features: int) -> float:
     """One number to put sets in order by, as `OVERALL` says."""
-    return math.sqrt(min(values["coverage"], 1) * values["neighbour"])
+    parts = [max(values["soft_balance"], 0), min(values["vendi"] / features, 1)]
+    if values["bn_gap"] is not None:
+        parts.append(math.exp(-STRICTNESS * values["bn_gap"]))
+    return math.prod(parts) ** (1 / len(parts))
 
 
 def score(
@@ -114,7 +117,7 @@ def score(
         margins=torch.histc(margins(logits), BINS, 0, 1).long().tolist(),
         readouts=readouts,
         values=values,
-        overall=overall(values),
+        overall=overall(values, features.shape[1]),
         notes=notes,
         decisions=torch.empty_like(order).index_copy_(0, order, chosen.cpu()),
     )

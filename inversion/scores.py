@@ -169,10 +169,10 @@ SCORES = (
         "bn_gap",
         "BatchNorm gap",
         (0, None),
-        "",
+        "lower",
         "the whole set's mean and variance less the running ones, in the channel's standard deviations and variances: root mean "
         "square over all channels; none for a teacher without BatchNorm",
-        "no claim, and never a gate: 0 has the training data's statistics, but sets far from them can teach",
+        "0: the training data's own statistics; it orders sets, and is no gate: sets far from 0 can teach",
         2,
     ),
     Score(
@@ -203,9 +203,11 @@ SCORES = (
     ),
 )
 
+STRICTNESS = 3
 OVERALL = (
-    "overall: the geometric mean of class coverage (is every class there?) and neighbours agree (can its decisions be learnt by "
-    "one who knows nothing?). In [0, 1], for order alone"
+    f"overall: the geometric mean of exp(−{STRICTNESS}·BatchNorm gap) (is it like what the teacher knows?; left out where there is no "
+    "BatchNorm), soft balance (is every class there?) and Vendi score over the number of features (does it differ in many "
+    "ways?). In [0, 1], for order alone, and among sets of one teacher"
 )
 
 
