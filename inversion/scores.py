@@ -205,8 +205,8 @@ SCORES = (
 
 STRICTNESS = 3
 OVERALL = (
-    f"overall: the geometric mean of exp(−{STRICTNESS}·BatchNorm gap) (is it like what the teacher knows?; left out where there is no "
-    "BatchNorm), soft balance (is every class there?) and Vendi score over the number of features (does it differ in many "
+    f"overall: the geometric mean of exp(−{STRICTNESS}·BatchNorm gap) (is it like what the teacher knows? Left out where there is "
+    "no BatchNorm), soft balance (is every class there?) and Vendi score over the number of features (does it differ in many "
     "ways?). In [0, 1], for order alone, and among sets of one teacher"
 )
 
