@@ -92,7 +92,10 @@ def publish(documents: list[dict], seeds: list[int], made: dict[str, list[str]],
     ]
     content = {"command": command, "commit": commit, **common, "validation": tests}
     head, rows = json.dumps(content | {"study": []})[:-3], ",\n ".join(json.dumps(cell) for cell in cells)
-    (RESULTS / "sources.json").write_text(f"{head}[\n {rows}\n]}}\n")
+    text = f"{head}[\n {rows}\n]}}\n"
+    for name, place in (("PHOTOS", made["photos"][-1]), ("DIR", made["real"][-1])):
+        text = text.replace(place, name)  # where the data lie is nobody's business
+    (RESULTS / "sources.json").write_text(text)
     return cells
 
 
