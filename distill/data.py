@@ -87,16 +87,18 @@ def load_images(
     channels: int | None = None,
     size: int | None = None,
     quiet: bool = True,
+    labelled: bool = True,
 ) -> Images:
     """Read one split of whatever lies at `root`; with `channels` and `size`, as a network of these takes them.
 
-    Pictures of different sizes need `size`. Data without splits are given whole.
+    Pictures of different sizes need `size`. Data without splits are given whole. Where no labels are wanted (`labelled` false),
+    folders of pictures may be of any shape.
     """
     if (channels is None) != (size is None) or (size is not None and size < 1):
         raise EchosetError(f"give both channels and size, or neither; got {channels} and {size}")
     named = str(root).startswith("torchvision:")
     fit = (channels, size, quiet)
-    data = _read_torchvision(str(root), split, *fit) if named else _read(Path(root), split, *fit)
+    data = _read_torchvision(str(root), split, *fit) if named else _read(Path(root), split, *fit, labelled)
     images, labels = data.images, data.labels
     if not len(images) or (labels is not None and len(images) != len(labels)):
         raise EchosetError(f"{root}: {len(images)} images but {0 if labels is None else len(labels)} labels")
@@ -167,7 +169,7 @@ def _watched(items: Any, quiet: bool) -> Iterator[Any]:
             progress.update(index + 1)
 
 
-def _read(root: Path, split: str, channels: int | None, size: int | None, quiet: bool) -> Images:
+def _read(root: Path, split: str, channels: int | None, size: int | None, quiet: bool, labelled: bool) -> Images:
     if not root.exists():
         raise EchosetError(f"no data at {root}")
     if root.suffix == ".npz":
@@ -177,7 +179,7 @@ def _read(root: Path, split: str, channels: int | None, size: int | None, quiet:
     elif (root / "cifar-10-batches-py").is_dir() or (root / "cifar-100-python").is_dir():
         images, labels = _read_cifar(root, split)
     elif root.is_dir() and any(root.iterdir()):
-        images, labels = _read_folders(_folder_of(root, split), channels, size, quiet)
+        images, labels = _read_folders(_folder_of(root, split), channels, size, quiet, labelled)
     else:
         raise EchosetError(
             f"{root} is no data set this understands: expected an .npz file, MNIST's raw files "
@@ -259,13 +261,15 @@ def _read_cifar(root: Path, split: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
-def _read_folders(folder: Path, channels: int | None, size: int | None, quiet: bool) -> tuple[Tensor, Tensor | None]:
-    """One folder per class, or pictures side by side without labels."""
+def _read_folders(
+    folder: Path, channels: int | None, size: int | None, quiet: bool, labelled: bool
+) -> tuple[Tensor, Tensor | None]:
+    """One folder per class, or pictures side by side without labels; where no labels are wanted, all pictures at any depth."""
     from PIL import Image
 
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if labelled else []
     places = [(path, label) for label, directory in enumerate(classes) for path in _pictures(directory)]
-    loose = _pictures(folder)
+    loose = _pictures(folder) if labelled else sorted(p for deep in [folder, *_folders(folder)] for p in _pictures(deep))
     if places and (empty := [directory.name for directory in classes if not _pictures(directory)]):
         raise EchosetError(f"{folder}: class folder '{empty[0]}' has no pictures; remove it, or every later class is misnumbered")
     if places and loose:
@@ -288,6 +292,11 @@ def _read_folders(folder: Path, channels: int | None, size: int | None, quiet: b
         raise EchosetError(f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them")
     labels = None if places[0][1] is None else torch.tensor([label for _, label in places])
     return torch.stack(images).contiguous(), labels
+
+
+def _folders(folder: Path) -> list[Path]:
+    """All folders below, without hidden ones and what lies in them."""
+    return [p for p in folder.rglob("*") if p.is_dir() and not any(n.startswith(".") for n in p.relative_to(folder).parts)]
 
 
 def _pictures(folder: Path) -> list[Path]:

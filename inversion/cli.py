@@ -48,7 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
         close = get_close_matches(verb, VERBS, n=1)
         print(f"echoset: no verb '{verb}'{f'; did you mean {close[0]}?' if close else ''}\n\n{HELP}", end="", file=sys.stderr)
         return 2
-    options = _parse(verb, _gather_sets(arguments[1:]) if verb == "score" else arguments[1:])
+    arguments = arguments[1:]
+    if verb == "score":
+        arguments = _gather_sets(arguments)
+    elif verb == "collect" and arguments and not arguments[0].startswith("-"):
+        arguments = ["--source", *arguments]
+    options = _parse(verb, arguments)
 
     from synthesis_kernels.errors import EchosetError
 

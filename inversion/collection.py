@@ -268,6 +268,8 @@ def _exposure(source: Source, teacher: Classifier, options: CollectOptions, quie
     """The part to expose: as asked, or that of which the teacher tells more classes in the source's first images."""
     if options.expose is not None:
         return options.expose
+    if source.finished or (source.stored is not None and len(source.stored) < BLOCK):
+        return 0.0
     count = LOOK if source.blocks is None else min(LOOK, source.blocks)
     seen = {share: torch.zeros(teacher.spec.classes, dtype=torch.long, device=source.device) for share in (0.0, 0.5, 1.0)}
     with StepProgress(f"looking at {source.address}", count, quiet) as progress:

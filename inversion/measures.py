@@ -138,12 +138,18 @@ def readout_curve(features: Tensor, chosen: Tensor, classes: int) -> dict[int, f
 
 
 def neighbour_agreement(flat: Tensor, chosen: Tensor, classes: int, chunk: int = 1000) -> float:  # (N, D), (N,)
-    """The first fifth, each decided as its nearest image among the rest is."""
+    """The first fifth, each decided as its nearest image among the rest is, copies of itself left out."""
     held = int(len(flat) * HELD_OUT)
     flat = flat - flat.mean(0)
     rest, squares = flat[held:], flat[held:].square().sum(1)
-    nearest = [torch.addmm(squares[None], part, rest.T, alpha=-2).argmin(1) for part in flat[:held].split(chunk)]
-    return balanced_agreement(chosen[held:][torch.cat(nearest)], chosen[:held], classes)
+    guess, least = [], NEAR**2 * flat.shape[1]
+    for part in flat[:held].split(chunk):
+        distances = torch.addmm(squares[None], part, rest.T, alpha=-2)
+        distances.masked_fill_(distances + part.square().sum(1, keepdim=True) <= least, torch.inf)
+        nearest = distances.argmin(1)
+        found = distances.gather(1, nearest[:, None])[:, 0].isfinite()
+        guess.append(torch.where(found, chosen[held:][nearest], -1))  # where all are copies, nothing can be said
+    return balanced_agreement(torch.cat(guess), chosen[:held], classes)
 
 
 def balanced_agreement(guess: Tensor, chosen: Tensor, classes: int) -> float:  # (N,), (N,)

@@ -83,6 +83,8 @@ def _collection(transfer_set: TransferSet) -> str:
     note = (
         f"{found['drawn']:,} images drawn in {found['seconds']:.0f} s; class coverage {found['raw_coverage']:.3f} before choosing."
     )
+    exposed = [f"{share:.0%} of {html.escape(address)}" for address, share in found["exposed"].items() if share]
+    note += f" Shown as figures on black: {', '.join(exposed)}." if exposed else ""
     return f"<h2>Where the images came from</h2>{table(rows)}<p class=note>{note}</p>"
 
 

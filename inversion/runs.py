@@ -192,7 +192,7 @@ class ScoreRun(Common):
     """`echoset score SET [SET …]`."""
 
     sets: dict[str, str] = field(default_factory=dict)
-    """Names of sets and where they are; short: echoset score runs/set leaves=runs/leaves.npz. Transfer sets of this teacher, or
+    """Names of sets and where they are; short: echoset score runs/set leaves=runs/leaves. Transfer sets of this teacher, or
     any images, as for --set of distill."""
     teacher: TeacherOptions = TeacherOptions()
     """The teacher; of a transfer set the one that made it."""

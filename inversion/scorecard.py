@@ -24,7 +24,7 @@ from distill.taps import Taps, find_stages
 from distill.views import to_input
 from inversion import measures
 from inversion.options import ScoreOptions
-from inversion.scores import SCORES, STRICTNESS
+from inversion.scores import SCORES
 from synthesis_kernels.backend import resolve_device
 from synthesis_kernels.errors import EchosetError
 
@@ -62,10 +62,9 @@ class Scorecard:
 
 def overall(values: Mapping[str, float | None], features: int) -> float:
     """One number to put sets in order by, as `OVERALL` says."""
-    parts = [max(values["soft_balance"], 0), min(values["vendi"] / features, 1)]
     if values["bn_gap"] is not None:
-        parts.append(math.exp(-STRICTNESS * values["bn_gap"]))
-    return math.prod(parts) ** (1 / len(parts))
+        return math.exp(-values["bn_gap"])
+    return math.sqrt(max(values["soft_balance"], 0) * min(values["vendi"] / features, 1))
 
 
 def score(

@@ -180,18 +180,18 @@ SCORES = (
         "neighbours agree",
         (0, 1),
         "higher",
-        "a fifth of the set held out, each image decided as its nearest in pixels among the rest: share decided as the teacher "
-        "decides, mean over classes",
+        "a fifth of the set held out, each image decided as its nearest in pixels among the rest, near copies left out: share "
+        "decided as the teacher decides, mean over classes",
         "high: decisions show in the pixels; 1/K is chance",
     ),
     Score(
         "readout",
         "readout agrees",
         (0, 1),
-        "higher",
+        "",
         "the same fifth decided by ridge regression on fixed random filters (64 of 5 × 5, ReLU, averaged on a 4 × 4 grid) "
         "that learnt the teacher's decisions on the rest: share decided as the teacher decides, mean over classes",
-        "high: a learner without the teacher's features finds its decisions again; 1/K is chance",
+        "no claim: high is easy to learn, which pushed images and copies are too; 1/K is chance",
     ),
     Score(
         "readout_gain",
@@ -203,11 +203,10 @@ SCORES = (
     ),
 )
 
-STRICTNESS = 3
 OVERALL = (
-    f"overall: the geometric mean of exp(−{STRICTNESS}·BatchNorm gap) (is it like what the teacher knows? Left out where there is "
-    "no BatchNorm), soft balance (is every class there?) and Vendi score over the number of features (does it differ in many "
-    "ways?). In [0, 1], for order alone, and among sets of one teacher"
+    "overall: exp(−BatchNorm gap), the one score that put every collection of sets measured so far in order. For a teacher without "
+    "BatchNorm the geometric mean of soft balance and Vendi score over the number of features, which is much weaker. In [0, 1], "
+    "for order alone, among sets of one teacher and about one size: it sees neither size nor copies"
 )
 
 

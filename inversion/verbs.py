@@ -176,17 +176,20 @@ def collect(run: CollectRun) -> int:
         full = found["needed"][label]
         drawn = (str(found["raw_counts"][label]), str(found["accepted"][label]), f"{full:,}" if full else "–")
         table.add_row(str(label), *drawn, *(str(found["taken"][way][label]) for way in ways), str(count))
-    exposed = [address for address, share in found["exposed"].items() if share]
+    exposed = [f"{share:.0%} of {address}" for address, share in found["exposed"].items() if share]
     table.caption = (
-        f"{len(made):,} of {found['drawn']:,} images drawn in {found['seconds']:.0f} s; class coverage before choosing "
-        f"{found['raw_coverage']:.3f}{'; partly exposed as figures on black: ' + ', '.join(exposed) if exposed else ''}"
+        f"{found['drawn']:,} images drawn, {len(made):,} in the set, {found['seconds']:.0f} s; class coverage before choosing "
+        f"{found['raw_coverage']:.3f}{'; shown as figures on black: ' + ', '.join(exposed) if exposed else ''}"
     )
     status = _finish(run, table, document)
     if found["missing"]:
         lacks = ", ".join(f"class {label} lacks {count}" for label, count in found["short"].items())
+        turned_away = found["drawn"] - sum(found["accepted"])
+        window = f"; {turned_away:,} of {found['drawn']:,} lay outside confidence, margin or only" if turned_away else ""
+        way = "" if not run.collection.balanced else ", or a further way of filling classes to --short"
         raise EchosetError(
-            f"{run.out} is written but {found['missing']} images short{f': {lacks}' if lacks else ''}; raise collection.draws, add "
-            "a --source, or another way to collection.short"
+            f"{run.out} is written but {found['missing']} images short{f': {lacks}' if lacks else ''}{window}. "
+            f"Add a --source, raise --collection.draws where a source has no end{way}"
         )
     return status
 
@@ -280,15 +283,17 @@ def study(run: StudyRun) -> int:
 def score(run: ScoreRun) -> int:
     """Score every set, show them side by side, and with --validate say how far the scores can be trusted."""
     if not run.sets:
-        raise EchosetError("there is nothing to score; name sets: echoset score runs/set leaves=runs/leaves.npz")
+        raise EchosetError("there is nothing to score; name sets: echoset score runs/set leaves=runs/leaves")
     if run.images < 0:
         raise EchosetError(f"images must be at least 0, got {run.images}")
+    if not run.out.endswith(".html"):
+        raise EchosetError(f"--out is the page to write and should end in .html, got {run.out}")
     if run.validate:
         check_sets(run.sets)
     teacher, page = load_teacher(run.teacher), Path(run.out)
     sets, raw_counts = {}, {}
     for name, path in run.sets.items():
-        data = _load_set(path, teacher, run.quiet)
+        data = _load_set(path, teacher, run.quiet, labelled=False)
         raw_counts[name] = _raw_counts(data, path, teacher.spec.classes)
         sets[name] = _evenly(as_images(data, path), run.images)
         check_images(sets[name].images, teacher, path)
@@ -454,13 +459,13 @@ def _test_data(path: str | None) -> Images:
     return dataclasses.replace(data, name="every fifth image of the MNIST test set (2,000 of 10,000)")
 
 
-def _load_set(path: str, teacher: Classifier, quiet: bool) -> TransferSet | Images:
+def _load_set(path: str, teacher: Classifier, quiet: bool, labelled: bool = True) -> TransferSet | Images:
     """A transfer set this teacher made, or any images, as it takes them."""
     if (Path(path) / "manifest.json").is_file():
         transfer_set = TransferSet.load(path)
         _same_teacher(transfer_set, teacher, path)
         return transfer_set
-    return load_images(path, "train", teacher.spec.channels, teacher.spec.size, quiet)
+    return load_images(path, "train", teacher.spec.channels, teacher.spec.size, quiet, labelled)
 
 
 def _load_model(name: str) -> Classifier:

@@ -309,6 +309,31 @@ def test_figures_are_exposed_where_the_teacher_tells_more_of_them(tmp_path, teac
     assert found[None]["exposed"] == {"noise": best} and found[None]["raw_counts"] == found[best]["raw_counts"]
 
 
+def test_what_somebody_chose_is_never_exposed_unasked(tmp_path, teacher):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 28, 28), np.uint8)
+    for name, count in (("few", 300), ("many", 600)):
+        np.savez(tmp_path / f"{name}.npz", images=noise[:count])
+    options = CollectOptions(images=20, draws=30, short=(), only=(8,))
+    shown = {}
+    for name in ("few", "many"):
+        made = make(teacher, (str(tmp_path / f"{name}.npz"),), options, tmp_path / name)
+        [shown[name]] = made.manifest["collection"]["exposed"].values()
+    [shown["set"]] = (
+        make(teacher, (str(tmp_path / "many"),), options, tmp_path / "again").manifest["collection"]["exposed"].values()
+    )
+    assert shown["few"] == shown["set"] == 0 < shown["many"]
+
+
+def test_folders_of_any_depth_are_a_source(tmp_path):
+    from PIL import Image
+
+    for number, place in enumerate((".", "a", "a/b", ".hidden", "a/.c")):
+        (tmp_path / "pictures" / place).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 7 + number), 40 * number, np.uint8)).save(tmp_path / "pictures" / place / f"{number}.png")
+    block = open_source(str(tmp_path / "pictures"), 1, 8).block(0)
+    assert sorted(block[:, 0, 0, 0].tolist()) == [0, 40, 80]
+
+
 # Classes that are short
 
 SCARCE = replace(PLAIN, images=60, draws=5.0)  # one block of noise has nine images of the last class
@@ -485,7 +510,7 @@ def test_the_last_line_is_the_whole_account(whole):
     manifest = json.loads((out / "manifest.json").read_text())
     assert document["images"] == 30 and document["per_class"] == [3] * 10 and document["set"] == str(out)
     assert all(document[name] == value for name, value in manifest["collection"].items())
-    assert "partly exposed as figures on black: smooth" in done.stdout and "full after" in done.stdout
+    assert "shown as figures on black: 50% of smooth" in done.stdout and "full after" in done.stdout
     assert manifest["method"] == "collect" and manifest["config"]["expose"] == 0.5
 
 
@@ -518,6 +543,21 @@ def test_the_report_says_where_the_images_came_from(linear, pictures, tmp_path):
     assert "Where the time went" not in page and "synthetic images" not in page and page.count("<img") == 4
 
 
+def test_words_without_a_flag_are_sources(tmp_path, capsys):
+    flags = [
+        "--images=20",
+        "--collection.draws=60",
+        "--collection.expose=0.5",
+        f"--out={tmp_path / 'set'}",
+        "--device=cpu",
+        "--json",
+    ]
+    assert main(["collect", "noise", "pink", f"--out={tmp_path / 'set'}", *flags]) == 0
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["sources"] == ["noise", "pink"]
+    assert main(["collect", "shadrs", f"--out={tmp_path / 'other'}"]) == 1
+    assert "did you mean shaders?" in capsys.readouterr().err
+
+
 def test_a_set_that_stays_short_is_written_and_fails(tmp_path, capsys):
     out = tmp_path / "set"
     flags = [
@@ -535,7 +575,7 @@ def test_a_set_that_stays_short_is_written_and_fails(tmp_path, capsys):
     document = json.loads(printed.out.strip().splitlines()[-1])
     label, lacks = next(iter(document["short"].items()))
     assert f"{out} is written but {document['missing']} images short: " in printed.err and "Traceback" not in printed.err
-    assert f"class {label} lacks {lacks}" in printed.err and "raise collection.draws" in printed.err
+    assert f"class {label} lacks {lacks}" in printed.err and "further way of filling classes to --short" in printed.err
     made = TransferSet.load(out, check_hashes=True)
     assert len(made) == document["images"] == 40 - document["missing"]
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
 KEPT = ("drawn", "raw_counts", "raw_coverage", "taken", "short", "exposed", "seconds")
@@ -51,6 +52,8 @@ def run_all(commands: list[list[str]], processes: int) -> None:
         time.sleep(0.5)
         for command, process in [pair for pair in running if pair[1].poll() is not None]:
             if process.returncode:
+                for _, other in running:
+                    other.terminate()
                 raise SystemExit(f"failed: echoset {' '.join(command)}")
             running.remove((command, process))
 
@@ -83,7 +86,9 @@ def publish(documents: list[dict], seeds: list[int], made: dict[str, list[str]],
             kept |= {"command": " ".join(["echoset", *made[name]]), "counts": manifest["counts"]}
             kept["collection"] = {key: manifest["collection"][key] for key in KEPT} if "collection" in manifest else None
             card = document["sets"][name]
-            cells.append(kept | {"scores": _rounded(card["values"]), "overall": round(card["overall"], 4)})
+            cell_scores = {"scores": _rounded(card["values"]), "overall": round(card["overall"], 4)}
+            names = {made["real"][-1]: "DIR", made["photos"][-1]: "PHOTOS"}
+            cells.append(_anonymous(kept, names) | cell_scores)
             common = {key: cell[key] for key in ("device", "torch")}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     tests = [
@@ -92,11 +97,15 @@ def publish(documents: list[dict], seeds: list[int], made: dict[str, list[str]],
     ]
     content = {"command": command, "commit": commit, **common, "validation": tests}
     head, rows = json.dumps(content | {"study": []})[:-3], ",\n ".join(json.dumps(cell) for cell in cells)
-    text = f"{head}[\n {rows}\n]}}\n"
-    for name, place in (("PHOTOS", made["photos"][-1]), ("DIR", made["real"][-1])):
-        text = text.replace(place, name)  # where the data lie is nobody's business
-    (RESULTS / "sources.json").write_text(text)
+    (RESULTS / "sources.json").write_text(f"{head}[\n {rows}\n]}}\n")
     return cells
+
+
+def _anonymous(value: Any, names: dict[str, str]) -> Any:
+    """Where the data lie is nobody's business."""
+    if isinstance(value, dict):
+        return {names.get(key, key): _anonymous(inner, names) for key, inner in value.items()}
+    return " ".join(names.get(word, word) for word in value.split(" ")) if isinstance(value, str) else value
 
 
 def tables(cells: list[dict], documents: list[dict]) -> str:

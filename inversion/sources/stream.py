@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -42,7 +43,9 @@ class Source:
     seed: int
     device: torch.device
     drawer: UniformNoise | GaussianNoise | SmoothNoise | PinkNoise | Leaves | Shaders | Fractals | None = None
-    stored: Tensor | None = None  # (N, C, H, W) uint8
+    stored: Tensor | None = None  # (N, C, H, W) uint8, in the order they come
+    finished: bool = False
+    """Whether it is a transfer set: its images are what somebody chose, and stay as they are."""
     exposed: float = 0.0
     """Part of the images shown as figures on black."""
 
@@ -54,8 +57,7 @@ class Source:
     def block(self, number: int) -> Tensor:  # (at most BLOCK, C, H, W) uint8
         """Images number·BLOCK and on."""
         if self.stored is not None:
-            order = torch.randperm(len(self.stored), generator=torch.Generator().manual_seed(self.seed))
-            images = self.stored[order[number * BLOCK : (number + 1) * BLOCK]].to(self.device)
+            images = self.stored[number * BLOCK : (number + 1) * BLOCK].to(self.device)
         else:
             random = Random(self.device, self.address, self.seed, number)
             images = (self.drawer.draw(random, BLOCK, self.shape[0], self.shape[1]) * 255).round().to(torch.uint8)
@@ -83,10 +85,16 @@ def open_source(
     if name in DRAWN:
         return Source(*common, drawer=_drawer(name, settings))
     if not address.startswith("torchvision:") and not Path(address).exists():
-        raise EchosetError(f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder")
-    if (Path(address) / "manifest.json").is_file():
-        return Source(*common, stored=fit_pixels(TransferSet.load(address).images, channels, size))
-    return Source(*common, stored=load_images(address, "train", channels, size, quiet).images)
+        close = get_close_matches(name, DRAWN, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise EchosetError(f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder{hint}")
+    finished = (Path(address) / "manifest.json").is_file()
+    if finished:
+        images = fit_pixels(TransferSet.load(address).images, channels, size)
+    else:
+        images = load_images(address, "train", channels, size, quiet, labelled=False).images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return Source(*common, stored=images[order], finished=finished)
 
 
 def open_sources(addresses: Sequence[str], channels: int, size: int, seed: int, device: torch.device, quiet: bool) -> list[Source]:
