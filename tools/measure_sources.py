@@ -69,7 +69,9 @@ def measure(seeds: list[int], made: dict[str, list[str]], data: str, folder: Pat
         page = folder / f"score-{seed}.html"
         command = ["score", *named, "--validate", "--seeds", f"[{seed}]", "--data", data, "--out", str(page)]
         command += ["--distillation.steps", str(steps)]
-        run_all([[*command, "--rank", str(rank), "--world", str(processes)] for rank in range(processes)], processes)
+        cells = [page.with_suffix("") / "cells" / f"{name}--none--hinton--{seed}.json" for name in made]
+        if processes > 1 and not all(cell.is_file() for cell in cells):
+            run_all([[*command, "--rank", str(rank), "--world", str(processes)] for rank in range(processes)], processes)
         run_all([command], 1)
         documents.append(json.loads((page.with_suffix("") / "validation.json").read_text()))
     return documents
