@@ -191,43 +191,37 @@ def _allowed(logits: Tensor, options: CollectOptions, drawn: bool) -> Tensor:  #
 def phases(sources: list[Source], teacher: Classifier, options: CollectOptions, seed: int) -> list[Phase]:
     """The sources one after another, then what is done about short classes."""
     most = math.ceil(options.draws * options.images / BLOCK)
-    todo = [
-        Phase(s.address, lambda n, _, s=s: s.block(n), lambda _, s=s: most if s.blocks is None else min(s.blocks, most), True)
-        for s in sources
-    ]
-
-    def tries(stock: Stock) -> int:
-        return math.ceil(TRIES * int(stock.missing().sum()) / BLOCK) + 1
-
-    def pushes(stock: Stock) -> int:
-        return max(tries(stock), TRIES)  # where little is missing, a block of these is few images, not 512
-
-    def base(number: int) -> Tensor:
-        source = sources[number % len(sources)]
-        return source.block(number // len(sources) % (source.blocks or most))
-
-    def random(name: str, number: int) -> Random:
-        return Random(sources[0].device, name, seed, number)
-
-    ways = {
-        "augment": lambda n, stock: augmented(stock, options, random("augment", n), seed + n),
-        "mixup": lambda n, stock: mixed(stock, base(n), random("mixup", n)),
-        "push": lambda n, stock: pushed(stock, base(n), teacher, options, random("push", n)),
-    }
+    todo = [_drawing(source, 0, most, source.address) for source in sources]
     for way in options.short if options.balanced else ():  # without quotas no class is short
         if way == "draw":
-            todo += [
-                Phase(f"{s.address} again", lambda n, _, s=s: s.block(most + n), lambda _, s=s: _further(s, most), True)
-                for s in sources
-            ]
+            todo += [_drawing(source, most, 10 * most, f"{source.address} again") for source in sources]
         else:
-            todo.append(Phase(way, ways[way], pushes if way == "push" else tries, False))
+            todo.append(_making(way, sources, teacher, options, seed, most))
     return todo
 
 
-def _further(source: Source, most: int) -> int:
-    """Blocks that are left for drawing more: ten times as many as before, or the rest."""
-    return 10 * most if source.blocks is None else max(min(source.blocks - most, 10 * most), 0)
+def _drawing(source: Source, first: int, count: int, name: str) -> Phase:
+    """So many blocks of a source from the first on, or as many as it has."""
+    blocks = count if source.blocks is None else max(min(source.blocks - first, count), 0)
+    return Phase(name, lambda number, stock: source.block(first + number), lambda stock: blocks, True)
+
+
+def _making(way: str, sources: list[Source], teacher: Classifier, options: CollectOptions, seed: int, most: int) -> Phase:
+    """Images made for classes that are short, from those held and from the sources' in turn."""
+
+    def make(number: int, stock: Stock) -> Tensor:
+        source = sources[number % len(sources)]
+        random = Random(source.device, way, seed, number)
+        if way == "augment":
+            return augmented(stock, options, random, seed + number)
+        images = source.block(number // len(sources) % (source.blocks or most))
+        return mixed(stock, images, random) if way == "mixup" else pushed(stock, images, teacher, options, random)
+
+    def limit(stock: Stock) -> int:
+        blocks = math.ceil(TRIES * int(stock.missing().sum()) / BLOCK) + 1
+        return max(blocks, TRIES) if way == "push" else blocks  # a block of pushed images is as small as what is missing
+
+    return Phase(way, make, limit, False)
 
 
 def augmented(stock: Stock, options: CollectOptions, random: Random, view: int) -> Tensor:  # (≤ BLOCK, C, H, W) uint8
