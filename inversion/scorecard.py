@@ -62,9 +62,8 @@ class Scorecard:
 
 def overall(values: Mapping[str, float | None], features: int) -> float:
     """One number to put sets in order by, as `OVERALL` says."""
-    if values["bn_gap"] is not None:
-        return math.exp(-values["bn_gap"])
-    return math.sqrt(max(values["soft_balance"], 0) * min(values["vendi"] / features, 1))
+    reached = values["coverage"] if values["coverage_raw"] is None else values["coverage_raw"]
+    return math.sqrt(min(reached, 1) * min(values["vendi"] / features, 1))
 
 
 def score(

@@ -172,7 +172,7 @@ SCORES = (
         "lower",
         "the whole set's mean and variance less the running ones, in the channel's standard deviations and variances: root mean "
         "square over all channels; none for a teacher without BatchNorm",
-        "0: the training data's own statistics; it orders sets, and is no gate: sets far from 0 can teach",
+        "0: the training data's own statistics; no gate: sets far from 0 can teach best",
         2,
     ),
     Score(
@@ -204,9 +204,9 @@ SCORES = (
 )
 
 OVERALL = (
-    "overall: exp(−BatchNorm gap), the one score that put every collection of sets measured so far in order. For a teacher without "
-    "BatchNorm the geometric mean of soft balance and Vendi score over the number of features, which is much weaker. In [0, 1], "
-    "for order alone, among sets of one teacher and about one size: it sees neither size nor copies"
+    "overall: the geometric mean of class coverage before filtering (does the source reach every class by itself? After filtering "
+    "where that is not known) and Vendi score over the number of features (does it differ in many ways?). In [0, 1], for order "
+    "alone, among sets of one teacher and about one size: it sees neither size nor copies"
 )
 
 
