@@ -25,9 +25,9 @@ from distill.models import Classifier
 from distill.options import Device
 from distill.transfer_set import TransferSet, shard_name, write_manifest, write_shard
 from distill.views import ask, to_input
-from inversion.jobs import claim, plan
+from inversion.jobs import claim
 from inversion.measures import coverage
-from inversion.options import CollectOptions, SynthesisOptions
+from inversion.options import CollectOptions
 from inversion.sources.boundary import attack_boundaries
 from inversion.sources.boundary import check_options as check_boundary
 from inversion.sources.random import Random
@@ -102,7 +102,7 @@ def collect(
     check_options(options, teacher)
     out, where, spec = Path(out), resolve_device(device), teacher.spec
     opened = open_sources(sources, spec.channels, spec.size, seed, where, quiet)
-    contents = [sha256(s.stored.numpy().tobytes()).hexdigest() if s.stored is not None else s.address for s in opened]
+    contents = [source.content for source in opened]
     weight_hash = teacher.weight_hash()
     identity = {"config": dataclasses.asdict(options), "sources": list(sources), "contents": contents, "seed": seed}
     identity |= {"teacher_hash": weight_hash, "input": teacher.contract}
@@ -112,9 +112,9 @@ def collect(
         return TransferSet.load(out)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
     opened = [dataclasses.replace(source, exposed=_exposure(source, teacher, options, quiet)) for source in opened]
-    [whole] = plan(SynthesisOptions(options.images, shard_images=options.images), spec.classes)
+    quotas = [len(range(label, options.images, spec.classes)) for label in range(spec.classes)]
     shape = (spec.channels, spec.size, spec.size)
-    state = Collection(Stock(whole.quotas, shape, options.balanced, where), where)
+    state = Collection(Stock(quotas, shape, options.balanced, where), where)
     if (saved := load_state(out / ".collect.state", f"{key} {where.type}")) is not None:
         state.load_state_dict(saved)
     _run(state, teacher, phases(opened, teacher, options, seed), options, out, f"{key} {where.type}", quiet)
@@ -126,7 +126,7 @@ def collect(
         )
     shards = _write(state, options, out, where)
     exposed = {source.address: source.exposed for source in opened}
-    collection = {"sources": list(sources), "exposed": exposed, **summary(state, whole.quotas if options.balanced else None)}
+    collection = {"sources": list(sources), "exposed": exposed, **summary(state, quotas if options.balanced else None)}
     _write_manifest(out, teacher, weight_hash, options, seed, shards, collection)
     (out / ".collect.state").unlink(missing_ok=True)
     return TransferSet.load(out)

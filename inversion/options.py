@@ -183,9 +183,9 @@ class CollectOptions:
     draws: float = 20.0
     """Images drawn from each source for each image of the set, before the classes still short are dealt with as `short` says."""
     short: tuple[Literal["draw", "augment", "mixup", "push"], ...] = ("push",)
-    """What is done, one after another, about classes that are short: draw ten times as many again; augment the images they have;
-    mix images of theirs with others; push images over the teacher's boundary into them. What is still missing then is left
-    out, and said."""
+    """What is done, one after another, about classes that are short: draw ten times as many again; augment images of theirs
+    (a view may cross into another short class); mix images of theirs with others; push images over the teacher's boundary into
+    them. What is still missing then is left out, and said."""
     boundary: BoundaryOptions = BoundaryOptions()
     """How images are pushed."""
     views: ViewOptions = ViewOptions()

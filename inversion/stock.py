@@ -39,13 +39,12 @@ class Stock:
 
     @property
     def full(self) -> bool:
-        """Is there room left? Waits for the device."""
+        """Whether no room is left. Waits for the device."""
         return bool((self.held == self.quotas).all())
 
-    def missing(self) -> Tensor:  # (K,)
-        """Images each class lacks; of an unbalanced stock, which lacks no class, the classes share what is missing."""
-        lack = self.quotas - self.held
-        return lack if self.balanced else (lack / self.classes).ceil().long().expand(self.classes)
+    def missing(self) -> Tensor:  # (K,), or (1,) where it need not be balanced
+        """Images each class lacks, or all together."""
+        return self.quotas - self.held
 
     def kept(self) -> Tensor:  # (n,)
         """Filled slots, class by class in turn, so that any part of them is as balanced as the whole."""

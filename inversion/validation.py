@@ -21,7 +21,7 @@ EXACT, ORDERS = 8, 20_000  # most sets of which all orders are tried, and orders
 METHOD = (
     f"Spearman's rank correlation, tied ranks averaged; 95 % percentile interval of {DRAWS:,} bootstrap draws over sets; "
     f"two-sided permutation p, over all orders of up to {EXACT} sets and {ORDERS:,} random ones of more. Scores claimed to be "
-    "better when lower are turned round, those that claim nothing are taken as they are. Nothing is fitted."
+    "better when lower are turned round, those that claim nothing are taken as they are. Nothing is fitted to these sets."
 )
 
 

@@ -205,7 +205,7 @@ def test_scores_of_real_digits(teacher, few):
     assert card.counts == torch.bincount(card.decisions, minlength=10).tolist() == card.raw_counts
     assert sum(card.margins) == 240 and card.values["coverage"] > 0.98 and card.values["bn_gap"] < 0.3
     one = score(few.images[card.decisions == 3], teacher, device="cpu", quiet=True)
-    assert one.values["coverage"] == 0 and one.overall < card.overall and one.values["coverage_raw"] is None
+    assert one.values["coverage"] == 0 and one.overall == 0 and one.values["coverage_raw"] is None
     json.dumps(card.document())
 
 

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from inversion.sources.random import Random
 
-MOST = 400  # shapes in a picture; at the least radius of 3 % about one pixel in 200 is still bare then
+MOST = 400  # shapes in a picture; at the least radius of 3 % two pixels in a hundred are still bare then
 SMALL = 0.1  # shapes of up to this radius, in sides, are drawn in a window of their own
 
 
 @dataclass(frozen=True)
 class Leaves:
-    """Circles, squares, triangles and quadrilaterals in uniform colours, radii with density r⁻³, until the canvas is covered."""
+    """Circles, squares, triangles and quadrilaterals in uniform colours, radii with density r⁻³, until the canvas is covered.
+
+    What 400 of them leave bare is one leaf behind all others."""
 
     smallest: float = 0.03
     """Least radius, as a part of the side; the largest is the side itself."""
@@ -40,7 +42,7 @@ class Leaves:
                 canvas.index_copy_(0, flat, under.addcmul_(mask, paints[some]).flatten(0, 1))
             if number % 16 == 15 or self.cover < 1:
                 bare = canvas[:, -1].view(count, -1)[left].mean(1)
-                left = left[bare > 1 - min(self.cover, 0.99)]  # the last per cent takes as many shapes as half the rest
+                left = left[bare > 1 - min(self.cover, 0.99)]  # the last per cent would take many more shapes
                 if not len(left):
                     break
         images, bare = canvas.view(count, -1, channels + 1).split((channels, 1), 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distill.data import fit_pixels, load_images
+from distill.data import content_hash, fit_pixels, load_images
 from distill.transfer_set import TransferSet
 from inversion.sources.exposure import expose
 from inversion.sources.fractals import Fractals
@@ -53,6 +53,11 @@ class Source:
     def blocks(self) -> int | None:
         """How many blocks there are; None where there is no end."""
         return None if self.stored is None else -(-len(self.stored) // BLOCK)
+
+    @property
+    def content(self) -> str:
+        """What its images follow from, beside the seed: their hash, or the address where they are drawn."""
+        return self.address if self.stored is None else content_hash(self.stored, None)
 
     def block(self, number: int) -> Tensor:  # (at most BLOCK, C, H, W) uint8
         """Images number·BLOCK and on."""
