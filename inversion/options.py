@@ -85,8 +85,14 @@ class ReplayOptions:
     """Largest part of a class's stock that one call may replace."""
     replace_all: bool = False
     """Replace a class's whole stock whenever enough new images are there, instead of a part at a time."""
-    sampling: Literal["priority", "uniform"] = "priority"
-    """How the adversarial student's batches are drawn."""
+    sampling: Literal["priority", "uniform", "policy"] = "priority"
+    """How the adversarial student's batches are drawn: by the priority δ, all images alike, or by a policy that learns from what
+    its draws do to held-out images."""
+    policy: tuple[float, ...] = ()
+    """Weights of the policy's features at the start, as the manifest of a set made with one lists them (`policy`); by default it
+    starts from disagreement alone."""
+    policy_rate: float = 0.1
+    """How fast the policy learns; 0 keeps the weights it starts with."""
     alpha: float = 0.5
     """Exponent of the priority δ in the chance to be drawn; 0 is uniform."""
     beta: float = 0.4

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STORED = ("images", "labels", "logits", "priority", "weight", "round", "filled")
+STORED = ("images", "labels", "logits", "priority", "weight", "disagreement", "trend", "visits", "round", "filled")
 
 
 class ReplayBuffer:
-    """Σ quotas slots of uint8 images with the teacher's answers, their priority δ and their last importance weight.
+    """Σ quotas slots of uint8 images with the teacher's answers and what their visits left: priority δ and last importance
+    weight, last disagreement, its change, and their number.
 
     A new image goes to an empty slot of its class; where there is none, to the slot with the lowest priority. Which of
     several candidates goes in is settled by their rank (φ). A part of the slots is held out: the adversarial student never
@@ -34,6 +35,9 @@ class ReplayBuffer:
         self.logits = torch.zeros(spare, self.classes, device=device)
         self.priority = torch.zeros(spare, device=device)
         self.weight = torch.ones(spare, device=device)
+        self.disagreement = torch.zeros(spare, device=device)
+        self.trend = torch.zeros(spare, device=device)
+        self.visits = torch.zeros(spare, device=device)
         self.round = torch.zeros(spare, dtype=torch.int32, device=device)
         self.filled = torch.zeros(spare, dtype=torch.bool, device=device)
 
@@ -85,6 +89,8 @@ class ReplayBuffer:
         self.logits[target] = logits[order]
         self.priority[target] = newest
         self.weight[target] = 1.0
+        self.disagreement[target] = newest
+        self.trend[target], self.visits[target] = 0.0, 0.0
         self.round[target] = call
         self.filled[target] = True
         self.filled[-1] = False

@@ -12,6 +12,7 @@ import numpy as np
 from distill.files import read_log, write_atomically
 from distill.transfer_set import TransferSet
 from inversion.page import bars, gallery, lines, table, whole
+from inversion.policy import FEATURES
 from synthesis_kernels.errors import EchosetError
 
 
@@ -98,6 +99,10 @@ def _synthesis_curves(calls: list[dict[str, Any]]) -> str:
     charts = lines(x, agreement, "adversarial student's agreement, by generator call", (0, 1))
     charts += lines(x, losses, "generator's losses, by call")
     charts += lines(x, {"kept": [sum(c["counts"]) for c in first], "taken in": [c["taken"] for c in first]}, "images, by call")
+    if learnt := [call for call in first if "policy" in call]:
+        x, weights = [call["call"] for call in learnt], zip(*(call["policy"] for call in learnt), strict=True)
+        charts += lines(x, dict(zip(FEATURES, map(list, weights), strict=True)), "policy's weights, by call")
+        charts += lines(x, {"reward": [call["reward"] for call in learnt]}, "its reward: ln(divergence before / after), by call")
     return f"<h2>Synthesis</h2><div class=row>{charts}</div>"
 
 

@@ -30,6 +30,7 @@ from inversion.generators import Generator
 from inversion.inner import InnerLoop
 from inversion.jobs import ShardJob, assemble, claim, finished, plan
 from inversion.options import SynthesisOptions
+from inversion.policy import FEATURES, START, Policy
 from inversion.replay import ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
 from inversion.teacher import inspect_teacher
@@ -57,6 +58,8 @@ class SynthesisState:
         self.adversary = StudentState(student, options.adversary.learning_rate, device, job.seed)
         self.buffer = ReplayBuffer(job.quotas, shape, options.held_out, device)
         self.staged = ReplayBuffer(job.quotas, shape, options.held_out, device) if options.replay.replace_all else None
+        replay = options.replay
+        self.policy = Policy(device, replay.policy_rate, replay.policy or START) if replay.sampling == "policy" else None
         self.bn_average: tuple[Tensor, Tensor] | None = None
         self.seed = job.seed
         self.has_begun = False
@@ -80,6 +83,7 @@ class SynthesisState:
             "adversary": self.adversary.state_dict(),
             "buffer": self.buffer.state_dict(),
             "staged": self.staged.state_dict() if self.staged else None,
+            "policy": self.policy.state_dict() if self.policy else None,
             "bn_average": self.bn_average,
             "random": self.random.get_state(),
             "counters": (self.call, self.best_agreement, self.best_call, self.seconds),
@@ -91,6 +95,8 @@ class SynthesisState:
             getattr(self, part).load_state_dict(state[part])
         if self.staged:
             self.staged.load_state_dict(state["staged"])
+        if self.policy:
+            self.policy.load_state_dict(state["policy"])
         device = self.buffer.images.device
         average = state["bn_average"]
         self.bn_average = average and tuple(value.to(device) for value in average)
@@ -180,6 +186,8 @@ def make_shard(
             counts = state.buffer.counts().tolist()
             state.seconds += (elapsed := time.perf_counter() - began)
             timing = {"seconds": elapsed, "generator_seconds": generator_seconds}
+            if state.policy:
+                timing |= {"policy": state.policy.theta.tolist(), "reward": figures["reward"].item()}
             log.write("call", shard=job.index, call=state.call, counts=counts, **timing, **values)
             progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed))
             if stop.raised or save_due():
@@ -241,21 +249,30 @@ def adversary_steps(
         state.has_begun = bool((buffer.filled & ~buffer.is_held_out).any())
     if not state.has_begun:
         nothing = torch.zeros((), device=buffer.images.device)
-        return {"agreement": nothing, "held_out_agreement": nothing}
+        return {"agreement": nothing, "held_out_agreement": nothing, "reward": nothing}
     total = options.calls * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
+    if state.policy:
+        state.policy.begin(state.random)
+        before = _ask_held_out(state, precision)[1]
     state.adversary.student.train()
     for _ in range(run.steps):
         step = state.adversary.step
         state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0))
-        drawn, weights = draw_batch(buffer, run.batch, options.replay, min(step / total, 1.0), state.random)
+        progress = min(step / total, 1.0)
+        drawn, weights = draw_batch(buffer, run.batch, options.replay, progress, state.random, state.policy, state.call)
         view = step * run.batch + torch.arange(run.batch, device=drawn.device)  # never the same view twice
         images = make_views(buffer.images, drawn, view, options.views, state.seed)
         answers = ask(teacher, images, precision)
         logits = train(images, answers, weights)
         record_visit(buffer, drawn, divergence(answers, logits), weights)
         agreement += same_decision(answers, logits).float().mean() / run.steps
-    return {"agreement": agreement, "held_out_agreement": _ask_held_out(state, precision)}
+    held_out_agreement, after = _ask_held_out(state, precision)
+    figures = {"agreement": agreement, "held_out_agreement": held_out_agreement}
+    if state.policy:
+        figures["reward"] = (before.clamp_min(1e-6) / after.clamp_min(1e-6)).log()
+        state.policy.learn(figures["reward"])
+    return figures
 
 
 def draw_targets(buffer: ReplayBuffer, options: SynthesisOptions, generator: torch.Generator) -> Tensor:  # (B,)
@@ -286,15 +303,17 @@ def _store(state: SynthesisState, images: Tensor, logits: Tensor, rank: Tensor, 
     return taken
 
 
-def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> Tensor:
-    """Agreement of teacher and adversarial student on images it never trained on; their divergence is their priority."""
+def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Agreement of teacher and adversarial student on images it never trained on, and their mean divergence there, which is also
+    each one's priority."""
     buffer, student = state.buffer, state.adversary.student.eval()
     slots = buffer.to_ask
     logits = ask(student, to_input(buffer.images[slots]), precision)
     filled = buffer.filled[slots]
     theirs = filled & buffer.is_held_out[slots]
-    buffer.priority[slots] = torch.where(theirs, divergence(buffer.logits[slots], logits), buffer.priority[slots])
-    return (same_decision(buffer.logits[slots], logits) & filled).sum() / filled.sum().clamp_min(1)
+    apart, count = divergence(buffer.logits[slots], logits), filled.sum().clamp_min(1)
+    buffer.priority[slots] = torch.where(theirs, apart, buffer.priority[slots])
+    return (same_decision(buffer.logits[slots], logits) & filled).sum() / count, (apart * filled).sum() / count
 
 
 def _done(state: SynthesisState, options: SynthesisOptions) -> bool:
@@ -330,6 +349,10 @@ def check_options(options: SynthesisOptions) -> None:
             raise EchosetError(f"{part}.{name} must be at least 1, got {value}")
     if options.adversary.temperature <= 0:
         raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")
+    if options.replay.policy and len(options.replay.policy) != len(FEATURES):
+        raise EchosetError(f"replay.policy needs {len(FEATURES)} weights ({', '.join(FEATURES)}), got {len(options.replay.policy)}")
+    if options.replay.sampling == "policy" and not options.held_out:
+        raise EchosetError("replay.sampling policy learns from held-out images; held_out must be above 0")
     if options.objective.roll < 0:
         raise EchosetError(f"objective.roll must not be negative, got {options.objective.roll}")
     if not 0 <= options.held_out < 1:
@@ -354,6 +377,8 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.devic
         "calls": state.call,
         "counts": buffer.counts().tolist(),
     }
+    if state.policy:
+        note["policy"] = [round(value, 4) for value in state.policy.theta.tolist()]
     note |= {
         "seconds": round(state.seconds, 3),
         "device": describe_device(device),

@@ -185,7 +185,9 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
 
 
 def command(out):
-    return [sys.executable, "-m", "inversion.cli", "synthesize", f"--out={out}", *TINY_FLAGS, "--quiet", "--device=cpu"]
+    # With a policy a run has the most state.
+    flags = [*TINY_FLAGS, "--synthesis.replay.sampling=policy", "--quiet", "--device=cpu"]
+    return [sys.executable, "-m", "inversion.cli", "synthesize", f"--out={out}", *flags]
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ The bundled teacher was made by
 
     python tools/train_teacher.py --data /path/to/MNIST --out inversion/assets/mnist_convnet32.safetensors
 
-and the same command makes it again. The test set is read once, after the last epoch. A stopped run goes on when the
-same command is given again.
+and the same command makes it again; `configs/teachers/` holds the recipes of others. Images and labels stay on the device.
+The test set is read once, after the last step. A stopped run goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from pathlib import Path
 import jsonargparse
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from distill.augment import make_views
 from distill.data import load_images
 from distill.evaluation import evaluate
 from distill.files import load_state, save_state
-from distill.loop import StepProgress, StopFlag
+from distill.loop import Every, StepProgress, StopFlag
 from distill.models import ModelSpec, build_classifier, save_classifier
 from distill.options import Device, Precision, ViewOptions
 from distill.train import StudentState, one_cycle
 from synthesis_kernels.backend import describe_device, mixed_precision, resolve_device, resolve_precision
+
+STAGES = 4
+"""Sizes below the full one that a recipe with `small` goes through."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,36 @@ class TeacherRecipe:
     """Of the normaliser."""
     epochs: int = 12
     """Passes over the training images."""
+    small: float = 0.0
+    """Part of the steps in which images are shown smaller: from half their side upwards in four equal stages."""
     batch: int = 256
     """Images in an update."""
     learning_rate: float = 0.05
     """Peak of Muon's one-cycle schedule."""
     views: ViewOptions = ViewOptions()
     """Augmentation."""
+    half: bool = False
+    """Store matrices and convolutions in 16 bits; the accuracy is then that of the stored weights."""
+    compile: bool = False
+    """Compile the network, again for each size of the images: for runs of an hour and more, and for GPUs."""
     seed: int = 0
     """Fixes the result."""
     device: Device = "auto"
     """Where to train."""
     precision: Precision = "auto"
     """Of matrix products."""
+
+
+def side_at(progress: float, side: int, small: float) -> int:
+    """The side of the images shown when this part of the steps, in [0, 1), is done."""
+    stage = int(progress / small * STAGES) if small else STAGES
+    return side if stage >= STAGES else round(side * (1 + stage / STAGES) / 2)
+
+
+def resize(images: Tensor, side: int) -> Tensor:  # (N, C, H, W) uint8 -> (N, C, side, side) uint8
+    """All images with another side, in parts that fit into memory."""
+    parts = [F.interpolate(part.float(), (side, side), mode="bilinear", antialias=True) for part in images.split(5000)]
+    return torch.cat([part.round().clamp(0, 255).byte() for part in parts])
 
 
 def train(recipe: TeacherRecipe) -> float:
@@ -70,37 +92,50 @@ def train(recipe: TeacherRecipe) -> float:
     channels, size, classes = images.shape[1], images.shape[2], int(labels.max()) + 1
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
     state = StudentState(build_classifier(spec, recipe.seed), recipe.learning_rate, device, recipe.seed)
-    settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "device")}
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "device", "compile")}
     key, state_file = sha256(json.dumps(settings).encode()).hexdigest(), Path(recipe.out + ".state")
+    order = torch.empty(0)
     if (saved := load_state(state_file, key)) is not None:
-        state.load_state_dict(saved)
+        state.load_state_dict(saved["student"])
+        order = saved["order"].to(device)
     per_epoch = len(images) // recipe.batch
-    total, began = recipe.epochs * per_epoch, time.perf_counter()
+    total, shown, save_due = recipe.epochs * per_epoch, images, Every(60)
     state.student.train()
+    network = torch.compile(state.student, dynamic=False) if recipe.compile else state.student
     with StopFlag() as stop, StepProgress(f"training {recipe.model}", total, start=state.step) as progress:
         while state.step < total:
-            order = torch.randperm(len(images), generator=state.generator, device=device)
-            for index in order[: per_epoch * recipe.batch].view(per_epoch, -1):
-                state.optimiser.set_share(one_cycle(state.step, total, warmup=0.2))
-                epoch = torch.full_like(index, state.step // per_epoch)
-                with mixed_precision(device, precision):
-                    logits = state.student(make_views(images, index, epoch, recipe.views, recipe.seed))
-                loss = F.cross_entropy(logits.float(), labels[index])
-                state.optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                state.optimiser.step()
-                state.step += 1
-                if state.step % 25 == 0:
-                    progress.update(state.step, f"loss {loss.item():.4f}")
-            save_state(state_file, key, state.state_dict())
+            began = time.perf_counter()
+            epoch, place = divmod(state.step, per_epoch)
+            if place == 0:
+                order = torch.randperm(len(images), generator=state.generator, device=device)
+            if (side := side_at(state.step / total, size, recipe.small)) != shown.shape[-1]:
+                shown = images if side == size else resize(images, side)
+            index = order[place * recipe.batch : (place + 1) * recipe.batch]
+            state.optimiser.set_share(one_cycle(state.step, total, warmup=0.2))
+            with mixed_precision(device, precision):
+                logits = network(make_views(shown, index, torch.full_like(index, epoch), recipe.views, recipe.seed))
+            loss = F.cross_entropy(logits.float(), labels[index])
+            state.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            state.optimiser.step()
+            state.step += 1
+            if state.step % 25 == 0:
+                progress.update(state.step, f"loss {loss.item():.4f}, {side} pixels")
+            state.seconds += time.perf_counter() - began
+            if stop.raised or save_due():
+                save_state(state_file, key, {"student": state.state_dict(), "order": order})
             if stop.raised and state.step < total:
                 raise SystemExit(f"stopped after {state.step} steps; {state_file} keeps them")
+    if recipe.half:
+        for parameter in state.student.parameters():
+            if parameter.ndim > 1:
+                parameter.data = parameter.data.half().float()
     accuracy = evaluate(state.student, load_images(recipe.data, "test"), device=device.type).accuracy
     notes = {"recipe": "tools/train_teacher.py", **settings, "accuracy": accuracy, "device": describe_device(device)}
     state.student.spec = replace(spec, notes=notes)
-    save_classifier(state.student.cpu(), recipe.out)
+    save_classifier(state.student.cpu(), recipe.out, recipe.half)
     state_file.unlink(missing_ok=True)
-    size_and_time = f"{state.student.parameters_count:,} parameters, {time.perf_counter() - began:.0f} s"
+    size_and_time = f"{state.student.parameters_count:,} parameters, {state.seconds:.0f} s"
     print(f"{recipe.out}: {accuracy:.2%} on the test set, {size_and_time}")
     return accuracy
 
