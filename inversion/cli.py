@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 VERBS = {
-    "demo": "the whole path on the bundled MNIST teacher: synthesise, distil, evaluate, report",
+    "demo": "the whole path on the bundled MNIST teacher, or on yours: synthesise, distil, evaluate, report",
     "inspect": "say what a teacher is, and whether a set can be made from it",
     "synthesize": "make a class-balanced transfer set from a teacher",
     "collect": "choose a class-balanced transfer set from noise, procedural pictures, folders or other sets",

@@ -32,10 +32,12 @@ class Common:
 class DemoRun(Common):
     """`echoset demo`."""
 
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher; by default the bundled one. Any other needs --data."""
     out: str = "runs/demo"
     """Folder for the set, the student, the log and the report; a finished demo there is made anew."""
     data: str | None = None
-    """Test data to judge on instead of the bundled 2,000 MNIST images: a folder such as MNIST's own, or an .npz file."""
+    """Test data to judge on instead of the bundled 2,000 MNIST images: a folder such as MNIST's own or CIFAR's, or an .npz file."""
     student: StudentOptions = StudentOptions()
     """The fresh student."""
     synthesis: SynthesisOptions = SynthesisOptions()

@@ -28,6 +28,7 @@ from distill.train import build_student
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.collection import collect as collect_set
+from inversion.options import TeacherOptions
 from inversion.report import write_report
 from inversion.runs import (
     BenchRun,
@@ -63,7 +64,9 @@ def demo(run: DemoRun) -> int:
     """Teacher → set → fresh student → accuracy → report."""
     began = time.perf_counter()
     out = Path(run.out)
-    teacher, data = load_teacher(), _test_data(run.data)
+    if run.data is None and run.teacher != TeacherOptions():
+        raise EchosetError("only the bundled teacher can be judged on the bundled images; give test data with --data")
+    teacher, data = load_teacher(run.teacher), _test_data(run.data)
     # Whatever can be refused is refused before anything is deleted or computed.
     check_fit(teacher, data)
     check_options(run.synthesis)
@@ -115,7 +118,8 @@ def demo(run: DemoRun) -> int:
     table = _table("Echoset demo", "", "teacher", "student")
     table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
     table.add_row("parameters", f"{teacher.parameters_count:,}", f"{student.parameters_count:,}")
-    table.add_row("learnt from", "60,000 real images", f"{len(transfer_set):,} synthetic images")
+    theirs = "60,000 real images" if run.teacher == TeacherOptions() else "real images"
+    table.add_row("learnt from", theirs, f"{len(transfer_set):,} synthetic images")
     table.add_row("same decision", "", f"{student_result.agreement:.2%}")
     table.caption = (
         f"judged on {data.name}\nsynthesis {seconds['synthesis']:.0f} s, distillation {seconds['distillation']:.0f} s, "
