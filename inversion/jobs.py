@@ -38,11 +38,13 @@ def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJo
     """Divide the images into jobs. Each is balanced over all classes, and so is their union (max − min ≤ 1)."""
     if options.images < 1 or options.shard_images < 1:
         raise EchosetError(f"images and shard_images must be at least 1, got {options.images} and {options.shard_images}")
-    total = -(-options.images // options.shard_images)
+    images, total = options.images, -(-options.images // options.shard_images)
+    if options.replay.keep_all:
+        images, total = options.calls * options.batch, 1
     jobs = []
     for index in range(total):
         # Image i of the whole set is of class i mod K, and a job makes one run of consecutive images.
-        first, last = options.images * index // total, options.images * (index + 1) // total
+        first, last = images * index // total, images * (index + 1) // total
         quotas = [len(range(first + (label - first) % classes, last, classes)) for label in range(classes)]
         job_seed = int.from_bytes(sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
         jobs.append(ShardJob(index, total, job_seed, quotas))
@@ -90,6 +92,8 @@ def assemble(
     if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
         counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
         wanted = [sum(job.quotas[label] for job in jobs) for label in range(teacher.spec.classes)]
+        if options.replay.keep_all:  # every image counts, and no class can be short
+            wanted = counts
         manifest = {
             "code_version": __version__,
             "method": "ssd-kd",

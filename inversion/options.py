@@ -85,6 +85,8 @@ class ReplayOptions:
     """Largest part of a class's stock that one call may replace."""
     replace_all: bool = False
     """Replace a class's whole stock whenever enough new images are there, instead of a part at a time."""
+    keep_all: bool = False
+    """Keep every image of every call, whatever its class, as methods before SSD-KD do: calls × batch images, unbalanced."""
     sampling: Literal["priority", "uniform", "policy"] = "priority"
     """How the adversarial student's batches are drawn: by the priority δ, all images alike, or by a policy that learns from what
     its draws do to held-out images."""
@@ -101,7 +103,7 @@ class ReplayOptions:
 
 @dataclass(frozen=True)
 class AdversaryOptions:
-    """The student trained between generator calls. It is thrown away: the set is what remains."""
+    """The student trained between generator calls. The set is what counts; this student is thrown away unless kept."""
 
     student: StudentOptions = StudentOptions()
     """Its network."""
@@ -113,6 +115,8 @@ class AdversaryOptions:
     """Muon's first learning rate; it falls along half a cosine over the whole run."""
     temperature: float = 20.0
     """Softens both distributions in its KL divergence."""
+    keep: bool = False
+    """Leave it beside the set, as adversary-00000.safetensors and so on."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class SynthesisOptions:
     """A whole synthesis."""
 
     images: int = 2000
-    """Images in the finished set, divided evenly among the classes."""
+    """Images in the finished set, divided evenly among the classes. (With replay.keep_all, calls × batch instead.)"""
     shard_images: int = 5000
     """Most images one job makes; each job trains a generator of its own over all classes."""
     batch: int = 200

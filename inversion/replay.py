@@ -59,6 +59,11 @@ class ReplayBuffer:
         """Images held of each class."""
         return torch.zeros_like(self.quotas).index_add_(0, self.labels[:-1], self.filled[:-1].long())
 
+    @property
+    def full(self) -> Tensor:  # () bool
+        """Whether no slot is empty."""
+        return self.filled[:-1].all()
+
     def add(
         self,
         images: Tensor,  # (B, C, H, W) uint8
@@ -84,9 +89,14 @@ class ReplayBuffer:
         welcome = place < allowed[sorted_labels]
         target = torch.where(welcome, slots[sorted_labels, place.clamp_max(slots.shape[1] - 1)], self.capacity)
 
+        self._put(target, images[order], logits[order], call)
+        return welcome.sum()
+
+    def _put(self, target: Tensor, images: Tensor, logits: Tensor, call: int) -> None:
+        """Write new images into slots; the spare one stays empty."""
         newest = self.priority[:-1].amax().clamp_min(1.0)  # unseen images are drawn soon (Schaul et al.)
-        self.images[target] = images[order]
-        self.logits[target] = logits[order]
+        self.images[target] = images
+        self.logits[target] = logits
         self.priority[target] = newest
         self.weight[target] = 1.0
         self.disagreement[target] = newest
@@ -96,7 +106,6 @@ class ReplayBuffer:
         self.filled[-1] = False
         # Many were turned away to one place, and which of them stays there depends on the threads; the state must not.
         self.images[-1], self.logits[-1] = 0, 0
-        return welcome.sum()
 
     def take_over(self, other: ReplayBuffer) -> None:
         """Replace everything by another buffer's content and leave that one empty."""
@@ -112,3 +121,28 @@ class ReplayBuffer:
         """Restore what `state_dict` gave."""
         for name in STORED:
             getattr(self, name).copy_(state[name])
+
+
+class GrowingPool(ReplayBuffer):
+    """Room for every image that is made: nothing is refused or replaced, and classes come as they come (Fast-Datafree)."""
+
+    MOST_ASKED = 500
+
+    def __init__(
+        self,
+        quotas: list[int],
+        image_shape: tuple[int, int, int],
+        held_out: float = 0.1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__([sum(quotas)] + [0] * (len(quotas) - 1), image_shape, held_out, device)
+        self.quotas = torch.tensor(quotas, device=device)
+        kept = torch.linspace(0, len(self.to_ask) - 1, min(len(self.to_ask), self.MOST_ASKED), device=device)
+        self.to_ask = self.to_ask[kept.long()]
+
+    def add(self, images: Tensor, logits: Tensor, rank: Tensor, call: int, refresh: float) -> Tensor:
+        """Keep all, as long as there is room."""
+        target = (self.filled.sum() + torch.arange(len(images), device=images.device)).clamp_max(self.capacity)
+        self.labels[target] = logits.argmax(1)
+        self._put(target, images, logits, call)
+        return (target < self.capacity).sum()

@@ -20,7 +20,7 @@ import inversion.objectives as objectives
 from distill.augment import make_views
 from distill.files import JsonLines, load_state, save_state, write_atomically
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
-from distill.models import Classifier
+from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.options import Device, Precision, Step
 from distill.train import StudentState, StudentStep, build_student, one_cycle
@@ -31,7 +31,7 @@ from inversion.inner import InnerLoop
 from inversion.jobs import ShardJob, assemble, claim, finished, plan
 from inversion.options import SynthesisOptions
 from inversion.policy import FEATURES, START, Policy
-from inversion.replay import ReplayBuffer
+from inversion.replay import GrowingPool, ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
 from inversion.teacher import inspect_teacher
 from synthesis_kernels.backend import describe_device, describe_forms, resolve_device, resolve_precision, say_once
@@ -54,11 +54,10 @@ class SynthesisState:
             generator = Generator(spec.channels, spec.size, spec.classes, **shape_options)
         self.generator = generator.to(device, memory_format=torch.channels_last)
         self.meta_optimiser = torch.optim.Adam(generator.parameters(), options.generator.meta_rate, betas=(0.5, 0.999))
-        student = build_student(options.adversary.student, asdict(spec), job.seed)
+        student, replay = build_student(options.adversary.student, asdict(spec), job.seed), options.replay
         self.adversary = StudentState(student, options.adversary.learning_rate, device, job.seed)
-        self.buffer = ReplayBuffer(job.quotas, shape, options.held_out, device)
+        self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(job.quotas, shape, options.held_out, device)
         self.staged = ReplayBuffer(job.quotas, shape, options.held_out, device) if options.replay.replace_all else None
-        replay = options.replay
         self.policy = Policy(device, replay.policy_rate, replay.policy or START) if replay.sampling == "policy" else None
         self.bn_average: tuple[Tensor, Tensor] | None = None
         self.seed = job.seed
@@ -194,6 +193,8 @@ def make_shard(
                 save_state(state_file, key, state.state_dict())
             if stop.raised and not _done(state, options):
                 raise Interrupted(f"synthesis stopped at call {state.call}; {state_file} keeps it")
+    if options.adversary.keep:
+        save_classifier(state.adversary.student, out / f"adversary-{job.index:05d}.safetensors")
     _finish(state, job, out, device)
     state_file.unlink(missing_ok=True)
     if stop.raised:
@@ -318,8 +319,7 @@ def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor
 
 def _done(state: SynthesisState, options: SynthesisOptions) -> bool:
     """Full, balanced and no longer rising; or out of calls (twice as many while some class is still short)."""
-    full = bool((state.buffer.counts() == state.buffer.quotas).all())
-    if not full:
+    if not bool(state.buffer.full):
         return state.call >= 2 * options.calls
     return state.call >= options.calls or (state.call > 0 and state.call - state.best_call >= options.patience)
 
@@ -349,6 +349,8 @@ def check_options(options: SynthesisOptions) -> None:
             raise EchosetError(f"{part}.{name} must be at least 1, got {value}")
     if options.adversary.temperature <= 0:
         raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")
+    if options.replay.keep_all and (options.replay.balanced_targets or options.replay.replace_all):
+        raise EchosetError("replay.keep_all has no quotas: set replay.balanced_targets and replay.replace_all to false")
     if options.replay.policy and len(options.replay.policy) != len(FEATURES):
         raise EchosetError(f"replay.policy needs {len(FEATURES)} weights ({', '.join(FEATURES)}), got {len(options.replay.policy)}")
     if options.replay.sampling == "policy" and not options.held_out:

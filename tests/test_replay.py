@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from inversion.objectives import adversarial_loss, difficulty, diversity, phi
 from inversion.options import ReplayOptions
-from inversion.replay import ReplayBuffer
+from inversion.replay import GrowingPool, ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
 
 
@@ -118,3 +118,18 @@ def test_fewer_images_than_classes(quotas):
     buffer = ReplayBuffer(quotas, (1, 2, 2))
     offer(buffer, [0, 1, 2, 2, 2])
     assert buffer.counts().tolist() == quotas
+
+
+def test_a_growing_pool_keeps_what_comes_whatever_its_class():
+    pool = GrowingPool([4, 3, 3], (1, 2, 2), held_out=0.3)
+    assert offer(pool, [2, 2, 2, 2], call=1) == 4
+    assert not pool.full
+    assert offer(pool, [0, 2, 1, 2], call=2) == 4
+    assert pool.counts().tolist() == [1, 1, 6]
+    assert pool.round[:8].tolist() == [1] * 4 + [2] * 4
+    assert offer(pool, [1, 1, 1, 1], call=3) == 2  # room for two
+    assert pool.full and pool.counts().tolist() == [1, 3, 6]
+    assert (pool.logits[:-1].argmax(1) == pool.labels[:-1]).all()
+    assert int(pool.is_held_out.sum()) == 3 and not pool.filled[-1]
+    drawn, _ = draw_batch(pool, 500, ReplayOptions(sampling="uniform"), 0.0, torch.Generator().manual_seed(0))
+    assert len(drawn.unique()) == 7

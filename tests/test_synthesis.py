@@ -14,7 +14,7 @@ from conftest import ROOT, TINY_FLAGS, environment, tiny_options
 from distill import TransferSet
 from distill.evaluation import predict
 from distill.files import read_log
-from distill.models import Classifier, ModelSpec
+from distill.models import Classifier, ModelSpec, load_classifier
 from distill.models.frozen import Frozen
 from distill.train import StudentStep
 from inversion import plan, synthesize
@@ -357,3 +357,18 @@ def test_a_foreign_colour_teacher_of_odd_size_and_few_classes(tmp_path):
     made = make(teacher, options, tmp_path / "set")
     assert made.images.shape[1:] == (3, 19, 19)
     assert json.dumps(made.manifest["input"]["mean"]) == "[0.5, 0.4, 0.3]"
+
+
+def test_fast_datafree_by_config_keeps_every_image_and_its_student(teacher, tiny, tmp_path):
+    replay = ReplayOptions(keep_all=True, balanced_targets=False, sampling="uniform")
+    options = replace(
+        tiny, calls=4, objective=replace(tiny.objective, phi=False), replay=replay, adversary=replace(tiny.adversary, keep=True)
+    )
+    made = make(teacher, options, tmp_path / "set")
+    assert len(made) == 4 * 40 and made.manifest["short"] == {}
+    assert made.round.tolist() == [call for call in range(4) for _ in range(40)]
+    assert not made.images[40:80].equal(made.images[:40])
+    student = load_classifier(tmp_path / "set" / "adversary-00000.safetensors")
+    assert student.spec.model == tiny.adversary.student.model
+    with pytest.raises(EchosetError, match="keep_all has no quotas"):
+        make(teacher, replace(options, replay=ReplayOptions(keep_all=True)), tmp_path / "other")
