@@ -53,6 +53,13 @@ def effective_rank(features: Tensor) -> float:  # (N, D)
     return _effective_number(features, lambda rows: rows.double() - centre)
 
 
+def shared_layout(flat: Tensor) -> float:  # (N, D)
+    """Contrast of the mean image over the root mean square contrast of an image; 0 where no image has any."""
+    mean = sum(part.double().sum(0) for part in flat.split(PART)) / len(flat)
+    one = sum(part.double().var(1, correction=0).sum() for part in flat.split(PART)) / len(flat)
+    return min((mean.var(correction=0) / one).sqrt().item(), 1.0) if one > 0 else 0.0
+
+
 def vendi(features: Tensor) -> float:  # (N, D)
     """The Vendi score of the cosine kernel (Friedman & Dieng 2023): exp of the entropy of the eigenvalues of K/N."""
     # K/N = X·Xᵀ/N has the non-zero eigenvalues of Xᵀ·X/N, so the kernel itself need not be built.

@@ -155,6 +155,7 @@ def _of_features(features: Tensor, chosen: Tensor, classes: int) -> dict[str, fl
 def _of_pixels(flat: Tensor, chosen: Tensor, classes: int, compared: int, quiet: bool) -> dict[str, float]:  # (N, D), (N,)
     return {
         "pixel_rank": measures.effective_rank(flat[:compared]),
+        "layout": measures.shared_layout(flat),
         "duplicates": measures.duplicate_rate(flat, compared, quiet=quiet),
         "neighbour": measures.neighbour_agreement(flat[:compared], chosen[:compared], classes),
     }

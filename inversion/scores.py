@@ -158,6 +158,15 @@ SCORES = (
         1,
     ),
     Score(
+        "layout",
+        "shared layout",
+        (0, 1),
+        "",
+        "contrast (deviation over pixels) of the mean of all images, over the root mean square contrast of one",
+        "near 0: no two images need be alike; 1: all are the same picture. No claim: digits share the middle, and collapsed sets "
+        "a corner",
+    ),
+    Score(
         "duplicates",
         "duplicates",
         (0, 1),

@@ -106,6 +106,16 @@ def test_effective_rank_and_vendi_follow_their_definitions(count, width):
         assert measures.vendi(features) == pytest.approx(math.exp(entropy_by_hand(values)), rel=1e-6)
 
 
+@given(st.integers(2, 30), st.integers(0, 99))
+def test_a_shared_layout_is_all_of_copies_and_little_of_strangers(count, seed):
+    random = torch.Generator().manual_seed(seed)
+    one, many = torch.rand(1, 40, generator=random), torch.rand(count, 40, generator=random)
+    assert measures.shared_layout(one.repeat(count, 1)) == pytest.approx(1)
+    by_hand = many.double().mean(0).std(correction=0) / many.double().var(1, correction=0).mean().sqrt()
+    assert measures.shared_layout(many) == pytest.approx(min(by_hand.item(), 1))
+    assert measures.shared_layout(torch.rand(count, 1).expand(count, 40)) == 0  # plain pictures
+
+
 def test_a_class_without_images_counts_nothing():
     axes = torch.eye(4)
     assert measures.within_classes(measures.vendi, axes, torch.tensor([0, 0, 0, 1]), 4) == pytest.approx((3 + 1) / 4)
