@@ -242,10 +242,11 @@ def distill(
                     progress.update(state.step, "  ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in figures.items()))
                     if log:
                         log.write("distill", step=state.step, **figures)
-                if folder and (stop.raised or save_due() or state.step == options.steps):
+                stopping = stop.raised  # asked once: a signal may come between two looks
+                if folder and (stopping or save_due() or state.step == options.steps):
                     state.seconds, began = state.seconds + time.perf_counter() - began, time.perf_counter()
                     save_state(folder / "student.state", key, state.state_dict())
-                if stop.raised:
+                if stopping:
                     raise Interrupted("distillation stopped" + (f"; {folder / 'student.state'} keeps it" if folder else ""))
         if judge:
             student.load_state_dict(state.best)

@@ -150,10 +150,11 @@ def _run(
             if len(images):
                 _take(state, phase, images, teacher, options)
             progress.update(int(stock.held.sum()), _figures_line(state, phase))
-            if stop.raised or save_due():
+            stopping = stop.raised  # asked once: a signal may come between two looks
+            if stopping or save_due():
                 state.seconds, began = state.seconds + time.perf_counter() - began, time.perf_counter()
                 save_state(out / ".collect.state", key, state.state_dict())
-            if stop.raised:
+            if stopping:
                 raise Interrupted(f"collecting stopped; {out / '.collect.state'} keeps it")
     state.seconds += time.perf_counter() - began
 

@@ -189,9 +189,10 @@ def make_shard(
                 timing |= {"policy": state.policy.theta.tolist(), "reward": figures["reward"].item()}
             log.write("call", shard=job.index, call=state.call, counts=counts, **timing, **values)
             progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed))
-            if stop.raised or save_due():
+            stopping = stop.raised  # asked once: a signal may come between two looks
+            if stopping or save_due():
                 save_state(state_file, key, state.state_dict())
-            if stop.raised and not _done(state, options):
+            if stopping and not _done(state, options):
                 raise Interrupted(f"synthesis stopped at call {state.call}; {state_file} keeps it")
     if options.adversary.keep:
         save_classifier(state.adversary.student, out / f"adversary-{job.index:05d}.safetensors")

@@ -122,9 +122,10 @@ def train(recipe: TeacherRecipe) -> float:
             if state.step % 25 == 0:
                 progress.update(state.step, f"loss {loss.item():.4f}, {side} pixels")
             state.seconds += time.perf_counter() - began
-            if stop.raised or save_due():
+            stopping = stop.raised and state.step < total
+            if stopping or save_due():
                 save_state(state_file, key, {"student": state.state_dict(), "order": order})
-            if stop.raised and state.step < total:
+            if stopping:
                 raise SystemExit(f"stopped after {state.step} steps; {state_file} keeps them")
     if recipe.half:
         for parameter in state.student.parameters():

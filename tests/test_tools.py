@@ -1,0 +1,96 @@
+"""The recipe that trains teachers, on a scale of seconds."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from distill.models import load_classifier
+from distill.options import ViewOptions
+
+sys.path.insert(0, str(ROOT / "tools"))
+import train_teacher
+from train_teacher import TeacherRecipe, resize, side_at, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two splits of stripes, upright and lying: 64 and 32 of them."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 64), ("test", 32)):
+        labels = np.arange(count) % 2
+        stripes = np.tile(np.arange(16) // 2 % 2 * 200, (count, 16, 1))
+        stripes = np.where(labels[:, None, None] == 1, stripes, stripes.transpose(0, 2, 1))
+        noisy = (stripes + random.integers(0, 40, stripes.shape)).astype(np.uint8)[..., None]
+        arrays |= {f"{split}_images": noisy, f"{split}_labels": labels}
+    path = tmp_path_factory.mktemp("stripes") / "stripes.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def recipe(data, out, **changes):
+    views = ViewOptions(rotate=0, scale=0, flip=True)
+    settings = {"model": "wrn-10-1", "mean": (0.5,), "std": (0.25,), "epochs": 5, "batch": 16, "small": 0.6, "views": views}
+    return TeacherRecipe(str(data), str(out), **settings | {"device": "cpu", "precision": "float32"} | changes)
+
+
+def test_a_teacher_learns_and_says_how_it_was_made(data, tmp_path, capsys):
+    accuracy = train(recipe(data, tmp_path / "t.safetensors", epochs=12, half=True))
+    assert accuracy > 0.9
+    teacher = load_classifier(tmp_path / "t.safetensors")
+    notes = teacher.spec.notes
+    assert (notes["accuracy"], notes["epochs"], notes["small"], notes["seed"]) == (accuracy, 12, 0.6, 0)
+    assert "data" not in notes and f"{accuracy:.2%} on the test set" in capsys.readouterr().out
+    assert all(torch.equal(p, p.half().float()) for p in teacher.network.parameters() if p.ndim > 1)
+    assert (tmp_path / "t.safetensors").stat().st_size < 0.75 * teacher.parameters_count * 4
+    assert not list(tmp_path.glob("*.state"))
+
+
+class StopsAfter(train_teacher.StopFlag):
+    """Ctrl-C after so many looks at the flag."""
+
+    looks = 0
+
+    @property
+    def raised(self):
+        StopsAfter.looks -= 1
+        return StopsAfter.looks < 0
+
+    @raised.setter
+    def raised(self, value):
+        pass
+
+
+@pytest.mark.parametrize("looks", [0, 3, 6, 13])  # within an epoch, at its end, after the size has changed
+def test_a_stopped_training_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch, looks):
+    train(recipe(data, tmp_path / "whole.safetensors"))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="keeps them"):
+        StopsAfter.looks = looks
+        patch.setattr(train_teacher, "StopFlag", StopsAfter)
+        train(recipe(data, tmp_path / "stopped.safetensors"))
+    assert (tmp_path / "stopped.safetensors.state").exists()
+    train(recipe(data, tmp_path / "stopped.safetensors"))
+    assert (tmp_path / "stopped.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_images_grow_in_four_stages_to_their_full_size():
+    sides = [side_at(step / 100, 32, 0.6) for step in range(100)]
+    assert sides == [16] * 15 + [20] * 15 + [24] * 15 + [28] * 15 + [32] * 40
+    assert side_at(0.0, 32, 0.0) == 32
+    images = torch.full((3, 1, 16, 16), 77, dtype=torch.uint8)
+    assert torch.equal(resize(images, 8), images[:, :, :8, :8])
+
+
+def test_recipes_are_recipes():
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(TeacherRecipe, as_group=False)
+    files = list((ROOT / "configs" / "teachers").glob("*.yaml"))
+    assert files
+    for path in files:
+        given = parser.parse_string(path.read_text() + "\ndata: d\nout: o\n")
+        assert parser.instantiate(given).seed == 0
