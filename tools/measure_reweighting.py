@@ -1,0 +1,147 @@
+"""Compare ways to draw from the replay buffer: uniformly, by the priority δ, by a learned policy, by another teacher's policy.
+
+    python tools/measure_reweighting.py --name reweighting-mnist --seeds 0 1 2 3 4 5 --data /path/to/MNIST
+
+Each way makes a set and teaches a fresh student with each seed, all else equal. Two figures count: the student's agreement with
+the teacher on the sets of all other seeds (data-free; this one may choose a default), and its test accuracy (published, chooses
+nothing). Differences from δ are taken seed by seed, with Student's 95 % interval of their mean. Work is under runs/<name>; what
+is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from distill.evaluation import predict
+from distill.models import load_classifier
+from distill.transfer_set import TransferSet
+from inversion.policy import FEATURES
+from synthesis_kernels.backend import resolve_device
+
+RESULTS = Path(__file__).parent.parent / "configs" / "results"
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's quantile, 1 to 9 degrees of freedom
+KEPT = ("student_accuracy", "agreement", "images", "per_class", "seconds")
+
+
+def ways(policy: list[float] | None) -> dict[str, list[str]]:
+    """The flags of each way to draw."""
+    draw = "--synthesis.replay.sampling="
+    found = {"uniform": [draw + "uniform"], "priority": [draw + "priority"], "policy": [draw + "policy"]}
+    if policy:
+        weights = f"--synthesis.replay.policy={json.dumps(policy)}"
+        found["transferred"] = [draw + "policy", weights, "--synthesis.replay.policy_rate=0"]
+    return found
+
+
+def run_missing(todo: list[tuple[Path, list[str]]], processes: int) -> None:
+    """`echoset demo` for every folder that has no summary yet, some at a time, each on a thread of its own."""
+    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if processes > 1 else {})
+    todo = [(folder, flags) for folder, flags in todo if not (folder / "summary.json").is_file()]
+    running: list[tuple[Path, subprocess.Popen]] = []
+    while todo or running:
+        while todo and len(running) < processes:
+            (folder, flags), *todo = todo
+            print(folder.name, file=sys.stderr, flush=True)
+            command = [sys.executable, "-m", "inversion.cli", "demo", "--quiet", "--out", str(folder), *flags]
+            running.append((folder, subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)))
+        time.sleep(0.5)
+        for folder, process in [pair for pair in running if pair[1].poll() is not None]:
+            if process.returncode:
+                for _, other in running:
+                    other.terminate()
+                raise SystemExit(f"failed: {folder}")
+            running.remove((folder, process))
+
+
+def cross_agreement(folders: dict[tuple[str, int], Path]) -> dict[tuple[str, int], float]:
+    """Each student's agreement with the teacher on the sets of other seeds, whatever way made them; mean over these sets."""
+    sets = {key: TransferSet.load(folder / "set") for key, folder in folders.items()}
+    found = {}
+    for (way, seed), folder in folders.items():
+        student = load_classifier(folder / "student.safetensors")
+        agreements = []
+        for (_, other), made in sets.items():
+            if other != seed:
+                decided = predict(student, made.images, resolve_device("auto")).argmax(1).cpu()
+                agreements.append((decided == made.labels).float().mean().item())
+        found[way, seed] = statistics.mean(agreements)
+    return found
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of the width of its 95 % interval; infinite for a single value."""
+    if len(values) < 2:
+        return values[0], math.inf
+    return statistics.mean(values), T95[min(len(values) - 2, len(T95) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def table(runs: list[dict]) -> str:
+    """Markdown: one row a way."""
+    lines = [
+        "| draws | agreement on other seeds' sets | … less δ's | test accuracy | … less δ's | synthesis, s |",
+        "| --- " * 6 + "|",
+    ]
+    mine = {name: {run["seed"]: run for run in runs if run["name"] == name} for name in dict.fromkeys(run["name"] for run in runs)}
+    for name, by_seed in mine.items():
+        cells = []
+        for figure in ("cross_agreement", "student_accuracy"):
+            values = [100 * run[figure] for run in by_seed.values()]
+            shared = [
+                100 * (by_seed[seed][figure] - mine["priority"][seed][figure]) for seed in by_seed if seed in mine["priority"]
+            ]
+            mean, half = interval(shared)
+            cells += [f"{statistics.mean(values):.2f} %", "–" if name == "priority" else f"{mean:+.2f} ± {half:.2f}"]
+        seconds = statistics.median(run["seconds"]["synthesis"] for run in by_seed.values())
+        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--config", help="YAML file of a run; default: the demo")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4, 5])
+    parser.add_argument("--data", required=True, help="folder of the test set")
+    parser.add_argument("--transfer", help="result file of another teacher, whose mean policy is applied, frozen")
+    parser.add_argument("--processes", type=int, default=2, help="at once, each on one thread if there are several")
+    parser.add_argument("flags", nargs="*", help="further flags for echoset demo, after --")
+    given = parser.parse_args()
+    theirs = json.loads(Path(given.transfer).read_text())["policy"] if given.transfer else None
+    common = [*given.flags, *(["--config", given.config] if given.config else [])]
+    places, todo = {}, []
+    for seed in given.seeds:
+        for way, flags in ways(theirs).items():
+            places[way, seed] = Path("runs") / given.name / f"{way}-{seed}"
+            todo.append((places[way, seed], [*common, *flags, "--seed", str(seed), "--data", given.data]))
+    run_missing(todo, given.processes)
+    agreements, runs = cross_agreement(places), []
+    for (way, seed), folder in places.items():
+        summary = json.loads((folder / "summary.json").read_text())
+        shard = json.loads((folder / "set" / "manifest.json").read_text())["shards"][0]
+        policy = {"policy": shard["policy"]} if "policy" in shard else {}
+        command = " ".join(["echoset demo", *common, *ways(theirs)[way], f"--seed {seed} --data DIR"])
+        run = {"name": way, "seed": seed, "command": command, "cross_agreement": agreements[way, seed], **policy}
+        runs.append(run | {key: summary[key] for key in KEPT})
+    learnt = [run["policy"] for run in runs if run["name"] == "policy"]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    content = {
+        "command": f"python tools/measure_reweighting.py --name {given.name} --data DIR",
+        "commit": commit,
+        "device": summary["device"],
+        "torch": torch.__version__,
+        "features": FEATURES,
+        "policy": [round(statistics.mean(values), 4) for values in zip(*learnt, strict=True)],
+        "runs": runs,
+    }
+    (RESULTS / f"{given.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(table(runs))
