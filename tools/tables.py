@@ -1,0 +1,89 @@
+"""Write the README's tables of measured figures from `configs/results`, so that none is typed by hand.
+
+python tools/tables.py            # rewrites what stands between <!-- table: NAME --> and <!-- end -->
+python tools/tables.py --check    # exit status 1 if anything would change
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "configs" / "results"
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.S)
+
+
+def rows_to_markdown(rows: list[list[str]]) -> str:
+    """A table whose first row is its head."""
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "| --- " * len(rows[0]) + "|", *body])
+
+
+def spread(values: list[float]) -> str:
+    """Percent: mean and sample deviation, or the one value."""
+    mean = f"{100 * statistics.mean(values):.2f}"
+    return mean + (f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def minutes(seconds: list[float]) -> str:
+    """Median, in minutes."""
+    return f"{statistics.median(seconds) / 60:.1f}"
+
+
+def load(name: str) -> dict:
+    """A result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def teachers() -> str:
+    """Networks trained on real images, by `tools/train_teacher.py`."""
+    rows = [["network", "test accuracy, %", "parameters", "minutes", "device"]]
+    for run in load("teachers")["runs"]:
+        rows.append(
+            [run["name"], f"{100 * run['accuracy']:.2f}", f"{run['parameters']:,}", f"{run['seconds'] / 60:.0f}", run["device"]]
+        )
+    return rows_to_markdown(rows)
+
+
+def cifar10() -> str:
+    """Every run of a published CIFAR-10 configuration."""
+    rows = [["configuration", "images", "seeds", "student, %", "worst", "synthesis, min", "distillation, min", "in all, min"]]
+    for path in sorted(RESULTS.glob("cifar10-*.json")):
+        runs = json.loads(path.read_text())["runs"]
+        accuracy, times = [run["student_accuracy"] for run in runs], [run["seconds"] for run in runs]
+        rows.append(
+            [
+                f"`{path.stem}`",
+                f"{runs[0]['images']:,}",
+                str(len(runs)),
+                spread(accuracy),
+                f"{100 * min(accuracy):.2f}",
+                *(minutes([time[stage] for time in times]) for stage in ("synthesis", "distillation", "total")),
+            ]
+        )
+    return rows_to_markdown(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"teachers": teachers, "cifar10": cifar10}
+
+
+def render(readme: str) -> str:
+    """The README with every marked table made anew."""
+    return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], readme)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if something would")
+    given = parser.parse_args()
+    before = (ROOT / "README.md").read_text()
+    after = render(before)
+    if given.check:
+        sys.exit(after != before)
+    (ROOT / "README.md").write_text(after)
