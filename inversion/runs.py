@@ -43,7 +43,7 @@ class DemoRun(Common):
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
     distillation: DistillOptions = DistillOptions()
-    """The distillation stage."""
+    """The distillation stage. With 0 steps there is none, and the adversarial student, which must be kept, is the student."""
 
 
 @dataclass(frozen=True)

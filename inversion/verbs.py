@@ -73,6 +73,8 @@ def demo(run: DemoRun) -> int:
     describe_forms(resolve_device(run.device))
     resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
     student = build_student(run.student, teacher.contract, run.seed)
+    if not run.distillation.steps and not run.synthesis.adversary.keep:
+        raise EchosetError("without distillation the adversarial student is the student: add --synthesis.adversary.keep true")
     _start_demo_folder(out)
 
     transfer_set = synthesize_set(
@@ -81,21 +83,28 @@ def demo(run: DemoRun) -> int:
     if transfer_set is None:
         raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
     _require_balance(transfer_set.manifest["short"], out / "set")
-    # The student is trained on what was written, as anyone who is handed the set would train it.
-    learnt = train_student(
-        student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
-    )
+    adversary, distillation_seconds = out / "set" / "adversary-00000.safetensors", 0.0
+    if run.distillation.steps:
+        # The student is trained on what was written, as anyone who is handed the set would train it.
+        distillation_seconds = train_student(
+            student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
+        ).seconds
+    else:
+        student = load_classifier(adversary).eval()
     save_classifier(student, out / "student.safetensors")
 
     evaluation_began = time.perf_counter()
     teacher_result = evaluate_classifier(teacher, data, device=run.device, quiet=run.quiet)
     student_result = evaluate_classifier(student, data, teacher, run.device, run.quiet)
+    if run.synthesis.adversary.keep:
+        adversary_accuracy = evaluate_classifier(load_classifier(adversary), data, device=run.device, quiet=run.quiet).accuracy
     synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     evaluation_seconds = time.perf_counter() - evaluation_began
-    seconds = {"synthesis": synthesis_seconds, "distillation": learnt.seconds, "evaluation": evaluation_seconds}
+    seconds = {"synthesis": synthesis_seconds, "distillation": distillation_seconds, "evaluation": evaluation_seconds}
     summary = {
         "teacher_accuracy": teacher_result.accuracy,
         "student_accuracy": student_result.accuracy,
+        "adversary_accuracy": adversary_accuracy if run.synthesis.adversary.keep else None,
         "agreement": student_result.agreement,
         "student_accuracy_per_class": student_result.per_class,
         "images": len(transfer_set),

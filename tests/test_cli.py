@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY_FLAGS, environment, last_json
 
-from distill import Classifier, ModelSpec, build_classifier, load_images, save_classifier
+from distill import Classifier, ModelSpec, build_classifier, load_classifier, load_images, save_classifier
 from inversion import MNIST_SLICE, load_teacher
 from inversion.cli import VERBS
 from inversion.runs import SCHEMAS
@@ -208,6 +208,18 @@ def test_flags_win_over_the_file_wherever_it_stands(echoset, tmp_path):
 def test_the_preset_of_the_demo_is_its_defaults(echoset):
     preset = echoset("demo", "--config", ROOT / "configs" / "mnist.yaml", "--print_config").stdout
     assert preset == echoset("demo", "--print_config").stdout
+
+
+def test_without_distillation_the_adversary_is_the_student(echoset, tmp_path):
+    out = f"--out={tmp_path / 'demo'}"
+    assert "adversary.keep" in echoset("demo", out, *TINY_FLAGS, "--distillation.steps=0", status=1).stderr
+    done = echoset("demo", out, "--json", *TINY_FLAGS, "--distillation.steps=0", "--synthesis.adversary.keep=true")
+    found = last_json(done)
+    assert found["student_accuracy"] == found["adversary_accuracy"] and found["seconds"]["distillation"] == 0
+    student, adversary = (
+        load_classifier(tmp_path / "demo" / name) for name in ("student.safetensors", "set/adversary-00000.safetensors")
+    )
+    assert student.weight_hash() == adversary.weight_hash()
 
 
 def test_a_failed_demo_keeps_the_finished_one(demo, echoset):

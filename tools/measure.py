@@ -35,7 +35,7 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
             if output.returncode:
                 raise SystemExit(f"{title}, seed {seed}: {output.stderr}")
             found = json.loads(output.stdout.splitlines()[-1])
-            keys = ("teacher_accuracy", "student_accuracy", "agreement", "images", "per_class", "seconds")
+            keys = ("teacher_accuracy", "student_accuracy", "adversary_accuracy", "agreement", "images", "per_class", "seconds")
             run = {"name": title, "seed": seed, "command": " ".join(["echoset", *command]), "commit": commit}
             kept["runs"].append(run | {key: found[key] for key in keys})
             kept |= {key: found[key] for key in ("device", "torch")} | {"commit": commit}
