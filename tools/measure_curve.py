@@ -1,0 +1,52 @@
+"""Accuracy over the size of a set: one synthetic set and the real training images, drawn down to the same sizes.
+
+    python tools/measure_curve.py --config configs/cifar10-wrn40x2-wrn16x1.yaml --set runs/cifar10-10000/set --data /path/to/CIFAR-10
+
+The student, the teacher and the views are those of the configuration; every size gets the same number of steps. Real images carry
+no labels either: the teacher answers for both. Work is under runs/curve; a cell that is there already is not computed again.
+Figures go to configs/results/<name>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from distill.data import load_images
+from distill.options import StudyOptions
+from distill.study import run_study
+from distill.transfer_set import TransferSet
+from inversion.cli import _parse
+from inversion.teacher import load_teacher
+
+RESULTS = Path(__file__).parent.parent / "configs" / "results"
+KEPT = ("set", "corruption", "method", "seed", "loss", "set_size", "accuracy", "agreement", "steps", "seconds", "device", "torch")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="of `echoset demo`: its teacher, student and distillation count")
+    parser.add_argument("--set", required=True, help="a transfer set of the largest size")
+    parser.add_argument("--data", required=True, help="folder of the real images, with a train and a test split")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[500, 1000, 2500, 5000, 10_000])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=3000, help="of each student")
+    parser.add_argument("--name", default="cifar10-curve", help="of the result file")
+    given = parser.parse_args()
+    run = _parse("demo", ["--config", given.config])
+    sets = {"synthetic": TransferSet.load(given.set), "real": load_images(given.data, "train")}
+    test, distillation = load_images(given.data, "test"), replace(run.distillation, steps=given.steps)
+    cells = []
+    for size in given.sizes:
+        options = StudyOptions(methods=("hinton",), seeds=tuple(given.seeds), images=size, attacks=0)
+        out = Path("runs") / "curve" / given.name / str(size)
+        cells += run_study(load_teacher(run.teacher), sets, test, out, run.student, options, distillation)
+        print(*(f"{c['set']} {c['set_size']:,}: {c['accuracy']:.2%}" for c in cells[-2 * len(given.seeds) :]), sep="\n", flush=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    command = f"python tools/measure_curve.py --config {given.config} --set SET --data DIR --steps {given.steps}"
+    content = {"command": command, "commit": commit, "device": cells[0]["device"], "torch": cells[0]["torch"]}
+    rows = ",\n ".join(json.dumps({key: cell[key] for key in KEPT}) for cell in cells)
+    (RESULTS / f"{given.name}.json").write_text(f"{json.dumps(content | {'study': []})[:-3]}[\n {rows}\n]}}\n")
