@@ -1,6 +1,6 @@
 """Accuracy over the size of a set: one synthetic set and the real training images, drawn down to the same sizes.
 
-    python tools/measure_curve.py --config configs/cifar10-wrn40x2-wrn16x1.yaml --set runs/cifar10-10000/set --data /path/to/CIFAR-10
+    python tools/measure_curve.py --config configs/cifar10-wrn40x2-wrn16x1.yaml --set runs/large/set --data /path/to/CIFAR-10
 
 The student, the teacher and the views are those of the configuration; every size gets the same number of steps. Real images carry
 no labels either: the teacher answers for both. Work is under runs/curve; a cell that is there already is not computed again.
