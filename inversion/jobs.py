@@ -35,7 +35,8 @@ class ShardJob:
 
 
 def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJob]:
-    """Divide the images into jobs. Each is balanced over all classes, and so is their union (max − min ≤ 1)."""
+    """Divide the images into jobs. Each is balanced over all classes, and so is their union (max − min ≤ 1); a growing pool
+    (replay.keep_all) is one job, of as many images as are made, and its quotas only their sum."""
     if options.images < 1 or options.shard_images < 1:
         raise EchosetError(f"images and shard_images must be at least 1, got {options.images} and {options.shard_images}")
     images, total = options.images, -(-options.images // options.shard_images)

@@ -6,8 +6,8 @@
   changes is far below the noise.
 - **Reward**: ln(before / after) of the divergence from the teacher on held-out images around the call's student steps.
 - **Update**: ∇θ ln N(a; θ, σ²I) = (a − θ)/σ². Calls come in pairs with a = θ ± σξ, and the baseline is the mean of the pair: what
-  the two have in common (how far the run is, what the generator just brought) cancels. So θ grows by
-  rate · σξ · (r₊ − r₋)/(2s), with s the running root mean square of r₊ − r₋.
+  the two have in common (how far the run is, what the generator just brought) cancels. Times σ², a constant, and in units of the
+  reward's own size, that makes θ grow by rate · σξ · (r₊ − r₋)/(2s), with s the running root mean square of r₊ − r₋.
 
 θ starts where draws go by disagreement alone, about as δ does. Nothing here waits for the device.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from inversion.replay import ReplayBuffer
@@ -32,29 +33,27 @@ EVEN = 0.1
 def features(buffer: ReplayBuffer, call: int, allowed: Tensor) -> Tensor:  # (N,) bool -> (N, F)
     """What the policy knows of each image, with mean 0 and deviation 1 over those allowed; constant features are 0.
 
-    disagreement: log KL at the last visit; trend: its change there; confidence: log odds of the teacher's choice; entropy of its
-    answer; class: mean disagreement of the image's class; age in calls and number of visits, as logarithms.
+    disagreement: log KL at the last visit; trend: its change since the visit before; confidence: log odds of the teacher's choice;
+    entropy of its answer; class: mean disagreement of the image's class; age in calls and number of visits, as logarithms.
     """
     logs = buffer.logits.log_softmax(1)
     best = logs.amax(1)
     disagreement = buffer.disagreement.clamp_min(1e-4).log()
-    weight = allowed.float()
-    labels, classes = buffer.labels, buffer.classes
-    held = torch.zeros(classes, device=labels.device).index_add_(0, labels, weight)
-    total = torch.zeros(classes, device=labels.device).index_add_(0, labels, weight * disagreement)
+    # A product of matrices, and not a scattered sum, whose order would change from run to run on CUDA.
+    members = F.one_hot(buffer.labels, buffer.classes).float() * allowed[:, None]  # (N, K)
+    by_class = (members.T @ disagreement) / members.sum(0).clamp_min(1)
     columns = [
         disagreement,
         buffer.trend,
         best - (1 - best.exp()).clamp_min(1e-6).log(),
         -(logs.exp() * logs).sum(1),
-        (total / held.clamp_min(1))[labels],
+        by_class[buffer.labels],
         (call - buffer.round).clamp_min(0).float().log1p(),
         buffer.visits.log1p(),
     ]
-    found = torch.stack(columns, 1)
-    count = weight.sum().clamp_min(1)
-    centred = found - (found * weight[:, None]).sum(0) / count
-    deviation = ((centred.square() * weight[:, None]).sum(0) / count).sqrt()
+    found, weight, count = torch.stack(columns, 1), allowed.float()[:, None], allowed.sum().clamp_min(1)
+    centred = found - (found * weight).sum(0) / count
+    deviation = ((centred.square() * weight).sum(0) / count).sqrt()
     return torch.where(deviation > 1e-6, centred / deviation.clamp_min(1e-6), 0).clamp(-4, 4)
 
 

@@ -52,8 +52,11 @@ class ReplayBuffer:
             self.is_held_out[first : first + quota] = ((place + 1) * held_out).floor() > (place * held_out).floor()
             first += quota
         held = torch.where(self.is_held_out)[0]
-        self.to_ask = held if len(held) else torch.arange(self.capacity, device=device)
+        self._to_ask = held if len(held) else torch.arange(self.capacity, device=device)
+
+    def to_ask(self) -> Tensor:
         """Slots whose agreement is measured: those held out, or all where none is."""
+        return self._to_ask
 
     def counts(self) -> Tensor:  # (K,)
         """Images held of each class."""
@@ -127,6 +130,7 @@ class GrowingPool(ReplayBuffer):
     """Room for every image that is made: nothing is refused or replaced, and classes come as they come (Fast-Datafree)."""
 
     MOST_ASKED = 500
+    """Held-out images asked after each call, spread evenly over those there are."""
 
     def __init__(
         self,
@@ -137,8 +141,12 @@ class GrowingPool(ReplayBuffer):
     ) -> None:
         super().__init__([sum(quotas)] + [0] * (len(quotas) - 1), image_shape, held_out, device)
         self.quotas = torch.tensor(quotas, device=device)
-        kept = torch.linspace(0, len(self.to_ask) - 1, min(len(self.to_ask), self.MOST_ASKED), device=device)
-        self.to_ask = self.to_ask[kept.long()]
+        del self._slots  # it replaces nothing
+
+    def to_ask(self) -> Tensor:
+        held = self.filled[self._to_ask].sum()  # images arrive in the order of their slots
+        places = torch.linspace(0, 1, min(len(self._to_ask), self.MOST_ASKED), device=held.device)
+        return self._to_ask[(places * held).long().minimum(held - 1).clamp_min(0)]
 
     def add(self, images: Tensor, logits: Tensor, rank: Tensor, call: int, refresh: float) -> Tensor:
         """Keep all, as long as there is room."""

@@ -54,6 +54,8 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
         ("parameters", f"{summary['teacher_parameters']:,}", f"{summary['student_parameters']:,}"),
         ("same decision as the teacher", "", f"{summary['agreement']:.2%}"),
     ]
+    if summary.get("adversary_accuracy") is not None:
+        rows.append(("accuracy of the adversarial student", "", f"{summary['adversary_accuracy']:.2%}"))
     note = f"Judged on {html.escape(summary['test_images'])}. The student saw no real image; the last step is what is reported."
     return f"{title}{table(rows)}<p class=note>{note}</p>"
 

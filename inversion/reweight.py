@@ -42,6 +42,8 @@ def record_visit(buffer: ReplayBuffer, drawn: Tensor, divergence: Tensor, weight
     buffer.disagreement.scatter_reduce_(0, drawn, divergence, "amax", include_self=False)
     change = buffer.disagreement.clamp_min(1e-4).log() - before.clamp_min(1e-4).log()
     visited = torch.zeros_like(buffer.filled).index_fill_(0, drawn, True)
+    # Before the first visit nothing was known that could have changed.
+    change = torch.where(buffer.visits > 0, change, 0)
     buffer.trend = torch.where(visited, change, buffer.trend)
     buffer.visits += visited
     buffer.priority.scatter_reduce_(0, drawn, buffer.weight[drawn] * divergence, "amax", include_self=False)

@@ -29,7 +29,7 @@ from distill.views import ask, to_input
 from inversion.generators import Generator
 from inversion.inner import InnerLoop
 from inversion.jobs import ShardJob, assemble, claim, finished, plan
-from inversion.options import SynthesisOptions
+from inversion.options import ReplayOptions, SynthesisOptions
 from inversion.policy import FEATURES, START, Policy
 from inversion.replay import GrowingPool, ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
@@ -125,6 +125,12 @@ def synthesize(
         raise EchosetError(f"rank must lie in [0, world), got rank {rank} of {world}")
     inspection = inspect_teacher(teacher)
     jobs = plan(options, teacher.spec.classes, seed)
+    if options.replay.sampling == "policy" and any(max(job.quotas) * options.held_out < 1 for job in jobs):
+        most = max(jobs[0].quotas)
+        raise EchosetError(
+            "replay.sampling policy learns from held-out images, and held_out "
+            f"{options.held_out:g} of {most} images a class is none; raise held_out or images"
+        )
     out = Path(out)
     identity = {"config": asdict(options), "seed": seed, "teacher_hash": inspection.weight_hash, "input": teacher.contract}
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -175,7 +181,8 @@ def make_shard(
             figures |= adversary_steps(train, frozen, state, options, precision)
             state.call += 1
 
-            values = dict(zip(FIGURES, torch.stack([figures[name].float() for name in FIGURES]).tolist(), strict=True))
+            names = [*FIGURES, "reward"] if state.policy else FIGURES
+            values = dict(zip(names, torch.stack([figures[name].float() for name in names]).tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
                 raise EchosetError(
                     f"a loss is not finite at call {state.call}: {values}; lower generator.learning_rate or objective.bn"
@@ -186,7 +193,7 @@ def make_shard(
             state.seconds += (elapsed := time.perf_counter() - began)
             timing = {"seconds": elapsed, "generator_seconds": generator_seconds}
             if state.policy:
-                timing |= {"policy": state.policy.theta.tolist(), "reward": figures["reward"].item()}
+                timing["policy"] = state.policy.theta.tolist()
             log.write("call", shard=job.index, call=state.call, counts=counts, **timing, **values)
             progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed))
             stopping = stop.raised  # asked once: a signal may come between two looks
@@ -309,7 +316,7 @@ def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor
     """Agreement of teacher and adversarial student on images it never trained on, and their mean divergence there, which is also
     each one's priority."""
     buffer, student = state.buffer, state.adversary.student.eval()
-    slots = buffer.to_ask
+    slots = buffer.to_ask()
     logits = ask(student, to_input(buffer.images[slots]), precision)
     filled = buffer.filled[slots]
     theirs = filled & buffer.is_held_out[slots]
@@ -350,18 +357,25 @@ def check_options(options: SynthesisOptions) -> None:
             raise EchosetError(f"{part}.{name} must be at least 1, got {value}")
     if options.adversary.temperature <= 0:
         raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")
-    if options.replay.keep_all and (options.replay.balanced_targets or options.replay.replace_all):
-        raise EchosetError("replay.keep_all has no quotas: set replay.balanced_targets and replay.replace_all to false")
-    if options.replay.policy and len(options.replay.policy) != len(FEATURES):
-        raise EchosetError(f"replay.policy needs {len(FEATURES)} weights ({', '.join(FEATURES)}), got {len(options.replay.policy)}")
-    if options.replay.sampling == "policy" and not options.held_out:
-        raise EchosetError("replay.sampling policy learns from held-out images; held_out must be above 0")
+    _check_replay(options.replay)
     if options.objective.roll < 0:
         raise EchosetError(f"objective.roll must not be negative, got {options.objective.roll}")
     if not 0 <= options.held_out < 1:
         raise EchosetError(f"held_out must lie in [0, 1), got {options.held_out}")
-    if not 0 <= options.replay.refresh <= 1:
-        raise EchosetError(f"replay.refresh must lie in [0, 1], got {options.replay.refresh}")
+
+
+def _check_replay(replay: ReplayOptions) -> None:
+    for name in ("alpha", "policy_rate"):
+        if not getattr(replay, name) >= 0:
+            raise EchosetError(f"replay.{name} must be at least 0, got {getattr(replay, name)}")
+    if not 0 <= replay.refresh <= 1:
+        raise EchosetError(f"replay.refresh must lie in [0, 1], got {replay.refresh}")
+    if replay.keep_all and (replay.balanced_targets or replay.replace_all):
+        raise EchosetError("replay.keep_all has no quotas: set replay.balanced_targets and replay.replace_all to false")
+    if replay.policy and replay.sampling != "policy":
+        raise EchosetError(f"replay.policy is given and draws are by {replay.sampling}: set replay.sampling to policy")
+    if replay.policy and (len(replay.policy) != len(FEATURES) or not all(map(math.isfinite, replay.policy))):
+        raise EchosetError(f"replay.policy needs {len(FEATURES)} weights ({', '.join(FEATURES)}), got {list(replay.policy)}")
 
 
 def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.device) -> None:

@@ -28,7 +28,7 @@ from distill.train import build_student
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.collection import collect as collect_set
-from inversion.options import TeacherOptions
+from inversion.jobs import plan as plan_shards
 from inversion.report import write_report
 from inversion.runs import (
     BenchRun,
@@ -64,7 +64,8 @@ def demo(run: DemoRun) -> int:
     """Teacher → set → fresh student → accuracy → report."""
     began = time.perf_counter()
     out = Path(run.out)
-    if run.data is None and run.teacher != TeacherOptions():
+    bundled = (run.teacher.model, run.teacher.weights) == ("mnist", None)
+    if run.data is None and not bundled:
         raise EchosetError("only the bundled teacher can be judged on the bundled images; give test data with --data")
     teacher, data = load_teacher(run.teacher), _test_data(run.data)
     # Whatever can be refused is refused before anything is deleted or computed.
@@ -72,9 +73,20 @@ def demo(run: DemoRun) -> int:
     check_options(run.synthesis)
     describe_forms(resolve_device(run.device))
     resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
+    inspect_teacher(teacher)
+    keep, theirs = run.synthesis.adversary.keep, run.synthesis.adversary.student
     student = build_student(run.student, teacher.contract, run.seed)
-    if not run.distillation.steps and not run.synthesis.adversary.keep:
-        raise EchosetError("without distillation the adversarial student is the student: add --synthesis.adversary.keep true")
+    build_student(theirs, teacher.contract)
+    if not run.distillation.steps and not (keep and run.student == theirs):
+        raise EchosetError(
+            "without distillation the adversarial student is the student: add --synthesis.adversary.keep true, and let "
+            f"--student and --synthesis.adversary.student be the same (they are {run.student.model} and {theirs.model})"
+        )
+    if keep and len(plan_shards(run.synthesis, teacher.spec.classes)) > 1:
+        raise EchosetError(
+            "an adversarial student learns one shard, and these are several: raise --synthesis.shard_images to "
+            f"{run.synthesis.images}"
+        )
     _start_demo_folder(out)
 
     transfer_set = synthesize_set(
@@ -96,7 +108,8 @@ def demo(run: DemoRun) -> int:
     evaluation_began = time.perf_counter()
     teacher_result = evaluate_classifier(teacher, data, device=run.device, quiet=run.quiet)
     student_result = evaluate_classifier(student, data, teacher, run.device, run.quiet)
-    if run.synthesis.adversary.keep:
+    adversary_accuracy = None
+    if keep:
         adversary_accuracy = evaluate_classifier(load_classifier(adversary), data, device=run.device, quiet=run.quiet).accuracy
     synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     evaluation_seconds = time.perf_counter() - evaluation_began
@@ -104,7 +117,7 @@ def demo(run: DemoRun) -> int:
     summary = {
         "teacher_accuracy": teacher_result.accuracy,
         "student_accuracy": student_result.accuracy,
-        "adversary_accuracy": adversary_accuracy if run.synthesis.adversary.keep else None,
+        "adversary_accuracy": adversary_accuracy,
         "agreement": student_result.agreement,
         "student_accuracy_per_class": student_result.per_class,
         "images": len(transfer_set),
@@ -127,8 +140,9 @@ def demo(run: DemoRun) -> int:
     table = _table("Echoset demo", "", "teacher", "student")
     table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
     table.add_row("parameters", f"{teacher.parameters_count:,}", f"{student.parameters_count:,}")
-    theirs = "60,000 real images" if run.teacher == TeacherOptions() else "real images"
-    table.add_row("learnt from", theirs, f"{len(transfer_set):,} synthetic images")
+    table.add_row("learnt from", "60,000 real images" if bundled else "real images", f"{len(transfer_set):,} synthetic images")
+    if keep:
+        table.add_row("the adversarial student", "", f"{adversary_accuracy:.2%}")
     table.add_row("same decision", "", f"{student_result.agreement:.2%}")
     table.caption = (
         f"judged on {data.name}\nsynthesis {seconds['synthesis']:.0f} s, distillation {seconds['distillation']:.0f} s, "
@@ -393,7 +407,8 @@ def verify(run: VerifyRun) -> int:
     table = _table(f"Transfer set {run.set}", "", "found")
     table.add_row("shards", f"{len(transfer_set.manifest['shards'])}, hashes, shapes and labels hold")
     table.add_row("images", f"{len(transfer_set):,}")
-    wanted = transfer_set.manifest["config"].get("balanced", True)  # the unbalanced twin of a collected set is not at fault
+    config = transfer_set.manifest["config"]  # the unbalanced twin of a collected set, or a growing pool, is not at fault
+    wanted = config.get("balanced", True) and not config.get("replay", {}).get("keep_all", False)
     unlike = "" if document["balanced"] else ": not balanced" if wanted else ": not balanced, nor meant to be"
     table.add_row("per class", f"{min(counts)} to {max(counts)}{unlike}")
     problem = f"{run.set} is not balanced: {min(counts)} to {max(counts)} images per class" if unlike and wanted else None

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from distill.files import read_log
+from distill.models.frozen import Frozen
+from distill.train import StudentStep
 from distill.transfer_set import TransferSet
+from inversion import plan, synthesis, synthesize
 from inversion.options import ReplayOptions
 from inversion.policy import EVEN, FEATURES, SPREAD, Policy, features
 from inversion.replay import ReplayBuffer
 from inversion.report import write_report
 from inversion.reweight import draw_batch, record_visit
-from inversion.synthesis import synthesize
+from inversion.synthesis import SynthesisState, adversary_steps
 from synthesis_kernels.errors import EchosetError
 
 RUN = {"seed": 3, "device": "cpu", "precision": "float32", "quiet": True}
@@ -23,9 +26,12 @@ def filled_buffer(seed=0):
     random = torch.Generator().manual_seed(seed)
     buffer = ReplayBuffer([8, 8, 8], (1, 2, 2), held_out=0.25)
     logits = torch.randn(24, 3, generator=random) + 5 * torch.nn.functional.one_hot(torch.arange(24) % 3, 3)
-    buffer.add(torch.zeros(24, 1, 2, 2, dtype=torch.uint8), logits, torch.zeros(24), 2, 1.0)
-    seen = torch.arange(0, 24, 2)
-    record_visit(buffer, seen, torch.rand(12, generator=random), torch.ones(12))
+    for call, part in ((2, slice(0, 15)), (6, slice(15, 24))):
+        count = len(logits[part])
+        buffer.add(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), logits[part], torch.zeros(count), call, 1.0)
+    for every in (2, 3):  # some are seen twice, some once, some never
+        seen = torch.arange(0, 24, every)
+        record_visit(buffer, seen, torch.rand(len(seen), generator=random), torch.ones(len(seen)))
     return buffer, buffer.filled & ~buffer.is_held_out
 
 
@@ -33,10 +39,10 @@ def test_features_are_standardised_over_what_may_be_drawn():
     buffer, allowed = filled_buffer()
     found = features(buffer, 9, allowed)
     assert found.shape == (25, len(FEATURES))
-    varied = [i for i, name in enumerate(FEATURES) if name != "age"]  # all images came with the same call
     assert torch.allclose(found[allowed].mean(0), torch.zeros(len(FEATURES)), atol=1e-5)
-    assert torch.allclose(found[allowed][:, varied].square().mean(0), torch.ones(len(varied)), atol=1e-4)
-    assert (found[:, FEATURES.index("age")] == 0).all()
+    assert torch.allclose(found[allowed].square().mean(0), torch.ones(len(FEATURES)), atol=1e-4)
+    buffer.round.fill_(4)
+    assert (features(buffer, 9, allowed)[:, FEATURES.index("age")] == 0).all()  # says nothing where all are alike
 
 
 def test_features_by_hand():
@@ -51,7 +57,8 @@ def test_features_by_hand():
     logs = buffer.disagreement.clamp_min(1e-4).log()
     by_class = torch.stack([logs[allowed & (buffer.labels == label)].mean() for label in range(3)])[buffer.labels]
     expected = {"entropy": entropy, "confidence": odds, "disagreement": logs, "class": by_class}
-    expected["visits"] = (1 + buffer.visits).log()
+    expected |= {"visits": (1 + buffer.visits).log(), "age": (10.0 - buffer.round).log(), "trend": buffer.trend}
+    assert expected.keys() == set(FEATURES) and len(buffer.trend.unique()) > 3
     for name, values in expected.items():
         assert torch.allclose(found[allowed][:, FEATURES.index(name)], standard(values), atol=1e-3), name
 
@@ -67,11 +74,11 @@ def test_chances_follow_the_action_and_never_leave_an_image_out():
     share = (chances[allowed] - EVEN / allowed.sum()).log()
     known = features(buffer, 3, allowed)[allowed][:, 0]
     assert torch.allclose(share - share[0], 2 * (known - known[0]), atol=1e-3)
-    drawn, weights = draw_batch(buffer, 4000, ReplayOptions(), 1.0, torch.Generator().manual_seed(1), policy, 3)
+    drawn, weights = draw_batch(buffer, 40_000, ReplayOptions(), 1.0, torch.Generator().manual_seed(1), policy, 3)
     assert allowed[drawn].all()
     # Importance weights undo the draws: weighted, every image counts alike.
     counts = torch.zeros(25).index_add_(0, drawn, weights)[allowed]
-    assert (counts / counts.mean() - 1).abs().max() < 0.35
+    assert (counts / counts.mean() - 1).abs().max() < 0.15
 
 
 def test_one_pair_of_calls_by_hand():
@@ -116,8 +123,7 @@ def test_a_visit_leaves_disagreement_trend_and_count():
     assert buffer.disagreement[:2].tolist() == [0.5, 0.5]
     assert buffer.visits[:3].tolist() == [2, 1, 0]
     assert buffer.trend[0].item() == pytest.approx(math.log(0.5 / 2))
-    assert buffer.trend[1].item() == pytest.approx(math.log(0.5))
-    assert buffer.trend[2] == 0
+    assert (buffer.trend[1:3] == 0).all()  # nothing was known of it before
 
 
 def test_a_run_learns_a_policy_and_another_can_start_from_it(teacher, tiny, tmp_path):
@@ -139,8 +145,25 @@ def test_a_run_learns_a_policy_and_another_can_start_from_it(teacher, tiny, tmp_
 
 def test_a_policy_that_cannot_be_is_refused(teacher, tiny, tmp_path):
     for replay, held_out, message in (
-        (ReplayOptions(sampling="policy", policy=(1.0, 2.0)), 0.1, "needs 7 weights .*disagreement.*, got 2"),
-        (ReplayOptions(sampling="policy"), 0.0, "held_out must be above 0"),
+        (ReplayOptions(sampling="policy", policy=(1.0, 2.0)), 0.1, r"needs 7 weights .*disagreement.*, got \[1.0, 2.0\]"),
+        (ReplayOptions(sampling="policy", policy=(math.nan,) * 7), 0.4, "needs 7 weights"),
+        (ReplayOptions(sampling="policy"), 0.0, "of 3 images a class is none; raise held_out"),
+        (ReplayOptions(sampling="policy"), 0.3, "of 3 images a class is none; raise held_out"),
+        (ReplayOptions(policy=(1.0,) * 7), 0.4, "draws are by priority"),
+        (ReplayOptions(policy_rate=-1.0), 0.4, "policy_rate must be at least 0"),
     ):
         with pytest.raises(EchosetError, match=message):
             synthesize(teacher, replace(tiny, replay=replay, held_out=held_out), tmp_path / "set", **RUN)
+
+
+def test_the_reward_is_what_held_out_divergence_loses(teacher, tiny, monkeypatch):
+    """Held-out images are asked before and after a call's steps; here they find a divergence of 3 and then of 1."""
+    options = replace(tiny, replay=ReplayOptions(sampling="policy"))
+    state = SynthesisState(teacher, plan(options, 10)[0], options, torch.device("cpu"))
+    state.buffer.filled[:-1] = True
+    found = iter([torch.tensor(3.0), torch.tensor(1.0)])
+    monkeypatch.setattr(synthesis, "_ask_held_out", lambda *_: (torch.tensor(0.5), next(found)))
+    train = StudentStep(state.adversary, 20.0, torch.float32)
+    figures = adversary_steps(train, Frozen(teacher), state, options, torch.float32)
+    assert figures["reward"].item() == pytest.approx(math.log(3))
+    assert state.policy.first_reward == figures["reward"]

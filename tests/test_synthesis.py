@@ -17,10 +17,11 @@ from distill.files import read_log
 from distill.models import Classifier, ModelSpec, load_classifier
 from distill.models.frozen import Frozen
 from distill.train import StudentStep
-from inversion import plan, synthesize
+from inversion import plan, synthesize, verbs
 from inversion.generators import Generator
 from inversion.inner import InnerLoop
 from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions, ReplayOptions, SynthesisOptions
+from inversion.runs import VerifyRun
 from inversion.synthesis import SynthesisState, _store, adversary_steps, draw_targets, generator_call
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -186,7 +187,7 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
 
 def command(out):
     # With a policy a run has the most state.
-    flags = [*TINY_FLAGS, "--synthesis.replay.sampling=policy", "--quiet", "--device=cpu"]
+    flags = [*TINY_FLAGS, "--synthesis.replay.sampling=policy", "--synthesis.held_out=0.34", "--quiet", "--device=cpu"]
     return [sys.executable, "-m", "inversion.cli", "synthesize", f"--out={out}", *flags]
 
 
@@ -370,5 +371,6 @@ def test_fast_datafree_by_config_keeps_every_image_and_its_student(teacher, tiny
     assert not made.images[40:80].equal(made.images[:40])
     student = load_classifier(tmp_path / "set" / "adversary-00000.safetensors")
     assert student.spec.model == tiny.adversary.student.model
+    assert verbs.verify(VerifyRun(set=str(tmp_path / "set"), quiet=True)) == 0
     with pytest.raises(EchosetError, match="keep_all has no quotas"):
         make(teacher, replace(options, replay=ReplayOptions(keep_all=True)), tmp_path / "other")

@@ -1,5 +1,7 @@
-"""The recipe that trains teachers, on a scale of seconds."""
+"""The recipe that trains teachers, and the tools that keep figures, on a scale of seconds."""
 
+import json
+import math
 import sys
 
 import numpy as np
@@ -11,6 +13,8 @@ from distill.models import load_classifier
 from distill.options import ViewOptions
 
 sys.path.insert(0, str(ROOT / "tools"))
+import measure_reweighting
+import tables
 import train_teacher
 from train_teacher import TeacherRecipe, resize, side_at, train
 
@@ -47,6 +51,25 @@ def test_a_teacher_learns_and_says_how_it_was_made(data, tmp_path, capsys):
     assert all(torch.equal(p, p.half().float()) for p in teacher.network.parameters() if p.ndim > 1)
     assert (tmp_path / "t.safetensors").stat().st_size < 0.75 * teacher.parameters_count * 4
     assert not list(tmp_path.glob("*.state"))
+
+
+def test_another_data_set_does_not_go_on_where_this_one_stopped(data, tmp_path, monkeypatch):
+    out = tmp_path / "t.safetensors"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        StopsAfter.looks = 3
+        patch.setattr(train_teacher, "StopFlag", StopsAfter)
+        train(recipe(data, out))
+    arrays = dict(np.load(data))
+    np.savez(tmp_path / "other.npz", **arrays | {"train_labels": 1 - arrays["train_labels"]})
+    train(recipe(tmp_path / "other.npz", out))
+    train(recipe(tmp_path / "other.npz", tmp_path / "fresh.safetensors"))
+    assert out.read_bytes() == (tmp_path / "fresh.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"batch": 65}, {"small": 1.5}, {"small": -0.5}, {"epochs": 0}])
+def test_recipes_that_cannot_be_are_refused(data, tmp_path, change):
+    with pytest.raises(SystemExit, match="batch in"):
+        train(recipe(data, tmp_path / "t.safetensors", **change))
 
 
 class StopsAfter(train_teacher.StopFlag):
@@ -94,3 +117,33 @@ def test_recipes_are_recipes():
     for path in files:
         given = parser.parse_string(path.read_text() + "\ndata: d\nout: o\n")
         assert parser.instantiate(given).seed == 0
+
+
+def test_tables_come_from_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    seconds = {"synthesis": 60.0, "distillation": 120.0, "total": 200.0}
+    runs = [{"student_accuracy": value, "images": 5000, "seconds": seconds} for value in (0.85, 0.87)]
+    (tmp_path / "cifar10-one.json").write_text(json.dumps({"runs": runs}))
+    (tmp_path / "cifar10-curve.json").write_text(json.dumps({"study": []}))
+    teacher = {"name": "wrn-40-2", "accuracy": 0.94, "parameters": 2_243_546, "seconds": 5400, "device": "a CPU"}
+    (tmp_path / "teachers.json").write_text(json.dumps({"teachers": [teacher]}))
+    readme = "a\n<!-- table: cifar10 -->\n<!-- end -->\nb\n<!-- table: teachers -->\nold\n<!-- end -->\nc\n"
+    made = tables.render(readme)
+    assert "| `cifar10-one` | 5,000 | 2 | 86.00 ± 1.41 | 85.00 | 1.0 | 2.0 | 3.3 |" in made and "curve" not in made
+    assert "| wrn-40-2 | 94.00 | 2,243,546 | 90 | a CPU |" in made
+    assert "old" not in made and "\nb\n" in made and made.endswith("c\n") and tables.render(made) == made
+    with pytest.raises(SystemExit, match="'nothing'"):
+        tables.render("<!-- table: nothing -->\n<!-- end -->")
+
+
+def test_differences_have_student_s_interval():
+    mean, half = measure_reweighting.interval([1.0, 2.0, 3.0])
+    assert mean == 2 and half == pytest.approx(4.303 / math.sqrt(3))
+    rows = [("uniform", 0, 0.80), ("uniform", 1, 0.82), ("priority", 0, 0.81), ("priority", 1, 0.84)]
+    runs = [
+        {"name": name, "seed": seed, "cross_agreement": value, "student_accuracy": value, "seconds": {"synthesis": 9.0}}
+        for name, seed, value in rows
+    ]
+    table = measure_reweighting.table(runs)
+    assert "| uniform | 81.00 % | -1.50 ± 6.35 | 81.00 % | -1.50 ± 6.35 | 9 |" in table
+    assert "| priority | 82.50 % | – | 82.50 % | – | 9 |" in table

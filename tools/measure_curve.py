@@ -2,8 +2,9 @@
 
     python tools/measure_curve.py --config configs/cifar10-wrn40x2-wrn16x1.yaml --set runs/large/set --data /path/to/CIFAR-10
 
-The student, the teacher and the views are those of the configuration; every size gets the same number of steps. Real images carry
-no labels either: the teacher answers for both. Work is under runs/curve; a cell that is there already is not computed again.
+The student, the teacher and the views are those of the configuration; every size gets the same number of steps. Labels choose
+which real images are drawn, as many of each class, and teach nothing: the teacher answers for both. Work is under runs/curve; a
+cell that is there already is not computed again.
 Figures go to configs/results/<name>.json.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,15 +40,19 @@ if __name__ == "__main__":
     given = parser.parse_args()
     run = _parse("demo", ["--config", given.config])
     sets = {"synthetic": TransferSet.load(given.set), "real": load_images(given.data, "train")}
+    if small := [name for name, images in sets.items() if len(images.images) < max(given.sizes)]:
+        parser.error(f"the set '{small[0]}' has fewer than {max(given.sizes):,} images; give smaller --sizes")
     test, distillation = load_images(given.data, "test"), replace(run.distillation, steps=given.steps)
     cells = []
     for size in given.sizes:
         options = StudyOptions(methods=("hinton",), seeds=tuple(given.seeds), images=size, attacks=0)
         out = Path("runs") / "curve" / given.name / str(size)
-        cells += run_study(load_teacher(run.teacher), sets, test, out, run.student, options, distillation)
+        way = {"device": run.device, "precision": run.precision, "step": run.step}
+        cells += run_study(load_teacher(run.teacher), sets, test, out, run.student, options, distillation, **way)
         print(*(f"{c['set']} {c['set_size']:,}: {c['accuracy']:.2%}" for c in cells[-2 * len(given.seeds) :]), sep="\n", flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    command = f"python tools/measure_curve.py --config {given.config} --set SET --data DIR --steps {given.steps}"
-    content = {"command": command, "commit": commit, "device": cells[0]["device"], "torch": cells[0]["torch"]}
+    words = ["SET" if word == given.set else "DIR" if word == given.data else word for word in sys.argv[1:]]
+    content = {"command": " ".join(["python tools/measure_curve.py", *words]), "commit": commit}
+    content |= {key: cells[0][key] for key in ("device", "torch")}
     rows = ",\n ".join(json.dumps({key: cell[key] for key in KEPT}) for cell in cells)
     (RESULTS / f"{given.name}.json").write_text(f"{json.dumps(content | {'study': []})[:-3]}[\n {rows}\n]}}\n")

@@ -46,6 +46,12 @@ def ways(policy: list[float] | None) -> dict[str, list[str]]:
 def run_missing(todo: list[tuple[Path, list[str]]], processes: int) -> None:
     """`echoset demo` for every folder that has no summary yet, some at a time, each on a thread of its own."""
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if processes > 1 else {})
+    for folder, flags in todo:  # a run that other flags made must not pass for this one
+        note = folder / ".flags"
+        if note.is_file() and json.loads(note.read_text()) != flags:
+            raise SystemExit(f"{folder} was made with other flags; delete it, or give another --name")
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(flags))
     todo = [(folder, flags) for folder, flags in todo if not (folder / "summary.json").is_file()]
     running: list[tuple[Path, subprocess.Popen]] = []
     while todo or running:
@@ -116,6 +122,8 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, default=2, help="at once, each on one thread if there are several")
     parser.add_argument("flags", nargs="*", help="further flags for echoset demo, after --")
     given = parser.parse_args()
+    if len(given.seeds) < 2:
+        parser.error("two seeds are needed at least: students are judged on the sets of other seeds")
     theirs = json.loads(Path(given.transfer).read_text())["policy"] if given.transfer else None
     common = [*given.flags, *(["--config", given.config] if given.config else [])]
     places, todo = {}, []
@@ -135,7 +143,10 @@ if __name__ == "__main__":
     learnt = [run["policy"] for run in runs if run["name"] == "policy"]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     content = {
-        "command": f"python tools/measure_reweighting.py --name {given.name} --data DIR",
+        "command": " ".join(
+            "DIR" if word == given.data else word for word in ["python", "tools/measure_reweighting.py", *sys.argv[1:]]
+        ),
+        "threads": 1 if given.processes > 1 else torch.get_num_threads(),
         "commit": commit,
         "device": summary["device"],
         "torch": torch.__version__,

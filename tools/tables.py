@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "configs" / "results"
-BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def rows_to_markdown(rows: list[list[str]]) -> str:
@@ -44,7 +44,7 @@ def load(name: str) -> dict:
 def teachers() -> str:
     """Networks trained on real images, by `tools/train_teacher.py`."""
     rows = [["network", "test accuracy, %", "parameters", "minutes", "device"]]
-    for run in load("teachers")["runs"]:
+    for run in load("teachers")["teachers"]:
         rows.append(
             [run["name"], f"{100 * run['accuracy']:.2f}", f"{run['parameters']:,}", f"{run['seconds'] / 60:.0f}", run["device"]]
         )
@@ -55,7 +55,9 @@ def cifar10() -> str:
     """Every run of a published CIFAR-10 configuration."""
     rows = [["configuration", "images", "seeds", "student, %", "worst", "synthesis, min", "distillation, min", "in all, min"]]
     for path in sorted(RESULTS.glob("cifar10-*.json")):
-        runs = json.loads(path.read_text())["runs"]
+        runs = json.loads(path.read_text()).get("runs", [])
+        if not runs:
+            continue
         accuracy, times = [run["student_accuracy"] for run in runs], [run["seconds"] for run in runs]
         rows.append(
             [
@@ -75,7 +77,9 @@ TABLES: dict[str, Callable[[], str]] = {"teachers": teachers, "cifar10": cifar10
 
 def render(readme: str) -> str:
     """The README with every marked table made anew."""
-    return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], readme)
+    if unknown := [name for _, name, _ in BLOCK.findall(readme) if name not in TABLES]:
+        raise SystemExit(f"the README asks for a table '{unknown[0]}'; there are {', '.join(TABLES)}")
+    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", readme)
 
 
 if __name__ == "__main__":

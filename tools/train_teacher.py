@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.augment import make_views
-from distill.data import load_images
+from distill.data import content_hash, load_images
 from distill.evaluation import evaluate
 from distill.files import load_state, save_state
 from distill.loop import Every, StepProgress, StopFlag
@@ -88,12 +88,15 @@ def train(recipe: TeacherRecipe) -> float:
     device = resolve_device(recipe.device)
     precision = resolve_precision(device, recipe.precision)
     data = load_images(recipe.data, "train")
+    if not 0 <= recipe.small <= 1 or not 1 <= recipe.batch <= len(data) or recipe.epochs < 1:
+        raise SystemExit(f"small lies in [0, 1], batch in [1, {len(data)}] (the images), epochs from 1 on; got {recipe}")
     images, labels = data.images.to(device), data.labels.to(device)
     channels, size, classes = images.shape[1], images.shape[2], int(labels.max()) + 1
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
     state = StudentState(build_classifier(spec, recipe.seed), recipe.learning_rate, device, recipe.seed)
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "device", "compile")}
-    key, state_file = sha256(json.dumps(settings).encode()).hexdigest(), Path(recipe.out + ".state")
+    job = json.dumps([settings, content_hash(images, labels), device.type, str(precision)])
+    key, state_file = sha256(job.encode()).hexdigest(), Path(recipe.out + ".state")
     order = torch.empty(0)
     if (saved := load_state(state_file, key)) is not None:
         state.load_state_dict(saved["student"])
