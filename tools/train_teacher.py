@@ -27,7 +27,7 @@ from distill.evaluation import evaluate
 from distill.files import load_state, save_state
 from distill.loop import Every, StepProgress, StopFlag
 from distill.models import ModelSpec, build_classifier, save_classifier
-from distill.options import Device, Precision, ViewOptions
+from distill.options import Device, DistillOptions, Precision, ViewOptions
 from distill.train import StudentState, one_cycle
 from synthesis_kernels.backend import describe_device, mixed_precision, resolve_device, resolve_precision
 
@@ -57,6 +57,9 @@ class TeacherRecipe:
     """Images in an update."""
     learning_rate: float = 0.05
     """Peak of Muon's one-cycle schedule."""
+    weight_decay: float = 5e-4
+    """Of weights of two dimensions and more. Before BatchNorm it sets how far one step turns a weight: too little of it, and the
+    weights grow until steps turn them no further, and the rest of the run learns the training images by heart."""
     views: ViewOptions = ViewOptions()
     """Augmentation."""
     half: bool = False
@@ -93,7 +96,8 @@ def train(recipe: TeacherRecipe) -> float:
     images, labels = data.images.to(device), data.labels.to(device)
     channels, size, classes = images.shape[1], images.shape[2], int(labels.max()) + 1
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
-    state = StudentState(build_classifier(spec, recipe.seed), recipe.learning_rate, device, recipe.seed)
+    options = DistillOptions(weight_decay=recipe.weight_decay)
+    state = StudentState(build_classifier(spec, recipe.seed), recipe.learning_rate, device, recipe.seed, options=options)
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "device", "compile")}
     job = json.dumps([settings, content_hash(images, labels), device.type, str(precision)])
     key, state_file = sha256(job.encode()).hexdigest(), Path(recipe.out + ".state")
