@@ -68,25 +68,8 @@ def demo(run: DemoRun) -> int:
     if run.data is None and not bundled:
         raise EchosetError("only the bundled teacher can be judged on the bundled images; give test data with --data")
     teacher, data = load_teacher(run.teacher), _test_data(run.data)
-    # Whatever can be refused is refused before anything is deleted or computed.
-    check_fit(teacher, data)
-    check_options(run.synthesis)
-    describe_forms(resolve_device(run.device))
-    resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
-    inspect_teacher(teacher)
-    keep, theirs = run.synthesis.adversary.keep, run.synthesis.adversary.student
-    student = build_student(run.student, teacher.contract, run.seed)
-    build_student(theirs, teacher.contract)
-    if not run.distillation.steps and not (keep and run.student == theirs):
-        raise EchosetError(
-            "without distillation the adversarial student is the student: add --synthesis.adversary.keep true, and let "
-            f"--student and --synthesis.adversary.student be the same (they are {run.student.model} and {theirs.model})"
-        )
-    if keep and len(plan_shards(run.synthesis, teacher.spec.classes)) > 1:
-        raise EchosetError(
-            "an adversarial student learns one shard, and these are several: raise --synthesis.shard_images to "
-            f"{run.synthesis.images}"
-        )
+    _check_demo(run, teacher, data)
+    student, keep = build_student(run.student, teacher.contract, run.seed), run.synthesis.adversary.keep
     _start_demo_folder(out)
 
     transfer_set = synthesize_set(
@@ -466,6 +449,27 @@ def bench(run: BenchRun) -> int:
         Console(markup=False).print(table)
     print(json.dumps(found))
     return 0
+
+
+def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
+    """Whatever can be refused is refused before anything is deleted or computed."""
+    check_fit(teacher, data)
+    check_options(run.synthesis)
+    describe_forms(resolve_device(run.device))
+    resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
+    inspect_teacher(teacher)
+    keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
+    build_student(student, teacher.contract)
+    if not run.distillation.steps and not (keep and run.student == student):
+        raise EchosetError(
+            "without distillation the adversarial student is the student: add --synthesis.adversary.keep true, and let "
+            f"--student and --synthesis.adversary.student be the same (they are {run.student.model} and {student.model})"
+        )
+    if keep and len(plan_shards(run.synthesis, teacher.spec.classes)) > 1:
+        raise EchosetError(
+            "an adversarial student learns one shard, and these are several: raise --synthesis.shard_images to "
+            f"{run.synthesis.images}"
+        )
 
 
 def _start_demo_folder(out: Path) -> None:

@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
+from measure_sources import run_all
 
 from distill.evaluation import predict
 from distill.models import load_classifier
@@ -43,30 +42,14 @@ def ways(policy: list[float] | None) -> dict[str, list[str]]:
     return found
 
 
-def run_missing(todo: list[tuple[Path, list[str]]], processes: int) -> None:
-    """`echoset demo` for every folder that has no summary yet, some at a time, each on a thread of its own."""
-    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if processes > 1 else {})
-    for folder, flags in todo:  # a run that other flags made must not pass for this one
+def check_flags(todo: list[tuple[Path, list[str]]]) -> None:
+    """Mark every folder with the flags of its run; one that other flags made must not pass for this one."""
+    for folder, flags in todo:
         note = folder / ".flags"
         if note.is_file() and json.loads(note.read_text()) != flags:
             raise SystemExit(f"{folder} was made with other flags; delete it, or give another --name")
         folder.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(flags))
-    todo = [(folder, flags) for folder, flags in todo if not (folder / "summary.json").is_file()]
-    running: list[tuple[Path, subprocess.Popen]] = []
-    while todo or running:
-        while todo and len(running) < processes:
-            (folder, flags), *todo = todo
-            print(folder.name, file=sys.stderr, flush=True)
-            command = [sys.executable, "-m", "inversion.cli", "demo", "--quiet", "--out", str(folder), *flags]
-            running.append((folder, subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)))
-        time.sleep(0.5)
-        for folder, process in [pair for pair in running if pair[1].poll() is not None]:
-            if process.returncode:
-                for _, other in running:
-                    other.terminate()
-                raise SystemExit(f"failed: {folder}")
-            running.remove((folder, process))
 
 
 def cross_agreement(folders: dict[tuple[str, int], Path]) -> dict[tuple[str, int], float]:
@@ -131,7 +114,9 @@ if __name__ == "__main__":
         for way, flags in ways(theirs).items():
             places[way, seed] = Path("runs") / given.name / f"{way}-{seed}"
             todo.append((places[way, seed], [*common, *flags, "--seed", str(seed), "--data", given.data]))
-    run_missing(todo, given.processes)
+    check_flags(todo)
+    missing = [(folder, flags) for folder, flags in todo if not (folder / "summary.json").is_file()]
+    run_all([["demo", "--out", str(folder), *flags] for folder, flags in missing], given.processes)
     agreements, runs = cross_agreement(places), []
     for (way, seed), folder in places.items():
         summary = json.loads((folder / "summary.json").read_text())
