@@ -58,8 +58,8 @@ class TeacherRecipe:
     learning_rate: float = 0.05
     """Peak of Muon's one-cycle schedule."""
     weight_decay: float = 5e-4
-    """Of weights of two dimensions and more. Before BatchNorm it sets how far one step turns a weight: too little of it, and the
-    weights grow until steps turn them no further, and the rest of the run learns the training images by heart."""
+    """Of weights of two dimensions and more. Before BatchNorm it sets how far a step turns a weight: with too little of it the
+    weights outgrow their steps."""
     views: ViewOptions = ViewOptions()
     """Augmentation."""
     half: bool = False
@@ -98,7 +98,7 @@ def train(recipe: TeacherRecipe) -> float:
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
     options = DistillOptions(weight_decay=recipe.weight_decay)
     state = StudentState(build_classifier(spec, recipe.seed), recipe.learning_rate, device, recipe.seed, options=options)
-    settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "device", "compile")}
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "device")}
     job = json.dumps([settings, content_hash(images, labels), device.type, str(precision)])
     key, state_file = sha256(job.encode()).hexdigest(), Path(recipe.out + ".state")
     order = torch.empty(0)
