@@ -13,7 +13,7 @@ class TeacherOptions:
     """The trained network to start from."""
 
     model: str = "mnist"
-    """'mnist' (bundled), a file saved by echoset, a zoo or torchvision name, or an import path such as pkg.module.Net
+    """'mnist' or 'cifar10' (bundled), a file saved by echoset, a zoo or torchvision name, or an import path such as pkg.module.Net
     (an import path runs that module's code)."""
     weights: str | None = None
     """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""

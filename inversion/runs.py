@@ -109,7 +109,7 @@ class EvaluateRun(Common):
     """`echoset evaluate`."""
 
     model: str = "mnist"
-    """'mnist' for the bundled teacher, or a file saved by echoset."""
+    """'mnist' or 'cifar10' for the bundled teachers, or a file saved by echoset."""
     against: str | None = None
     """A second such model, whose decisions the first is compared with."""
     data: str | None = None

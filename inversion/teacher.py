@@ -15,7 +15,7 @@ from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
 MNIST_SLICE = ASSETS / "mnist_test_slice.npz"  # every fifth image of the MNIST test set, to judge the bundled teacher's students
-BUNDLED = {"mnist": ASSETS / "mnist_convnet32.safetensors"}
+BUNDLED = {"mnist": ASSETS / "mnist_convnet32.safetensors", "cifar10": ASSETS / "cifar10_wrn40x2.safetensors"}
 DEAD_VARIANCE = 1e-8
 
 

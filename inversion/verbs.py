@@ -29,6 +29,7 @@ from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.collection import collect as collect_set
 from inversion.jobs import plan as plan_shards
+from inversion.options import TeacherOptions
 from inversion.report import write_report
 from inversion.runs import (
     BenchRun,
@@ -51,7 +52,7 @@ from inversion.scores import OVERALL, definitions
 from inversion.study_page import grid, write_study
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
-from inversion.teacher import MNIST_SLICE, inspect_teacher, load_teacher
+from inversion.teacher import BUNDLED, MNIST_SLICE, inspect_teacher, load_teacher
 from inversion.validation import check_sets, validate
 from synthesis_kernels.backend import describe_device, describe_forms, resolve_device
 from synthesis_kernels.errors import EchosetError
@@ -501,7 +502,7 @@ def _load_set(path: str, teacher: Classifier, quiet: bool, labelled: bool = True
 
 
 def _load_model(name: str) -> Classifier:
-    return load_teacher() if name == "mnist" else load_classifier(name)
+    return load_teacher(TeacherOptions(model=name)) if name in BUNDLED else load_classifier(name)
 
 
 def _same_teacher(transfer_set: TransferSet, teacher: Classifier, folder: str) -> None:

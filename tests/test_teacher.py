@@ -1,9 +1,11 @@
 import json
 import os
 import pickle
+from hashlib import sha256
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import save_file
 from torch import nn
 
@@ -93,6 +95,16 @@ def test_bundled_teacher_is_what_it_says(teacher):
     assert len(found.layers) == 6 and found.warnings == []
     assert teacher.spec.notes["accuracy"] >= 0.993
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_the_other_bundled_teacher_is_what_its_record_says():
+    teacher = load_teacher(TeacherOptions(model="cifar10"))
+    listed = json.loads((ROOT / "configs" / "results" / "teachers.json").read_text())["teachers"]
+    entry = next(entry for entry in listed if entry["name"] == "cifar10_wrn40x2")
+    assert entry["sha256"] == sha256((ROOT / entry["file"]).read_bytes()).hexdigest()
+    assert entry["accuracy"] == teacher.spec.notes["accuracy"] >= 0.94
+    assert entry["recipe"].items() <= teacher.spec.notes.items() and entry["parameters"] == inspect_teacher(teacher).parameters
+    assert (ROOT / entry["file"]).stat().st_size < 5e6
 
 
 # Weights from strangers

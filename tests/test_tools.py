@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -42,8 +43,14 @@ def recipe(data, out, **changes):
 
 
 def test_a_teacher_learns_and_says_how_it_was_made(data, tmp_path, capsys):
-    accuracy = train(recipe(data, tmp_path / "t.safetensors", epochs=12, half=True))
+    listed = tmp_path / "teachers.json"
+    train(recipe(data, tmp_path / "t.safetensors", epochs=1, record=str(listed)))  # listed, and then replaced
+    train(recipe(data, tmp_path / "a.safetensors", epochs=1, record=str(listed)))
+    accuracy = train(recipe(data, tmp_path / "t.safetensors", epochs=12, half=True, record=str(listed)))
     assert accuracy > 0.9
+    other, entry = json.loads(listed.read_text())["teachers"]
+    assert (other["name"], entry["name"], entry["accuracy"], entry["recipe"]["epochs"]) == ("a", "t", accuracy, 12)
+    assert entry["sha256"] == sha256((tmp_path / "t.safetensors").read_bytes()).hexdigest()
     teacher = load_classifier(tmp_path / "t.safetensors")
     notes = teacher.spec.notes
     assert (notes["accuracy"], notes["epochs"], notes["small"], notes["seed"]) == (accuracy, 12, 0.6, 0)

@@ -11,10 +11,12 @@ The test set is read once, after the last step. A stopped run goes on when the s
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import torch
@@ -43,6 +45,8 @@ class TeacherRecipe:
     """Folder or .npz file with a train and a test split."""
     out: str
     """The safetensors file to write."""
+    record: str = ""
+    """A result file, such as configs/results/teachers.json, that shall list this teacher too."""
     model: str = "convnet-32"
     """Zoo name."""
     mean: tuple[float, ...] = (0.1307,)
@@ -98,7 +102,7 @@ def train(recipe: TeacherRecipe) -> float:
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
     options = DistillOptions(weight_decay=recipe.weight_decay)
     state = StudentState(build_classifier(spec, recipe.seed), recipe.learning_rate, device, recipe.seed, options=options)
-    settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "device")}
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "record", "device")}
     job = json.dumps([settings, content_hash(images, labels), device.type, str(precision)])
     key, state_file = sha256(job.encode()).hexdigest(), Path(recipe.out + ".state")
     order = torch.empty(0)
@@ -142,10 +146,26 @@ def train(recipe: TeacherRecipe) -> float:
     notes = {"recipe": "tools/train_teacher.py", **settings, "accuracy": accuracy, "device": describe_device(device)}
     state.student.spec = replace(spec, notes=notes)
     save_classifier(state.student.cpu(), recipe.out, recipe.half)
+    if recipe.record:
+        figures = {"parameters": state.student.parameters_count, "seconds": round(state.seconds), "recipe": settings}
+        figures |= {"accuracy": accuracy, "device": describe_device(device)}
+        record(Path(recipe.record), Path(recipe.out), figures)
     state_file.unlink(missing_ok=True)
     size_and_time = f"{state.student.parameters_count:,} parameters, {state.seconds:.0f} s"
     print(f"{recipe.out}: {accuracy:.2%} on the test set, {size_and_time}")
     return accuracy
+
+
+def record(results: Path, file: Path, figures: dict[str, Any]) -> None:
+    """List the teacher saved as `file` among the others in `results`, in place of one of the same name."""
+    found = json.loads(results.read_text()) if results.is_file() else {"teachers": []}
+    others = [entry for entry in found["teachers"] if entry["name"] != file.stem]
+    entry = {"name": file.stem, "file": file.as_posix(), "sha256": sha256(file.read_bytes()).hexdigest(), **figures}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    found |= {"command": "python tools/train_teacher.py --config configs/teachers/NAME.yaml --record configs/results/teachers.json"}
+    found |= {"commit": commit, "device": figures["device"], "torch": torch.__version__}
+    found["teachers"] = sorted([*others, entry], key=lambda entry: entry["name"])
+    results.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
