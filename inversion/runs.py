@@ -33,7 +33,7 @@ class DemoRun(Common):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
-    """The teacher; by default the bundled one. Any other needs --data."""
+    """The teacher; by default the bundled MNIST one. Any other needs --data."""
     out: str = "runs/demo"
     """Folder for the set, the student, the log and the report; a finished demo there is made anew."""
     data: str | None = None

@@ -67,7 +67,7 @@ def demo(run: DemoRun) -> int:
     out = Path(run.out)
     bundled = (run.teacher.model, run.teacher.weights) == ("mnist", None)
     if run.data is None and not bundled:
-        raise EchosetError("only the bundled teacher can be judged on the bundled images; give test data with --data")
+        raise EchosetError("the bundled test images are MNIST's, for teacher mnist alone; give this one's test data with --data")
     teacher, data = load_teacher(run.teacher), _test_data(run.data)
     _check_demo(run, teacher, data)
     student, keep = build_student(run.student, teacher.contract, run.seed), run.synthesis.adversary.keep

@@ -1,6 +1,6 @@
 """Train a network of the zoo on real images, and save it with its recipe, seed and accuracy.
 
-The bundled teacher was made by
+The bundled MNIST teacher was made by
 
     python tools/train_teacher.py --data /path/to/MNIST --out inversion/assets/mnist_convnet32.safetensors
 
@@ -162,9 +162,10 @@ def record(results: Path, file: Path, figures: dict[str, Any]) -> None:
     others = [entry for entry in found["teachers"] if entry["name"] != file.stem]
     entry = {"name": file.stem, "file": file.as_posix(), "sha256": sha256(file.read_bytes()).hexdigest(), **figures}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    found |= {"command": "python tools/train_teacher.py --config configs/teachers/NAME.yaml --record configs/results/teachers.json"}
+    found["command"] = f"python tools/train_teacher.py --config configs/teachers/NAME.yaml --data DIR --out FILE --record {results}"
     found |= {"commit": commit, "device": figures["device"], "torch": torch.__version__}
     found["teachers"] = sorted([*others, entry], key=lambda entry: entry["name"])
+    results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(found, indent=1) + "\n")
 
 
