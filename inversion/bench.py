@@ -308,9 +308,9 @@ def our_synthesis_step(bench: Bench) -> Work:
     noise = torch.randn(bench.run.batch, bench.options.generator.latent, device=bench.device)
     average = inner.target.mean.clone(), inner.target.variance.clone()
     wanted = torch.arange(bench.run.batch, device=bench.device) % teacher.spec.classes
-    shift, held = torch.tensor([1, -1], device=bench.device), torch.ones(teacher.spec.classes, device=bench.device)
+    number, held = torch.zeros((), dtype=torch.int64, device=bench.device), torch.ones(teacher.spec.classes, device=bench.device)
     inner.begin(noise, average)
-    return lambda: inner.run(wanted, shift, held, adversarial=True)
+    return lambda: inner.run(wanted, number, held, adversarial=True)
 
 
 def their_synthesis_step(bench: Bench) -> Work:

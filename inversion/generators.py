@@ -30,16 +30,21 @@ class Generator(nn.Module):
         self.latent = latent
         self.embedding = nn.Embedding(classes, latent)
         nn.init.normal_(self.embedding.weight, std=conditioning)
-        self.seed = nn.Linear(latent, 2 * width * self.sides[0] ** 2)
-        self.seed_norm = nn.BatchNorm2d(2 * width)
+        self.seed = nn.Linear(latent, 2 * width * self.sides[0] ** 2, bias=False)
+        # Each position by itself and nothing learned: else a mean picture comes through, a layout that all images share.
+        self.seed_norm = nn.BatchNorm1d(self.seed.out_features, affine=False)
         widths = [2 * width] * stages + [width]
         self.stages = nn.ModuleList(_Stage(i, o) for i, o in itertools.pairwise(widths))
         self.image = nn.Conv2d(width, channels, 3, padding=1)
 
+    def learned(self) -> list[nn.Parameter]:
+        """What is learned from call to call: all but the seed map. Learned too, it lets a few directions of the noise take over
+        and every class ends as one picture; as it was drawn, noise keeps its say. (A call's own steps do move its copy.)"""
+        return [parameter for parameter in self.parameters() if parameter is not self.seed.weight]
+
     def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
-        x = self.seed(noise + self.embedding(wanted))
+        x = self.seed_norm(self.seed(noise + self.embedding(wanted)))
         x = x.unflatten(1, (-1, self.sides[0], self.sides[0])).contiguous(memory_format=torch.channels_last)
-        x = self.seed_norm(x)
         for side, stage in zip(self.sides[1:], self.stages, strict=True):
             x = stage(x, side)
         return torch.sigmoid(self.image(x).float())

@@ -13,18 +13,20 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from inversion.generators import Generator
 from inversion.options import SynthesisOptions
+from inversion.teacher import trained_views
 from synthesis_kernels.backend import mixed_precision
 from synthesis_kernels.step import Captured, Step, compiled, optimiser_tensors
+from synthesis_kernels.views import ViewPlan, views
 
 
 @dataclass(frozen=True)
 class InnerResult:
     """What a step found, before its update. A captured step's next run overwrites it."""
 
-    images: Tensor  # (B, C, H, W) in [0, 1]
     bn: Tensor  # ()
     wrong_class: Tensor  # (B,)
     fooling: Tensor  # (B,)
+    alike: Tensor  # ()
     mean: Tensor  # (ΣC,) this batch's, at all BatchNorm layers
     variance: Tensor  # (ΣC,)
 
@@ -44,12 +46,17 @@ class InnerLoop:
         capacity: int,
         precision: torch.dtype,
         step: Step = "eager",
+        seed: int = 0,
     ) -> None:
         self.teacher, self.generator, self.options = teacher, generator, options
         self.capacity, self.precision, self.step = capacity, precision, step
         self.target = teacher.target(options.objective.bn_relative)
+        spec = teacher.classifier.spec
+        seen = options.objective.views or trained_views(spec)
+        self.plan, self.seed = ViewPlan(round(seen.shift * spec.size), seen.flip, round(seen.cutout * spec.size)), seed
         self.clone = copy.deepcopy(generator)
         device = self.target.mean.device
+        self.places = torch.arange(options.batch, device=device)
         self.noise = nn.Parameter(torch.zeros(options.batch, options.generator.latent, device=device))
         self.parameters = list(self.clone.parameters())
         groups = [{"params": self.parameters}, {"params": [self.noise], "lr": options.generator.latent_rate}]
@@ -78,29 +85,32 @@ class InnerLoop:
         if self.adversary is not None:
             self.adversary.refresh()
 
-    def run(self, wanted: Tensor, shift: Tensor, held: Tensor, adversarial: bool) -> InnerResult:
-        """One step towards `wanted` (B,), rolled by `shift` (2,), with `held` (K,) images of each class in the buffer."""
+    def run(self, wanted: Tensor, number: Tensor, held: Tensor, adversarial: bool) -> InnerResult:
+        """One step towards `wanted` (B,), in view `number` (), with `held` (K,) images of each class in the buffer."""
         # The first calls go without adversary or average. They are few: only the form that stays is made fast.
         settled = adversarial == (self.adversary is not None)
         settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
         if settled and self.step == "graph":
-            return InnerResult(*self._captured(wanted, shift, held))
+            return InnerResult(*self._captured(wanted, number, held))
         loss = self._loss if settled else self._objective
-        return InnerResult(*self._update(wanted, shift, held, adversarial, loss))
+        return InnerResult(*self._update(wanted, number, held, adversarial, loss))
 
     @torch.no_grad()
-    def end(self) -> None:
-        """Hand the summed gradients and the clone's running statistics to the generator."""
+    def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
+        """The images as they are after the last update; the generator gets the summed gradients and running statistics."""
+        with mixed_precision(self.noise.device, self.precision):
+            images = self.clone(self.noise, wanted)
         for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
             parameter.grad = total
         for buffer, changed in zip(self.generator.buffers(), self.clone.buffers(), strict=True):
             buffer.copy_(changed)
+        return images
 
-    def _update(self, wanted: Tensor, shift: Tensor, held: Tensor, adversarial: bool | None = None, loss=None) -> tuple:  # noqa: ANN001
+    def _update(self, wanted: Tensor, number: Tensor, held: Tensor, adversarial: bool | None = None, loss=None) -> tuple:  # noqa: ANN001
         if adversarial is None:
             adversarial, loss = self.adversary is not None, self._objective
         self.optimiser.zero_grad(set_to_none=True)
-        total, *found = loss(self.noise, wanted, shift, held, adversarial, self.average)
+        total, *found = loss(self.noise, wanted, number, held, adversarial, self.average)
         total.backward()
         torch._foreach_add_(self.summed, [p.grad for p in self.parameters])
         self.optimiser.step()
@@ -110,7 +120,7 @@ class InnerLoop:
         self,
         noise: Tensor,
         wanted: Tensor,
-        shift: Tensor,
+        number: Tensor,
         held: Tensor,
         adversarial: bool,
         average: tuple[Tensor, Tensor] | None,
@@ -118,7 +128,7 @@ class InnerLoop:
         goal = self.options.objective
         with mixed_precision(noise.device, self.precision):
             images = self.clone(noise, wanted)
-        view = roll(images, shift) if goal.roll else images
+        view = views(images, self.places, number, self.plan, self.seed)
         logits, mean, variance = self.teacher.with_moments(view)
         carried = mean, variance
         if average is not None and goal.bn_momentum:
@@ -133,15 +143,10 @@ class InnerLoop:
         if adversarial:
             fooling = objectives.adversarial_loss(logits, self.adversary(view))
         loss = goal.bn * bn + (phi * (goal.classes * wrong_class + goal.adversary * fooling)).mean()
-        return loss, images, bn, wrong_class, fooling, mean, variance
+        alike = objectives.likeness(images, wanted)
+        if goal.spread:
+            loss = loss + goal.spread * alike
+        return loss, bn, wrong_class, fooling, alike, mean, variance
 
     def _tensors(self) -> list[Tensor]:
         return [*optimiser_tensors(self.optimiser), *self.summed, *self.clone.buffers()]
-
-
-def roll(images: Tensor, shift: Tensor) -> Tensor:  # (B, C, H, W), (2,)
-    """Shift the whole batch around the edges, so that nothing hangs on the pixel grid."""
-    height, width = images.shape[2:]
-    rows = (torch.arange(height, device=images.device) - shift[0]) % height
-    columns = (torch.arange(width, device=images.device) - shift[1]) % width
-    return images[:, :, rows][:, :, :, columns]

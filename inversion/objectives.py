@@ -1,7 +1,8 @@
-"""What the generator is trained against: class, disagreement and φ. (The BatchNorm term is `MomentTarget.distance`.)"""
+"""What the generator is trained against: class, disagreement, φ and likeness. (The BatchNorm term is `MomentTarget.distance`.)"""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,3 +38,16 @@ def class_loss(teacher_logits: Tensor, wanted: Tensor) -> Tensor:  # (B, K), (B,
 def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:  # (B, K), (B, K) -> (B,)
     """L_adv = −KL(p_T ‖ p_S) where both choose the same class, else 0: a sample the student has wrong is hard enough."""
     return -adversarial_divergence(teacher_logits, student_logits)
+
+
+def likeness(images: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W), (B,) -> ()
+    """How alike the images of one class are: log of the mean of exp(4(ρ − 1)) over all pairs, ρ being two images' correlation.
+
+    That is the uniformity loss of Wang & Isola (2020) on images averaged over blocks (8 × 8 of them or so) and standardised.
+    Statistics over a batch can't tell ten pictures shown twenty times each from two hundred; this can.
+    """
+    small = F.avg_pool2d(images, max(1, round(images.shape[-1] / 8))).flatten(1)
+    small = F.normalize(small - small.mean(1, keepdim=True), dim=1)
+    pairs = (wanted[:, None] == wanted) & ~torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
+    near = (4 * (small @ small.T - 1)).exp() * pairs
+    return (near.sum() / pairs.sum().clamp_min(1)).clamp_min(1e-6).log()

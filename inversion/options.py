@@ -52,13 +52,26 @@ class GeneratorOptions:
 
 
 @dataclass(frozen=True)
+class TeacherViewOptions:
+    """How an image is changed, at random, before the teacher sees it."""
+
+    shift: float = 0.0625
+    """Largest shift by whole pixels, as a part of the image's side; black comes in from outside."""
+    flip: bool = False
+    """Mirror half of the images left to right."""
+    cutout: float = 0.0
+    """Side of a square made black, as a part of the image's side."""
+
+
+@dataclass(frozen=True)
 class ObjectiveOptions:
     """What the generator is trained against."""
 
-    bn: float = 10.0
+    bn: float = 60.0
     """Weight of the BatchNorm statistics' distance."""
     bn_relative: bool = True
-    """Measure each channel's distance in its own standard deviations, so that `bn` means the same for every teacher."""
+    """Measure each channel's distance in its own standard deviations, and take the mean over layers, so that `bn` means the same
+    for every teacher; false = the sum over layers of plain distances, as published."""
     bn_momentum: float = 0.9
     """How much of earlier batches' statistics counts towards the match; 0 asks each batch to match alone."""
     classes: float = 1.0
@@ -71,8 +84,11 @@ class ObjectiveOptions:
     """Weight samples by φ = diversity · difficulty, in the loss and at the buffer's entry; false = all alike."""
     gamma: float = 1.0
     """Exponent of φ's difficulty, (1 − p)^γ."""
-    roll: int = 2
-    """Largest random shift, in pixels, between generator and teacher."""
+    spread: float = 0.3
+    """Weight of the likeness of images of one class within a call, without which a class may end as one picture; 0 = none."""
+    views: TeacherViewOptions | None = None
+    """What happens to each image between generator and teacher. The teacher's statistics describe the views it was trained on,
+    black edges and all, so by default it is what its file says of them; where there is nothing, a small shift."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,10 @@ class ReplayOptions:
     balanced_targets: bool = True
     """Ask the generator for the classes the buffer lacks; false = all classes alike."""
     refresh: float = 1.0
-    """Largest part of a class's stock that one call may replace."""
+    """Largest part of a class's stock that one call may replace: those of lowest priority."""
+    half_life: float = 10.0
+    """Generator calls in which an image's priority falls by half when one has to go. The first calls' images are poor, and poor
+    images are hard: by priority alone they would stay for good. 0 = age has no say."""
     replace_all: bool = False
     """Replace a class's whole stock whenever enough new images are there, instead of a part at a time."""
     keep_all: bool = False

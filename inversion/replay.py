@@ -74,8 +74,12 @@ class ReplayBuffer:
         rank: Tensor,  # (B,) higher enters first
         call: int,
         refresh: float,
+        half_life: float = 0.0,
     ) -> Tensor:  # () images taken in
-        """Offer new images; each class takes what it lacks, and replaces at most `refresh` of its quota."""
+        """Offer new images; each class takes what it lacks, and replaces at most `refresh` of its quota.
+
+        Those of lowest priority go, counted half for every `half_life` calls of age (0: age has no say).
+        """
         labels = logits.argmax(1)
         by_rank = rank.argsort(descending=True, stable=True)
         order = by_rank[labels[by_rank].argsort(stable=True)]
@@ -84,7 +88,8 @@ class ReplayBuffer:
         place = torch.arange(len(labels), device=labels.device) - starts[sorted_labels]  # 0 for the best of its class
 
         # Each class's slots, empty ones first, then by rising priority; slots past the quota last.
-        worth = torch.where(self.filled, self.priority.clamp_min(0), -1.0)
+        fading = 0.5 ** ((call - self.round) / half_life) if half_life else 1.0
+        worth = torch.where(self.filled, self.priority.clamp_min(0) * fading, -1.0)
         worth[-1] = torch.inf
         slots = self._slots.gather(1, worth[self._slots].argsort(dim=1, stable=True))
         lacking = self.quotas - self.counts()
@@ -148,7 +153,7 @@ class GrowingPool(ReplayBuffer):
         places = torch.linspace(0, 1, min(len(self._to_ask), self.MOST_ASKED), device=held.device)
         return self._to_ask[(places * held).long().minimum(held - 1).clamp_min(0)]
 
-    def add(self, images: Tensor, logits: Tensor, rank: Tensor, call: int, refresh: float) -> Tensor:
+    def add(self, images: Tensor, logits: Tensor, rank: Tensor, call: int, refresh: float, half_life: float = 0.0) -> Tensor:
         """Keep all, as long as there is room."""
         target = (self.filled.sum() + torch.arange(len(images), device=images.device)).clamp_max(self.capacity)
         self.labels[target] = logits.argmax(1)

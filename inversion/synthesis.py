@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,17 @@ from distill.views import ask, to_input
 from inversion.generators import Generator
 from inversion.inner import InnerLoop
 from inversion.jobs import ShardJob, assemble, claim, finished, plan
-from inversion.options import ReplayOptions, SynthesisOptions
+from inversion.options import ReplayOptions, SynthesisOptions, TeacherViewOptions
 from inversion.policy import FEATURES, START, Policy
 from inversion.replay import GrowingPool, ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
-from inversion.teacher import inspect_teacher
+from inversion.teacher import check_teacher_views, inspect_teacher, trained_views
 from synthesis_kernels.backend import describe_device, describe_forms, resolve_device, resolve_precision, say_once
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
 
-FIGURES = ("bn", "classes", "adversary", "hit", "taken", "agreement", "held_out_agreement")
+FIGURES = ("bn", "classes", "adversary", "alike", "hit", "taken", "agreement", "held_out_agreement")
 
 
 class SynthesisState:
@@ -53,7 +53,7 @@ class SynthesisState:
             shape_options = {key: getattr(options.generator, key) for key in ("latent", "width", "conditioning")}
             generator = Generator(spec.channels, spec.size, spec.classes, **shape_options)
         self.generator = generator.to(device, memory_format=torch.channels_last)
-        self.meta_optimiser = torch.optim.Adam(generator.parameters(), options.generator.meta_rate, betas=(0.5, 0.999))
+        self.meta_optimiser = torch.optim.Adam(generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999))
         student, replay = build_student(options.adversary.student, asdict(spec), job.seed), options.replay
         self.adversary = StudentState(student, options.adversary.learning_rate, device, job.seed)
         self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(job.quotas, shape, options.held_out, device)
@@ -124,6 +124,8 @@ def synthesize(
     if not 0 <= rank < world:
         raise EchosetError(f"rank must lie in [0, world), got rank {rank} of {world}")
     inspection = inspect_teacher(teacher)
+    if options.objective.views is None:  # spelled out, so that the manifest says what was done
+        options = replace(options, objective=replace(options.objective, views=trained_views(teacher.spec)))
     jobs = plan(options, teacher.spec.classes, seed)
     if options.replay.sampling == "policy" and any(max(job.quotas) * options.held_out < 1 for job in jobs):
         most = max(jobs[0].quotas)
@@ -168,7 +170,7 @@ def make_shard(
     if (saved := load_state(state_file, key)) is not None:
         state.load_state_dict(saved)
     frozen = Frozen(teacher, precision)
-    inner = InnerLoop(frozen, state.generator, state.adversary.student, options, state.buffer.capacity, precision, step)
+    inner = InnerLoop(frozen, state.generator, state.adversary.student, options, state.buffer.capacity, precision, step, job.seed)
     train = StudentStep(state.adversary, options.adversary.temperature, precision, step)
     save_due = Every(20)
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
@@ -226,20 +228,21 @@ def generator_call(
     state.adversary.student.eval()
     adversarial = goal.adversary > 0 and state.call >= goal.adversary_after
     inner.begin(noise, state.bn_average)
-    for _ in range(options.generator.inner_steps):
-        shift = torch.randint(-goal.roll, goal.roll + 1, (2,), generator=state.random, device=device)
-        found = inner.run(wanted, shift, held, adversarial)
-    inner.end()
+    for step in range(options.generator.inner_steps):
+        number = torch.full((), state.call * options.generator.inner_steps + step, device=device)
+        found = inner.run(wanted, number, held, adversarial)
+    images = inner.end(wanted)
     state.meta_optimiser.step()
     state.carry_moments(found.mean, found.variance, goal.bn_momentum)
 
-    pixels = (found.images * 255).round().to(torch.uint8)
+    pixels = (images * 255).round().to(torch.uint8)
     logits = ask(teacher, to_input(pixels), torch.float32)  # in full precision: these decide the stored labels
     rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma) if goal.phi else torch.zeros_like(logits[:, 0])
     figures = {
         "bn": found.bn.clone(),
         "classes": found.wrong_class.mean(),
         "adversary": found.fooling.mean(),
+        "alike": found.alike.clone(),
         "hit": (logits.argmax(1) == wanted).float().mean(),
     }
     return pixels, logits, rank, figures
@@ -302,7 +305,7 @@ def draw_targets(buffer: ReplayBuffer, options: SynthesisOptions, generator: tor
 def _store(state: SynthesisState, images: Tensor, logits: Tensor, rank: Tensor, options: SynthesisOptions) -> Tensor:
     """Partial refresh: new images replace the least useful. With `replace_all`, they wait until they replace everything."""
     if state.staged is None:
-        return state.buffer.add(images, logits, rank, state.call, options.replay.refresh)
+        return state.buffer.add(images, logits, rank, state.call, options.replay.refresh, options.replay.half_life)
     missing = state.buffer.capacity - int(state.buffer.filled.sum())
     if missing:
         return state.buffer.add(images, logits, rank, state.call, refresh=0.0)
@@ -358,15 +361,14 @@ def check_options(options: SynthesisOptions) -> None:
     if options.adversary.temperature <= 0:
         raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")
     _check_replay(options.replay)
-    if options.objective.roll < 0:
-        raise EchosetError(f"objective.roll must not be negative, got {options.objective.roll}")
+    check_teacher_views(options.objective.views or TeacherViewOptions(), "objective.views")
     if not 0 <= options.held_out < 1:
         raise EchosetError(f"held_out must lie in [0, 1), got {options.held_out}")
 
 
 def _check_replay(replay: ReplayOptions) -> None:
-    for name in ("alpha", "policy_rate"):
-        if not getattr(replay, name) >= 0:
+    for name in ("alpha", "half_life", "policy_rate"):
+        if not 0 <= getattr(replay, name) < math.inf:
             raise EchosetError(f"replay.{name} must be at least 0, got {getattr(replay, name)}")
     if not 0 <= replay.refresh <= 1:
         raise EchosetError(f"replay.refresh must lie in [0, 1], got {replay.refresh}")

@@ -10,7 +10,7 @@ import torch
 from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, read_spec
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.weights import load_weights, read_weights
-from inversion.options import TeacherOptions
+from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -53,6 +53,26 @@ def _check_contract(options: TeacherOptions) -> None:
             raise EchosetError(f"teacher.{name} must be at least {least}, got {value}")
     if options.channels not in (1, 3):
         raise EchosetError(f"teacher.channels must be 1 or 3, got {options.channels}")
+
+
+def trained_views(spec: ModelSpec) -> TeacherViewOptions:
+    """How the teacher's training images were shifted, mirrored and cut out, by the notes in its file; a small shift without any."""
+    told = spec.notes.get("views")
+    if not isinstance(told, dict):
+        return TeacherViewOptions()
+    views = TeacherViewOptions(told.get("shift", 0.0), told.get("flip", False), told.get("cutout", 0.0))
+    check_teacher_views(views, "the teacher file's notes on its views")
+    return views
+
+
+def check_teacher_views(views: TeacherViewOptions, source: str) -> None:
+    """Refuse what no image could be changed by."""
+    for name in ("shift", "cutout"):
+        value = getattr(views, name)
+        if not isinstance(value, int | float) or not 0 <= value <= 0.5:
+            raise EchosetError(f"{source}: {name} must lie in [0, 0.5], got {value!r}; set --synthesis.objective.views")
+    if not isinstance(views.flip, bool):
+        raise EchosetError(f"{source}: flip must be true or false, got {views.flip!r}; set --synthesis.objective.views")
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,8 @@ def moment_distance(
 class MomentTarget:
     """The running statistics of all BatchNorm layers, and the distance of a batch's moments from them.
 
-    Moments of all layers lie end to end in one vector, so that the sum over layers of `moment_distance` takes a dozen
-    operations or so, and not a dozen for each layer.
+    Moments of all layers lie end to end in one vector, so that `moment_distance` of all layers takes a dozen operations or
+    so, and not a dozen for each layer.
     """
 
     def __init__(self, means: list[Tensor], variances: list[Tensor], relative: bool = False) -> None:
@@ -88,13 +88,14 @@ class MomentTarget:
             v.float().clamp_min(1e-3 * v.float().mean() + 1e-12) if relative else torch.ones_like(v.float()) for v in variances
         ]
         self.unit = torch.cat(units)
-        self.sizes = [len(m) for m in means]
+        self.sizes, self.relative = [len(m) for m in means], relative
 
     def distance(self, mean: Tensor, variance: Tensor) -> Tensor:  # (ΣC,), (ΣC,) -> ()
-        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂, or the same in each channel's own units."""
+        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂; or in each channel's own units, and the mean over layers."""
         apart = torch.cat([(mean - self.mean) / self.unit.sqrt(), (variance - self.variance) / self.unit])
         # All norms in one launch, each summed in a fixed order (a scattered sum would differ from run to run on CUDA).
-        return torch.stack(torch._foreach_norm(apart.split(2 * self.sizes))).sum()
+        total = torch.stack(torch._foreach_norm(apart.split(2 * self.sizes))).sum()
+        return total / len(self.sizes) if self.relative else total
 
 
 class _Composite(torch.autograd.Function):

@@ -30,7 +30,7 @@ def tiny_options():
         patience=99,
         held_out=0.34,
         generator=GeneratorOptions(inner_steps=3, width=8, latent_rate=0.1, learning_rate=0.01, meta_rate=0.05, conditioning=2.0),
-        objective=ObjectiveOptions(adversary_after=1, classes=5.0, bn=0.3),
+        objective=ObjectiveOptions(adversary_after=1, classes=5.0, bn=2),
         adversary=AdversaryOptions(steps=3, batch=16),
     )
 
@@ -54,7 +54,7 @@ TINY_FLAGS = [
     "--synthesis.generator.conditioning=2.0",
     "--synthesis.objective.adversary_after=1",
     "--synthesis.objective.classes=5",
-    "--synthesis.objective.bn=0.3",
+    "--synthesis.objective.bn=2",
     "--synthesis.adversary.steps=3",
     "--synthesis.adversary.batch=16",
 ]

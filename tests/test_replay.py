@@ -1,20 +1,21 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inversion.objectives import adversarial_loss, difficulty, diversity, phi
+from inversion.objectives import adversarial_loss, difficulty, diversity, likeness, phi
 from inversion.options import ReplayOptions
 from inversion.replay import GrowingPool, ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
 
 
-def offer(buffer, labels, rank=None, call=0, refresh=1.0):
+def offer(buffer, labels, rank=None, call=0, refresh=1.0, half_life=0.0):
     labels = torch.tensor(labels)
     logits = torch.nn.functional.one_hot(labels, buffer.classes).float() * 9
     images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
     rank = torch.zeros(len(labels)) if rank is None else torch.tensor(rank)
-    return int(buffer.add(images, logits, rank, call, refresh))
+    return int(buffer.add(images, logits, rank, call, refresh, half_life))
 
 
 @given(
@@ -53,6 +54,16 @@ def test_a_full_class_replaces_its_lowest_priority_and_no_more_than_the_share():
     assert (buffer.round[:4] == 7).tolist() == [False, True, False, True]
     assert buffer.images[:4, 0, 0, 0].tolist() == [0, 3, 2, 2]  # slot 1, the worst, got the best candidate
     assert (buffer.priority[:4] == torch.tensor([5.0, 9.0, 9.0, 9.0])).all()  # unseen images are drawn soon
+
+
+@pytest.mark.parametrize("half_life, gone", [(0.0, 1), (10.0, 0)])
+def test_priority_fades_with_age_where_one_has_to_go(half_life, gone):
+    buffer = ReplayBuffer([3], (1, 2, 2))
+    for call in range(3):
+        offer(buffer, [0], call=10 * call)
+    buffer.priority[:3] = torch.tensor([5.0, 2.6, 4.0])  # at call 20 and with this half-life 1.25, 1.3 and 4
+    offer(buffer, [0], call=20, refresh=0.3, half_life=half_life)
+    assert buffer.round[:3].tolist() == [20 if slot == gone else 10 * slot for slot in range(3)]
 
 
 def test_held_out_images_are_never_drawn():
@@ -133,3 +144,17 @@ def test_a_growing_pool_keeps_what_comes_whatever_its_class():
     assert int(pool.is_held_out.sum()) == 3 and not pool.filled[-1]
     drawn, _ = draw_batch(pool, 500, ReplayOptions(sampling="uniform"), 0.0, torch.Generator().manual_seed(0))
     assert len(drawn.unique()) == 7
+
+
+def test_likeness_is_of_correlations_within_a_class():
+    images, wanted = torch.rand(7, 3, 24, 24, dtype=torch.float64), torch.tensor([0, 1, 0, 2, 1, 0, 1])
+    blocks = images.view(7, 3, 8, 3, 8, 3).mean((3, 5)).flatten(1)
+    correlation = torch.from_numpy(np.corrcoef(blocks.numpy()))
+    pairs = [(i, j) for i in range(7) for j in range(7) if i != j and wanted[i] == wanted[j]]
+    expected = torch.stack([(4 * (correlation[pair] - 1)).exp() for pair in pairs]).mean().log()
+    torch.testing.assert_close(likeness(images, wanted), expected)
+    # Light and contrast make no difference; a picture shown again does, and so does the lack of any pair.
+    torch.testing.assert_close(likeness(images * torch.rand(7, 1, 1, 1) + 0.1, wanted), expected)
+    assert abs(likeness(images[:1].expand(7, -1, -1, -1), wanted)) < 1e-9 and expected < -1e-3
+    assert likeness(images[:3], torch.arange(3)) < expected
+    assert torch.autograd.gradcheck(lambda x: likeness(x, wanted), images.requires_grad_())

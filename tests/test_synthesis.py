@@ -20,9 +20,17 @@ from distill.train import StudentStep
 from inversion import plan, synthesize, verbs
 from inversion.generators import Generator
 from inversion.inner import InnerLoop
-from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions, ReplayOptions, SynthesisOptions
+from inversion.options import (
+    AdversaryOptions,
+    GeneratorOptions,
+    ObjectiveOptions,
+    ReplayOptions,
+    SynthesisOptions,
+    TeacherViewOptions,
+)
 from inversion.runs import VerifyRun
 from inversion.synthesis import SynthesisState, _store, adversary_steps, draw_targets, generator_call
+from inversion.teacher import trained_views
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
@@ -151,7 +159,7 @@ def assert_equal(one, two):
 def test_every_way_to_run_a_step_has_the_same_gradients(teacher, tiny, way):
     """Compiled or not, with the native kernels or their definitions. (After Adam's first update only signs would count.)"""
     found = []
-    wanted, shift, held = torch.arange(40) % 10, torch.tensor([1, -2]), torch.arange(10)
+    wanted, number, held = torch.arange(40) % 10, torch.tensor(7), torch.arange(10)
     for step, form in (("eager", "auto"), ("compiled", "auto") if way == "compiled" else ("eager", "reference")):
         state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
         frozen = Frozen(teacher)
@@ -159,12 +167,24 @@ def test_every_way_to_run_a_step_has_the_same_gradients(teacher, tiny, way):
         average = inner.target.mean + 0.1, inner.target.variance * 1.1
         inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), average)
         with kernel_form(form):
-            result = inner.run(wanted, shift, held, adversarial=True)
-        inner.end()
+            result = inner.run(wanted, number, held, adversarial=True)
+        images = inner.end(wanted)
         gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters()])
-        found.append((gradient, result.images, result.bn, result.wrong_class, result.mean, result.variance))
+        found.append((gradient, images, result.bn, result.wrong_class, result.mean, result.variance))
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_images_are_those_after_the_last_update(teacher, tiny):
+    state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
+    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, tiny, 30, torch.float32)
+    wanted = torch.arange(40) % 10
+    inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), None)
+    for number in range(2):
+        before = inner.clone(inner.noise, wanted)
+        inner.run(wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
+    images = inner.end(wanted)
+    assert torch.equal(images, inner.clone(inner.noise, wanted)) and (images - before).abs().max() > 0.01
 
 
 def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
@@ -175,9 +195,9 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
     average, places = (inner.target.mean.clone(), inner.target.variance.clone()), []
     for _ in range(2):
         inner.begin(torch.randn(40, 128), average)
-        for shift in ([0, 0], [1, -2], [2, 1]):
-            inner.run(wanted, torch.tensor(shift), held, adversarial=True)
-        inner.end()
+        for number in range(3):
+            inner.run(wanted, torch.tensor(number), held, adversarial=True)
+        inner.end(wanted)
         state.meta_optimiser.step()
         frozen = [*inner.teacher.state_dict().values(), *inner.adversary.state_dict().values()]
         tensors = [inner.noise, *inner.average, *inner.parameters, *inner._tensors(), *frozen]
@@ -225,6 +245,37 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(whole, tmp_path, number):
 # The switches
 
 
+def test_views_before_the_teacher_are_those_it_was_trained_on(teacher):
+    def told(**views):
+        return trained_views(replace(teacher.spec, notes={"views": views}))
+
+    assert trained_views(teacher.spec) == TeacherViewOptions(shift=0.1)  # the bundled teacher's recipe: rotations are left out
+    assert told(shift=0.125, flip=True, cutout=0.25, cutmix=1.0, rotate=0) == TeacherViewOptions(0.125, True, 0.25)
+    assert told() == TeacherViewOptions(shift=0)
+    assert trained_views(replace(teacher.spec, notes={})) == TeacherViewOptions()
+    for name, value in (("shift", 3), ("shift", "far"), ("cutout", float("nan")), ("cutout", True), ("flip", "yes")):
+        with pytest.raises(EchosetError, match=f"notes on its views: {name} must .*--synthesis.objective.views"):
+            told(**{name: value})
+
+
+def test_the_teacher_sees_each_image_in_a_view_of_its_own(teacher, tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Frozen, "with_moments", lambda self, x, whole=Frozen.with_moments: seen.append(x) or whole(self, x))
+    options = replace(tiny, objective=replace(tiny.objective, views=TeacherViewOptions(shift=0.25, cutout=0.25)))
+    state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
+    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32)
+    inner.begin(torch.zeros(40, 128), None)
+    for number in (0, 0, 1):
+        inner.clone.load_state_dict(inner.generator.state_dict())
+        inner.noise.data.zero_()
+        inner.run(torch.zeros(40, dtype=torch.long), torch.tensor(number), torch.zeros(10), adversarial=False)
+    # One and the same image forty times over (same noise, same class): only the view tells them apart.
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+    assert len(seen[0].flatten(1).unique(dim=0)) > 30
+    black = (seen[0] == 0).float().mean((1, 2, 3))
+    assert black.min() > 0 and black.max() < 0.5  # from outside and from the square
+
+
 def one_call(teacher, options, calls=2):
     state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
     for _ in range(calls):
@@ -237,7 +288,16 @@ def weights(state):
 
 
 @pytest.mark.parametrize(
-    "change", [{"adversary": 0.0}, {"phi": False}, {"bn": 0.0}, {"classes": 0.0}, {"bn_momentum": 0.0}, {"roll": 0}]
+    "change",
+    [
+        {"adversary": 0.0},
+        {"phi": False},
+        {"bn": 0.0},
+        {"classes": 0.0},
+        {"bn_momentum": 0.0},
+        {"spread": 0.0},
+        {"views": TeacherViewOptions(shift=0.2)},
+    ],
 )
 def test_each_term_of_the_objective_moves_the_generator(teacher, tiny, change):
     changed = replace(tiny, objective=dataclasses.replace(tiny.objective, **change))
@@ -332,6 +392,18 @@ def test_generator_makes_any_square_size(channels, size, classes):
     generator = Generator(channels, size, classes, latent=16, width=4)
     images = generator(torch.randn(3, 16), torch.arange(3) % classes)
     assert images.shape == (3, channels, size, size) and images.min() >= 0 and images.max() <= 1
+
+
+def test_a_picture_that_the_seed_map_gives_every_image_does_not_come_through():
+    generator, noise, wanted = Generator(3, 32, 5, latent=16, width=4), torch.randn(40, 16), torch.arange(40) % 5
+    before = generator(noise, wanted)
+    assert (generator(noise + 3 * torch.randn(16), wanted) - before).abs().max() < 1e-4
+
+
+def test_the_seed_map_stays_as_it_was_drawn_and_all_else_is_learned(teacher, tiny):
+    drawn = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU).generator.state_dict()
+    learned = dict(one_call(teacher, tiny).generator.named_parameters())
+    assert [name for name, value in learned.items() if torch.equal(value, drawn[name])] == ["seed.weight"]
 
 
 def test_a_foreign_colour_teacher_of_odd_size_and_few_classes(tmp_path):

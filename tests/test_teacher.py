@@ -13,7 +13,6 @@ from distill import Classifier, ModelSpec, build_classifier, load_classifier, sa
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.weights import load_weights, read_weights
 from inversion import TeacherOptions, inspect_teacher, load_teacher
-from synthesis_kernels.bn_match import MomentTarget, moment_distance
 from synthesis_kernels.errors import EchosetError
 
 ZOO = [
@@ -345,16 +344,6 @@ def test_the_distance_falls_to_zero_on_the_statistics_themselves():
         target = frozen.target(relative)
         assert target.distance(*frozen.with_moments(images)[1:]) < 1e-4
         assert target.distance(*frozen.with_moments(images * 2)[1:]) > 1e-2
-
-
-def test_the_distance_is_the_sum_of_the_layers_distances():
-    means, variances = [torch.randn(n) for n in (3, 5)], [torch.rand(n) + 0.1 for n in (3, 5)]
-    found = [torch.randn(n) for n in (3, 5)], [torch.rand(n) for n in (3, 5)]
-    for relative in (False, True):
-        target = MomentTarget(means, variances, relative)
-        layers = zip(*found, means, variances, strict=True)
-        expected = sum(moment_distance(*layer, relative) for layer in layers)
-        torch.testing.assert_close(target.distance(torch.cat(found[0]), torch.cat(found[1])), expected)
 
 
 def test_a_wrapped_parallel_module_is_still_found():
