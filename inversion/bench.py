@@ -304,13 +304,13 @@ def our_synthesis_step(bench: Bench) -> Work:
     teacher, student = bench.classifiers(tuned=True)
     generator = bench.generator(teacher)
     frozen = Frozen(teacher.requires_grad_(False), bench.precision)
-    inner = InnerLoop(frozen, generator, student.eval(), bench.options, 5000, bench.precision, bench.step)
+    inner = InnerLoop(frozen, generator, student.eval(), bench.options, 5000, bench.precision, 0, bench.step)
     noise = torch.randn(bench.run.batch, bench.options.generator.latent, device=bench.device)
     average = inner.target.mean.clone(), inner.target.variance.clone()
     wanted = torch.arange(bench.run.batch, device=bench.device) % teacher.spec.classes
-    number, held = torch.zeros((), dtype=torch.int64, device=bench.device), torch.ones(teacher.spec.classes, device=bench.device)
+    view, held = torch.zeros((), dtype=torch.int64, device=bench.device), torch.ones(teacher.spec.classes, device=bench.device)
     inner.begin(noise, average)
-    return lambda: inner.run(wanted, number, held, adversarial=True)
+    return lambda: inner.run(wanted, view, held, adversarial=True)
 
 
 def their_synthesis_step(bench: Bench) -> Work:

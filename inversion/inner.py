@@ -45,15 +45,16 @@ class InnerLoop:
         options: SynthesisOptions,
         capacity: int,
         precision: torch.dtype,
+        seed: int,
         step: Step = "eager",
-        seed: int = 0,
     ) -> None:
         self.teacher, self.generator, self.options = teacher, generator, options
         self.capacity, self.precision, self.step = capacity, precision, step
         self.target = teacher.target(options.objective.bn_relative)
         spec = teacher.classifier.spec
-        seen = options.objective.views or trained_views(spec)
-        self.plan, self.seed = ViewPlan(round(seen.shift * spec.size), seen.flip, round(seen.cutout * spec.size)), seed
+        trained = options.objective.views or trained_views(spec)
+        self.view_plan = ViewPlan(round(trained.shift * spec.size), trained.flip, round(trained.cutout * spec.size))
+        self.seed = seed
         self.clone = copy.deepcopy(generator)
         device = self.target.mean.device
         self.places = torch.arange(options.batch, device=device)
@@ -85,15 +86,15 @@ class InnerLoop:
         if self.adversary is not None:
             self.adversary.refresh()
 
-    def run(self, wanted: Tensor, number: Tensor, held: Tensor, adversarial: bool) -> InnerResult:
-        """One step towards `wanted` (B,), in view `number` (), with `held` (K,) images of each class in the buffer."""
+    def run(self, wanted: Tensor, view: Tensor, held: Tensor, adversarial: bool) -> InnerResult:
+        """One step towards `wanted` (B,), in view number `view` (), with `held` (K,) images of each class in the buffer."""
         # The first calls go without adversary or average. They are few: only the form that stays is made fast.
         settled = adversarial == (self.adversary is not None)
         settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
         if settled and self.step == "graph":
-            return InnerResult(*self._captured(wanted, number, held))
+            return InnerResult(*self._captured(wanted, view, held))
         loss = self._loss if settled else self._objective
-        return InnerResult(*self._update(wanted, number, held, adversarial, loss))
+        return InnerResult(*self._update(wanted, view, held, adversarial, loss))
 
     @torch.no_grad()
     def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
@@ -106,11 +107,11 @@ class InnerLoop:
             buffer.copy_(changed)
         return images
 
-    def _update(self, wanted: Tensor, number: Tensor, held: Tensor, adversarial: bool | None = None, loss=None) -> tuple:  # noqa: ANN001
+    def _update(self, wanted: Tensor, view: Tensor, held: Tensor, adversarial: bool | None = None, loss=None) -> tuple:  # noqa: ANN001
         if adversarial is None:
             adversarial, loss = self.adversary is not None, self._objective
         self.optimiser.zero_grad(set_to_none=True)
-        total, *found = loss(self.noise, wanted, number, held, adversarial, self.average)
+        total, *found = loss(self.noise, wanted, view, held, adversarial, self.average)
         total.backward()
         torch._foreach_add_(self.summed, [p.grad for p in self.parameters])
         self.optimiser.step()
@@ -120,7 +121,7 @@ class InnerLoop:
         self,
         noise: Tensor,
         wanted: Tensor,
-        number: Tensor,
+        view: Tensor,
         held: Tensor,
         adversarial: bool,
         average: tuple[Tensor, Tensor] | None,
@@ -128,8 +129,8 @@ class InnerLoop:
         goal = self.options.objective
         with mixed_precision(noise.device, self.precision):
             images = self.clone(noise, wanted)
-        view = views(images, self.places, number, self.plan, self.seed)
-        logits, mean, variance = self.teacher.with_moments(view)
+        seen = views(images, self.places, view, self.view_plan, self.seed)
+        logits, mean, variance = self.teacher.with_moments(seen)
         carried = mean, variance
         if average is not None and goal.bn_momentum:
             # Blended with earlier batches' moments, batches may differ while their union matches.
@@ -141,7 +142,7 @@ class InnerLoop:
             phi = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)
         fooling = torch.zeros_like(wrong_class)
         if adversarial:
-            fooling = objectives.adversarial_loss(logits, self.adversary(view))
+            fooling = objectives.adversarial_loss(logits, self.adversary(seen))
         loss = goal.bn * bn + (phi * (goal.classes * wrong_class + goal.adversary * fooling)).mean()
         alike = objectives.likeness(images, wanted)
         if goal.spread:

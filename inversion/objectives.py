@@ -41,13 +41,15 @@ def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor: 
 
 
 def likeness(images: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W), (B,) -> ()
-    """How alike the images of one class are: log of the mean of exp(4(ρ − 1)) over all pairs, ρ being two images' correlation.
+    """How alike the images of one class are: exp(4(ρ − 1)) with ρ the correlation of two images, averaged over the others of an
+    image's class and then over images, and its log.
 
     That is the uniformity loss of Wang & Isola (2020) on images averaged over blocks (8 × 8 of them or so) and standardised.
-    Statistics over a batch can't tell ten pictures shown twenty times each from two hundred; this can.
+    Statistics over a batch can't tell ten pictures shown twenty times each from two hundred; this can. An image that is alone in
+    its class counts as unlike.
     """
     small = F.avg_pool2d(images, max(1, round(images.shape[-1] / 8))).flatten(1)
-    small = F.normalize(small - small.mean(1, keepdim=True), dim=1)
+    small = F.normalize(small - small.mean(1, keepdim=True), dim=1, eps=0.1)  # a blank image has no direction to be pushed in
     pairs = (wanted[:, None] == wanted) & ~torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
     near = (4 * (small @ small.T - 1)).exp() * pairs
-    return (near.sum() / pairs.sum().clamp_min(1)).clamp_min(1e-6).log()
+    return (near.sum(1) / pairs.sum(1).clamp_min(1)).mean().clamp_min(1e-6).log()

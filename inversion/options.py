@@ -70,8 +70,9 @@ class ObjectiveOptions:
     bn: float = 60.0
     """Weight of the BatchNorm statistics' distance."""
     bn_relative: bool = True
-    """Measure each channel's distance in its own standard deviations, and take the mean over layers, so that `bn` means the same
-    for every teacher; false = the sum over layers of plain distances, as published."""
+    """Measure each channel's distance in its own standard deviations, and take the mean over layers, so that neither the scale of
+    the teacher's weights nor its depth counts; false = the sum over layers of plain distances, as published, where a `bn` of 10 or
+    less is usual."""
     bn_momentum: float = 0.9
     """How much of earlier batches' statistics counts towards the match; 0 asks each batch to match alone."""
     classes: float = 1.0
@@ -85,10 +86,12 @@ class ObjectiveOptions:
     gamma: float = 1.0
     """Exponent of φ's difficulty, (1 − p)^γ."""
     spread: float = 0.3
-    """Weight of the likeness of images of one class within a call, without which a class may end as one picture; 0 = none."""
+    """Weight of the likeness of images of one class within a call, without which a class may end as one picture; 0 = none. Where a
+    call has hardly two images of a class, it does little: raise `batch`."""
     views: TeacherViewOptions | None = None
     """What happens to each image between generator and teacher. The teacher's statistics describe the views it was trained on,
-    black edges and all, so by default it is what its file says of them; where there is nothing, a small shift."""
+    black edges and all, so by default it is what its file says of them; where there is nothing, a small shift. What is given here
+    replaces all of that, e.g. '{"shift": 0.125, "flip": true}', or '{"shift": 0}' for none."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ class EvaluateRun(Common):
     against: str | None = None
     """A second such model, whose decisions the first is compared with."""
     data: str | None = None
-    """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file; default: the bundled MNIST slice."""
+    """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file; default: the
+    bundled MNIST slice, for its network alone."""
     attacks: int = 0
     """Images attacked, with --against, for boundary similarity and adversarial transfer; 100 say much. Each is pushed to every
     other class, in up to 20 steps, so with many classes it takes long. 0 = neither."""
@@ -172,7 +173,7 @@ class StudyRun(Common):
     original: str | None = None
     """The teacher's own training data; adds the rows "plain training" and "KD on the original data"."""
     data: str | None = None
-    """Test data; default: the bundled MNIST slice."""
+    """Test data; default: the bundled MNIST slice, for the MNIST teacher alone."""
     teacher: TeacherOptions = TeacherOptions()
     """The teacher."""
     student: StudentOptions = StudentOptions()
@@ -209,7 +210,7 @@ class ScoreRun(Common):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Students of each set, for --validate."""
     data: str | None = None
-    """Test data for --validate; default: the bundled MNIST slice."""
+    """Test data for --validate; default: the bundled MNIST slice, for the MNIST teacher alone."""
     original: str | None = None
     """The teacher's own training data: with --validate, the accuracy it would have taught is shown beside, and not counted."""
     student: StudentOptions = StudentOptions()

@@ -170,7 +170,7 @@ def make_shard(
     if (saved := load_state(state_file, key)) is not None:
         state.load_state_dict(saved)
     frozen = Frozen(teacher, precision)
-    inner = InnerLoop(frozen, state.generator, state.adversary.student, options, state.buffer.capacity, precision, step, job.seed)
+    inner = InnerLoop(frozen, state.generator, state.adversary.student, options, state.buffer.capacity, precision, job.seed, step)
     train = StudentStep(state.adversary, options.adversary.temperature, precision, step)
     save_due = Every(20)
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
@@ -229,8 +229,8 @@ def generator_call(
     adversarial = goal.adversary > 0 and state.call >= goal.adversary_after
     inner.begin(noise, state.bn_average)
     for step in range(options.generator.inner_steps):
-        number = torch.full((), state.call * options.generator.inner_steps + step, device=device)
-        found = inner.run(wanted, number, held, adversarial)
+        view = torch.full((), state.call * options.generator.inner_steps + step, device=device)
+        found = inner.run(wanted, view, held, adversarial)
     images = inner.end(wanted)
     state.meta_optimiser.step()
     state.carry_moments(found.mean, found.variance, goal.bn_momentum)
@@ -369,7 +369,7 @@ def check_options(options: SynthesisOptions) -> None:
 def _check_replay(replay: ReplayOptions) -> None:
     for name in ("alpha", "half_life", "policy_rate"):
         if not 0 <= getattr(replay, name) < math.inf:
-            raise EchosetError(f"replay.{name} must be at least 0, got {getattr(replay, name)}")
+            raise EchosetError(f"replay.{name} must be a number of at least 0, got {getattr(replay, name)}")
     if not 0 <= replay.refresh <= 1:
         raise EchosetError(f"replay.refresh must lie in [0, 1], got {replay.refresh}")
     if replay.keep_all and (replay.balanced_targets or replay.replace_all):

@@ -120,6 +120,8 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
     warnings = [f"layer {name} was never trained" for name in untrained]
     if set(teacher.spec.mean) == {0.0} and set(teacher.spec.std) == {1.0}:
         warnings.append("no mean and std given: assuming the network takes images in [0, 1] as they are")
+    if "views" not in teacher.spec.notes:
+        warnings.append("its file doesn't say how its training images were shifted and mirrored: see synthesis.objective.views")
     kinds: dict[str, int] = {}
     for layer in layers.values():
         kinds[type(layer).__name__] = kinds.get(type(layer).__name__, 0) + 1

@@ -52,7 +52,7 @@ from inversion.scores import OVERALL, definitions
 from inversion.study_page import grid, write_study
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
-from inversion.teacher import BUNDLED, MNIST_SLICE, inspect_teacher, load_teacher
+from inversion.teacher import BUNDLED, MNIST_SLICE, inspect_teacher, load_teacher, trained_views
 from inversion.validation import check_sets, validate
 from synthesis_kernels.backend import describe_device, describe_forms, resolve_device
 from synthesis_kernels.errors import EchosetError
@@ -68,7 +68,8 @@ def demo(run: DemoRun) -> int:
     bundled = (run.teacher.model, run.teacher.weights) == ("mnist", None)
     if run.data is None and not bundled:
         raise EchosetError("the bundled test images are MNIST's, for teacher mnist alone; give this one's test data with --data")
-    teacher, data = load_teacher(run.teacher), _test_data(run.data)
+    teacher = load_teacher(run.teacher)
+    data = _test_data(run.data, teacher)
     _check_demo(run, teacher, data)
     student, keep = build_student(run.student, teacher.contract, run.seed), run.synthesis.adversary.keep
     _start_demo_folder(out)
@@ -240,7 +241,7 @@ def evaluate(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
     model = _load_model(run.model)
     other = _load_model(run.against) if run.against else None
-    data = _test_data(run.data)
+    data = _test_data(run.data, model)
     result = evaluate_classifier(model, data, other, run.device, run.quiet, run.attacks if other else 0)
     table = _table(f"{run.model} on {data.name}", "", "")
     table.add_row("accuracy", f"{result.accuracy:.2%}")
@@ -263,11 +264,12 @@ def evaluate(run: EvaluateRun) -> int:
 def study(run: StudyRun) -> int:
     """Fill the grid, then show and write what there is."""
     teacher, out = load_teacher(run.teacher), Path(run.out)
+    data = _test_data(run.data, teacher)
     sets = {name: _load_set(path, teacher, run.quiet) for name, path in run.sets.items()}
     fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
     original = load_images(run.original, "train", *fit) if run.original else None
     cells = run_study(
-        *(teacher, sets, _test_data(run.data), out, run.student, run.study, run.distillation, original),
+        *(teacher, sets, data, out, run.student, run.study, run.distillation, original),
         *(run.device, run.precision, run.step, run.rank, run.world, run.quiet),
     )
     rows, wanted = summarise(cells), len(plan(sets, run.study, original is not None))
@@ -366,11 +368,11 @@ def _validation_table(found: dict[str, Any]) -> Table:
 
 def _teach(run: ScoreRun, teacher: Classifier, sets: dict[str, Images], out: Path) -> list[dict[str, Any]] | None:
     """One student for each set and seed, or None while other processes still teach theirs."""
-    options = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0)
+    options, data = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0), _test_data(run.data, teacher)
     fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
     original = load_images(run.original, "train", *fit) if run.original else None
     cells = run_study(
-        *(teacher, sets, _test_data(run.data), out, run.student, options, run.distillation, original),
+        *(teacher, sets, data, out, run.student, options, run.distillation, original),
         *(run.device, run.precision, run.step, run.rank, run.world, run.quiet),
     )
     return cells if len(cells) == len(plan(sets, options, original is not None)) else None
@@ -459,6 +461,7 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
     describe_forms(resolve_device(run.device))
     resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
     inspect_teacher(teacher)
+    trained_views(teacher.spec)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
     build_student(student, teacher.contract)
     if not run.distillation.steps and not (keep and run.student == student):
@@ -485,9 +488,11 @@ def _start_demo_folder(out: Path) -> None:
     shutil.rmtree(out / "set", ignore_errors=True)
 
 
-def _test_data(path: str | None) -> Images:
+def _test_data(path: str | None, model: Classifier) -> Images:
     if path is not None:
         return load_images(path)
+    if (model.spec.channels, model.spec.size, model.spec.classes) != (1, 28, 10):
+        raise EchosetError(f"the bundled test images are MNIST's, not for {model.spec.model}; give its test data with --data")
     data = load_images(MNIST_SLICE)
     return dataclasses.replace(data, name="every fifth image of the MNIST test set (2,000 of 10,000)")
 

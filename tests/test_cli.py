@@ -13,7 +13,8 @@ from conftest import ROOT, TINY_FLAGS, environment, last_json
 
 from distill import Classifier, ModelSpec, build_classifier, load_classifier, load_images, save_classifier
 from inversion import MNIST_SLICE, load_teacher
-from inversion.cli import VERBS
+from inversion.cli import VERBS, _parse
+from inversion.options import TeacherViewOptions
 from inversion.runs import SCHEMAS
 
 SHORT = ["--distillation.steps=20", "--distillation.views_per_image=2"]
@@ -102,6 +103,19 @@ def test_evaluate_measures_nearness_to_the_teacher(echoset):
     judged = last_json(echoset("evaluate", "--against=mnist", "--attacks=4", "--json"))
     assert judged["agreement"] == 1 and judged["magnitude_similarity"] > 0.999 and judged["angle_similarity"] > 0.999
     assert judged["transfer"] == judged["transfer_teacher"] and judged["ece"] < 0.01 and judged["top5"] > 0.999
+
+
+def test_the_teachers_views_by_flag_and_by_file(tmp_path):
+    given = ["--synthesis.objective.views", '{"shift": 0.125, "flip": true}']
+    (tmp_path / "c.yaml").write_text("synthesis: {objective: {views: {shift: 0.125, flip: true}}}")
+    for flags in (given, [f"--config={tmp_path / 'c.yaml'}"]):
+        assert _parse("synthesize", flags).synthesis.objective.views == TeacherViewOptions(shift=0.125, flip=True)
+    assert _parse("synthesize", ["--synthesis.objective.views.shift=0"]).synthesis.objective.views == TeacherViewOptions(shift=0)
+    assert _parse("synthesize", []).synthesis.objective.views is None
+
+
+def test_digits_are_no_test_of_a_colour_network(echoset):
+    assert "MNIST's, not for wrn-40-2; give its test data with --data" in echoset("evaluate", "--model=cifar10", status=1).stderr
 
 
 def test_verify_fails_on_a_damaged_set(demo, echoset, tmp_path):

@@ -150,7 +150,7 @@ def test_a_policy_that_cannot_be_is_refused(teacher, tiny, tmp_path):
         (ReplayOptions(sampling="policy"), 0.0, "of 3 images a class is none; raise held_out"),
         (ReplayOptions(sampling="policy"), 0.3, "of 3 images a class is none; raise held_out"),
         (ReplayOptions(policy=(1.0,) * 7), 0.4, "draws are by priority"),
-        (ReplayOptions(policy_rate=-1.0), 0.4, "policy_rate must be at least 0"),
+        (ReplayOptions(policy_rate=-1.0), 0.4, "policy_rate must be a number of at least 0"),
     ):
         with pytest.raises(EchosetError, match=message):
             synthesize(teacher, replace(tiny, replay=replay, held_out=held_out), tmp_path / "set", **RUN)

@@ -150,11 +150,18 @@ def test_likeness_is_of_correlations_within_a_class():
     images, wanted = torch.rand(7, 3, 24, 24, dtype=torch.float64), torch.tensor([0, 1, 0, 2, 1, 0, 1])
     blocks = images.view(7, 3, 8, 3, 8, 3).mean((3, 5)).flatten(1)
     correlation = torch.from_numpy(np.corrcoef(blocks.numpy()))
-    pairs = [(i, j) for i in range(7) for j in range(7) if i != j and wanted[i] == wanted[j]]
-    expected = torch.stack([(4 * (correlation[pair] - 1)).exp() for pair in pairs]).mean().log()
+    others = [[j for j in range(7) if i != j and wanted[i] == wanted[j]] for i in range(7)]
+    means = [(4 * (correlation[i][mine] - 1)).exp().mean() if mine else torch.tensor(0.0) for i, mine in enumerate(others)]
+    expected = torch.stack(means).mean().log()
     torch.testing.assert_close(likeness(images, wanted), expected)
     # Light and contrast make no difference; a picture shown again does, and so does the lack of any pair.
-    torch.testing.assert_close(likeness(images * torch.rand(7, 1, 1, 1) + 0.1, wanted), expected)
-    assert abs(likeness(images[:1].expand(7, -1, -1, -1), wanted)) < 1e-9 and expected < -1e-3
+    torch.testing.assert_close(likeness(images * torch.linspace(0.5, 0.9, 7)[:, None, None, None] + 0.1, wanted), expected)
+    assert abs(likeness(images[:1].expand(7, -1, -1, -1), wanted) - np.log(6 / 7)) < 1e-9 and expected < -1
     assert likeness(images[:3], torch.arange(3)) < expected
     assert torch.autograd.gradcheck(lambda x: likeness(x, wanted), images.requires_grad_())
+
+
+def test_likeness_of_blank_images_has_a_small_gradient():
+    images = (torch.full((4, 1, 16, 16), 0.5) + 1e-6 * torch.rand(4, 1, 16, 16)).requires_grad_()
+    likeness(images, torch.zeros(4)).backward()
+    assert images.grad.abs().max() < 1

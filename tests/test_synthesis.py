@@ -26,11 +26,12 @@ from inversion.options import (
     ObjectiveOptions,
     ReplayOptions,
     SynthesisOptions,
+    TeacherOptions,
     TeacherViewOptions,
 )
 from inversion.runs import VerifyRun
 from inversion.synthesis import SynthesisState, _store, adversary_steps, draw_targets, generator_call
-from inversion.teacher import trained_views
+from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
@@ -62,6 +63,8 @@ def test_the_set_is_balanced_and_labelled_by_the_teacher(teacher, made):
     assert found.manifest["teacher"]["weight_hash"] == teacher.weight_hash()
     assert found.manifest["input"] == {"channels": 1, "size": 28, "classes": 10, "mean": [0.1307], "std": [0.3081]}
     assert not found.manifest["short"]
+    # What the teacher's file says of its training, spelled out.
+    assert found.manifest["config"]["objective"]["views"] == {"shift": 0.1, "flip": False, "cutout": 0.0}
     assert len(list(folder.glob(".*.state"))) == 0
     TransferSet.load(folder, check_hashes=True)
 
@@ -133,7 +136,7 @@ def test_carried_moments_blend_where_they_are(teacher, tiny):
 def run_call(teacher, state, options, step="eager"):
     frozen = Frozen(teacher)
     student, capacity = state.adversary.student, state.buffer.capacity
-    inner = InnerLoop(frozen, state.generator, student, options, capacity, torch.float32, step)
+    inner = InnerLoop(frozen, state.generator, student, options, capacity, torch.float32, 0, step)
     images, logits, rank, _ = generator_call(inner, teacher, state, options)
     _store(state, images, logits, rank, options)
     train = StudentStep(state.adversary, options.adversary.temperature, torch.float32)
@@ -163,21 +166,21 @@ def test_every_way_to_run_a_step_has_the_same_gradients(teacher, tiny, way):
     for step, form in (("eager", "auto"), ("compiled", "auto") if way == "compiled" else ("eager", "reference")):
         state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
         frozen = Frozen(teacher)
-        inner = InnerLoop(frozen, state.generator, state.adversary.student, tiny, 30, torch.float32, step)
+        inner = InnerLoop(frozen, state.generator, state.adversary.student, tiny, 30, torch.float32, 0, step)
         average = inner.target.mean + 0.1, inner.target.variance * 1.1
         inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), average)
         with kernel_form(form):
             result = inner.run(wanted, number, held, adversarial=True)
-        images = inner.end(wanted)
+        inner.end(wanted)
         gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters()])
-        found.append((gradient, images, result.bn, result.wrong_class, result.mean, result.variance))
+        found.append((gradient, result.bn, result.alike, result.wrong_class, result.mean, result.variance))
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
 
 
 def test_images_are_those_after_the_last_update(teacher, tiny):
     state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
-    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, tiny, 30, torch.float32)
+    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, tiny, 30, torch.float32, 0)
     wanted = torch.arange(40) % 10
     inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), None)
     for number in range(2):
@@ -191,7 +194,7 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
     """A captured step reads and writes fixed addresses, call after call."""
     state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
     student, wanted, held = state.adversary.student, torch.arange(40) % 10, torch.arange(10)
-    inner = InnerLoop(Frozen(teacher), state.generator, student, tiny, 30, torch.float32)
+    inner = InnerLoop(Frozen(teacher), state.generator, student, tiny, 30, torch.float32, 0)
     average, places = (inner.target.mean.clone(), inner.target.variance.clone()), []
     for _ in range(2):
         inner.begin(torch.randn(40, 128), average)
@@ -249,6 +252,7 @@ def test_views_before_the_teacher_are_those_it_was_trained_on(teacher):
     def told(**views):
         return trained_views(replace(teacher.spec, notes={"views": views}))
 
+    assert trained_views(load_teacher(TeacherOptions("cifar10")).spec) == TeacherViewOptions(0.125, True, 0.25)
     assert trained_views(teacher.spec) == TeacherViewOptions(shift=0.1)  # the bundled teacher's recipe: rotations are left out
     assert told(shift=0.125, flip=True, cutout=0.25, cutmix=1.0, rotate=0) == TeacherViewOptions(0.125, True, 0.25)
     assert told() == TeacherViewOptions(shift=0)
@@ -263,7 +267,7 @@ def test_the_teacher_sees_each_image_in_a_view_of_its_own(teacher, tiny, monkeyp
     monkeypatch.setattr(Frozen, "with_moments", lambda self, x, whole=Frozen.with_moments: seen.append(x) or whole(self, x))
     options = replace(tiny, objective=replace(tiny.objective, views=TeacherViewOptions(shift=0.25, cutout=0.25)))
     state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
-    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32)
+    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32, 0)
     inner.begin(torch.zeros(40, 128), None)
     for number in (0, 0, 1):
         inner.clone.load_state_dict(inner.generator.state_dict())
@@ -380,6 +384,8 @@ def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
         ({"held_out": 1.0}, "held_out"),
         ({"generator": GeneratorOptions(inner_steps=0)}, "inner_steps"),
         ({"replay": ReplayOptions(refresh=2.0)}, "refresh"),
+        ({"replay": ReplayOptions(half_life=float("inf"))}, "half_life"),
+        ({"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))}, "objective.views: shift"),
     ],
 )
 def test_options_out_of_range_are_named(teacher, tiny, tmp_path, change, message):

@@ -41,7 +41,7 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
             kept |= {key: found[key] for key in ("device", "torch")} | {"commit": commit}
             kept["command"], kept["test_images"] = (
                 f"python tools/measure.py --name {name}",
-                "MNIST test set" if data else found["test_images"],
+                "full test set" if data else found["test_images"],
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(kept, indent=1) + "\n")
