@@ -461,7 +461,8 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
     describe_forms(resolve_device(run.device))
     resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
     inspect_teacher(teacher)
-    trained_views(teacher.spec)
+    if run.synthesis.objective.views is None:
+        trained_views(teacher.spec)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
     build_student(student, teacher.contract)
     if not run.distillation.steps and not (keep and run.student == student):

@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import ROOT, TINY_FLAGS, environment, tiny_options
 
-from distill import TransferSet
+from distill import TransferSet, load_images
 from distill.evaluation import predict
 from distill.files import read_log
 from distill.models import Classifier, ModelSpec, load_classifier
 from distill.models.frozen import Frozen
 from distill.train import StudentStep
-from inversion import plan, synthesize, verbs
+from inversion import MNIST_SLICE, plan, synthesize, verbs
 from inversion.generators import Generator
 from inversion.inner import InnerLoop
 from inversion.options import (
@@ -29,7 +29,7 @@ from inversion.options import (
     TeacherOptions,
     TeacherViewOptions,
 )
-from inversion.runs import VerifyRun
+from inversion.runs import DemoRun, VerifyRun
 from inversion.synthesis import SynthesisState, _store, adversary_steps, draw_targets, generator_call
 from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import kernel_form
@@ -260,6 +260,15 @@ def test_views_before_the_teacher_are_those_it_was_trained_on(teacher):
     for name, value in (("shift", 3), ("shift", "far"), ("cutout", float("nan")), ("cutout", True), ("flip", "yes")):
         with pytest.raises(EchosetError, match=f"notes on its views: {name} must .*--synthesis.objective.views"):
             told(**{name: value})
+
+
+def test_a_demo_refuses_bad_notes_before_it_deletes_anything_unless_told_better(teacher):
+    odd = Classifier(teacher.network, replace(teacher.spec, notes={"views": {"shift": 3}}))
+    run, data = DemoRun(), load_images(MNIST_SLICE)
+    with pytest.raises(EchosetError, match="notes on its views: shift must lie in"):
+        verbs._check_demo(run, odd, data)
+    told = replace(run.synthesis, objective=ObjectiveOptions(views=TeacherViewOptions()))
+    verbs._check_demo(replace(run, synthesis=told), odd, data)
 
 
 def test_the_teacher_sees_each_image_in_a_view_of_its_own(teacher, tiny, monkeypatch):
