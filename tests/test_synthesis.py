@@ -263,7 +263,7 @@ def test_views_before_the_teacher_are_those_it_was_trained_on(teacher):
 
 
 def test_a_demo_refuses_bad_notes_before_it_deletes_anything_unless_told_better(teacher):
-    odd = Classifier(teacher.network, replace(teacher.spec, notes={"views": {"shift": 3}}))
+    odd = Classifier(teacher.network, replace(teacher.spec, notes={"views": {"shift": 3}})).eval()
     run, data = DemoRun(), load_images(MNIST_SLICE)
     with pytest.raises(EchosetError, match="notes on its views: shift must lie in"):
         verbs._check_demo(run, odd, data)
