@@ -80,7 +80,7 @@ class ObjectiveOptions:
     adversary: float = 1.0
     """Weight of the disagreement with the adversarial student, where both still choose the same class; 0 = no adversary."""
     adversary_after: int = 6
-    """Generator calls before the adversary counts."""
+    """Generator calls before the adversary counts. (It learns from `adversary.begins` on.)"""
     phi: bool = True
     """Weight samples by φ = diversity · difficulty, in the loss and at the buffer's entry; false = all alike."""
     gamma: float = 1.0
@@ -131,8 +131,13 @@ class AdversaryOptions:
     """Its network."""
     steps: int = 10
     """Updates after each generator call."""
+    begins: int = 0
+    """Generator calls without any update, while images are too poor to learn from."""
     batch: int = 128
     """Images in an update."""
+    views_per_image: int = 0
+    """Views of an image that the teacher answers for once, when the image enters the buffer; they pay where the steps after a call
+    draw each image about as often or more. 0 = a new view and a new answer at every step."""
     learning_rate: float = 0.05
     """Muon's first learning rate; it falls along half a cosine over the whole run."""
     temperature: float = 20.0

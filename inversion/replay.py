@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STORED = ("images", "labels", "logits", "priority", "weight", "disagreement", "trend", "visits", "round", "filled")
+STORED = ("images", "labels", "logits", "priority", "weight", "disagreement", "trend", "visits", "round", "filled", "answers")
 
 
 class ReplayBuffer:
@@ -17,6 +17,9 @@ class ReplayBuffer:
     A new image goes to an empty slot of its class; where there is none, to the slot with the lowest priority. Which of
     several candidates goes in is settled by their rank (φ). A part of the slots is held out: the adversarial student never
     trains on them, and its agreement there says whether it still learns. No operation here waits for the device.
+
+    `answers` has room for what the teacher says to `views` views of each image; `newest` names the slots that the latest `add`
+    wrote to (the spare one past the last for what it turned away).
     """
 
     def __init__(
@@ -25,6 +28,7 @@ class ReplayBuffer:
         image_shape: tuple[int, int, int],
         held_out: float = 0.1,
         device: torch.device | str = "cpu",
+        views: int = 0,
     ) -> None:
         self.capacity, self.classes = sum(quotas), len(quotas)
         self.quotas = torch.tensor(quotas, device=device)
@@ -40,6 +44,8 @@ class ReplayBuffer:
         self.visits = torch.zeros(spare, device=device)
         self.round = torch.zeros(spare, dtype=torch.int32, device=device)
         self.filled = torch.zeros(spare, dtype=torch.bool, device=device)
+        self.answers = torch.zeros(spare, views, self.classes, device=device)
+        self.newest = torch.empty(0, dtype=torch.int64, device=device)
 
         # slots[c, i] is class c's i-th slot, or the spare one past its quota.
         self._slots = torch.full((self.classes, max(quotas)), self.capacity, device=device)
@@ -102,12 +108,13 @@ class ReplayBuffer:
 
     def _put(self, target: Tensor, images: Tensor, logits: Tensor, call: int) -> None:
         """Write new images into slots; the spare one stays empty."""
-        newest = self.priority[:-1].amax().clamp_min(1.0)  # unseen images are drawn soon (Schaul et al.)
+        self.newest = target
+        highest = self.priority[:-1].amax().clamp_min(1.0)  # unseen images are drawn soon (Schaul et al.)
         self.images[target] = images
         self.logits[target] = logits
-        self.priority[target] = newest
+        self.priority[target] = highest
         self.weight[target] = 1.0
-        self.disagreement[target] = newest
+        self.disagreement[target] = highest
         self.trend[target], self.visits[target] = 0.0, 0.0
         self.round[target] = call
         self.filled[target] = True
@@ -143,8 +150,9 @@ class GrowingPool(ReplayBuffer):
         image_shape: tuple[int, int, int],
         held_out: float = 0.1,
         device: torch.device | str = "cpu",
+        views: int = 0,
     ) -> None:
-        super().__init__([sum(quotas)] + [0] * (len(quotas) - 1), image_shape, held_out, device)
+        super().__init__([sum(quotas)] + [0] * (len(quotas) - 1), image_shape, held_out, device, views)
         self.quotas = torch.tensor(quotas, device=device)
         del self._slots  # it replaces nothing
 

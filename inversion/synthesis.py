@@ -56,8 +56,9 @@ class SynthesisState:
         self.meta_optimiser = torch.optim.Adam(generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999))
         student, replay = build_student(options.adversary.student, asdict(spec), job.seed), options.replay
         self.adversary = StudentState(student, options.adversary.learning_rate, device, job.seed)
-        self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(job.quotas, shape, options.held_out, device)
-        self.staged = ReplayBuffer(job.quotas, shape, options.held_out, device) if options.replay.replace_all else None
+        place = job.quotas, shape, options.held_out, device, options.adversary.views_per_image
+        self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(*place)
+        self.staged = ReplayBuffer(*place) if options.replay.replace_all else None
         self.policy = Policy(device, replay.policy_rate, replay.policy or START) if replay.sampling == "policy" else None
         self.bn_average: tuple[Tensor, Tensor] | None = None
         self.seed = job.seed
@@ -179,7 +180,7 @@ def make_shard(
             began = time.perf_counter()
             images, logits, rank, figures = generator_call(inner, teacher, state, options)
             generator_seconds = time.perf_counter() - began
-            figures["taken"] = _store(state, images, logits, rank, options)
+            figures["taken"] = _store(state, frozen, images, logits, rank, options, precision)
             figures |= adversary_steps(train, frozen, state, options, precision)
             state.call += 1
 
@@ -259,10 +260,10 @@ def adversary_steps(
     buffer, run = state.buffer, options.adversary
     if not state.has_begun:  # once only: the answer has to come from the device
         state.has_begun = bool((buffer.filled & ~buffer.is_held_out).any())
-    if not state.has_begun:
+    if not state.has_begun or state.call < run.begins:
         nothing = torch.zeros((), device=buffer.images.device)
         return {"agreement": nothing, "held_out_agreement": nothing, "reward": nothing}
-    total = options.calls * run.steps
+    total = max(options.calls - run.begins, 1) * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
     if state.policy:
         state.policy.begin(state.random)
@@ -273,9 +274,13 @@ def adversary_steps(
         state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0))
         progress = min(step / total, 1.0)
         drawn, weights = draw_batch(buffer, run.batch, options.replay, progress, state.random, state.policy, state.call)
-        view = step * run.batch + torch.arange(run.batch, device=drawn.device)  # never the same view twice
-        images = make_views(buffer.images, drawn, view, options.views, state.seed)
-        answers = ask(teacher, images, precision)
+        if run.views_per_image:
+            which = torch.randint(run.views_per_image, (run.batch,), generator=state.random, device=drawn.device)
+            images, answers = _view(buffer, drawn, which, options, state.seed), buffer.answers[drawn, which]
+        else:
+            view = step * run.batch + torch.arange(run.batch, device=drawn.device)  # never the same view twice
+            images = make_views(buffer.images, drawn, view, options.views, state.seed)
+            answers = ask(teacher, images, precision)
         logits = train(images, answers, weights)
         record_visit(buffer, drawn, divergence(answers, logits), weights)
         agreement += same_decision(answers, logits).float().mean() / run.steps
@@ -302,17 +307,36 @@ def draw_targets(buffer: ReplayBuffer, options: SynthesisOptions, generator: tor
     return torch.cat([even[:half], drawn])
 
 
-def _store(state: SynthesisState, images: Tensor, logits: Tensor, rank: Tensor, options: SynthesisOptions) -> Tensor:
+def _store(
+    state: SynthesisState,
+    teacher: Frozen,
+    images: Tensor,
+    logits: Tensor,
+    rank: Tensor,
+    options: SynthesisOptions,
+    precision: torch.dtype,
+) -> Tensor:  # () images taken in
     """Partial refresh: new images replace the least useful. With `replace_all`, they wait until they replace everything."""
-    if state.staged is None:
-        return state.buffer.add(images, logits, rank, state.call, options.replay.refresh, options.replay.half_life)
-    missing = state.buffer.capacity - int(state.buffer.filled.sum())
-    if missing:
-        return state.buffer.add(images, logits, rank, state.call, refresh=0.0)
-    taken = state.staged.add(images, logits, rank, state.call, refresh=0.0)
-    if bool(state.staged.filled[:-1].all()):
-        state.buffer.take_over(state.staged)
+    replay, into = options.replay, state.buffer
+    refresh, half_life = replay.refresh, replay.half_life
+    if state.staged is not None:
+        refresh, half_life = 0.0, 0.0
+        if int(into.filled.sum()) == into.capacity:
+            into = state.staged
+    taken = into.add(images, logits, rank, state.call, refresh, half_life)
+    for view in range(options.adversary.views_per_image):
+        seen = _view(into, into.newest, torch.full_like(into.newest, view), options, state.seed)
+        into.answers[into.newest, view] = ask(teacher, seen, precision)
+    into.answers[-1] = 0
+    if into is state.staged and bool(into.filled[:-1].all()):
+        state.buffer.take_over(into)
     return taken
+
+
+def _view(buffer: ReplayBuffer, slots: Tensor, which: Tensor, options: SynthesisOptions, seed: int) -> Tensor:  # (B, C, H, W)
+    """The views of an image the teacher has answered for; the next image in its slot has others."""
+    view = buffer.round[slots] * options.adversary.views_per_image + which
+    return make_views(buffer.images, slots, view, options.views, seed)
 
 
 def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -332,7 +356,8 @@ def _done(state: SynthesisState, options: SynthesisOptions) -> bool:
     """Full, balanced and no longer rising; or out of calls (twice as many while some class is still short)."""
     if not bool(state.buffer.full):
         return state.call >= 2 * options.calls
-    return state.call >= options.calls or (state.call > 0 and state.call - state.best_call >= options.patience)
+    waited = state.call - max(state.best_call, options.adversary.begins)
+    return state.call >= options.calls or (state.call > 0 and waited >= options.patience)
 
 
 def _figures_line(values: dict[str, float], counts: list[int], job: ShardJob, rate: float) -> str:
@@ -358,6 +383,19 @@ def check_options(options: SynthesisOptions) -> None:
     for name, part in parts.items():
         if (value := getattr(getattr(options, part), name)) < 1:
             raise EchosetError(f"{part}.{name} must be at least 1, got {value}")
+    for name in ("begins", "views_per_image"):
+        if (value := getattr(options.adversary, name)) < 0:
+            raise EchosetError(f"adversary.{name} must be at least 0, got {value}")
+    if options.objective.adversary and options.objective.adversary_after < options.adversary.begins:
+        raise EchosetError(
+            f"objective.adversary_after {options.objective.adversary_after} would ask an adversary that learns only from call "
+            f"{options.adversary.begins} on (adversary.begins); make it as large at least"
+        )
+    if options.adversary.views_per_image and (options.views.mixup or options.views.cutmix):
+        raise EchosetError(
+            "with adversary.views_per_image, views.mixup and views.cutmix must be 0: an answer is for a view, and the other image "
+            "in a mixed one may be replaced"
+        )
     if options.adversary.temperature <= 0:
         raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")
     _check_replay(options.replay)

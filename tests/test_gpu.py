@@ -38,7 +38,7 @@ class Loop:
 
     def call(self):
         images, logits, rank, figures = generator_call(self.inner, self.teacher, self.state, self.options)
-        _store(self.state, images, logits, rank, self.options)
+        _store(self.state, self.frozen, images, logits, rank, self.options, self.precision)
         figures |= adversary_steps(self.train, self.frozen, self.state, self.options, self.precision)
         self.state.call += 1
         return figures

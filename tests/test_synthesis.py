@@ -16,6 +16,7 @@ from distill.evaluation import predict
 from distill.files import read_log
 from distill.models import Classifier, ModelSpec, load_classifier
 from distill.models.frozen import Frozen
+from distill.options import ViewOptions
 from distill.train import StudentStep
 from inversion import MNIST_SLICE, plan, synthesize, verbs
 from inversion.generators import Generator
@@ -30,7 +31,7 @@ from inversion.options import (
     TeacherViewOptions,
 )
 from inversion.runs import DemoRun, VerifyRun
-from inversion.synthesis import SynthesisState, _store, adversary_steps, draw_targets, generator_call
+from inversion.synthesis import SynthesisState, _store, _view, adversary_steps, draw_targets, generator_call
 from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -103,7 +104,9 @@ def test_two_processes_worth_of_ranks_make_what_one_does(teacher, tiny, tmp_path
     assert len(together.manifest["shards"]) == 2
 
 
-def test_state_restores_to_the_same_future(teacher, tiny):
+@pytest.mark.parametrize("banked", [0, 2])
+def test_state_restores_to_the_same_future(teacher, tiny, banked):
+    tiny = replace(tiny, adversary=replace(tiny.adversary, views_per_image=banked))
     job = plan(tiny, 10)[0]
     state = SynthesisState(teacher, job, tiny, CPU)
     for _ in range(3):
@@ -138,7 +141,7 @@ def run_call(teacher, state, options, step="eager"):
     student, capacity = state.adversary.student, state.buffer.capacity
     inner = InnerLoop(frozen, state.generator, student, options, capacity, torch.float32, 0, step)
     images, logits, rank, _ = generator_call(inner, teacher, state, options)
-    _store(state, images, logits, rank, options)
+    _store(state, frozen, images, logits, rank, options, torch.float32)
     train = StudentStep(state.adversary, options.adversary.temperature, torch.float32)
     adversary_steps(train, frozen, state, options, torch.float32)
     state.call += 1
@@ -327,6 +330,41 @@ def test_without_adversary_its_student_never_reaches_the_generator(teacher, tiny
     assert torch.equal(weights(one_call(teacher, lonely)), weights(one_call(teacher, other_student)))
 
 
+@pytest.mark.parametrize(
+    "replay",
+    [ReplayOptions(), ReplayOptions(replace_all=True), ReplayOptions(keep_all=True, balanced_targets=False)],
+    ids=["partial", "all at once", "growing"],
+)
+def test_banked_answers_are_the_teachers_for_the_very_views_that_are_drawn(teacher, tiny, replay, monkeypatch):
+    options = replace(tiny, replay=replay, adversary=replace(tiny.adversary, views_per_image=3))
+    state, seen = SynthesisState(teacher, plan(options, 10)[0], options, CPU), []
+
+    def step(images, answers, weights):
+        seen.append((images, answers))
+        return torch.zeros_like(answers)
+
+    frozen = Frozen(teacher)
+    for state.call in range(6):  # long enough for slots to be taken again
+        images = torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8)
+        logits = 9 * torch.eye(10)[torch.arange(40) % 10]
+        _store(state, frozen, images, logits, torch.zeros(40), options, torch.float32)
+        adversary_steps(step, frozen, state, options, torch.float32)
+    assert len(seen) == 6 * options.adversary.steps
+    for images, answers in seen:
+        torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
+    first, second = (_view(state.buffer, torch.arange(30), torch.full((30,), which), options, state.seed) for which in (0, 1))
+    assert (first != second).flatten(1).any(1).all()
+
+
+def test_an_adversary_waits_for_its_first_lesson(teacher, tiny):
+    late = replace(tiny, objective=replace(tiny.objective, adversary_after=4), adversary=replace(tiny.adversary, begins=3))
+    fresh = SynthesisState(teacher, plan(late, 10)[0], late, CPU).adversary.student
+    waiting, begun = (one_call(teacher, late, calls).adversary for calls in (3, 4))
+    assert waiting.step == 0 and begun.step == late.adversary.steps
+    for mine, untouched in zip(waiting.student.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(mine, untouched)
+
+
 def test_balanced_targets_ask_for_what_lacks(teacher, tiny):
     state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
     state.buffer.filled[:-1] = state.buffer.labels[:-1] != 7
@@ -339,12 +377,12 @@ def test_balanced_targets_ask_for_what_lacks(teacher, tiny):
 def test_partial_refresh_against_replacing_everything(teacher, tiny):
     def changed_slots(replay, batch):
         """Feed batches with two images of each class; how many of the 30 slots does each replace once the buffer is full?"""
-        options, changes = replace(tiny, replay=replay), []
+        options, changes, frozen = replace(tiny, replay=replay), [], Frozen(teacher)
         state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
         images, logits = torch.zeros(batch, 1, 28, 28, dtype=torch.uint8), 9 * torch.eye(10)[torch.arange(batch) % 10]
         for state.call in range(1, 9):
             before = state.buffer.round[:-1].clone()
-            _store(state, images, logits, torch.zeros(batch), options)
+            _store(state, frozen, images, logits, torch.zeros(batch), options, torch.float32)
             changes.append(int((state.buffer.round[:-1] != before).sum()))
         assert state.buffer.counts().tolist() == [3] * 10
         return changes
@@ -395,6 +433,9 @@ def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
         ({"replay": ReplayOptions(refresh=2.0)}, "refresh"),
         ({"replay": ReplayOptions(half_life=float("inf"))}, "half_life"),
         ({"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))}, "objective.views: shift"),
+        ({"adversary": AdversaryOptions(views_per_image=-1)}, "adversary.views_per_image"),
+        ({"adversary": AdversaryOptions(views_per_image=2), "views": ViewOptions(cutmix=0.5)}, "views.cutmix must be 0"),
+        ({"adversary": AdversaryOptions(begins=3)}, "adversary_after 1 would ask an adversary that learns only from call 3"),
     ],
 )
 def test_options_out_of_range_are_named(teacher, tiny, tmp_path, change, message):
