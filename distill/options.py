@@ -46,6 +46,8 @@ class StudentOptions:
     """Zoo name, torchvision name or import path."""
     arguments: dict = field(default_factory=dict)
     """Further arguments of the model's constructor."""
+    weights: str | None = None
+    """A file of weights to go on from, saved by echoset or a checkpoint; by default they are drawn afresh."""
 
 
 @dataclass(frozen=True)

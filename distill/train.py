@@ -22,6 +22,7 @@ from distill.lessons import Lessons, check_lesson
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.losses.hinton import hinton_loss
 from distill.models import Classifier, ModelSpec, build_classifier
+from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
@@ -169,10 +170,13 @@ class StudentStep:
 
 
 def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) -> Classifier:
-    """A fresh student for a set: `like` is the `input` entry of its manifest (channels, size, classes, mean, std)."""
+    """A student for a set, fresh unless the options name weights. `like` is the `input` entry of its manifest: channels, size,
+    classes, mean, std."""
     contract = {key: like[key] for key in ("channels", "size", "classes")}
     spec = ModelSpec(options.model, options.arguments, mean=tuple(like["mean"]), std=tuple(like["std"]), **contract)
     student = build_classifier(spec, seed)
+    if options.weights:
+        load_weights(student.network, read_weights(options.weights), options.weights)
     student.check_forward()
     return student
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from distill.options import Device, DistillOptions, Form, Precision, Step, StudentOptions, StudyOptions
 from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
@@ -39,11 +40,14 @@ class DemoRun(Common):
     data: str | None = None
     """Test data to judge on instead of the bundled 2,000 MNIST images: a folder such as MNIST's own or CIFAR's, or an .npz file."""
     student: StudentOptions = StudentOptions()
-    """The fresh student."""
+    """The student that learns from the finished set."""
+    start: Literal["fresh", "adversary"] = "fresh"
+    """Where that student starts: from its own options, or from what the adversarial student, which must be kept, has learnt. The
+    latter has seen every image that passed through the buffer, so the result says less of the finished set alone."""
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
     distillation: DistillOptions = DistillOptions()
-    """The distillation stage. With 0 steps there is none, and the adversarial student, which must be kept, is the student."""
+    """The distillation stage; of 0 steps, where the student starts from the adversarial one, it is left out."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class DistillRun(Common):
     corrupt: str = "none"
     """Damage the data's labels first: noise=RATE or imbalance=GAMMA; needs --distillation.labels data."""
     student: StudentOptions = StudentOptions()
-    """The fresh student."""
+    """The student."""
     out: str = "runs/student"
     """Folder for student.safetensors and the log. A stopped run there is continued."""
     distillation: DistillOptions = DistillOptions()

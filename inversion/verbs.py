@@ -62,7 +62,7 @@ DEMO_FILES = ("summary.json", "report.html", "student.safetensors", "student.sta
 
 
 def demo(run: DemoRun) -> int:
-    """Teacher → set → fresh student → accuracy → report."""
+    """Teacher → set → student → accuracy → report."""
     began = time.perf_counter()
     out = Path(run.out)
     bundled = (run.teacher.model, run.teacher.weights) == ("mnist", None)
@@ -71,7 +71,8 @@ def demo(run: DemoRun) -> int:
     teacher = load_teacher(run.teacher)
     data = _test_data(run.data, teacher)
     _check_demo(run, teacher, data)
-    student, keep = build_student(run.student, teacher.contract, run.seed), run.synthesis.adversary.keep
+    student = build_student(run.student, teacher.contract, run.seed)
+    keep, pool = run.synthesis.adversary.keep, run.synthesis.replay.keep_all
     _start_demo_folder(out)
 
     transfer_set = synthesize_set(
@@ -81,14 +82,14 @@ def demo(run: DemoRun) -> int:
         raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
     _require_balance(transfer_set.manifest["short"], out / "set")
     adversary, distillation_seconds = out / "set" / "adversary-00000.safetensors", 0.0
+    if run.start == "adversary":
+        student = load_classifier(adversary)
     if run.distillation.steps:
         # The student is trained on what was written, as anyone who is handed the set would train it.
         distillation_seconds = train_student(
             student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
         ).seconds
-    else:
-        student = load_classifier(adversary).eval()
-    save_classifier(student, out / "student.safetensors")
+    save_classifier(student.eval(), out / "student.safetensors")
 
     evaluation_began = time.perf_counter()
     teacher_result = evaluate_classifier(teacher, data, device=run.device, quiet=run.quiet)
@@ -105,6 +106,7 @@ def demo(run: DemoRun) -> int:
         "adversary_accuracy": adversary_accuracy,
         "agreement": student_result.agreement,
         "student_accuracy_per_class": student_result.per_class,
+        "start": run.start,
         "images": len(transfer_set),
         "per_class": transfer_set.counts(),
         "teacher_parameters": teacher.parameters_count,
@@ -122,10 +124,13 @@ def demo(run: DemoRun) -> int:
     write_report(out)
     (out / "student.state").unlink(missing_ok=True)
 
+    seen_before = ", after all that passed through the buffer" if run.start == "adversary" and not pool else ""
     table = _table("Echoset demo", "", "teacher", "student")
     table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
     table.add_row("parameters", f"{teacher.parameters_count:,}", f"{student.parameters_count:,}")
-    table.add_row("learnt from", "60,000 real images" if bundled else "real images", f"{len(transfer_set):,} synthetic images")
+    table.add_row(
+        "learnt from", "60,000 real images" if bundled else "real images", f"{len(transfer_set):,} synthetic images{seen_before}"
+    )
     if keep:
         table.add_row("the adversarial student", "", f"{adversary_accuracy:.2%}")
     table.add_row("same decision", "", f"{student_result.agreement:.2%}")
@@ -207,7 +212,7 @@ def collect(run: CollectRun) -> int:
 
 
 def distill(run: DistillRun) -> int:
-    """Train a fresh student and save it."""
+    """Train a student and save it."""
     teacher = load_teacher(run.teacher)
     data = _load_set(run.set, teacher, run.quiet)
     if run.corrupt != "none":
@@ -465,10 +470,15 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
         trained_views(teacher.spec)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
     build_student(student, teacher.contract)
-    if not run.distillation.steps and not (keep and run.student == student):
+    if run.start == "adversary" and not (keep and run.student == student):
         raise EchosetError(
-            "without distillation the adversarial student is the student: add --synthesis.adversary.keep true, and let "
-            f"--student and --synthesis.adversary.student be the same (they are {run.student.model} and {student.model})"
+            "to start from the adversarial student, add --synthesis.adversary.keep true, and let --student and "
+            f"--synthesis.adversary.student be the same (they are {run.student.model} and {student.model})"
+        )
+    if run.start == "fresh" and not run.distillation.steps:
+        raise EchosetError(
+            "a fresh student needs distillation.steps of at least 1; without any, the adversarial student can be the "
+            "student: --start adversary"
         )
     if keep and len(plan_shards(run.synthesis, teacher.spec.classes)) > 1:
         raise EchosetError(

@@ -225,19 +225,36 @@ def test_the_preset_of_the_demo_is_its_defaults(echoset):
     assert preset == echoset("demo", "--print_config").stdout
 
 
-def test_without_distillation_the_adversary_is_the_student(echoset, tmp_path):
-    out = f"--out={tmp_path / 'demo'}"
-    assert "adversary.keep" in echoset("demo", out, *TINY_FLAGS, "--distillation.steps=0", status=1).stderr
-    keep = ["--synthesis.adversary.keep=true", "--distillation.steps=0"]
-    assert "be the same" in echoset("demo", out, *TINY_FLAGS, *keep, "--student=convnet-8", status=1).stderr
-    assert "shard_images to 30" in echoset("demo", out, *TINY_FLAGS, *keep, "--synthesis.shard_images=10", status=1).stderr
-    done = echoset("demo", out, "--json", *TINY_FLAGS, "--distillation.steps=0", "--synthesis.adversary.keep=true")
-    found = last_json(done)
+def test_a_demo_whose_student_starts_from_the_adversarial_one(echoset, tmp_path):
+    demo = ["demo", f"--out={tmp_path / 'demo'}", *TINY_FLAGS]
+    assert "--start adversary" in echoset(*demo, "--distillation.steps=0", status=1).stderr
+    assert "adversary.keep" in echoset(*demo, "--start=adversary", status=1).stderr
+    start = ["--start=adversary", "--synthesis.adversary.keep=true", "--json"]
+    assert "be the same" in echoset(*demo, *start, "--student=convnet-8", status=1).stderr
+    assert "shard_images to 30" in echoset(*demo, *start, "--synthesis.shard_images=10", status=1).stderr
+
+    def networks():
+        return [load_classifier(tmp_path / "demo" / name) for name in ("student.safetensors", "set/adversary-00000.safetensors")]
+
+    found = last_json(echoset(*demo, *start, "--distillation.steps=0"))
     assert found["student_accuracy"] == found["adversary_accuracy"] and found["seconds"]["distillation"] == 0
-    student, adversary = (
-        load_classifier(tmp_path / "demo" / name) for name in ("student.safetensors", "set/adversary-00000.safetensors")
-    )
+    student, adversary = networks()
     assert student.weight_hash() == adversary.weight_hash()
+    # Steps of size 0 leave the adversary's parameters; the statistics of its BatchNorm follow the images.
+    echoset(*demo, *start, *SHORT, "--distillation.optimiser=sgd", "--distillation.learning_rate=0")
+    for student, adversary in zip(*(network.parameters() for network in networks()), strict=True):
+        assert torch.equal(student, adversary)
+
+
+def test_a_student_goes_on_from_weights(echoset, demo, tmp_path):
+    folder = demo[1]
+    flags = [f"--set={folder / 'set'}", *SHORT, "--distillation.optimiser=sgd", "--distillation.learning_rate=0", "--json"]
+    echoset("distill", *flags, f"--out={tmp_path / 'a'}", f"--student.weights={folder / 'student.safetensors'}")
+    before, after = (load_classifier(path / "student.safetensors") for path in (folder, tmp_path / "a"))
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        assert torch.equal(old, new)
+    wrong = echoset("distill", *flags, f"--out={tmp_path / 'b'}", f"--student.weights={tmp_path / 'none.safetensors'}", status=1)
+    assert "no weights file at" in wrong.stderr
 
 
 def test_a_failed_demo_keeps_the_finished_one(demo, echoset):
