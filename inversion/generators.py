@@ -16,10 +16,18 @@ SMALLEST = 8
 
 
 class Generator(nn.Module):
-    """Linear seed map of at most 8×8, then ×2 up and 3×3 convolution per stage (the generator of CMI and Fast-Datafree)."""
+    """Linear seed map of at most 8×8, 3×3 convolutions there (`blocks`), then ×2 up and 3×3 convolution per stage (without blocks
+    the generator of CMI and Fast-Datafree)."""
 
     def __init__(
-        self, channels: int, size: int, classes: int, latent: int = 128, width: int = 32, conditioning: float = 0.0
+        self,
+        channels: int,
+        size: int,
+        classes: int,
+        latent: int = 128,
+        width: int = 32,
+        conditioning: float = 0.0,
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         if size < SMALLEST:
@@ -27,13 +35,14 @@ class Generator(nn.Module):
         stages = max(2, math.ceil(math.log2(size / 8)))
         # Each stage doubles the side (less one where the size is not a power of two times the seed).
         self.sides = [math.ceil(size / 2**k) for k in range(stages, -1, -1)]
+        self.sides = [self.sides[0]] * blocks + self.sides
         self.latent = latent
         self.embedding = nn.Embedding(classes, latent)
         nn.init.normal_(self.embedding.weight, std=conditioning)
         self.seed = nn.Linear(latent, 2 * width * self.sides[0] ** 2, bias=False)
         # Each position by itself and nothing learned: else a mean picture comes through, a layout that all images share.
         self.seed_norm = nn.BatchNorm1d(self.seed.out_features, affine=False)
-        widths = [2 * width] * stages + [width]
+        widths = [2 * width] * (blocks + stages) + [width]
         self.stages = nn.ModuleList(_Stage(i, o) for i, o in itertools.pairwise(widths))
         self.image = nn.Conv2d(width, channels, 3, padding=1)
 
@@ -51,7 +60,7 @@ class Generator(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Nearest-neighbour growth, 3×3 convolution, BatchNorm, LeakyReLU."""
+    """Nearest-neighbour growth, where there is any, 3×3 convolution, BatchNorm, LeakyReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -61,6 +70,8 @@ class _Stage(nn.Module):
     def forward(self, x: Tensor, side: int) -> Tensor:
         if side == 2 * x.shape[-1]:
             x = upsample_conv(x, self.convolution.weight, self.convolution.bias)
+        elif side == x.shape[-1]:
+            x = self.convolution(x)
         else:  # one pixel less than double, where the size is not a power of two times the seed
             x = self.convolution(F.interpolate(x, size=(side, side), mode="nearest"))
         return F.leaky_relu(self.norm(x), 0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ class InnerResult:
 
 
 class InnerLoop:
-    """A clone of the generator and its noise, which learn a batch in a few steps; their summed gradient is kept.
+    """A clone of the generator and its noise, which learn a batch in a few steps. What is kept of them: their summed gradient, or,
+    where learning is plain, what the clone has learnt and Adam's moments; never what its seed map has (see `Generator.learned`).
 
     Everything that changes stays where it is in memory, call after call, so a step can be compiled or captured once.
     """
@@ -60,6 +62,10 @@ class InnerLoop:
         self.places = torch.arange(options.batch, device=device)
         self.noise = nn.Parameter(torch.zeros(options.batch, options.generator.latent, device=device))
         self.parameters = list(self.clone.parameters())
+        self.plain = options.generator.learning == "plain"
+        self.passing = (
+            [self.clone.seed.weight, self.noise] if self.plain else [*self.parameters, self.noise]
+        )  # begin anew each call
         groups = [{"params": self.parameters}, {"params": [self.noise], "lr": options.generator.latent_rate}]
         on_cuda = device.type == "cuda"
         self.optimiser = torch.optim.Adam(
@@ -77,8 +83,8 @@ class InnerLoop:
         torch._foreach_copy_(self.parameters, list(self.generator.parameters()))
         for buffer, source in zip(self.clone.buffers(), self.generator.buffers(), strict=True):
             buffer.copy_(source)
-        for state in self.optimiser.state.values():
-            for value in state.values():
+        for parameter in self.passing:
+            for value in self.optimiser.state[parameter].values():
                 value.zero_()
         torch._foreach_zero_(self.summed)
         self.noise.copy_(noise)
@@ -98,14 +104,26 @@ class InnerLoop:
 
     @torch.no_grad()
     def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
-        """The images as they are after the last update; the generator gets the summed gradients and running statistics."""
+        """The images as they are after the last update; the generator gets what is kept, and running statistics."""
         with mixed_precision(self.noise.device, self.precision):
             images = self.clone(self.noise, wanted)
-        for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
-            parameter.grad = total
+        if self.plain:
+            torch._foreach_copy_(self.generator.learned(), self.clone.learned())
+        else:
+            for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
+                parameter.grad = total
         for buffer, changed in zip(self.generator.buffers(), self.clone.buffers(), strict=True):
             buffer.copy_(changed)
         return images
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next call needs of this one, beside the generator."""
+        return self.optimiser.state_dict() if self.plain else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        if self.plain:
+            self.optimiser.load_state_dict(state)
 
     def _update(self, wanted: Tensor, view: Tensor, held: Tensor, adversarial: bool | None = None, loss=None) -> tuple:  # noqa: ANN001
         if adversarial is None:

@@ -33,7 +33,7 @@ class TeacherOptions:
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """The generator and its meta-learning (Fast-Datafree, FOMAML)."""
+    """The generator, and how it learns."""
 
     latent: int = 128
     """Length of the noise vector."""
@@ -41,14 +41,19 @@ class GeneratorOptions:
     """Size of the wanted class's embedding beside unit noise; 0 leaves the class to the loss and the noise's own steps."""
     width: int = 32
     """Channels at full size; twice as many at half size."""
+    blocks: int = 0
+    """3×3 convolutions before the seed grows. Without any, what an image shows in one place can't depend on another far away."""
+    learning: Literal["meta", "plain"] = "meta"
+    """What a call leaves to the next one. meta: its steps train a clone, and the sum of their gradients moves the generator once
+    (FOMAML, as in Fast-Datafree). plain: the generator keeps what its steps have learnt, and Adam its moments."""
     inner_steps: int = 5
-    """Steps of the cloned generator in each call; their summed gradients move the meta-learned weights once."""
+    """Steps of the generator, and of the noise, in each call."""
     learning_rate: float = 3e-3
     """Adam, inner steps."""
     latent_rate: float = 1e-2
     """Adam on the noise itself, inner steps."""
     meta_rate: float = 1e-2
-    """Adam on the meta-learned weights."""
+    """Adam on the meta-learned weights; of no account where learning is plain."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class SynthesisState:
         shape = (spec.channels, spec.size, spec.size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
-            shape_options = {key: getattr(options.generator, key) for key in ("latent", "width", "conditioning")}
+            shape_options = {key: getattr(options.generator, key) for key in ("latent", "width", "conditioning", "blocks")}
             generator = Generator(spec.channels, spec.size, spec.classes, **shape_options)
         self.generator = generator.to(device, memory_format=torch.channels_last)
         self.meta_optimiser = torch.optim.Adam(generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999))
@@ -169,9 +169,11 @@ def make_shard(
     state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
     key = f"{key} {device.type} {precision} {step} {describe_forms(device)}"  # elsewhere the same steps would end otherwise
     if (saved := load_state(state_file, key)) is not None:
-        state.load_state_dict(saved)
+        state.load_state_dict(saved["job"])
     frozen = Frozen(teacher, precision)
     inner = InnerLoop(frozen, state.generator, state.adversary.student, options, state.buffer.capacity, precision, job.seed, step)
+    if saved is not None:
+        inner.load_state_dict(saved["inner"])
     train = StudentStep(state.adversary, options.adversary.temperature, precision, step)
     save_due = Every(20)
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
@@ -201,7 +203,7 @@ def make_shard(
             progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed))
             stopping = stop.raised  # asked once: a signal may come between two looks
             if stopping or save_due():
-                save_state(state_file, key, state.state_dict())
+                save_state(state_file, key, {"job": state.state_dict(), "inner": inner.state_dict()})
             if stopping and not _done(state, options):
                 raise Interrupted(f"synthesis stopped at call {state.call}; {state_file} keeps it")
     if options.adversary.keep:
@@ -218,7 +220,7 @@ def generator_call(
     state: SynthesisState,
     options: SynthesisOptions,
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """One meta-step: a clone of the generator learns a batch in a few steps, and their summed gradient moves the original.
+    """The generator learns a batch in a few steps, and keeps of them what `generator.learning` says.
 
     Returns the batch as uint8, the teacher's logits for exactly these images, their rank (φ) and figures for the log.
     """

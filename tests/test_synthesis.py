@@ -212,8 +212,9 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
 
 
 def command(out):
-    # With a policy a run has the most state.
+    # With a policy, banked answers and an optimiser that goes on from call to call, a run has the most state.
     flags = [*TINY_FLAGS, "--synthesis.replay.sampling=policy", "--synthesis.held_out=0.34", "--quiet", "--device=cpu"]
+    flags += ["--synthesis.generator.learning=plain", "--synthesis.adversary.views_per_image=2"]
     return [sys.executable, "-m", "inversion.cli", "synthesize", f"--out={out}", *flags]
 
 
@@ -445,9 +446,38 @@ def test_options_out_of_range_are_named(teacher, tiny, tmp_path, change, message
 
 @pytest.mark.parametrize("channels, size, classes", [(1, 28, 10), (3, 32, 2), (3, 17, 5), (1, 64, 3)])
 def test_generator_makes_any_square_size(channels, size, classes):
-    generator = Generator(channels, size, classes, latent=16, width=4)
-    images = generator(torch.randn(3, 16), torch.arange(3) % classes)
-    assert images.shape == (3, channels, size, size) and images.min() >= 0 and images.max() <= 1
+    for blocks in (0, 2):
+        generator = Generator(channels, size, classes, latent=16, width=4, blocks=blocks)
+        images = generator(torch.randn(3, 16), torch.arange(3) % classes)
+        assert images.shape == (3, channels, size, size) and images.min() >= 0 and images.max() <= 1
+
+
+def test_blocks_let_one_place_depend_on_another_far_away():
+    for blocks, reach in ((0, 14), (2, 32)):
+        generator = Generator(1, 32, 2, latent=16, width=4, blocks=blocks).eval()
+        generator.seed.weight.data.view(8, 8, 8, 16)[:, 1:] = 0  # noise reaches the seed's first row only
+        with torch.no_grad():
+            one, other = (generator(torch.randn(4, 16), torch.zeros(4).long()) for _ in range(2))
+        touched = ((one - other).abs().amax((0, 1, 3)) > 0).sum()
+        assert touched < reach
+
+
+def test_plain_learning_keeps_what_a_call_has_learnt(teacher, tiny):
+    plain = replace(tiny, generator=replace(tiny.generator, learning="plain"))
+    state = SynthesisState(teacher, plan(plain, 10)[0], plain, CPU)
+    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, plain, 30, torch.float32, 0)
+    drawn, wanted = state.generator.seed.weight.clone(), torch.arange(40) % 10
+    for call in range(1, 3):
+        inner.begin(torch.randn(40, 128), None)
+        for number in range(3):
+            inner.run(wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
+        inner.end(wanted)
+        for mine, learnt in zip(state.generator.learned(), inner.clone.learned(), strict=True):
+            assert torch.equal(mine, learnt)
+        assert torch.equal(state.generator.seed.weight, drawn) and not torch.equal(inner.clone.seed.weight, drawn)
+        moments = inner.optimiser.state
+        assert moments[inner.clone.image.weight]["step"] == 3 * call  # goes on
+        assert moments[inner.noise]["step"] == moments[inner.clone.seed.weight]["step"] == 3  # new noise, and the drawn seed map
 
 
 def test_a_picture_that_the_seed_map_gives_every_image_does_not_come_through():
