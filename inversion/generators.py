@@ -28,6 +28,7 @@ class Generator(nn.Module):
         width: int = 32,
         conditioning: float = 0.0,
         blocks: int = 0,
+        smooth: float = 0.0,
     ) -> None:
         super().__init__()
         if size < SMALLEST:
@@ -40,6 +41,8 @@ class Generator(nn.Module):
         self.embedding = nn.Embedding(classes, latent)
         nn.init.normal_(self.embedding.weight, std=conditioning)
         self.seed = nn.Linear(latent, 2 * width * self.sides[0] ** 2, bias=False)
+        if smooth:
+            _smoothen(self.seed.weight, self.sides[0], smooth)
         # Each position by itself and nothing learned: else a mean picture comes through, a layout that all images share.
         self.seed_norm = nn.BatchNorm1d(self.seed.out_features, affine=False)
         widths = [2 * width] * (blocks + stages) + [width]
@@ -57,6 +60,17 @@ class Generator(nn.Module):
         for side, stage in zip(self.sides[1:], self.stages, strict=True):
             x = stage(x, side)
         return torch.sigmoid(self.image(x).float())
+
+
+@torch.no_grad()
+def _smoothen(weight: Tensor, side: int, power: float) -> None:  # (C·side·side, latent)
+    """Make of white pictures some whose amplitude falls with frequency to this power; the mean counts as half a period."""
+    pictures = weight.unflatten(0, (-1, side, side))
+    across = torch.fft.fftfreq(side)
+    frequency = (across[:, None] ** 2 + across**2).sqrt().clamp_min(0.5 / side)
+    spectrum = torch.fft.fft2(pictures, dim=(1, 2)) * frequency[None, :, :, None] ** -power
+    smooth = torch.fft.ifft2(spectrum, dim=(1, 2)).real
+    weight.copy_((smooth * pictures.std() / smooth.std()).flatten(0, 2))
 
 
 class _Stage(nn.Module):

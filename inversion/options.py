@@ -43,6 +43,9 @@ class GeneratorOptions:
     """Channels at full size; twice as many at half size."""
     blocks: int = 0
     """3×3 convolutions before the seed grows. Without any, what an image shows in one place can't depend on another far away."""
+    smooth: float = 0.0
+    """How the pictures in the seed map fall off with frequency: 0 = white, 1 = as photographs do, which lets images differ in their
+    grounds and large parts, too."""
     learning: Literal["meta", "plain"] = "meta"
     """What a call leaves to the next one. meta: its steps train a clone, and the sum of their gradients moves the generator once
     (FOMAML, as in Fast-Datafree). plain: the generator keeps what its steps have learnt, and Adam its moments."""

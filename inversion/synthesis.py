@@ -50,7 +50,9 @@ class SynthesisState:
         shape = (spec.channels, spec.size, spec.size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
-            shape_options = {key: getattr(options.generator, key) for key in ("latent", "width", "conditioning", "blocks")}
+            shape_options = {
+                key: getattr(options.generator, key) for key in ("latent", "width", "conditioning", "blocks", "smooth")
+            }
             generator = Generator(spec.channels, spec.size, spec.classes, **shape_options)
         self.generator = generator.to(device, memory_format=torch.channels_last)
         self.meta_optimiser = torch.optim.Adam(generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999))
@@ -381,6 +383,9 @@ def check_options(options: SynthesisOptions) -> None:
     for name, value in least.items():
         if getattr(options, name) < value:
             raise EchosetError(f"{name} must be at least {value}, got {getattr(options, name)}")
+    for name in ("blocks", "smooth"):
+        if not 0 <= (value := getattr(options.generator, name)) < math.inf:
+            raise EchosetError(f"generator.{name} must be a number of at least 0, got {value}")
     parts = {"inner_steps": "generator", "latent": "generator", "width": "generator", "batch": "adversary", "steps": "adversary"}
     for name, part in parts.items():
         if (value := getattr(getattr(options, part), name)) < 1:
