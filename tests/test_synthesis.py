@@ -431,6 +431,8 @@ def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
         ({"calls": 0}, "calls"),
         ({"held_out": 1.0}, "held_out"),
         ({"generator": GeneratorOptions(inner_steps=0)}, "inner_steps"),
+        ({"generator": GeneratorOptions(blocks=-1)}, "generator.blocks"),
+        ({"generator": GeneratorOptions(smooth=float("nan"))}, "generator.smooth"),
         ({"replay": ReplayOptions(refresh=2.0)}, "refresh"),
         ({"replay": ReplayOptions(half_life=float("inf"))}, "half_life"),
         ({"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))}, "objective.views: shift"),
@@ -460,6 +462,16 @@ def test_blocks_let_one_place_depend_on_another_far_away():
             one, other = (generator(torch.randn(4, 16), torch.zeros(4).long()) for _ in range(2))
         touched = ((one - other).abs().amax((0, 1, 3)) > 0).sum()
         assert touched < reach
+
+
+def test_a_smooth_seed_map_falls_off_with_frequency_as_asked():
+    white, smooth = (Generator(3, 32, 10, 64, 32, smooth=power).seed.weight.detach() for power in (0.0, 1.5))
+    assert smooth.std() == pytest.approx(white.std().item(), rel=0.01)
+    amplitude = torch.fft.fft2(smooth.view(64, 8, 8, 64), dim=(1, 2)).abs().square().mean((0, 3)).sqrt()
+    for axis in (amplitude[0], amplitude[:, 0]):
+        assert (axis[0] / axis[1]).item() == pytest.approx(2**1.5, rel=0.1)  # the mean counts as half a period
+        assert (axis[1] / axis[4]).item() == pytest.approx(4**1.5, rel=0.1)
+        torch.testing.assert_close(axis[1:4], axis[5:].flip(0))
 
 
 def test_plain_learning_keeps_what_a_call_has_learnt(teacher, tiny):
