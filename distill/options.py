@@ -52,7 +52,7 @@ class StudentOptions:
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """How a fresh student learns from a set and its teacher."""
+    """How a student learns from a set and its teacher."""
 
     loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
     """Losses and their weights, added up: hinton, labels, fitnet, at, fsp, sp, rkd, rkd-d, rkd-a, bss, dml, one. Unless

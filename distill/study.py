@@ -27,7 +27,7 @@ from distill.lessons import check_lesson
 from distill.loop import StepProgress
 from distill.models import Classifier
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions, StudyOptions
-from distill.train import build_student, distill
+from distill.train import build_student, distill, identify_student
 from distill.transfer_set import TransferSet
 from synthesis_kernels.backend import describe_device, resolve_device
 from synthesis_kernels.errors import EchosetError
@@ -135,7 +135,7 @@ def run_study(
 def _keys(common: _Common, everything: Mapping[str, TransferSet | Images], cells: list[Cell]) -> dict[Cell, str]:
     """What each cell's result belongs to: a file made with anything else must not be taken for it."""
     teacher, test, options = common.teacher, common.test, common.options
-    settings = [asdict(common.student), asdict(replace(common.distillation, loss={})), options.attacks, options.images]
+    settings = [identify_student(common.student), asdict(replace(common.distillation, loss={})), options.attacks, options.images]
     settings += [resolve_device(common.device).type, common.precision, common.step]
     settings += [teacher.weight_hash(), teacher.contract, content_hash(test.images, test.labels)]
     contents = {name: content_hash(data.images, data.labels) for name, data in everything.items()}

@@ -1,4 +1,4 @@
-"""The student loop: a fresh student learns a set from its teacher's answers."""
+"""The student loop: a student learns a set from its teacher's answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distill.learner import ATTACKS_END, Learner
 from distill.lessons import Lessons, check_lesson
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.losses.hinton import hinton_loss
-from distill.models import Classifier, ModelSpec, build_classifier
+from distill.models import Classifier, ModelSpec, build_classifier, read_spec
 from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
@@ -177,8 +177,24 @@ def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) 
     student = build_classifier(spec, seed)
     if options.weights:
         load_weights(student.network, read_weights(options.weights), options.weights)
+        theirs = read_spec(options.weights) if options.weights.endswith(".safetensors") else None
+        if theirs and (theirs.mean, theirs.std) != (spec.mean, spec.std):
+            raise EchosetError(
+                f"{options.weights} was trained with mean {theirs.mean} and std {theirs.std}, and here the teacher's count: "
+                f"{spec.mean} and {spec.std}"
+            )
     student.check_forward()
     return student
+
+
+def identify_student(options: StudentOptions) -> dict[str, Any]:
+    """The options with the content of the weights' file in place of its name: what a result belongs to."""
+    weights = options.weights
+    if weights:
+        if not Path(weights).is_file():
+            raise EchosetError(f"no weights file at {weights}")
+        weights = sha256(Path(weights).read_bytes()).hexdigest()
+    return {**asdict(options), "weights": weights}
 
 
 def distill(

@@ -28,10 +28,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from distill.augment import make_views
 from distill.files import write_atomically
 from distill.loop import StepProgress
-from distill.models import Classifier, ModelSpec, build_classifier
+from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
-from distill.train import StudentState, StudentStep
+from distill.train import StudentState, StudentStep, build_student
 from distill.views import CHUNK, ask
 from inversion import peers
 from inversion.generators import Generator
@@ -76,10 +76,9 @@ class Bench:
         """Fresh teacher and student; channels last for our side."""
         options = self.run.teacher
         teacher = load_teacher(options)
-        shape = {"channels": teacher.spec.channels, "size": teacher.spec.size, "classes": teacher.spec.classes}
-        spec = ModelSpec(self.run.student.model, self.run.student.arguments, mean=teacher.spec.mean, std=teacher.spec.std, **shape)
+        student = build_student(self.run.student, teacher.contract, 1)
         layout = torch.channels_last if tuned else torch.contiguous_format
-        both = [network.to(self.device, memory_format=layout) for network in (teacher, build_classifier(spec, 1))]
+        both = [network.to(self.device, memory_format=layout) for network in (teacher, student)]
         return both[0], both[1]
 
     def generator(self, teacher: Classifier) -> Generator:

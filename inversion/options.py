@@ -42,7 +42,7 @@ class GeneratorOptions:
     width: int = 32
     """Channels at full size; twice as many at half size."""
     blocks: int = 0
-    """3×3 convolutions before the seed grows. Without any, what an image shows in one place can't depend on another far away."""
+    """3×3 convolutions before the seed grows: each lets a place depend on what is one more of the seed's cells away."""
     smooth: float = 0.0
     """How the pictures in the seed map fall off with frequency: 0 = white, 1 = as photographs do, which lets images differ in their
     grounds and large parts, too."""
@@ -140,12 +140,13 @@ class AdversaryOptions:
     steps: int = 10
     """Updates after each generator call."""
     begins: int = 0
-    """Generator calls without any update, while images are too poor to learn from."""
+    """Generator calls without any update, while images are too poor to learn from; patience and the learning rate's cosine count
+    from there."""
     batch: int = 128
     """Images in an update."""
     views_per_image: int = 0
-    """Views of an image that the teacher answers for once, when the image enters the buffer; they pay where the steps after a call
-    draw each image about as often or more. 0 = a new view and a new answer at every step."""
+    """Views of an image that the teacher answers for once, when it enters the buffer; saves time where `steps` · this `batch` is
+    more than so many views of a call's images. 0 = a new view and a new answer at every step."""
     learning_rate: float = 0.05
     """Muon's first learning rate; it falls along half a cosine over the whole run."""
     temperature: float = 20.0

@@ -57,6 +57,8 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
     if summary.get("adversary_accuracy") is not None:
         rows.append(("accuracy of the adversarial student", "", f"{summary['adversary_accuracy']:.2%}"))
     note = f"Judged on {html.escape(summary['test_images'])}. The student saw no real image; the last step is what is reported."
+    if summary.get("start") == "adversary":
+        note += " It went on from the adversarial student, which had drawn from all images that passed through the buffer."
     return f"{title}{table(rows)}<p class=note>{note}</p>"
 
 
@@ -112,7 +114,7 @@ def _distillation_curves(steps: list[dict[str, Any]]) -> str:
     if len(steps) < 2:
         return ""
     x = [step["step"] for step in steps]
-    charts = lines(x, {"agreement": [s["agreement"] for s in steps]}, "fresh student's agreement, by step", (0, 1))
+    charts = lines(x, {"agreement": [s["agreement"] for s in steps]}, "the student's agreement, by step", (0, 1))
     charts += lines(x, {"KL": [s["loss"] for s in steps]}, "divergence from the teacher, by step")
     return f"<h2>Distillation</h2><div class=row>{charts}</div>"
 

@@ -43,11 +43,11 @@ class DemoRun(Common):
     """The student that learns from the finished set."""
     start: Literal["fresh", "adversary"] = "fresh"
     """Where that student starts: from its own options, or from what the adversarial student, which must be kept, has learnt. The
-    latter has seen every image that passed through the buffer, so the result says less of the finished set alone."""
+    latter has drawn from every image that passed through the buffer, so the result says less about the finished set alone."""
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
     distillation: DistillOptions = DistillOptions()
-    """The distillation stage; of 0 steps, where the student starts from the adversarial one, it is left out."""
+    """The distillation stage; with 0 steps it is skipped, which only --start adversary allows."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class StudyRun(Common):
     teacher: TeacherOptions = TeacherOptions()
     """The teacher."""
     student: StudentOptions = StudentOptions()
-    """The fresh students."""
+    """The students."""
     out: str = "runs/study"
     """Folder of the cells, study.json and study.html. A stopped study there is continued."""
     study: StudyOptions = StudyOptions()
@@ -218,7 +218,7 @@ class ScoreRun(Common):
     original: str | None = None
     """The teacher's own training data: with --validate, the accuracy it would have taught is shown beside, and not counted."""
     student: StudentOptions = StudentOptions()
-    """The fresh students, for --validate."""
+    """The students, for --validate."""
     distillation: DistillOptions = DistillOptions()
     """How they are trained, for --validate; their loss is hinton."""
     rank: int = 0

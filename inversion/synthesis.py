@@ -23,7 +23,7 @@ from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.options import Device, Precision, Step
-from distill.train import StudentState, StudentStep, build_student, one_cycle
+from distill.train import StudentState, StudentStep, build_student, identify_student, one_cycle
 from distill.transfer_set import TransferSet, write_shard
 from distill.views import ask, to_input
 from inversion.generators import Generator
@@ -43,7 +43,7 @@ FIGURES = ("bn", "classes", "adversary", "alike", "hit", "taken", "agreement", "
 
 
 class SynthesisState:
-    """Everything one job consists of; saving a run is saving this."""
+    """Everything one job consists of; saving a run is saving this and what `InnerLoop.state_dict` adds."""
 
     def __init__(self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, device: torch.device) -> None:
         spec = teacher.spec
@@ -137,7 +137,9 @@ def synthesize(
             f"{options.held_out:g} of {most} images a class is none; raise held_out or images"
         )
     out = Path(out)
-    identity = {"config": asdict(options), "seed": seed, "teacher_hash": inspection.weight_hash, "input": teacher.contract}
+    config = asdict(options)
+    config["adversary"]["student"] = identify_student(options.adversary.student)
+    identity = {"config": config, "seed": seed, "teacher_hash": inspection.weight_hash, "input": teacher.contract}
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     claim(out, key)
     where = resolve_device(device)
@@ -393,10 +395,13 @@ def check_options(options: SynthesisOptions) -> None:
     for name in ("begins", "views_per_image"):
         if (value := getattr(options.adversary, name)) < 0:
             raise EchosetError(f"adversary.{name} must be at least 0, got {value}")
-    if options.objective.adversary and options.objective.adversary_after < options.adversary.begins:
+    begins, after = options.adversary.begins, options.objective.adversary_after
+    if begins >= options.calls:
+        raise EchosetError(f"adversary.begins {begins} leaves the adversarial student nothing to learn in {options.calls} calls")
+    if begins and options.objective.adversary and after <= begins:
         raise EchosetError(
-            f"objective.adversary_after {options.objective.adversary_after} would ask an adversary that learns only from call "
-            f"{options.adversary.begins} on (adversary.begins); make it as large at least"
+            f"objective.adversary_after {after} would ask an adversarial student that has learnt nothing yet (adversary.begins "
+            f"{begins}); raise it to more than {begins}"
         )
     if options.adversary.views_per_image and (options.views.mixup or options.views.cutmix):
         raise EchosetError(

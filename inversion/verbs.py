@@ -22,7 +22,8 @@ from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_atomically
 from distill.learner import full_loss
 from distill.models import Classifier, load_classifier, save_classifier
-from distill.options import StudyOptions
+from distill.models.weights import load_weights, read_weights
+from distill.options import StudentOptions, StudyOptions
 from distill.study import plan, run_study, summarise
 from distill.train import build_student
 from distill.train import distill as train_student
@@ -83,7 +84,7 @@ def demo(run: DemoRun) -> int:
     _require_balance(transfer_set.manifest["short"], out / "set")
     adversary, distillation_seconds = out / "set" / "adversary-00000.safetensors", 0.0
     if run.start == "adversary":
-        student = load_classifier(adversary)
+        load_weights(student.network, read_weights(adversary), str(adversary))
     if run.distillation.steps:
         # The student is trained on what was written, as anyone who is handed the set would train it.
         distillation_seconds = train_student(
@@ -96,7 +97,9 @@ def demo(run: DemoRun) -> int:
     student_result = evaluate_classifier(student, data, teacher, run.device, run.quiet)
     adversary_accuracy = None
     if keep:
-        adversary_accuracy = evaluate_classifier(load_classifier(adversary), data, device=run.device, quiet=run.quiet).accuracy
+        kept = build_student(run.synthesis.adversary.student, teacher.contract)
+        load_weights(kept.network, read_weights(adversary), str(adversary))
+        adversary_accuracy = evaluate_classifier(kept, data, device=run.device, quiet=run.quiet).accuracy
     synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     evaluation_seconds = time.perf_counter() - evaluation_began
     seconds = {"synthesis": synthesis_seconds, "distillation": distillation_seconds, "evaluation": evaluation_seconds}
@@ -124,7 +127,7 @@ def demo(run: DemoRun) -> int:
     write_report(out)
     (out / "student.state").unlink(missing_ok=True)
 
-    seen_before = ", after all that passed through the buffer" if run.start == "adversary" and not pool else ""
+    seen_before = ", those that passed through the buffer too" if run.start == "adversary" and not pool else ""
     table = _table("Echoset demo", "", "teacher", "student")
     table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
     table.add_row("parameters", f"{teacher.parameters_count:,}", f"{student.parameters_count:,}")
@@ -470,11 +473,17 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
         trained_views(teacher.spec)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
     build_student(student, teacher.contract)
-    if run.start == "adversary" and not (keep and run.student == student):
+    for weights in (run.student.weights, student.weights):
+        if weights and Path(run.out).resolve() in Path(weights).resolve().parents:
+            raise EchosetError(f"{weights} lies in {run.out}, where this demo writes and clears away; choose another --out")
+    same = (run.student.model, run.student.arguments) == (student.model, student.arguments)
+    if run.start == "adversary" and not (keep and same):
         raise EchosetError(
             "to start from the adversarial student, add --synthesis.adversary.keep true, and let --student and "
-            f"--synthesis.adversary.student be the same (they are {run.student.model} and {student.model})"
+            f"--synthesis.adversary.student be the same (they are {_words(run.student)} and {_words(student)})"
         )
+    if run.start == "adversary" and run.student.weights:
+        raise EchosetError("--start adversary and --student.weights are two starts for one student; give one of them")
     if run.start == "fresh" and not run.distillation.steps:
         raise EchosetError(
             "a fresh student needs distillation.steps of at least 1; without any, the adversarial student can be the "
@@ -485,6 +494,10 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
             "an adversarial student learns one shard, and these are several: raise --synthesis.shard_images to "
             f"{run.synthesis.images}"
         )
+
+
+def _words(student: StudentOptions) -> str:
+    return " ".join([student.model, *(f"{key}={value}" for key, value in student.arguments.items())])
 
 
 def _start_demo_folder(out: Path) -> None:

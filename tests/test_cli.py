@@ -239,7 +239,12 @@ def test_a_demo_whose_student_starts_from_the_adversarial_one(echoset, tmp_path)
     found = last_json(echoset(*demo, *start, "--distillation.steps=0"))
     assert found["student_accuracy"] == found["adversary_accuracy"] and found["seconds"]["distillation"] == 0
     student, adversary = networks()
-    assert student.weight_hash() == adversary.weight_hash()
+    assert student.weight_hash() == adversary.weight_hash() and found["start"] == "adversary"
+    assert "It went on from the adversarial student" in (tmp_path / "demo" / "report.html").read_text()
+    both = echoset(*demo, *start, f"--student.weights={tmp_path / 'demo' / 'student.safetensors'}", status=1)
+    assert "where this demo writes and clears away" in both.stderr
+    (tmp_path / "demo" / "student.safetensors").rename(tmp_path / "kept.safetensors")
+    assert "two starts" in echoset(*demo, *start, f"--student.weights={tmp_path / 'kept.safetensors'}", status=1).stderr
     # Steps of size 0 leave the adversary's parameters; the statistics of its BatchNorm follow the images.
     echoset(*demo, *start, *SHORT, "--distillation.optimiser=sgd", "--distillation.learning_rate=0")
     for student, adversary in zip(*(network.parameters() for network in networks()), strict=True):
@@ -253,8 +258,12 @@ def test_a_student_goes_on_from_weights(echoset, demo, tmp_path):
     before, after = (load_classifier(path / "student.safetensors") for path in (folder, tmp_path / "a"))
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         assert torch.equal(old, new)
-    wrong = echoset("distill", *flags, f"--out={tmp_path / 'b'}", f"--student.weights={tmp_path / 'none.safetensors'}", status=1)
-    assert "no weights file at" in wrong.stderr
+    again = [*flags, f"--out={tmp_path / 'b'}"]
+    assert "no weights file at" in echoset("distill", *again, "--student.weights=none.safetensors", status=1).stderr
+    wrong = echoset("distill", *again, f"--student.weights={folder / 'student.safetensors'}", "--student=convnet-8", status=1)
+    assert "student.safetensors" in wrong.stderr
+    save_classifier(Classifier(before.network, replace(before.spec, mean=(0.5,))), tmp_path / "other.safetensors")
+    assert "mean (0.5,)" in echoset("distill", *again, f"--student.weights={tmp_path / 'other.safetensors'}", status=1).stderr
 
 
 def test_a_failed_demo_keeps_the_finished_one(demo, echoset):

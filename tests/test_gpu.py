@@ -1,5 +1,6 @@
 """What only a CUDA device can show: steps that never wait for the host, and graphs that compute what eager steps do."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -25,6 +26,16 @@ def teacher():
     return load_teacher().to("cuda", memory_format=torch.channels_last)
 
 
+def later_options():
+    """What the CIFAR-10 configuration adds to the published method."""
+    options = tiny_options()
+    generator = replace(options.generator, learning="plain", blocks=1, smooth=1.0)
+    return replace(options, generator=generator, adversary=replace(options.adversary, views_per_image=2))
+
+
+EITHER = pytest.mark.parametrize("options", [tiny_options(), later_options()], ids=["published", "later"])
+
+
 class Loop:
     """One shard's loop, call by call."""
 
@@ -44,9 +55,10 @@ class Loop:
         return figures
 
 
+@EITHER
 @pytest.mark.parametrize("step", ["eager", "graph"])
-def test_a_call_never_waits_for_the_host(teacher, step):
-    loop = Loop(teacher, step, precision=torch.bfloat16)
+def test_a_call_never_waits_for_the_host(teacher, step, options):
+    loop = Loop(teacher, step, options, precision=torch.bfloat16)
     for _ in range(4):  # the adversary comes in, optimisers make their state, graphs are captured, kernels compiled
         loop.call()
     torch.cuda.synchronize()
@@ -58,8 +70,9 @@ def test_a_call_never_waits_for_the_host(teacher, step):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_captured_step_computes_what_an_eager_one_does(teacher):
-    loops = [Loop(teacher, step) for step in ("eager", "graph")]
+@EITHER
+def test_a_captured_step_computes_what_an_eager_one_does(teacher, options):
+    loops = [Loop(teacher, step, options) for step in ("eager", "graph")]
     for _ in range(5):
         ours, theirs = (loop.call() for loop in loops)
     for name in ours:
@@ -77,8 +90,25 @@ def test_triton_kernels_give_the_step_of_their_definitions(teacher):
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-2, atol=1e-2)
 
 
-def test_a_set_made_on_cuda_is_balanced_and_repeats(teacher, tmp_path):
-    options = replace(tiny_options(), calls=40)
+@pytest.mark.parametrize("step", ["eager", "graph"])
+def test_a_restored_loop_goes_on_as_it_would_have(teacher, step):
+    one, other = (Loop(teacher, step, later_options()) for _ in range(2))
+    for _ in range(4):
+        one.call()
+    saved = io.BytesIO()
+    torch.save([one.state.state_dict(), one.inner.state_dict()], saved)
+    job, inner = torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
+    other.state.load_state_dict(job)
+    other.inner.load_state_dict(inner)
+    for _ in range(2):
+        ours, theirs = one.call(), other.call()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-3)
+
+
+@EITHER
+def test_a_set_made_on_cuda_is_balanced_and_repeats(teacher, tmp_path, options):
+    options = replace(options, calls=40)
     made = [synthesize(teacher, options, tmp_path / name, seed=1, device="cuda", quiet=True) for name in "ab"]
     assert made[0].counts() == [3] * 10
     one, two = ([path.read_bytes() for path in sorted((tmp_path / name).glob("shard-*"))] for name in "ab")

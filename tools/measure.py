@@ -3,7 +3,8 @@
     python tools/measure.py --name demo --seeds 0 1 2 --data /path/to/MNIST
     python tools/measure.py --name ablations --configs configs/ablations/*.yaml --seeds 0 1 --data /path/to/MNIST
 
-Results go to configs/results/<name>.json after every run; a run that is already there is not made again.
+Results go to configs/results/<name>.json after every run; a run that is already there is not made again. Runs of a configuration that
+has changed since are not mixed with new ones: delete the file first, or give another name.
 """
 
 from __future__ import annotations
@@ -13,9 +14,20 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 
+from inversion.cli import _parse
+from inversion.runs import DemoRun
+
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
+
+
+def digest(command: list[str]) -> str:
+    """What a demo's options come to, but for its seed."""
+    options = asdict(replace(_parse("demo", command[1:]), seed=0, out=DemoRun.out))
+    return sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def measure(name: str, configs: list[str], seeds: list[int], data: str | None, flags: list[str]) -> list[dict]:
@@ -24,12 +36,16 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     kept = json.loads(path.read_text()) if path.is_file() else {"runs": []}
     done = {(run["name"], run["seed"]) for run in kept["runs"]}
+    before = {run["name"]: run.get("configuration") for run in kept["runs"]}
     for config in configs or [""]:
         for seed in seeds:
             title = Path(config).stem if config else "default"
+            command = ["demo", "--seed", str(seed), *flags, *(["--config", config] if config else [])]
+            configuration = digest(command)
+            if before.get(title) not in (None, configuration):
+                raise SystemExit(f"{path} has runs of {title} with other options; delete it, or give another --name")
             if (title, seed) in done:
                 continue
-            command = ["demo", "--seed", str(seed), *flags, *(["--config", config] if config else [])]
             hidden = ["--out", f"runs/measure/{name}-{title}-{seed}", "--json", "--quiet", *(["--data", data] if data else [])]
             output = subprocess.run([sys.executable, "-m", "inversion.cli", *command, *hidden], capture_output=True, text=True)
             if output.returncode:
@@ -37,6 +53,7 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
             found = json.loads(output.stdout.splitlines()[-1])
             keys = ("teacher_accuracy", "student_accuracy", "adversary_accuracy", "agreement", "images", "per_class", "seconds")
             run = {"name": title, "seed": seed, "command": " ".join(["echoset", *command]), "commit": commit}
+            run |= {"configuration": configuration, "start": found["start"]}
             kept["runs"].append(run | {key: found[key] for key in keys})
             kept |= {key: found[key] for key in ("device", "torch")} | {"commit": commit}
             kept["command"], kept["test_images"] = (
