@@ -3,8 +3,8 @@
     python tools/measure.py --name demo --seeds 0 1 2 --data /path/to/MNIST
     python tools/measure.py --name ablations --configs configs/ablations/*.yaml --seeds 0 1 --data /path/to/MNIST
 
-Results go to configs/results/<name>.json after every run; a run that is already there is not made again. Runs of a configuration that
-has changed since are not mixed with new ones: delete the file first, or give another name.
+Results go to configs/results/<name>.json after every run; a run that is already there is not made again. Runs of a
+configuration that has changed since are not mixed with new ones: delete the file first, or give another name.
 """
 
 from __future__ import annotations
