@@ -69,7 +69,19 @@ def cifar10() -> str:
     return rows_to_markdown(rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"teachers": teachers, "cifar10": cifar10}
+def curve() -> str:
+    """Students of synthetic and of real images, by the size of the set."""
+    rows = [["learnt from", "images", "steps", "seeds", "student, %", "same decision as the teacher, %"]]
+    cells: dict[tuple[str, int, int], list[dict]] = {}
+    for cell in load("cifar10-curve")["study"]:
+        cells.setdefault((cell["set"], cell["set_size"], cell["steps"]), []).append(cell)
+    for (name, size, steps), found in sorted(cells.items()):
+        figures = [spread([cell[key] for cell in found]) for key in ("accuracy", "agreement")]
+        rows.append([name, f"{size:,}", f"{steps:,}", str(len(found)), *figures])
+    return rows_to_markdown(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"teachers": teachers, "cifar10": cifar10, "curve": curve}
 
 
 def render(readme: str) -> str:
