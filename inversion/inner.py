@@ -63,9 +63,8 @@ class InnerLoop:
         self.noise = nn.Parameter(torch.zeros(options.batch, options.generator.latent, device=device))
         self.parameters = list(self.clone.parameters())
         self.plain = options.generator.learning == "plain"
-        self.passing = (
-            [self.clone.seed.weight, self.noise] if self.plain else [*self.parameters, self.noise]
-        )  # begin anew each call
+        # What begins each call anew, and Adam's moments with it.
+        self.passing = [self.noise, *([self.clone.seed.weight] if self.plain else self.parameters)]
         groups = [{"params": self.parameters}, {"params": [self.noise], "lr": options.generator.latent_rate}]
         on_cuda = device.type == "cuda"
         self.optimiser = torch.optim.Adam(

@@ -269,7 +269,7 @@ def adversary_steps(
     if not state.has_begun or state.call < run.begins:
         nothing = torch.zeros((), device=buffer.images.device)
         return {"agreement": nothing, "held_out_agreement": nothing, "reward": nothing}
-    total = max(options.calls - run.begins, 1) * run.steps
+    total = (options.calls - run.begins) * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
     if state.policy:
         state.policy.begin(state.random)

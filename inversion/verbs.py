@@ -22,7 +22,6 @@ from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_atomically
 from distill.learner import full_loss
 from distill.models import Classifier, load_classifier, save_classifier
-from distill.models.weights import load_weights, read_weights
 from distill.options import StudentOptions, StudyOptions
 from distill.study import plan, run_study, summarise
 from distill.train import build_student
@@ -84,7 +83,7 @@ def demo(run: DemoRun) -> int:
     _require_balance(transfer_set.manifest["short"], out / "set")
     adversary, distillation_seconds = out / "set" / "adversary-00000.safetensors", 0.0
     if run.start == "adversary":
-        load_weights(student.network, read_weights(adversary), str(adversary))
+        student = build_student(dataclasses.replace(run.student, weights=str(adversary)), teacher.contract)
     if run.distillation.steps:
         # The student is trained on what was written, as anyone who is handed the set would train it.
         distillation_seconds = train_student(
@@ -97,8 +96,7 @@ def demo(run: DemoRun) -> int:
     student_result = evaluate_classifier(student, data, teacher, run.device, run.quiet)
     adversary_accuracy = None
     if keep:
-        kept = build_student(run.synthesis.adversary.student, teacher.contract)
-        load_weights(kept.network, read_weights(adversary), str(adversary))
+        kept = build_student(dataclasses.replace(run.synthesis.adversary.student, weights=str(adversary)), teacher.contract)
         adversary_accuracy = evaluate_classifier(kept, data, device=run.device, quiet=run.quiet).accuracy
     synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     evaluation_seconds = time.perf_counter() - evaluation_began
