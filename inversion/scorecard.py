@@ -25,8 +25,10 @@ from distill.views import to_input
 from inversion import measures
 from inversion.options import ScoreOptions
 from inversion.scores import SCORES
+from inversion.teacher import trained_views
 from synthesis_kernels.backend import resolve_device
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.views import ViewPlan, views
 
 FEWEST = 10  # images a set must have for any of this to mean something
 BINS = 20  # of margins, for the histogram
@@ -90,19 +92,21 @@ def score(
     counts = torch.bincount(chosen, minlength=classes).tolist()
     raw = counts if raw_counts == "own" else raw_counts and list(raw_counts)
     distances = boundary_distances(frozen, images[:asked], options.batch, where, quiet)
+    steady = steadiness(frozen, images[:asked], chosen[:asked], options.batch, where)
     small = torch.cat([measures.shrink(part.to(where).float() / 255) for part in images.split(options.batch)])
     readouts = measures.readout_curve(measures.random_features(small[:compared]), chosen[:compared], classes)
     found = {
         "coverage_raw": None if raw is None else measures.coverage(torch.tensor(raw)),
         "bn_gap": gap,
         "boundary_distance": distances.median().item(),
+        "steadiness": steady,
         **_of_answers(logits),
         **_of_features(features, chosen, classes),
         **_of_pixels(small.flatten(1), chosen, classes, compared, quiet),
         **_of_readouts(readouts),
     }
     values = {one.name: found[one.name] for one in SCORES}
-    notes = [f"distance to the boundary: of {asked:,} of the images"] if asked < len(images) else []
+    notes = [f"distance to the boundary, steadiness: of {asked:,} of the images"] if asked < len(images) else []
     if compared < len(images):
         notes.append(
             f"rank of pixels, neighbours, readout: of {compared:,} of the images; so many compared with all for duplicates"
@@ -245,6 +249,25 @@ def bn_gap(frozen: Frozen, mean: Tensor, variance: Tensor) -> float:  # (ΣC,), 
     unit = target.unit.double()
     apart = torch.cat([(mean - target.mean) / unit.sqrt(), (variance - target.variance) / unit])
     return apart.square().mean().sqrt().item()
+
+
+def steadiness(
+    frozen: Frozen,
+    images: Tensor,  # (N, C, H, W) uint8
+    chosen: Tensor,  # (N,) what the teacher decides as they are
+    batch: int,
+    device: torch.device,
+) -> float:
+    """Share of images decided the same in one view of those the teacher was trained on, but for squares cut out."""
+    spec = frozen.classifier.spec
+    trained, kept = trained_views(spec), 0
+    plan = ViewPlan(round(trained.shift * spec.size), trained.flip)
+    pool = images.to(device)
+    with torch.no_grad():
+        for places in torch.arange(len(pool), device=device).split(batch):
+            seen = views(pool, places, torch.zeros_like(places), plan, 0)
+            kept += int((frozen(seen).topk(2, 1).indices[:, 0] == chosen[places]).sum())
+    return kept / len(pool)
 
 
 def boundary_distances(

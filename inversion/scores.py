@@ -113,6 +113,15 @@ SCORES = (
         "no claim, as for margins",
     ),
     Score(
+        "steadiness",
+        "steadiness",
+        (0, 1),
+        "",
+        "share of images on which the teacher decides the same when they are shifted over a black edge, and mirrored, as in its "
+        "training (shifted by up to a sixteenth of the side where its file does not say)",
+        "near 1, as on its training data: decisions hang on what can be seen; no claim for the order of sets",
+    ),
+    Score(
         "rank",
         "effective rank",
         (1, None),

@@ -17,10 +17,11 @@ from distill.models.frozen import Frozen
 from distill.transfer_set import write_manifest, write_shard
 from inversion import MNIST_SLICE, ScoreOptions, measures, score
 from inversion.cli import _gather_sets, main
-from inversion.scorecard import ask, bn_gap, boundary_distances, content_order
+from inversion.scorecard import ask, bn_gap, boundary_distances, content_order, steadiness
 from inversion.scores import SCORES
 from inversion.validation import rank_test, ranks, spearman, validate
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.views import ViewPlan, views_reference
 
 CPU = torch.device("cpu")
 SPEC = ModelSpec("tiny", channels=1, size=8, classes=3, mean=(0.4,), std=(0.5,))
@@ -177,6 +178,19 @@ def test_the_distance_to_a_linear_boundary_is_exact(linear):
     expected = (best.values[:, 0] - best.values[:, 1]) / (weights[best.indices[:, 0]] - weights[best.indices[:, 1]]).norm(dim=1)
     found = boundary_distances(Frozen(linear), images, 7, CPU)
     assert torch.allclose(found.double(), expected.clamp_max(8), rtol=1e-4)
+
+
+@pytest.mark.parametrize("told", [{"shift": 0.25, "flip": True, "cutout": 0.5}, {"flip": True}, {}])
+def test_steadiness_is_the_share_decided_alike_in_a_view(linear, told):
+    linear.spec = replace(SPEC, notes={"views": told} if told else {})
+    images = pixels(60)
+    chosen = linear(images / 255).argmax(1)
+    found = steadiness(Frozen(linear), images, chosen, 7, CPU)
+    # Views by their definition: nothing cut out. Where nothing is told, a shift of a sixteenth of 8 pixels is none.
+    plan = ViewPlan(2 if "shift" in told else 0, bool(told))
+    seen = views_reference(images, torch.arange(60), torch.zeros(60, dtype=torch.int64), plan, 0)
+    assert found == pytest.approx((linear(seen).argmax(1) == chosen).float().mean().item())
+    assert (found < 1) == bool(told)
 
 
 def test_the_gap_is_nothing_for_the_data_that_made_the_statistics(normed):
