@@ -92,7 +92,7 @@ def score(
     counts = torch.bincount(chosen, minlength=classes).tolist()
     raw = counts if raw_counts == "own" else raw_counts and list(raw_counts)
     distances = boundary_distances(frozen, images[:asked], options.batch, where, quiet)
-    steady = steadiness(frozen, images[:asked], chosen[:asked], options.batch, where)
+    steady = steadiness(frozen, images[:asked], chosen[:asked], options.batch, where, quiet)
     small = torch.cat([measures.shrink(part.to(where).float() / 255) for part in images.split(options.batch)])
     readouts = measures.readout_curve(measures.random_features(small[:compared]), chosen[:compared], classes)
     found = {
@@ -257,17 +257,19 @@ def steadiness(
     chosen: Tensor,  # (N,) what the teacher decides as they are
     batch: int,
     device: torch.device,
+    quiet: bool = True,
 ) -> float:
     """Share of images decided the same in one view of those the teacher was trained on, but for squares cut out."""
     spec = frozen.classifier.spec
-    trained, kept = trained_views(spec), 0
+    trained, kept = trained_views(spec), torch.zeros((), dtype=torch.int64, device=device)
     plan = ViewPlan(round(trained.shift * spec.size), trained.flip)
     pool = images.to(device)
-    with torch.no_grad():
-        for places in torch.arange(len(pool), device=device).split(batch):
+    with torch.no_grad(), StepProgress("steadiness", len(pool), quiet) as progress:
+        for done, places in enumerate(torch.arange(len(pool), device=device).split(batch), 1):
             seen = views(pool, places, torch.zeros_like(places), plan, 0)
-            kept += int((frozen(seen).topk(2, 1).indices[:, 0] == chosen[places]).sum())
-    return kept / len(pool)
+            kept += (frozen(seen).topk(2, 1).indices[:, 0] == chosen[places]).sum()
+            progress.update(min(done * batch, len(pool)))
+    return kept.item() / len(pool)
 
 
 def boundary_distances(
