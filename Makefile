@@ -13,7 +13,7 @@ demo: $(VENV)/.ready
 	$(BIN)/echoset demo --out runs/demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
