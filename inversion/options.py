@@ -13,8 +13,8 @@ class TeacherOptions:
     """The trained network to start from."""
 
     model: str = "mnist"
-    """'mnist' or 'cifar10' (bundled), a file saved by echoset, a zoo or torchvision name, or an import path such as pkg.module.Net
-    (an import path runs that module's code)."""
+    """'mnist', 'cifar10' or 'cifar10-small' (bundled), a file saved by echoset, a zoo or torchvision name, or an import path such
+    as pkg.module.Net (an import path runs that module's code)."""
     weights: str | None = None
     """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""
     arguments: dict = field(default_factory=dict)
@@ -168,7 +168,7 @@ class SynthesisOptions:
     calls: int = 60
     """Generator calls a job makes; fewer when agreement has stopped rising, up to twice as many while a class is short."""
     patience: int = 30
-    """Calls without a rise of the held-out agreement after which a full, balanced buffer is finished."""
+    """Calls without a rise of the held-out agreement, from the one on that filled the buffer, after which it is finished."""
     held_out: float = 0.1
     """Part of each class the adversarial student never trains on, to measure agreement; it is part of the set all the same."""
     generator: GeneratorOptions = GeneratorOptions()

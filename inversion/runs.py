@@ -113,7 +113,7 @@ class EvaluateRun(Common):
     """`echoset evaluate`."""
 
     model: str = "mnist"
-    """'mnist' or 'cifar10' for the bundled teachers, or a file saved by echoset."""
+    """'mnist', 'cifar10' or 'cifar10-small' for the bundled teachers, or a file saved by echoset."""
     against: str | None = None
     """A second such model, whose decisions the first is compared with."""
     data: str | None = None

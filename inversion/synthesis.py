@@ -196,9 +196,11 @@ def make_shard(
                 raise EchosetError(
                     f"a loss is not finite at call {state.call}: {values}; lower generator.learning_rate or objective.bn"
                 )
-            if values["held_out_agreement"] > state.best_agreement + 1e-3:
-                state.best_agreement, state.best_call = values["held_out_agreement"], state.call
             counts = state.buffer.counts().tolist()
+            if sum(counts) < state.buffer.capacity:  # the few images held out while it fills may all be of one class
+                state.best_call = state.call
+            elif values["held_out_agreement"] > state.best_agreement + 1e-3:
+                state.best_agreement, state.best_call = values["held_out_agreement"], state.call
             state.seconds += (elapsed := time.perf_counter() - began)
             timing = {"seconds": elapsed, "generator_seconds": generator_seconds}
             if state.policy:

@@ -15,7 +15,11 @@ from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
 MNIST_SLICE = ASSETS / "mnist_test_slice.npz"  # every fifth image of the MNIST test set, to judge the bundled teacher's students
-BUNDLED = {"mnist": ASSETS / "mnist_convnet32.safetensors", "cifar10": ASSETS / "cifar10_wrn40x2.safetensors"}
+BUNDLED = {
+    "mnist": ASSETS / "mnist_convnet32.safetensors",
+    "cifar10": ASSETS / "cifar10_wrn40x2.safetensors",
+    "cifar10-small": ASSETS / "cifar10_convnet32.safetensors",
+}
 DEAD_VARIANCE = 1e-8
 
 

@@ -81,7 +81,20 @@ def curve() -> str:
     return rows_to_markdown(rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"teachers": teachers, "cifar10": cifar10, "curve": curve}
+def reweighting(name: str) -> str:
+    """Ways to draw from the buffer, by `tools/measure_reweighting.py`."""
+    from measure_reweighting import table
+
+    return table(load(name)["runs"])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "teachers": teachers,
+    "cifar10": cifar10,
+    "curve": curve,
+    "reweighting-mnist": lambda: reweighting("reweighting-mnist"),
+    "reweighting-cifar10-small": lambda: reweighting("reweighting-cifar10-small"),
+}
 
 
 def render(readme: str) -> str:
