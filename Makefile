@@ -13,7 +13,7 @@ demo: $(VENV)/.ready
 	$(BIN)/echoset demo --out runs/demo
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -140,8 +140,8 @@ class AdversaryOptions:
     steps: int = 10
     """Updates after each generator call."""
     begins: int = 0
-    """Generator calls without any update, while images are too poor to learn from; patience and the learning rate's cosine count
-    from there."""
+    """Generator calls without any update, while images are too poor to learn from; patience, at the earliest, and the
+    learning rate's cosine count from there."""
     batch: int = 128
     """Images in an update."""
     views_per_image: int = 0
@@ -168,7 +168,8 @@ class SynthesisOptions:
     calls: int = 60
     """Generator calls a job makes; fewer when agreement has stopped rising, up to twice as many while a class is short."""
     patience: int = 30
-    """Calls without a rise of the held-out agreement, from the one on that filled the buffer, after which it is finished."""
+    """A full buffer is finished after so many calls without a rise of the held-out agreement, counted from the call that filled it
+    or from `adversary.begins`, whichever is later."""
     held_out: float = 0.1
     """Part of each class the adversarial student never trains on, to measure agreement; it is part of the set all the same."""
     generator: GeneratorOptions = GeneratorOptions()

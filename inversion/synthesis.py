@@ -183,7 +183,7 @@ def make_shard(
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
     with StopFlag() as stop, StepProgress(title, options.calls, quiet, state.call) as progress:
         while not _done(state, options):
-            began = time.perf_counter()
+            began, filling = time.perf_counter(), not bool(state.buffer.full)
             images, logits, rank, figures = generator_call(inner, teacher, state, options)
             generator_seconds = time.perf_counter() - began
             figures["taken"] = _store(state, frozen, images, logits, rank, options, precision)
@@ -196,11 +196,10 @@ def make_shard(
                 raise EchosetError(
                     f"a loss is not finite at call {state.call}: {values}; lower generator.learning_rate or objective.bn"
                 )
-            counts = state.buffer.counts().tolist()
-            if sum(counts) < state.buffer.capacity:  # the few images held out while it fills may all be of one class
-                state.best_call = state.call
-            elif values["held_out_agreement"] > state.best_agreement + 1e-3:
+            # Agreement counts from the call that fills the buffer: before, the few images held out may all be of one class.
+            if filling or values["held_out_agreement"] > state.best_agreement + 1e-3:
                 state.best_agreement, state.best_call = values["held_out_agreement"], state.call
+            counts = state.buffer.counts().tolist()
             state.seconds += (elapsed := time.perf_counter() - began)
             timing = {"seconds": elapsed, "generator_seconds": generator_seconds}
             if state.policy:

@@ -164,6 +164,20 @@ def test_threads_share_the_native_rows():
         torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler here")
+def test_threads_share_the_native_views():
+    pool, index = torch.randint(256, (5, 3, 9, 9), dtype=torch.uint8), torch.arange(11) % 5
+    plan, before = ViewPlan(2, True, 3, 0.5), torch.get_num_threads()
+    exact = views_reference(pool, index, torch.arange(11), plan, 4)
+    try:
+        with kernel_form("native"):
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                torch.testing.assert_close(views(pool, index, torch.arange(11), plan, 4), exact)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_folding_gives_what_batch_norm_gives(device, affine):
     layer = torch.nn.BatchNorm2d(6, affine=affine).to(device).eval()

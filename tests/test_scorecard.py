@@ -107,6 +107,7 @@ def test_effective_rank_and_vendi_follow_their_definitions(count, width):
         assert measures.vendi(features) == pytest.approx(math.exp(entropy_by_hand(values)), rel=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 30), st.integers(0, 99))
 def test_a_shared_layout_is_all_of_copies_and_little_of_strangers(count, seed):
     random = torch.Generator().manual_seed(seed)

@@ -12,6 +12,7 @@ from conftest import ROOT
 
 from distill.models import load_classifier
 from distill.options import ViewOptions
+from inversion.cli import _parse
 
 sys.path.insert(0, str(ROOT / "tools"))
 import measure_reweighting
@@ -146,14 +147,28 @@ def test_tables_come_from_files(tmp_path, monkeypatch):
         tables.render("<!-- table: nothing -->\n<!-- end -->")
 
 
+def test_ways_to_draw_are_options_of_the_demo():
+    for name, flags in measure_reweighting.ways([0.5, *[0.0] * 6]).items():
+        replay = _parse("demo", flags).synthesis.replay
+        assert replay.sampling == ("policy" if name == "transferred" else name)
+        assert (replay.policy_rate, len(replay.policy)) == ((0, 7) if name == "transferred" else (0.1, 0))
+
+
 def test_differences_have_student_s_interval():
-    mean, half = measure_reweighting.interval([1.0, 2.0, 3.0])
+    mean, half = tables.interval([1.0, 2.0, 3.0])
     assert mean == 2 and half == pytest.approx(4.303 / math.sqrt(3))
     rows = [("uniform", 0, 0.80), ("uniform", 1, 0.82), ("priority", 0, 0.81), ("priority", 1, 0.84)]
     runs = [
-        {"name": name, "seed": seed, "cross_agreement": value, "student_accuracy": value, "seconds": {"synthesis": 9.0}}
+        {
+            "name": name,
+            "seed": seed,
+            "calls": 40 + seed,
+            "cross_agreement": value,
+            "student_accuracy": value,
+            "seconds": {"synthesis": 9.0},
+        }
         for name, seed, value in rows
     ]
-    table = measure_reweighting.table(runs)
-    assert "| uniform | 81.00 % | -1.50 ± 6.35 | 81.00 % | -1.50 ± 6.35 | 9 |" in table
-    assert "| priority | 82.50 % | – | 82.50 % | – | 9 |" in table
+    table = tables.reweighting(runs)
+    assert "| uniform | 81.00 % | -1.50 ± 6.35 | 81.00 % | -1.50 ± 6.35 | 9 | 40, 41 |" in table
+    assert "| priority | 82.50 % | – | 82.50 % | – | 9 | 40, 41 |" in table

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 from measure_sources import run_all
+from tables import reweighting
 
 from distill.evaluation import predict
 from distill.models import load_classifier
@@ -28,7 +28,6 @@ from inversion.policy import FEATURES
 from synthesis_kernels.backend import resolve_device
 
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's quantile, 1 to 9 degrees of freedom
 KEPT = ("student_accuracy", "agreement", "images", "per_class", "seconds")
 
 
@@ -67,34 +66,6 @@ def cross_agreement(folders: dict[tuple[str, int], Path]) -> dict[tuple[str, int
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half of the width of its 95 % interval; infinite for a single value."""
-    if len(values) < 2:
-        return values[0], math.inf
-    return statistics.mean(values), T95[min(len(values) - 2, len(T95) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def table(runs: list[dict]) -> str:
-    """Markdown: one row a way."""
-    lines = [
-        "| draws | agreement on other seeds' sets | … less δ's | test accuracy | … less δ's | synthesis, s |",
-        "| --- " * 6 + "|",
-    ]
-    mine = {name: {run["seed"]: run for run in runs if run["name"] == name} for name in dict.fromkeys(run["name"] for run in runs)}
-    for name, by_seed in mine.items():
-        cells = []
-        for figure in ("cross_agreement", "student_accuracy"):
-            values = [100 * run[figure] for run in by_seed.values()]
-            shared = [
-                100 * (by_seed[seed][figure] - mine["priority"][seed][figure]) for seed in by_seed if seed in mine["priority"]
-            ]
-            mean, half = interval(shared)
-            cells += [f"{statistics.mean(values):.2f} %", "–" if name == "priority" else f"{mean:+.2f} ± {half:.2f}"]
-        seconds = statistics.median(run["seconds"]["synthesis"] for run in by_seed.values())
-        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |")
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="of the result file")
@@ -123,8 +94,8 @@ if __name__ == "__main__":
         shard = json.loads((folder / "set" / "manifest.json").read_text())["shards"][0]
         policy = {"policy": shard["policy"]} if "policy" in shard else {}
         command = " ".join(["echoset demo", *common, *ways(theirs)[way], f"--seed {seed} --data DIR"])
-        run = {"name": way, "seed": seed, "command": command, "cross_agreement": agreements[way, seed], **policy}
-        runs.append(run | {key: summary[key] for key in KEPT})
+        run = {"name": way, "seed": seed, "command": command, "calls": shard["calls"], "cross_agreement": agreements[way, seed]}
+        runs.append(run | policy | {key: summary[key] for key in KEPT})
     learnt = [run["policy"] for run in runs if run["name"] == "policy"]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     content = {
@@ -140,4 +111,4 @@ if __name__ == "__main__":
         "runs": runs,
     }
     (RESULTS / f"{given.name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(table(runs))
+    print(reweighting(runs))

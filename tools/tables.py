@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "configs" / "results"
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's quantile, 1 to 9 degrees of freedom
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -81,19 +83,36 @@ def curve() -> str:
     return rows_to_markdown(rows)
 
 
-def reweighting(name: str) -> str:
-    """Ways to draw from the buffer, by `tools/measure_reweighting.py`."""
-    from measure_reweighting import table
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of the width of its 95 % interval; infinite for a single value."""
+    if len(values) < 2:
+        return values[0], math.inf
+    return statistics.mean(values), T95[min(len(values) - 2, len(T95) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
 
-    return table(load(name)["runs"])
+
+def reweighting(runs: list[dict]) -> str:
+    """Ways to draw from the buffer, by `tools/measure_reweighting.py`: one row a way."""
+    rows = [["draws", "agreement on other seeds' sets", "… less δ's", "test accuracy", "… less δ's", "synthesis, s", "calls"]]
+    mine: dict[str, dict[int, dict]] = {}
+    for run in runs:
+        mine.setdefault(run["name"], {})[run["seed"]] = run
+    for name, by_seed in mine.items():
+        row = [name]
+        for figure in ("cross_agreement", "student_accuracy"):
+            values = [100 * run[figure] for run in by_seed.values()]
+            mean, half = interval([100 * (run[figure] - mine["priority"][seed][figure]) for seed, run in by_seed.items()])
+            row += [f"{statistics.mean(values):.2f} %", "–" if name == "priority" else f"{mean:+.2f} ± {half:.2f}"]
+        seconds = statistics.median(run["seconds"]["synthesis"] for run in by_seed.values())
+        rows.append([*row, f"{seconds:.0f}", ", ".join(str(run["calls"]) for run in by_seed.values())])
+    return rows_to_markdown(rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "teachers": teachers,
     "cifar10": cifar10,
     "curve": curve,
-    "reweighting-mnist": lambda: reweighting("reweighting-mnist"),
-    "reweighting-cifar10-small": lambda: reweighting("reweighting-cifar10-small"),
+    "reweighting-mnist": lambda: reweighting(load("reweighting-mnist")["runs"]),
+    "reweighting-cifar10-small": lambda: reweighting(load("reweighting-cifar10-small")["runs"]),
 }
 
 

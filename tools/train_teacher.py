@@ -163,7 +163,8 @@ def record(results: Path, file: Path, figures: dict[str, Any]) -> None:
     entry = {"name": file.stem, "file": file.as_posix(), "sha256": sha256(file.read_bytes()).hexdigest(), **figures}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     found["command"] = f"python tools/train_teacher.py --config configs/teachers/NAME.yaml --data DIR --out FILE --record {results}"
-    found |= {"commit": commit, "device": figures["device"], "torch": torch.__version__}
+    entry |= (where := {"commit": commit, "device": figures["device"], "torch": torch.__version__})
+    found |= where
     found["teachers"] = sorted([*others, entry], key=lambda entry: entry["name"])
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(found, indent=1) + "\n")
