@@ -179,11 +179,11 @@ def make_shard(
     if saved is not None:
         inner.load_state_dict(saved["inner"])
     train = StudentStep(state.adversary, options.adversary.temperature, precision, step)
-    save_due = Every(20)
+    save_due, counts = Every(20), state.buffer.counts().tolist()
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
     with StopFlag() as stop, StepProgress(title, options.calls, quiet, state.call) as progress:
         while not _done(state, options):
-            began, filling = time.perf_counter(), not bool(state.buffer.full)
+            began = time.perf_counter()
             images, logits, rank, figures = generator_call(inner, teacher, state, options)
             generator_seconds = time.perf_counter() - began
             figures["taken"] = _store(state, frozen, images, logits, rank, options, precision)
@@ -197,7 +197,7 @@ def make_shard(
                     f"a loss is not finite at call {state.call}: {values}; lower generator.learning_rate or objective.bn"
                 )
             # Agreement counts from the call that fills the buffer: before, the few images held out may all be of one class.
-            if filling or values["held_out_agreement"] > state.best_agreement + 1e-3:
+            if sum(counts) < state.buffer.capacity or values["held_out_agreement"] > state.best_agreement + 1e-3:
                 state.best_agreement, state.best_call = values["held_out_agreement"], state.call
             counts = state.buffer.counts().tolist()
             state.seconds += (elapsed := time.perf_counter() - began)

@@ -405,12 +405,11 @@ def test_it_stops_when_agreement_no_longer_rises(teacher, tiny, tmp_path):
     made = make(teacher, options, tmp_path / "set")
     calls = read_log(tmp_path / "set" / "log.jsonl")
     assert len(calls) == made.manifest["shards"][0]["calls"] < 40
-    best = best_call = 0
+    full = best = best_call = 0
     for call in calls:
-        if sum(call["counts"]) < 30:  # not full yet: waiting has not begun, and what agreement there was does not count
-            best_call = call["call"]
-        elif call["held_out_agreement"] > best + 1e-3:
+        if not full or call["held_out_agreement"] > best + 1e-3:  # what it was before the buffer was full does not count
             best, best_call = call["held_out_agreement"], call["call"]
+        full = sum(call["counts"]) == 30
     assert len(calls) - best_call == 4
     assert made.manifest["shards"][0]["held_out_agreement"] == round(best, 4)
 
