@@ -240,6 +240,16 @@ class CollectOptions:
 
 
 @dataclass(frozen=True)
+class BesideOptions:
+    """Images of other sources that join the finished set when the student is taught."""
+
+    images: int = 0
+    """How many, by class as many of each as the teacher's decisions allow; 0 = none."""
+    sources: tuple[str, ...] = ("shaders",)
+    """Where from, as `echoset collect --source` names them."""
+
+
+@dataclass(frozen=True)
 class ScoreOptions:
     """How much of a set the dearer scores look at. A sample follows from the images alone, so their order changes nothing."""
 

@@ -57,6 +57,9 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
     if summary.get("adversary_accuracy") is not None:
         rows.append(("accuracy of the adversarial student", "", f"{summary['adversary_accuracy']:.2%}"))
     note = f"Judged on {html.escape(summary['test_images'])}. The student saw no real image; the last step is what is reported."
+    if beside := summary.get("beside"):
+        sources = html.escape(", ".join(beside["sources"]))
+        note += f" It learnt from {beside['images']:,} images of {sources}, too, which the set below does not hold."
     if summary.get("start") == "adversary":
         note += " It went on from the adversarial student, which had drawn from all images that passed through the buffer."
     return f"{title}{table(rows)}<p class=note>{note}</p>"
@@ -123,7 +126,8 @@ def _time_split(summary: dict[str, Any], calls: list[dict[str, Any]]) -> str:
     generator = sum(call["generator_seconds"] for call in calls)
     adversary = sum(call["seconds"] for call in calls) - generator
     parts = [("generator", generator), ("adversarial student", adversary)]
-    parts += [(name, summary["seconds"][name]) for name in ("distillation", "evaluation") if summary]
+    stages = summary.get("seconds", {})
+    parts += [(name, stages[name]) for name in ("collection", "distillation", "evaluation") if name in stages]
     total = sum(seconds for _, seconds in parts)
     if not total:
         return ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distill.options import Device, DistillOptions, Form, Precision, Step, StudentOptions, StudyOptions
-from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
+from inversion.options import BesideOptions, CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class DemoRun(Common):
     latter has drawn from every image that passed through the buffer, so the result says less about the finished set alone."""
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
+    beside: BesideOptions = BesideOptions()
+    """What else the student is taught by: with --beside.images N, N procedural pictures (or images of other sources) join the
+    set, in OUT/taught."""
     distillation: DistillOptions = DistillOptions()
     """The distillation stage; with 0 steps it is skipped, which only --start adversary allows."""
 

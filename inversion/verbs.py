@@ -29,7 +29,7 @@ from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.collection import collect as collect_set
 from inversion.jobs import plan as plan_shards
-from inversion.options import TeacherOptions
+from inversion.options import CollectOptions, TeacherOptions
 from inversion.report import write_report
 from inversion.runs import (
     BenchRun,
@@ -49,6 +49,7 @@ from inversion.score_page import Scored, ranked, score_rows, validation_notes, v
 from inversion.scorecard import check_counts, check_images
 from inversion.scorecard import score as score_images
 from inversion.scores import OVERALL, definitions
+from inversion.sources.stream import open_sources
 from inversion.study_page import grid, write_study
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
@@ -81,13 +82,20 @@ def demo(run: DemoRun) -> int:
     if transfer_set is None:
         raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
     _require_balance(transfer_set.manifest["short"], out / "set")
+    taught, collected = transfer_set, None
+    if run.beside.images:
+        wanted = CollectOptions(images=len(transfer_set) + run.beside.images, balanced=not pool)
+        taught = collect_set(
+            teacher, [str(out / "set"), *run.beside.sources], wanted, out / "taught", run.seed, run.device, run.quiet
+        )
+        collected = taught.manifest["collection"]
     adversary, distillation_seconds = out / "set" / "adversary-00000.safetensors", 0.0
     if run.start == "adversary":
         student = build_student(dataclasses.replace(run.student, weights=str(adversary)), teacher.contract)
     if run.distillation.steps:
         # The student is trained on what was written, as anyone who is handed the set would train it.
         distillation_seconds = train_student(
-            student, transfer_set, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
+            student, taught, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
         ).seconds
     save_classifier(student.eval(), out / "student.safetensors")
 
@@ -101,6 +109,10 @@ def demo(run: DemoRun) -> int:
     synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     evaluation_seconds = time.perf_counter() - evaluation_began
     seconds = {"synthesis": synthesis_seconds, "distillation": distillation_seconds, "evaluation": evaluation_seconds}
+    beside = None
+    if collected:
+        seconds["collection"] = collected["seconds"]
+        beside = {"images": len(taught) - len(transfer_set), "sources": list(run.beside.sources), "per_class": taught.counts()}
     summary = {
         "teacher_accuracy": teacher_result.accuracy,
         "student_accuracy": student_result.accuracy,
@@ -110,6 +122,7 @@ def demo(run: DemoRun) -> int:
         "start": run.start,
         "images": len(transfer_set),
         "per_class": transfer_set.counts(),
+        "beside": beside,
         "teacher_parameters": teacher.parameters_count,
         "student_parameters": student.parameters_count,
         "test_images": data.name,
@@ -129,8 +142,11 @@ def demo(run: DemoRun) -> int:
     table = _table("Echoset demo", "", "teacher", "student")
     table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
     table.add_row("parameters", f"{teacher.parameters_count:,}", f"{student.parameters_count:,}")
+    others = f" and {beside['images']:,} from {', '.join(beside['sources'])}" if beside else ""
     table.add_row(
-        "learnt from", "60,000 real images" if bundled else "real images", f"{len(transfer_set):,} synthetic images{seen_before}"
+        "learnt from",
+        "60,000 real images" if bundled else "real images",
+        f"{len(transfer_set):,} synthetic images{others}{seen_before}",
     )
     if keep:
         table.add_row("the adversarial student", "", f"{adversary_accuracy:.2%}")
@@ -482,6 +498,13 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
         )
     if run.start == "adversary" and run.student.weights:
         raise EchosetError("--start adversary and --student.weights are two starts for one student; give one of them")
+    if run.beside.images < 0:
+        raise EchosetError(f"beside.images must be at least 0, got {run.beside.images}")
+    if run.beside.images and not run.distillation.steps:
+        raise EchosetError("with distillation.steps 0 nobody is taught by what stands beside the set: leave beside.images at 0")
+    if run.beside.images:  # a wrong name is told now, not after the synthesis
+        spec = teacher.spec
+        open_sources(run.beside.sources, spec.channels, spec.size, run.seed, torch.device("cpu"), run.quiet)
     if run.start == "fresh" and not run.distillation.steps:
         raise EchosetError(
             "a fresh student needs distillation.steps of at least 1; without any, the adversarial student can be the "
@@ -507,7 +530,8 @@ def _start_demo_folder(out: Path) -> None:
         raise EchosetError(f"{out} holds a summary.json that no demo wrote; choose another --out")
     for name in DEMO_FILES:
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "set", ignore_errors=True)
+    for name in ("set", "taught"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _test_data(path: str | None, model: Classifier) -> Images:

@@ -103,6 +103,7 @@ def test_the_document_says_what_was_measured(first):
     assert document["teacher"] == document["student"] == "wrn-10-1"
     assert (document["batch"], document["repeats"], document["step"]) == (8, 2, "eager")
     assert document["precision"] in ("float32", "bfloat16")
+    assert document["limit"].keys() == {"float32_gflops", f"{document['precision']}_gflops", "copy_gb_per_s"}
     assert all(rate > 0 for rate in document["limit"].values())
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY_FLAGS, environment, last_json
 
-from distill import Classifier, ModelSpec, build_classifier, load_classifier, load_images, save_classifier
+from distill import Classifier, ModelSpec, TransferSet, build_classifier, load_classifier, load_images, save_classifier
 from inversion import MNIST_SLICE, load_teacher
 from inversion.cli import VERBS, _parse
 from inversion.options import TeacherViewOptions
@@ -58,6 +58,34 @@ def test_a_finished_demo_is_made_anew_to_the_same_bytes(demo, echoset):
     before = {name: (out / name).read_bytes() for name in ("student.safetensors", "set/shard-00000-of-00001.safetensors")}
     echoset("demo", f"--out={out}", "--quiet", *TINY_FLAGS, *SHORT)
     assert all((out / name).read_bytes() == content for name, content in before.items())
+
+
+def test_pictures_beside_the_set_teach_too(demo, echoset, tmp_path):
+    alone, beside = demo[1], tmp_path / "demo"
+    flags = [*TINY_FLAGS, *SHORT, "--beside.images=20"]
+    told = last_json(echoset("demo", f"--out={beside}", "--json", *flags))
+    made, taught = TransferSet.load(beside / "set"), TransferSet.load(beside / "taught")
+    assert torch.equal(made.images, TransferSet.load(alone / "set").images)
+    assert (len(made), len(taught), taught.counts()) == (30, 50, [5] * 10)
+    assert {image.numpy().tobytes() for image in made.images} < {image.numpy().tobytes() for image in taught.images}
+    assert told["images"] == 30 and told["beside"] == {"images": 20, "sources": ["shaders"], "per_class": [5] * 10}
+    assert told["seconds"]["collection"] > 0
+    students = [(out / "student.safetensors").read_bytes() for out in (alone, beside)]
+    assert students[0] != students[1]
+    page = (beside / "report.html").read_text()
+    assert "20 images of shaders" in page and "<td>collection" in page
+    # Made anew, it ends at the same bytes.
+    echoset("demo", f"--out={beside}", "--quiet", *flags)
+    assert (beside / "student.safetensors").read_bytes() == students[1]
+
+
+def test_what_stands_beside_the_set_is_checked_before_the_work(echoset, tmp_path):
+    run = ["demo", f"--out={tmp_path / 'demo'}", *TINY_FLAGS, "--beside.images=20"]
+    assert "did you mean shaders?" in echoset(*run, '--beside.sources=["shader"]', status=1).stderr
+    assert "must be at least 0, got -1" in echoset(*run, "--beside.images=-1", status=1).stderr
+    adversary = ["--start=adversary", "--synthesis.adversary.keep=true", "--distillation.steps=0"]
+    assert "leave beside.images at 0" in echoset(*run, *adversary, status=1).stderr
+    assert not (tmp_path / "demo").exists()
 
 
 def test_the_verbs_work_on_each_others_files(demo, echoset, tmp_path):
