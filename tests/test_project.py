@@ -100,7 +100,7 @@ def test_results_hold_what_the_readme_says():
                 assert not wrong, f"{path.name}: {wrong} of {entry.get('name', entry.get('set'))}"
         for run in result.get("runs", []):
             assert run["seconds"] and all(isinstance(seconds, NUMBER) for seconds in run["seconds"].values())
-            if "keep_all: true" not in configuration_text(run["command"]):  # a growing pool takes classes as they come
+            if "keep_all: true" not in configuration_text(run.get("command", "")):  # a growing pool takes classes as they come
                 assert max(run["per_class"]) - min(run["per_class"]) <= 1
         assert Path(path).stem in (ROOT / "README.md").read_text()
 
