@@ -53,7 +53,7 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
             found = json.loads(output.stdout.splitlines()[-1])
             keys = ("teacher_accuracy", "student_accuracy", "adversary_accuracy", "agreement", "images", "per_class", "seconds")
             run = {"name": title, "seed": seed, "command": " ".join(["echoset", *command]), "commit": commit}
-            run |= {"configuration": configuration, "start": found["start"]}
+            run |= {"configuration": configuration, "start": found["start"], "beside": found["beside"]}
             kept["runs"].append(run | {key: found[key] for key in keys})
             kept |= {key: found[key] for key in ("device", "torch")} | {"commit": commit}
             kept["command"], kept["test_images"] = (

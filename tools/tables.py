@@ -50,10 +50,10 @@ def teachers() -> str:
     return rows_to_markdown(rows)
 
 
-def cifar10() -> str:
-    """Every run of a published CIFAR-10 configuration."""
+def demos(pattern: str) -> str:
+    """Every run of the configurations whose result files the pattern names."""
     rows = [["configuration", "images", "seeds", "student, %", "worst", "synthesis, min", "distillation, min", "in all, min"]]
-    for path in sorted(RESULTS.glob("cifar10-*.json")):
+    for path in sorted(RESULTS.glob(pattern)):
         runs = json.loads(path.read_text()).get("runs", [])
         if not runs:
             continue
@@ -61,7 +61,7 @@ def cifar10() -> str:
         rows.append(
             [
                 f"`{path.stem}`",
-                f"{runs[0]['images']:,}",
+                " + ".join(f"{part['images']:,}" for part in (runs[0], runs[0].get("beside")) if part),
                 str(len(runs)),
                 spread(accuracy),
                 f"{100 * min(accuracy):.2f}",
@@ -71,15 +71,15 @@ def cifar10() -> str:
     return rows_to_markdown(rows)
 
 
-def curve() -> str:
+def curve(name: str) -> str:
     """Students of synthetic and of real images, by the size of the set."""
     rows = [["learnt from", "images", "steps", "seeds", "student, %", "same decision as the teacher, %"]]
     cells: dict[tuple[str, int, int], list[dict]] = {}
-    for cell in load("cifar10-curve")["study"]:
+    for cell in load(name)["study"]:
         cells.setdefault((cell["set"], cell["set_size"], cell["steps"]), []).append(cell)
-    for (name, size, steps), found in sorted(cells.items()):
+    for (source, size, steps), found in sorted(cells.items()):
         figures = [spread([cell[key] for cell in found]) for key in ("accuracy", "agreement")]
-        rows.append([name, f"{size:,}", f"{steps:,}", str(len(found)), *figures])
+        rows.append([source, f"{size:,}", f"{steps:,}", str(len(found)), *figures])
     return rows_to_markdown(rows)
 
 
@@ -109,8 +109,10 @@ def reweighting(runs: list[dict]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "teachers": teachers,
-    "cifar10": cifar10,
-    "curve": curve,
+    "cifar10": lambda: demos("cifar10-wrn*.json"),
+    "cifar10-small": lambda: demos("cifar10-small*.json"),
+    "curve": lambda: curve("cifar10-curve"),
+    "curve-small": lambda: curve("cifar10-small-curve"),
     "reweighting-mnist": lambda: reweighting(load("reweighting-mnist")["runs"]),
     "reweighting-cifar10-small": lambda: reweighting(load("reweighting-cifar10-small")["runs"]),
 }
