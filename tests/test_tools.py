@@ -131,7 +131,8 @@ def test_tables_come_from_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     seconds = {"synthesis": 60.0, "distillation": 120.0, "total": 200.0}
     runs = [{"student_accuracy": value, "images": 5000, "seconds": seconds} for value in (0.85, 0.87)]
-    (tmp_path / "cifar10-one.json").write_text(json.dumps({"runs": runs}))
+    (tmp_path / "cifar10-wrn.json").write_text(json.dumps({"runs": runs}))
+    (tmp_path / "cifar10-small.json").write_text(json.dumps({"runs": [runs[0] | {"beside": {"images": 1500}}]}))
     cell = {"set": "real", "set_size": 5000, "steps": 900, "agreement": 0.91}
     cells = [cell | {"accuracy": value} for value in (0.9, 0.92)] + [cell | {"set_size": 500, "accuracy": 0.7}]
     (tmp_path / "cifar10-curve.json").write_text(json.dumps({"study": cells}))
@@ -140,7 +141,9 @@ def test_tables_come_from_files(tmp_path, monkeypatch):
     readme = "a\n<!-- table: cifar10 -->\n<!-- end -->\nb\n<!-- table: teachers -->\nold\n<!-- end -->\nc\n"
     assert "| real | 5,000 | 900 | 2 | 91.00 ± 1.41 | 91.00 ± 0.00 |\n<!--" in tables.render("<!-- table: curve -->\n<!-- end -->")
     made = tables.render(readme)
-    assert "| `cifar10-one` | 5,000 | 2 | 86.00 ± 1.41 | 85.00 | 1.0 | 2.0 | 3.3 |" in made and "curve" not in made
+    assert "| `cifar10-wrn` | 5,000 | 2 | 86.00 ± 1.41 | 85.00 | 1.0 | 2.0 | 3.3 |" in made
+    assert "curve" not in made and "small" not in made
+    assert "| 5,000 + 1,500 | 1 | 85.00 |" in tables.render("<!-- table: cifar10-small -->\n<!-- end -->")
     assert "| wrn-40-2 | 94.00 | 2,243,546 | 90 | a CPU |" in made
     assert "old" not in made and "\nb\n" in made and made.endswith("c\n") and tables.render(made) == made
     with pytest.raises(SystemExit, match="'nothing'"):
