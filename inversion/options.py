@@ -241,12 +241,12 @@ class CollectOptions:
 
 @dataclass(frozen=True)
 class BesideOptions:
-    """Images of other sources that join the finished set when the student is taught."""
+    """A second set, of other sources, that teaches the student together with the generator's."""
 
     images: int = 0
-    """How many, by class as many of each as the teacher's decisions allow; 0 = none."""
+    """Its size, as many of each class, collected as `echoset collect` does; 0 = none."""
     sources: tuple[str, ...] = ("shaders",)
-    """Where from, as `echoset collect --source` names them."""
+    """Where from, as `collect` names them and walked in order: '["pictures/", "leaves"]'."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from distill.files import read_log, write_atomically
 from distill.transfer_set import TransferSet
 from inversion.page import bars, gallery, lines, table, whole
 from inversion.policy import FEATURES
+from inversion.sources.stream import DRAWN
 from synthesis_kernels.errors import EchosetError
 
 
@@ -56,10 +57,12 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
     ]
     if summary.get("adversary_accuracy") is not None:
         rows.append(("accuracy of the adversarial student", "", f"{summary['adversary_accuracy']:.2%}"))
-    note = f"Judged on {html.escape(summary['test_images'])}. The student saw no real image; the last step is what is reported."
+    note = f"Judged on {html.escape(summary['test_images'])}; the last step is what is reported."
     if beside := summary.get("beside"):
         sources = html.escape(", ".join(beside["sources"]))
-        note += f" It learnt from {beside['images']:,} images of {sources}, too, which the set below does not hold."
+        note += f" The student learnt from {beside['images']:,} images of {sources}, too, which the set below does not hold."
+    if all(source.partition(":")[0] in DRAWN for source in (beside or {"sources": []})["sources"]):
+        note += " It saw no real image."
     if summary.get("start") == "adversary":
         note += " It went on from the adversarial student, which had drawn from all images that passed through the buffer."
     return f"{title}{table(rows)}<p class=note>{note}</p>"
@@ -127,7 +130,7 @@ def _time_split(summary: dict[str, Any], calls: list[dict[str, Any]]) -> str:
     adversary = sum(call["seconds"] for call in calls) - generator
     parts = [("generator", generator), ("adversarial student", adversary)]
     stages = summary.get("seconds", {})
-    parts += [(name, stages[name]) for name in ("collection", "distillation", "evaluation") if name in stages]
+    parts += [(name, stages[name]) for name in ("collection", "distillation", "evaluation") if stages.get(name)]
     total = sum(seconds for _, seconds in parts)
     if not total:
         return ""

@@ -47,8 +47,8 @@ class DemoRun(Common):
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
     beside: BesideOptions = BesideOptions()
-    """What else the student is taught by: with --beside.images N, N procedural pictures (or images of other sources) join the
-    set, in OUT/taught."""
+    """What else the student is taught by: with --beside.images N, a set of N procedural pictures (or of other sources), made in
+    OUT/beside."""
     distillation: DistillOptions = DistillOptions()
     """The distillation stage; with 0 steps it is skipped, which only --start adversary allows."""
 

@@ -82,13 +82,9 @@ def demo(run: DemoRun) -> int:
     if transfer_set is None:
         raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
     _require_balance(transfer_set.manifest["short"], out / "set")
-    taught, collected = transfer_set, None
+    taught, beside, collecting_seconds = as_images(transfer_set, "set"), None, 0.0
     if run.beside.images:
-        wanted = CollectOptions(images=len(transfer_set) + run.beside.images, balanced=not pool)
-        taught = collect_set(
-            teacher, [str(out / "set"), *run.beside.sources], wanted, out / "taught", run.seed, run.device, run.quiet
-        )
-        collected = taught.manifest["collection"]
+        taught, beside, collecting_seconds = _join_beside(run, teacher, taught)
     adversary, distillation_seconds = out / "set" / "adversary-00000.safetensors", 0.0
     if run.start == "adversary":
         student = build_student(dataclasses.replace(run.student, weights=str(adversary)), teacher.contract)
@@ -108,11 +104,8 @@ def demo(run: DemoRun) -> int:
         adversary_accuracy = evaluate_classifier(kept, data, device=run.device, quiet=run.quiet).accuracy
     synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     evaluation_seconds = time.perf_counter() - evaluation_began
-    seconds = {"synthesis": synthesis_seconds, "distillation": distillation_seconds, "evaluation": evaluation_seconds}
-    beside = None
-    if collected:
-        seconds["collection"] = collected["seconds"]
-        beside = {"images": len(taught) - len(transfer_set), "sources": list(run.beside.sources), "per_class": taught.counts()}
+    seconds = {"synthesis": synthesis_seconds, "collection": collecting_seconds, "distillation": distillation_seconds}
+    seconds["evaluation"] = evaluation_seconds
     summary = {
         "teacher_accuracy": teacher_result.accuracy,
         "student_accuracy": student_result.accuracy,
@@ -142,20 +135,30 @@ def demo(run: DemoRun) -> int:
     table = _table("Echoset demo", "", "teacher", "student")
     table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
     table.add_row("parameters", f"{teacher.parameters_count:,}", f"{student.parameters_count:,}")
-    others = f" and {beside['images']:,} from {', '.join(beside['sources'])}" if beside else ""
+    others = ""
+    if beside:
+        lacking = "" if beside["images"] == run.beside.images else f" of {run.beside.images:,} wanted"
+        others = f" and {beside['images']:,}{lacking} from {', '.join(beside['sources'])}"
     table.add_row(
         "learnt from",
         "60,000 real images" if bundled else "real images",
-        f"{len(transfer_set):,} synthetic images{others}{seen_before}",
+        f"{len(transfer_set):,} synthetic images{seen_before}{others}",
     )
     if keep:
         table.add_row("the adversarial student", "", f"{adversary_accuracy:.2%}")
     table.add_row("same decision", "", f"{student_result.agreement:.2%}")
-    table.caption = (
-        f"judged on {data.name}\nsynthesis {seconds['synthesis']:.0f} s, distillation {seconds['distillation']:.0f} s, "
-        f"evaluation {seconds['evaluation']:.0f} s\nreport: {summary['report']}"
-    )
+    spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items() if value)
+    table.caption = f"judged on {data.name}\n{spent}\nreport: {summary['report']}"
     return _finish(run, table, summary)
+
+
+def _join_beside(run: DemoRun, teacher: Classifier, made: Images) -> tuple[Images, dict[str, Any], float]:
+    """The generator's images with those of other sources; what the summary says about the latter; and the seconds it took."""
+    began, options = time.perf_counter(), CollectOptions(images=run.beside.images)
+    others = collect_set(teacher, run.beside.sources, options, Path(run.out) / "beside", run.seed, run.device, run.quiet)
+    joined = Images(torch.cat([made.images, others.images]), torch.cat([made.labels, others.labels]), "set and beside")
+    told = {"images": len(others), "sources": list(run.beside.sources), "per_class": others.counts()}
+    return joined, told, max(time.perf_counter() - began, others.manifest["collection"]["seconds"])
 
 
 def inspect(run: InspectRun) -> int:
@@ -487,9 +490,10 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
         trained_views(teacher.spec)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
     build_student(student, teacher.contract)
-    for weights in (run.student.weights, student.weights):
-        if weights and Path(run.out).resolve() in Path(weights).resolve().parents:
-            raise EchosetError(f"{weights} lies in {run.out}, where this demo writes and clears away; choose another --out")
+    used, place = [run.student.weights, student.weights, *run.beside.sources], Path(run.out).resolve()
+    for path in filter(None, used):
+        if place in (Path(path).resolve(), *Path(path).resolve().parents):
+            raise EchosetError(f"{path} lies in {run.out}, where this demo writes and clears away; choose another --out")
     same = (run.student.model, run.student.arguments) == (student.model, student.arguments)
     if run.start == "adversary" and not (keep and same):
         raise EchosetError(
@@ -526,12 +530,14 @@ def _start_demo_folder(out: Path) -> None:
     summary = out / "summary.json"
     if not summary.is_file():
         return
-    if not (out / "set" / ".job").is_file() or "student_accuracy" not in summary.read_text():
+    if not (out / "set" / ".job").is_file() or "student_accuracy" not in (content := summary.read_text()):
         raise EchosetError(f"{out} holds a summary.json that no demo wrote; choose another --out")
+    beside = json.loads(content).get("beside")
     for name in DEMO_FILES:
         (out / name).unlink(missing_ok=True)
-    for name in ("set", "taught"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    shutil.rmtree(out / "set", ignore_errors=True)
+    if beside:
+        shutil.rmtree(out / "beside", ignore_errors=True)
 
 
 def _test_data(path: str | None, model: Classifier) -> Images:

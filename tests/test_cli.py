@@ -62,26 +62,44 @@ def test_a_finished_demo_is_made_anew_to_the_same_bytes(demo, echoset):
 
 def test_pictures_beside_the_set_teach_too(demo, echoset, tmp_path):
     alone, beside = demo[1], tmp_path / "demo"
-    flags = [*TINY_FLAGS, *SHORT, "--beside.images=20"]
-    told = last_json(echoset("demo", f"--out={beside}", "--json", *flags))
-    made, taught = TransferSet.load(beside / "set"), TransferSet.load(beside / "taught")
-    assert torch.equal(made.images, TransferSet.load(alone / "set").images)
-    assert (len(made), len(taught), taught.counts()) == (30, 50, [5] * 10)
-    assert {image.numpy().tobytes() for image in made.images} < {image.numpy().tobytes() for image in taught.images}
-    assert told["images"] == 30 and told["beside"] == {"images": 20, "sources": ["shaders"], "per_class": [5] * 10}
+    flags = [f"--out={beside}", *TINY_FLAGS, *SHORT, "--beside.images=20"]
+    done = echoset("demo", "--json", *flags)
+    told = last_json(done)
+    assert "30 synthetic images and 20 from shaders" in done.stdout
+    assert told["images"] == 30 and told["beside"] == {"images": 20, "sources": ["shaders"], "per_class": [2] * 10}
     assert told["seconds"]["collection"] > 0
+    assert torch.equal(TransferSet.load(beside / "set").images, TransferSet.load(alone / "set").images)
     students = [(out / "student.safetensors").read_bytes() for out in (alone, beside)]
     assert students[0] != students[1]
     page = (beside / "report.html").read_text()
-    assert "20 images of shaders" in page and "<td>collection" in page
-    # Made anew, it ends at the same bytes.
-    echoset("demo", f"--out={beside}", "--quiet", *flags)
+    assert "20 images of shaders" in page and "no real image" in page and "<td>collection" in page
+    # Stopped before the student was taught, it goes on to the same bytes.
+    collected = [(beside / "beside" / name).stat().st_mtime_ns for name in ("manifest.json", ".job")]
+    (beside / "summary.json").unlink()
+    (beside / "student.safetensors").unlink()
+    echoset("demo", "--quiet", *flags)
     assert (beside / "student.safetensors").read_bytes() == students[1]
+    assert collected == [(beside / "beside" / name).stat().st_mtime_ns for name in ("manifest.json", ".job")]
+    # A finished one is made anew, and this time without.
+    echoset("demo", "--quiet", *flags[:-1])
+    assert (beside / "student.safetensors").read_bytes() == students[0] and not (beside / "beside").exists()
+
+
+def test_a_growing_pool_and_photographs_teach_the_student_that_learnt_along(echoset, tmp_path):
+    np.savez(tmp_path / "real.npz", images=load_images(MNIST_SLICE).images[:600, 0].numpy())
+    pool = ["--synthesis.replay.keep_all=true", "--synthesis.replay.balanced_targets=false", "--synthesis.calls=2"]
+    same = ["--student=convnet-4", "--synthesis.adversary.student.model=convnet-4", "--synthesis.adversary.keep=true"]
+    beside = ["--beside.images=30", f'--beside.sources=["{tmp_path / "real.npz"}"]', "--start=adversary"]
+    told = last_json(echoset("demo", f"--out={tmp_path / 'd'}", *TINY_FLAGS, *SHORT, *pool, *same, *beside, "--json"))
+    assert told["images"] == 80 and told["beside"]["per_class"] == [3] * 10 and told["start"] == "adversary"
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert "30 images of" in page and "no real image" not in page and "It went on from the adversarial student" in page
 
 
 def test_what_stands_beside_the_set_is_checked_before_the_work(echoset, tmp_path):
     run = ["demo", f"--out={tmp_path / 'demo'}", *TINY_FLAGS, "--beside.images=20"]
     assert "did you mean shaders?" in echoset(*run, '--beside.sources=["shader"]', status=1).stderr
+    assert "where this demo writes" in echoset(*run, f'--beside.sources=["{tmp_path / "demo" / "set"}"]', status=1).stderr
     assert "must be at least 0, got -1" in echoset(*run, "--beside.images=-1", status=1).stderr
     adversary = ["--start=adversary", "--synthesis.adversary.keep=true", "--distillation.steps=0"]
     assert "leave beside.images at 0" in echoset(*run, *adversary, status=1).stderr

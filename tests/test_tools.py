@@ -141,7 +141,7 @@ def test_tables_come_from_files(tmp_path, monkeypatch):
     readme = "a\n<!-- table: cifar10 -->\n<!-- end -->\nb\n<!-- table: teachers -->\nold\n<!-- end -->\nc\n"
     assert "| real | 5,000 | 900 | 2 | 91.00 ± 1.41 | 91.00 ± 0.00 |\n<!--" in tables.render("<!-- table: curve -->\n<!-- end -->")
     made = tables.render(readme)
-    assert "| `cifar10-wrn` | 5,000 | 2 | 86.00 ± 1.41 | 85.00 | 1.0 | 2.0 | 3.3 |" in made
+    assert "| `cifar10-wrn` | 5,000 | 2 | 86.00 ± 1.41 | 85.00 | 1.0 | 0.0 | 2.0 | 3.3 |" in made
     assert "curve" not in made and "small" not in made
     assert "| 5,000 + 1,500 | 1 | 85.00 |" in tables.render("<!-- table: cifar10-small -->\n<!-- end -->")
     assert "| wrn-40-2 | 94.00 | 2,243,546 | 90 | a CPU |" in made

@@ -54,6 +54,7 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
             keys = ("teacher_accuracy", "student_accuracy", "adversary_accuracy", "agreement", "images", "per_class", "seconds")
             run = {"name": title, "seed": seed, "command": " ".join(["echoset", *command]), "commit": commit}
             run |= {"configuration": configuration, "start": found["start"], "beside": found["beside"]}
+            run["balanced"] = not _parse("demo", command[1:]).synthesis.replay.keep_all
             kept["runs"].append(run | {key: found[key] for key in keys})
             kept |= {key: found[key] for key in ("device", "torch")} | {"commit": commit}
             kept["command"], kept["test_images"] = (

@@ -52,7 +52,8 @@ def teachers() -> str:
 
 def demos(pattern: str) -> str:
     """Every run of the configurations whose result files the pattern names."""
-    rows = [["configuration", "images", "seeds", "student, %", "worst", "synthesis, min", "distillation, min", "in all, min"]]
+    rows = [["configuration", "images", "seeds", "student, %", "worst", "synthesis, min", "beside", "distillation", "in all"]]
+    stages = ("synthesis", "collection", "distillation", "total")
     for path in sorted(RESULTS.glob(pattern)):
         runs = json.loads(path.read_text()).get("runs", [])
         if not runs:
@@ -65,7 +66,7 @@ def demos(pattern: str) -> str:
                 str(len(runs)),
                 spread(accuracy),
                 f"{100 * min(accuracy):.2f}",
-                *(minutes([time[stage] for time in times]) for stage in ("synthesis", "distillation", "total")),
+                *(minutes([time.get(stage, 0) for time in times]) for stage in stages),
             ]
         )
     return rows_to_markdown(rows)
@@ -109,7 +110,7 @@ def reweighting(runs: list[dict]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "teachers": teachers,
-    "cifar10": lambda: demos("cifar10-wrn*.json"),
+    "cifar10": lambda: demos("cifar10-[!s]*.json"),
     "cifar10-small": lambda: demos("cifar10-small*.json"),
     "curve": lambda: curve("cifar10-curve"),
     "curve-small": lambda: curve("cifar10-small-curve"),
