@@ -49,7 +49,7 @@ from inversion.score_page import Scored, ranked, score_rows, validation_notes, v
 from inversion.scorecard import check_counts, check_images
 from inversion.scorecard import score as score_images
 from inversion.scores import OVERALL, definitions
-from inversion.sources.stream import open_sources
+from inversion.sources.stream import DRAWN, open_sources
 from inversion.study_page import grid, write_study
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
@@ -490,8 +490,9 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
         trained_views(teacher.spec)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
     build_student(student, teacher.contract)
-    used, place = [run.student.weights, student.weights, *run.beside.sources], Path(run.out).resolve()
-    for path in filter(None, used):
+    stored = [source for source in run.beside.sources if source.partition(":")[0] not in DRAWN]
+    place = Path(run.out).resolve()
+    for path in filter(None, [run.student.weights, student.weights, *stored]):
         if place in (Path(path).resolve(), *Path(path).resolve().parents):
             raise EchosetError(f"{path} lies in {run.out}, where this demo writes and clears away; choose another --out")
     same = (run.student.model, run.student.arguments) == (student.model, student.arguments)
@@ -532,11 +533,10 @@ def _start_demo_folder(out: Path) -> None:
         return
     if not (out / "set" / ".job").is_file() or "student_accuracy" not in (content := summary.read_text()):
         raise EchosetError(f"{out} holds a summary.json that no demo wrote; choose another --out")
-    beside = json.loads(content).get("beside")
     for name in DEMO_FILES:
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "set", ignore_errors=True)
-    if beside:
+    if '"beside": {' in content:
         shutil.rmtree(out / "beside", ignore_errors=True)
 
 
