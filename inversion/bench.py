@@ -178,7 +178,7 @@ def about(bench: Bench) -> dict[str, Any]:
 
 def ceilings(bench: Bench) -> dict[str, Any]:
     """What the machine does at best: large matrix products (GFLOP/s, in float32 and in the precision measured) and a large copy
-    (GB/s). Processors without bfloat16 are not asked for it: such a product takes them minutes."""
+    (GB/s). Processors without bfloat16 are not asked for it: such a product takes them half a minute."""
     side = 8192 if bench.device.type == "cuda" else 2048
     found = {}
     for precision in {torch.float32: None, bench.precision: None}:

@@ -58,11 +58,12 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
     if summary.get("adversary_accuracy") is not None:
         rows.append(("accuracy of the adversarial student", "", f"{summary['adversary_accuracy']:.2%}"))
     note = f"Judged on {html.escape(summary['test_images'])}; the last step is what is reported."
-    if beside := summary.get("beside"):
+    beside = summary.get("beside") or {"images": 0, "sources": []}
+    if all(source.partition(":")[0] in DRAWN for source in beside["sources"]):
+        note += " The student saw no real image."
+    if beside["images"]:
         sources = html.escape(", ".join(beside["sources"]))
         note += f" The student learnt from {beside['images']:,} images of {sources}, too, which the set below does not hold."
-    if all(source.partition(":")[0] in DRAWN for source in (beside or {"sources": []})["sources"]):
-        note += " It saw no real image."
     if summary.get("start") == "adversary":
         note += " It went on from the adversarial student, which had drawn from all images that passed through the buffer."
     return f"{title}{table(rows)}<p class=note>{note}</p>"

@@ -96,7 +96,7 @@ def test_pictures_beside_the_set_teach_too(demo, echoset, tmp_path):
     assert (beside / "student.safetensors").read_bytes() == students[0] and not (beside / "beside").exists()
 
 
-def test_a_growing_pool_and_photographs_teach_the_student_that_learnt_along(echoset, tmp_path):
+def test_a_growing_pool_and_real_images_teach_the_student_that_learnt_along(echoset, tmp_path):
     np.savez(tmp_path / "real.npz", images=load_images(MNIST_SLICE).images[:600, 0].numpy())
     pool = ["--synthesis.replay.keep_all=true", "--synthesis.replay.balanced_targets=false", "--synthesis.calls=2"]
     same = ["--student=convnet-4", "--synthesis.adversary.student.model=convnet-4", "--synthesis.adversary.keep=true"]
