@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STORED = ("images", "labels", "logits", "priority", "weight", "disagreement", "trend", "visits", "round", "filled", "answers")
+from synthesis_kernels.priority import draw
+
+STORED = (
+    *("images", "labels", "logits", "priority", "weight", "disagreement", "trend", "visits", "round", "filled"),
+    *("answers", "seen"),
+)
 
 
 class ReplayBuffer:
@@ -18,8 +23,8 @@ class ReplayBuffer:
     several candidates goes in is settled by their rank (φ). A part of the slots is held out: the adversarial student never
     trains on them, and its agreement there says whether it still learns. No operation here waits for the device.
 
-    `answers` has room for what the teacher says to `views` views of each image; `newest` names the slots that the latest `add`
-    wrote to (the spare one past the last for what it turned away).
+    `answers` has room for what the teacher says to `views` views of each image, and `seen`, with `keep_views`, for the views
+    themselves; `newest` names the slots that the latest `add` wrote to (the spare one past the last for what it turned away).
     """
 
     def __init__(
@@ -29,6 +34,7 @@ class ReplayBuffer:
         held_out: float = 0.1,
         device: torch.device | str = "cpu",
         views: int = 0,
+        keep_views: bool = False,
     ) -> None:
         self.capacity, self.classes = sum(quotas), len(quotas)
         self.quotas = torch.tensor(quotas, device=device)
@@ -45,6 +51,7 @@ class ReplayBuffer:
         self.round = torch.zeros(spare, dtype=torch.int32, device=device)
         self.filled = torch.zeros(spare, dtype=torch.bool, device=device)
         self.answers = torch.zeros(spare, views, self.classes, device=device)
+        self.seen = torch.zeros(spare, views if keep_views else 0, *image_shape, dtype=torch.uint8, device=device)
         self.newest = torch.empty(0, dtype=torch.int64, device=device)
 
         # slots[c, i] is class c's i-th slot, or the spare one past its quota.
@@ -63,6 +70,13 @@ class ReplayBuffer:
     def to_ask(self) -> Tensor:
         """Slots whose agreement is measured: those held out, or all where none is."""
         return self._to_ask
+
+    def to_mix(self, random: torch.Generator) -> Tensor:  # (N, C, H, W) uint8
+        """The images, with others in the place of those held out and in empty slots: whichever a view is mixed with, the student
+        may see it."""
+        may = self.filled & ~self.is_held_out
+        others = draw(may.float().clamp_min(1e-9), len(may), random)
+        return self.images[torch.where(may, torch.arange(len(may), device=may.device), others)]
 
     def counts(self) -> Tensor:  # (K,)
         """Images held of each class."""
@@ -151,8 +165,9 @@ class GrowingPool(ReplayBuffer):
         held_out: float = 0.1,
         device: torch.device | str = "cpu",
         views: int = 0,
+        keep_views: bool = False,
     ) -> None:
-        super().__init__([sum(quotas)] + [0] * (len(quotas) - 1), image_shape, held_out, device, views)
+        super().__init__([sum(quotas)] + [0] * (len(quotas) - 1), image_shape, held_out, device, views, keep_views)
         self.quotas = torch.tensor(quotas, device=device)
         del self._slots  # it replaces nothing
 

@@ -58,7 +58,7 @@ class SynthesisState:
         self.meta_optimiser = torch.optim.Adam(generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999))
         student, replay = build_student(options.adversary.student, asdict(spec), job.seed), options.replay
         self.adversary = StudentState(student, options.adversary.learning_rate, device, job.seed)
-        place = job.quotas, shape, options.held_out, device, options.adversary.views_per_image
+        place = job.quotas, shape, options.held_out, device, options.adversary.views_per_image, _mixes(options)
         self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(*place)
         self.staged = ReplayBuffer(*place) if options.replay.replace_all else None
         self.policy = Policy(device, replay.policy_rate, replay.policy or START) if replay.sampling == "policy" else None
@@ -276,6 +276,7 @@ def adversary_steps(
         state.policy.begin(state.random)
         before = _ask_held_out(state, precision)[1]
     state.adversary.student.train()
+    mixes, pool = _mixes(options), _pool(buffer, state, options)
     for _ in range(run.steps):
         step = state.adversary.step
         state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0))
@@ -283,12 +284,13 @@ def adversary_steps(
         drawn, weights = draw_batch(buffer, run.batch, options.replay, progress, state.random, state.policy, state.call)
         if run.views_per_image:
             which = torch.randint(run.views_per_image, (run.batch,), generator=state.random, device=drawn.device)
-            images, answers = _view(buffer, drawn, which, options, state.seed), buffer.answers[drawn, which]
+            seen = to_input(buffer.seen[drawn, which]) if mixes else _view(buffer, pool, drawn, which, options, state.seed)
+            answers = buffer.answers[drawn, which]
         else:
             view = step * run.batch + torch.arange(run.batch, device=drawn.device)  # never the same view twice
-            images = make_views(buffer.images, drawn, view, options.views, state.seed)
-            answers = ask(teacher, images, precision)
-        logits = train(images, answers, weights)
+            seen = make_views(pool, drawn, view, options.views, state.seed)
+            answers = ask(teacher, seen, precision)
+        logits = train(seen, answers, weights)
         record_visit(buffer, drawn, divergence(answers, logits), weights)
         agreement += same_decision(answers, logits).float().mean() / run.steps
     held_out_agreement, after = _ask_held_out(state, precision)
@@ -331,19 +333,39 @@ def _store(
         if int(into.filled.sum()) == into.capacity:
             into = state.staged
     taken = into.add(images, logits, rank, state.call, refresh, half_life)
-    for view in range(options.adversary.views_per_image):
-        seen = _view(into, into.newest, torch.full_like(into.newest, view), options, state.seed)
-        into.answers[into.newest, view] = ask(teacher, seen, precision)
-    into.answers[-1] = 0
+    _look(into, teacher, state, options, precision)
     if into is state.staged and bool(into.filled[:-1].all()):
         state.buffer.take_over(into)
     return taken
 
 
-def _view(buffer: ReplayBuffer, slots: Tensor, which: Tensor, options: SynthesisOptions, seed: int) -> Tensor:  # (B, C, H, W)
-    """The views of an image the teacher has answered for; the next image in its slot has others."""
+def _look(buffer: ReplayBuffer, teacher: Frozen, state: SynthesisState, options: SynthesisOptions, precision: torch.dtype) -> None:
+    """The teacher's answers to views of the newest images. Views that mix two images are kept, for the other may be replaced."""
+    newest, pool = buffer.newest, _pool(buffer, state, options)
+    for view in range(options.adversary.views_per_image):
+        seen = _view(buffer, pool, newest, torch.full_like(newest, view), options, state.seed)
+        if _mixes(options):
+            pixels = (seen * 255).round().to(torch.uint8)
+            buffer.seen[newest, view], seen = pixels, to_input(pixels)
+        buffer.answers[newest, view] = ask(teacher, seen, precision)
+    buffer.answers[-1], buffer.seen[-1] = 0, 0
+
+
+def _view(
+    buffer: ReplayBuffer, pool: Tensor, slots: Tensor, which: Tensor, options: SynthesisOptions, seed: int
+) -> Tensor:  # (B, C, H, W)
+    """The views of an image that the teacher answers for; the next image in its slot has others."""
     view = buffer.round[slots] * options.adversary.views_per_image + which
-    return make_views(buffer.images, slots, view, options.views, seed)
+    return make_views(pool, slots, view, options.views, seed)
+
+
+def _mixes(options: SynthesisOptions) -> bool:
+    """Whether the adversarial student sees views of two images at once."""
+    return bool(options.views.mixup or options.views.cutmix)
+
+
+def _pool(buffer: ReplayBuffer, state: SynthesisState, options: SynthesisOptions) -> Tensor:  # (N, C, H, W) uint8
+    return buffer.to_mix(state.random) if _mixes(options) else buffer.images
 
 
 def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -403,11 +425,6 @@ def check_options(options: SynthesisOptions) -> None:
         raise EchosetError(
             f"objective.adversary_after {after} would ask an adversarial student that has learnt nothing yet (adversary.begins "
             f"{begins}); raise it to more than {begins}"
-        )
-    if options.adversary.views_per_image and (options.views.mixup or options.views.cutmix):
-        raise EchosetError(
-            "with adversary.views_per_image, views.mixup and views.cutmix must be 0: an answer is for a view, and the other image "
-            "in a mixed one may be replaced"
         )
     if options.adversary.temperature <= 0:
         raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")

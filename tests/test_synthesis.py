@@ -104,9 +104,11 @@ def test_two_processes_worth_of_ranks_make_what_one_does(teacher, tiny, tmp_path
     assert len(together.manifest["shards"]) == 2
 
 
-@pytest.mark.parametrize("banked", [0, 2])
-def test_state_restores_to_the_same_future(teacher, tiny, banked):
-    tiny = replace(tiny, adversary=replace(tiny.adversary, views_per_image=banked))
+@pytest.mark.parametrize(("banked", "mixed"), [(0, 0.0), (2, 0.0), (2, 0.5)])
+def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed):
+    tiny = replace(
+        tiny, adversary=replace(tiny.adversary, views_per_image=banked), views=replace(tiny.views, cutmix=mixed, mixup=mixed)
+    )
     job = plan(tiny, 10)[0]
     state = SynthesisState(teacher, job, tiny, CPU)
     for _ in range(3):
@@ -336,8 +338,10 @@ def test_without_adversary_its_student_never_reaches_the_generator(teacher, tiny
     [ReplayOptions(), ReplayOptions(replace_all=True), ReplayOptions(keep_all=True, balanced_targets=False)],
     ids=["partial", "all at once", "growing"],
 )
-def test_banked_answers_are_the_teachers_for_the_very_views_that_are_drawn(teacher, tiny, replay, monkeypatch):
-    options = replace(tiny, replay=replay, adversary=replace(tiny.adversary, views_per_image=3))
+@pytest.mark.parametrize("mixed", [0.0, 1.0], ids=["by themselves", "mixed"])
+def test_banked_answers_are_the_teachers_for_the_very_views_that_are_drawn(teacher, tiny, replay, mixed):
+    adversary = replace(tiny.adversary, views_per_image=3)
+    options = replace(tiny, replay=replay, adversary=adversary, views=replace(tiny.views, cutmix=mixed))
     state, seen = SynthesisState(teacher, plan(options, 10)[0], options, CPU), []
 
     def step(images, answers, weights):
@@ -353,8 +357,39 @@ def test_banked_answers_are_the_teachers_for_the_very_views_that_are_drawn(teach
     assert len(seen) == 6 * options.adversary.steps
     for images, answers in seen:
         torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
-    first, second = (_view(state.buffer, torch.arange(30), torch.full((30,), which), options, state.seed) for which in (0, 1))
-    assert (first != second).flatten(1).any(1).all()
+    buffer, slots = state.buffer, torch.arange(30)
+    views = (_view(buffer, buffer.images, slots, torch.full((30,), which), options, state.seed) for which in (0, 1))
+    first, second = (buffer.seen[:30, which] for which in (0, 1)) if mixed else views
+    assert (first != second).flatten(1).any(1)[buffer.filled[:30]].all()
+
+
+@pytest.mark.parametrize("banked", [0, 2])
+def test_what_is_held_out_is_mixed_into_nothing(teacher, tiny, banked):
+    """Held-out images are white here, all others dark: no view, though each is mixed with another image, has a bright place."""
+    options = replace(
+        tiny, held_out=0.4, views=ViewOptions(cutmix=1.0), adversary=replace(tiny.adversary, views_per_image=banked, steps=30)
+    )
+    state, seen = SynthesisState(teacher, plan(options, 10)[0], options, CPU), []
+
+    def step(images, answers, weights):
+        seen.append(images)
+        return torch.zeros_like(answers)
+
+    add = state.buffer.add
+
+    def add_and_paint(*args):
+        taken = add(*args)
+        state.buffer.images[state.buffer.is_held_out] = 255
+        return taken
+
+    state.buffer.add = add_and_paint
+    frozen, logits = Frozen(teacher), 9 * torch.eye(10)[torch.arange(40) % 10]
+    for state.call in range(3):
+        images = torch.randint(100, (40, 1, 28, 28), dtype=torch.uint8)
+        _store(state, frozen, images, logits, torch.zeros(40), options, torch.float32)
+        adversary_steps(step, frozen, state, options, torch.float32)
+    seen = torch.cat(seen)
+    assert 0 < seen.amax() < 0.4
 
 
 def test_an_adversary_waits_for_its_first_lesson(teacher, tiny):
@@ -439,7 +474,6 @@ def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
         ({"replay": ReplayOptions(half_life=float("inf"))}, "half_life"),
         ({"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))}, "objective.views: shift"),
         ({"adversary": AdversaryOptions(views_per_image=-1)}, "adversary.views_per_image"),
-        ({"adversary": AdversaryOptions(views_per_image=2), "views": ViewOptions(cutmix=0.5)}, "views.cutmix must be 0"),
         ({"adversary": AdversaryOptions(begins=1)}, "adversary_after 1 would ask an adversarial student that has learnt nothing"),
         ({"adversary": AdversaryOptions(begins=14)}, "begins 14 leaves the adversarial student nothing to learn in 14 calls"),
         ({"adversary": AdversaryOptions(student=StudentOptions(weights="none.pt"))}, "no weights file at none.pt"),
