@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # Its own environment, over the Python that PYTHON names: a torch that is installed there is used, else the newest is fetched.
 gpu:
-	@test -d $(VENV)-gpu || $(PYTHON) -m venv --system-site-packages $(VENV)-gpu
+	@test -x $(VENV)-gpu/bin/pip || $(PYTHON) -m venv --system-site-packages $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip install -q -e '.[dev]'
 	$(VENV)-gpu/bin/python tools/gpu.py
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, save_classifier
     from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
     from distill.study import run_study
-    from distill.train import DistillResult, build_student, distill
+    from distill.train import DistillResult, build_student, distill, forget
     from distill.transfer_set import TransferSet
 
 _HOMES = {
@@ -25,7 +25,7 @@ _HOMES = {
     "distill.models": ("Classifier", "ModelSpec", "build_classifier", "load_classifier", "save_classifier"),
     "distill.options": ("DistillOptions", "StudentOptions", "StudyOptions", "ViewOptions"),
     "distill.study": ("run_study",),
-    "distill.train": ("DistillResult", "build_student", "distill"),
+    "distill.train": ("DistillResult", "build_student", "distill", "forget"),
     "distill.transfer_set": ("TransferSet",),
 }
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "distill",
     "draw_balanced",
     "evaluate",
+    "forget",
     "from_dataset",
     "load_classifier",
     "load_images",

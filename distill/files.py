@@ -35,14 +35,20 @@ def save_state(path: Path, key: str, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, key: str) -> dict[str, Any] | None:
-    """The state saved for this very job, or None where there is none."""
+    """The state saved for this very job, or None where there is none; another job's, which would be lost, is refused."""
     if not path.is_file():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return content["state"] if content["key"] == key else None
+        found, state = content["key"], content["state"]
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         raise EchosetError(f"{path} cannot be read as saved state ({error}); delete it to start this job again") from error
+    if found != key:
+        raise EchosetError(
+            f"{path} was left by a stopped run with other options, data, device or version; go on with that one, choose another "
+            "--out, or delete the file to start anew"
+        )
+    return state
 
 
 class JsonLines:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.augment import make_views, view_labels
+from distill.augment import check_views, make_views, view_labels
 from distill.data import Images, fit_pixels
 from distill.learner import Learner
 from distill.models import Classifier
@@ -39,14 +41,15 @@ class Lessons:
             self.rows, self.held_out_labels = rows[kept], rows[held].argmax(1)
         self.bank: Tensor | None = None  # (N·V, K)
 
-    def ask_beforehand(self, quiet: bool) -> None:
+    def ask_beforehand(self, quiet: bool, kept: tuple[Path, str] | None = None) -> None:
         """Keep the teacher's answers to every view, unless so few steps are taken that asking at each is less work."""
         options = self.options
         pays = 0 < len(self.pool) * options.views_per_image <= options.steps * options.batch
         if not (pays and self.learner.takes_answers):
             return
         per_image, precision = options.views_per_image, self.learner.precision
-        self.bank = bank_answers(self.teacher, self.pool, per_image, options.views, self.seed, precision, quiet).flatten(0, 1)
+        bank = bank_answers(self.teacher, self.pool, per_image, options.views, self.seed, precision, quiet, kept)
+        self.bank = bank.flatten(0, 1)
         if self.device.type == "cuda":
             self.teacher.cpu()  # it is not asked again, and its memory is wanted
 
@@ -87,16 +90,12 @@ def check_lesson(student: Classifier, data: TransferSet | Images, teacher: Class
         raise EchosetError(f"learning_rate must be at least 0, got {options.learning_rate}")
     if options.optimiser not in PEAKS:
         raise EchosetError(f"no optimiser '{options.optimiser}'; there are {', '.join(PEAKS)}")
-    if options.views.operations < 0:
-        raise EchosetError(f"views.operations must be at least 0, got {options.views.operations}")
     if options.patience and not 1 <= round(len(data) * options.held_out) <= len(data) - 2:
         raise EchosetError(f"held_out {options.held_out} of {len(data)} images leaves none to judge by, or none to learn from")
     for name in ("warmup", "ema", "held_out"):
         if not 0 <= getattr(options, name) < 1:
             raise EchosetError(f"{name} must lie in [0, 1), got {getattr(options, name)}")
-    for name in ("mixup", "cutmix", "erase", "strength"):
-        if not 0 <= getattr(options.views, name) <= 1:
-            raise EchosetError(f"views.{name} must lie in [0, 1], got {getattr(options.views, name)}")
+    check_views(options.views, "views")
     if len(data) < 2:
         raise EchosetError(f"there must be two images at least to learn from, got {len(data)}")
     spec = student.spec

@@ -122,7 +122,7 @@ def run_study(
             if _finished(path, keys[cell]) is None:
                 if answers is None:
                     answers = predict(teacher, test.images, where).cpu()
-                found = _run_cell(common, cell, everything[cell.set], answers, out / "cells" / cell.name)
+                found = _run_cell(common, cell, everything[cell.set], answers, out / "cells" / cell.name / keys[cell][:12])
                 write_atomically(path, (json.dumps({"key": keys[cell], **found}, indent=1) + "\n").encode())
                 progress.update(number + 1, f"{cell.name} {found['accuracy']:.2%}")
             else:

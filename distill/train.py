@@ -27,10 +27,19 @@ from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
 from distill.views import ask, to_input
-from synthesis_kernels.backend import describe_forms, mixed_precision, resolve_device, resolve_precision, say_once
+from synthesis_kernels.backend import describe_forms, mixed_precision, name_form, resolve_device, resolve_precision, say_once
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import Captured, compiled, optimiser_tensors, resolve_step
+
+STATE, ANSWERS = "student.state", "answers.state"
+"""What a distillation leaves in its folder until its student is saved."""
+
+
+def forget(folder: Path) -> None:
+    """Delete the state of a distillation that is over."""
+    for name in (STATE, ANSWERS):
+        (folder / name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -214,7 +223,7 @@ def distill(
     The images may be a transfer set or any others; they are resized, and made grey or coloured, as the student takes them. A
     teacher may be missing where no loss asks one. The student is trained in place and returned in evaluation mode. With a
     `folder`, a killed or interrupted run goes on where it was when it is called again with the same arguments, and
-    `log.jsonl` there records it. The last state stays in `student.state` for the caller to delete once the student is saved.
+    `log.jsonl` there records it. The last state stays for the caller to `forget` once the student is saved.
     """
     check_lesson(student, data, teacher, options)
     with torch.random.fork_rng():
@@ -222,9 +231,8 @@ def distill(
         where = resolve_device(device)
         kind = resolve_precision(where, precision)
         way = resolve_step(step, where, options.steps)
-        forms = describe_forms(where)
         if not quiet:
-            say_once(forms)
+            say_once(describe_forms(where))
         if teacher is not None:
             teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
         learner = Learner(student.to(where), teacher, options, kind, seed)
@@ -237,8 +245,8 @@ def distill(
             learner.network = compiled(student)
 
         folder = Path(folder) if folder is not None else None
-        key = _job_key(student, data, teacher, options, seed, f"{where.type} {kind} {way} {forms}")
-        saved = load_state(folder / "student.state", key) if folder else None
+        key = _job_key(student, data, teacher, options, seed, f"{where.type} {kind} {way} {name_form(where)}")
+        saved = load_state(folder / STATE, key) if folder else None
         if saved is not None:
             state.load_state_dict(saved)
         log = JsonLines(folder / "log.jsonl") if folder else None
@@ -247,7 +255,7 @@ def distill(
         lessons = Lessons(data, learner, teacher, seed, where)
         judge = _Judge(lessons, teacher, kind) if options.patience else None
         if state.step < options.steps:
-            lessons.ask_beforehand(quiet)
+            lessons.ask_beforehand(quiet, (folder / ANSWERS, key) if folder else None)
         with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
             while state.step < options.steps and not _patience_is_over(state, options):
                 if learner.attacks and state.step / options.steps >= ATTACKS_END:
@@ -259,15 +267,22 @@ def distill(
                 state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
                 if state.step % CHECK == 0 or state.step == options.steps:
                     figures = _look(state, logits, answers, judge)
+                    if not math.isfinite(figures["loss"]):
+                        if folder:
+                            forget(folder)  # nobody can go on from there
+                        raise EchosetError(
+                            f"the student's loss is {figures['loss']} at step {state.step}; "
+                            "lower the learning rate of the distillation, or the weights of its losses"
+                        )
                     progress.update(state.step, "  ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in figures.items()))
                     if log:
                         log.write("distill", step=state.step, **figures)
                 stopping = stop.raised  # asked once: a signal may come between two looks
                 if folder and (stopping or save_due() or state.step == options.steps):
                     state.seconds, began = state.seconds + time.perf_counter() - began, time.perf_counter()
-                    save_state(folder / "student.state", key, state.state_dict())
+                    save_state(folder / STATE, key, state.state_dict())
                 if stopping:
-                    raise Interrupted("distillation stopped" + (f"; {folder / 'student.state'} keeps it" if folder else ""))
+                    raise Interrupted("distillation stopped" + (f"; {folder / STATE} keeps it" if folder else ""))
         if judge:
             student.load_state_dict(state.best)
         elif state.average:
@@ -307,13 +322,8 @@ class _Judge:
 
 
 def _look(state: StudentState, logits: Tensor, answers: Tensor, judge: _Judge | None) -> dict[str, float]:
-    """The figures of the latest update; a loss that is no number ends the training."""
+    """The figures of the latest update."""
     figures = {"agreement": state.agreement.item(), "loss": divergence(answers, logits).mean().item()}
-    if not math.isfinite(figures["loss"]):
-        raise EchosetError(
-            f"the student's loss is {figures['loss']} at step {state.step}; "
-            "lower the learning rate of the distillation, or the weights of its losses"
-        )
     if judge:
         figures["held_out_agreement"] = judge.look(state)
     return figures

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from distill.augment import make_views
-from distill.loop import StepProgress
+from distill.files import load_state, save_state
+from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
@@ -34,14 +37,25 @@ def bank_answers(
     seed: int,
     precision: torch.dtype,
     quiet: bool = False,
+    kept: tuple[Path, str] | None = None,
 ) -> Tensor:  # (N, V, K) float32
-    """The teacher's logits for views 0 … V−1 of every image. The views themselves need no storing: `make_views` repeats them."""
-    frozen = Frozen(teacher, precision)
-    answers: list[Tensor] = []
-    with StepProgress("asking the teacher", per_image * len(pool), quiet) as progress:
-        for view in range(per_image):
-            for index in torch.arange(len(pool), device=pool.device).split(CHUNK):
-                images = make_views(pool, index, torch.full_like(index, view), options, seed)
-                answers.append(ask(frozen, images, precision))
-                progress.update(view * len(pool) + int(index.numel()))
+    """The teacher's logits for views 0 … V−1 of every image. The views themselves need no storing: `make_views` repeats them.
+
+    With a file and a job's key in `kept`, the answers stay there, and a run that was stopped goes on where it was.
+    """
+    frozen, save_due = Frozen(teacher, precision), Every(20)
+    todo = [(view, index) for view in range(per_image) for index in torch.arange(len(pool), device=pool.device).split(CHUNK)]
+    saved = load_state(*kept) if kept else None
+    answers = list(saved["answers"].to(pool.device).split([len(index) for _, index in todo[: saved["parts"]]])) if saved else []
+    with StopFlag() as stop, StepProgress("asking the teacher", per_image * len(pool), quiet) as progress:
+        while len(answers) < len(todo):
+            view, index = todo[len(answers)]
+            images = make_views(pool, index, torch.full_like(index, view), options, seed)
+            answers.append(ask(frozen, images, precision))
+            progress.update(view * len(pool) + int(index.numel()))
+            stopping = stop.raised  # asked once: a signal may come between two looks
+            if kept and (stopping or save_due() or len(answers) == len(todo)):
+                save_state(*kept, {"parts": len(answers), "answers": torch.cat(answers)})
+            if stopping:
+                raise Interrupted("distillation stopped" + (f"; {kept[0]} keeps the teacher's answers" if kept else ""))
     return torch.cat(answers).view(per_image, len(pool), -1).transpose(0, 1).contiguous()

@@ -21,6 +21,8 @@ VERBS = {
     "bench": "time the kernels and both loops against their definitions and the usual formulation",
 }
 SWITCHES = ("--json", "--quiet", "--validate")
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""In the words of torch, on CUDA and on a CPU."""
 HELP = f"""usage: echoset VERB [options]
 
 Make a small, class-balanced synthetic set from a trained network, and teach a student with it.
@@ -74,7 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("echoset: stopped", file=sys.stderr)
         return 130
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
         print("echoset: out of memory; lower the batch", file=sys.stderr)
         return 1
     except OSError as error:
@@ -99,6 +103,14 @@ def _parse(verb: str, arguments: list[str]) -> object:
     return schema(**values)
 
 
+SHORT = {
+    "--teacher": ["--teacher.model"],
+    "--student": ["--student.model"],
+    "--images": ["--images", "--synthesis.images", "--collection.images", "--study.images"],
+    "--patience": ["--distillation.patience", "--synthesis.patience"],
+}
+"""Short names, and what they stand for: the first that the verb has."""
+
 LISTS = {"--source": "--sources", "--short": "--collection.short"}
 """Options that take several words, and what they stand for."""
 
@@ -109,12 +121,8 @@ def _shorthands(arguments: list[str], fields: set[str]) -> list[str]:
     files = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"]
     first = [j for i in files for j in ([i] if "=" in arguments[i] else [i, i + 1]) if j < len(arguments)]
     arguments = [arguments[i] for i in first] + [a for i, a in enumerate(arguments) if i not in first]
-    short = {"--teacher": "--teacher.model", "--student": "--student.model", "--images": "--synthesis.images"}
-    short["--patience"] = "--distillation.patience"
-    if "collection" in fields:
-        short["--images"] = "--collection.images"
-    elif "images" in fields:
-        del short["--images"]
+    has = {name: [option for option in options if option[2:].partition(".")[0] in fields] for name, options in SHORT.items()}
+    short = {name: options[0] for name, options in has.items() if options}
     arguments = _join_lists(_join_losses(arguments))
     full = []
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):

@@ -146,8 +146,8 @@ class AdversaryOptions:
     """Images in an update."""
     views_per_image: int = 0
     """Views of an image that the teacher answers for once, when it enters the buffer; saves time where `steps` · this `batch` is
-    more than so many views of a call's images. Views that mix images are kept, and take so many times the set's memory. 0 = a new
-    view and a new answer at every step."""
+    more than so many views of a call's images. Views that mix images are kept, and take so many times the memory of the images
+    (of saved states too, and twice with replay.replace_all). 0 = a new view and a new answer at every step."""
     learning_rate: float = 0.05
     """Muon's first learning rate; it falls along half a cosine over the whole run."""
     temperature: float = 20.0

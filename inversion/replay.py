@@ -23,8 +23,9 @@ class ReplayBuffer:
     several candidates goes in is settled by their rank (φ). A part of the slots is held out: the adversarial student never
     trains on them, and its agreement there says whether it still learns. No operation here waits for the device.
 
-    `answers` has room for what the teacher says to `views` views of each image, and `seen`, with `keep_views`, for the views
-    themselves; `newest` names the slots that the latest `add` wrote to (the spare one past the last for what it turned away).
+    `answers` has room for what the teacher says to `views` views of each image that is not held out, and `seen`, with `keep_views`,
+    for these views themselves; `newest` names the slots that the latest `add` wrote to (the spare one past the last for what it
+    turned away).
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class ReplayBuffer:
         """The images, with others in the place of those held out and in empty slots: whichever a view is mixed with, the student
         may see it."""
         may = self.filled & ~self.is_held_out
-        others = draw(may.float().clamp_min(1e-9), len(may), random)
+        others = draw(may.float().clamp_min(1e-30), len(may), random)  # where nothing may be mixed, there is a draw all the same
         return self.images[torch.where(may, torch.arange(len(may), device=may.device), others)]
 
     def counts(self) -> Tensor:  # (K,)

@@ -59,7 +59,7 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
         rows.append(("accuracy of the adversarial student", "", f"{summary['adversary_accuracy']:.2%}"))
     note = f"Judged on {html.escape(summary['test_images'])}; the last step is what is reported."
     beside = summary.get("beside") or {"images": 0, "sources": []}
-    if all(source.partition(":")[0] in DRAWN for source in beside["sources"]):
+    if all(source.partition(":")[0] in DRAWN for source in beside["sources"]) and not summary.get("given_weights"):
         note += " The student saw no real image."
     if beside["images"]:
         sources = html.escape(", ".join(beside["sources"]))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import inversion.objectives as objectives
-from distill.augment import make_views
+from distill.augment import check_views, make_views
 from distill.files import JsonLines, load_state, save_state, write_atomically
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier, save_classifier
@@ -34,11 +34,13 @@ from inversion.policy import FEATURES, START, Policy
 from inversion.replay import GrowingPool, ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
 from inversion.teacher import check_teacher_views, inspect_teacher, trained_views
-from synthesis_kernels.backend import describe_device, describe_forms, resolve_device, resolve_precision, say_once
+from synthesis_kernels.backend import describe_device, describe_forms, name_form, resolve_device, resolve_precision, say_once
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
 
+STATE = 2
+"""What a saved state holds, as a number: one that held something else is not gone on from."""
 FIGURES = ("bn", "classes", "adversary", "alike", "hit", "taken", "agreement", "held_out_agreement")
 
 
@@ -123,19 +125,13 @@ def synthesize(
     Run again after a stop, it goes on where it was; finished shards are kept. With several processes, each makes
     `plan[rank::world]` and whichever sees the last shard arrive writes the manifest; the others return None.
     """
-    check_options(options)
+    check_options(options, teacher.spec.classes)
     if not 0 <= rank < world:
         raise EchosetError(f"rank must lie in [0, world), got rank {rank} of {world}")
     inspection = inspect_teacher(teacher)
     if options.objective.views is None:  # spelled out, so that the manifest says what was done
         options = replace(options, objective=replace(options.objective, views=trained_views(teacher.spec)))
     jobs = plan(options, teacher.spec.classes, seed)
-    if options.replay.sampling == "policy" and any(max(job.quotas) * options.held_out < 1 for job in jobs):
-        most = max(jobs[0].quotas)
-        raise EchosetError(
-            "replay.sampling policy learns from held-out images, and held_out "
-            f"{options.held_out:g} of {most} images a class is none; raise held_out or images"
-        )
     out = Path(out)
     config = asdict(options)
     config["adversary"]["student"] = identify_student(options.adversary.student)
@@ -146,9 +142,8 @@ def synthesize(
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
     kind = resolve_precision(where, precision)
     way = resolve_step(step, where, options.calls * options.generator.inner_steps)
-    forms = describe_forms(where)
     if not quiet:
-        say_once(forms)
+        say_once(describe_forms(where))
     for job in jobs[rank::world]:
         if finished(out, job) is None:
             with torch.random.fork_rng():  # for dropout in the adversary; everything else has its own generator
@@ -171,7 +166,7 @@ def make_shard(
     """Run one job to its end: calls of the generator and steps of the adversarial student, turn about."""
     state = SynthesisState(teacher, job, options, device)
     state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
-    key = f"{key} {device.type} {precision} {step} {describe_forms(device)}"  # elsewhere the same steps would end otherwise
+    key = f"{key} {STATE} {device.type} {precision} {step} {name_form(device)}"  # elsewhere the same steps would end otherwise
     if (saved := load_state(state_file, key)) is not None:
         state.load_state_dict(saved["job"])
     frozen = Frozen(teacher, precision)
@@ -276,7 +271,8 @@ def adversary_steps(
         state.policy.begin(state.random)
         before = _ask_held_out(state, precision)[1]
     state.adversary.student.train()
-    mixes, pool = _mixes(options), _pool(buffer, state, options)
+    mixes = _mixes(options)
+    pool = buffer.to_mix(state.random) if mixes and not run.views_per_image else buffer.images
     for _ in range(run.steps):
         step = state.adversary.step
         state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0))
@@ -340,13 +336,19 @@ def _store(
 
 
 def _look(buffer: ReplayBuffer, teacher: Frozen, state: SynthesisState, options: SynthesisOptions, precision: torch.dtype) -> None:
-    """The teacher's answers to views of the newest images. Views that mix two images are kept, for the other may be replaced."""
-    newest, pool = buffer.newest, _pool(buffer, state, options)
+    """The teacher's answers to views of the newest images that may be learnt from. Views that mix two images are kept, for the
+    other may be replaced."""
+    if not options.adversary.views_per_image:
+        return
+    newest, mixes = buffer.newest, _mixes(options)
+    newest = torch.where(buffer.is_held_out[newest], buffer.capacity, newest)
+    pool = buffer.to_mix(state.random) if mixes else buffer.images
     for view in range(options.adversary.views_per_image):
         seen = _view(buffer, pool, newest, torch.full_like(newest, view), options, state.seed)
-        if _mixes(options):
+        if mixes:
             pixels = (seen * 255).round().to(torch.uint8)
-            buffer.seen[newest, view], seen = pixels, to_input(pixels)
+            buffer.seen[newest, view] = pixels
+            seen = to_input(pixels)
         buffer.answers[newest, view] = ask(teacher, seen, precision)
     buffer.answers[-1], buffer.seen[-1] = 0, 0
 
@@ -362,10 +364,6 @@ def _view(
 def _mixes(options: SynthesisOptions) -> bool:
     """Whether the adversarial student sees views of two images at once."""
     return bool(options.views.mixup or options.views.cutmix)
-
-
-def _pool(buffer: ReplayBuffer, state: SynthesisState, options: SynthesisOptions) -> Tensor:  # (N, C, H, W) uint8
-    return buffer.to_mix(state.random) if _mixes(options) else buffer.images
 
 
 def _ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -402,7 +400,7 @@ def _figures_line(values: dict[str, float], counts: list[int], job: ShardJob, ra
     )
 
 
-def check_options(options: SynthesisOptions) -> None:
+def check_options(options: SynthesisOptions, classes: int) -> None:
     """Refuse what can't work, by name."""
     least = {"images": 1, "shard_images": 1, "batch": 2, "calls": 1, "patience": 1}
     for name, value in least.items():
@@ -428,10 +426,17 @@ def check_options(options: SynthesisOptions) -> None:
         )
     if options.adversary.temperature <= 0:
         raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")
+    check_views(options.views, "views")
     _check_replay(options.replay)
     check_teacher_views(options.objective.views or TeacherViewOptions(), "objective.views")
     if not 0 <= options.held_out < 1:
         raise EchosetError(f"held_out must lie in [0, 1), got {options.held_out}")
+    quotas = [job.quotas for job in plan(options, classes)]
+    if options.replay.sampling == "policy" and any(max(each) * options.held_out < 1 for each in quotas):
+        raise EchosetError(
+            "replay.sampling policy learns from held-out images, and held_out "
+            f"{options.held_out:g} of {max(quotas[0])} images a class is none; raise held_out or images"
+        )
 
 
 def _check_replay(replay: ReplayOptions) -> None:

@@ -20,11 +20,12 @@ from distill.data import Images, as_images, load_images
 from distill.evaluation import check_fit, predict
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_atomically
-from distill.learner import full_loss
+from distill.learner import Learner, full_loss
+from distill.lessons import check_lesson
 from distill.models import Classifier, load_classifier, save_classifier
 from distill.options import StudentOptions, StudyOptions
 from distill.study import plan, run_study, summarise
-from distill.train import build_student
+from distill.train import build_student, forget
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.collection import collect as collect_set
@@ -59,7 +60,8 @@ from synthesis_kernels.backend import describe_device, describe_forms, resolve_d
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
 
-DEMO_FILES = ("summary.json", "report.html", "student.safetensors", "student.state", "log.jsonl")
+STUDENT = "student.safetensors"
+DEMO_FILES = ("summary.json", "report.html", STUDENT, "log.jsonl")
 
 
 def demo(run: DemoRun) -> int:
@@ -71,8 +73,8 @@ def demo(run: DemoRun) -> int:
         raise EchosetError("the bundled test images are MNIST's, for teacher mnist alone; give this one's test data with --data")
     teacher = load_teacher(run.teacher)
     data = _test_data(run.data, teacher)
-    _check_demo(run, teacher, data)
     student = build_student(run.student, teacher.contract, run.seed)
+    _check_demo(run, teacher, student, data)
     keep, pool = run.synthesis.adversary.keep, run.synthesis.replay.keep_all
     _start_demo_folder(out)
 
@@ -93,7 +95,7 @@ def demo(run: DemoRun) -> int:
         distillation_seconds = train_student(
             student, taught, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step
         ).seconds
-    save_classifier(student.eval(), out / "student.safetensors")
+    save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
     teacher_result = evaluate_classifier(teacher, data, device=run.device, quiet=run.quiet)
@@ -113,6 +115,7 @@ def demo(run: DemoRun) -> int:
         "agreement": student_result.agreement,
         "student_accuracy_per_class": student_result.per_class,
         "start": run.start,
+        "given_weights": sorted({given for given in (run.student.weights, run.synthesis.adversary.student.weights) if given}),
         "images": len(transfer_set),
         "per_class": transfer_set.counts(),
         "beside": beside,
@@ -129,7 +132,7 @@ def demo(run: DemoRun) -> int:
     }
     write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     write_report(out)
-    (out / "student.state").unlink(missing_ok=True)
+    forget(out)
 
     seen_before = ", those that passed through the buffer too" if run.start == "adversary" and not pool else ""
     table = _table("Echoset demo", "", "teacher", "student")
@@ -233,6 +236,10 @@ def collect(run: CollectRun) -> int:
 
 def distill(run: DistillRun) -> int:
     """Train a student and save it."""
+    out = Path(run.out)
+    path = out / STUDENT
+    if path.resolve() in [Path(given).resolve() for given in (run.teacher.model, run.teacher.weights) if given]:
+        raise EchosetError(f"the student would be written over its teacher, {path}; choose another --out")
     teacher = load_teacher(run.teacher)
     data = _load_set(run.set, teacher, run.quiet)
     if run.corrupt != "none":
@@ -243,11 +250,9 @@ def distill(run: DistillRun) -> int:
         if not run.quiet:
             print(damaged.report)
     student = build_student(run.student, teacher.contract, run.seed)
-    out = Path(run.out)
     learnt = train_student(student, data, teacher, run.distillation, run.seed, run.device, run.precision, out, run.quiet, run.step)
-    path = out / "student.safetensors"
     save_classifier(student, path)
-    (out / "student.state").unlink(missing_ok=True)
+    forget(out)
     table = _table("Student", "", run.student.model)
     table.add_row("parameters", f"{student.parameters_count:,}")
     table.add_row("learnt from", f"{len(data):,} images of {run.set}")
@@ -479,10 +484,16 @@ def bench(run: BenchRun) -> int:
     return 0
 
 
-def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
+def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Images) -> None:
     """Whatever can be refused is refused before anything is deleted or computed."""
     check_fit(teacher, data)
-    check_options(run.synthesis)
+    check_options(run.synthesis, teacher.spec.classes)
+    jobs = plan_shards(run.synthesis, teacher.spec.classes)
+    if run.distillation.steps:
+        count = sum(sum(job.quotas) for job in jobs)
+        to_be_made = Images(torch.zeros(1, 1, 1, 1).byte().expand(count, -1, -1, -1), torch.zeros(count).long(), "set")
+        check_lesson(fresh, to_be_made, teacher, run.distillation)
+        Learner(fresh, teacher, run.distillation)
     describe_forms(resolve_device(run.device))
     resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
     inspect_teacher(teacher)
@@ -492,8 +503,8 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
     build_student(student, teacher.contract)
     stored = [source for source in run.beside.sources if source.partition(":")[0] not in DRAWN]
     place = Path(run.out).resolve()
-    for path in filter(None, [run.student.weights, student.weights, *stored]):
-        if place in (Path(path).resolve(), *Path(path).resolve().parents):
+    for path in filter(None, [run.teacher.model, run.teacher.weights, run.student.weights, student.weights, *stored]):
+        if Path(path).exists() and place in (Path(path).resolve(), *Path(path).resolve().parents):
             raise EchosetError(f"{path} lies in {run.out}, where this demo writes and clears away; choose another --out")
     same = (run.student.model, run.student.arguments) == (student.model, student.arguments)
     if run.start == "adversary" and not (keep and same):
@@ -515,7 +526,7 @@ def _check_demo(run: DemoRun, teacher: Classifier, data: Images) -> None:
             "a fresh student needs distillation.steps of at least 1; without any, the adversarial student can be the "
             "student: --start adversary"
         )
-    if keep and len(plan_shards(run.synthesis, teacher.spec.classes)) > 1:
+    if keep and len(jobs) > 1:
         raise EchosetError(
             "an adversarial student learns one shard, and these are several: raise --synthesis.shard_images to "
             f"{run.synthesis.images}"
@@ -533,11 +544,14 @@ def _start_demo_folder(out: Path) -> None:
         return
     if not (out / "set" / ".job").is_file() or "student_accuracy" not in (content := summary.read_text()):
         raise EchosetError(f"{out} holds a summary.json that no demo wrote; choose another --out")
+    if not (out / "report.html").is_file():  # stopped at its last step
+        return
     for name in DEMO_FILES:
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "set", ignore_errors=True)
     if '"beside": {' in content:
         shutil.rmtree(out / "beside", ignore_errors=True)
+    forget(out)
 
 
 def _test_data(path: str | None, model: Classifier) -> Images:

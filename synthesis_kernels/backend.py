@@ -136,6 +136,11 @@ def describe_forms(device: torch.device) -> str:
     return f"kernels: {form}, the fastest form for {'CUDA' if form == 'triton' else 'a CPU'}"
 
 
+def name_form(device: torch.device) -> str:
+    """The form alone, which results depend on, and not why it was taken."""
+    return describe_forms(device).partition(",")[0]
+
+
 def _why_not(form: Form, device: str) -> str | None:
     if form == "native":
         if device != "cpu":

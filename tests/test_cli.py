@@ -1,6 +1,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,8 @@ from conftest import ROOT, TINY_FLAGS, environment, last_json
 from distill import Classifier, ModelSpec, TransferSet, build_classifier, load_classifier, load_images, save_classifier
 from inversion import MNIST_SLICE, load_teacher
 from inversion.cli import VERBS, _parse, main
-from inversion.options import TeacherViewOptions
+from inversion.options import SynthesisOptions, TeacherViewOptions
+from inversion.report import write_report
 from inversion.runs import SCHEMAS
 
 SHORT = ["--distillation.steps=20", "--distillation.views_per_image=2"]
@@ -323,8 +325,52 @@ def test_a_student_goes_on_from_weights(echoset, demo, tmp_path):
     assert "mean (0.5,)" in echoset("distill", *again, f"--student.weights={tmp_path / 'other.safetensors'}", status=1).stderr
 
 
-def test_a_failed_demo_keeps_the_finished_one(demo, echoset):
+def test_a_demo_stopped_before_its_report_is_no_finished_one(demo, echoset, tmp_path):
+    out = shutil.copytree(demo[1], tmp_path / "demo")
+    (out / "report.html").unlink()
+    made = {name: (out / name).stat().st_mtime_ns for name in ("set/manifest.json", "set/shard-00000-of-00001.safetensors")}
+    echoset("demo", f"--out={out}", "--quiet", *TINY_FLAGS, *SHORT)
+    assert (out / "report.html").is_file() and made == {name: (out / name).stat().st_mtime_ns for name in made}
+    assert not [path for path in out.iterdir() if path.suffix == ".state"]
+
+
+def test_a_page_does_not_vouch_for_weights_it_has_not_seen_made(demo, tmp_path):
+    out = shutil.copytree(demo[1], tmp_path / "demo")
+    assert "saw no real image" in write_report(out).read_text()
+    told = json.loads((out / "summary.json").read_text())
+    (out / "summary.json").write_text(json.dumps(told | {"given_weights": ["mine.safetensors"]}))
+    assert "saw no real image" not in write_report(out).read_text()
+
+
+def test_a_teacher_is_not_written_over(demo, refused):
+    student = demo[1] / "student.safetensors"
+    before = student.read_bytes()
+    inside = refused("demo", f"--out={demo[1]}", f"--teacher={student}", f"--data={MNIST_SLICE}", *TINY_FLAGS)
+    assert "where this demo writes and clears away" in inside
+    over = refused("distill", f"--set={MNIST_SLICE}", f"--teacher={student}", f"--out={demo[1]}", *SHORT)
+    assert "written over its teacher" in over and student.read_bytes() == before
+
+
+def test_out_of_memory_is_said(monkeypatch, refused):
+    monkeypatch.setattr("inversion.verbs.inspect", lambda run: torch.empty(1 << 58))
+    assert "out of memory; lower the batch" in refused("inspect")
+    monkeypatch.setattr("inversion.verbs.inspect", lambda run: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError):
+        main(["inspect"])
+
+
+def test_short_names_stand_for_what_the_verb_has():
+    assert _parse("synthesize", ["--patience", "7", "--images", "50"]).synthesis == SynthesisOptions(patience=7, images=50)
+    assert _parse("demo", ["--patience", "7"]).distillation.patience == 7
+    assert _parse("study", ["--sets={}", "--images", "500"]).study.images == 500
+    assert _parse("collect", ["--images=70"]).collection.images == 70
+
+
+def test_a_failed_demo_keeps_the_finished_one(demo, echoset, refused):
     _, out = demo
+    for flag, message in {"--distillation.batch=1": "batch", "--loss=hintn": "no loss 'hintn'"}.items():
+        assert message in refused("demo", f"--out={out}", *TINY_FLAGS, flag)
+    assert "learns from held-out images" in refused("demo", f"--out={out}", *TINY_FLAGS, "--synthesis.replay.sampling=policy")
     echoset("demo", f"--out={out}", "--data=/nowhere", status=1)
     echoset("demo", f"--out={out}", "--synthesis.calls=0", status=1)
     bare = [f"--out={out}", "--teacher=lenet5", "--teacher.size=28", "--teacher.channels=1", f"--data={MNIST_SLICE}"]

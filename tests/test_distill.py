@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import ROOT, assert_learnt, environment
 
-from distill import DistillOptions, StudentOptions, TransferSet, build_student, distill, load_images
+from distill import DistillOptions, StudentOptions, TransferSet, build_student, distill, load_images, views
 from distill.augment import make_views
 from distill.files import read_log
+from distill.loop import Interrupted
 from distill.losses.hinton import hinton_loss
 from distill.optimisers import Muon, orthogonalise
 from distill.options import ViewOptions
@@ -114,6 +115,23 @@ def test_the_bank_holds_what_the_teacher_says_to_each_view(teacher, transfer_set
     index, view = torch.tensor([4, 150, 4]), torch.tensor([2, 0, 1])
     answers = teacher(make_views(transfer_set.images, index, view, options, 5))
     torch.testing.assert_close(bank[index, view], answers, rtol=1e-4, atol=1e-3)
+
+
+def test_a_bank_that_was_stopped_goes_on_where_it_was(teacher, transfer_set, tmp_path, monkeypatch):
+    class StopsAfter(views.StopFlag):
+        raised = property(lambda self: next(looks), lambda self, value: None)
+
+    monkeypatch.setattr(views, "CHUNK", 80)
+    asked, ask, given = [], views.ask, (teacher, transfer_set.images, 3, ViewOptions(), 5, torch.float32, True)
+    monkeypatch.setattr(views, "ask", lambda *question: asked.append(1) or ask(*question))
+    whole, parts = bank_answers(*given), len(asked)
+    kept = (tmp_path / "answers.state", "key")
+    looks = iter([False] * 4 + [True])
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"answers\.state keeps the teacher's answers"):
+        patch.setattr(views, "StopFlag", StopsAfter)
+        bank_answers(*given, kept)
+    assert torch.equal(bank_answers(*given, kept), whole) and len(asked) == 2 * parts
+    assert torch.equal(bank_answers(*given, kept), whole) and len(asked) == 2 * parts  # nothing is asked again
 
 
 def test_a_compiled_step_has_the_gradients_of_the_eager_one(transfer_set):

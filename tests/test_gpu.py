@@ -27,10 +27,11 @@ def teacher():
 
 
 def later_options():
-    """What the CIFAR-10 configuration adds to the published method."""
+    """What the CIFAR-10 configurations add to the published method."""
     options = tiny_options()
     generator = replace(options.generator, learning="plain", blocks=1, smooth=1.0)
-    return replace(options, generator=generator, adversary=replace(options.adversary, views_per_image=2))
+    views = replace(options.views, cutmix=0.5, mixup=0.5)
+    return replace(options, generator=generator, adversary=replace(options.adversary, views_per_image=2), views=views)
 
 
 EITHER = pytest.mark.parametrize("options", [tiny_options(), later_options()], ids=["published", "later"])

@@ -526,7 +526,7 @@ def in_a_process(code, **environment):
 
 ASK = """
 import torch
-from synthesis_kernels.backend import describe_forms, kernel_form, pick_form
+from synthesis_kernels.backend import describe_forms, kernel_form, name_form, pick_form
 from synthesis_kernels.bn_match import bn_match
 from synthesis_kernels.errors import EchosetError
 x = torch.randn(4, 3)
@@ -538,6 +538,7 @@ with kernel_form("{form}"):
             print(error)
 bn_match(x, torch.ones(3), torch.zeros(3))
 print(pick_form(x), "|", describe_forms(x.device))
+print(name_form(x.device))
 """
 
 
@@ -548,9 +549,10 @@ def test_a_form_asked_for_by_name_must_run():
 
 
 def test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for(tmp_path):
-    *asked, automatic = in_a_process(ASK.format(form="native"), CXX="/bin/false", ECHOSET_CACHE=str(tmp_path)).splitlines()
+    *asked, automatic, name = in_a_process(ASK.format(form="native"), CXX="/bin/false", ECHOSET_CACHE=str(tmp_path)).splitlines()
     assert len(asked) == 2 and all("native form, but it can't be compiled here" in line for line in asked)
     assert automatic.startswith("reference | kernels: reference (plain torch), because it can't be compiled here")
+    assert name == "kernels: reference (plain torch)"  # a stopped run may go on though the compiler's words differ
 
 
 def test_a_device_asked_for_by_name_must_exist():

@@ -38,6 +38,18 @@ def test_no_class_ever_exceeds_its_quota(quotas, batches, refresh):
     assert (buffer.logits[filled].argmax(1) == buffer.labels[filled]).all()
 
 
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=25), st.floats(0, 0.6), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_only_what_may_be_learnt_from_is_mixed(labels, held_out, seed):
+    buffer = ReplayBuffer([4, 7, 9], (1, 2, 2), held_out)
+    offer(buffer, labels)
+    buffer.images[:] = torch.arange(101, 122, dtype=torch.uint8).view(-1, 1, 1, 1)  # the empty and held-out ones are told by these
+    may = buffer.filled & ~buffer.is_held_out
+    pool = buffer.to_mix(torch.Generator().manual_seed(seed))
+    assert torch.equal(pool[may], buffer.images[may])
+    assert set(pool.flatten().tolist()) == set(buffer.images[may].flatten().tolist())
+
+
 def test_better_ranked_candidates_enter_first():
     buffer = ReplayBuffer([2, 2], (1, 2, 2))
     taken = offer(buffer, [0, 0, 0, 1], rank=[0.1, 0.9, 0.5, 0.0], refresh=0.0)

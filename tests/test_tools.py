@@ -13,8 +13,10 @@ from conftest import ROOT
 from distill.models import load_classifier
 from distill.options import ViewOptions
 from inversion.cli import _parse
+from synthesis_kernels.errors import EchosetError
 
 sys.path.insert(0, str(ROOT / "tools"))
+import measure
 import measure_reweighting
 import tables
 import train_teacher
@@ -61,7 +63,7 @@ def test_a_teacher_learns_and_says_how_it_was_made(data, tmp_path, capsys):
     assert not list(tmp_path.glob("*.state"))
 
 
-def test_another_data_set_does_not_go_on_where_this_one_stopped(data, tmp_path, monkeypatch):
+def test_another_data_set_does_not_go_on_where_this_one_stopped_nor_loses_it(data, tmp_path, monkeypatch):
     out = tmp_path / "t.safetensors"
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         StopsAfter.looks = 3
@@ -69,9 +71,23 @@ def test_another_data_set_does_not_go_on_where_this_one_stopped(data, tmp_path, 
         train(recipe(data, out))
     arrays = dict(np.load(data))
     np.savez(tmp_path / "other.npz", **arrays | {"train_labels": 1 - arrays["train_labels"]})
-    train(recipe(tmp_path / "other.npz", out))
-    train(recipe(tmp_path / "other.npz", tmp_path / "fresh.safetensors"))
-    assert out.read_bytes() == (tmp_path / "fresh.safetensors").read_bytes()
+    with pytest.raises(EchosetError, match=r"t\.safetensors\.state was left by a stopped run"):
+        train(recipe(tmp_path / "other.npz", out))
+    assert (tmp_path / "t.safetensors.state").is_file() and not out.exists()
+
+
+def test_training_images_are_no_test(data, tmp_path):
+    arrays = np.load(data)
+    np.savez(tmp_path / "whole.npz", images=arrays["train_images"], labels=arrays["train_labels"])
+    with pytest.raises(SystemExit, match="no test images of its own"):
+        train(recipe(tmp_path / "whole.npz", tmp_path / "t.safetensors"))
+
+
+def test_runs_judged_on_other_images_are_not_pooled(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    (tmp_path / "mine.json").write_text(json.dumps({"runs": [{"name": "default", "seed": 0}], "test_images": "full test set"}))
+    with pytest.raises(SystemExit, match="runs judged on full test set"):
+        measure.measure("mine", [], [1], None, [])
 
 
 @pytest.mark.parametrize("change", [{"batch": 65}, {"small": 1.5}, {"small": -0.5}, {"epochs": 0}])

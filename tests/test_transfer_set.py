@@ -144,7 +144,8 @@ def test_a_job_depends_on_seed_and_index_alone():
 def test_state_files_belong_to_one_job_and_hold_no_code(tmp_path):
     path = tmp_path / "x.state"
     save_state(path, "mine", {"a": torch.ones(2), "b": (1, 2.0)})
-    assert load_state(path, "another") is None
+    with pytest.raises(EchosetError, match=r"x\.state was left by a stopped run with other options"):
+        load_state(path, "another")
     assert load_state(path, "mine")["b"] == (1, 2.0)
     assert load_state(tmp_path / "none", "mine") is None
     path.write_bytes(b"broken")

@@ -21,6 +21,7 @@ from pathlib import Path
 from inversion.cli import _parse
 from inversion.runs import DemoRun
 
+FULL = "full test set"
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
 
 
@@ -35,6 +36,8 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
     path = RESULTS / f"{name}.json"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     kept = json.loads(path.read_text()) if path.is_file() else {"runs": []}
+    if kept["runs"] and (kept["test_images"] == FULL) != bool(data):
+        raise SystemExit(f"{path} has runs judged on {kept['test_images']}; judge these on the same images, or give another --name")
     done = {(run["name"], run["seed"]) for run in kept["runs"]}
     before = {run["name"]: run.get("configuration") for run in kept["runs"]}
     for config in configs or [""]:
@@ -54,12 +57,13 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
             keys = ("teacher_accuracy", "student_accuracy", "adversary_accuracy", "agreement", "images", "per_class", "seconds")
             run = {"name": title, "seed": seed, "command": " ".join(["echoset", *command]), "commit": commit}
             run |= {"configuration": configuration, "start": found["start"], "beside": found["beside"]}
+            run |= {key: found[key] for key in ("device", "torch")}
             run["balanced"] = not _parse("demo", command[1:]).synthesis.replay.keep_all
             kept["runs"].append(run | {key: found[key] for key in keys})
             kept |= {key: found[key] for key in ("device", "torch")} | {"commit": commit}
             kept["command"], kept["test_images"] = (
                 f"python tools/measure.py --name {name}",
-                "full test set" if data else found["test_images"],
+                FULL if data else found["test_images"],
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(kept, indent=1) + "\n")
@@ -91,4 +95,6 @@ if __name__ == "__main__":
     parser.add_argument("--data", help="folder of the full test set")
     parser.add_argument("flags", nargs="*", help="further flags for echoset demo, after --")
     given = parser.parse_args()
+    if len({Path(config).stem for config in given.configs}) < len(given.configs):
+        parser.error("two of --configs have the same name, by which their runs are told apart")
     print(table(measure(given.name, given.configs, given.seeds, given.data, given.flags)))

@@ -5,7 +5,7 @@ The bundled MNIST teacher was made by
     python tools/train_teacher.py --data /path/to/MNIST --out inversion/assets/mnist_convnet32.safetensors
 
 and the same command makes it again; `configs/teachers/` holds the recipes of others. Images and labels stay on the device.
-The test set is read once, after the last step. A stopped run goes on when the same command is given again.
+The test set is asked once, after the last step. A stopped run goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from distill.models import ModelSpec, build_classifier, save_classifier
 from distill.options import Device, DistillOptions, Precision, ViewOptions
 from distill.train import StudentState, one_cycle
 from synthesis_kernels.backend import describe_device, mixed_precision, resolve_device, resolve_precision
+from synthesis_kernels.errors import EchosetError
 
 STAGES = 4
 """Sizes below the full one that a recipe with `small` goes through."""
@@ -94,7 +95,9 @@ def train(recipe: TeacherRecipe) -> float:
     """Train, save, and return the test accuracy."""
     device = resolve_device(recipe.device)
     precision = resolve_precision(device, recipe.precision)
-    data = load_images(recipe.data, "train")
+    data, test = load_images(recipe.data, "train"), load_images(recipe.data, "test")
+    if content_hash(data.images, None) == content_hash(test.images, None):
+        raise SystemExit(f"{recipe.data} has no test images of its own, so no accuracy could be told; split it into train and test")
     if not 0 <= recipe.small <= 1 or not 1 <= recipe.batch <= len(data) or recipe.epochs < 1:
         raise SystemExit(f"small lies in [0, 1], batch in [1, {len(data)}] (the images), epochs from 1 on; got {recipe}")
     images, labels = data.images.to(device), data.labels.to(device)
@@ -142,7 +145,7 @@ def train(recipe: TeacherRecipe) -> float:
         for parameter in state.student.parameters():
             if parameter.ndim > 1:
                 parameter.data = parameter.data.half().float()
-    accuracy = evaluate(state.student, load_images(recipe.data, "test"), device=device.type).accuracy
+    accuracy = evaluate(state.student, test, device=device.type).accuracy
     notes = {"recipe": "tools/train_teacher.py", **settings, "accuracy": accuracy, "device": describe_device(device)}
     state.student.spec = replace(spec, notes=notes)
     save_classifier(state.student.cpu(), recipe.out, recipe.half)
@@ -177,4 +180,7 @@ if __name__ == "__main__":
     parser.add_class_arguments(TeacherRecipe, as_group=False)
     values = vars(parser.instantiate(parser.parse_args()))
     values.pop("config")
-    train(TeacherRecipe(**values))
+    try:
+        train(TeacherRecipe(**values))
+    except EchosetError as error:
+        raise SystemExit(str(error)) from error
