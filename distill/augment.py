@@ -27,6 +27,11 @@ def check_views(options: ViewOptions, name: str) -> None:
     for part in ("mixup", "cutmix", "erase", "strength"):
         if not 0 <= getattr(options, part) <= 1:
             raise EchosetError(f"{name}.{part} must lie in [0, 1], got {getattr(options, part)}")
+    for part, whole in {"shift": "the image's side", "cutout": "the image's side", "scale": "the size"}.items():
+        if not 0 <= getattr(options, part) < 1:
+            raise EchosetError(f"{name}.{part} is a part of {whole}, in [0, 1), got {getattr(options, part)}")
+    if not 0 <= options.rotate <= 180:
+        raise EchosetError(f"{name}.rotate must lie in [0, 180] degrees, got {options.rotate}")
 
 
 def make_views(

@@ -58,9 +58,9 @@ def as_images(data: Any, name: str) -> Images:
 
 def content_hash(images: Tensor, labels: Tensor | None) -> str:
     """SHA-256 of pixels and labels."""
-    digest = sha256(images.numpy(force=True).tobytes())
+    digest = sha256(np.ascontiguousarray(images.numpy(force=True)))
     if labels is not None:
-        digest.update(labels.numpy(force=True).tobytes())
+        digest.update(np.ascontiguousarray(labels.numpy(force=True)))
     return digest.hexdigest()
 
 
@@ -173,11 +173,9 @@ def _read(root: Path, split: str, channels: int | None, size: int | None, quiet:
     if not root.exists():
         raise EchosetError(f"no data at {root}")
     if root.suffix == ".npz":
-        images, labels = _read_npz(root, split)
-    elif (idx := _find_idx(root, split)) is not None:
-        images, labels = torch.from_numpy(_read_idx(idx[0], 3))[:, None], torch.from_numpy(_read_idx(idx[1], 1)).long()
-    elif (root / "cifar-10-batches-py").is_dir() or (root / "cifar-100-python").is_dir():
-        images, labels = _read_cifar(root, split)
+        images, labels = _read_npz(root, split, labelled)
+    elif found := _find_published(root, split):
+        images, labels = _read_cifar(found[0], split) if len(found) == 1 else _read_mnist(*found)
     elif root.is_dir() and any(root.iterdir()):
         images, labels = _read_folders(_folder_of(root, split), channels, size, quiet, labelled)
     else:
@@ -188,19 +186,21 @@ def _read(root: Path, split: str, channels: int | None, size: int | None, quiet:
     return Images(images, labels, f"{root} ({split}, {len(images)} images)")
 
 
-def _read_npz(path: Path, split: str) -> tuple[Tensor, Tensor | None]:
+def _read_npz(path: Path, split: str, labelled: bool) -> tuple[Tensor, Tensor | None]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{split}_" if f"{split}_images" in arrays else ""
             if f"{prefix}images" not in arrays:
                 raise EchosetError(f"{path} has no '{split}_images' and no 'images'; it has {', '.join(arrays.files)}")
-            images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
+            images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels") if labelled else None
     except EchosetError:
         raise
     except Exception as error:  # numpy, zip and zlib each have their own
         raise EchosetError(f"{path} is not a readable .npz file: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise EchosetError(f"{path}: images are {images.dtype} {images.shape}; expected uint8 (N,H,W[,C])")
+    if labels is not None and labels.shape[1:] == (1,):
+        labels = labels[:, 0]
     if labels is not None and (not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1):
         raise EchosetError(f"{path}: labels are {labels.dtype} {labels.shape}; expected integers (N,)")
     images = images[..., None] if images.ndim == 3 else images
@@ -208,13 +208,18 @@ def _read_npz(path: Path, split: str) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), numbers
 
 
-def _find_idx(root: Path, split: str) -> tuple[Path, Path] | None:
-    places = [root, root / "raw", root / "MNIST" / "raw"]
-    kin = [] if any(_idx_pair(folder, split) for folder in places) else sorted(root.glob("*/raw"))
-    found = [pair for folder in (*places, *kin) if (pair := _idx_pair(folder, split))]
-    if len(found) > 1 and kin:
-        raise EchosetError(f"{root} holds several data sets; name one of {', '.join(str(pair[0].parent.parent) for pair in found)}")
-    return found[0] if found else None
+CIFAR = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100"}
+
+
+def _find_published(root: Path, split: str) -> tuple[Path, ...]:
+    """MNIST's two files, or CIFAR's folder, at the path or below it; several would be a choice that is not ours."""
+    places = dict.fromkeys([root, root / "raw", *sorted(root.glob("*/raw"))])
+    found: list[tuple[Path, ...]] = [pair for folder in places if (pair := _idx_pair(folder, split))]
+    found += [(folder,) for folder in (root, *(root / name for name in CIFAR)) if folder.name in CIFAR and folder.is_dir()]
+    if len(found) > 1:
+        names = [str(each[0] if len(each) == 1 else each[0].parent) for each in found]
+        raise EchosetError(f"{root} holds several data sets; name one of {', '.join(names)}")
+    return found[0] if found else ()
 
 
 def _idx_pair(folder: Path, split: str) -> tuple[Path, Path] | None:
@@ -227,11 +232,22 @@ def _idx_pair(folder: Path, split: str) -> tuple[Path, Path] | None:
 
 def _folder_of(root: Path, split: str) -> Path:
     """Where the split's pictures are; folders named for other splits must not be taken for classes."""
+    others = [name for name in ("train", "test", "val") if (root / name).is_dir()]
+    beside = [p for p in root.iterdir() if p.is_dir() and p.name not in others and not p.name.startswith(".")]
+    if len(others) == 1 and any(map(_pictures, beside)):
+        raise EchosetError(
+            f"{root}: is '{others[0]}' what to train or test with, or a class like the folders beside it? Name {root / others[0]} "
+            "and it is taken alone, or give the class another name"
+        )
     if (root / split).is_dir():
         return root / split
-    if others := [name for name in ("train", "test", "val") if (root / name).is_dir()]:
+    if others:
         raise EchosetError(f"{root} has no folder '{split}', but {', '.join(others)}; name one of these to use it whole")
     return root
+
+
+def _read_mnist(images: Path, labels: Path) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(_read_idx(images, 3))[:, None], torch.from_numpy(_read_idx(labels, 1)).long()
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -249,15 +265,15 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()
 
 
-def _read_cifar(root: Path, split: str) -> tuple[Tensor, Tensor]:
+def _read_cifar(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     # These folders hold pickles; torchvision compares each with the hash of the published file before it opens it.
     from distill.torchvision_shim import torchvision
 
-    kind = torchvision.datasets.CIFAR10 if (root / "cifar-10-batches-py").is_dir() else torchvision.datasets.CIFAR100
+    kind = getattr(torchvision.datasets, CIFAR[folder.name])
     try:
-        data = kind(root, train=split == "train")
+        data = kind(folder.parent, train=split == "train")
     except RuntimeError as error:
-        raise EchosetError(f"{root}: {kind.__name__} is incomplete or altered ({error})") from error
+        raise EchosetError(f"{folder}: {kind.__name__} is incomplete or altered ({error})") from error
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
@@ -286,7 +302,8 @@ def _read_folders(
             pixels = fit_pixels(pixels[None], channels, size)[0]
         elif images and pixels.shape != images[0].shape:
             found = f"{tuple(pixels.shape)}, the pictures before it {tuple(images[0].shape)}"
-            raise EchosetError(f"{path} is {found}; make them all one size")
+            same = "grey or all colour" if pixels.shape[1:] == images[0].shape[1:] else "one size"
+            raise EchosetError(f"{path} is {found}; make them all {same}")
         images.append(pixels)
     if not images:
         raise EchosetError(f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them")

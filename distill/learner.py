@@ -64,6 +64,21 @@ def full_loss(loss: Mapping[str, float | None]) -> dict[str, float]:
     return {"labels": 1.0, **used} if wants and "labels" not in loss else used
 
 
+def _like(student: Classifier, seed: int) -> Classifier:
+    """Another network of the student's kind, with weights of its own."""
+    try:
+        other = build_classifier(student.spec, seed)
+        same = {k: v.shape for k, v in other.state_dict().items()} == {k: v.shape for k, v in student.state_dict().items()}
+    except EchosetError:
+        same = False
+    if not same:
+        raise EchosetError(
+            f"dml and one train further networks like the student, and '{student.spec.model}' doesn't say how to build it: give "
+            "the student by a name of the zoo or an import path"
+        )
+    return other
+
+
 class Learner(nn.Module):
     """`learner(…)` gives a batch's loss, the student's logits, and the answers they are measured by.
 
@@ -92,7 +107,7 @@ class Learner(nn.Module):
         if self.on_features:
             self._pair_stages(student, teacher)
         if "dml" in self.weights:
-            self.peers = nn.ModuleList(build_classifier(student.spec, seed + 1 + peer) for peer in range(options.peers - 1))
+            self.peers = nn.ModuleList(_like(student, seed + 1 + peer) for peer in range(options.peers - 1))
         if "one" in self.weights:
             self._grow_branches(student, seed)
 
@@ -110,6 +125,9 @@ class Learner(nn.Module):
         theirs = find_stages(teacher, self.options.teacher_layers, maps)
         if self.options.student_layers and self.options.teacher_layers and maps and len(mine.layers) != len(theirs.layers):
             raise EchosetError(f"{len(mine.layers)} student_layers and {len(theirs.layers)} teacher_layers make no pairs")
+        if not maps:  # rkd compares embeddings: what a last linear layer reads, or the mean of the one map found instead
+            self.mine, self.theirs, self.adapters = mine, theirs, nn.ModuleList()
+            return
         count = min(len(mine.layers), len(theirs.layers))
         if "fsp" in self.weights and count < 2:
             raise EchosetError("fsp compares two stages with each other, and only one pair was found; name more layers")
@@ -127,7 +145,7 @@ class Learner(nn.Module):
             raise EchosetError(f"one branches before the last stage, and {only}; name two student_layers")
         trunk = stages.layers[-2]
         self.trunk = Stages((trunk,), stages.channels[-2:-1], stages.sides[-2:-1], None)
-        fresh = [build_classifier(student.spec, seed + 1 + branch) for branch in range(self.options.branches - 1)]
+        fresh = [_like(student, seed + 1 + branch) for branch in range(self.options.branches - 1)]
         self.tails = nn.ModuleList(cut_after(network, trunk) for network in fresh)
         count = self.options.branches
         self.gate = nn.Sequential(nn.Linear(stages.channels[-2], count), nn.BatchNorm1d(count), nn.ReLU(), nn.Softmax(1))
@@ -201,7 +219,7 @@ class Learner(nn.Module):
         """One term for each loss on features that has a weight."""
         maps = taps.maps
         terms = {name: loss(taps.embedding, their_embedding) for name, loss in ON_EMBEDDINGS.items() if name in self.weights}
-        pairs = list(zip(maps, theirs, strict=True))
+        pairs = list(zip(maps, theirs, strict=True)) if ON_MAPS & self.weights.keys() else []
         if {"fitnet", "fsp"} & self.weights.keys():
             adapted = [adapter(features) for adapter, features in zip(self.adapters, maps, strict=True)]
         if "fitnet" in self.weights:

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthesis_kernels.backend import resolve_precision
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic Newton–Schulz: fast to about 1 ± 0.3, which is all that is needed
 
 
 def orthogonalise(matrix: Tensor, steps: int = 4) -> Tensor:  # (R, C)
-    """Bring every singular value near 1, by Newton–Schulz iteration in bfloat16."""
+    """Bring every singular value near 1, by Newton–Schulz iteration in bfloat16 (float32 where that is emulated, and slow)."""
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16()
+    x = matrix.to(resolve_precision(matrix.device))
     x = x / (x.norm() + 1e-7)
     if tall := x.shape[0] > x.shape[1]:
         x = x.T

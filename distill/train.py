@@ -32,6 +32,8 @@ from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import Captured, compiled, optimiser_tensors, resolve_step
 
+FORMAT = 1
+"""Of a saved state, as a number: another one is not gone on from."""
 STATE, ANSWERS = "student.state", "answers.state"
 """What a distillation leaves in its folder until its student is saved."""
 
@@ -193,7 +195,22 @@ def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) 
                 f"{spec.mean} and {spec.std}"
             )
     student.check_forward()
+    _check_training(student)
     return student
+
+
+def _check_training(student: Classifier) -> None:
+    """Some networks answer otherwise while they are trained: with the logits of auxiliary heads, say."""
+    if type(student.network).__module__.startswith("distill."):
+        return
+    spec = student.spec
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        found = copy.deepcopy(student).train()(torch.full((2, spec.channels, spec.size, spec.size), 0.5))
+    if not isinstance(found, Tensor):
+        raise EchosetError(
+            f"{spec.model} answers with {type(found).__name__} while it is trained, and not with logits alone; of torchvision's, "
+            "give --student.arguments '{\"aux_logits\": false}'"
+        )
 
 
 def identify_student(options: StudentOptions) -> dict[str, Any]:
@@ -342,6 +359,7 @@ def _job_key(
     where: str,
 ) -> str:
     """What the saved state belongs to: a run with anything else changed must not pick it up."""
-    taught = [teacher.weight_hash(), teacher.contract] if teacher is not None else []
-    parts = [student.weight_hash(), student.contract, *taught, content_hash(data.images, data.labels), asdict(options), seed, where]
+    networks = [network for network in (student, teacher) if network is not None]
+    known = [(each.weight_hash(), each.contract, each.spec.model, each.spec.arguments) for each in networks]
+    parts = [FORMAT, known, content_hash(data.images, data.labels), asdict(options), seed, where]
     return sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,7 +1,8 @@
 """How fast: each kernel, the synthesis step and the distillation step, against their definitions and the peers' form.
 
-Both sides of a comparison are timed turn about in one run, so that whatever else the machine does meets both alike. The
-limit is measured in the same run: the machine's own matrix and copy rates, beside the multiply-adds counted in the step.
+Both sides of a comparison are timed turn about in one run, so that whatever else the machine does meets both alike (but for the
+pool, whose workers read ahead and are timed first). The limit is measured in the same run: the machine's own matrix and copy
+rates, beside the multiply-adds counted in the step.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import json
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,7 +39,15 @@ from inversion.inner import InnerLoop
 from inversion.options import GeneratorOptions, ObjectiveOptions, SynthesisOptions
 from inversion.runs import BenchRun
 from inversion.teacher import load_teacher
-from synthesis_kernels.backend import asked_form, describe_device, describe_forms, kernel_form, resolve_device, resolve_precision
+from synthesis_kernels.backend import (
+    asked_form,
+    describe_device,
+    describe_forms,
+    kernel_form,
+    repository_commit,
+    resolve_device,
+    resolve_precision,
+)
 from synthesis_kernels.bn_match import bn_match, fold_batch_norm
 from synthesis_kernels.conv3x3 import FrozenConv3x3, conv3x3_reference, pays
 from synthesis_kernels.divergence import divergence, divergence_reference
@@ -136,7 +144,9 @@ def bench(run: BenchRun) -> dict[str, Any]:
     document: dict[str, Any] = {}
     with StepProgress("measuring", COMPARISONS, run.quiet) as progress:
         bench = Bench(run, progress)
-        bench.classifiers(tuned=False)  # a name that is none is refused now
+        size = bench.classifiers(tuned=False)[0].spec.size  # a name that is none is refused now
+        if size % 4 or not 8 <= size <= 32:
+            raise EchosetError(f"bench's generators double twice: images must have 8 to 32 pixels, a multiple of 4, not {size}")
         document["limit"] = ceilings(bench)
         document["kernels"] = kernels(bench)
         document["bn_match"] = bn_match_times(bench)
@@ -160,7 +170,6 @@ def bench(run: BenchRun) -> dict[str, Any]:
 
 def about(bench: Bench) -> dict[str, Any]:
     """What the figures were measured on, and with."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     return {
         "device": describe_device(bench.device),
         "precision": str(bench.precision).removeprefix("torch."),
@@ -172,7 +181,7 @@ def about(bench: Bench) -> dict[str, Any]:
         "repeats": bench.run.repeats,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": repository_commit(),
     }
 
 
@@ -285,15 +294,16 @@ def pool_times(bench: Bench) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         batches = peers.png_batches(peers.PngFolder(Path(folder), pool, (0.5,) * 3, (0.25,) * 3), run.batch)
         # Workers read ahead: only a whole pass, more than they hold ready, tells what a batch costs.
-        theirs = []
         for _ in range(2 + peers.WORKERS * 2):
             next(batches)
+
+        theirs = []
         for _ in range(run.repeats):
             began = time.perf_counter()
             for _ in range(20):
                 next(batches).to(bench.device)
             theirs.append((time.perf_counter() - began) / 20)
-        batches.close()
+        batches.close()  # not turn about: workers that read ahead would take the time of ours
     times = bench.compare(ours=batch)
     times["peers"] = {"ms": 1e3 * statistics.median(theirs), "least_ms": 1e3 * min(theirs), "most_ms": 1e3 * max(theirs)}
     return times | {"speedup": times["peers"]["ms"] / times["ours"]["ms"]}
@@ -398,6 +408,7 @@ def memory(bench: Bench) -> dict[str, float]:
 def _peak(run: BenchRun, side: str, form: str) -> float:
     with kernel_form(form):
         bench = Bench(run)
+        bench.step = "eager"  # what a captured step keeps for itself is in no count
         step = our_synthesis_step(bench) if side == "ours" else their_synthesis_step(bench)
         for _ in range(2):
             step()

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
             raise
-        print("echoset: out of memory; lower the batch", file=sys.stderr)
+        print("echoset: out of memory; lower the batch, or use smaller images or networks", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"echoset: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
@@ -212,7 +212,7 @@ def _gather_sets(arguments: list[str]) -> list[str]:
 def _name_of(path: str, taken: dict[str, str]) -> str:
     """What a set is called if nobody says: the last part of its path, with the one before where that says too little."""
     place = Path(path)
-    name = place.stem or path
+    name = (place.stem if place.suffix == ".npz" else place.name) or path
     return f"{place.parent.name}-{name}" if (name == "set" or name in taken) and place.parent.name else name
 
 

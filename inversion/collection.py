@@ -33,6 +33,7 @@ from inversion.sources.boundary import check_options as check_boundary
 from inversion.sources.random import Random
 from inversion.sources.stream import BLOCK, Source, open_sources
 from inversion.stock import Stock
+from inversion.teacher import check_shape
 from synthesis_kernels.backend import describe_device, resolve_device
 from synthesis_kernels.errors import EchosetError
 
@@ -100,6 +101,7 @@ def collect(
     made, and is still missing.
     """
     check_options(options, teacher)
+    check_shape(teacher)
     out, where, spec = Path(out), resolve_device(device), teacher.spec
     opened = open_sources(sources, spec.channels, spec.size, seed, where, quiet)
     contents = [source.content for source in opened]
@@ -215,7 +217,11 @@ def _making(way: str, sources: list[Source], teacher: Classifier, options: Colle
         random = Random(source.device, way, seed, number)
         if way == "augment":
             return augmented(stock, options, random, seed + number)
-        images = source.block(number // len(sources) % (source.blocks or most))
+        again, block = divmod(number // len(sources), source.blocks or most)
+        images = source.block(block)
+        if again:  # the same walk from the same picture would end in a copy
+            index = torch.arange(len(images), device=images.device)
+            images = (make_views(images, index, torch.full_like(index, again), options.views, seed) * 255).round().to(torch.uint8)
         return mixed(stock, images, random) if way == "mixup" else pushed(stock, images, teacher, options, random)
 
     def limit(stock: Stock) -> int:

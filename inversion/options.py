@@ -219,7 +219,8 @@ class CollectOptions:
     """As many images of each class as of any other, by the teacher's decision; false takes the stream's first images, whatever
     their class: the unbalanced twin of the same stream."""
     only: tuple[int, ...] = ()
-    """Take only what the teacher decides as one of these classes; empty = all."""
+    """Take from the sources only what the teacher decides as one of these classes; empty = all. In a balanced set the others are
+    then short, and made as `short` says."""
     confidence: tuple[float, float] = (0.0, 1.0)
     """Take only images whose class the teacher gives a probability between these two."""
     margin: tuple[float, float] = (0.0, 1.0)

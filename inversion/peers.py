@@ -45,7 +45,7 @@ def hook_all(teacher: Classifier) -> list[StatisticsHook]:
 
 
 class PlainGenerator(nn.Sequential):
-    """The same layers and widths as our generator's, as modules in a row."""
+    """The same layers and widths as our generator's at 8 to 32 pixels, as modules in a row."""
 
     def __init__(self, spec: ModelSpec, latent: int, width: int) -> None:
         side, wide = spec.size // 4, 2 * width

@@ -79,8 +79,7 @@ def score(
     """Score a set. `raw_counts` are the teacher's decisions before filtering; "own" where nothing was filtered."""
     check_images(images, teacher)
     check_counts(raw_counts, teacher.spec.classes)
-    if options.gradients < 1 or options.compared < FEWEST or options.batch < 1:
-        raise EchosetError(f"scores.gradients and batch must be at least 1 and scores.compared {FEWEST}, got {options}")
+    check_options(options)
     where, classes = resolve_device(device), teacher.spec.classes
     # Sorted by content, so that neither sums nor samples depend on the order in which a set is kept.
     order = content_order(images)
@@ -168,6 +167,12 @@ def _of_pixels(flat: Tensor, chosen: Tensor, classes: int, compared: int, quiet:
 def _of_readouts(readouts: dict[int, float]) -> dict[str, float]:
     *_, half, whole = readouts.values()
     return {"readout": whole, "readout_gain": whole - half}
+
+
+def check_options(options: ScoreOptions) -> None:
+    """Refuse what can't work."""
+    if options.gradients < 1 or options.compared < FEWEST or options.batch < 1:
+        raise EchosetError(f"scores.gradients and batch must be at least 1 and scores.compared {FEWEST}, got {options}")
 
 
 def check_images(images: Tensor, teacher: Classifier, name: str = "the set") -> None:

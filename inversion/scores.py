@@ -199,7 +199,7 @@ SCORES = (
         (0, 1),
         "higher",
         "a fifth of the set held out, each image decided as its nearest in pixels among the rest, near copies left out: share "
-        "decided as the teacher decides, mean over classes",
+        "decided as the teacher decides, mean over classes, one of which nothing is held out counting 0",
         "high: decisions show in the pixels; 1/K is chance",
     ),
     Score(
@@ -208,7 +208,7 @@ SCORES = (
         (0, 1),
         "",
         "the same fifth decided by ridge regression on fixed random filters (64 of 5 × 5, ReLU, averaged on a 4 × 4 grid) "
-        "that learnt the teacher's decisions on the rest: share decided as the teacher decides, mean over classes",
+        "that learnt the teacher's decisions on the rest: share decided as the teacher decides, mean over classes as above",
         "no claim: high is easy to learn, which pushed images and copies are too; 1/K is chance",
     ),
     Score(

@@ -39,8 +39,8 @@ from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
 
-STATE = 2
-"""What a saved state holds, as a number: one that held something else is not gone on from."""
+FORMAT = 2
+"""Of a saved state, as a number: another one is not gone on from."""
 FIGURES = ("bn", "classes", "adversary", "alike", "hit", "taken", "agreement", "held_out_agreement")
 
 
@@ -166,7 +166,7 @@ def make_shard(
     """Run one job to its end: calls of the generator and steps of the adversarial student, turn about."""
     state = SynthesisState(teacher, job, options, device)
     state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
-    key = f"{key} {STATE} {device.type} {precision} {step} {name_form(device)}"  # elsewhere the same steps would end otherwise
+    key = f"{key} {FORMAT} {device.type} {precision} {step} {name_form(device)}"  # elsewhere the same steps would end otherwise
     if (saved := load_state(state_file, key)) is not None:
         state.load_state_dict(saved["job"])
     frozen = Frozen(teacher, precision)

@@ -71,12 +71,13 @@ def trained_views(spec: ModelSpec) -> TeacherViewOptions:
 
 def check_teacher_views(views: TeacherViewOptions, source: str) -> None:
     """Refuse what no image could be changed by."""
+    remedy = "set --synthesis.objective.views, or save the teacher with notes that are right"
     for name in ("shift", "cutout"):
         value = getattr(views, name)
         if not isinstance(value, int | float) or not 0 <= value <= 0.5:
-            raise EchosetError(f"{source}: {name} must lie in [0, 0.5], got {value!r}; set --synthesis.objective.views")
+            raise EchosetError(f"{source}: {name} must lie in [0, 0.5], got {value!r}; {remedy}")
     if not isinstance(views.flip, bool):
-        raise EchosetError(f"{source}: flip must be true or false, got {views.flip!r}; set --synthesis.objective.views")
+        raise EchosetError(f"{source}: flip must be true or false, got {views.flip!r}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,18 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
     )
 
 
-def _check_forward(teacher: Classifier) -> None:
+def check_shape(teacher: Classifier) -> None:
+    """Refuse a teacher that doesn't take the images, or tell the classes, that it is said to."""
     try:
         teacher.check_forward()
     except EchosetError as error:
         raise EchosetError(
             f"{error}. Set --teacher.channels, --teacher.size and --teacher.classes to what it was trained on"
         ) from error
+
+
+def _check_forward(teacher: Classifier) -> None:
+    check_shape(teacher)
     spec = teacher.spec
     grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
     with torch.no_grad():

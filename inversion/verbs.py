@@ -48,13 +48,14 @@ from inversion.runs import (
 )
 from inversion.score_page import Scored, ranked, score_rows, validation_notes, validation_rows, write_scores
 from inversion.scorecard import check_counts, check_images
+from inversion.scorecard import check_options as check_score_options
 from inversion.scorecard import score as score_images
 from inversion.scores import OVERALL, definitions
 from inversion.sources.stream import DRAWN, open_sources
 from inversion.study_page import grid, write_study
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
-from inversion.teacher import BUNDLED, MNIST_SLICE, inspect_teacher, load_teacher, trained_views
+from inversion.teacher import BUNDLED, MNIST_SLICE, check_shape, inspect_teacher, load_teacher, trained_views
 from inversion.validation import check_sets, validate
 from synthesis_kernels.backend import describe_device, describe_forms, resolve_device
 from synthesis_kernels.errors import EchosetError
@@ -241,7 +242,7 @@ def distill(run: DistillRun) -> int:
     if path.resolve() in [Path(given).resolve() for given in (run.teacher.model, run.teacher.weights) if given]:
         raise EchosetError(f"the student would be written over its teacher, {path}; choose another --out")
     teacher = load_teacher(run.teacher)
-    data = _load_set(run.set, teacher, run.quiet)
+    data = _load_set(run.set, teacher, run.quiet, run.distillation.labels == "data")
     if run.corrupt != "none":
         if run.distillation.labels != "data":
             raise EchosetError("--corrupt changes the data's labels, and the teacher's are used: add --distillation.labels data")
@@ -295,7 +296,8 @@ def study(run: StudyRun) -> int:
     """Fill the grid, then show and write what there is."""
     teacher, out = load_teacher(run.teacher), Path(run.out)
     data = _test_data(run.data, teacher)
-    sets = {name: _load_set(path, teacher, run.quiet) for name, path in run.sets.items()}
+    labelled = run.distillation.labels == "data"
+    sets = {name: _load_set(path, teacher, run.quiet, labelled) for name, path in run.sets.items()}
     fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
     original = load_images(run.original, "train", *fit) if run.original else None
     cells = run_study(
@@ -333,7 +335,10 @@ def score(run: ScoreRun) -> int:
         raise EchosetError(f"--out is the page to write and should end in .html, got {run.out}")
     if run.validate:
         check_sets(run.sets)
+    check_score_options(run.scores)
     teacher, page = load_teacher(run.teacher), Path(run.out)
+    check_shape(teacher)
+    trained_views(teacher.spec)
     sets, raw_counts = {}, {}
     for name, path in run.sets.items():
         data = _load_set(path, teacher, run.quiet, labelled=False)

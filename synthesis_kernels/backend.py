@@ -11,8 +11,10 @@ import ctypes
 import importlib.util
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -139,6 +141,17 @@ def describe_forms(device: torch.device) -> str:
 def name_form(device: torch.device) -> str:
     """The form alone, which results depend on, and not why it was taken."""
     return describe_forms(device).partition(",")[0]
+
+
+def repository_commit() -> str | None:
+    """The commit of the repository that this code is run from, for results to name; None where there is none, or no git."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        asked = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "--short", "HEAD"]
+        found = subprocess.run(asked, capture_output=True, text=True).stdout.split("\n")
+    except OSError:
+        return None
+    return found[1] if Path(found[0]) == root else None
 
 
 def _why_not(form: Form, device: str) -> str | None:

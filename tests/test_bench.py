@@ -149,7 +149,9 @@ def test_a_graph_on_a_cpu_is_refused(fail):
     assert "needs a CUDA device" in fail("--step=graph")
 
 
-@pytest.mark.parametrize("nonsense", ["--repeats=0", "--batch=1", "--views=0", "--epochs=0", "--images=7", "--teacher=wrn-9-1"])
+@pytest.mark.parametrize(
+    "nonsense", ["--repeats=0", "--batch=1", "--views=0", "--epochs=0", "--images=7", "--teacher=wrn-9-1", "--teacher.size=64"]
+)
 def test_nonsense_is_refused(fail, nonsense):
     assert fail(nonsense).startswith("echoset: ")
 

@@ -14,7 +14,7 @@ from conftest import ROOT, TINY_FLAGS, environment, last_json
 
 from distill import Classifier, ModelSpec, TransferSet, build_classifier, load_classifier, load_images, save_classifier
 from inversion import MNIST_SLICE, load_teacher
-from inversion.cli import VERBS, _parse, main
+from inversion.cli import VERBS, _name_of, _parse, main
 from inversion.options import SynthesisOptions, TeacherViewOptions
 from inversion.report import write_report
 from inversion.runs import SCHEMAS
@@ -139,7 +139,9 @@ def test_distilling_from_any_images_by_several_losses(echoset, tmp_path):
     torch.manual_seed(0)
     for number in range(12):
         pixels = torch.randint(256, (30 + number, 40, 3), dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
+        folder = tmp_path / "2023" / "may" if number % 2 else tmp_path  # unlabelled pictures may lie as they like
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     flags = [f"--set={tmp_path}", f"--out={tmp_path / 'out'}", "--student=convnet-4", *SHORT]
     done = echoset("distill", *flags, "--loss", "hinton=1", "at", "--json")
     assert "1 hinton + 1000 at" in done.stdout and last_json(done)["steps"] == 20
@@ -364,6 +366,11 @@ def test_short_names_stand_for_what_the_verb_has():
     assert _parse("demo", ["--patience", "7"]).distillation.patience == 7
     assert _parse("study", ["--sets={}", "--images", "500"]).study.images == 500
     assert _parse("collect", ["--images=70"]).collection.images == 70
+
+
+def test_sets_are_called_by_the_whole_of_their_names():
+    names = {"runs/set-0.5": "set-0.5", "leaves.npz": "leaves", "runs/demo/set": "demo-set", "a.b/set": "a.b-set"}
+    assert {path: _name_of(path, {}) for path in names} == names
 
 
 def test_a_failed_demo_keeps_the_finished_one(demo, echoset, refused):

@@ -405,6 +405,20 @@ def test_pushing_goes_on_while_it_helps_though_little_is_missing(linear, tmp_pat
     assert found["missing"] == 0 and found["taken"]["push"][3] == 15
 
 
+def test_pushing_from_few_pictures_makes_no_copies(tmp_path):
+    """Twenty pictures, each over three boundaries, both sides kept: 120 images at most, if every pass took the same walks."""
+    np.savez(tmp_path / "few.npz", images=open_source("noise", 1, 12).block(0)[:20, 0].numpy())
+    found = make(linear_teacher(), (str(tmp_path / "few.npz"),), replace(PLAIN, images=400, short=("push",)), tmp_path / "set")
+    assert len(found) == 400 and len(found.images.flatten(1).unique(dim=0)) == 400
+
+
+def test_a_teacher_of_other_classes_is_refused_and_the_folder_left_free(linear, tmp_path):
+    wrong = Classifier(linear.network, replace(linear.spec, classes=5))
+    with pytest.raises(EchosetError, match=r"Set --teacher\.channels, --teacher\.size and --teacher\.classes"):
+        make(wrong, ("noise",), PLAIN, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
 def test_only_is_about_what_a_source_gives(linear, tmp_path):
     found = make(linear, ("shaders",), replace(PLAIN, only=(1, 3), short=("push",)), tmp_path / "set", seed=2)
     said = found.manifest["collection"]

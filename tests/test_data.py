@@ -314,6 +314,32 @@ def test_a_small_first_picture_does_not_blur_the_others(tmp_path):
     assert torch.equal(theirs.images, load_images(tmp_path, channels=3, size=6).images)
 
 
+def test_one_of_several_data_sets_has_to_be_named(tmp_path):
+    write_mnist(tmp_path / "MNIST" / "raw")
+    for name in ("cifar-10-batches-py", "cifar-100-python"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(EchosetError, match=r"several data sets; name one of .*MNIST/raw.*cifar-10-batches-py"):
+            load_images(tmp_path)
+    assert np.array_equal(load_images(tmp_path / "MNIST").images[:, 0].numpy(), PIXELS)
+    with pytest.raises(EchosetError, match="cifar-100-python: CIFAR100 is incomplete"):
+        load_images(tmp_path / "cifar-100-python")
+
+
+def test_labels_in_a_column_and_labels_that_nobody_wants(tmp_path):
+    np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS[:, None])
+    assert load_images(tmp_path / "d.npz").labels.tolist() == LABELS.tolist()
+    np.savez(tmp_path / "odd.npz", images=PIXELS, labels=np.zeros((3, 4)))
+    assert load_images(tmp_path / "odd.npz", labelled=False).labels is None
+    with pytest.raises(EchosetError, match=r"expected integers \(N,\)"):
+        load_images(tmp_path / "odd.npz")
+
+
+def test_grey_among_colour_is_told_as_such(tmp_path):
+    write_pictures(tmp_path / "a", GREY, COLOUR)
+    with pytest.raises(EchosetError, match="make them all grey or all colour"):
+        load_images(tmp_path)
+
+
 def test_fashion_mnist_under_its_root(tmp_path):
     write_mnist(tmp_path / "FashionMNIST" / "raw")
     assert np.array_equal(load_images(tmp_path).images[:, 0].numpy(), PIXELS)
@@ -382,6 +408,16 @@ def test_class_folders_must_be_full_and_alone(tmp_path):
     write_pictures(tmp_path, GREY)
     with pytest.raises(EchosetError, match=r"0\.png lies beside folders of classes"):
         load_images(tmp_path)
+
+
+def test_a_class_called_train_is_no_split(tmp_path):
+    for name in ("train", "tractor"):
+        write_pictures(tmp_path / name, GREY)
+    for split in ("train", "test"):
+        with pytest.raises(EchosetError, match="is 'train' what to train or test with, or a class"):
+            load_images(tmp_path, split)
+    write_pictures(tmp_path / "test", GREY)  # beside one another they are splits, whatever else is there
+    assert len(load_images(tmp_path, "train")) == len(load_images(tmp_path / "tractor"))
 
 
 def test_a_folder_of_other_splits_is_not_one_class(tmp_path):

@@ -172,8 +172,10 @@ def test_schedule_rises_then_falls_to_zero():
     assert one_cycle(500, 100, 0.2) < 1e-9
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(8, 5), (5, 8), (6, 6)])
-def test_orthogonalised_singular_values_are_near_one(shape):
+def test_orthogonalised_singular_values_are_near_one(shape, precision, monkeypatch):
+    monkeypatch.setattr("distill.optimisers.resolve_precision", lambda device: precision)
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0)), steps=6))
     assert values.min() > 0.5 and values.max() < 1.4
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,14 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from synthesis_kernels import backend
-from synthesis_kernels.backend import describe_forms, kernel_form, pick_form, resolve_device, resolve_precision
+from synthesis_kernels.backend import (
+    describe_forms,
+    kernel_form,
+    pick_form,
+    repository_commit,
+    resolve_device,
+    resolve_precision,
+)
 from synthesis_kernels.bn_match import MomentTarget, bn_match, bn_match_reference, fold_batch_norm, moment_distance
 from synthesis_kernels.counter import LANE_STEP, MULTIPLIERS, uniforms
 from synthesis_kernels.divergence import adversarial_divergence, divergence, divergence_reference, same_decision
@@ -553,6 +561,13 @@ def test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for(
     assert len(asked) == 2 and all("native form, but it can't be compiled here" in line for line in asked)
     assert automatic.startswith("reference | kernels: reference (plain torch), because it can't be compiled here")
     assert name == "kernels: reference (plain torch)"  # a stopped run may go on though the compiler's words differ
+
+
+def test_results_do_without_git(monkeypatch):
+    commit = repository_commit()
+    assert commit is None or re.fullmatch("[0-9a-f]{7,40}", commit)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert repository_commit() is None
 
 
 def test_a_device_asked_for_by_name_must_exist():

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import assert_learnt
+from torch import nn
 
-from distill import DistillOptions, ModelSpec, build_classifier, load_images
+from distill import Classifier, DistillOptions, ModelSpec, StudentOptions, build_classifier, build_student, load_images
 from distill.augment import make_views
 from distill.data import Images
 from distill.learner import PUBLISHED, Learner, cut_after, full_loss
@@ -12,7 +13,7 @@ from distill.losses.boundary import push_over
 from distill.optimisers import make_optimiser
 from distill.options import ViewOptions
 from distill.taps import Taps, find_stages
-from distill.train import distill
+from distill.train import _job_key, distill
 from distill.views import to_input
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
@@ -208,6 +209,9 @@ class Flat(torch.nn.Module):
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"optimiser": "foo"}, "no optimiser 'foo'"),
         ({"views": ViewOptions(operations=-1)}, "views.operations"),
+        ({"views": ViewOptions(cutout=8)}, "views.cutout is a part of the image's side"),
+        ({"views": ViewOptions(shift=-0.1)}, "views.shift is a part"),
+        ({"views": ViewOptions(rotate=float("nan"))}, "views.rotate"),
         ({"patience": 1, "held_out": 0.0}, "leaves none to judge by"),
         ({"patience": 1, "held_out": 0.999}, "none to learn from"),
         ({"held_out": 1.0}, "held_out"),
@@ -226,6 +230,36 @@ def test_a_network_without_maps_is_told_which_loss_to_use(teacher, data):
         distill(flat, data, teacher, replace(SHORT, loss={"at": 1.0}), device="cpu", quiet=True)
     # What its last layer reads can be compared all the same.
     distill(flat, data, teacher, replace(SHORT, loss={"rkd": 1.0}), device="cpu", quiet=True)
+
+
+def test_rkd_between_a_network_with_a_linear_head_and_one_without(teacher, data):
+    for loss in ({"rkd": 1.0}, {"rkd": 1.0, "at": 1.0}):
+        layers = [nn.Conv2d(1, 6, 5), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        headless = Classifier(nn.Sequential(*layers), replace(teacher.spec, model="mine", notes={}))
+        distill(headless, data, teacher, replace(SHORT, loss=loss), device="cpu", quiet=True)
+        distill(student_like(teacher), data, headless.eval(), replace(SHORT, loss=loss), device="cpu", quiet=True)
+
+
+def test_peers_and_branches_need_a_student_that_can_be_built_again(teacher, data):
+    whole = student_like(teacher)
+    for name in ("mine", "convnet-8"):  # no name of anything, and another network's
+        mine = Classifier(whole.network, replace(whole.spec, model=name))
+        with pytest.raises(EchosetError, match=f"'{name}' doesn't say how to build it"):
+            distill(mine, data, teacher, replace(SHORT, loss={"dml": 1.0}), device="cpu", quiet=True)
+
+
+def test_a_student_that_answers_otherwise_in_training_is_told_so():
+    options = StudentOptions("googlenet", {"init_weights": False})
+    like = {"channels": 3, "size": 32, "classes": 10, "mean": (0.5,), "std": (0.5,)}
+    with pytest.raises(EchosetError, match=r"GoogLeNetOutputs while it is trained.*aux_logits"):
+        build_student(options, like)
+    build_student(replace(options, arguments={"init_weights": False, "aux_logits": False}), like)
+
+
+def test_a_job_is_another_with_another_dropout(teacher, data):
+    student = student_like(teacher)
+    other = Classifier(student.network, replace(student.spec, arguments={"dropout": 0.5}))
+    assert _job_key(student, data, teacher, SHORT, 0, "cpu") != _job_key(other, data, teacher, SHORT, 0, "cpu")
 
 
 def test_without_a_teacher_only_labels_teach(teacher, data):

@@ -36,6 +36,34 @@ def test_zoo(name, channels, size, parameters):
     assert find_batch_norms(model.network)
 
 
+class Twice(nn.Module):
+    """Its layers have two names each, and run by the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.body = nn.Sequential(self.first, self.norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def test_layers_of_two_names(tmp_path):
+    network = Classifier(Twice(), ModelSpec("mine")).eval()
+    network.network.norm.running_mean.uniform_(-1, 1)
+    images = torch.rand(3, 1, 28, 28)
+    for precision in (torch.float32, torch.bfloat16):
+        logits, mean, variance = Frozen(network, precision).with_moments(images)
+        torch.testing.assert_close(logits, network(images), rtol=0.05, atol=0.05)
+        assert mean.shape == variance.shape == (8,)
+    save_classifier(network, tmp_path / "twice.safetensors")
+    again = Twice()
+    load_weights(again, read_weights(tmp_path / "twice.safetensors"), "twice")
+    assert torch.equal(again.norm.running_mean, network.network.norm.running_mean)
+
+
 @pytest.mark.parametrize("name", ["convnet-4", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"])
 @pytest.mark.parametrize("channels, size, classes", [(1, 20, 2), (3, 33, 7)])
 def test_zoo_takes_any_shape(name, channels, size, classes):

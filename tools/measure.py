@@ -20,6 +20,7 @@ from pathlib import Path
 
 from inversion.cli import _parse
 from inversion.runs import DemoRun
+from synthesis_kernels.backend import repository_commit
 
 FULL = "full test set"
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
@@ -34,7 +35,7 @@ def digest(command: list[str]) -> str:
 def measure(name: str, configs: list[str], seeds: list[int], data: str | None, flags: list[str]) -> list[dict]:
     """Run what is missing and return all runs."""
     path = RESULTS / f"{name}.json"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = repository_commit()
     kept = json.loads(path.read_text()) if path.is_file() else {"runs": []}
     if kept["runs"] and (kept["test_images"] == FULL) != bool(data):
         raise SystemExit(f"{path} has runs judged on {kept['test_images']}; judge these on the same images, or give another --name")

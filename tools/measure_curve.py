@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from distill.study import run_study
 from distill.transfer_set import TransferSet
 from inversion.cli import _parse
 from inversion.teacher import load_teacher
+from synthesis_kernels.backend import repository_commit
 
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
 KEPT = ("set", "corruption", "method", "seed", "loss", "set_size", "accuracy", "agreement", "steps", "seconds", "device", "torch")
@@ -61,7 +61,7 @@ if __name__ == "__main__":
             sep="\n",
             flush=True,
         )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = repository_commit()
     words = ["SET" if word == given.set else "DIR" if word == given.data else word for word in sys.argv[1:]]
     content = {"command": " ".join(["python tools/measure_curve.py", *words]), "commit": commit}
     content |= {key: cells[0][key] for key in ("device", "torch")}

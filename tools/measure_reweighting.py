@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from distill.evaluation import predict
 from distill.models import load_classifier
 from distill.transfer_set import TransferSet
 from inversion.policy import FEATURES
-from synthesis_kernels.backend import resolve_device
+from synthesis_kernels.backend import repository_commit, resolve_device
 
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
 KEPT = ("student_accuracy", "agreement", "images", "per_class", "seconds")
@@ -97,7 +96,7 @@ if __name__ == "__main__":
         run = {"name": way, "seed": seed, "command": command, "calls": shard["calls"], "cross_agreement": agreements[way, seed]}
         runs.append(run | policy | {key: summary[key] for key in KEPT})
     learnt = [run["policy"] for run in runs if run["name"] == "policy"]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = repository_commit()
     content = {
         "command": " ".join(
             "DIR" if word == given.data else word for word in ["python", "tools/measure_reweighting.py", *sys.argv[1:]]

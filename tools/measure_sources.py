@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from synthesis_kernels.backend import repository_commit
+
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
 KEPT = ("drawn", "raw_counts", "raw_coverage", "taken", "short", "exposed", "seconds")
 
@@ -92,7 +94,7 @@ def publish(documents: list[dict], seeds: list[int], made: dict[str, list[str]],
             names = {made["real"][-1]: "DIR", made["photos"][-1]: "PHOTOS"}
             cells.append(_anonymous(kept, names) | cell_scores)
             common = {key: cell[key] for key in ("device", "torch")}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = repository_commit()
     tests = [
         {"seed": seed, "overall": d["validation"]["overall"], "scores": d["validation"]["scores"]}
         for seed, d in zip(seeds, documents, strict=True)

@@ -2,18 +2,18 @@
 
     python tools/publish_study.py runs/study-mnist/study.json --name study-mnist
 
-Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command, and the commit of the folder
-it is called in, which should be the checkout that made the study.
+Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command, and the commit of this
+checkout, which should be the one that made the study.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 
 from inversion.study_page import grid
+from synthesis_kernels.backend import repository_commit
 
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
 KEPT = (
@@ -25,7 +25,7 @@ KEPT = (
 def publish(study: Path, name: str) -> list[dict]:
     """Write the file and return its rows of means."""
     found = json.loads(study.read_text())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = repository_commit()
     common = {key: found["runs"][0][key] for key in ("device", "torch")}
     cells = [{key: _short(run[key]) for key in KEPT} for run in found["runs"]]
     content = {"command": found["command"], "commit": commit, **common, "study": cells}

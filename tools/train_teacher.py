@@ -11,7 +11,6 @@ The test set is asked once, after the last step. A stopped run goes on when the 
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -31,7 +30,7 @@ from distill.loop import Every, StepProgress, StopFlag
 from distill.models import ModelSpec, build_classifier, save_classifier
 from distill.options import Device, DistillOptions, Precision, ViewOptions
 from distill.train import StudentState, one_cycle
-from synthesis_kernels.backend import describe_device, mixed_precision, resolve_device, resolve_precision
+from synthesis_kernels.backend import describe_device, mixed_precision, repository_commit, resolve_device, resolve_precision
 from synthesis_kernels.errors import EchosetError
 
 STAGES = 4
@@ -164,7 +163,7 @@ def record(results: Path, file: Path, figures: dict[str, Any]) -> None:
     found = json.loads(results.read_text()) if results.is_file() else {"teachers": []}
     others = [entry for entry in found["teachers"] if entry["name"] != file.stem]
     entry = {"name": file.stem, "file": file.as_posix(), "sha256": sha256(file.read_bytes()).hexdigest(), **figures}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = repository_commit()
     found["command"] = f"python tools/train_teacher.py --config configs/teachers/NAME.yaml --data DIR --out FILE --record {results}"
     entry |= (where := {"commit": commit, "device": figures["device"], "torch": torch.__version__})
     found |= where

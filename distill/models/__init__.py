@@ -40,7 +40,7 @@ def build_classifier(spec: ModelSpec, seed: int = 0) -> Classifier:
     """Build `spec.model` with fresh weights drawn from `seed`; the global random state is left as it was."""
     constructor = _find(spec.model)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU alone, where networks are built
         network = _construct(constructor, spec)
     if not isinstance(network, nn.Module):
         raise EchosetError(f"model '{spec.model}' made a {type(network).__name__}, not a torch.nn.Module")

@@ -104,9 +104,10 @@ class Classifier(nn.Module):
 def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:
     """Write weights and spec as one safetensors file; equal weights give equal bytes.
 
-    With `half`, matrices and convolutions are rounded to 16 bits: half the file. BatchNorm's statistics never are.
+    Weights that several layers share are written for each of them. With `half`, matrices and convolutions are rounded to 16
+    bits: half the file. BatchNorm's statistics never are.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in classifier.network.state_dict().items()}
     if half:
         tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: json.dumps(asdict(classifier.spec), sort_keys=True)}))

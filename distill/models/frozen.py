@@ -51,9 +51,8 @@ class Frozen(nn.Module):
         network = copy.deepcopy(original, shared).eval()
         self._seen: dict[str, tuple[Tensor, Tensor]] | None = None
         self._taps = {name: _Tap(name, layer, self) for name, layer in self._norms.items()}
-        for name, tap in self._taps.items():
-            owner, _, attribute = name.rpartition(".")
-            setattr(network.network.get_submodule(owner), attribute, tap)
+        taps = {id(network.network.get_submodule(name)): tap for name, tap in self._taps.items()}
+        _replace(network.network, taps)
         network.network = _fuse_relu(network.network)
         self._casts: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._convolutions: list[tuple[FrozenConv3x3, nn.Module]] = []
@@ -63,16 +62,16 @@ class Frozen(nn.Module):
 
     def _cast(self, network: nn.Module) -> None:
         """Cast weights once, not at every pass as autocast would; convolutions with a faster form get it."""
-        for name, layer in list(network.named_modules()):
+        fast = {}
+        for layer in network.modules():
             if pays(layer):
-                owner, _, attribute = name.rpartition(".")
-                fast = FrozenConv3x3(layer)
-                setattr(network.get_submodule(owner), attribute, fast)
-                self._convolutions.append((fast, layer))
+                fast[id(layer)] = FrozenConv3x3(layer)
+                self._convolutions.append((fast[id(layer)], layer))
             elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
                 weight = layer.weight
                 layer.weight = nn.Parameter(weight.to(self.precision), requires_grad=False)
                 self._casts.append((layer.weight, weight))
+        _replace(network, fast)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -109,6 +108,14 @@ class Frozen(nn.Module):
         """What those moments should be: the statistics the layers keep."""
         layers = self._norms.values()
         return MomentTarget([m.running_mean for m in layers], [m.running_var for m in layers], relative)
+
+
+def _replace(network: nn.Module, new: dict[int, nn.Module]) -> None:
+    """Put new modules in the place of those with these ids, at every name that one has."""
+    for name, layer in list(network.named_modules(remove_duplicate=False)):
+        if id(layer) in new:
+            owner, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(owner), attribute, new[id(layer)])
 
 
 class _Tap(nn.Module):
