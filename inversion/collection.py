@@ -199,7 +199,7 @@ def phases(sources: list[Source], teacher: Classifier, options: CollectOptions, 
         if way == "draw":
             todo += [_drawing(source, most, 10 * most, f"{source.address} again") for source in sources]
         else:
-            todo.append(_making(way, sources, teacher, options, seed, most))
+            todo.append(_making(way, sources, teacher, options, seed))
     return todo
 
 
@@ -209,7 +209,7 @@ def _drawing(source: Source, first: int, count: int, name: str) -> Phase:
     return Phase(name, lambda number, stock: source.block(first + number), lambda stock: blocks, True)
 
 
-def _making(way: str, sources: list[Source], teacher: Classifier, options: CollectOptions, seed: int, most: int) -> Phase:
+def _making(way: str, sources: list[Source], teacher: Classifier, options: CollectOptions, seed: int) -> Phase:
     """Images made for classes that are short, from those held and from the sources' in turn."""
 
     def make(number: int, stock: Stock) -> Tensor:
@@ -217,7 +217,8 @@ def _making(way: str, sources: list[Source], teacher: Classifier, options: Colle
         random = Random(source.device, way, seed, number)
         if way == "augment":
             return augmented(stock, options, random, seed + number)
-        again, block = divmod(number // len(sources), source.blocks or most)
+        turn = number // len(sources)
+        again, block = divmod(turn, source.blocks) if source.blocks else (0, turn)
         images = source.block(block)
         if again:  # the same walk from the same picture would end in a copy
             index = torch.arange(len(images), device=images.device)

@@ -508,8 +508,9 @@ def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Imag
     build_student(student, teacher.contract)
     stored = [source for source in run.beside.sources if source.partition(":")[0] not in DRAWN]
     place = Path(run.out).resolve()
-    for path in filter(None, [run.teacher.model, run.teacher.weights, run.student.weights, student.weights, *stored]):
-        if Path(path).exists() and place in (Path(path).resolve(), *Path(path).resolve().parents):
+    teachers = [path for path in (run.teacher.model, run.teacher.weights) if path and Path(path).is_file()]  # or it is a name
+    for path in filter(None, [*teachers, run.student.weights, student.weights, *stored]):
+        if place in (Path(path).resolve(), *Path(path).resolve().parents):
             raise EchosetError(f"{path} lies in {run.out}, where this demo writes and clears away; choose another --out")
     same = (run.student.model, run.student.arguments) == (student.model, student.arguments)
     if run.start == "adversary" and not (keep and same):
