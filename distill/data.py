@@ -177,7 +177,7 @@ def _read(root: Path, split: str, channels: int | None, size: int | None, quiet:
     elif found := _find_published(root, split):
         images, labels = _read_cifar(found[0], split) if len(found) == 1 else _read_mnist(*found)
     elif root.is_dir() and any(root.iterdir()):
-        images, labels = _read_folders(_folder_of(root, split), channels, size, quiet, labelled)
+        images, labels = _read_folders(_folder_of(root, split, labelled), channels, size, quiet, labelled)
     else:
         raise EchosetError(
             f"{root} is no data set this understands: expected an .npz file, MNIST's raw files "
@@ -213,9 +213,11 @@ CIFAR = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100"}
 
 def _find_published(root: Path, split: str) -> tuple[Path, ...]:
     """MNIST's two files, or CIFAR's folder, at the path or below it; several would be a choice that is not ours."""
-    places = dict.fromkeys([root, root / "raw", *sorted(root.glob("*/raw"))])
+    if pair := _idx_pair(root, split) or ((root,) if root.name in CIFAR and root.is_dir() else None):
+        return pair
+    places = [root / "raw", *sorted(root.glob("*/raw"))]
     found: list[tuple[Path, ...]] = [pair for folder in places if (pair := _idx_pair(folder, split))]
-    found += [(folder,) for folder in (root, *(root / name for name in CIFAR)) if folder.name in CIFAR and folder.is_dir()]
+    found += [(root / name,) for name in CIFAR if (root / name).is_dir()]
     if len(found) > 1:
         names = [str(each[0] if len(each) == 1 else each[0].parent) for each in found]
         raise EchosetError(f"{root} holds several data sets; name one of {', '.join(names)}")
@@ -230,11 +232,11 @@ def _idx_pair(folder: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-def _folder_of(root: Path, split: str) -> Path:
+def _folder_of(root: Path, split: str, labelled: bool) -> Path:
     """Where the split's pictures are; folders named for other splits must not be taken for classes."""
     others = [name for name in ("train", "test", "val") if (root / name).is_dir()]
     beside = [p for p in root.iterdir() if p.is_dir() and p.name not in others and not p.name.startswith(".")]
-    if len(others) == 1 and any(map(_pictures, beside)):
+    if labelled and len(others) == 1 and any(map(_pictures, beside)):
         raise EchosetError(
             f"{root}: is '{others[0]}' what to train or test with, or a class like the folders beside it? Name {root / others[0]} "
             "and it is taken alone, or give the class another name"

@@ -27,10 +27,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+FORMAT = 2
+"""Of saved states, as a number: raise it when what they hold, or what is made of it, changes."""
+
+
 def save_state(path: Path, key: str, state: dict[str, Any]) -> None:
     """Keep a loop's `state_dict()`; `key` says which job it belongs to."""
     buffer = io.BytesIO()
-    torch.save({"key": key, "state": state}, buffer)
+    torch.save({"key": f"{FORMAT} {key}", "state": state}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -43,7 +47,7 @@ def load_state(path: Path, key: str) -> dict[str, Any] | None:
         found, state = content["key"], content["state"]
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         raise EchosetError(f"{path} cannot be read as saved state ({error}); delete it to start this job again") from error
-    if found != key:
+    if found != f"{FORMAT} {key}":
         raise EchosetError(
             f"{path} was left by a stopped run with other options, data, device or version; go on with that one, choose another "
             "--out, or delete the file to start anew"

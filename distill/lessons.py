@@ -41,14 +41,14 @@ class Lessons:
             self.rows, self.held_out_labels = rows[kept], rows[held].argmax(1)
         self.bank: Tensor | None = None  # (N·V, K)
 
-    def ask_beforehand(self, quiet: bool, kept: tuple[Path, str] | None = None) -> None:
+    def ask_beforehand(self, quiet: bool, folder: Path | None = None) -> None:
         """Keep the teacher's answers to every view, unless so few steps are taken that asking at each is less work."""
         options = self.options
         pays = 0 < len(self.pool) * options.views_per_image <= options.steps * options.batch
         if not (pays and self.learner.takes_answers):
             return
         per_image, precision = options.views_per_image, self.learner.precision
-        bank = bank_answers(self.teacher, self.pool, per_image, options.views, self.seed, precision, quiet, kept)
+        bank = bank_answers(self.teacher, self.pool, per_image, options.views, self.seed, precision, quiet, folder)
         self.bank = bank.flatten(0, 1)
         if self.device.type == "cuda":
             self.teacher.cpu()  # it is not asked again, and its memory is wanted

@@ -5,6 +5,7 @@ A finished cell is one JSON file; it is never computed again. Several processes 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import statistics
@@ -127,7 +128,9 @@ def run_study(
                 progress.update(number + 1, f"{cell.name} {found['accuracy']:.2%}")
             else:
                 progress.update(number + 1)
-            shutil.rmtree(out / "cells" / cell.name, ignore_errors=True)
+            shutil.rmtree(out / "cells" / cell.name / keys[cell][:12], ignore_errors=True)
+            with contextlib.suppress(OSError):  # another study's cell may have been stopped there
+                (out / "cells" / cell.name).rmdir()
     found = [_finished(out / "cells" / f"{cell.name}.json", keys[cell]) for cell in cells]
     return [cell for cell in found if cell is not None]
 

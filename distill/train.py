@@ -26,22 +26,19 @@ from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
-from distill.views import ask, to_input
+from distill.views import ANSWERS, ask, to_input
 from synthesis_kernels.backend import describe_forms, mixed_precision, name_form, resolve_device, resolve_precision, say_once
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import Captured, compiled, optimiser_tensors, resolve_step
 
-FORMAT = 1
-"""Of a saved state, as a number: another one is not gone on from."""
-STATE, ANSWERS = "student.state", "answers.state"
-"""What a distillation leaves in its folder until its student is saved."""
+STATE = "student.state"
 
 
 def forget(folder: Path) -> None:
-    """Delete the state of a distillation that is over."""
-    for name in (STATE, ANSWERS):
-        (folder / name).unlink(missing_ok=True)
+    """Delete what a distillation keeps in its folder until its student is saved."""
+    for path in [folder / STATE, *folder.glob(ANSWERS.format("*"))]:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -209,7 +206,7 @@ def _check_training(student: Classifier) -> None:
     if not isinstance(found, Tensor):
         raise EchosetError(
             f"{spec.model} answers with {type(found).__name__} while it is trained, and not with logits alone; of torchvision's, "
-            "give --student.arguments '{\"aux_logits\": false}'"
+            "give it the argument aux_logits=false"
         )
 
 
@@ -262,7 +259,8 @@ def distill(
             learner.network = compiled(student)
 
         folder = Path(folder) if folder is not None else None
-        key = _job_key(student, data, teacher, options, seed, f"{where.type} {kind} {way} {name_form(where)}")
+        elsewhere = f"{where.type} {kind} {way} {name_form(where)}"
+        key = _job_key(student, data, teacher, options, seed, elsewhere) if folder else ""
         saved = load_state(folder / STATE, key) if folder else None
         if saved is not None:
             state.load_state_dict(saved)
@@ -272,7 +270,7 @@ def distill(
         lessons = Lessons(data, learner, teacher, seed, where)
         judge = _Judge(lessons, teacher, kind) if options.patience else None
         if state.step < options.steps:
-            lessons.ask_beforehand(quiet, (folder / ANSWERS, key) if folder else None)
+            lessons.ask_beforehand(quiet, folder)
         with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
             while state.step < options.steps and not _patience_is_over(state, options):
                 if learner.attacks and state.step / options.steps >= ATTACKS_END:
@@ -361,5 +359,5 @@ def _job_key(
     """What the saved state belongs to: a run with anything else changed must not pick it up."""
     networks = [network for network in (student, teacher) if network is not None]
     known = [(each.weight_hash(), each.contract, each.spec.model, each.spec.arguments) for each in networks]
-    parts = [FORMAT, known, content_hash(data.images, data.labels), asdict(options), seed, where]
-    return sha256(json.dumps(parts).encode()).hexdigest()
+    parts = [known, content_hash(data.images, data.labels), asdict(options), seed, where]
+    return sha256(json.dumps(parts, default=str).encode()).hexdigest()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from distill.augment import make_views
+from distill.data import content_hash
 from distill.files import load_state, save_state
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
-from synthesis_kernels.backend import mixed_precision
+from synthesis_kernels.backend import mixed_precision, name_form
 
 CHUNK = 500
+ANSWERS = "answers-{}.state"
 
 
 def to_input(pixels: Tensor) -> Tensor:
@@ -37,12 +42,17 @@ def bank_answers(
     seed: int,
     precision: torch.dtype,
     quiet: bool = False,
-    kept: tuple[Path, str] | None = None,
+    folder: Path | None = None,
 ) -> Tensor:  # (N, V, K) float32
     """The teacher's logits for views 0 … V−1 of every image. The views themselves need no storing: `make_views` repeats them.
 
-    With a file and a job's key in `kept`, the answers stay there, and a run that was stopped goes on where it was.
+    In a `folder` the answers are kept while they are asked for, and a run that was stopped goes on where it was.
     """
+    kept = None
+    if folder:
+        asked = [teacher.weight_hash(), teacher.contract, content_hash(pool, None), per_image, asdict(options), seed, CHUNK]
+        key = sha256(json.dumps([*asked, pool.device.type, str(precision), name_form(pool.device)]).encode()).hexdigest()
+        kept = (folder / ANSWERS.format(key[:12]), key)
     frozen, save_due = Frozen(teacher, precision), Every(20)
     todo = [(view, index) for view in range(per_image) for index in torch.arange(len(pool), device=pool.device).split(CHUNK)]
     saved = load_state(*kept) if kept else None
@@ -54,7 +64,7 @@ def bank_answers(
             answers.append(ask(frozen, images, precision))
             progress.update(view * len(pool) + int(index.numel()))
             stopping = stop.raised  # asked once: a signal may come between two looks
-            if kept and (stopping or save_due() or len(answers) == len(todo)):
+            if kept and (stopping or save_due()):
                 save_state(*kept, {"parts": len(answers), "answers": torch.cat(answers)})
             if stopping:
                 raise Interrupted("distillation stopped" + (f"; {kept[0]} keeps the teacher's answers" if kept else ""))

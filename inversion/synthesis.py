@@ -39,8 +39,6 @@ from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
 
-FORMAT = 2
-"""Of a saved state, as a number: another one is not gone on from."""
 FIGURES = ("bn", "classes", "adversary", "alike", "hit", "taken", "agreement", "held_out_agreement")
 
 
@@ -132,6 +130,7 @@ def synthesize(
     if options.objective.views is None:  # spelled out, so that the manifest says what was done
         options = replace(options, objective=replace(options.objective, views=trained_views(teacher.spec)))
     jobs = plan(options, teacher.spec.classes, seed)
+    build_student(options.adversary.student, teacher.contract)  # refused now, if at all
     out = Path(out)
     config = asdict(options)
     config["adversary"]["student"] = identify_student(options.adversary.student)
@@ -166,7 +165,7 @@ def make_shard(
     """Run one job to its end: calls of the generator and steps of the adversarial student, turn about."""
     state = SynthesisState(teacher, job, options, device)
     state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
-    key = f"{key} {FORMAT} {device.type} {precision} {step} {name_form(device)}"  # elsewhere the same steps would end otherwise
+    key = f"{key} {device.type} {precision} {step} {name_form(device)}"  # elsewhere the same steps would end otherwise
     if (saved := load_state(state_file, key)) is not None:
         state.load_state_dict(saved["job"])
     frozen = Frozen(teacher, precision)

@@ -25,7 +25,7 @@ from distill.lessons import check_lesson
 from distill.models import Classifier, load_classifier, save_classifier
 from distill.options import StudentOptions, StudyOptions
 from distill.study import plan, run_study, summarise
-from distill.train import build_student, forget
+from distill.train import STATE, build_student, forget
 from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.collection import collect as collect_set
@@ -296,7 +296,7 @@ def study(run: StudyRun) -> int:
     """Fill the grid, then show and write what there is."""
     teacher, out = load_teacher(run.teacher), Path(run.out)
     data = _test_data(run.data, teacher)
-    labelled = run.distillation.labels == "data"
+    labelled = run.distillation.labels == "data" or run.study.images > 0  # drawn evenly by them
     sets = {name: _load_set(path, teacher, run.quiet, labelled) for name, path in run.sets.items()}
     fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
     original = load_images(run.original, "train", *fit) if run.original else None
@@ -498,7 +498,9 @@ def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Imag
         count = sum(sum(job.quotas) for job in jobs)
         to_be_made = Images(torch.zeros(1, 1, 1, 1).byte().expand(count, -1, -1, -1), torch.zeros(count).long(), "set")
         check_lesson(fresh, to_be_made, teacher, run.distillation)
-        Learner(fresh, teacher, run.distillation)
+        learner = Learner(fresh, teacher, run.distillation)
+        if run.step == "compiled" and not learner.compiles:
+            raise EchosetError(f"step 'compiled' can't be had with the losses {', '.join(learner.weights)}; use --step eager")
     describe_forms(resolve_device(run.device))
     resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
     inspect_teacher(teacher)
@@ -507,10 +509,10 @@ def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Imag
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
     build_student(student, teacher.contract)
     stored = [source for source in run.beside.sources if source.partition(":")[0] not in DRAWN]
-    place = Path(run.out).resolve()
+    ours = {(Path(run.out) / name).resolve() for name in (*DEMO_FILES, STATE, "set", "beside")}
     teachers = [path for path in (run.teacher.model, run.teacher.weights) if path and Path(path).is_file()]  # or it is a name
     for path in filter(None, [*teachers, run.student.weights, student.weights, *stored]):
-        if place in (Path(path).resolve(), *Path(path).resolve().parents):
+        if ours & {Path(path).resolve(), *Path(path).resolve().parents}:
             raise EchosetError(f"{path} lies in {run.out}, where this demo writes and clears away; choose another --out")
     same = (run.student.model, run.student.arguments) == (student.model, student.arguments)
     if run.start == "adversary" and not (keep and same):
@@ -546,6 +548,8 @@ def _words(student: StudentOptions) -> str:
 def _start_demo_folder(out: Path) -> None:
     """Keep what a stopped demo left; clear away a finished one, and nothing that isn't a demo's."""
     summary = out / "summary.json"
+    if not (out / "set" / "manifest.json").is_file():
+        forget(out)  # of a set that is gone
     if not summary.is_file():
         return
     if not (out / "set" / ".job").is_file() or "student_accuracy" not in (content := summary.read_text()):

@@ -140,7 +140,7 @@ def describe_forms(device: torch.device) -> str:
 
 def name_form(device: torch.device) -> str:
     """The form alone, which results depend on, and not why it was taken."""
-    return describe_forms(device).partition(",")[0]
+    return describe_forms(device).partition(",")[0].removeprefix("kernels: ").removesuffix(" (plain torch)")
 
 
 def repository_commit() -> str | None:

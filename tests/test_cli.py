@@ -377,6 +377,7 @@ def test_a_failed_demo_keeps_the_finished_one(demo, echoset, refused):
     _, out = demo
     for flag, message in {"--distillation.batch=1": "batch", "--loss=hintn": "no loss 'hintn'"}.items():
         assert message in refused("demo", f"--out={out}", *TINY_FLAGS, flag)
+    assert "can't be had with the losses" in refused("demo", f"--out={out}", *TINY_FLAGS, "--step=compiled", "--loss=at")
     assert "learns from held-out images" in refused("demo", f"--out={out}", *TINY_FLAGS, "--synthesis.replay.sampling=policy")
     echoset("demo", f"--out={out}", "--data=/nowhere", status=1)
     echoset("demo", f"--out={out}", "--synthesis.calls=0", status=1)

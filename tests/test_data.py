@@ -321,6 +321,8 @@ def test_one_of_several_data_sets_has_to_be_named(tmp_path):
         with pytest.raises(EchosetError, match=r"several data sets; name one of .*MNIST/raw.*cifar-10-batches-py"):
             load_images(tmp_path)
     assert np.array_equal(load_images(tmp_path / "MNIST").images[:, 0].numpy(), PIXELS)
+    write_mnist(tmp_path / "MNIST" / "raw" / "raw")
+    assert len(load_images(tmp_path / "MNIST" / "raw")) == 3  # what lies at the path itself comes first
     with pytest.raises(EchosetError, match="cifar-100-python: CIFAR100 is incomplete"):
         load_images(tmp_path / "cifar-100-python")
 
@@ -416,6 +418,7 @@ def test_a_class_called_train_is_no_split(tmp_path):
     for split in ("train", "test"):
         with pytest.raises(EchosetError, match="is 'train' what to train or test with, or a class"):
             load_images(tmp_path, split)
+    assert len(load_images(tmp_path, "train", labelled=False)) == 1  # where no class counts
     write_pictures(tmp_path / "test", GREY)  # beside one another they are splits, whatever else is there
     assert len(load_images(tmp_path, "train")) == len(load_images(tmp_path / "tractor"))
 

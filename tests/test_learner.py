@@ -240,18 +240,19 @@ def test_rkd_between_a_network_with_a_linear_head_and_one_without(teacher, data)
         distill(student_like(teacher), data, headless.eval(), replace(SHORT, loss=loss), device="cpu", quiet=True)
 
 
-def test_peers_and_branches_need_a_student_that_can_be_built_again(teacher, data):
+@pytest.mark.parametrize("method", ["dml", "one"])
+def test_peers_and_branches_need_a_student_that_can_be_built_again(teacher, data, method):
     whole = student_like(teacher)
     for name in ("mine", "convnet-8"):  # no name of anything, and another network's
         mine = Classifier(whole.network, replace(whole.spec, model=name))
         with pytest.raises(EchosetError, match=f"'{name}' doesn't say how to build it"):
-            distill(mine, data, teacher, replace(SHORT, loss={"dml": 1.0}), device="cpu", quiet=True)
+            distill(mine, data, teacher, replace(SHORT, loss={method: 1.0}), device="cpu", quiet=True)
 
 
 def test_a_student_that_answers_otherwise_in_training_is_told_so():
     options = StudentOptions("googlenet", {"init_weights": False})
     like = {"channels": 3, "size": 32, "classes": 10, "mean": (0.5,), "std": (0.5,)}
-    with pytest.raises(EchosetError, match=r"GoogLeNetOutputs while it is trained.*aux_logits"):
+    with pytest.raises(EchosetError, match=r"GoogLeNetOutputs while it is trained.*aux_logits=false"):
         build_student(options, like)
     build_student(replace(options, arguments={"init_weights": False, "aux_logits": False}), like)
 

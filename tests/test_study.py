@@ -15,6 +15,7 @@ from distill import Classifier, DistillOptions, StudentOptions, load_images
 from distill.options import StudyOptions
 from distill.study import Cell, method_loss, plan, run_study, summarise
 from inversion import MNIST_SLICE
+from inversion.cli import main
 from inversion.study_page import grid, write_study
 from synthesis_kernels.errors import EchosetError
 
@@ -177,6 +178,15 @@ def test_levels_of_one_corruption_are_joined_and_others_stand_alone(tmp_path):
     damages = ("none", "noise=0.2", "imbalance=1")
     page = page_of(tmp_path, summarise([row(0.9, 0, method, corruption=d) for d in damages for method in ("plain", "at")]))
     assert re.findall('aria-label="(.*?)"', page) == ["accuracy by noise", "accuracy by method, %, imbalance=1"]
+
+
+def test_images_are_drawn_evenly_from_a_labelled_file(tmp_path, capsys):
+    whole = load_images(MNIST_SLICE)
+    np.savez(tmp_path / "set.npz", images=whole.images[:200, 0].numpy(), labels=whole.labels[:200].numpy())
+    flags = [f"--sets={json.dumps({'mine': str(tmp_path / 'set.npz')})}", f"--out={tmp_path / 'out'}", "--images=40"]
+    flags += ["--study.seeds=[0]", "--study.attacks=0", "--student=convnet-4", '--study.methods=["hinton"]', "--device=cpu"]
+    assert main(["study", *flags, "--distillation.steps=2", "--distillation.batch=16", "--quiet", "--json"]) == 0
+    assert json.loads((tmp_path / "out" / "study.json").read_text())["runs"][0]["set_size"] == 40
 
 
 def test_a_killed_study_goes_on(tmp_path, echoset):
