@@ -56,6 +56,13 @@ def as_images(data: Any, name: str) -> Images:
     return data if isinstance(data, Images) else Images(data.images, data.labels, name)
 
 
+def join(parts: Iterable[Images], name: str) -> Images:
+    """Images of one shape as one collection; with labels if all have them."""
+    parts = list(parts)
+    labels = [part.labels for part in parts if part.labels is not None]
+    return Images(torch.cat([part.images for part in parts]), torch.cat(labels) if len(labels) == len(parts) else None, name)
+
+
 def content_hash(images: Tensor, labels: Tensor | None) -> str:
     """SHA-256 of pixels and labels."""
     digest = sha256(np.ascontiguousarray(images.numpy(force=True)))

@@ -99,6 +99,8 @@ class DistillRun(Common):
     set: str = "runs/set"
     """What to learn from: a transfer set's folder, or any images: a folder of pictures or of one folder per class, MNIST's raw
     files, torchvision's CIFAR, an .npz file, torchvision:NAME:ROOT. The train split where there are splits."""
+    beside: str | None = None
+    """More to learn from, as for --set: say, a set of procedural pictures that `collect` made."""
     teacher: TeacherOptions = TeacherOptions()
     """The teacher; of a transfer set the one that made it."""
     corrupt: str = "none"

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.corrupt import corrupt
-from distill.data import Images, as_images, load_images
+from distill.data import Images, as_images, join, load_images
 from distill.evaluation import check_fit, predict
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_atomically
@@ -160,7 +160,7 @@ def _join_beside(run: DemoRun, teacher: Classifier, made: Images) -> tuple[Image
     """The generator's images with those of other sources; what the summary says about the latter; and the seconds it took."""
     began, options = time.perf_counter(), CollectOptions(images=run.beside.images)
     others = collect_set(teacher, run.beside.sources, options, Path(run.out) / "beside", run.seed, run.device, run.quiet)
-    joined = Images(torch.cat([made.images, others.images]), torch.cat([made.labels, others.labels]), "set and beside")
+    joined = join([made, as_images(others, "beside")], "set and beside")
     told = {"images": len(others), "sources": list(run.beside.sources), "per_class": others.counts()}
     return joined, told, max(time.perf_counter() - began, others.manifest["collection"]["seconds"])
 
@@ -242,11 +242,14 @@ def distill(run: DistillRun) -> int:
     if path.resolve() in [Path(given).resolve() for given in (run.teacher.model, run.teacher.weights) if given]:
         raise EchosetError(f"the student would be written over its teacher, {path}; choose another --out")
     teacher = load_teacher(run.teacher)
-    data = _load_set(run.set, teacher, run.quiet, run.distillation.labels == "data")
+    places = [place for place in (run.set, run.beside) if place]
+    parts = [_load_set(place, teacher, run.quiet, run.distillation.labels == "data") for place in places]
+    whence = " and ".join(places)
+    data = join(map(as_images, parts, places), whence) if run.beside else parts[0]
     if run.corrupt != "none":
         if run.distillation.labels != "data":
             raise EchosetError("--corrupt changes the data's labels, and the teacher's are used: add --distillation.labels data")
-        damaged = corrupt(as_images(data, run.set), teacher.spec.classes, run.corrupt, run.seed)
+        damaged = corrupt(as_images(data, whence), teacher.spec.classes, run.corrupt, run.seed)
         data = damaged.data
         if not run.quiet:
             print(damaged.report)
@@ -256,7 +259,7 @@ def distill(run: DistillRun) -> int:
     forget(out)
     table = _table("Student", "", run.student.model)
     table.add_row("parameters", f"{student.parameters_count:,}")
-    table.add_row("learnt from", f"{len(data):,} images of {run.set}")
+    table.add_row("learnt from", f"{len(data):,} images of {whence}")
     table.add_row("losses", " + ".join(f"{weight:g} {name}" for name, weight in full_loss(run.distillation.loss).items()))
     table.add_row("agreement", f"{learnt.agreement:.2%} of the last views")
     document = {"student": str(path), "agreement": learnt.agreement, "seconds": learnt.seconds, "steps": learnt.steps}

@@ -12,12 +12,13 @@ from conftest import ROOT
 
 from distill.models import load_classifier
 from distill.options import ViewOptions
-from inversion.cli import _parse
+from inversion.cli import _parse, main
 from synthesis_kernels.errors import EchosetError
 
 sys.path.insert(0, str(ROOT / "tools"))
 import measure
 import measure_reweighting
+import measure_students
 import tables
 import train_teacher
 from train_teacher import TeacherRecipe, resize, side_at, train
@@ -88,6 +89,23 @@ def test_runs_judged_on_other_images_are_not_pooled(tmp_path, monkeypatch):
     (tmp_path / "mine.json").write_text(json.dumps({"runs": [{"name": "default", "seed": 0}], "test_images": "full test set"}))
     with pytest.raises(SystemExit, match="runs judged on full test set"):
         measure.measure("mine", [], [1], None, [])
+
+
+def test_students_of_one_set_are_measured_once(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_students, "RESULTS", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    train(recipe(data, tmp_path / "teacher.safetensors"))
+    for name in ("set", "beside"):
+        assert main(["collect", f"--out={name}", "--teacher=teacher.safetensors", f"--source={data}", "--images=8", "--quiet"]) == 0
+    asked = ("few", ["set", "beside"], "teacher.safetensors", ["convnet-4"], [0], str(data))
+    flags = ["--distillation.steps=2", "--distillation.batch=8", "--distillation.views_per_image=1"]
+    (row,) = measure_students.measure(*asked, flags)
+    assert 0 <= row["student_accuracy"] <= 1 and row["images"] == 8 and row["beside"]["per_class"] == [4, 4]
+    assert row["steps"] == 2 and row["command"].startswith("echoset distill --set set --beside beside --teacher teacher")
+    assert measure_students.measure(*asked, flags) == [row]  # not taught again
+    monkeypatch.setattr(measure_students, "teach", lambda *given: row)
+    assert len(measure_students.measure(*asked, [*flags, "--distillation.temperature=4"])) == 2
 
 
 @pytest.mark.parametrize("change", [{"batch": 65}, {"small": 1.5}, {"small": -0.5}, {"epochs": 0}])
