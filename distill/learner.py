@@ -123,11 +123,11 @@ class Learner(nn.Module):
         maps = bool(ON_MAPS & self.weights.keys())
         mine = find_stages(student, self.options.student_layers, maps)
         theirs = find_stages(teacher, self.options.teacher_layers, maps)
-        if self.options.student_layers and self.options.teacher_layers and maps and len(mine.layers) != len(theirs.layers):
-            raise EchosetError(f"{len(mine.layers)} student_layers and {len(theirs.layers)} teacher_layers make no pairs")
         if not maps:  # rkd compares embeddings: what a last linear layer reads, or the mean of the one map found instead
             self.mine, self.theirs, self.adapters = mine, theirs, nn.ModuleList()
             return
+        if self.options.student_layers and self.options.teacher_layers and len(mine.layers) != len(theirs.layers):
+            raise EchosetError(f"{len(mine.layers)} student_layers and {len(theirs.layers)} teacher_layers make no pairs")
         count = min(len(mine.layers), len(theirs.layers))
         if "fsp" in self.weights and count < 2:
             raise EchosetError("fsp compares two stages with each other, and only one pair was found; name more layers")

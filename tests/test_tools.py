@@ -180,6 +180,11 @@ def test_tables_come_from_files(tmp_path, monkeypatch):
     assert "| 5,000 + 1,500 | 1 | 85.00 |" in tables.render("<!-- table: cifar10-small -->\n<!-- end -->")
     assert "| wrn-40-2 | 94.00 | 2,243,546 | 90 | a CPU |" in made
     assert "old" not in made and "\nb\n" in made and made.endswith("c\n") and tables.render(made) == made
+    student = {"name": "wrn-16-1", "steps": 2000, "parameters": 175_066, "images": 5000, "beside": None}
+    judged = [student | {"student_accuracy": value, "agreement": value, "seconds": {"distillation": 90.0}} for value in (0.8, 0.82)]
+    (tmp_path / "cifar10-students.json").write_text(json.dumps({"runs": judged}))
+    row = "| wrn-16-1 | 175,066 | 5,000 | 2,000 | 2 | 81.00 ± 1.41 | 81.00 ± 1.41 | 1.5 |"
+    assert row in tables.render("<!-- table: students -->\n<!-- end -->")
     with pytest.raises(SystemExit, match="'nothing'"):
         tables.render("<!-- table: nothing -->\n<!-- end -->")
 

@@ -35,6 +35,11 @@ def minutes(seconds: list[float]) -> str:
     return f"{statistics.median(seconds) / 60:.1f}"
 
 
+def images(run: dict) -> str:
+    """How many taught the student: those of the set and, if any, those beside it."""
+    return " + ".join(f"{part['images']:,}" for part in (run, run.get("beside")) if part)
+
+
 def load(name: str) -> dict:
     """A result file."""
     return json.loads((RESULTS / f"{name}.json").read_text())
@@ -62,13 +67,26 @@ def demos(pattern: str) -> str:
         rows.append(
             [
                 f"`{path.stem}`",
-                " + ".join(f"{part['images']:,}" for part in (runs[0], runs[0].get("beside")) if part),
+                images(runs[0]),
                 str(len(runs)),
                 spread(accuracy),
                 f"{100 * min(accuracy):.2f}",
                 *(minutes([time.get(stage, 0) for time in times]) for stage in stages),
             ]
         )
+    return rows_to_markdown(rows)
+
+
+def students(name: str) -> str:
+    """Kinds of student taught by one set, by `tools/measure_students.py`."""
+    rows = [["student", "parameters", "images", "steps", "seeds", "student, %", "same decision as the teacher, %", "minutes"]]
+    kinds: dict[tuple[str, int], list[dict]] = {}
+    for run in load(name)["runs"]:
+        kinds.setdefault((run["name"], run["steps"]), []).append(run)
+    for (kind, steps), runs in kinds.items():
+        figures = [spread([run[key] for run in runs]) for key in ("student_accuracy", "agreement")]
+        took = minutes([run["seconds"]["distillation"] for run in runs])
+        rows.append([kind, f"{runs[0]['parameters']:,}", images(runs[0]), f"{steps:,}", str(len(runs)), *figures, took])
     return rows_to_markdown(rows)
 
 
@@ -112,6 +130,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "teachers": teachers,
     "cifar10": lambda: demos("cifar10-[!s]*.json"),
     "cifar10-small": lambda: demos("cifar10-small*.json"),
+    "students": lambda: students("cifar10-students"),
     "curve": lambda: curve("cifar10-curve"),
     "curve-small": lambda: curve("cifar10-small-curve"),
     "reweighting-mnist": lambda: reweighting(load("reweighting-mnist")["runs"]),
