@@ -50,8 +50,8 @@ class Lessons:
         per_image, precision = options.views_per_image, self.learner.precision
         bank = bank_answers(self.teacher, self.pool, per_image, options.views, self.seed, precision, quiet, folder)
         self.bank = bank.flatten(0, 1)
-        if self.device.type == "cuda":
-            self.teacher.cpu()  # it is not asked again, and its memory is wanted
+        if self.device.type == "cuda" and "bss" not in self.learner.weights:
+            self.teacher.cpu()  # it is not asked again (bss attacks it), and its memory is wanted
 
     def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training that is over, draws."""

@@ -22,7 +22,7 @@ def _saturate(images: Tensor, size: Tensor) -> Tensor:
     # A grey image has no colour to strengthen; its gamma is changed instead.
     if images.shape[1] == 3:
         return enhance.adjust_saturation_with_gray_subtraction(images, 1 + 0.9 * size)
-    return enhance.adjust_gamma(images, (1.2 * size).exp())
+    return enhance.adjust_gamma(images, (1.2 * size).exp(), gain=images.new_ones(1))
 
 
 def _stretch(images: Tensor, size: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ class DistillOptions:
     temperature: float = 4.0
     """Softens both distributions in hinton's KL divergence."""
     views_per_image: int = 16
-    """Views the teacher answers for, once, before the student starts; 0 = a new view and a new answer at every step."""
+    """Views the teacher answers for, once, before the student starts (where these are fewer than the steps will show, and no loss
+    compares features; else at every step); 0 = a new view and a new answer at every step."""
     views: ViewOptions = ViewOptions(cutmix=0.5)
     """What the student sees of an image."""
     patience: int = 0

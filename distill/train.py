@@ -240,9 +240,9 @@ def distill(
     `log.jsonl` there records it. The last state stays for the caller to `forget` once the student is saved.
     """
     check_lesson(student, data, teacher, options)
-    with torch.random.fork_rng():
+    where = resolve_device(device)
+    with torch.random.fork_rng([torch.cuda.current_device()] if where.type == "cuda" else []):
         torch.manual_seed(seed)
-        where = resolve_device(device)
         kind = resolve_precision(where, precision)
         way = resolve_step(step, where, options.steps)
         if not quiet:

@@ -8,6 +8,7 @@ rates, beside the multiply-adds counted in the step.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import platform
 import statistics
@@ -83,7 +84,7 @@ class Bench:
     def classifiers(self, tuned: bool) -> tuple[Classifier, Classifier]:
         """Fresh teacher and student; channels last for our side."""
         options = self.run.teacher
-        teacher = load_teacher(options)
+        teacher = load_teacher(options, untrained=True)
         student = build_student(self.run.student, teacher.contract, 1)
         layout = torch.channels_last if tuned else torch.contiguous_format
         both = [network.to(self.device, memory_format=layout) for network in (teacher, student)]
@@ -414,6 +415,7 @@ def _peak(run: BenchRun, side: str, form: str) -> float:
         for _ in range(2):
             step()
         if bench.device.type == "cuda":
+            gc.collect()  # steps measured before
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             step()

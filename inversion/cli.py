@@ -106,6 +106,8 @@ def _parse(verb: str, arguments: list[str]) -> object:
 SHORT = {
     "--teacher": ["--teacher.model"],
     "--student": ["--student.model"],
+    "--model": ["--model.model"],
+    "--against": ["--against.model"],
     "--images": ["--images", "--synthesis.images", "--collection.images", "--study.images"],
     "--patience": ["--distillation.patience", "--synthesis.patience"],
 }

@@ -70,6 +70,7 @@ class InnerLoop:
         self.optimiser = torch.optim.Adam(
             groups, options.generator.learning_rate, betas=(0.5, 0.999), fused=True, capturable=on_cuda
         )
+        self.optimiser._warned_capturable_if_run_uncaptured = True  # eager steps with it are fine here
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
         self.average: tuple[Tensor, Tensor] | None = None

@@ -111,7 +111,7 @@ class ReplayBuffer:
         # Each class's slots, empty ones first, then by rising priority; slots past the quota last.
         fading = 0.5 ** ((call - self.round) / half_life) if half_life else 1.0
         worth = torch.where(self.filled, self.priority.clamp_min(0) * fading, -1.0)
-        worth[-1] = torch.inf
+        worth[-1:] = torch.inf
         slots = self._slots.gather(1, worth[self._slots].argsort(dim=1, stable=True))
         lacking = self.quotas - self.counts()
         allowed = torch.minimum(lacking + (refresh * self.quotas).ceil().long(), self.quotas)
@@ -128,12 +128,11 @@ class ReplayBuffer:
         self.images[target] = images
         self.logits[target] = logits
         self.priority[target] = highest
-        self.weight[target] = 1.0
         self.disagreement[target] = highest
-        self.trend[target], self.visits[target] = 0.0, 0.0
-        self.round[target] = call
-        self.filled[target] = True
-        self.filled[-1] = False
+        # A number assigned to places chosen by a tensor would be sent to the device, and waited for.
+        for stored, value in ((self.weight, 1), (self.trend, 0), (self.visits, 0), (self.round, call), (self.filled, True)):
+            stored.index_fill_(0, target, value)
+        self.filled[-1:] = False
         # Many were turned away to one place, and which of them stays there depends on the threads; the state must not.
         self.images[-1], self.logits[-1] = 0, 0
 

@@ -14,7 +14,7 @@ class Common:
     """What every verb takes."""
 
     seed: int = 0
-    """Fixes the result: same seed and device, same bytes."""
+    """Fixes the result: same seed, device, precision, kernels and number of threads, same bytes."""
     json: bool = False
     """Print one JSON document as the last line of standard output."""
     quiet: bool = False
@@ -117,10 +117,10 @@ class DistillRun(Common):
 class EvaluateRun(Common):
     """`echoset evaluate`."""
 
-    model: str = "mnist"
-    """'mnist', 'cifar10' or 'cifar10-small' for the bundled teachers, or a file saved by echoset."""
-    against: str | None = None
-    """A second such model, whose decisions the first is compared with."""
+    model: TeacherOptions = TeacherOptions()
+    """The network to judge, a student's file or any that can be a teacher; --model X is short for --model.model X."""
+    against: TeacherOptions | None = None
+    """A second network, whose decisions the first is compared with; --against X is short for --against.model X."""
     data: str | None = None
     """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file; default: the
     bundled MNIST slice, for its network alone."""

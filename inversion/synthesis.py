@@ -145,7 +145,8 @@ def synthesize(
         say_once(describe_forms(where))
     for job in jobs[rank::world]:
         if finished(out, job) is None:
-            with torch.random.fork_rng():  # for dropout in the adversary; everything else has its own generator
+            devices = [torch.cuda.current_device()] if where.type == "cuda" else []
+            with torch.random.fork_rng(devices):  # for dropout in the adversary; everything else has its own generator
                 torch.manual_seed(job.seed)
                 make_shard(teacher, job, options, out, key, where, kind, quiet, way)
     return assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
@@ -179,6 +180,8 @@ def make_shard(
         while not _done(state, options):
             began = time.perf_counter()
             images, logits, rank, figures = generator_call(inner, teacher, state, options)
+            if device.type == "cuda":
+                torch.cuda.synchronize()  # or the generator's work would count as the student's; a call ends with a look anyway
             generator_seconds = time.perf_counter() - began
             figures["taken"] = _store(state, frozen, images, logits, rank, options, precision)
             figures |= adversary_steps(train, frozen, state, options, precision)
@@ -301,14 +304,18 @@ def draw_targets(buffer: ReplayBuffer, options: SynthesisOptions, generator: tor
 
     The teacher's running statistics describe all classes together, so a batch of lacking classes alone could not match.
     """
-    even = torch.arange(options.batch, device=buffer.quotas.device) % buffer.classes
+    device = buffer.quotas.device
+    count = options.batch // 2 if options.replay.balanced_targets else options.batch
+    classes = torch.arange(buffer.classes, device=device)
+    if count % buffer.classes:  # some get a place more than others, and not the same ones every time
+        classes = torch.randperm(buffer.classes, device=device, generator=generator)
+    even = classes[torch.arange(count, device=device) % buffer.classes]
     if not options.replay.balanced_targets:
         return even
     lacking = (buffer.quotas - buffer.counts()).float()
     chances = torch.where(lacking.sum() > 0, lacking, torch.ones_like(lacking))
-    half = options.batch // 2
-    drawn = torch.multinomial(chances, options.batch - half, replacement=True, generator=generator)
-    return torch.cat([even[:half], drawn])
+    drawn = torch.multinomial(chances, options.batch - count, replacement=True, generator=generator)
+    return torch.cat([even, drawn])
 
 
 def _store(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, read_spec
+from distill.models import Classifier, ModelSpec, build_classifier, is_import_path, load_classifier, read_spec
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions, TeacherViewOptions
+from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -23,8 +24,11 @@ BUNDLED = {
 DEAD_VARIANCE = 1e-8
 
 
-def load_teacher(options: TeacherOptions = TeacherOptions()) -> Classifier:
-    """Build the teacher that `options` describe, frozen and in evaluation mode."""
+def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = False) -> Classifier:
+    """Build the teacher that `options` describe, frozen and in evaluation mode; one that has learnt, unless `untrained`.
+
+    A constructor given by import path may bring its own weights; other names are networks, and need a file of them.
+    """
     path = BUNDLED.get(options.model, Path(options.model))
     if path.suffix == ".safetensors" and read_spec_if_file(path):
         teacher = load_classifier(path)
@@ -36,27 +40,30 @@ def load_teacher(options: TeacherOptions = TeacherOptions()) -> Classifier:
         teacher = build_classifier(ModelSpec(options.model, options.arguments, **contract))
         if options.weights is not None:
             load_weights(teacher.network, read_weights(options.weights), options.weights)
+        elif not (untrained or is_import_path(options.model)):
+            raise EchosetError(
+                f"'{options.model}' names a network that was never trained: give the file of its weights, too "
+                "(for a teacher --teacher.weights FILE)"
+            )
     return teacher.eval().requires_grad_(False)
 
 
 def read_spec_if_file(path: Path) -> ModelSpec | None:
     """The spec in a safetensors file; a name that ends so but leads nowhere is an error of its own."""
     if not path.is_file():
-        raise EchosetError(f"no teacher file at {path}")
+        raise EchosetError(f"no model file at {path}")
     spec = read_spec(path)
     if spec is None:
-        raise EchosetError(
-            f"{path} holds weights alone: give the network with --teacher.model and this file with --teacher.weights"
-        )
+        raise EchosetError(f"{path} holds weights alone: give the network's name as the model and this file as its weights")
     return spec
 
 
 def _check_contract(options: TeacherOptions) -> None:
     for name, value, least in (("channels", options.channels, 1), ("size", options.size, 8), ("classes", options.classes, 2)):
         if value < least:
-            raise EchosetError(f"teacher.{name} must be at least {least}, got {value}")
+            raise EchosetError(f"{name} must be at least {least}, got {value}")
     if options.channels not in (1, 3):
-        raise EchosetError(f"teacher.channels must be 1 or 3, got {options.channels}")
+        raise EchosetError(f"channels must be 1 or 3, got {options.channels}")
 
 
 def trained_views(spec: ModelSpec) -> TeacherViewOptions:
@@ -155,5 +162,5 @@ def _check_forward(teacher: Classifier) -> None:
     check_shape(teacher)
     spec = teacher.spec
     grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
-    with torch.no_grad():
+    with torch.no_grad(), kernel_form("reference"):  # wherever it will run, it is looked at on the CPU
         Frozen(teacher).with_moments(grey)  # names a layer that runs twice, or never

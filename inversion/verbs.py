@@ -22,7 +22,7 @@ from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_atomically
 from distill.learner import Learner, full_loss
 from distill.lessons import check_lesson
-from distill.models import Classifier, load_classifier, save_classifier
+from distill.models import Classifier, save_classifier
 from distill.options import StudentOptions, StudyOptions
 from distill.study import plan, run_study, summarise
 from distill.train import STATE, build_student, forget
@@ -30,7 +30,7 @@ from distill.train import distill as train_student
 from distill.transfer_set import TransferSet
 from inversion.collection import collect as collect_set
 from inversion.jobs import plan as plan_shards
-from inversion.options import CollectOptions, TeacherOptions
+from inversion.options import CollectOptions
 from inversion.report import write_report
 from inversion.runs import (
     BenchRun,
@@ -55,7 +55,7 @@ from inversion.sources.stream import DRAWN, open_sources
 from inversion.study_page import grid, write_study
 from inversion.synthesis import check_options
 from inversion.synthesis import synthesize as synthesize_set
-from inversion.teacher import BUNDLED, MNIST_SLICE, check_shape, inspect_teacher, load_teacher, trained_views
+from inversion.teacher import MNIST_SLICE, check_shape, inspect_teacher, load_teacher, trained_views
 from inversion.validation import check_sets, validate
 from synthesis_kernels.backend import describe_device, describe_forms, resolve_device
 from synthesis_kernels.errors import EchosetError
@@ -73,7 +73,7 @@ def demo(run: DemoRun) -> int:
     if run.data is None and not bundled:
         raise EchosetError("the bundled test images are MNIST's, for teacher mnist alone; give this one's test data with --data")
     teacher = load_teacher(run.teacher)
-    data = _test_data(run.data, teacher)
+    data = _test_data(run.data, teacher, run.quiet)
     student = build_student(run.student, teacher.contract, run.seed)
     _check_demo(run, teacher, student, data)
     keep, pool = run.synthesis.adversary.keep, run.synthesis.replay.keep_all
@@ -273,18 +273,19 @@ def distill(run: DistillRun) -> int:
 
 def evaluate(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
-    model = _load_model(run.model)
-    other = _load_model(run.against) if run.against else None
-    data = _test_data(run.data, model)
+    model = load_teacher(run.model)
+    other = load_teacher(run.against) if run.against else None
+    data = _test_data(run.data, model, run.quiet)
     result = evaluate_classifier(model, data, other, run.device, run.quiet, run.attacks if other else 0)
-    table = _table(f"{run.model} on {data.name}", "", "")
+    name = run.model.weights or run.model.model
+    table = _table(f"{name} on {data.name}", "", "")
     table.add_row("accuracy", f"{result.accuracy:.2%}")
     if result.top5 is not None:
         table.add_row("among the first five", f"{result.top5:.2%}")
     table.add_row("calibration error", f"{result.ece:.4f}")
     table.add_row("mean entropy, nats", f"{result.entropy:.4f}")
     if result.agreement is not None:
-        table.add_row(f"same decision as {run.against}", f"{result.agreement:.2%}")
+        table.add_row(f"same decision as {run.against.weights or run.against.model}", f"{result.agreement:.2%}")
     if result.magnitude_similarity is not None:
         table.add_row("boundary similarity, size", f"{result.magnitude_similarity:.3f} ({result.boundary_pairs} pushes)")
         table.add_row("boundary similarity, direction", f"{result.angle_similarity:.3f}")
@@ -292,13 +293,13 @@ def evaluate(run: EvaluateRun) -> int:
         table.add_row("adversarial transfer", f"{result.transfer:.2%} (of the teacher itself {result.transfer_teacher:.2%})")
     for label, accuracy in enumerate(result.per_class):
         table.add_row(f"class {label}", "no images" if accuracy is None else f"{accuracy:.2%}")
-    return _finish(run, table, {"model": run.model, "data": data.name, **dataclasses.asdict(result)})
+    return _finish(run, table, {"model": name, "data": data.name, **dataclasses.asdict(result)})
 
 
 def study(run: StudyRun) -> int:
     """Fill the grid, then show and write what there is."""
     teacher, out = load_teacher(run.teacher), Path(run.out)
-    data = _test_data(run.data, teacher)
+    data = _test_data(run.data, teacher, run.quiet)
     labelled = run.distillation.labels == "data" or run.study.images > 0  # drawn evenly by them
     sets = {name: _load_set(path, teacher, run.quiet, labelled) for name, path in run.sets.items()}
     fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
@@ -406,7 +407,7 @@ def _validation_table(found: dict[str, Any]) -> Table:
 
 def _teach(run: ScoreRun, teacher: Classifier, sets: dict[str, Images], out: Path) -> list[dict[str, Any]] | None:
     """One student for each set and seed, or None while other processes still teach theirs."""
-    options, data = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0), _test_data(run.data, teacher)
+    options, data = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0), _test_data(run.data, teacher, run.quiet)
     fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
     original = load_images(run.original, "train", *fit) if run.original else None
     cells = run_study(
@@ -567,9 +568,10 @@ def _start_demo_folder(out: Path) -> None:
     forget(out)
 
 
-def _test_data(path: str | None, model: Classifier) -> Images:
+def _test_data(path: str | None, model: Classifier, quiet: bool) -> Images:
+    """What to judge on, as the network takes it."""
     if path is not None:
-        return load_images(path)
+        return load_images(path, "test", model.spec.channels, model.spec.size, quiet)
     if (model.spec.channels, model.spec.size, model.spec.classes) != (1, 28, 10):
         raise EchosetError(f"the bundled test images are MNIST's, not for {model.spec.model}; give its test data with --data")
     data = load_images(MNIST_SLICE)
@@ -583,10 +585,6 @@ def _load_set(path: str, teacher: Classifier, quiet: bool, labelled: bool = True
         _same_teacher(transfer_set, teacher, path)
         return transfer_set
     return load_images(path, "train", teacher.spec.channels, teacher.spec.size, quiet, labelled)
-
-
-def _load_model(name: str) -> Classifier:
-    return load_teacher(TeacherOptions(model=name)) if name in BUNDLED else load_classifier(name)
 
 
 def _same_teacher(transfer_set: TransferSet, teacher: Classifier, folder: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
@@ -166,4 +167,18 @@ def _why_not(form: Form, device: str) -> str | None:
             return "triton is not installed (pip install triton)"
         if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             return "triton needs a CUDA device (TRITON_INTERPRET=1 runs it on the CPU, slowly, for tests)"
+        if device == "cuda" and torch.cuda.is_available():
+            return _driver_problem()
+    return None
+
+
+@functools.cache
+def _driver_problem() -> str | None:
+    """Triton compiles a part of itself on first use, with a C compiler and Python's headers."""
+    try:
+        from triton.runtime import driver
+
+        _ = driver.active.utils
+    except Exception as error:  # whatever a compiler or a driver says
+        return f"triton can't run here: {' '.join(str(error).split())[:300]}"
     return None

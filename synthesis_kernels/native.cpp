@@ -79,7 +79,7 @@ template <int64_t WIDTH, class Body> void over_blocks(int64_t rows, int64_t chan
 
 template <class T, class N = typename Lanes<T>::Number>
 void match_forward(const T *x, T *y, const N *centre, const N *scale, const N *shift, N *sums, int64_t rows, int64_t channels,
-                   int relu, int threads) {
+                   int64_t relu, int threads) {
     typedef typename Lanes<T>::Vector V;
     const V zero{}, low = zero + (relu ? N(0) : N(-INFINITY));
     over_blocks<Lanes<T>::count>(rows, channels, threads, [=](int64_t thread, int64_t first, int64_t end, int64_t c, int64_t n) {
@@ -99,7 +99,7 @@ void match_forward(const T *x, T *y, const N *centre, const N *scale, const N *s
 
 template <class T, class N = typename Lanes<T>::Number>
 void match_backward(const T *x, const T *grad, T *out, const N *scale, const N *shift, const N *mean, const N *slope,
-                    const N *base, int64_t rows, int64_t channels, int relu, int threads) {
+                    const N *base, int64_t rows, int64_t channels, int64_t relu, int threads) {
     typedef typename Lanes<T>::Vector V;
     const V zero{}, low = zero + (relu ? N(0) : N(-INFINITY));
     over_blocks<Lanes<T>::count>(rows, channels, threads, [=](int64_t, int64_t first, int64_t end, int64_t c, int64_t n) {
@@ -253,11 +253,11 @@ extern "C" void conv3x3_bfloat16(const bf16 *x, const bf16 *weights, const float
 
 #define FORMS(NAME, T, N)                                                                                                        \
     extern "C" void match_forward_##NAME(const T *x, T *y, const N *centre, const N *scale, const N *shift, N *sums,             \
-                                         int64_t rows, int64_t channels, int relu, int threads) {                               \
+                                         int64_t rows, int64_t channels, int64_t relu, int threads) {                               \
         match_forward(x, y, centre, scale, shift, sums, rows, channels, relu, threads);                                          \
     }                                                                                                                            \
     extern "C" void match_backward_##NAME(const T *x, const T *grad, T *out, const N *scale, const N *shift, const N *mean,      \
-                                          const N *slope, const N *base, int64_t rows, int64_t channels, int relu, int threads) { \
+                                          const N *slope, const N *base, int64_t rows, int64_t channels, int64_t relu, int threads) { \
         match_backward(x, grad, out, scale, shift, mean, slope, base, rows, channels, relu, threads);                            \
     }
 FORMS(float32, float, float)

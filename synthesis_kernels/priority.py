@@ -26,6 +26,8 @@ def draw_chances(
 
 def draw(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:  # (count,) int64
     """Draw indices with replacement, each with its chance."""
+    if chances.is_cuda:  # its running sums differ from run to run by roundings; of doubles by none that matter
+        chances = chances.double()
     return torch.multinomial(chances, count, replacement=True, generator=generator)
 
 

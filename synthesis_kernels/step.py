@@ -6,6 +6,7 @@ returns tensors. `compiled` and `Captured` wrap it; `resolve_step` says which wa
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -15,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from synthesis_kernels.backend import pick_form
+from synthesis_kernels.backend import asked_form
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.native import cache_folder, find_compiler
+from synthesis_kernels.native import cache_folder, find_compiler, library
 
 Step = Literal["auto", "eager", "compiled", "graph"]
 Function = Callable[..., tuple[Tensor, ...]]
@@ -44,7 +45,8 @@ def resolve_step(step: Step, device: torch.device, steps: int) -> Step:
 def compiled(function: Callable) -> Callable:
     """`torch.compile`, with its files kept between runs and its first call announced."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    pick_form(torch.empty(0))  # so that no kernel is built while torch traces
+    if asked_form() in ("auto", "native"):
+        library()  # so that it isn't built while torch traces
     fast, first = torch.compile(function, dynamic=False), True
 
     def call(*inputs: Tensor):  # noqa: ANN202
@@ -87,6 +89,7 @@ class Captured:
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         """Warm up on a side stream, as capture asks, and put back everything the warm-up changed."""
+        gc.collect()  # an owner and its captured step know each other, so an earlier one's memory is still held
         self.inputs = [given.clone() for given in inputs]
         tensors = list(self.changed())
         before = [tensor.detach().clone() for tensor in tensors]

@@ -105,10 +105,12 @@ def _band(draw: Tensor, side: int, plan: ViewPlan) -> Tensor:  # (B,) -> (B, sid
 
 
 def _native(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tensor:
+    if len(index) and not 0 <= index.min() <= index.max() < len(pool):
+        raise IndexError(f"views of images {int(index.min())} to {int(index.max())} of {len(pool)}")
     count, (channels, height, width) = len(index), pool.shape[1:]
     out = torch.empty(count, height, width, channels)
     sizes = (len(pool), count, channels, height, width, plan.crop, plan.flip, plan.cutout)
-    native.call("views", torch.float32, pool, index.contiguous(), draws, out, *sizes, float(plan.mixup))
+    native.call("views", torch.float32, pool, index.long().contiguous(), draws, out, *sizes, float(plan.mixup))
     return out.permute(0, 3, 1, 2)
 
 

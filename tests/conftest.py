@@ -2,8 +2,10 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: a thread each, and in the processes that they start
@@ -16,8 +18,20 @@ if not torch.cuda.is_available():
 
 from inversion import SynthesisOptions, load_teacher
 from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions
+from synthesis_kernels.native import find_compiler, library
 
 ROOT = Path(__file__).parent.parent
+COMPILER = find_compiler()
+HEADERS = Path(sysconfig.get_path("include"), "Python.h").is_file()
+needs_native = pytest.mark.skipif(not library(), reason=f"the native kernels can't be compiled here: {library.problem}")
+needs_inductor = pytest.mark.skipif(not (COMPILER and HEADERS), reason="torch.compile needs a C++ compiler and Python's headers")
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ some_batches = st.lists(st.lists(st.tuples(st.integers(0, 3), st.booleans()), mi
 
 
 @given(st.lists(st.integers(0, 4), min_size=4, max_size=4), st.booleans(), some_batches)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_the_first_images_of_each_class_are_kept_in_their_order(quotas, balanced, batches):
     stock = Stock(quotas, (1, 2, 2), balanced, CPU)
     held, taken = naive_stock(quotas, balanced, batches)

@@ -104,7 +104,7 @@ def test_a_small_exponent_drops_first():
 
 
 @given(st.integers(20, 10**5), st.integers(2, 200), st.floats(0.05, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_imbalance_solves_its_equations(largest, classes, gamma):
     counts = imbalance_counts(largest, classes, gamma)
     assert counts[0] == largest and abs(counts[-1] - largest / 20) <= 0.5 + 1e-6
@@ -124,7 +124,7 @@ def test_unbalance_keeps_exactly_that_many():
 
 
 @given(st.lists(st.integers(3, 9), min_size=2, max_size=6), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_balanced_draw(sizes, draw):
     classes = len(sizes)
     data = numbered(torch.cat([torch.full((size,), c) for c, size in enumerate(sizes)]))

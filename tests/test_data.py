@@ -71,7 +71,7 @@ def test_data_that_cannot_be_read_is_named(tmp_path):
 def test_the_bundled_slice_is_real_mnist_and_the_teacher_reads_it(teacher):
     data = load_images(MNIST_SLICE)
     assert data.images.shape == (2000, 1, 28, 28)
-    result = evaluate(teacher, data, teacher, quiet=True)
+    result = evaluate(teacher, data, teacher, device="cpu", quiet=True)
     assert result.accuracy >= 0.993 and result.agreement == 1 and result.images == 2000
     # Against a count by hand.
     right = (predict(teacher, data.images, torch.device("cpu"), batch=333).argmax(1) == data.labels).float()
@@ -81,13 +81,19 @@ def test_the_bundled_slice_is_real_mnist_and_the_teacher_reads_it(teacher):
 
 def test_evaluation_refuses_what_does_not_fit(teacher):
     with pytest.raises(EchosetError, match="images of shape"):
-        evaluate(teacher, Images(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "rgb"), quiet=True)
+        evaluate(
+            teacher, Images(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "rgb"), device="cpu", quiet=True
+        )
     with pytest.raises(EchosetError, match="labels from 0 to 12"):
-        evaluate(teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 12]), "odd"), quiet=True)
+        evaluate(
+            teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 12]), "odd"), device="cpu", quiet=True
+        )
 
 
 def test_a_class_without_images_has_no_accuracy(teacher):
-    result = evaluate(teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), "few"), quiet=True)
+    result = evaluate(
+        teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), "few"), device="cpu", quiet=True
+    )
     assert result.per_class[5] is None
 
 
@@ -217,7 +223,7 @@ def test_channels_and_size_come_together(tmp_path):
     st.integers(1, 40),
     st.integers(1, 40),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_constant_image_stays_constant(value, before, after, height, width, size):
     found = fit_pixels(torch.full((2, before, height, width), value, dtype=torch.uint8), after, size)
     assert found.shape == (2, after, size, size) and found.dtype is torch.uint8 and (found == value).all()
@@ -295,7 +301,7 @@ def test_torchvision_data_that_is_not_there(tmp_path, name):
 
 def test_evaluation_refuses_images_without_labels(teacher):
     with pytest.raises(EchosetError, match="mine has no labels to judge by"):
-        evaluate(teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), None, "mine"), quiet=True)
+        evaluate(teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), None, "mine"), device="cpu", quiet=True)
 
 
 def test_a_torchvision_name_in_small_letters():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, assert_learnt, environment
+from conftest import ROOT, assert_learnt, environment, needs_inductor
 
 from distill import DistillOptions, StudentOptions, TransferSet, build_student, distill, load_images, views
 from distill.augment import make_views
@@ -136,6 +136,7 @@ def test_a_bank_that_was_stopped_goes_on_where_it_was(teacher, transfer_set, tmp
     assert not list(tmp_path.iterdir())
 
 
+@needs_inductor
 def test_a_compiled_step_has_the_gradients_of_the_eager_one(transfer_set):
     gradients = []
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from distill.losses.relational import angle_loss, distance_loss, relational_loss
 from distill.losses.shapes import same_side
 from distill.losses.similarity import similarity_loss
 
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 seeds = st.integers(0, 2**32 - 1)
 
 MAPS = [((3, 2, 4, 4), (3, 5, 4, 4)), ((3, 2, 5, 7), (3, 4, 3, 3)), ((3, 2, 3, 2), (3, 2, 8, 5)), ((2, 3, 6, 2), (2, 3, 4, 5))]

@@ -23,7 +23,7 @@ def offer(buffer, labels, rank=None, call=0, refresh=1.0, half_life=0.0):
     st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=12), min_size=1, max_size=6),
     st.floats(0, 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_class_ever_exceeds_its_quota(quotas, batches, refresh):
     if not sum(quotas):
         return
@@ -39,7 +39,7 @@ def test_no_class_ever_exceeds_its_quota(quotas, batches, refresh):
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=25), st.floats(0, 0.6), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_only_what_may_be_learnt_from_is_mixed(labels, held_out, seed):
     buffer = ReplayBuffer([4, 7, 9], (1, 2, 2), held_out)
     offer(buffer, labels)

@@ -255,7 +255,7 @@ def test_equal_images_stay_together():
     assert all(a % 30 == b % 30 for a, b in order.view(30, 2).tolist())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(10, 40), st.integers(0, 99), st.sampled_from([0, 1, 255]), st.booleans())
 def test_scores_lie_in_their_ranges(count, seed, bright, plain):
     torch.manual_seed(seed)
@@ -309,7 +309,7 @@ def test_ranks_share_ties():
     assert ranks([3, 1, 3, 2]).tolist() == [3.5, 1, 3.5, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=9))
 def test_spearman_is_pearson_of_ranks(pairs):
     def rank(values):

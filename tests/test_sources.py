@@ -306,7 +306,7 @@ def test_programs_that_differ_in_an_unused_field_count_once(monkeypatch):
 
 
 seeds = st.integers(0, 2**40)
-plain = settings(max_examples=12, deadline=None)
+plain = settings(max_examples=12)
 
 
 def plane(seed, count=3, size=12):
@@ -360,7 +360,7 @@ def test_every_palette_gives_colours_in_range(palette, seed, channels, spread):
 
 
 @given(seeds, st.sampled_from([1, 3]), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_program_paints_pictures_and_the_same_again(seed, channels, count):
     one, other = (shaders.random_program(r).paint(r, count, channels, 11) for r in (random(seed), random(seed)))
     assert torch.equal(one, other) and one.shape == (count, channels, 11, 11)

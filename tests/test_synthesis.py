@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, TINY_FLAGS, environment, tiny_options
+from conftest import ROOT, TINY_FLAGS, environment, needs_inductor, tiny_options
 
 from distill import TransferSet, load_images
 from distill.evaluation import predict
@@ -162,7 +163,7 @@ def assert_equal(one, two):
         assert one == two
 
 
-@pytest.mark.parametrize("way", ["compiled", "reference"])
+@pytest.mark.parametrize("way", [pytest.param("compiled", marks=needs_inductor), "reference"])
 def test_every_way_to_run_a_step_has_the_same_gradients(teacher, tiny, way):
     """Compiled or not, with the native kernels or their definitions. (After Adam's first update only signs would count.)"""
     found = []
@@ -419,6 +420,16 @@ def test_balanced_targets_ask_for_what_lacks(teacher, tiny):
     assert wanted[7] == 22 and wanted.sum() == 40  # 2 of the even half and all of the other
     off = replace(tiny, replay=ReplayOptions(balanced_targets=False))
     assert torch.bincount(draw_targets(state.buffer, off, state.random), minlength=10).tolist() == [4] * 10
+
+
+def test_more_classes_than_places_in_a_batch_all_get_their_turn(tiny):
+    quotas, random = torch.full((70,), 3), torch.Generator().manual_seed(0)
+    buffer = SimpleNamespace(quotas=quotas, classes=70, counts=lambda: quotas)
+    for balanced, places in ((True, 20), (False, 40)):
+        options = replace(tiny, replay=ReplayOptions(balanced_targets=balanced))
+        alike = [draw_targets(buffer, options, random)[:places].tolist() for _ in range(40)]
+        assert all(len(set(classes)) == places for classes in alike)
+        assert set().union(*alike) == set(range(70))
 
 
 def test_partial_refresh_against_replacing_everything(teacher, tiny):

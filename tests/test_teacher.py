@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from copy import deepcopy
 from hashlib import sha256
 
 import pytest
@@ -13,6 +14,7 @@ from distill import Classifier, ModelSpec, build_classifier, load_classifier, sa
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.weights import load_weights, read_weights
 from inversion import TeacherOptions, inspect_teacher, load_teacher
+from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
 ZOO = [
@@ -124,6 +126,12 @@ def test_bundled_teacher_is_what_it_says(teacher):
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
+def test_a_teacher_is_looked_at_on_the_cpu_whatever_kernels_will_run(teacher, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with kernel_form("triton"):
+        assert inspect_teacher(deepcopy(teacher).cpu()).warnings == []
+
+
 @pytest.mark.parametrize(
     ("model", "name", "least"), [("cifar10", "cifar10_wrn40x2", 0.94), ("cifar10-small", "cifar10_convnet32", 0.89)]
 )
@@ -200,7 +208,7 @@ def test_a_weights_file_is_no_teacher_by_itself(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(EchosetError, match="holds weights alone"):
         load_teacher(TeacherOptions(str(tmp_path / "w.safetensors")))
-    with pytest.raises(EchosetError, match="no teacher file"):
+    with pytest.raises(EchosetError, match="no model file"):
         load_teacher(TeacherOptions(str(tmp_path / "none.safetensors")))
 
 

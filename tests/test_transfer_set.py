@@ -125,7 +125,7 @@ def test_truncated_shard_and_missing_manifest(folder, tmp_path):
 
 
 @given(st.integers(1, 400), st.integers(1, 120), st.integers(2, 12))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_plan_is_balanced_in_every_job_and_in_all(images, shard_images, classes):
     jobs = plan(SynthesisOptions(images=images, shard_images=shard_images), classes)
     for job in jobs:

@@ -93,7 +93,7 @@ def test_what_is_switched_on_leaves_the_rest_as_it_was(before):
 
 
 @given(st.integers(0, 2**40), st.integers(0, 99), st.sampled_from([(12, 12), (9, 16)]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_pasted_labels_are_the_pasted_pixels(seed, view, sides):
     pool = (torch.arange(25, dtype=torch.uint8) * 10)[:, None, None, None].expand(25, 1, *sides).contiguous()
     options = replace(STILL, cutmix=0.8)
@@ -114,7 +114,7 @@ def test_half_of_the_views_are_pasted_and_the_part_is_any():
 
 @pytest.mark.parametrize("more", [{}, {"cutmix": 0.6}])
 @given(st.integers(0, 2**40), st.integers(0, 99))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_blended_labels_are_the_blended_colours(more, seed, view):
     colours = (drawn(1, 20, 3) * 256).to(torch.uint8)
     pool = colours[:, :, None, None].expand(20, 3, 8, 8).contiguous()

@@ -58,7 +58,7 @@ def load_classifier(path: str | Path) -> Classifier:
         # The name comes from whoever wrote the file: importing and calling it would run what they like.
         raise EchosetError(
             f"{path} asks to import '{spec.model}', which would run code named by the file. Where you trust it, name the "
-            "network yourself: --teacher.model with the import path and --teacher.weights with this file"
+            "network yourself: its import path as the model, and this file as its weights"
         )
     classifier = build_classifier(spec)
     load_weights(classifier.network, read_weights(path), str(path))

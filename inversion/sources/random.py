@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from synthesis_kernels.priority import draw
+
 Item = TypeVar("Item")
 
 
@@ -36,7 +38,7 @@ class Random:
 
     def draw(self, chances: Tensor, count: int) -> Tensor:  # (N,) -> (count,)
         """Places drawn with these chances, with replacement."""
-        return torch.multinomial(chances, count, replacement=True, generator=self._numbers)
+        return draw(chances, count, self._numbers)
 
     def choice(self, items: Sequence[Item]) -> Item:
         """One of them, the same for all images that are drawn together."""
