@@ -19,6 +19,7 @@ from distill.train import StudentState, StudentStep, forget, one_cycle
 from distill.transfer_set import shard_name, write_manifest, write_shard
 from distill.views import bank_answers
 from inversion import MNIST_SLICE
+from inversion.cli import main
 from synthesis_kernels.divergence import divergence
 from synthesis_kernels.errors import EchosetError
 
@@ -93,16 +94,16 @@ def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
     flags = ["--distillation.steps=200", "--distillation.batch=32", "--distillation.views_per_image=2", "--device=cpu", "--quiet"]
 
     def command(name):
-        return [sys.executable, "-m", "inversion.cli", "distill", f"--set={folder}", f"--out={tmp_path / name}", *flags]
+        return ["distill", f"--set={folder}", f"--out={tmp_path / name}", "--student=convnet-4", *flags]
 
-    subprocess.run(command("whole"), check=True, env=environment(), cwd=ROOT)
-    process = subprocess.Popen(command("stopped"), env=environment(), cwd=ROOT)
+    assert main(command("whole")) == 0
+    process = subprocess.Popen([sys.executable, "-m", "inversion.cli", *command("stopped")], env=environment(), cwd=ROOT)
     while not read_log(tmp_path / "stopped" / "log.jsonl") and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert (tmp_path / "stopped" / "student.state").exists()
-    subprocess.run(command("stopped"), check=True, env=environment(), cwd=ROOT)
+    assert main(command("stopped")) == 0
     student = "student.safetensors"
     assert (tmp_path / "stopped" / student).read_bytes() == (tmp_path / "whole" / student).read_bytes()
     steps = [event["step"] for event in read_log(tmp_path / "stopped" / "log.jsonl")]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, environment, last_json
+from conftest import ROOT, environment
 
 from distill import Classifier, DistillOptions, StudentOptions, load_images
 from distill.options import StudyOptions
@@ -189,11 +189,14 @@ def test_images_are_drawn_evenly_from_a_labelled_file(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "study.json").read_text())["runs"][0]["set_size"] == 40
 
 
-def test_a_killed_study_goes_on(tmp_path, echoset):
-    np.savez(tmp_path / "set.npz", images=load_images(MNIST_SLICE).images[:200, 0].numpy())
+def test_a_killed_study_goes_on(tmp_path, capsys):
+    digits = load_images(MNIST_SLICE)
+    np.savez(tmp_path / "set.npz", images=digits.images[:200, 0].numpy())
+    np.savez(tmp_path / "test.npz", images=digits.images[-100:, 0].numpy(), labels=digits.labels[-100:].numpy())
     sets = json.dumps({"mine": str(tmp_path / "set.npz")})
     flags = [f"--sets={sets}", f"--out={tmp_path / 'out'}", "--study.seeds=[0]", "--study.attacks=0", "--student=convnet-4"]
-    flags += ["--distillation.steps=60", "--distillation.batch=32", "--device=cpu", '--study.methods=["hinton","labels","at","sp"]']
+    flags += [f"--data={tmp_path / 'test.npz'}", "--distillation.steps=60", "--distillation.batch=32", "--device=cpu"]
+    flags += ['--study.methods=["hinton","labels","at","sp"]']
     command = [sys.executable, "-m", "inversion.cli", "study", *flags, "--quiet"]
     process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     first = tmp_path / "out" / "cells" / "mine--none--hinton--0.json"
@@ -203,8 +206,8 @@ def test_a_killed_study_goes_on(tmp_path, echoset):
     process.wait(timeout=60)
     then = first.read_bytes()
     assert len(list(first.parent.glob("*.json"))) < 4
-    done = echoset("study", *flags, "--json")
-    document = last_json(done)
+    assert main(["study", *flags, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["cells"] == document["of"] == 4 and {r["method"] for r in document["rows"]} == {"hinton", "labels", "at", "sp"}
     assert first.read_bytes() == then and not [path for path in first.parent.iterdir() if path.is_dir()]
     assert (tmp_path / "out" / "study.html").is_file() and len(

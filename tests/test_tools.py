@@ -2,23 +2,34 @@
 
 import json
 import math
+import runpy
+import signal
 import sys
+from argparse import Namespace
 from hashlib import sha256
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
+from distill.data import Images
 from distill.models import load_classifier
 from distill.options import ViewOptions
 from inversion.cli import _parse, main
+from synthesis_kernels.backend import describe_device, resolve_device
 from synthesis_kernels.errors import EchosetError
 
 sys.path.insert(0, str(ROOT / "tools"))
+import gpu
 import measure
+import measure_curve
 import measure_reweighting
+import measure_sources
 import measure_students
+import publish_study
+import results
 import tables
 import train_teacher
 from train_teacher import TeacherRecipe, resize, side_at, train
@@ -91,6 +102,179 @@ def test_runs_judged_on_other_images_are_not_pooled(tmp_path, monkeypatch):
         measure.measure("mine", [], [1], None, [])
 
 
+def demo_document():
+    """What `echoset demo` prints, as far as it is kept."""
+    found = dict.fromkeys(("teacher_accuracy", "student_accuracy", "adversary_accuracy", "agreement"), 0.9)
+    found |= {"start": "fresh", "beside": None, "images": 20, "per_class": [10, 10], "test_images": "a few"}
+    return found | {"device": describe_device(resolve_device()), "torch": "2", "seconds": {"total": 9.0}}
+
+
+def test_runs_are_kept_beside_those_of_another_process_and_not_made_again(tmp_path, monkeypatch):
+    path = tmp_path / "mine.json"
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+
+    def beside_another_process(*command):
+        found = results.read_runs(path)
+        other = {"name": "theirs", "seed": len(found["runs"]), "device": demo_document()["device"]}
+        results.add_run(path, other, {"test_images": "a few"})
+        return demo_document()
+
+    monkeypatch.setattr(measure, "run_verb", beside_another_process)
+    flags = ["--images=20"]
+    measure.measure("mine", [], [0, 1], None, flags)
+    runs = measure.measure("mine", [], [0, 1], None, flags)
+    assert [(run["name"], run["seed"]) for run in runs] == [("theirs", 0), ("default", 0), ("theirs", 2), ("default", 1)]
+    assert runs[1]["command"] == "echoset demo --seed 0 --images=20" and runs[1]["balanced"]
+    with pytest.raises(SystemExit, match="runs of default with other options"):
+        measure.measure("mine", [], [2], None, ["--images=30"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_runs_of_unknown_options_or_another_device_are_not_pooled(tmp_path, monkeypatch, seed):
+    path = tmp_path / "mine.json"
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure, "run_verb", lambda *command: demo_document())
+    early = {"runs": [{"name": "default", "seed": 0}], "test_images": "a few", "device": "cuda: a GPU"}
+    path.write_text(json.dumps(early))
+    with pytest.raises(SystemExit, match="runs of default with other options"):
+        measure.measure("mine", [], [seed], None, [])
+    path.write_text(json.dumps(early | {"runs": [{"name": "another", "seed": 0}]}))
+    with pytest.raises(SystemExit, match="runs made on cuda: a GPU, and this is"):
+        measure.measure("mine", [], [seed], None, [])
+
+
+@pytest.fixture
+def verbs(tmp_path, monkeypatch):
+    """Shell scripts in the place of verbs, which find the verb's name in $3; the folder that they run in."""
+
+    def write(script):
+        program = tmp_path / "echoset"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return write
+
+
+def test_verbs_run_side_by_side_and_answer_in_order(verbs):
+    answer = """printf 'said\\n["%s", %s]' $3 $OMP_NUM_THREADS"""
+    verbs(f"touch $3; until [ -e one ] && [ -e two ]; do sleep 0.02; done; {answer}")
+    assert results.run_verbs([["one"], ["two"]], processes=2) == [["one", 1], ["two", 1]]
+
+
+@pytest.mark.parametrize("name, told", [("TERM", True), ("INT", False)])
+def test_a_stopped_tool_waits_for_what_runs(verbs, capsys, name, told):
+    """SIGTERM is passed on; Ctrl-C reaches both from the terminal, so here the child ends by itself."""
+    wait = "while :; do sleep 0.02; done" if told else "sleep 0.3; touch kept; exit 130"
+    folder = verbs(f"trap 'sleep 0.3; touch told kept; exit 130' TERM; kill -{name} $PPID; {wait}")
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) as ended, results.plain_endings():
+        results.run_verbs([["demo"], ["never"]])
+    assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
+    assert (folder / "kept").exists() and (folder / "told").exists() == told
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_verb_that_fails_ends_the_others_first(verbs):
+    long = "trap 'sleep 0.3; touch kept; exit 130' TERM; touch ready; while :; do sleep 0.02; done"
+    folder = verbs(f"if [ $3 = long ]; then {long}; fi; until [ -e ready ]; do sleep 0.02; done; echo why >&2; exit 1")
+    with pytest.raises(SystemExit, match="failed: echoset wrong 'a b'\nwhy"):
+        results.run_verbs([["long"], ["wrong", "a b"]], processes=2)
+    assert (folder / "kept").exists()
+
+
+def test_published_commands_tell_no_places(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/me/tools/measure_x.py", "--data=/home/me/data", "--set", "data", "--out", "a b"])
+    assert results.this_command({"/home/me/data": "DIR", "data": "SET", None: "NONE"}) == (
+        "python tools/measure_x.py --data=DIR --set SET --out 'a b'"
+    )
+    sets = """'{"real": "/d", "made": "/b/set", "here": "runs/c"}'"""
+    assert publish_study.public(f"echoset study --sets {sets} --original /d --data=/d --rank 1 --world 2") == (
+        """echoset study --sets '{"real": "DIR", "made": "SET", "here": "runs/c"}' --original DIR --data=DIR"""
+    )
+
+
+def test_a_study_is_published_a_cell_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_study, "RESULTS", tmp_path / "results")
+    run = dict.fromkeys(publish_study.KEPT, 0.1234567) | {"device": "a CPU", "torch": "2"}
+    (tmp_path / "study.json").write_text(json.dumps({"command": "echoset study --data /d", "runs": [run, run], "rows": []}))
+    assert publish_study.publish(tmp_path / "study.json", "mine") == []
+    text = (tmp_path / "results" / "mine.json").read_text()
+    found = json.loads(text)
+    assert found["command"] == "echoset study --data DIR" and found["study"][1]["accuracy"] == 0.12346
+    assert len(text.splitlines()) == 4
+
+
+def test_every_set_s_command_is_given_each_time(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(measure_sources, "run_verbs", lambda commands, processes=1: given.extend(commands))
+    for place in ("0/noise/manifest.json", "score-0/validation.json"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("{}")
+    made = {"noise": ["collect", "--images", "20", "--source", "noise"]}
+    assert measure_sources.measure([0], made, "DIR", tmp_path, 1, 10) == [{}]
+    assert given[0] == [*made["noise"], "--seed", "0", "--out", str(tmp_path / "0" / "noise")]
+    assert [command[0] for command in given] == ["collect", "score"]
+
+
+def test_rows_of_a_curve_say_where_they_come_from(tmp_path, monkeypatch):
+    images, folders = Images(torch.zeros(20, 1, 1, 1).byte(), None, "pictures"), []
+    made = SimpleNamespace(images=images.images, manifest={"shards": [{"sha256": "mine"}]})
+
+    def run_study(teacher, sets, test, out, student, options, distillation, **way):
+        folders.append(out.as_posix())
+        cell = {"corruption": "none", "method": "hinton", "seed": 0, "loss": {"hinton": 1.0}, "set_size": options.images}
+        cell |= {"accuracy": 0.9, "agreement": 0.9, "steps": distillation.steps, "seconds": 1.5, "device": "a CPU", "torch": "2"}
+        return [cell | {"set": name, "key": "…"} for name in sets]
+
+    path = tmp_path / "mine.json"
+    for name, value in {"RESULTS": tmp_path, "run_study": run_study, "load_images": lambda *given: images}.items():
+        monkeypatch.setattr(measure_curve, name, value)
+    monkeypatch.setattr(measure_curve, "load_teacher", lambda options: None)
+    monkeypatch.setattr(measure_curve, "TransferSet", SimpleNamespace(load=lambda place: made))
+    config = str(ROOT / "configs" / "cifar10-small.yaml")
+    given = Namespace(config=config, set="s", data="d", sizes=[10], seeds=[0], steps=7, name="mine")
+    for commit, steps in (("first", 7), ("second", 9), ("third", 7)):
+        given.steps = steps
+        monkeypatch.setattr(measure_curve, "repository_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(sys, "argv", ["measure_curve.py", "--set", "s", "--data", "d", "--steps", str(steps)])
+        measure_curve.measure(given)
+    assert folders == [f"runs/curve/mine/10-{steps}" for steps in (7, 9, 7)]
+    rows = json.loads(path.read_text())["study"]
+    found = [(row["set"], row["steps"], row["commit"]) for row in rows]
+    assert found == [("real", 7, "first"), ("real", 9, "second"), ("synthetic", 7, "first"), ("synthetic", 9, "second")]
+    assert rows[1]["command"] == "python tools/measure_curve.py --set SET --data DIR --steps 9"
+    assert rows[2]["set_hashes"] == ["mine"] and "set_hashes" not in rows[0] and "key" not in rows[0]
+    made.manifest["shards"][0]["sha256"] = "another"
+    with pytest.raises(EchosetError, match="rows of another synthetic set"):
+        measure_curve.measure(given)
+
+
+def test_a_part_out_of_time_ends_with_what_it_has_started():
+    """The second process would hold the output open for a minute."""
+    status, output = gpu.run_part(["sh", "-c", "echo begun; sleep 60 & wait"], 0.5)
+    assert status == 124 and output.splitlines() == ["begun", "", "out of time after 0 s"]
+    assert gpu.run_part(["sh", "-c", "echo done; exit 3"], 30) == (3, "done\n")
+
+
+@pytest.mark.parametrize("name", ["gallery", "make_mnist_slice"])
+def test_help_is_no_path(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == 0 and "usage: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seeds", [["0"], ["0", "0"], ["0", "1", "0"]])
+def test_ways_to_draw_need_two_seeds(monkeypatch, capsys, seeds):
+    monkeypatch.setattr(sys, "argv", ["measure_reweighting.py", "--name=x", "--data=DIR", "--seeds", *seeds])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "tools" / "measure_reweighting.py"), run_name="__main__")
+    assert "no two of them equal" in capsys.readouterr().err
+
+
 def test_students_of_one_set_are_measured_once(data, tmp_path, monkeypatch):
     monkeypatch.setattr(measure_students, "RESULTS", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
@@ -103,14 +287,34 @@ def test_students_of_one_set_are_measured_once(data, tmp_path, monkeypatch):
     (row,) = measure_students.measure(*asked, flags)
     assert 0 <= row["student_accuracy"] <= 1 and row["images"] == 8 and row["beside"]["per_class"] == [4, 4]
     assert row["steps"] == 2 and row["command"].startswith("echoset distill --set set --beside beside --teacher teacher")
-    assert measure_students.measure(*asked, flags) == [row]  # not taught again
-    monkeypatch.setattr(measure_students, "teach", lambda *given: row)
-    assert len(measure_students.measure(*asked, [*flags, "--distillation.temperature=4"])) == 2
+    (network,) = (tmp_path / "runs" / "students").glob("*/student.safetensors")
+    assert row["parameters"] == load_classifier(network).parameters_count and len(row["set_hashes"]) == 2
+    (tmp_path / "set").rename("moved")
+    again = ("few", ["moved", "beside"], *asked[2:])
+    assert measure_students.measure(*again, flags) == [row]  # not taught again
+    verbs = []
+    judged = {"accuracy": 0.5, "agreement": 0.5, "seconds": 1.0}
+    monkeypatch.setattr(measure_students, "run_verb", lambda *command: verbs.append(command[0]) or judged)
+    with pytest.raises(EchosetError, match="no model named 'convnet-x'"):
+        measure_students.measure("few", ["moved"], "teacher.safetensors", ["convnet-8", "convnet-x"], [0], str(data), flags)
+    assert not verbs
+    assert len(measure_students.measure(*again, [*flags, "--distillation.temperature=2"])) == 2
+    runs = measure_students.measure("few", ["moved"], *again[2:], flags)  # by one set alone
+    assert len(runs) == 3 and verbs == ["distill", "evaluate"] * 2
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    assert len(tables.students("few").splitlines()) == 2 + 3
 
 
-@pytest.mark.parametrize("change", [{"batch": 65}, {"small": 1.5}, {"small": -0.5}, {"epochs": 0}])
-def test_recipes_that_cannot_be_are_refused(data, tmp_path, change):
-    with pytest.raises(SystemExit, match="batch in"):
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        *(({"batch": 65}, "batch in"), ({"small": 1.5}, "batch in"), ({"small": -0.5}, "batch in"), ({"epochs": 0}, "batch in")),
+        *(({"views": ViewOptions(**{name: 0.5})}, "labels stay as they are") for name in ("mixup", "cutmix")),
+        ({"views": ViewOptions(erase=1.5)}, "views.erase must lie in"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(data, tmp_path, change, said):
+    with pytest.raises((SystemExit, EchosetError), match=said):
         train(recipe(data, tmp_path / "t.safetensors", **change))
 
 
@@ -129,16 +333,23 @@ class StopsAfter(train_teacher.StopFlag):
         pass
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The bytes of a teacher trained without a stop."""
+    path = tmp_path_factory.mktemp("whole") / "whole.safetensors"
+    train(recipe(data, path))
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("looks", [0, 3, 6, 13])  # within an epoch, at its end, after the size has changed
-def test_a_stopped_training_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch, looks):
-    train(recipe(data, tmp_path / "whole.safetensors"))
+def test_a_stopped_training_goes_on_to_the_same_bytes(data, whole, tmp_path, monkeypatch, looks):
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="keeps them"):
         StopsAfter.looks = looks
         patch.setattr(train_teacher, "StopFlag", StopsAfter)
         train(recipe(data, tmp_path / "stopped.safetensors"))
     assert (tmp_path / "stopped.safetensors.state").exists()
     train(recipe(data, tmp_path / "stopped.safetensors"))
-    assert (tmp_path / "stopped.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert (tmp_path / "stopped.safetensors").read_bytes() == whole
 
 
 def test_images_grow_in_four_stages_to_their_full_size():
@@ -181,7 +392,11 @@ def test_tables_come_from_files(tmp_path, monkeypatch):
     assert "| wrn-40-2 | 94.00 | 2,243,546 | 90 | a CPU |" in made
     assert "old" not in made and "\nb\n" in made and made.endswith("c\n") and tables.render(made) == made
     student = {"name": "wrn-16-1", "steps": 2000, "parameters": 175_066, "images": 5000, "beside": None}
-    judged = [student | {"student_accuracy": value, "agreement": value, "seconds": {"distillation": 90.0}} for value in (0.8, 0.82)]
+    student |= {"seconds": {"distillation": 90.0}}
+    judged = [
+        student | {"student_accuracy": value, "agreement": value, "command": f"echoset distill --seed {seed} --student wrn-16-1"}
+        for seed, value in enumerate((0.8, 0.82))
+    ]
     (tmp_path / "cifar10-students.json").write_text(json.dumps({"runs": judged}))
     row = "| wrn-16-1 | 175,066 | 5,000 | 2,000 | 2 | 81.00 ± 1.41 | 81.00 ± 1.41 | 1.5 |"
     assert row in tables.render("<!-- table: students -->\n<!-- end -->")

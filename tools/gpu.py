@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,32 +25,41 @@ PARTS = {
 }
 
 
+def run_part(command: list[str], seconds: float) -> tuple[int, str]:
+    """Exit status and output; when its time is up, a part ends with all that it has started."""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as part:
+        try:
+            output, _ = part.communicate(timeout=seconds)
+            return part.returncode, output
+        except BaseException as reason:  # Ctrl-C, too, doesn't reach a session of its own
+            os.killpg(part.pid, signal.SIGKILL)
+            if not isinstance(reason, subprocess.TimeoutExpired):
+                raise
+            return 124, f"{part.communicate()[0]}\nout of time after {seconds:.0f} s"
+
+
 def main(out: Path, limit: int) -> int:
     """Run the parts one after the other; the number of those that failed."""
     import torch
+    from results import write_json
 
     if not torch.cuda.is_available():
         print("no CUDA device: torch sees none here", file=sys.stderr)
         return 1
     found: dict = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "python": sys.version.split()[0]}
     began, failed = time.monotonic(), 0
-    out.parent.mkdir(parents=True, exist_ok=True)
     for name, command in PARTS.items():
         started = time.monotonic()
-        left = max(limit - (started - began), 1)
-        try:
-            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=left)
-            lines, status = done.stdout.strip().splitlines() or [""], done.returncode
-        except subprocess.TimeoutExpired:
-            lines, status = [f"out of time after {left:.0f} s"], 124
+        status, output = run_part(command, max(limit - (started - began), 1))
+        lines = output.strip().splitlines() or [""]
         failed += status != 0
         print("\n".join(lines[-40:] if status else lines[:-1] if name != "tests" else lines[-3:]), flush=True)
         try:
             result = json.loads(lines[-1])
         except ValueError:
-            result = lines[-1]
+            result = "\n".join(lines[-40:]) if status else lines[-1]
         found[name] = {"status": status, "seconds": round(time.monotonic() - started, 1), "result": result}
-        out.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(out, found)
     print(f"figures: {out}")
     return failed
 
@@ -58,4 +69,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu.json")
     parser.add_argument("--limit", type=int, default=480, help="seconds for everything")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which ends a part
     sys.exit(main(given.out, given.limit))

@@ -5,7 +5,7 @@
 The images are Yann LeCun's and Corinna Cortes's MNIST (CC BY-SA 3.0), unchanged.
 """
 
-import sys
+import argparse
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from distill.data import load_images
 from inversion import MNIST_SLICE
 
 if __name__ == "__main__":
-    data = load_images(sys.argv[1], "test")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="folder with MNIST's test set")
+    data = load_images(parser.parse_args().data, "test")
     images, labels = data.images[::5, 0].numpy(), data.labels[::5].numpy().astype(np.uint8)
     np.savez_compressed(MNIST_SLICE, test_images=images, test_labels=labels)
     print(f"{MNIST_SLICE}: {len(images)} images, per class {np.bincount(labels).tolist()}, {MNIST_SLICE.stat().st_size:,} bytes")

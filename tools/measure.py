@@ -4,76 +4,68 @@
     python tools/measure.py --name ablations --configs configs/ablations/*.yaml --seeds 0 1 --data /path/to/MNIST
 
 Results go to configs/results/<name>.json after every run; a run that is already there is not made again. Runs of a
-configuration that has changed since are not mixed with new ones: delete the file first, or give another name.
+configuration that has changed since, or of another device, are not mixed with new ones: delete the file first, or give
+another name.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
-from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 
+from results import RESULTS, add_run, digest, plain_endings, read_runs, run_verb
+
 from inversion.cli import _parse
-from inversion.runs import DemoRun
-from synthesis_kernels.backend import repository_commit
+from synthesis_kernels.backend import describe_device, repository_commit, resolve_device
 
 FULL = "full test set"
-RESULTS = Path(__file__).parent.parent / "configs" / "results"
-
-
-def digest(command: list[str]) -> str:
-    """What a demo's options come to, but for its seed."""
-    options = asdict(replace(_parse("demo", command[1:]), seed=0, out=DemoRun.out))
-    return sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+KEPT = ("teacher_accuracy", "student_accuracy", "adversary_accuracy", "agreement", "images", "per_class", "seconds")
 
 
 def measure(name: str, configs: list[str], seeds: list[int], data: str | None, flags: list[str]) -> list[dict]:
     """Run what is missing and return all runs."""
     path = RESULTS / f"{name}.json"
-    commit = repository_commit()
-    kept = json.loads(path.read_text()) if path.is_file() else {"runs": []}
-    if kept["runs"] and (kept["test_images"] == FULL) != bool(data):
-        raise SystemExit(f"{path} has runs judged on {kept['test_images']}; judge these on the same images, or give another --name")
-    done = {(run["name"], run["seed"]) for run in kept["runs"]}
-    before = {run["name"]: run.get("configuration") for run in kept["runs"]}
     for config in configs or [""]:
+        title = Path(config).stem if config else "default"
         for seed in seeds:
-            title = Path(config).stem if config else "default"
             command = ["demo", "--seed", str(seed), *flags, *(["--config", config] if config else [])]
-            configuration = digest(command)
-            if before.get(title) not in (None, configuration):
-                raise SystemExit(f"{path} has runs of {title} with other options; delete it, or give another --name")
-            if (title, seed) in done:
+            asked = _parse("demo", command[1:])
+            configuration = digest(asked)
+            if _is_there(path, title, seed, configuration, asked.device, bool(data)):
                 continue
-            hidden = ["--out", f"runs/measure/{name}-{title}-{seed}", "--json", "--quiet", *(["--data", data] if data else [])]
-            output = subprocess.run([sys.executable, "-m", "inversion.cli", *command, *hidden], capture_output=True, text=True)
-            if output.returncode:
-                raise SystemExit(f"{title}, seed {seed}: {output.stderr}")
-            found = json.loads(output.stdout.splitlines()[-1])
-            keys = ("teacher_accuracy", "student_accuracy", "adversary_accuracy", "agreement", "images", "per_class", "seconds")
+            commit = repository_commit()
+            hidden = ["--out", f"runs/measure/{name}-{title}-{seed}", *(["--data", data] if data else [])]
+            found = run_verb(*command, *hidden)
             run = {"name": title, "seed": seed, "command": " ".join(["echoset", *command]), "commit": commit}
             run |= {"configuration": configuration, "start": found["start"], "beside": found["beside"]}
-            run |= {key: found[key] for key in ("device", "torch")}
-            run["balanced"] = not _parse("demo", command[1:]).synthesis.replay.keep_all
-            kept["runs"].append(run | {key: found[key] for key in keys})
-            kept |= {key: found[key] for key in ("device", "torch")} | {"commit": commit}
-            kept["command"], kept["test_images"] = (
-                f"python tools/measure.py --name {name}",
-                FULL if data else found["test_images"],
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(kept, indent=1) + "\n")
+            run |= {key: found[key] for key in ("device", "torch")} | {"balanced": not asked.synthesis.replay.keep_all}
+            head = {key: found[key] for key in ("device", "torch")} | {"commit": commit}
+            head |= {"command": f"python tools/measure.py --name {name}", "test_images": FULL if data else found["test_images"]}
+            add_run(path, run | {key: found[key] for key in KEPT}, head)
             print(
                 f"{title} seed {seed}: {found['student_accuracy']:.2%} in {found['seconds']['total']:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )
-    return kept["runs"]
+    return read_runs(path)["runs"]
+
+
+def _is_there(path: Path, title: str, seed: int, configuration: str, device: str, full: bool) -> bool:
+    """Whether the file has this run; one that can't stand beside those it has is refused."""
+    kept = read_runs(path)
+    if kept["runs"] and (kept["test_images"] == FULL) != full:
+        raise SystemExit(f"{path} has runs judged on {kept['test_images']}; judge these on the same images, or give another --name")
+    mine = [run for run in kept["runs"] if run["name"] == title]
+    if any(run.get("configuration") != configuration for run in mine):  # early files don't say with which options
+        raise SystemExit(f"{path} has runs of {title} with other options; delete it, or give another --name")
+    if any(run["seed"] == seed for run in mine):
+        return True
+    here = describe_device(resolve_device(device))
+    if others := {run.get("device", kept.get("device")) for run in kept["runs"]} - {here}:
+        raise SystemExit(f"{path} has runs made on {others.pop()}, and this is {here}; give another --name")
+    return False
 
 
 def table(runs: list[dict]) -> str:
@@ -98,4 +90,5 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if len({Path(config).stem for config in given.configs}) < len(given.configs):
         parser.error("two of --configs have the same name, by which their runs are told apart")
-    print(table(measure(given.name, given.configs, given.seeds, given.data, given.flags)))
+    with plain_endings():
+        print(table(measure(given.name, given.configs, given.seeds, given.data, given.flags)))

@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import torch
-from measure_sources import run_all
+from results import RESULTS, plain_endings, run_verbs, this_command, write_json
 from tables import reweighting
 
 from distill.evaluation import predict
@@ -26,7 +25,6 @@ from distill.transfer_set import TransferSet
 from inversion.policy import FEATURES
 from synthesis_kernels.backend import repository_commit, resolve_device
 
-RESULTS = Path(__file__).parent.parent / "configs" / "results"
 KEPT = ("student_accuracy", "agreement", "images", "per_class", "seconds")
 
 
@@ -65,6 +63,42 @@ def cross_agreement(folders: dict[tuple[str, int], Path]) -> dict[tuple[str, int
     return found
 
 
+def measure(given: argparse.Namespace) -> None:
+    """Make what is missing, judge all, write the file and print its table."""
+    commit = repository_commit()
+    theirs = json.loads(Path(given.transfer).read_text())["policy"] if given.transfer else None
+    common = [*given.flags, *(["--config", given.config] if given.config else [])]
+    places, todo = {}, []
+    for seed in given.seeds:
+        for way, flags in ways(theirs).items():
+            places[way, seed] = Path("runs") / given.name / f"{way}-{seed}"
+            todo.append((places[way, seed], [*common, *flags, "--seed", str(seed), "--data", given.data]))
+    check_flags(todo)
+    missing = [(folder, flags) for folder, flags in todo if not (folder / "summary.json").is_file()]
+    run_verbs([["demo", "--out", str(folder), *flags] for folder, flags in missing], given.processes)
+    agreements, runs = cross_agreement(places), []
+    for (way, seed), folder in places.items():
+        summary = json.loads((folder / "summary.json").read_text())
+        shard = json.loads((folder / "set" / "manifest.json").read_text())["shards"][0]
+        policy = {"policy": shard["policy"]} if "policy" in shard else {}
+        command = " ".join(["echoset demo", *common, *ways(theirs)[way], f"--seed {seed} --data DIR"])
+        run = {"name": way, "seed": seed, "command": command, "calls": shard["calls"], "cross_agreement": agreements[way, seed]}
+        runs.append(run | policy | {key: summary[key] for key in KEPT})
+    learnt = [run["policy"] for run in runs if run["name"] == "policy"]
+    content = {
+        "command": this_command({given.data: "DIR"}),
+        "threads": 1 if given.processes > 1 else torch.get_num_threads(),
+        "commit": commit,
+        "device": summary["device"],
+        "torch": torch.__version__,
+        "features": FEATURES,
+        "policy": [round(statistics.mean(values), 4) for values in zip(*learnt, strict=True)],
+        "runs": runs,
+    }
+    write_json(RESULTS / f"{given.name}.json", content)
+    print(reweighting(runs))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="of the result file")
@@ -75,39 +109,7 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, default=2, help="at once, each on one thread if there are several")
     parser.add_argument("flags", nargs="*", help="further flags for echoset demo, after --")
     given = parser.parse_args()
-    if len(given.seeds) < 2:
-        parser.error("two seeds are needed at least: students are judged on the sets of other seeds")
-    theirs = json.loads(Path(given.transfer).read_text())["policy"] if given.transfer else None
-    common = [*given.flags, *(["--config", given.config] if given.config else [])]
-    places, todo = {}, []
-    for seed in given.seeds:
-        for way, flags in ways(theirs).items():
-            places[way, seed] = Path("runs") / given.name / f"{way}-{seed}"
-            todo.append((places[way, seed], [*common, *flags, "--seed", str(seed), "--data", given.data]))
-    check_flags(todo)
-    missing = [(folder, flags) for folder, flags in todo if not (folder / "summary.json").is_file()]
-    run_all([["demo", "--out", str(folder), *flags] for folder, flags in missing], given.processes)
-    agreements, runs = cross_agreement(places), []
-    for (way, seed), folder in places.items():
-        summary = json.loads((folder / "summary.json").read_text())
-        shard = json.loads((folder / "set" / "manifest.json").read_text())["shards"][0]
-        policy = {"policy": shard["policy"]} if "policy" in shard else {}
-        command = " ".join(["echoset demo", *common, *ways(theirs)[way], f"--seed {seed} --data DIR"])
-        run = {"name": way, "seed": seed, "command": command, "calls": shard["calls"], "cross_agreement": agreements[way, seed]}
-        runs.append(run | policy | {key: summary[key] for key in KEPT})
-    learnt = [run["policy"] for run in runs if run["name"] == "policy"]
-    commit = repository_commit()
-    content = {
-        "command": " ".join(
-            "DIR" if word == given.data else word for word in ["python", "tools/measure_reweighting.py", *sys.argv[1:]]
-        ),
-        "threads": 1 if given.processes > 1 else torch.get_num_threads(),
-        "commit": commit,
-        "device": summary["device"],
-        "torch": torch.__version__,
-        "features": FEATURES,
-        "policy": [round(statistics.mean(values), 4) for values in zip(*learnt, strict=True)],
-        "runs": runs,
-    }
-    (RESULTS / f"{given.name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(reweighting(runs))
+    if len(set(given.seeds)) < max(2, len(given.seeds)):
+        parser.error("--seeds takes two seeds at least, no two of them equal: students are judged on the sets of other seeds")
+    with plain_endings():
+        measure(given)

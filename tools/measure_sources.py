@@ -4,25 +4,23 @@
 
 For each seed: sixteen sets of 2,000 images (real digits, unrelated photographs, shaders, leaves, fractals, two noises, four of
 these unbalanced, one class of a source alone and the same pushed over the boundaries, twice each, SSD-KD), then
-`echoset score --validate` over them. Work is under runs/sources; what is there already is not made again. Figures go to
-configs/results/sources.json, and tables for the README to standard output.
+`echoset score --validate` over them. Work is under runs/sources: every command is given again, which takes what it finished
+and refuses what another one left; a set that comes short ends all. Figures go to configs/results/sources.json, and tables for
+the README to standard output.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from results import RESULTS, plain_endings, run_verbs, this_command, write_study
+
 from synthesis_kernels.backend import repository_commit
 
-RESULTS = Path(__file__).parent.parent / "configs" / "results"
 KEPT = ("drawn", "raw_counts", "raw_coverage", "taken", "short", "exposed", "seconds")
 
 
@@ -41,30 +39,10 @@ def sets(data: str, photos: str, images: int) -> dict[str, list[str]]:
     return made
 
 
-def run_all(commands: list[list[str]], processes: int) -> None:
-    """Run commands of the CLI, some at a time, each on a thread of its own."""
-    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if processes > 1 else {})
-    running: list[tuple[list[str], subprocess.Popen]] = []
-    while commands or running:
-        while commands and len(running) < processes:
-            command, *commands = commands
-            print("echoset", *command, file=sys.stderr, flush=True)
-            whole = [sys.executable, "-m", "inversion.cli", *command, "--quiet"]
-            running.append((command, subprocess.Popen(whole, env=environment, stdout=subprocess.DEVNULL)))
-        time.sleep(0.5)
-        for command, process in [pair for pair in running if pair[1].poll() is not None]:
-            if process.returncode:
-                for _, other in running:
-                    other.terminate()
-                raise SystemExit(f"failed: echoset {' '.join(command)}")
-            running.remove((command, process))
-
-
 def measure(seeds: list[int], made: dict[str, list[str]], data: str, folder: Path, processes: int, steps: int) -> list[dict]:
-    """Everything that is missing; then one document of `score --validate` for each seed."""
+    """All sets; then one document of `score --validate` for each seed."""
     places = {(name, seed): folder / str(seed) / name for seed in seeds for name in made}
-    todo = [(name, seed) for (name, seed), path in places.items() if not (path / "manifest.json").is_file()]
-    run_all([[*made[name], "--seed", str(seed), "--out", str(places[name, seed])] for name, seed in todo], processes)
+    run_verbs([[*made[name], "--seed", str(seed), "--out", str(path)] for (name, seed), path in places.items()], processes)
     documents = []
     for seed in seeds:
         named = [f"{name}={places[name, seed]}" for name in made]
@@ -73,13 +51,13 @@ def measure(seeds: list[int], made: dict[str, list[str]], data: str, folder: Pat
         command += ["--distillation.steps", str(steps)]
         cells = [page.with_suffix("") / "cells" / f"{name}--none--hinton--{seed}.json" for name in made]
         if processes > 1 and not all(cell.is_file() for cell in cells):
-            run_all([[*command, "--rank", str(rank), "--world", str(processes)] for rank in range(processes)], processes)
-        run_all([command], 1)
+            run_verbs([[*command, "--rank", str(rank), "--world", str(processes)] for rank in range(processes)], processes)
+        run_verbs([command])
         documents.append(json.loads((page.with_suffix("") / "validation.json").read_text()))
     return documents
 
 
-def publish(documents: list[dict], seeds: list[int], made: dict[str, list[str]], folder: Path, command: str) -> list[dict]:
+def publish(documents: list[dict], seeds: list[int], made: dict[str, list[str]], folder: Path, head: dict) -> list[dict]:
     """Write the file and return its cells."""
     cells = []
     for seed, document in zip(seeds, documents, strict=True):
@@ -94,14 +72,11 @@ def publish(documents: list[dict], seeds: list[int], made: dict[str, list[str]],
             names = {made["real"][-1]: "DIR", made["photos"][-1]: "PHOTOS"}
             cells.append(_anonymous(kept, names) | cell_scores)
             common = {key: cell[key] for key in ("device", "torch")}
-    commit = repository_commit()
     tests = [
         {"seed": seed, "overall": d["validation"]["overall"], "scores": d["validation"]["scores"]}
         for seed, d in zip(seeds, documents, strict=True)
     ]
-    content = {"command": command, "commit": commit, **common, "validation": tests}
-    head, rows = json.dumps(content | {"study": []})[:-3], ",\n ".join(json.dumps(cell) for cell in cells)
-    (RESULTS / "sources.json").write_text(f"{head}[\n {rows}\n]}}\n")
+    write_study(RESULTS / "sources.json", {**head, **common, "validation": tests}, cells)
     return cells
 
 
@@ -161,6 +136,7 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=Path("runs/sources"))
     given = parser.parse_args()
     plan = sets(given.data, given.photos, given.images)
-    found = measure(given.seeds, plan, given.data, given.folder, given.processes, given.steps)
-    line = "python tools/measure_sources.py --data DIR --photos DIR"
-    print(tables(publish(found, given.seeds, plan, given.folder, line), found))
+    head = {"command": this_command({given.data: "DIR", given.photos: "PHOTOS"}), "commit": repository_commit()}
+    with plain_endings():
+        found = measure(given.seeds, plan, given.data, given.folder, given.processes, given.steps)
+        print(tables(publish(found, given.seeds, plan, given.folder, head), found))

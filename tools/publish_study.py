@@ -2,20 +2,22 @@
 
     python tools/publish_study.py runs/study-mnist/study.json --name study-mnist
 
-Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command, and the commit of this
-checkout, which should be the one that made the study.
+Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command (of the whole grid, and with
+names for where things lie), and the commit of this checkout, which should be the one that made the study.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
+
+from results import RESULTS, hide, write_study
 
 from inversion.study_page import grid
 from synthesis_kernels.backend import repository_commit
 
-RESULTS = Path(__file__).parent.parent / "configs" / "results"
 KEPT = (
     *("set", "corruption", "method", "seed", "set_size", "report", "loss", "labels", "accuracy", "agreement", "ece", "entropy"),
     *("magnitude_similarity", "angle_similarity", "boundary_pairs", "transfer", "transfer_teacher", "steps", "seconds"),
@@ -25,14 +27,18 @@ KEPT = (
 def publish(study: Path, name: str) -> list[dict]:
     """Write the file and return its rows of means."""
     found = json.loads(study.read_text())
-    commit = repository_commit()
     common = {key: found["runs"][0][key] for key in ("device", "torch")}
     cells = [{key: _short(run[key]) for key in KEPT} for run in found["runs"]]
-    content = {"command": found["command"], "commit": commit, **common, "study": cells}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    head, rows = json.dumps(content | {"study": []})[:-3], ",\n ".join(json.dumps(cell) for cell in cells)
-    (RESULTS / f"{name}.json").write_text(f"{head}[\n {rows}\n]}}\n")
+    head = {"command": public(found["command"]), "commit": repository_commit(), **common}
+    write_study(RESULTS / f"{name}.json", head, cells)
     return found["rows"]
+
+
+def public(command: str) -> str:
+    """The command of the whole grid, for others to repeat."""
+    places = dict.fromkeys(re.findall(r'"(/[^"]+)"', command), "SET")
+    places |= dict.fromkeys(re.findall(r"--(?:data|original)[ =]('[^']*'|\S+)", command), "DIR")
+    return hide(re.sub(r" --(rank|world)[ =]\d+", "", command), places)
 
 
 def _short(value: object) -> object:

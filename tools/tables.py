@@ -80,14 +80,21 @@ def demos(pattern: str) -> str:
 def students(name: str) -> str:
     """Kinds of student taught by one set, by `tools/measure_students.py`."""
     rows = [["student", "parameters", "images", "steps", "seeds", "student, %", "same decision as the teacher, %", "minutes"]]
-    kinds: dict[tuple[str, int], list[dict]] = {}
+    kinds: dict[tuple[str, int, str], list[dict]] = {}
     for run in load(name)["runs"]:
-        kinds.setdefault((run["name"], run["steps"]), []).append(run)
-    for (kind, steps), runs in kinds.items():
+        kinds.setdefault((run["name"], run["steps"], _taught_by(run)), []).append(run)
+    for (kind, steps, _), runs in kinds.items():
         figures = [spread([run[key] for run in runs]) for key in ("student_accuracy", "agreement")]
         took = minutes([run["seconds"]["distillation"] for run in runs])
         rows.append([kind, f"{runs[0]['parameters']:,}", images(runs[0]), f"{steps:,}", str(len(runs)), *figures, took])
     return rows_to_markdown(rows)
+
+
+def _taught_by(run: dict) -> str:
+    """What the seeds of a student share: options and sets, or in early rows the command."""
+    if "configuration" in run:
+        return " ".join([run["configuration"], *run.get("set_hashes", [])])
+    return re.sub(r" --seed \d+", "", run["command"])
 
 
 def curve(name: str) -> str:

@@ -20,9 +20,10 @@ from typing import Any
 import jsonargparse
 import torch
 import torch.nn.functional as F
+from results import write_json
 from torch import Tensor
 
-from distill.augment import make_views
+from distill.augment import check_views, make_views
 from distill.data import content_hash, load_images
 from distill.evaluation import evaluate
 from distill.files import load_state, save_state
@@ -65,7 +66,7 @@ class TeacherRecipe:
     """Of weights of two dimensions and more. Before BatchNorm it sets how far a step turns a weight: with too little of it the
     weights outgrow their steps."""
     views: ViewOptions = ViewOptions()
-    """Augmentation."""
+    """Augmentation, without mixup and cutmix: the labels stay as they are."""
     half: bool = False
     """Store matrices and convolutions in 16 bits; the accuracy is then that of the stored weights."""
     compile: bool = False
@@ -99,6 +100,9 @@ def train(recipe: TeacherRecipe) -> float:
         raise SystemExit(f"{recipe.data} has no test images of its own, so no accuracy could be told; split it into train and test")
     if not 0 <= recipe.small <= 1 or not 1 <= recipe.batch <= len(data) or recipe.epochs < 1:
         raise SystemExit(f"small lies in [0, 1], batch in [1, {len(data)}] (the images), epochs from 1 on; got {recipe}")
+    check_views(recipe.views, "views")
+    if recipe.views.mixup or recipe.views.cutmix:
+        raise SystemExit("views.mixup and views.cutmix blend images, and labels stay as they are: leave both at 0")
     images, labels = data.images.to(device), data.labels.to(device)
     channels, size, classes = images.shape[1], images.shape[2], int(labels.max()) + 1
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
@@ -168,8 +172,7 @@ def record(results: Path, file: Path, figures: dict[str, Any]) -> None:
     entry |= (where := {"commit": commit, "device": figures["device"], "torch": torch.__version__})
     found |= where
     found["teachers"] = sorted([*others, entry], key=lambda entry: entry["name"])
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(results, found)
 
 
 if __name__ == "__main__":
