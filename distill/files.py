@@ -28,7 +28,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-FORMAT = 2
+FORMAT = 3
 """Of saved states, as a number: raise it when what they hold, or what is made of it, changes."""
 
 

@@ -27,7 +27,15 @@ from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
 from distill.views import ANSWERS, ask, to_input
-from synthesis_kernels.backend import describe_forms, mixed_precision, name_form, resolve_device, resolve_precision, say_once
+from synthesis_kernels.backend import (
+    describe_forms,
+    mixed_precision,
+    name_form,
+    random_apart,
+    resolve_device,
+    resolve_precision,
+    say_once,
+)
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import Captured, compiled, optimiser_tensors, resolve_step
@@ -241,8 +249,7 @@ def distill(
     """
     check_lesson(student, data, teacher, options)
     where = resolve_device(device)
-    with torch.random.fork_rng([torch.cuda.current_device()] if where.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with random_apart(seed, where):
         kind = resolve_precision(where, precision)
         way = resolve_step(step, where, options.steps)
         if not quiet:

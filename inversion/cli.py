@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def _parse(verb: str, arguments: list[str]) -> object:
     parser = jsonargparse.ArgumentParser(prog=f"echoset {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file of these options; flags win over it")
     parser.add_class_arguments(schema, as_group=False)
-    parsed = parser.parse_args(_shorthands(arguments, set(schema.__dataclass_fields__)))
+    parsed = parser.parse_args(_shorthands(arguments, {field.name: str(field.type) for field in fields(schema)}))
     values = vars(parser.instantiate(parsed))
     values.pop("config")
     return schema(**values)
@@ -117,21 +118,26 @@ LISTS = {"--source": "--sources", "--short": "--collection.short"}
 """Options that take several words, and what they stand for."""
 
 
-def _shorthands(arguments: list[str], fields: set[str]) -> list[str]:
-    """The options people type most by their short names, and `--json` for `--json true`."""
+def _shorthands(arguments: list[str], types: dict[str, str]) -> list[str]:
+    """The options people type most by their short names, and `--json` for `--json true`; `types` are those of the verb's fields."""
     # A file named late would win over flags before it, so it goes first.
     files = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--config"]
     first = [j for i in files for j in ([i] if "=" in arguments[i] else [i, i + 1]) if j < len(arguments)]
     arguments = [arguments[i] for i in first] + [a for i, a in enumerate(arguments) if i not in first]
-    has = {name: [option for option in options if option[2:].partition(".")[0] in fields] for name, options in SHORT.items()}
-    short = {name: options[0] for name, options in has.items() if options}
+    short = {}
+    for name, options in SHORT.items():
+        for option in reversed(options):
+            field, dot, _ = option[2:].partition(".")
+            if field in types and (not dot or "Options" in types[field]):
+                short[name] = option
     arguments = _join_lists(_join_losses(arguments))
     full = []
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.partition("=")
         if argument in SWITCHES and following.lower() not in ("true", "false"):
             equals, value = "=", "true"
-        full.append(short.get(name, name) + equals + value)
+        none = "null" in (value, following)  # instead of a group of options, none
+        full.append((name if none else short.get(name, name)) + equals + value)
     return full
 
 

@@ -34,7 +34,15 @@ from inversion.policy import FEATURES, START, Policy
 from inversion.replay import GrowingPool, ReplayBuffer
 from inversion.reweight import draw_batch, record_visit
 from inversion.teacher import check_teacher_views, inspect_teacher, trained_views
-from synthesis_kernels.backend import describe_device, describe_forms, name_form, resolve_device, resolve_precision, say_once
+from synthesis_kernels.backend import (
+    describe_device,
+    describe_forms,
+    name_form,
+    random_apart,
+    resolve_device,
+    resolve_precision,
+    say_once,
+)
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
@@ -145,9 +153,7 @@ def synthesize(
         say_once(describe_forms(where))
     for job in jobs[rank::world]:
         if finished(out, job) is None:
-            devices = [torch.cuda.current_device()] if where.type == "cuda" else []
-            with torch.random.fork_rng(devices):  # for dropout in the adversary; everything else has its own generator
-                torch.manual_seed(job.seed)
+            with random_apart(job.seed, where):  # for dropout in the adversary; everything else has its own generator
                 make_shard(teacher, job, options, out, key, where, kind, quiet, way)
     return assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
 

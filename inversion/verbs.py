@@ -245,6 +245,9 @@ def distill(run: DistillRun) -> int:
     places = [place for place in (run.set, run.beside) if place]
     parts = [_load_set(place, teacher, run.quiet, run.distillation.labels == "data") for place in places]
     whence = " and ".join(places)
+    for part, place in zip(parts, places, strict=True):
+        if run.distillation.labels == "data" and part.labels is None:
+            raise EchosetError(f"{place} has no labels to learn from; use --distillation.labels teacher")
     data = join(map(as_images, parts, places), whence) if run.beside else parts[0]
     if run.corrupt != "none":
         if run.distillation.labels != "data":

@@ -144,6 +144,17 @@ def name_form(device: torch.device) -> str:
     return describe_forms(device).partition(",")[0].removeprefix("kernels: ").removesuffix(" (plain torch)")
 
 
+@contextlib.contextmanager
+def random_apart(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch's own random numbers on the CPU and this device follow from the seed; after it they are as they were."""
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
 def repository_commit() -> str | None:
     """The commit of the repository that this code is run from, for results to name; None where there is none, or no git."""
     root = Path(__file__).resolve().parent.parent

@@ -253,11 +253,12 @@ extern "C" void conv3x3_bfloat16(const bf16 *x, const bf16 *weights, const float
 
 #define FORMS(NAME, T, N)                                                                                                        \
     extern "C" void match_forward_##NAME(const T *x, T *y, const N *centre, const N *scale, const N *shift, N *sums,             \
-                                         int64_t rows, int64_t channels, int64_t relu, int threads) {                               \
+                                         int64_t rows, int64_t channels, int64_t relu, int threads) {                            \
         match_forward(x, y, centre, scale, shift, sums, rows, channels, relu, threads);                                          \
     }                                                                                                                            \
     extern "C" void match_backward_##NAME(const T *x, const T *grad, T *out, const N *scale, const N *shift, const N *mean,      \
-                                          const N *slope, const N *base, int64_t rows, int64_t channels, int64_t relu, int threads) { \
+                                          const N *slope, const N *base, int64_t rows, int64_t channels, int64_t relu,           \
+                                          int threads) {                                                                         \
         match_backward(x, grad, out, scale, shift, mean, slope, base, rows, channels, relu, threads);                            \
     }
 FORMS(float32, float, float)

@@ -251,7 +251,8 @@ def test_any_network_can_be_judged_on_images_of_any_shape(run, refused, tmp_path
     assert document["images"] == 6 and document["agreement"] == 1
     assert "names a network that was never trained" in refused("evaluate", "--model=wrn-10-1", data)
     assert "import path as the model" in refused("evaluate", f"--model={saved}", data)
-    assert "never trained" in refused("inspect", "--teacher=wrn-10-1")
+    imported = ["--teacher=distill.models.wrn.WideResNet", '--teacher.arguments={"depth": 10}']
+    assert "statistics were never trained" in refused("inspect", *imported)
 
 
 @pytest.mark.parametrize(
@@ -415,6 +416,10 @@ def test_short_names_stand_for_what_the_verb_has():
     assert _parse("demo", ["--patience", "7"]).distillation.patience == 7
     assert _parse("study", ["--sets={}", "--images", "500"]).study.images == 500
     assert _parse("collect", ["--images=70"]).collection.images == 70
+    assert _parse("bench", ["--against", "mine.json"]).against == "mine.json"
+    assert _parse("evaluate", ["--against", "mine.safetensors"]).against.model == "mine.safetensors"
+    for none in (["--against=null"], ["--against", "null"]):
+        assert _parse("evaluate", none).against is None
 
 
 def test_sets_are_called_by_the_whole_of_their_names():
@@ -423,7 +428,7 @@ def test_sets_are_called_by_the_whole_of_their_names():
 
 
 def test_a_failed_demo_keeps_the_finished_one(demo, refused):
-    out = demo[1]
+    out, untrained = demo[1], ["--teacher=distill.models.lenet.LeNet5"]  # by import path, it may bring its own weights
     for flags, message in (
         (["--distillation.batch=1"], "batch"),
         (["--loss=hintn"], "no loss 'hintn'"),
@@ -431,7 +436,7 @@ def test_a_failed_demo_keeps_the_finished_one(demo, refused):
         (["--synthesis.replay.sampling=policy"], "learns from held-out images"),
         (["--data=/nowhere"], "no data at /nowhere"),
         (["--synthesis.calls=0"], "calls must be at least 1"),
-        (["--teacher=lenet5", "--teacher.size=28", "--teacher.channels=1", f"--data={MNIST_SLICE}"], "never trained"),
+        ([*untrained, "--teacher.size=28", "--teacher.channels=1", f"--data={MNIST_SLICE}"], "statistics were never trained"),
     ):
         assert message in refused("demo", f"--out={out}", *TINY_FLAGS, *flags)
     assert (out / "report.html").is_file() and (out / "set" / "manifest.json").is_file()

@@ -91,7 +91,7 @@ def test_teacher_and_student_may_be_of_different_families(teacher, transfer_set,
 
 
 def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
-    flags = ["--distillation.steps=200", "--distillation.batch=32", "--distillation.views_per_image=2", "--device=cpu", "--quiet"]
+    flags = ["--distillation.steps=300", "--distillation.batch=32", "--distillation.views_per_image=2", "--device=cpu", "--quiet"]
 
     def command(name):
         return ["distill", f"--set={folder}", f"--out={tmp_path / name}", "--student=convnet-4", *flags]
@@ -107,7 +107,7 @@ def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
     student = "student.safetensors"
     assert (tmp_path / "stopped" / student).read_bytes() == (tmp_path / "whole" / student).read_bytes()
     steps = [event["step"] for event in read_log(tmp_path / "stopped" / "log.jsonl")]
-    assert steps == list(range(50, 201, 50))
+    assert steps == list(range(50, 301, 50))
 
 
 def test_the_bank_holds_what_the_teacher_says_to_each_view(teacher, transfer_set):

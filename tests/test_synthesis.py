@@ -232,7 +232,7 @@ def whole(tmp_path_factory):
 def test_a_student_learns_digits_from_a_set_of_100_images(teacher, tmp_path):
     """The smallest run that shows it: a teacher, no image, and a student far above the one in ten of chance."""
     generator = GeneratorOptions(width=16, inner_steps=5, learning="plain", learning_rate=1e-2, latent_rate=0.05)
-    options = SynthesisOptions(100, 60, calls=8, patience=99, generator=generator, adversary=AdversaryOptions(steps=3))
+    options = SynthesisOptions(images=100, batch=60, calls=8, patience=99, generator=generator, adversary=AdversaryOptions(steps=3))
     transfer_set = make(teacher, options, tmp_path, seed=0)
     bn = [event["bn"] for event in read_log(tmp_path / "log.jsonl")]
     assert sum(bn[-3:]) < 0.95 * sum(bn[:3])

@@ -41,6 +41,8 @@ def run_part(command: list[str], seconds: float) -> tuple[int, str]:
 def main(out: Path, limit: int) -> int:
     """Run the parts one after the other; the number of those that failed."""
     import torch
+
+    sys.path.insert(0, str(ROOT))  # from a checkout that isn't installed, too
     from results import write_json
 
     if not torch.cuda.is_available():

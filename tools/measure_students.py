@@ -15,11 +15,13 @@ import json
 import shlex
 import sys
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
-from results import RESULTS, add_run, digest, plain_endings, read_runs, run_verb, set_hashes
+from results import RESULTS, add_run, digest, hide, plain_endings, read_runs, run_verb, set_hashes, write_json
 
+from distill.data import load_images
 from distill.train import build_student
 from distill.transfer_set import TransferSet
 from inversion.cli import _parse
@@ -27,8 +29,11 @@ from synthesis_kernels.backend import describe_device, repository_commit, resolv
 
 
 def teach(command: list[str], out: str, teacher: str, data: str) -> dict[str, Any]:
-    """The figures of one student."""
-    learnt = run_verb(*command, "--out", out)
+    """The figures of one student; one who was taught and not judged is only judged."""
+    taught = Path(out) / "taught.json"
+    if not taught.is_file():
+        write_json(taught, run_verb(*command, "--out", out))
+    learnt = json.loads(taught.read_text())
     judged = run_verb("evaluate", "--model", f"{out}/student.safetensors", "--against", teacher, "--data", data)
     figures = {"student_accuracy": judged["accuracy"], "agreement": judged["agreement"]}
     return figures | {"seconds": {"distillation": learnt["seconds"]}}
@@ -43,6 +48,7 @@ def measure(
     beside = {"images": sum(counts[1]), "per_class": counts[1]} if len(counts) > 1 else None
     taught_by = {"images": sum(counts[0]), "per_class": counts[0], "beside": beside}
     sets = [part for option, place in zip(("--set", "--beside"), whence, strict=False) for part in (option, place)]
+    load_images(data)  # a wrong place, too
     for student in students:
         for seed in seeds:
             command = ["distill", *sets, "--teacher", teacher, "--student", student, "--seed", str(seed), *flags]
@@ -56,7 +62,8 @@ def measure(
         commit, key = repository_commit(), sha256(json.dumps(who).encode()).hexdigest()[:12]
         figures = teach(command, f"runs/students/{who['name']}-{key}", teacher, data)
         where = {"device": describe_device(resolve_device(run.device)), "torch": torch.__version__, "commit": commit}
-        how = {"command": shlex.join(["echoset", *command]), "steps": run.distillation.steps, "parameters": parameters}
+        public = hide(shlex.join(["echoset", *command]), dict(zip(whence, ("SET", "BESIDE"), strict=False)))
+        how = {"command": public, "steps": run.distillation.steps, "parameters": parameters}
         head = where | {"command": f"python tools/measure_students.py --name {name}"}
         add_run(path, who | how | where | figures | taught_by, head)
         print(f"{who['name']}, seed {who['seed']}: {figures['student_accuracy']:.2%}", file=sys.stderr, flush=True)

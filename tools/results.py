@@ -26,11 +26,16 @@ from synthesis_kernels.errors import EchosetError
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
 STOPPED = 130
 """Exit status of whatever Ctrl-C or SIGTERM stopped."""
+PLACES = ("data", "photos", "original", "set", "beside")
+"""Options whose values are places."""
+_stopped = False
 
 
 @contextmanager
 def plain_endings() -> Iterator[None]:
     """End with a line, as the verbs do, where there is a mistake to mend or a stop."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)  # a closed terminal stops the verbs, too
     try:
         yield
     except EchosetError as error:
@@ -38,16 +43,6 @@ def plain_endings() -> Iterator[None]:
     except (Interrupted, KeyboardInterrupt):
         print("stopped; the same command goes on", file=sys.stderr)
         raise SystemExit(STOPPED) from None
-
-
-class _Stop(StopFlag):
-    """A stop that knows its signal."""
-
-    number = 0
-
-    def _raise(self, number: int, frame: object) -> None:
-        self.number = number
-        super()._raise(number, frame)
 
 
 def run_verb(*command: str) -> dict[str, Any]:
@@ -58,21 +53,26 @@ def run_verb(*command: str) -> dict[str, Any]:
 def run_verbs(commands: Sequence[Sequence[str]], processes: int = 1) -> list[dict[str, Any]]:
     """The documents of several, run so many at a time, each on a thread of its own if there are several.
 
-    A stop waits for those that run, for they keep what is done. Ctrl-C in a terminal reaches them by itself; SIGTERM is passed on.
+    A stop is passed on to those that run (in sessions of their own, so that they hear it once) and waits for them, as they keep
+    what is done. If all end well nevertheless, it is the next call that stops.
     """
+    global _stopped
+    if _stopped:
+        raise Interrupted
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if processes > 1 else {})
     waiting = list(range(len(commands)))
     running: dict[int, subprocess.Popen] = {}
     documents: dict[int, dict[str, Any]] = {}
-    with TemporaryDirectory() as folder, _Stop() as stop:
+    told = False
+    with TemporaryDirectory() as folder, StopFlag() as stop:
         try:
             while running or (waiting and not stop.raised):
                 while waiting and len(running) < processes and not stop.raised:
                     number = waiting.pop(0)
                     running[number] = _start(commands[number], Path(folder) / str(number), environment)
                 time.sleep(0.2)
-                if stop.number == signal.SIGTERM:
-                    stop.number = 0
+                if stop.raised and not told:
+                    told = True
                     _terminate(running)
                 for number in [number for number, process in running.items() if process.poll() is not None]:
                     status, said = running.pop(number).returncode, Path(folder) / str(number)
@@ -85,6 +85,7 @@ def run_verbs(commands: Sequence[Sequence[str]], processes: int = 1) -> list[dic
             _terminate(running)
             for process in running.values():
                 process.wait()
+    _stopped = stop.raised
     if len(documents) < len(commands):
         raise Interrupted
     return [documents[number] for number in range(len(commands))]
@@ -94,7 +95,7 @@ def _start(command: Sequence[str], said: Path, environment: dict[str, str]) -> s
     print("echoset", *command, file=sys.stderr, flush=True)
     whole = [sys.executable, "-m", "inversion.cli", *command, "--json", "--quiet"]
     with open(said.with_suffix(".out"), "w") as output, open(said.with_suffix(".err"), "w") as errors:
-        return subprocess.Popen(whole, env=environment, stdout=output, stderr=errors)
+        return subprocess.Popen(whole, env=environment, stdout=output, stderr=errors, start_new_session=True)
 
 
 def _terminate(running: dict[int, subprocess.Popen]) -> None:
@@ -119,9 +120,10 @@ def this_command(places: dict[str | None, str]) -> str:
 
 
 def hide(command: str, places: dict[str | None, str]) -> str:
-    """The command with names for where things lie here, which is nobody's business."""
+    """The command with names for where things lie here, which is nobody's business; a bare word only where it must be a place."""
     for path in sorted(filter(None, places), key=len, reverse=True):
-        command = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", places[path], command)
+        before = r"(?<![\w./-])" if "/" in path else "|".join(rf"(?<=--{name}[ =])" for name in PLACES)
+        command = re.sub(rf"(?:{before}){re.escape(path)}(?![\w.-])", places[path], command)
     return command
 
 
