@@ -105,7 +105,7 @@ def _labels(data: Images, classes: int) -> Tensor:
         raise EchosetError(f"{data.name} has no labels, so they can't be corrupted or balanced")
     if len(data) and not 0 <= int(data.labels.min()) <= int(data.labels.max()) < classes:
         raise EchosetError(f"{data.name} has labels outside 0 to {classes - 1}")
-    return data.labels
+    return data.labels.cpu()
 
 
 def _counts(labels: Tensor, classes: int) -> list[int]:

@@ -15,8 +15,8 @@ from distill.losses.boundary import push_over
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import Device
-from distill.views import to_input
-from synthesis_kernels.backend import resolve_device
+from distill.views import at_once, to_input
+from synthesis_kernels.backend import free_cycles, resolve_device
 from synthesis_kernels.errors import EchosetError
 
 PUSHES = 20  # steps towards a boundary, at most
@@ -63,8 +63,9 @@ def predict(
     quiet: bool = True,
 ) -> Tensor:  # (N, K) float32, on the device
     """Logits in float32 for stored images, in evaluation mode."""
+    free_cycles(device)
     classifier = classifier.to(device, memory_format=torch.channels_last).eval()
-    outputs = []
+    outputs, batch = [], min(batch, at_once(images.shape[-1]))
     with torch.inference_mode(), StepProgress(title, len(images), quiet) as progress:
         for start in range(0, len(images), batch):
             outputs.append(classifier(to_input(images[start : start + batch].to(device))).float())

@@ -16,6 +16,7 @@ from distill.optimisers import PEAKS
 from distill.options import DistillOptions
 from distill.transfer_set import TransferSet
 from distill.views import ask, bank_answers
+from synthesis_kernels.backend import free_cycles
 from synthesis_kernels.errors import EchosetError
 
 
@@ -50,6 +51,7 @@ class Lessons:
         per_image, precision = options.views_per_image, self.learner.precision
         bank = bank_answers(self.teacher, self.pool, per_image, options.views, self.seed, precision, quiet, folder)
         self.bank = bank.flatten(0, 1)
+        free_cycles(self.device)
         if self.device.type == "cuda" and "bss" not in self.learner.weights:
             self.teacher.cpu()  # it is not asked again (bss attacks it), and its memory is wanted
 
@@ -71,10 +73,12 @@ class Lessons:
         return images, answers, labels, torch.full((), step / options.steps, device=device), draws
 
 
-def _split(count: int, options: DistillOptions, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Places of the images to learn from, and of those held out; all and none where there is no patience."""
+def _split(count: int, options: DistillOptions, seed: int, device: torch.device) -> tuple[Tensor, Tensor] | tuple[slice, slice]:
+    """Places of the images to learn from, and of those held out; all (without a copy) and none where there is no patience."""
+    if not options.patience:
+        return slice(None), slice(0)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
-    held = round(count * options.held_out) if options.patience else 0
+    held = round(count * options.held_out)
     return order[held:].sort().values, order[:held].sort().values
 
 

@@ -6,7 +6,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +30,7 @@ from distill.transfer_set import TransferSet
 from distill.views import ANSWERS, ask, to_input
 from synthesis_kernels.backend import (
     describe_forms,
+    free_cycles,
     mixed_precision,
     name_form,
     random_apart,
@@ -249,7 +251,8 @@ def distill(
     """
     check_lesson(student, data, teacher, options)
     where = resolve_device(device)
-    with random_apart(seed, where):
+    free_cycles(where)
+    with random_apart(seed, where), _put_back(teacher):
         kind = resolve_precision(where, precision)
         way = resolve_step(step, where, options.steps)
         if not quiet:
@@ -313,6 +316,17 @@ def distill(
         seconds = state.seconds + time.perf_counter() - began
         best = state.best_agreement if judge else None
         return DistillResult(student, seconds, state.agreement.item(), best, state.step)
+
+
+@contextmanager
+def _put_back(network: Classifier | None) -> Iterator[None]:
+    """Afterwards the network is on the device where it was."""
+    home = network.mean.device if network else None
+    try:
+        yield
+    finally:
+        if network:
+            network.to(home)
 
 
 CHECK = 50

@@ -28,10 +28,15 @@ def to_input(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
+def at_once(size: int, most: int = 512) -> int:
+    """How many images of this side a network is given at once: of larger ones fewer, as they take more memory."""
+    return max(8, min(most, most * 64**2 // size**2))
+
+
 def ask(network: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
     """A network's float32 logits, without gradients."""
     with torch.no_grad(), mixed_precision(images.device, precision):
-        return network(images).float()
+        return torch.cat([network(part).float() for part in images.split(at_once(images.shape[-1]))])
 
 
 def bank_answers(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib.util
 import os
 import platform
@@ -142,6 +143,12 @@ def describe_forms(device: torch.device) -> str:
 def name_form(device: torch.device) -> str:
     """The form alone, which results depend on, and not why it was taken."""
     return describe_forms(device).partition(",")[0].removeprefix("kernels: ").removesuffix(" (plain torch)")
+
+
+def free_cycles(device: torch.device) -> None:
+    """Captured steps and frozen networks know their owners: what they hold on a device is freed by the collector alone."""
+    if device.type == "cuda":
+        gc.collect()
 
 
 @contextlib.contextmanager

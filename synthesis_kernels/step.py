@@ -6,7 +6,6 @@ returns tensors. `compiled` and `Captured` wrap it; `resolve_step` says which wa
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from synthesis_kernels.backend import asked_form
+from synthesis_kernels.backend import asked_form, free_cycles
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.native import cache_folder, find_compiler, library
 
@@ -69,6 +68,8 @@ class Captured:
     overwritten by the next.
     """
 
+    _stream: torch.cuda.Stream | None = None
+
     def __init__(self, function: Function, changed: Callable[[], Iterable[Tensor]]) -> None:
         self.function, self.changed = function, changed
         self.calls = 0
@@ -89,20 +90,26 @@ class Captured:
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         """Warm up on a side stream, as capture asks, and put back everything the warm-up changed."""
-        gc.collect()  # an owner and its captured step know each other, so an earlier one's memory is still held
+        free_cycles(inputs[0].device)
         self.inputs = [given.clone() for given in inputs]
         tensors = list(self.changed())
         before = [tensor.detach().clone() for tensor in tensors]
         random = torch.cuda.get_rng_state()
-        stream = torch.cuda.Stream()
+        stream = Captured._stream = Captured._stream or torch.cuda.Stream()  # one for all: libraries keep memory for each
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
                 self.function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs = self.function(*self.inputs)
+        try:
+            with torch.cuda.graph(self.graph):
+                self.outputs = self.function(*self.inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            why = str(error).strip().partition("\n")[0]
+            raise EchosetError(f"this network's step can't be captured as a CUDA graph ({why}); use --step eager") from error
         with torch.no_grad():
             for tensor, old in zip(tensors, before, strict=True):
                 tensor.copy_(old)

@@ -118,6 +118,17 @@ def test_the_bank_holds_what_the_teacher_says_to_each_view(teacher, transfer_set
     torch.testing.assert_close(bank[index, view], answers, rtol=1e-4, atol=1e-3)
 
 
+def test_large_images_are_asked_about_a_few_at_a_time():
+    asked, images = [], torch.rand(50, 1, 224, 224)
+
+    def network(part):
+        asked.append(len(part))
+        return part.mean((2, 3))
+
+    assert torch.equal(views.ask(network, images, torch.float32), images.mean((2, 3))) and asked == [41, 9]
+    assert views.at_once(32) == views.at_once(64) == 512 and views.at_once(64, 250) == 250 and views.at_once(4096) == 8
+
+
 def test_a_bank_that_was_stopped_goes_on_where_it_was(teacher, transfer_set, tmp_path, monkeypatch):
     class StopsAfter(views.StopFlag):
         raised = property(lambda self: next(looks), lambda self, value: None)

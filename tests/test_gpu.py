@@ -148,7 +148,8 @@ def test_strong_views_are_the_same_on_both_devices():
     index, view = torch.arange(64), torch.arange(64) % 5
     here = make_views(data.images, index, view, options, 0)
     there = make_views(data.images.cuda(), index.cuda(), view.cuda(), options, 0).cpu()
-    assert ((here - there).abs() > 1e-3).float().mean() < 0.01  # a pixel may fall to the other side of a threshold
+    apart = ((here - there).abs() > 1e-3).float().mean((1, 2, 3))
+    assert (apart > 0.05).sum() <= 3  # a flat ground may fall to the other side of a threshold
 
 
 def test_making_strong_views_never_waits_for_the_host():

@@ -138,9 +138,12 @@ def train(recipe: TeacherRecipe) -> float:
             state.step += 1
             if state.step % 25 == 0:
                 progress.update(state.step, f"loss {loss.item():.4f}, {side} pixels")
-            state.seconds += time.perf_counter() - began
             stopping = stop.raised and state.step < total
-            if stopping or save_due():
+            saving = stopping or save_due()
+            if device.type == "cuda" and (saving or state.step == total):
+                torch.cuda.synchronize()  # steps that were only asked for count, too
+            state.seconds += time.perf_counter() - began
+            if saving:
                 save_state(state_file, key, {"student": state.state_dict(), "order": order})
             if stopping:
                 raise SystemExit(f"stopped after {state.step} steps; {state_file} keeps them")

@@ -20,7 +20,7 @@ from torch import Tensor
 from distill.loop import StepProgress
 from distill.models import Classifier
 from distill.models.frozen import Frozen
-from distill.views import ask, to_input
+from distill.views import ask, at_once, to_input
 from inversion.options import BoundaryOptions
 from synthesis_kernels.errors import EchosetError
 
@@ -75,7 +75,7 @@ def attack_boundaries(
     images, flat = images.to(device), targets.to(device).flatten()
     kinds, labels, found = [], [], []
     with StepProgress("walking to boundaries", len(flat), quiet) as progress:
-        for walks in torch.arange(len(flat), device=device).split(batch):
+        for walks in torch.arange(len(flat), device=device).split(min(batch, at_once(images.shape[-1], 256))):
             part = _attack(network, images[walks // wanted], flat[walks], options)  # (4, b, C, H, W)
             answers = torch.stack([ask(teacher, to_input(kind), torch.float32).argmax(1) for kind in part])
             here = answers == flat[walks]
