@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from distill.loop import StepProgress
 from synthesis_kernels.errors import EchosetError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+MOST_PIXELS = 50_000_000
 IDX_NAMES = {"train": "train", "test": "t10k"}
 LUMA = (0.299, 0.587, 0.114)
 
@@ -107,6 +110,8 @@ def load_images(
     fit = (channels, size, quiet)
     data = _read_torchvision(str(root), split, *fit) if named else _read(Path(root), split, *fit, labelled)
     images, labels = data.images, data.labels
+    if len(images) and not images[0].numel():
+        raise EchosetError(f"{root}: its {len(images)} images have no pixels, but a shape of {tuple(images.shape[1:])}")
     if not len(images) or (labels is not None and len(images) != len(labels)):
         raise EchosetError(f"{root}: {len(images)} images but {0 if labels is None else len(labels)} labels")
     return data if size is None else data.fitted(channels, size)
@@ -268,9 +273,9 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     header = 4 + 4 * dimensions
     if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
         raise EchosetError(f"{path} is not an IDX file of {dimensions}-dimensional bytes")
-    shape = np.frombuffer(data, ">u4", dimensions, offset=4).astype(np.int64)
-    if len(data) != header + int(shape.prod()):
-        raise EchosetError(f"{path} should hold {int(shape.prod())} bytes after its header, it holds {len(data) - header}")
+    shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
+    if len(data) != header + math.prod(shape):
+        raise EchosetError(f"{path} should hold {math.prod(shape)} bytes after its header, it holds {len(data) - header}")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()
 
 
@@ -303,7 +308,9 @@ def _read_folders(
     images: list[Tensor] = []
     for path, _ in _watched(places, quiet):
         try:
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:  # by its content, too: some readers start other programs
+                if picture.width * picture.height > MOST_PIXELS:
+                    raise ValueError(f"{picture.width} × {picture.height} pixels are more than {MOST_PIXELS:,}; make it smaller")
                 pixels = _to_pixels(picture, str(path))
         except Exception as error:  # Pillow's readers raise many kinds
             raise EchosetError(f"{path} is not a readable picture: {error}") from error

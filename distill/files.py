@@ -72,10 +72,10 @@ class JsonLines:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All complete lines of a log; a line that a kill cut short is passed over."""
     events = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         events += [event] if isinstance(event, dict) and "event" in event else []
     return events

@@ -253,7 +253,7 @@ def _finished(path: Path, key: str) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not {"key", "report", "seconds", *FIGURES} <= found.keys():
         raise EchosetError(f"{path} is not a cell of a study, or is damaged; delete it to compute it again")

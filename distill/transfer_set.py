@@ -24,6 +24,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from distill.files import write_atomically
+from distill.models.classifier import check_contract
 from synthesis_kernels.errors import EchosetError
 
 FORMAT_VERSION = 1
@@ -112,7 +113,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise EchosetError(f"{folder} is not a finished transfer set: it has no manifest.json")
     try:
         manifest = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise EchosetError(f"{path} is not readable JSON: {error}") from error
     _check_manifest(manifest, path)
     return manifest
@@ -128,15 +129,17 @@ def _check_manifest(manifest: Any, path: Path) -> None:
             raise EchosetError(f"{path}: '{key}' is missing or not a {kind.__name__}")
     if not manifest["shards"]:
         raise EchosetError(f"{path} lists no shards")
-    for key, kind in {"channels": int, "size": int, "classes": int, "mean": list, "std": list}.items():
-        if not isinstance(manifest["input"].get(key), kind):
-            raise EchosetError(f"{path}: 'input.{key}' is missing or not a {kind.__name__}")
+    check_contract(manifest["input"], f"{path}, 'input'")
     for entry in manifest["shards"]:
         # The name is checked in full, so a manifest can't make us open a file outside its folder.
         if not isinstance(entry, dict) or not SHARD_NAME.fullmatch(str(entry.get("file"))):
             raise EchosetError(f"{path} lists a shard that is not a plain shard name: {entry!r:.200}")
-        if not isinstance(entry.get("count"), int) or not re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))):
+        if type(entry.get("count")) is not int or entry["count"] < 0 or not re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))):
             raise EchosetError(f"{path}: shard {entry['file']} lacks a count or a SHA-256")
+    if len({entry["file"] for entry in manifest["shards"]}) < len(manifest["shards"]):
+        raise EchosetError(f"{path} lists a shard twice")
+    if not sum(entry["count"] for entry in manifest["shards"]):
+        raise EchosetError(f"{path} lists no images")
 
 
 def _read_shard(folder: Path, entry: Mapping[str, Any], manifest: Mapping[str, Any], check_hash: bool) -> dict[str, Tensor]:

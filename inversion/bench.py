@@ -481,7 +481,7 @@ def _read(path: str | None) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EchosetError(f"--against {path}: not a result of echoset bench --save ({error})") from error
     figures = [found[name] for name in HEADLINES if name in found] if isinstance(found, dict) else []
     if not figures or not all(isinstance(figure, float) for figure in figures):

@@ -70,9 +70,12 @@ def finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
     if not path.is_file() or not (out / job.file).is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        note = json.loads(path.read_text())
+        if not {"file", "count", "counts", "sha256"} <= note.keys():
+            raise ValueError("not what is noted of a shard")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise EchosetError(f"{path} is damaged; delete it to make that shard again") from error
+    return note
 
 
 def assemble(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ svg{max-width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#374
 def whole(title: str, body: str) -> bytes:
     """A complete page."""
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    return f"{head}{body}</html>".encode()
+    return f"{head}{body}</html>".encode(errors="replace")  # a path need not be UTF-8
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
@@ -67,8 +68,8 @@ def _frame(body: str, title: str, low: float, high: float, ends: tuple[str, str]
     return (
         f'<svg width=400 height={tall} viewBox="0 0 400 {tall}" role=img aria-label="{html.escape(title)}">'
         f'<text x=40 y=15 style="font-weight:600">{html.escape(title)}</text>'
-        f'<path d="M40 25V170H390" fill=none stroke="#9ca3af"/><text x=36 y=32 text-anchor=end>{_short(high)}</text>'
-        f"<text x=36 y=170 text-anchor=end>{_short(low)}</text><text x=40 y=185>{html.escape(ends[0])}</text>"
+        f'<path d="M40 25V170H390" fill=none stroke="#9ca3af"/><text x=36 y=32 text-anchor=end>{_short(high, high - low)}</text>'
+        f"<text x=36 y=170 text-anchor=end>{_short(low, high - low)}</text><text x=40 y=185>{html.escape(ends[0])}</text>"
         f"<text x=390 y=185 text-anchor=end>{html.escape(ends[1])}</text>{body}</svg>"
     )
 
@@ -79,14 +80,19 @@ def lines(
     title: str,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """One line a series, over equally spaced places; x names the first and the last of them, or all if they are words."""
-    values = [v for line in series.values() for v in line]
-    low, high = limits or (min(0.0, *values), max(values) or 1.0)
+    """One line a series, over equally spaced places; x names the first and the last of them, or all if they are words.
+
+    Values that are no finite numbers are left out.
+    """
+    values = [v for line in series.values() for v in line if math.isfinite(v)]
+    low, high = limits or (min([0.0, *values]), max(values, default=0.0) or 1.0)
     places, body = [40 + 350 * i / max(len(x) - 1, 1) for i in range(len(x))], ""
     for index, (name, line) in enumerate(series.items()):
         colour = COLOURS[index % len(COLOURS)]
         points = " ".join(
-            f"{place:.1f},{170 - 145 * (v - low) / (high - low or 1):.1f}" for place, v in zip(places, line, strict=True)
+            f"{place:.1f},{170 - 145 * (v - low) / (high - low or 1):.1f}"
+            for place, v in zip(places, line, strict=True)
+            if math.isfinite(v)
         )
         body += f'<polyline points="{points}" fill=none stroke="{colour}" stroke-width=1.8 />'
         row, column = divmod(index, 3 if len(series) < 4 else 5)
@@ -151,5 +157,7 @@ def dots(rows: list[tuple[str, float, float]], beside: list[tuple[str, float, fl
     return f'<svg {size} role=img aria-label="{html.escape(title)}">{frame}{body}</svg>'
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2g}"
+def _short(value: float, span: float) -> str:
+    """Rounded as finely as matters on an axis `span` long."""
+    places = max(2 - math.floor(math.log10(span or abs(value) or 1.0)), 0)
+    return f"{round(value, places) or 0.0:,.15g}"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill.files import read_log, write_atomically
+from distill.learner import full_loss
+from distill.models import is_import_path
+from distill.options import DistillOptions, StudentOptions
 from distill.transfer_set import TransferSet
 from inversion.page import bars, gallery, lines, table, whole
 from inversion.policy import FEATURES
@@ -25,30 +30,72 @@ def write_report(run: Path, out: Path | None = None) -> Path:
             f"{run} holds neither a demo nor a finished transfer set; give a folder made by demo, synthesize or collect"
         )
     transfer_set = TransferSet.load(folder)
-    summary_file = run / "summary.json"
-    try:
-        summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
-    except ValueError as error:
-        raise EchosetError(f"{summary_file} is not readable JSON: {error}") from error
+    summary = _read_summary(run / "summary.json")
+    with _blaming(run / "summary.json"):
+        outcome = _summary(summary)
+    with _blaming(folder / "manifest.json"):
+        title, origin, provenance = _title(transfer_set), _collection(transfer_set), _provenance(summary, transfer_set)
+        pictures = _gallery(transfer_set) + _balance(transfer_set)
     # A run that was stopped may have logged a step twice; the later line is the one that counts.
-    calls = list({(e["shard"], e["call"]): e for e in read_log(folder / "log.jsonl") if e["event"] == "call"}.values())
-    steps = list({e["step"]: e for e in read_log(run / "log.jsonl") if e["event"] == "distill"}.values())
-    parts = [_summary(summary, transfer_set), _gallery(transfer_set), _balance(transfer_set), _collection(transfer_set)]
-    parts += [_synthesis_curves(calls)]
-    parts += [_distillation_curves(steps), _time_split(summary, calls), _provenance(summary, transfer_set)]
+    with _blaming(folder / "log.jsonl"):
+        calls = list({(e["shard"], e["call"]): e for e in read_log(folder / "log.jsonl") if e["event"] == "call"}.values())
+        curves, seconds = _synthesis_curves(calls, len(transfer_set.manifest["shards"])), _call_seconds(calls)
+    with _blaming(run / "log.jsonl"):
+        steps = list({e["step"]: e for e in read_log(run / "log.jsonl") if e["event"] == "distill"}.values())
+        curves += _distillation_curves(steps, summary.get("answers", "teacher"))
+    with _blaming(run / "summary.json"):
+        times = _time_split(summary, seconds)
     path = out or run / "report.html"
-    write_atomically(path, whole("Echoset report", "".join(parts)))
+    write_atomically(path, whole("Echoset report", "".join((title, outcome, pictures, origin, curves, times, provenance))))
     return path
 
 
-def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
+def told_of(options: DistillOptions) -> dict[str, str]:
+    """What a summary tells of a distillation: which student was kept, and whose answers its figures compare with."""
+    if not options.steps:
+        return {}
+    kept = "running average of the student's weights" if options.ema else "last step"
+    if options.patience:
+        kept = "best on held-out images of the set"
+    asks_teacher = options.labels == "teacher" or full_loss(options.loss).keys() - {"labels", "dml", "one"}
+    return {"kept": kept, "answers": "teacher" if asks_teacher else "labels"}
+
+
+def weights_given(*students: StudentOptions) -> list[str]:
+    """What students may have learnt elsewhere: files of weights, and networks by import path, which may bring their own."""
+    own = [student.model for student in students if is_import_path(student.model)]
+    return sorted({*own, *(student.weights for student in students if student.weights)})
+
+
+@contextmanager
+def _blaming(file: Path) -> Iterator[None]:
+    """Name the file whose content can't be shown."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, RecursionError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise EchosetError(f"{file} is not as echoset writes it: {what}") from error
+
+
+def _read_summary(file: Path) -> dict[str, Any]:
+    with _blaming(file):
+        summary = json.loads(file.read_text()) if file.is_file() else {}
+    if not isinstance(summary, dict):
+        raise EchosetError(f"{file} is not as echoset writes it: it holds no JSON object")
+    return summary
+
+
+def _title(transfer_set: TransferSet) -> str:
     found = transfer_set.manifest.get("collection")
     what = "synthetic images from one trained network"
     if found:
         what = f"images from {html.escape(', '.join(found['sources']))}, chosen by one trained network"
-    title = f"<h1>Echoset report</h1><p class=note>{len(transfer_set):,} {what}</p>"
+    return f"<h1>Echoset report</h1><p class=note>{len(transfer_set):,} {what}</p>"
+
+
+def _summary(summary: dict[str, Any]) -> str:
     if not summary:
-        return title
+        return ""
     rows = [
         ("", "teacher", "student"),
         ("accuracy", f"{summary['teacher_accuracy']:.2%}", f"{summary['student_accuracy']:.2%}"),
@@ -57,16 +104,18 @@ def _summary(summary: dict[str, Any], transfer_set: TransferSet) -> str:
     ]
     if summary.get("adversary_accuracy") is not None:
         rows.append(("accuracy of the adversarial student", "", f"{summary['adversary_accuracy']:.2%}"))
-    note = f"Judged on {html.escape(summary['test_images'])}; the last step is what is reported."
+    kept = html.escape(summary.get("kept", "last step"))
+    note = f"Judged on {html.escape(summary['test_images'])}; the {kept} is what is reported."
     beside = summary.get("beside") or {"images": 0, "sources": []}
-    if all(source.partition(":")[0] in DRAWN for source in beside["sources"]) and not summary.get("given_weights"):
+    # Said only where it is known that no network brought weights along.
+    if all(source.partition(":")[0] in DRAWN for source in beside["sources"]) and summary.get("given_weights") == []:
         note += " The student saw no real image."
     if beside["images"]:
         sources = html.escape(", ".join(beside["sources"]))
         note += f" The student learnt from {beside['images']:,} images of {sources}, too, which the set below does not hold."
     if summary.get("start") == "adversary":
         note += " It went on from the adversarial student, which had drawn from all images that passed through the buffer."
-    return f"{title}{table(rows)}<p class=note>{note}</p>"
+    return f"{table(rows)}<p class=note>{note}</p>"
 
 
 def _gallery(transfer_set: TransferSet) -> str:
@@ -100,7 +149,7 @@ def _collection(transfer_set: TransferSet) -> str:
     return f"<h2>Where the images came from</h2>{table(rows)}<p class=note>{note}</p>"
 
 
-def _synthesis_curves(calls: list[dict[str, Any]]) -> str:
+def _synthesis_curves(calls: list[dict[str, Any]], shards: int) -> str:
     first = [call for call in calls if call["shard"] == 0]
     if len(first) < 2:
         return ""
@@ -114,24 +163,27 @@ def _synthesis_curves(calls: list[dict[str, Any]]) -> str:
         x, weights = [call["call"] for call in learnt], zip(*(call["policy"] for call in learnt), strict=True)
         charts += lines(x, dict(zip(FEATURES, map(list, weights), strict=True)), "policy's weights, by call")
         charts += lines(x, {"reward": [call["reward"] for call in learnt]}, "its reward: ln(divergence before / after), by call")
-    return f"<h2>Synthesis</h2><div class=row>{charts}</div>"
+    which = f", shard 0 of {shards}" if shards > 1 else ""
+    return f"<h2>Synthesis{which}</h2><div class=row>{charts}</div>"
 
 
-def _distillation_curves(steps: list[dict[str, Any]]) -> str:
+def _distillation_curves(steps: list[dict[str, Any]], answers: str) -> str:
     if len(steps) < 2:
         return ""
     x = [step["step"] for step in steps]
     charts = lines(x, {"agreement": [s["agreement"] for s in steps]}, "the student's agreement, by step", (0, 1))
-    charts += lines(x, {"KL": [s["loss"] for s in steps]}, "divergence from the teacher, by step")
+    charts += lines(x, {"KL": [s["loss"] for s in steps]}, f"divergence from the {answers}, by step")
     return f"<h2>Distillation</h2><div class=row>{charts}</div>"
 
 
-def _time_split(summary: dict[str, Any], calls: list[dict[str, Any]]) -> str:
+def _call_seconds(calls: list[dict[str, Any]]) -> list[tuple[str, float]]:
     generator = sum(call["generator_seconds"] for call in calls)
-    adversary = sum(call["seconds"] for call in calls) - generator
-    parts = [("generator", generator), ("adversarial student", adversary)]
+    return [("generator", generator), ("adversarial student", sum(call["seconds"] for call in calls) - generator)]
+
+
+def _time_split(summary: dict[str, Any], parts: list[tuple[str, float]]) -> str:
     stages = summary.get("seconds", {})
-    parts += [(name, stages[name]) for name in ("collection", "distillation", "evaluation") if stages.get(name)]
+    parts = parts + [(name, stages[name]) for name in ("collection", "distillation", "evaluation") if stages.get(name)]
     total = sum(seconds for _, seconds in parts)
     if not total:
         return ""

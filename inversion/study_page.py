@@ -51,6 +51,7 @@ def _charts(rows: list[dict[str, Any]], name: str) -> list[str]:
     means = {(row["corruption"], row["method"]): row["accuracy"] for row in rows if row["set"] == name}
     for kind in ("noise", "imbalance"):
         some = [level for level in levels if level.startswith(kind) or (level == "none" and kind == "noise")]
+        some.sort(key=lambda level: float(level.partition("=")[2] or 0))
         whole_lines = {m: [means[level, m] for level in some] for m in methods if all((level, m) in means for level in some)}
         if len(some) > 1 and whole_lines:
             lowest = min(min(line) for line in whole_lines.values())

@@ -31,7 +31,7 @@ from distill.transfer_set import TransferSet
 from inversion.collection import collect as collect_set
 from inversion.jobs import plan as plan_shards
 from inversion.options import CollectOptions
-from inversion.report import write_report
+from inversion.report import told_of, weights_given, write_report
 from inversion.runs import (
     BenchRun,
     CollectRun,
@@ -116,7 +116,8 @@ def demo(run: DemoRun) -> int:
         "agreement": student_result.agreement,
         "student_accuracy_per_class": student_result.per_class,
         "start": run.start,
-        "given_weights": sorted({given for given in (run.student.weights, run.synthesis.adversary.student.weights) if given}),
+        **told_of(run.distillation),
+        "given_weights": weights_given(run.student, run.synthesis.adversary.student),
         "images": len(transfer_set),
         "per_class": transfer_set.counts(),
         "beside": beside,
@@ -278,6 +279,8 @@ def evaluate(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
     model = load_teacher(run.model)
     other = load_teacher(run.against) if run.against else None
+    for network in filter(None, (model, other)):
+        check_shape(network)
     data = _test_data(run.data, model, run.quiet)
     result = evaluate_classifier(model, data, other, run.device, run.quiet, run.attacks if other else 0)
     name = run.model.weights or run.model.model
@@ -436,7 +439,8 @@ def verify(run: VerifyRun) -> int:
     table.add_row("shards", f"{len(transfer_set.manifest['shards'])}, hashes, shapes and labels hold")
     table.add_row("images", f"{len(transfer_set):,}")
     config = transfer_set.manifest["config"]  # the unbalanced twin of a collected set, or a growing pool, is not at fault
-    wanted = config.get("balanced", True) and not config.get("replay", {}).get("keep_all", False)
+    replay = config.get("replay")
+    wanted = config.get("balanced", True) and not (isinstance(replay, dict) and replay.get("keep_all", False))
     unlike = "" if document["balanced"] else ": not balanced" if wanted else ": not balanced, nor meant to be"
     table.add_row("per class", f"{min(counts)} to {max(counts)}{unlike}")
     problem = f"{run.set} is not balanced: {min(counts)} to {max(counts)} images per class" if unlike and wanted else None

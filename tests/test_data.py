@@ -433,3 +433,23 @@ def test_a_folder_of_other_splits_is_not_one_class(tmp_path):
     write_pictures(tmp_path / "train" / "a", GREY)
     with pytest.raises(EchosetError, match="has no folder 'test', but train"):
         load_images(tmp_path)
+
+
+def test_a_picture_is_what_its_name_says(tmp_path, monkeypatch):
+    """Pillow would hand PostScript to another program."""
+    (tmp_path / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    with pytest.raises(EchosetError, match=r"x\.png is not a readable picture"):
+        load_images(tmp_path, labelled=False)
+    Image.new("L", (40, 30)).save(tmp_path / "x.png")
+    monkeypatch.setattr("distill.data.MOST_PIXELS", 1000)
+    with pytest.raises(EchosetError, match="40 × 30 pixels are more than 1,000"):
+        load_images(tmp_path, labelled=False)
+
+
+@pytest.mark.parametrize("shape", [(10, 0, 5), (2**31, 2**31, 4)])
+def test_idx_files_without_pixels_or_of_impossible_shapes(tmp_path, shape):
+    header = bytes([0, 0, 8, 3]) + np.array(shape, ">u4").tobytes()
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(header)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + np.array([10], ">u4").tobytes() + bytes(10))
+    with pytest.raises(EchosetError, match=r"images have no pixels|should hold 18446744073709551616 bytes"):
+        load_images(tmp_path)

@@ -180,6 +180,12 @@ def test_levels_of_one_corruption_are_joined_and_others_stand_alone(tmp_path):
     assert re.findall('aria-label="(.*?)"', page) == ["accuracy by noise", "accuracy by method, %, imbalance=1"]
 
 
+def test_a_line_follows_the_levels_by_number(tmp_path):
+    damages = {"noise=0.4": 0.5, "noise=0.05": 0.7, "none": 0.9}
+    page = page_of(tmp_path, summarise([row(accuracy, 0, corruption=damage) for damage, accuracy in damages.items()]))
+    assert re.findall(r"text-anchor=middle>([^<]*)<", page) == ["none", "noise=0.05", "noise=0.4"]
+
+
 def test_images_are_drawn_evenly_from_a_labelled_file(tmp_path, capsys):
     whole = load_images(MNIST_SLICE)
     np.savez(tmp_path / "set.npz", images=whole.images[:200, 0].numpy(), labels=whole.labels[:200].numpy())

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 from copy import deepcopy
+from dataclasses import asdict
 from hashlib import sha256
 
 import pytest
@@ -387,3 +388,29 @@ def test_the_distance_falls_to_zero_on_the_statistics_themselves():
 
 def test_a_wrapped_parallel_module_is_still_found():
     assert list(find_batch_norms(nn.DataParallel(small()))) == ["module.1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": 5}, "'model' of its 'echoset' metadata is not a str"),
+        ({"arguments": None}, "'arguments' of its"),
+        ({"notes": []}, "'notes' of its"),
+        ({"size": "28"}, "size must be a whole number"),
+        ({"classes": 1}, "classes must be a whole number from 2"),
+        ({"std": ["a"]}, "std must be a list of numbers"),
+    ],
+)
+def test_a_model_file_s_description_is_checked(tmp_path, change, said):
+    told = asdict(ModelSpec("lenet5")) | change
+    save_file({"w": torch.zeros(1)}, tmp_path / "m.safetensors", {"echoset": json.dumps(told)})
+    with pytest.raises(EchosetError, match=f"m.safetensors.*{said}"):
+        load_classifier(tmp_path / "m.safetensors")
+
+
+def test_a_checkpoint_nested_in_itself_ends(tmp_path):
+    content = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(EchosetError, match="holds no weights"):
+        read_weights(tmp_path / "m.pt")

@@ -78,7 +78,16 @@ def test_a_changed_byte_is_found(folder):
         (lambda m: m.update(format_version=99), "format version 99"),
         (lambda m: m.pop("counts"), "'counts' is missing"),
         (lambda m: m.update(shards=[]), "no shards"),
-        (lambda m: m["input"].update(size="4"), "'input.size'"),
+        (lambda m: m["input"].update(size="4"), "'input': size must be a whole number"),
+        (lambda m: m["input"].update(channels=True), "'input': channels must be a whole number"),
+        (lambda m: m["input"].update(classes=10**9), "'input': classes must be a whole number from 2 to"),
+        (lambda m: m["input"].update(std=["x"]), "'input': std must be a list of numbers"),
+        (lambda m: m["input"].update(std=[float("nan")]), "'input': std must be a list of numbers"),
+        (lambda m: m["input"].update(std=[0]), "'input': every std must be positive"),
+        (lambda m: m["input"].update(mean=[0.1] * 7), "'input': mean has 7 values"),
+        (lambda m: m["shards"].append(m["shards"][0]), "lists a shard twice"),
+        (lambda m: m["shards"][0].update(count=0), "lists no images"),
+        (lambda m: m["shards"][0].update(count=-1), "lacks a count"),
         (lambda m: m.update(counts=[9, 0, 0]), "per class"),
         (lambda m: m["shards"][0].update(count=5), "expected"),
         (lambda m: m["shards"][0].update(file="../outside.safetensors"), "not a plain shard name"),
@@ -118,6 +127,9 @@ def test_truncated_shard_and_missing_manifest(folder, tmp_path):
     with pytest.raises(EchosetError, match="cut short"):
         TransferSet.load(folder)
     (folder / "manifest.json").write_text("{")
+    with pytest.raises(EchosetError, match="not readable JSON"):
+        TransferSet.load(folder)
+    (folder / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(EchosetError, match="not readable JSON"):
         TransferSet.load(folder)
     with pytest.raises(EchosetError, match="not a finished transfer set"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,22 @@ def save_classifier(classifier: Classifier, path: str | Path, half: bool = False
     write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: json.dumps(asdict(classifier.spec), sort_keys=True)}))
 
 
+def check_contract(contract: Mapping[str, Any], where: str) -> None:
+    """Refuse what can't be an input of a network, as a file from elsewhere may say anything; `where` names it for the message."""
+    for key, (least, most) in {"channels": (1, 1024), "size": (1, 8192), "classes": (2, 1_000_000)}.items():
+        value = contract.get(key)
+        if type(value) is not int or not least <= value <= most:
+            raise EchosetError(f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}")
+    for key in ("mean", "std"):
+        values = contract.get(key)
+        if not isinstance(values, list | tuple) or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+            raise EchosetError(f"{where}: {key} must be a list of numbers, got {values!r:.40}")
+        if len(values) not in (1, contract["channels"]):
+            raise EchosetError(f"{where}: {key} has {len(values)} values, but the input has {contract['channels']} channels")
+    if min(contract["std"]) <= 0:
+        raise EchosetError(f"{where}: every std must be positive, got {list(contract['std'])}")
+
+
 def read_spec(path: str | Path) -> ModelSpec | None:
     """The spec stored in a safetensors file, or None if the file holds weights alone."""
     try:
@@ -124,6 +142,11 @@ def read_spec(path: str | Path) -> ModelSpec | None:
         return None
     try:
         values = json.loads(stored)
-        return ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-    except (ValueError, TypeError, KeyError) as error:
+        spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise EchosetError(f"{path}: its '{METADATA_KEY}' metadata is not a model description ({error})") from error
+    for name, kind in (("model", str), ("arguments", dict), ("notes", dict)):
+        if not isinstance(getattr(spec, name), kind):
+            raise EchosetError(f"{path}: '{name}' of its '{METADATA_KEY}' metadata is not a {kind.__name__}")
+    check_contract(asdict(spec), str(path))
+    return spec

@@ -33,8 +33,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise EchosetError(f"{path} cannot be read as weights: {reason}") from error
-    while isinstance(content, Mapping) and (nest := next((n for n in NESTS if isinstance(content.get(n), Mapping)), None)):
-        content = content[nest]
+    for _ in NESTS:  # a file may nest a mapping in itself
+        if isinstance(content, Mapping) and (nest := next((n for n in NESTS if isinstance(content.get(n), Mapping)), None)):
+            content = content[nest]
     if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
         raise EchosetError(f"{path} holds no weights: expected a state_dict, or one under any of {', '.join(NESTS)}")
     return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
