@@ -8,7 +8,6 @@ rates, beside the multiply-adds counted in the step.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import platform
 import statistics
@@ -44,6 +43,7 @@ from synthesis_kernels.backend import (
     asked_form,
     describe_device,
     describe_forms,
+    free_cycles,
     kernel_form,
     repository_commit,
     resolve_device,
@@ -427,7 +427,7 @@ def _peak(run: BenchRun, side: str, form: str) -> float:
         for _ in range(2):
             step()
         if bench.device.type == "cuda":
-            gc.collect()  # steps measured before
+            free_cycles(bench.device)  # steps measured before
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             step()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,7 @@ class Classifier(nn.Module):
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
-        for name in ("mean", "std"):
-            given = getattr(spec, name)
-            if len(given) not in (1, spec.channels):
-                raise EchosetError(f"{name} has {len(given)} values, but the input has {spec.channels} channels")
-        if min(spec.std) <= 0:
-            raise EchosetError(f"every std must be positive, got {list(spec.std)}")
+        _check_normaliser(spec.mean, spec.std, spec.channels)
         self.network = network
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
@@ -125,10 +120,15 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
         values = contract.get(key)
         if not isinstance(values, list | tuple) or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
             raise EchosetError(f"{where}: {key} must be a list of numbers, got {values!r:.40}")
-        if len(values) not in (1, contract["channels"]):
-            raise EchosetError(f"{where}: {key} has {len(values)} values, but the input has {contract['channels']} channels")
-    if min(contract["std"]) <= 0:
-        raise EchosetError(f"{where}: every std must be positive, got {list(contract['std'])}")
+    _check_normaliser(contract["mean"], contract["std"], contract["channels"], f"{where}: ")
+
+
+def _check_normaliser(mean: Sequence[float], std: Sequence[float], channels: int, where: str = "") -> None:
+    for name, given in (("mean", mean), ("std", std)):
+        if len(given) not in (1, channels):
+            raise EchosetError(f"{where}{name} has {len(given)} values, but the input has {channels} channels")
+    if min(std) <= 0:
+        raise EchosetError(f"{where}every std must be positive, got {list(std)}")
 
 
 def read_spec(path: str | Path) -> ModelSpec | None:
