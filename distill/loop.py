@@ -91,10 +91,11 @@ class StepProgress:
         if self.live:
             self._bar.stop()
 
-    def update(self, done: int, figures: str = "") -> None:
-        """Show that `done` of the total are done."""
+    def update(self, done: int, figures: str = "", total: int | None = None) -> None:
+        """Show that `done` of the total are done; `total` where it turned out to be another."""
+        self.total = total or self.total
         if self.live:
-            self._bar.update(self._task, completed=done, figures=figures)
+            self._bar.update(self._task, completed=done, figures=figures, total=self.total)
         elif not self.quiet and self._due():
             left = (time.monotonic() - self._began) / max(done - self._start, 1) * max(self.total - done, 0)
             print(f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}", file=sys.stderr, flush=True)

@@ -208,7 +208,8 @@ def make_shard(
             if state.policy:
                 timing["policy"] = state.policy.theta.tolist()
             log.write("call", shard=job.index, call=state.call, counts=counts, **timing, **values)
-            progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed))
+            longer = 2 if state.call >= options.calls and sum(counts) < state.buffer.capacity else 1  # as in _done
+            progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed), longer * options.calls)
             stopping = stop.raised  # asked once: a signal may come between two looks
             if stopping or save_due():
                 save_state(state_file, key, {"job": state.state_dict(), "inner": inner.state_dict()})

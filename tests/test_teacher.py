@@ -408,6 +408,13 @@ def test_a_model_file_s_description_is_checked(tmp_path, change, said):
         load_classifier(tmp_path / "m.safetensors")
 
 
+def test_a_model_file_gets_no_memory_that_its_weights_do_not_fill(tmp_path):
+    told = asdict(ModelSpec("convnet-1000000"))  # 36 TB
+    save_file({"w": torch.zeros(1)}, tmp_path / "m.safetensors", {"echoset": json.dumps(told)})
+    with pytest.raises(EchosetError, match=r"m.safetensors do not fit the model; missing: .*; unexpected: w"):
+        load_classifier(tmp_path / "m.safetensors")
+
+
 def test_a_checkpoint_nested_in_itself_ends(tmp_path):
     content = {}
     content["model"] = content

@@ -20,7 +20,7 @@ from distill.models.lenet import LeNet5
 from distill.models.mobilenet import CifarMobileNetV2
 from distill.models.resnet import CifarResNet
 from distill.models.vgg import CifarVGG11
-from distill.models.weights import load_weights, read_weights
+from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrn import WideResNet
 from synthesis_kernels.errors import EchosetError
 
@@ -60,9 +60,24 @@ def load_classifier(path: str | Path) -> Classifier:
             f"{path} asks to import '{spec.model}', which would run code named by the file. Where you trust it, name the "
             "network yourself: its import path as the model, and this file as its weights"
         )
+    weights = read_weights(path)
+    if (outline := _outline(spec)) is not None:
+        check_fit(outline, weights, str(path))
     classifier = build_classifier(spec)
-    load_weights(classifier.network, read_weights(path), str(path))
+    load_weights(classifier.network, weights, str(path))
     return classifier
+
+
+def _outline(spec: ModelSpec) -> nn.Module | None:
+    """The network's shapes without their memory, of which a file from elsewhere may ask for any amount.
+
+    None where the constructor looks at values (torchvision's regnets do), or can't build it at all.
+    """
+    try:
+        with torch.device("meta"):
+            return build_classifier(spec).network
+    except EchosetError:
+        return None
 
 
 def is_import_path(name: str) -> bool:
@@ -73,7 +88,7 @@ def is_import_path(name: str) -> bool:
 def _find(name: str) -> Callable[..., nn.Module]:
     if name in ZOO:
         return ZOO[name]
-    if match := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+    if match := re.fullmatch(r"wrn-(\d{1,4})-(\d+)", name):
         return partial(WideResNet, depth=int(match[1]), widen=int(match[2]))
     if match := re.fullmatch(r"convnet-(\d+)", name):
         return partial(ConvNet, width=int(match[1]))

@@ -43,6 +43,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy `weights` into `network`, wrapper prefixes stripped; whatever doesn't fit is named."""
+    network.load_state_dict(check_fit(network, weights, source), strict=False)
+
+
+def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """`weights` under the names that `network` gives them, or an error that names the missing, the unexpected and the misshapen."""
     expected = network.state_dict()
     weights = _strip_prefixes(dict(weights), set(expected))
     # Checkpoints older than BatchNorm's batch counter lack it, and nothing here uses it.
@@ -60,7 +65,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str)
     ]
     if problems:
         raise EchosetError(f"the weights in {source} do not fit the model; {'; '.join(problems)}")
-    network.load_state_dict(weights, strict=False)
+    return weights
 
 
 def _strip_prefixes(weights: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
