@@ -50,7 +50,7 @@ class Images:
         return replace(self, images=fit_pixels(self.images, channels, size))
 
     def chosen(self, index: Tensor) -> Images:
-        """Some of them."""
+        """The images at these places, with their labels."""
         return replace(self, images=self.images[index], labels=None if self.labels is None else self.labels[index])
 
 

@@ -28,6 +28,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write one JSON document, a value on each line, in one rename."""
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
 FORMAT = 3
 """Of saved states, as a number: raise it when what they hold, or what is made of it, changes."""
 

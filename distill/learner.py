@@ -5,8 +5,8 @@ The methods themselves are functions in `distill/losses/`; here they are given w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -24,7 +24,7 @@ from distill.losses.relational import angle_loss, distance_loss, relational_loss
 from distill.losses.similarity import similarity_loss
 from distill.models import Classifier, build_classifier
 from distill.models.frozen import Frozen
-from distill.options import DistillOptions
+from distill.options import DistillOptions, Step
 from distill.taps import Stages, Taps, find_stages
 from synthesis_kernels.backend import mixed_precision
 from synthesis_kernels.errors import EchosetError
@@ -41,6 +41,7 @@ ON_EMBEDDINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 ON_MAPS = {"fitnet", "at", "fsp", "sp"}
 ON_FEATURES = {*ON_MAPS, *ON_EMBEDDINGS}
+WITHOUT_TEACHER = {"labels", "dml", "one"}
 ATTACKED = 0.25
 """Part of a batch that bss pushes over the boundary."""
 ATTACKS_END = 0.75
@@ -62,6 +63,11 @@ def full_loss(loss: Mapping[str, float | None]) -> dict[str, float]:
     # Peers and branches have nothing to say before labels have taught them; and a weight of 0 that was named stays 0.
     wants = "hinton" not in used or {"dml", "one"} & used.keys()
     return {"labels": 1.0, **used} if wants and "labels" not in loss else used
+
+
+def asks_teacher(options: DistillOptions) -> bool:
+    """Whether anything comes from the teacher: its decisions as labels, or what a loss compares with."""
+    return options.labels == "teacher" or bool(full_loss(options.loss).keys() - WITHOUT_TEACHER)
 
 
 def _like(student: Classifier, seed: int) -> Classifier:
@@ -112,9 +118,9 @@ class Learner(nn.Module):
             self._grow_branches(student, seed)
 
     def _check(self, teacher: Classifier | None) -> None:
-        needs = self.weights.keys() - {"labels", "dml", "one"}
-        if teacher is None and (needs or self.options.labels == "teacher"):
-            raise EchosetError(f"loss {', '.join(sorted(needs)) or 'labels'} needs a teacher; without one use labels='data'")
+        if teacher is None and asks_teacher(self.options):
+            needs = sorted(self.weights.keys() - WITHOUT_TEACHER)
+            raise EchosetError(f"loss {', '.join(needs) or 'labels'} needs a teacher; without one use labels='data'")
         for name, least in (("peers", 2), ("branches", 2)):
             if getattr(self.options, name) < least:
                 raise EchosetError(f"{name} must be at least {least}, got {getattr(self.options, name)}")
@@ -153,12 +159,12 @@ class Learner(nn.Module):
     @property
     def takes_answers(self) -> bool:
         """Whether the teacher's answers come with the lesson; losses on features ask the teacher themselves."""
-        return not self.on_features and (self.options.labels == "teacher" or bool(self.weights.keys() - {"labels", "dml", "one"}))
+        return not self.on_features and asks_teacher(self.options)
 
-    @property
-    def compiles(self) -> bool:
-        """Whether a compiled student can stand in: not where the losses look into it."""
-        return not self.on_features and "one" not in self.weights
+    def check_step(self, step: Step) -> None:
+        """Refuse to compile a student that the losses look into."""
+        if step == "compiled" and (self.on_features or "one" in self.weights):
+            raise EchosetError(f"step 'compiled' can't be had with the losses {', '.join(self.weights)}; use --step eager")
 
     @property
     def draws(self) -> bool:
@@ -238,16 +244,31 @@ class Learner(nn.Module):
         loss = (1 + 3 * (1 - share)) * soft_loss(logits, answers).mean()
         if not self.attacks:
             return loss
-        truth, count = labels.argmax(1), max(int(len(images) * ATTACKED), 1)
+        truth, count = labels.argmax(1), max(int(len(images) * ATTACKED), 2)
         chosen, target, fit = choose_bases(logits.detach(), answers, truth, count, draws[:count])
         frozen = self._frozen[0]
         pushed, crossed = push_over(frozen, images[chosen], truth[chosen], target, self.unit)
-        ours = self._answer(self.network, pushed)
+        with statistics_kept(self.student):  # pushed images are no part of what the student will see
+            ours = self._answer(self.network, pushed)
         with torch.no_grad():
             theirs = frozen(pushed)
         counts = (fit & crossed).float()
         apart = (soft_loss(ours, theirs) * counts).sum() / counts.sum().clamp_min(1)
         return loss + 2 * (1 - share / ATTACKS_END).clamp_min(0) * apart
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Forward passes in training leave the running statistics of BatchNorm layers alone."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    usual = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, usual, strict=True):
+            layer.momentum = momentum
 
 
 def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:

@@ -100,6 +100,8 @@ def check_lesson(student: Classifier, data: TransferSet | Images, teacher: Class
         if not 0 <= getattr(options, name) < 1:
             raise EchosetError(f"{name} must lie in [0, 1), got {getattr(options, name)}")
     check_views(options.views, "views")
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise EchosetError("the student's weights are frozen, as load_teacher leaves them; call student.requires_grad_(True) first")
     if len(data) < 2:
         raise EchosetError(f"there must be two images at least to learn from, got {len(data)}")
     spec = student.spec

@@ -22,8 +22,8 @@ from torch import Tensor
 from distill.corrupt import corrupt, draw_balanced
 from distill.data import Images, as_images, content_hash
 from distill.evaluation import check_fit, evaluate, predict
-from distill.files import write_atomically
-from distill.learner import PUBLISHED, Learner
+from distill.files import write_json
+from distill.learner import PUBLISHED, Learner, full_loss
 from distill.lessons import check_lesson
 from distill.loop import StepProgress
 from distill.models import Classifier
@@ -77,7 +77,7 @@ def method_loss(method: str, labelled: bool) -> dict[str, float]:
     if unknown := [name for name in names if name not in PUBLISHED]:
         raise EchosetError(f"no method '{unknown[0]}'; there are plain, {', '.join(PUBLISHED)}, and joins such as hinton+at")
     loss = {name: PUBLISHED[name] for name in names}
-    if "hinton" in loss and labelled:
+    if "hinton" in loss and labelled and not {"dml", "one"} & loss.keys():  # whose networks learn from labels alone
         loss |= {"hinton": 0.9, "labels": 0.1}  # α = .9
     return loss
 
@@ -119,18 +119,18 @@ def run_study(
     answers = None
     with StepProgress("cells", len(cells[rank::world]), quiet) as progress:
         for number, cell in enumerate(cells[rank::world]):
-            path = out / "cells" / f"{cell.name}.json"
+            path, folder = out / "cells" / f"{cell.name}.json", out / "cells" / cell.name / keys[cell][:12]
+            figures = ""
             if _finished(path, keys[cell]) is None:
                 if answers is None:
                     answers = predict(teacher, test.images, where).cpu()
-                found = _run_cell(common, cell, everything[cell.set], answers, out / "cells" / cell.name / keys[cell][:12])
-                write_atomically(path, (json.dumps({"key": keys[cell], **found}, indent=1) + "\n").encode())
-                progress.update(number + 1, f"{cell.name} {found['accuracy']:.2%}")
-            else:
-                progress.update(number + 1)
-            shutil.rmtree(out / "cells" / cell.name / keys[cell][:12], ignore_errors=True)
+                found = _run_cell(common, cell, everything[cell.set], answers, folder)
+                write_json(path, {"key": keys[cell], **found})
+                figures = f"{cell.name} {found['accuracy']:.2%}"
+            progress.update(number + 1, figures)
+            shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # another study's cell may have been stopped there
-                (out / "cells" / cell.name).rmdir()
+                folder.parent.rmdir()
     found = [_finished(out / "cells" / f"{cell.name}.json", keys[cell]) for cell in cells]
     return [cell for cell in found if cell is not None]
 
@@ -168,14 +168,13 @@ def _run_cell(
         data, report = damaged.data, damaged.report
     wanted = replace(common.distillation, loss=method_loss(cell.method, labels == "data"), labels=labels)
     student = build_student(common.student, teacher.contract, cell.seed)
-    way = {"device": device, "precision": common.precision, "step": common.step}
-    learnt = distill(student, data, teacher, wanted, cell.seed, folder=folder, quiet=True, **way)
+    learnt = distill(student, data, teacher, wanted, cell.seed, device, common.precision, folder, quiet=True, step=common.step)
     judged = evaluate(student, common.test, teacher, device, quiet=True, attacks=options.attacks, teacher_logits=answers)
     return {
         **asdict(cell),
         "report": report,
         "set_size": len(data),
-        "loss": wanted.loss,
+        "loss": full_loss(wanted.loss),
         "labels": labels,
         **asdict(judged),
         "steps": learnt.steps,
@@ -242,9 +241,7 @@ def _check_methods(common: _Common, student: Classifier) -> None:
     """Build every method's learner once: that says whether it can be had with these two networks."""
     for method in common.options.methods:
         loss = method_loss(method, common.distillation.labels == "data")
-        learner = Learner(student, common.teacher, replace(common.distillation, loss=loss))
-        if common.step == "compiled" and not learner.compiles:
-            raise EchosetError(f"method '{method}' looks into the student, which step 'compiled' can't; use --step eager")
+        Learner(student, common.teacher, replace(common.distillation, loss=loss)).check_step(common.step)
 
 
 def _finished(path: Path, key: str) -> dict[str, Any] | None:

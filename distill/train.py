@@ -75,16 +75,15 @@ class StudentState:
     def __init__(
         self,
         student: Classifier,
-        learning_rate: float | None,
         device: torch.device,
         seed: int,
-        trained: nn.Module | None = None,
         options: DistillOptions = DistillOptions(),
+        trained: nn.Module | None = None,
     ) -> None:
         self.student = student.to(device, memory_format=torch.channels_last)
         # What is optimised: the student, or a learner that holds it.
         self.trained = student if trained is None else trained.to(device, memory_format=torch.channels_last)
-        self.optimiser = make_optimiser(self.trained, options.optimiser, learning_rate, options.weight_decay)
+        self.optimiser = make_optimiser(self.trained, options.optimiser, options.learning_rate, options.weight_decay)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.agreement = torch.zeros((), device=device)  # moving average; read only when it is shown
         self.average = copy.deepcopy(student).requires_grad_(False) if options.ema else None
@@ -252,24 +251,23 @@ def distill(
     check_lesson(student, data, teacher, options)
     where = resolve_device(device)
     free_cycles(where)
-    with random_apart(seed, where), _put_back(teacher):
-        kind = resolve_precision(where, precision)
-        way = resolve_step(step, where, options.steps)
+    with random_apart(seed, where), _put_back(teacher), _as_it_was_if_stopped(student):
+        dtype = resolve_precision(where, precision)
+        step = resolve_step(step, where, options.steps)
         if not quiet:
             say_once(describe_forms(where))
         if teacher is not None:
             teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-        learner = Learner(student.to(where), teacher, options, kind, seed)
-        state = StudentState(student, options.learning_rate, where, seed, learner, options)
+        learner = Learner(student.to(where), teacher, options, dtype, seed)
+        learner.check_step(step)
+        state = StudentState(student, where, seed, options, learner)
         learner.train()
-        train = Update(state, learner, way)
-        if way == "compiled":
-            if not learner.compiles:
-                raise EchosetError(f"step 'compiled' can't be had with the losses {', '.join(learner.weights)}; use --step eager")
+        train = Update(state, learner, step)
+        if step == "compiled":
             learner.network = compiled(student)
 
         folder = Path(folder) if folder is not None else None
-        elsewhere = f"{where.type} {kind} {way} {name_form(where)}"
+        elsewhere = f"{where.type} {dtype} {step} {name_form(where)}"
         key = _job_key(student, data, teacher, options, seed, elsewhere) if folder else ""
         saved = load_state(folder / STATE, key) if folder else None
         if saved is not None:
@@ -278,13 +276,13 @@ def distill(
         began, save_due = time.perf_counter(), Every(20)
 
         lessons = Lessons(data, learner, teacher, seed, where)
-        judge = _Judge(lessons, teacher, kind) if options.patience else None
+        judge = _Judge(lessons, teacher, dtype) if options.patience else None
         if state.step < options.steps:
             lessons.ask_beforehand(quiet, folder)
         with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
             while state.step < options.steps and not _patience_is_over(state, options):
                 if learner.attacks and state.step / options.steps >= ATTACKS_END:
-                    learner.attacks, train = False, Update(state, learner, way)  # another step, to be captured anew
+                    learner.attacks, train = False, Update(state, learner, step)  # another step, to be captured anew
                 state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
                 logits, answers = train(*lessons.draw(state.step, state.generator))
                 if options.ema:
@@ -320,13 +318,29 @@ def distill(
 
 @contextmanager
 def _put_back(network: Classifier | None) -> Iterator[None]:
-    """Afterwards the network is on the device where it was."""
-    home = network.mean.device if network else None
+    """Afterwards the network is on the device where it was, and trained or frozen as it was."""
+    if network is None:
+        yield
+        return
+    home, training = network.mean.device, network.training
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         yield
     finally:
-        if network:
-            network.to(home)
+        network.to(home).train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _as_it_was_if_stopped(student: Classifier) -> Iterator[None]:
+    """A stopped student gets the weights back that it came with: by these the same call, made again, finds what was saved."""
+    weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        student.load_state_dict(weights)
+        raise
 
 
 CHECK = 50

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,6 @@ class TransferSet:
         """Images per class."""
         return torch.bincount(self.labels, minlength=self.classes).tolist()
 
-    def to(self, device: torch.device | str) -> TransferSet:
-        """The same set with its tensors on `device`."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in DTYPES})
-
     @classmethod
     def load(cls, folder: str | Path, check_hashes: bool = False) -> TransferSet:
         """Read a finished set; raises `EchosetError` naming the file if anything about it doesn't hold."""
@@ -101,9 +97,9 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write `manifest.json`, which makes the set complete; its values are checked as a reader would."""
-    manifest = {"format_version": FORMAT_VERSION, **manifest}
-    _check_manifest(manifest, folder / "manifest.json")
-    write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    text = json.dumps({"format_version": FORMAT_VERSION, **manifest}, indent=1)
+    _check_manifest(json.loads(text), folder / "manifest.json")
+    write_atomically(folder / "manifest.json", f"{text}\n".encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

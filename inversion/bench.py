@@ -1,6 +1,6 @@
 """How fast: each kernel, the synthesis step and the distillation step, against their definitions and the peers' form.
 
-Both sides of a comparison are timed turn about in one run, so that whatever else the machine does meets both alike (but for the
+Both sides of a comparison are timed in turns in one run, so that whatever else the machine does meets both alike (but for the
 pool, whose workers read ahead and are timed first). The limit is measured in the same run: the machine's own matrix and copy
 rates, beside the multiply-adds counted in the step.
 """
@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.augment import make_views
-from distill.files import write_atomically
+from distill.files import write_json
 from distill.loop import StepProgress
 from distill.models import Classifier
 from distill.models.frozen import Frozen
@@ -67,7 +67,7 @@ HEADLINES = (
     "synthesis_step.memory_ratio",
     "synthesis_step.share_of_limit",
 )
-COMPARISONS = 13
+COMPARISONS = 13  # calls of Bench.compare below, for the progress bar
 PHOTOGRAPHS = ViewOptions(rotate=0, scale=0, shift=0.125, flip=True)
 
 
@@ -83,12 +83,10 @@ class Bench:
 
     def classifiers(self, tuned: bool) -> tuple[Classifier, Classifier]:
         """Fresh teacher and student; channels last for our side."""
-        options = self.run.teacher
-        teacher = load_teacher(options, untrained=True)
+        teacher = load_teacher(self.run.teacher, untrained=True)
         student = build_student(self.run.student, teacher.contract, 1)
         layout = torch.channels_last if tuned else torch.contiguous_format
-        both = [network.to(self.device, memory_format=layout) for network in (teacher, student)]
-        return both[0], both[1]
+        return teacher.to(self.device, memory_format=layout), student.to(self.device, memory_format=layout)
 
     def generator(self, teacher: Classifier) -> Generator:
         """Of the size that peers use for 32×32 images."""
@@ -103,7 +101,7 @@ class Bench:
         )
 
     def compare(self, **work: Work) -> dict[str, dict[str, float]]:
-        """Milliseconds of each, timed turn about: median and extremes over the repeats."""
+        """Milliseconds of each, timed in turns: median and extremes over the repeats."""
         for each in work.values():
             for _ in range(2):
                 each()
@@ -114,10 +112,7 @@ class Bench:
         self.done += 1
         if self.progress:
             self.progress.update(self.done)
-        return {
-            name: {"ms": 1e3 * statistics.median(all_), "least_ms": 1e3 * min(all_), "most_ms": 1e3 * max(all_)}
-            for name, all_ in times.items()
-        }
+        return {name: _milliseconds(seconds) for name, seconds in times.items()}
 
     def time(self, work: Work) -> float:
         """Seconds of one call; of several, where one is too short to be timed."""
@@ -135,6 +130,11 @@ class Bench:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def _milliseconds(seconds: list[float]) -> dict[str, float]:
+    """Median and extremes."""
+    return {"ms": 1e3 * statistics.median(seconds), "least_ms": 1e3 * min(seconds), "most_ms": 1e3 * max(seconds)}
 
 
 def bench(run: BenchRun) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def bench(run: BenchRun) -> dict[str, Any]:
             "change": {name: document[name] / earlier[name] for name in HEADLINES if earlier.get(name)},
         }
     if run.save:
-        write_atomically(Path(run.save), (json.dumps(document, indent=1) + "\n").encode())
+        write_json(Path(run.save), document)
     return document
 
 
@@ -304,9 +304,9 @@ def pool_times(bench: Bench) -> dict[str, Any]:
             for _ in range(20):
                 next(batches).to(bench.device)
             theirs.append((time.perf_counter() - began) / 20)
-        batches.close()  # not turn about: workers that read ahead would take the time of ours
+        batches.close()  # not in turns: workers that read ahead would take the time of ours
     times = bench.compare(ours=batch)
-    times["peers"] = {"ms": 1e3 * statistics.median(theirs), "least_ms": 1e3 * min(theirs), "most_ms": 1e3 * max(theirs)}
+    times["peers"] = _milliseconds(theirs)
     return times | {"speedup": times["peers"]["ms"] / times["ours"]["ms"]}
 
 
@@ -377,7 +377,7 @@ def distillation_times(bench: Bench) -> dict[str, Any]:
     teacher, student = bench.classifiers(tuned=True)
     spec = teacher.spec
     pool = torch.randint(0, 256, (run.images, spec.channels, spec.size, spec.size), dtype=torch.uint8, device=device)
-    state = StudentState(student.train(), 0.05, device, 0)
+    state = StudentState(student.train(), device, 0)
     train, answers = StudentStep(state, 4.0, bench.precision, bench.step), torch.randn(run.batch, spec.classes, device=device)
     even, frozen = torch.ones(run.batch, device=device), Frozen(teacher, bench.precision)
 

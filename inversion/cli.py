@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = _gather_sets(arguments)
     elif verb == "collect" and arguments and not arguments[0].startswith("-"):
         arguments = ["--source", *arguments]
-    options = _parse(verb, arguments)
+    options = parse(verb, arguments)
 
     from synthesis_kernels.errors import EchosetError
 
@@ -87,14 +87,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parse(verb: str, arguments: list[str]) -> object:
+def parse(verb: str, arguments: list[str]) -> object:
     """Parse a verb's flags and YAML into its frozen dataclass; a mistake ends the process with status 2."""
     import jsonargparse
 
     from inversion import runs
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    schema = runs.SCHEMAS[verb]
+    schema = getattr(runs, f"{verb.capitalize()}Run")
     parser = jsonargparse.ArgumentParser(prog=f"echoset {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file of these options; flags win over it")
     parser.add_class_arguments(schema, as_group=False)

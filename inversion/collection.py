@@ -7,11 +7,9 @@ class the teacher decides for is still short. What the sources don't give is mad
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from distill.files import load_state, save_state
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
 from distill.options import Device
-from distill.transfer_set import TransferSet, shard_name, write_manifest, write_shard
+from distill.transfer_set import TransferSet, shard_name, write_shard
 from distill.views import ask, to_input
-from inversion.jobs import claim
+from inversion.jobs import claim, finish_set
 from inversion.measures import coverage
 from inversion.options import CollectOptions
 from inversion.sources.boundary import attack_boundaries
@@ -108,8 +106,7 @@ def collect(
     weight_hash = teacher.weight_hash()
     identity = {"config": dataclasses.asdict(options), "sources": list(sources), "contents": contents, "seed": seed}
     identity |= {"teacher_hash": weight_hash, "input": teacher.contract}
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    claim(out, key, "options, sources, seed or teacher")
+    key = claim(out, identity, "options, sources, seed or teacher")
     if (out / "manifest.json").is_file():
         return TransferSet.load(out)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -128,8 +125,9 @@ def collect(
         )
     shards = _write(state, options, out, where)
     exposed = {source.address: source.exposed for source in opened}
-    collection = {"sources": list(sources), "exposed": exposed, **summary(state, quotas if options.balanced else None)}
-    _write_manifest(out, teacher, weight_hash, options, seed, shards, collection)
+    wanted = quotas if options.balanced else None
+    collection = {"sources": list(sources), "exposed": exposed, **summary(state, wanted)}
+    finish_set(out, "collect", options, seed, teacher, weight_hash, shards, wanted, collection=collection)
     (out / ".collect.state").unlink(missing_ok=True)
     return TransferSet.load(out)
 
@@ -204,7 +202,7 @@ def phases(sources: list[Source], teacher: Classifier, options: CollectOptions, 
 
 
 def _drawing(source: Source, first: int, count: int, name: str) -> Phase:
-    """So many blocks of a source from the first on, or as many as it has."""
+    """`count` blocks of a source from block `first` on, or as many as it has left."""
     blocks = count if source.blocks is None else max(min(source.blocks - first, count), 0)
     return Phase(name, lambda number, stock: source.block(first + number), lambda stock: blocks, True)
 
@@ -267,7 +265,8 @@ def pushed(stock: Stock, images: Tensor, teacher: Classifier, options: CollectOp
 
 
 def _exposure(source: Source, teacher: Classifier, options: CollectOptions, quiet: bool) -> float:
-    """The part to expose: as asked, or that of which the teacher tells more classes in the source's first images."""
+    """The part of the images to expose: as asked, or whichever of 0, ½ and 1 spreads the teacher's decisions on the first
+    blocks most evenly over the classes, where that gains enough."""
     if options.expose is not None:
         return options.expose
     if source.finished or (source.stored is not None and len(source.stored) < BLOCK):
@@ -328,32 +327,6 @@ def _write(state: Collection, options: CollectOptions, out: Path, device: torch.
         counts = torch.bincount(labels, minlength=stock.classes).tolist()
         entries.append(entry | {"counts": counts, "seconds": round(state.seconds / total, 3), "device": describe_device(device)})
     return entries
-
-
-def _write_manifest(
-    out: Path,
-    teacher: Classifier,
-    weight_hash: str,
-    options: CollectOptions,
-    seed: int,
-    shards: list[dict[str, Any]],
-    collection: dict[str, Any],
-) -> None:
-    from inversion import __version__
-
-    manifest = {
-        "code_version": __version__,
-        "method": "collect",
-        "config": dataclasses.asdict(options),
-        "seed": seed,
-        "teacher": {"model": teacher.spec.model, "weight_hash": weight_hash},
-        "input": teacher.contract,
-        "counts": [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)],
-        "short": collection["short"],
-        "collection": collection,
-        "shards": shards,
-    }
-    write_manifest(out, json.loads(json.dumps(manifest)))
 
 
 def check_options(options: CollectOptions, teacher: Classifier) -> None:

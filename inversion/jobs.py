@@ -14,7 +14,7 @@ from typing import Any
 from distill.files import write_atomically
 from distill.models import Classifier
 from distill.transfer_set import TransferSet, read_manifest, shard_name, write_manifest
-from inversion.options import SynthesisOptions
+from inversion.options import CollectOptions, SynthesisOptions
 from synthesis_kernels.errors import EchosetError
 
 
@@ -52,8 +52,9 @@ def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJo
     return jobs
 
 
-def claim(out: Path, key: str, parts: str = "options, seed or teacher") -> None:
-    """Mark the folder with what is being made in it, and refuse to mix two different sets."""
+def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or teacher") -> str:
+    """Mark the folder with the hash of what is being made in it, and return that; two different sets are not mixed."""
+    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     marker = out / ".job"
     if marker.is_file():
         if marker.read_text() != key:
@@ -62,10 +63,11 @@ def claim(out: Path, key: str, parts: str = "options, seed or teacher") -> None:
         raise EchosetError(f"{out} exists and is not a set of this run; choose another --out")
     else:
         write_atomically(marker, key.encode())
+    return key
 
 
 def finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
-    """What `note_finished` noted, or None where the shard is still to be made."""
+    """The note left beside a finished shard, or None where the shard is still to be made."""
     path = out / f".{job.file}.done"
     if not path.is_file() or not (out / job.file).is_file():
         return None
@@ -87,27 +89,43 @@ def assemble(
     seed: int,
 ) -> TransferSet | None:
     """Write the manifest once every shard is there."""
-    from inversion import __version__
-
     notes = [finished(out, job) for job in jobs]
     if any(note is None for note in notes):
         return None
     shards = [note for note in notes if note is not None]
     if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
-        counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
-        wanted = [sum(job.quotas[label] for job in jobs) for label in range(teacher.spec.classes)]
-        if options.replay.keep_all:  # every image counts, and no class can be short
-            wanted = counts
-        manifest = {
-            "code_version": __version__,
-            "method": "ssd-kd",
-            "config": asdict(options),
-            "seed": seed,
-            "teacher": {"model": teacher.spec.model, "weight_hash": teacher_hash},
-            "input": teacher.contract,
-            "counts": counts,
-            "short": {str(label): wanted[label] - counts[label] for label in range(len(counts)) if counts[label] < wanted[label]},
-            "shards": shards,
-        }
-        write_manifest(out, json.loads(json.dumps(manifest)))
+        wanted = [sum(column) for column in zip(*(job.quotas for job in jobs), strict=True)]
+        # In a growing pool every image counts, and no class can be short.
+        finish_set(out, "ssd-kd", options, seed, teacher, teacher_hash, shards, None if options.replay.keep_all else wanted)
     return TransferSet.load(out)
+
+
+def finish_set(
+    out: Path,
+    method: str,
+    options: SynthesisOptions | CollectOptions,
+    seed: int,
+    teacher: Classifier,
+    teacher_hash: str,
+    shards: list[dict[str, Any]],
+    wanted: list[int] | None,
+    **more: Any,
+) -> None:
+    """Write the manifest; `wanted` are the images that each class should have, None where any number will do."""
+    from inversion import __version__
+
+    counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
+    lacking = {str(label): want - have for label, (want, have) in enumerate(zip(wanted or counts, counts, strict=True))}
+    manifest = {
+        "code_version": __version__,
+        "method": method,
+        "config": asdict(options),
+        "seed": seed,
+        "teacher": {"model": teacher.spec.model, "weight_hash": teacher_hash},
+        "input": teacher.contract,
+        "counts": counts,
+        "short": {label: count for label, count in lacking.items() if count > 0},
+        **more,
+        "shards": shards,
+    }
+    write_manifest(out, manifest)

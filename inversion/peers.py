@@ -26,7 +26,7 @@ class StatisticsHook:
 
     def __init__(self, layer: nn.Module) -> None:
         self.distance = torch.zeros(())
-        self.handle = layer.register_forward_hook(self._measure)
+        layer.register_forward_hook(self._measure)
 
     def _measure(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.distance = hook_statistics(inputs[0], layer.running_mean, layer.running_var)

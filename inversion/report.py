@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill.files import read_log, write_atomically
-from distill.learner import full_loss
+from distill.learner import asks_teacher
 from distill.models import is_import_path
 from distill.options import DistillOptions, StudentOptions
 from distill.transfer_set import TransferSet
@@ -57,8 +57,7 @@ def told_of(options: DistillOptions) -> dict[str, str]:
     kept = "running average of the student's weights" if options.ema else "last step"
     if options.patience:
         kept = "best on held-out images of the set"
-    asks_teacher = options.labels == "teacher" or full_loss(options.loss).keys() - {"labels", "dml", "one"}
-    return {"kept": kept, "answers": "teacher" if asks_teacher else "labels"}
+    return {"kept": kept, "answers": "teacher" if asks_teacher(options) else "labels"}
 
 
 def weights_given(*students: StudentOptions) -> list[str]:

@@ -166,7 +166,7 @@ class BenchRun(Common):
     views: int = 4
     """Views of each image the teacher answers for."""
     repeats: int = 7
-    """Times each side is measured, turn about."""
+    """Times each side is measured, in turns."""
     save: str | None = None
     """Write the figures to this JSON file."""
     against: str | None = None
@@ -230,18 +230,3 @@ class ScoreRun(Common):
     """With --validate, teach only students rank, rank + world …: one number for each process."""
     world: int = 1
     """How many processes share the students."""
-
-
-SCHEMAS = {
-    "demo": DemoRun,
-    "inspect": InspectRun,
-    "synthesize": SynthesizeRun,
-    "collect": CollectRun,
-    "distill": DistillRun,
-    "evaluate": EvaluateRun,
-    "report": ReportRun,
-    "verify": VerifyRun,
-    "study": StudyRun,
-    "score": ScoreRun,
-    "bench": BenchRun,
-}

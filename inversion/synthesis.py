@@ -9,7 +9,6 @@ import json
 import math
 import time
 from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from distill.files import JsonLines, load_state, save_state, write_atomically
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
-from distill.options import Device, Precision, Step
+from distill.options import Device, DistillOptions, Precision, Step
 from distill.train import StudentState, StudentStep, build_student, identify_student, one_cycle
 from distill.transfer_set import TransferSet, write_shard
 from distill.views import ask, to_input
@@ -64,8 +63,8 @@ class SynthesisState:
             generator = Generator(spec.channels, spec.size, spec.classes, **shape_options)
         self.generator = generator.to(device, memory_format=torch.channels_last)
         self.meta_optimiser = torch.optim.Adam(generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999))
-        student, replay = build_student(options.adversary.student, asdict(spec), job.seed), options.replay
-        self.adversary = StudentState(student, options.adversary.learning_rate, device, job.seed)
+        student, replay = build_student(options.adversary.student, teacher.contract, job.seed), options.replay
+        self.adversary = StudentState(student, device, job.seed, DistillOptions(learning_rate=options.adversary.learning_rate))
         place = job.quotas, shape, options.held_out, device, options.adversary.views_per_image, _mixes(options)
         self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(*place)
         self.staged = ReplayBuffer(*place) if options.replay.replace_all else None
@@ -143,18 +142,17 @@ def synthesize(
     config = asdict(options)
     config["adversary"]["student"] = identify_student(options.adversary.student)
     identity = {"config": config, "seed": seed, "teacher_hash": inspection.weight_hash, "input": teacher.contract}
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    claim(out, key)
+    key = claim(out, identity)
     where = resolve_device(device)
     teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-    kind = resolve_precision(where, precision)
-    way = resolve_step(step, where, options.calls * options.generator.inner_steps)
+    dtype = resolve_precision(where, precision)
+    step = resolve_step(step, where, options.calls * options.generator.inner_steps)
     if not quiet:
         say_once(describe_forms(where))
     for job in jobs[rank::world]:
         if finished(out, job) is None:
             with random_apart(job.seed, where):  # for dropout in the adversary; everything else has its own generator
-                make_shard(teacher, job, options, out, key, where, kind, quiet, way)
+                make_shard(teacher, job, options, out, key, where, dtype, quiet, step)
     return assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
 
 
@@ -166,10 +164,10 @@ def make_shard(
     key: str,
     device: torch.device,
     precision: torch.dtype,
-    quiet: bool = False,
-    step: Step = "eager",
+    quiet: bool,
+    step: Step,
 ) -> None:
-    """Run one job to its end: calls of the generator and steps of the adversarial student, turn about."""
+    """Run one job to its end: calls of the generator and steps of the adversarial student, in turns."""
     state = SynthesisState(teacher, job, options, device)
     state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
     key = f"{key} {device.type} {precision} {step} {name_form(device)}"  # elsewhere the same steps would end otherwise
@@ -342,15 +340,17 @@ def _store(
         if int(into.filled.sum()) == into.capacity:
             into = state.staged
     taken = into.add(images, logits, rank, state.call, refresh, half_life)
-    _look(into, teacher, state, options, precision)
+    _ask_views(into, teacher, state, options, precision)
     if into is state.staged and bool(into.filled[:-1].all()):
         state.buffer.take_over(into)
     return taken
 
 
-def _look(buffer: ReplayBuffer, teacher: Frozen, state: SynthesisState, options: SynthesisOptions, precision: torch.dtype) -> None:
-    """The teacher's answers to views of the newest images that may be learnt from. Views that mix two images are kept, for the
-    other may be replaced."""
+def _ask_views(
+    buffer: ReplayBuffer, teacher: Frozen, state: SynthesisState, options: SynthesisOptions, precision: torch.dtype
+) -> None:
+    """Store the teacher's answers to views of the newest images, but for those held out. Views that mix two images are stored,
+    too: the other image may be replaced before they are used."""
     if not options.adversary.views_per_image:
         return
     newest, mixes = buffer.newest, _mixes(options)

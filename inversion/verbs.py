@@ -19,7 +19,7 @@ from distill.corrupt import corrupt
 from distill.data import Images, as_images, join, load_images
 from distill.evaluation import check_fit, predict
 from distill.evaluation import evaluate as evaluate_classifier
-from distill.files import write_atomically
+from distill.files import write_json
 from distill.learner import Learner, full_loss
 from distill.lessons import check_lesson
 from distill.models import Classifier, save_classifier
@@ -132,7 +132,7 @@ def demo(run: DemoRun) -> int:
         "seconds": {**seconds, "total": max(sum(seconds.values()), time.perf_counter() - began)},
         "report": str(out / "report.html"),
     }
-    write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    write_json(out / "summary.json", summary)
     write_report(out)
     forget(out)
 
@@ -308,19 +308,14 @@ def study(run: StudyRun) -> int:
     data = _test_data(run.data, teacher, run.quiet)
     labelled = run.distillation.labels == "data" or run.study.images > 0  # drawn evenly by them
     sets = {name: _load_set(path, teacher, run.quiet, labelled) for name, path in run.sets.items()}
-    fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
-    original = load_images(run.original, "train", *fit) if run.original else None
-    cells = run_study(
-        *(teacher, sets, data, out, run.student, run.study, run.distillation, original),
-        *(run.device, run.precision, run.step, run.rank, run.world, run.quiet),
-    )
-    rows, wanted = summarise(cells), len(plan(sets, run.study, original is not None))
+    cells, wanted = _fill_grid(run, teacher, sets, data, out, run.study)
+    rows = summarise(cells)
     command = shlex.join(["echoset", *sys.argv[1:]])
     document = {"command": command, "cells": len(cells), "of": wanted, "rows": rows}
     if len(cells) < wanted:
         return _finish(run, None, document, f"{len(cells)} of {wanted} cells are done; this process's part is complete")
     runs = [{k: v for k, v in cell.items() if k not in ("key", "per_class")} for cell in cells]
-    write_atomically(out / "study.json", (json.dumps({**document, "runs": runs}, indent=1) + "\n").encode())
+    write_json(out / "study.json", {**document, "runs": runs})
     write_study(rows, command, out / "study.html")
     for name in dict.fromkeys(row["set"] for row in rows):
         head, *body = grid(rows, name)
@@ -355,9 +350,12 @@ def score(run: ScoreRun) -> int:
         raw_counts[name] = _raw_counts(data, path, teacher.spec.classes)
         sets[name] = _evenly(as_images(data, path), run.images)
         check_images(sets[name].images, teacher, path)
-    cells = _teach(run, teacher, sets, page.with_suffix("")) if run.validate else []
-    if cells is None:
-        return _finish(run, None, {"complete": False}, "this process's students are finished, others' are not yet")
+    cells: list[dict[str, Any]] = []
+    if run.validate:
+        options = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0)
+        cells, wanted = _fill_grid(run, teacher, sets, _test_data(run.data, teacher, run.quiet), page.with_suffix(""), options)
+        if len(cells) < wanted:
+            return _finish(run, None, {"complete": False}, "this process's students are finished, others' are not yet")
     scored = {}
     for name, data in sets.items():
         if not run.quiet:
@@ -374,7 +372,7 @@ def score(run: ScoreRun) -> int:
         found["original"] = sum(original) / len(original) if original else None
         document["validation"] = found
         document["study"] = [{k: v for k, v in cell.items() if k not in ("key", "per_class")} for cell in cells]
-        write_atomically(page.with_suffix("") / "validation.json", (json.dumps(document, indent=1) + "\n").encode())
+        write_json(page.with_suffix("") / "validation.json", document)
     write_scores(scored, command, page, found)
     if found is not None and not run.quiet:
         Console(markup=False).print(_validation_table(found))
@@ -399,7 +397,7 @@ def _raw_counts(data: TransferSet | Images, path: str, classes: int) -> list[int
 
 
 def _evenly(data: Images, count: int) -> Images:
-    """So many of the images, evenly spread over all."""
+    """`count` of the images, evenly spread; all of them for 0, or where there are no more."""
     return data.chosen(torch.linspace(0, len(data) - 1, count).long()) if 0 < count < len(data) else data
 
 
@@ -411,16 +409,15 @@ def _validation_table(found: dict[str, Any]) -> Table:
     return table
 
 
-def _teach(run: ScoreRun, teacher: Classifier, sets: dict[str, Images], out: Path) -> list[dict[str, Any]] | None:
-    """One student for each set and seed, or None while other processes still teach theirs."""
-    options, data = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0), _test_data(run.data, teacher, run.quiet)
-    fit = (teacher.spec.channels, teacher.spec.size, run.quiet)
-    original = load_images(run.original, "train", *fit) if run.original else None
-    cells = run_study(
-        *(teacher, sets, data, out, run.student, options, run.distillation, original),
-        *(run.device, run.precision, run.step, run.rank, run.world, run.quiet),
-    )
-    return cells if len(cells) == len(plan(sets, options, original is not None)) else None
+def _fill_grid(
+    run: StudyRun | ScoreRun, teacher: Classifier, sets: dict[str, Any], data: Images, out: Path, options: StudyOptions
+) -> tuple[list[dict[str, Any]], int]:
+    """Teach this process's part of the students; all that are finished, and how many there are to be."""
+    spec = teacher.spec
+    original = load_images(run.original, "train", spec.channels, spec.size, run.quiet) if run.original else None
+    shared = {name: getattr(run, name) for name in ("device", "precision", "step", "rank", "world", "quiet")}
+    cells = run_study(teacher, sets, data, out, run.student, options, run.distillation, original, **shared)
+    return cells, len(plan(sets, options, original is not None))
 
 
 def report(run: ReportRun) -> int:
@@ -433,17 +430,17 @@ def verify(run: VerifyRun) -> int:
     """Check everything about a set that can be checked."""
     transfer_set = TransferSet.load(run.set, check_hashes=True)
     counts = transfer_set.counts()
-    document: dict[str, Any] = {"set": run.set, "images": len(transfer_set), "per_class": counts}
-    document["balanced"] = max(counts) - min(counts) <= 1
+    balanced, found = max(counts) - min(counts) <= 1, f"{min(counts)} to {max(counts)}"
+    document: dict[str, Any] = {"set": run.set, "images": len(transfer_set), "per_class": counts, "balanced": balanced}
     table = _table(f"Transfer set {run.set}", "", "found")
     table.add_row("shards", f"{len(transfer_set.manifest['shards'])}, hashes, shapes and labels hold")
     table.add_row("images", f"{len(transfer_set):,}")
-    config = transfer_set.manifest["config"]  # the unbalanced twin of a collected set, or a growing pool, is not at fault
+    # The unbalanced twin of a collected set, and a growing pool, were not meant to be balanced.
+    config = transfer_set.manifest["config"]
     replay = config.get("replay")
-    wanted = config.get("balanced", True) and not (isinstance(replay, dict) and replay.get("keep_all", False))
-    unlike = "" if document["balanced"] else ": not balanced" if wanted else ": not balanced, nor meant to be"
-    table.add_row("per class", f"{min(counts)} to {max(counts)}{unlike}")
-    problem = f"{run.set} is not balanced: {min(counts)} to {max(counts)} images per class" if unlike and wanted else None
+    meant = config.get("balanced", True) and not (isinstance(replay, dict) and replay.get("keep_all", False))
+    table.add_row("per class", found + ("" if balanced else ": not balanced" if meant else ": not balanced, nor meant to be"))
+    problem = f"{run.set} is not balanced: {found} images per class" if meant and not balanced else None
     if run.teacher is not None:
         teacher = load_teacher(run.teacher)
         _same_teacher(transfer_set, teacher, run.set)
@@ -469,20 +466,14 @@ def bench(run: BenchRun) -> int:
 
     found = measure(run)
     table = _table(f"{found['teacher']} → {found['student']}, batch {run.batch}", "", "ours, ms", "theirs, ms", "ratio")
-    rows = {name: (times, times["definition"]) for name, times in found["kernels"].items()}
-    rows["bn_match"] = (found["bn_match"], found["bn_match"]["definition"])
-    for name, (ours, theirs) in rows.items():
-        ratio = theirs["ms"] / ours["ours"]["ms"]
-        table.add_row(f"{name} / definition", f"{ours['ours']['ms']:.2f}", f"{theirs['ms']:.2f}", f"{ratio:.1f}×")
+    for name, times in {**found["kernels"], "bn_match": found["bn_match"]}.items():
+        ours, definition = times["ours"]["ms"], times["definition"]["ms"]
+        table.add_row(f"{name} / definition", f"{ours:.2f}", f"{definition:.2f}", f"{definition / ours:.1f}×")
     table.add_section()
     for name in ("bn_match", "pool", "synthesis_step", "distillation_step"):
         part = found[name]
-        ours = part.get("whole_ms", part["ours"]["ms"])
-        spread = (
-            f"{ours:.2f}" if "whole_ms" in part else f"{ours:.2f} ({part['ours']['least_ms']:.2f}–{part['ours']['most_ms']:.2f})"
-        )
-        peers = f"{part['peers']['ms']:.2f} ({part['peers']['least_ms']:.2f}–{part['peers']['most_ms']:.2f})"
-        table.add_row(f"{name} / peers", spread, peers, f"{part['speedup']:.1f}×")
+        ours = f"{part['whole_ms']:.2f}" if "whole_ms" in part else _with_extremes(part["ours"])
+        table.add_row(f"{name} / peers", ours, _with_extremes(part["peers"]), f"{part['speedup']:.1f}×")
     step = found["synthesis_step"]
     mib = f"{step['memory_mib']:.0f} MiB", f"{step['peers_memory_mib']:.0f} MiB"
     table.add_row("peak memory, synthesis", *mib, f"{step['memory_ratio']:.2f}")
@@ -509,9 +500,7 @@ def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Imag
         count = sum(sum(job.quotas) for job in jobs)
         to_be_made = Images(torch.zeros(1, 1, 1, 1).byte().expand(count, -1, -1, -1), torch.zeros(count).long(), "set")
         check_lesson(fresh, to_be_made, teacher, run.distillation)
-        learner = Learner(fresh, teacher, run.distillation)
-        if run.step == "compiled" and not learner.compiles:
-            raise EchosetError(f"step 'compiled' can't be had with the losses {', '.join(learner.weights)}; use --step eager")
+        Learner(fresh, teacher, run.distillation).check_step(run.step)
     describe_forms(resolve_device(run.device))
     resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
     inspect_teacher(teacher)
@@ -614,6 +603,10 @@ def _require_balance(short: dict[str, int], folder: Path | str) -> None:
             f"{folder} is written but not balanced: {lacks}. The teacher gave too few of the generated images these classes; "
             "raise synthesis.objective.classes or synthesis.calls"
         )
+
+
+def _with_extremes(times: dict[str, float]) -> str:
+    return f"{times['ms']:.2f} ({times['least_ms']:.2f}–{times['most_ms']:.2f})"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -16,12 +16,11 @@ from conftest import ROOT, TINY_FLAGS, environment, last_json
 
 from distill import Classifier, ModelSpec, TransferSet, build_classifier, load_classifier, load_images, save_classifier
 from distill.options import DistillOptions, StudentOptions
-from inversion import MNIST_SLICE, load_teacher
-from inversion.cli import VERBS, _name_of, _parse, main
+from inversion import MNIST_SLICE, load_teacher, runs
+from inversion.cli import VERBS, _name_of, main, parse
 from inversion.options import SynthesisOptions, TeacherViewOptions
 from inversion.page import lines, whole
 from inversion.report import _synthesis_curves, told_of, weights_given, write_report
-from inversion.runs import SCHEMAS
 from synthesis_kernels.errors import EchosetError
 
 SHORT = ["--distillation.steps=20", "--distillation.views_per_image=2"]
@@ -200,9 +199,9 @@ def test_the_teachers_views_by_flag_and_by_file(tmp_path):
     given = ["--synthesis.objective.views", '{"shift": 0.125, "flip": true}']
     (tmp_path / "c.yaml").write_text("synthesis: {objective: {views: {shift: 0.125, flip: true}}}")
     for flags in (given, [f"--config={tmp_path / 'c.yaml'}"]):
-        assert _parse("synthesize", flags).synthesis.objective.views == TeacherViewOptions(shift=0.125, flip=True)
-    assert _parse("synthesize", ["--synthesis.objective.views.shift=0"]).synthesis.objective.views == TeacherViewOptions(shift=0)
-    assert _parse("synthesize", []).synthesis.objective.views is None
+        assert parse("synthesize", flags).synthesis.objective.views == TeacherViewOptions(shift=0.125, flip=True)
+    assert parse("synthesize", ["--synthesis.objective.views.shift=0"]).synthesis.objective.views == TeacherViewOptions(shift=0)
+    assert parse("synthesize", []).synthesis.objective.views is None
 
 
 def test_digits_are_no_test_of_a_colour_network(refused):
@@ -284,9 +283,9 @@ def test_yaml_with_an_unknown_key_is_refused_by_name(refused, tmp_path):
 @pytest.mark.parametrize("verb", VERBS)
 def test_printed_configs_read_back_and_flags_win(run, tmp_path, verb):
     (tmp_path / "c.yaml").write_text(run(verb, "--seed=5", "--print_config").stdout)
-    read, given = (_parse(verb, flags) for flags in ([f"--config={tmp_path / 'c.yaml'}"], ["--seed=5"]))
+    read, given = (parse(verb, flags) for flags in ([f"--config={tmp_path / 'c.yaml'}"], ["--seed=5"]))
     assert read == given and read.seed == 5
-    assert _parse(verb, [f"--config={tmp_path / 'c.yaml'}", "--seed=6"]) == replace(given, seed=6)
+    assert parse(verb, [f"--config={tmp_path / 'c.yaml'}", "--seed=6"]) == replace(given, seed=6)
 
 
 def test_every_config_in_the_repository_is_accepted(run):
@@ -313,13 +312,12 @@ print(json.dumps(texts))
 
 
 def test_help_names_every_option_and_never_imports_torch():
-    asked = [["--help"], [], ["--version"], ["demo", "--print_config"], *([verb, "--help"] for verb in SCHEMAS)]
+    asked = [["--help"], [], ["--version"], ["demo", "--print_config"], *([verb, "--help"] for verb in VERBS)]
     command = [sys.executable, "-c", HELP, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert SCHEMAS.keys() == VERBS.keys()
-    for schema, text in zip(SCHEMAS.values(), json.loads(done.stdout)[-len(SCHEMAS) :], strict=True):
-        assert all(f"--{name}" in text for name in schema.__dataclass_fields__)
+    for verb, text in zip(VERBS, json.loads(done.stdout)[-len(VERBS) :], strict=True):
+        assert all(f"--{name}" in text for name in getattr(runs, f"{verb.capitalize()}Run").__dataclass_fields__)
 
 
 @pytest.mark.parametrize("path", ["distill/options.py", "inversion/options.py", "inversion/runs.py"])
@@ -334,11 +332,11 @@ def test_every_option_is_explained(path):
 def test_flags_win_over_the_file_wherever_it_stands(tmp_path):
     (tmp_path / "c.yaml").write_text("seed: 1\n")
     for arguments in (["--seed=7", f"--config={tmp_path / 'c.yaml'}"], ["--seed=7", "--config", str(tmp_path / "c.yaml")]):
-        assert _parse("demo", arguments).seed == 7
+        assert parse("demo", arguments).seed == 7
 
 
 def test_the_preset_of_the_demo_is_its_defaults():
-    assert _parse("demo", ["--config", str(ROOT / "configs" / "mnist.yaml")]) == _parse("demo", [])
+    assert parse("demo", ["--config", str(ROOT / "configs" / "mnist.yaml")]) == parse("demo", [])
 
 
 def test_a_demo_whose_student_starts_from_the_adversarial_one(run, refused, few, tmp_path):
@@ -496,14 +494,14 @@ def test_out_of_memory_is_said(monkeypatch, refused):
 
 
 def test_short_names_stand_for_what_the_verb_has():
-    assert _parse("synthesize", ["--patience", "7", "--images", "50"]).synthesis == SynthesisOptions(patience=7, images=50)
-    assert _parse("demo", ["--patience", "7"]).distillation.patience == 7
-    assert _parse("study", ["--sets={}", "--images", "500"]).study.images == 500
-    assert _parse("collect", ["--images=70"]).collection.images == 70
-    assert _parse("bench", ["--against", "mine.json"]).against == "mine.json"
-    assert _parse("evaluate", ["--against", "mine.safetensors"]).against.model == "mine.safetensors"
+    assert parse("synthesize", ["--patience", "7", "--images", "50"]).synthesis == SynthesisOptions(patience=7, images=50)
+    assert parse("demo", ["--patience", "7"]).distillation.patience == 7
+    assert parse("study", ["--sets={}", "--images", "500"]).study.images == 500
+    assert parse("collect", ["--images=70"]).collection.images == 70
+    assert parse("bench", ["--against", "mine.json"]).against == "mine.json"
+    assert parse("evaluate", ["--against", "mine.safetensors"]).against.model == "mine.safetensors"
     for none in (["--against=null"], ["--against", "null"]):
-        assert _parse("evaluate", none).against is None
+        assert parse("evaluate", none).against is None
 
 
 def test_sets_are_called_by_the_whole_of_their_names():

@@ -22,7 +22,7 @@ from distill import Classifier, ModelSpec, TransferSet, build_classifier, distil
 from distill.evaluation import predict
 from distill.loop import Interrupted
 from distill.options import DistillOptions, ViewOptions
-from inversion.cli import _parse, main
+from inversion.cli import main, parse
 from inversion.options import BoundaryOptions, CollectOptions
 from inversion.report import write_report
 from inversion.sources.boundary import attack_boundaries
@@ -595,7 +595,7 @@ def test_a_set_that_stays_short_is_written_and_fails(tmp_path, capsys):
 
 
 def parsed(*arguments):
-    return _parse("collect", list(arguments))
+    return parse("collect", list(arguments))
 
 
 def test_lists_are_given_word_by_word():

@@ -11,7 +11,7 @@ from conftest import ROOT, assert_learnt, environment, needs_inductor
 from distill import DistillOptions, StudentOptions, TransferSet, build_student, distill, load_images, views
 from distill.augment import make_views
 from distill.files import read_log
-from distill.loop import Interrupted
+from distill.loop import Interrupted, StopFlag
 from distill.losses.hinton import hinton_loss
 from distill.optimisers import Muon, orthogonalise
 from distill.options import ViewOptions
@@ -110,6 +110,20 @@ def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
     assert steps == list(range(50, 301, 50))
 
 
+def test_a_stopped_call_is_made_again_with_the_same_student(teacher, transfer_set, tmp_path, monkeypatch):
+    class StopsAfterTen(StopFlag):
+        raised = property(lambda self: next(looks), lambda self, value: None)
+
+    student, looks = student_for(transfer_set), iter([False] * 10 + [True])
+    given = {"options": SHORT, "device": "cpu", "quiet": True, "folder": tmp_path}
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"student\.state keeps it"):
+        patch.setattr("distill.train.StopFlag", StopsAfterTen)
+        distill(student, transfer_set, teacher, **given)
+    assert student.weight_hash() == student_for(transfer_set).weight_hash()
+    distill(student, transfer_set, teacher, **given)
+    assert student.weight_hash() == run(teacher, transfer_set).student.weight_hash()
+
+
 def test_the_bank_holds_what_the_teacher_says_to_each_view(teacher, transfer_set):
     options = ViewOptions(mixup=0.5)
     bank = bank_answers(teacher, transfer_set.images, 3, options, 5, torch.float32, quiet=True)
@@ -154,7 +168,9 @@ def test_a_compiled_step_has_the_gradients_of_the_eager_one(transfer_set):
     torch.manual_seed(0)
     images, answers, even = torch.rand(16, 1, 28, 28), torch.randn(16, 10) * 3, torch.ones(16)
     for step in ("eager", "compiled"):
-        state = StudentState(student_for(transfer_set, "convnet-4").train(), 0.05, torch.device("cpu"), 0)
+        state = StudentState(
+            student_for(transfer_set, "convnet-4").train(), torch.device("cpu"), 0, DistillOptions(learning_rate=0.05)
+        )
         StudentStep(state, 4.0, torch.float32, step)(images, answers, even)
         gradients.append(torch.cat([p.grad.flatten() for p in state.student.parameters()]))
     assert (gradients[0] - gradients[1]).norm() < 1e-2 * gradients[0].norm()  # a ReLU may flip on a rounding
@@ -199,7 +215,7 @@ def test_muon_minimises_and_its_vectors_follow_adam():
     torch.manual_seed(0)
     network = torch.nn.Linear(4, 4)
     reference = torch.nn.Parameter(network.bias.detach().clone())
-    ours = Muon(network, learning_rate=0.0, adam_rate=1e-2)
+    ours = Muon(network, learning_rate=1e-1)
     adam = torch.optim.Adam([reference], 1e-2)
     for step in range(5):
         gradient = torch.randn(4, generator=torch.Generator().manual_seed(step))

@@ -385,3 +385,29 @@ def test_boundary_samples_end_at_three_quarters(teacher, data, monkeypatch):
     monkeypatch.setattr("distill.learner.push_over", spy)
     run(teacher, data, replace(SHORT, steps=8, loss={"bss": 1.0}))
     assert pushed == [4] * 6
+
+
+def test_pushed_images_leave_the_running_statistics_alone(teacher, data):
+    found = []
+    for name in ("hinton", "bss"):
+        learner = Learner(student_like(teacher), teacher, replace(SHORT, loss={name: 1.0, "labels": 0.0})).train()
+        learner(*lesson(teacher, data, SHORT, learner))
+        found.append([value for key, value in learner.student.state_dict().items() if "running" in key])
+        assert all(layer.momentum == 0.1 for layer in learner.student.modules() if isinstance(layer, nn.BatchNorm2d))
+    assert all(map(torch.equal, *found))
+
+
+def test_a_network_teaches_and_then_learns(teacher, data):
+    first, second = student_like(teacher).train(), student_like(teacher, seed=1)
+    before = [parameter.detach().clone() for parameter in first.parameters()]
+    distill(second, data, first, SHORT, device="cpu", quiet=True)
+    assert first.training and all(map(torch.equal, before, first.parameters()))
+    assert_learnt(distill(first, data, second, SHORT, device="cpu", quiet=True).student, before)
+    with pytest.raises(EchosetError, match="weights are frozen"):
+        distill(first.requires_grad_(False), data, second, SHORT)
+
+
+def test_a_rate_of_zero_learns_nothing(teacher, data):
+    before = student_like(teacher).parameters()
+    after = run(teacher, data, replace(SHORT, learning_rate=0.0)).student.parameters()
+    assert all(map(torch.equal, before, after))

@@ -108,14 +108,14 @@ def test_the_readme_s_tables_are_those_of_the_result_files():
 
 
 def test_the_commands_of_cells_are_commands():
-    from inversion.cli import _parse
+    from inversion.cli import parse
 
     found = json.loads((ROOT / "configs" / "results" / "leaves-views.json").read_text())["study"]
     asked = {}
     for cell in found:
         environment, program, verb, *flags = shlex.split(cell["command"])
         assert (environment, program, verb) == ("OMP_NUM_THREADS=1", "echoset", "study")
-        run = _parse(verb, flags)
+        run = parse(verb, flags)
         assert cell["set"] in run.sets and cell["method"] in run.study.methods and cell["seed"] in run.study.seeds
         assert cell["steps"] == run.distillation.steps
         asked[cell["views"]] = (run.out, run.distillation.views)

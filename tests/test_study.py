@@ -126,6 +126,7 @@ def test_methods_are_their_published_losses():
     assert method_loss("plain", True) == {"labels": 1.0}
     assert method_loss("hinton", False) == {"hinton": 1.0}
     assert method_loss("hinton", True) == {"hinton": 0.9, "labels": 0.1}
+    assert method_loss("hinton+dml", True) == {"hinton": 1.0, "dml": 1.0}  # and labels at 1 for all students
     assert method_loss("hinton+at", False) == {"hinton": 1.0, "at": 1000.0}
 
 

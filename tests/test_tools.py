@@ -18,7 +18,7 @@ from distill.data import Images
 from distill.loop import Interrupted
 from distill.models import load_classifier
 from distill.options import ViewOptions
-from inversion.cli import _parse, main
+from inversion.cli import main, parse
 from synthesis_kernels.backend import describe_device, resolve_device
 from synthesis_kernels.errors import EchosetError
 
@@ -33,7 +33,7 @@ import publish_study
 import results
 import tables
 import train_teacher
-from train_teacher import TeacherRecipe, resize, side_at, train
+from train_teacher import TeacherRecipe, side_at, train
 
 
 @pytest.fixture(scope="module")
@@ -370,8 +370,6 @@ def test_images_grow_in_four_stages_to_their_full_size():
     sides = [side_at(step / 100, 32, 0.6) for step in range(100)]
     assert sides == [16] * 15 + [20] * 15 + [24] * 15 + [28] * 15 + [32] * 40
     assert side_at(0.0, 32, 0.0) == 32
-    images = torch.full((3, 1, 16, 16), 77, dtype=torch.uint8)
-    assert torch.equal(resize(images, 8), images[:, :, :8, :8])
 
 
 def test_recipes_are_recipes():
@@ -420,7 +418,7 @@ def test_tables_come_from_files(tmp_path, monkeypatch):
 
 def test_ways_to_draw_are_options_of_the_demo():
     for name, flags in measure_reweighting.ways([0.5, *[0.0] * 6]).items():
-        replay = _parse("demo", flags).synthesis.replay
+        replay = parse("demo", flags).synthesis.replay
         assert replay.sampling == ("policy" if name == "transferred" else name)
         assert (replay.policy_rate, len(replay.policy)) == ((0, 7) if name == "transferred" else (0.1, 0))
 

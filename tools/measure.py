@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 
 from results import RESULTS, add_run, digest, plain_endings, read_runs, run_verb
+from tables import rows_to_markdown
 
-from inversion.cli import _parse
+from inversion.cli import parse
 from synthesis_kernels.backend import describe_device, repository_commit, resolve_device
 
 FULL = "full test set"
@@ -31,7 +32,7 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
         title = Path(config).stem if config else "default"
         for seed in seeds:
             command = ["demo", "--seed", str(seed), *flags, *(["--config", config] if config else [])]
-            asked = _parse("demo", command[1:])
+            asked = parse("demo", command[1:])
             configuration = digest(asked)
             if _is_there(path, title, seed, configuration, asked.device, bool(data)):
                 continue
@@ -70,14 +71,13 @@ def _is_there(path: Path, title: str, seed: int, configuration: str, device: str
 
 def table(runs: list[dict]) -> str:
     """Markdown: one row a config, worst and mean over its seeds."""
-    lines = ["| run | seeds | student, worst | mean | seconds, median |", "| --- | --- | --- | --- | --- |"]
+    rows = [["run", "seeds", "student, worst", "mean", "seconds, median"]]
     for title in dict.fromkeys(run["name"] for run in runs):
         mine = [run for run in runs if run["name"] == title]
         accuracy, seconds = [r["student_accuracy"] for r in mine], [r["seconds"]["total"] for r in mine]
-        lines.append(
-            f"| {title} | {len(mine)} | {min(accuracy):.2%} | {statistics.mean(accuracy):.2%} | {statistics.median(seconds):.0f} |"
-        )
-    return "\n".join(lines)
+        shares = [f"{share:.2%}" for share in (min(accuracy), statistics.mean(accuracy))]
+        rows.append([title, str(len(mine)), *shares, f"{statistics.median(seconds):.0f}"])
+    return rows_to_markdown(rows)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from distill.data import Images, load_images
 from distill.options import StudyOptions
 from distill.study import run_study
 from distill.transfer_set import TransferSet
-from inversion.cli import _parse
+from inversion.cli import parse
 from inversion.teacher import load_teacher
 from synthesis_kernels.backend import repository_commit
 from synthesis_kernels.errors import EchosetError
@@ -43,7 +43,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def measure(given: argparse.Namespace) -> None:
     """Teach by every size, and put the figures among those of the file."""
-    path, commit, run = RESULTS / f"{given.name}.json", repository_commit(), _parse("demo", ["--config", given.config])
+    path, commit, run = RESULTS / f"{given.name}.json", repository_commit(), parse("demo", ["--config", given.config])
     sets: dict[str, TransferSet | Images] = {"real": load_images(given.data, "train")}
     hashes: dict[str, dict[str, Any]] = {"real": {}}
     if given.set:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from results import RESULTS, plain_endings, run_verbs, this_command, write_study
+from tables import rows_to_markdown, spread
 
 from synthesis_kernels.backend import repository_commit
 
@@ -81,7 +82,7 @@ def publish(documents: list[dict], seeds: list[int], made: dict[str, list[str]],
 
 
 def _anonymous(value: Any, names: dict[str, str]) -> Any:
-    """Where the data lie is nobody's business."""
+    """Without the places where the data lie here."""
     if isinstance(value, dict):
         return {names.get(key, key): _anonymous(inner, names) for key, inner in value.items()}
     return " ".join(names.get(word, word) for word in value.split(" ")) if isinstance(value, str) else value
@@ -89,36 +90,30 @@ def _anonymous(value: Any, names: dict[str, str]) -> Any:
 
 def tables(cells: list[dict], documents: list[dict]) -> str:
     """Markdown: the sets by accuracy, the balanced ones beside their twins, and what predicts."""
-    names = list(dict.fromkeys(cell["set"] for cell in cells))
-    mine = {name: [cell for cell in cells if cell["set"] == name] for name in names}
-    accuracy = {name: [100 * cell["accuracy"] for cell in mine[name]] for name in names}
-    lines = ["| set | accuracy, % | worst | η drawn | η kept | overall |", "| --- | --- | --- | --- | --- | --- |"]
-    for name in sorted(names, key=lambda name: -statistics.mean(accuracy[name])):
-        raw = [cell["scores"]["coverage_raw"] for cell in mine[name] if cell["scores"]["coverage_raw"] is not None]
-        shown = [f"{statistics.mean(raw):.2f}" if raw else "–"]
-        shown += [f"{statistics.mean(values):.2f}" for values in ([c["scores"]["coverage"] for c in mine[name]],)]
-        shown += [f"{statistics.mean(cell['overall'] for cell in mine[name]):.3f}"]
-        lines.append(f"| {name} | {_spread(accuracy[name])} | {min(accuracy[name]):.2f} | {' | '.join(shown)} |")
-    lines += ["", "| source | balanced | unbalanced twin |", "| --- | --- | --- |"]
-    for name in names:
-        if f"{name}-unbalanced" in names:
-            lines.append(f"| {name} | {_spread(accuracy[name])} | {_spread(accuracy[f'{name}-unbalanced'])} |")
-    lines += ["", "| score | claimed | ρ with accuracy, by seed |", "| --- | --- | --- |"]
+    mine: dict[str, list[dict]] = {}
+    for cell in cells:
+        mine.setdefault(cell["set"], []).append(cell)
+    accuracy = {name: [cell["accuracy"] for cell in found] for name, found in mine.items()}
+    sets = [["set", "accuracy, %", "worst", "η drawn", "η kept", "overall"]]
+    for name in sorted(mine, key=lambda name: -statistics.mean(accuracy[name])):
+        scores = [cell["scores"] for cell in mine[name]]
+        raw = [each["coverage_raw"] for each in scores if each["coverage_raw"] is not None]
+        shown = [f"{statistics.mean(raw):.2f}" if raw else "–", f"{statistics.mean(each['coverage'] for each in scores):.2f}"]
+        overall = statistics.mean(cell["overall"] for cell in mine[name])
+        sets.append([name, spread(accuracy[name]), f"{100 * min(accuracy[name]):.2f}", *shown, f"{overall:.3f}"])
+    twins = [["source", "balanced", "unbalanced twin"]]
+    twins += [[name, *(spread(accuracy[each]) for each in (name, twin))] for name in mine if (twin := f"{name}-unbalanced") in mine]
     tests = [document["validation"] for document in documents]
-    lines.append(f"| **overall** | | {_rhos([test['overall'] for test in tests])} |")
+    predictors = [["score", "claimed", "ρ with accuracy, by seed"], ["**overall**", "", _rhos([test["overall"] for test in tests])]]
     for rows in zip(*(test["scores"] for test in tests), strict=True):
-        lines.append(f"| {rows[0]['title']} | {rows[0]['claim'] or 'nothing'} | {_rhos(rows)} |")
-    return "\n".join(lines)
+        predictors.append([rows[0]["title"], rows[0]["claim"] or "nothing", _rhos(rows)])
+    return "\n\n".join(map(rows_to_markdown, (sets, twins, predictors)))
 
 
 def _rhos(tests: list[dict]) -> str:
     return ", ".join(
         "–" if test["rho"] is None else f"{test['rho']:.2f} ({test['low']:.2f} to {test['high']:.2f})" for test in tests
     )
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def _rounded(values: dict[str, float | None]) -> dict[str, float | None]:

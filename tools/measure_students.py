@@ -24,7 +24,7 @@ from results import RESULTS, add_run, digest, hide, plain_endings, read_runs, ru
 from distill.data import load_images
 from distill.train import build_student
 from distill.transfer_set import TransferSet
-from inversion.cli import _parse
+from inversion.cli import parse
 from synthesis_kernels.backend import describe_device, repository_commit, resolve_device
 
 
@@ -52,7 +52,7 @@ def measure(
     for student in students:
         for seed in seeds:
             command = ["distill", *sets, "--teacher", teacher, "--student", student, "--seed", str(seed), *flags]
-            run = _parse(command[0], command[1:])
+            run = parse(command[0], command[1:])
             network = build_student(run.student, parts[0].manifest["input"])  # a wrong name is told before any work
             who = {"name": student, "seed": seed, "configuration": digest(run, "set", "beside"), "set_hashes": hashes}
             todo.append((who, command, run, network.parameters_count))

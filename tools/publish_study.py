@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from results import RESULTS, hide, write_study
+from tables import rows_to_markdown
 
 from inversion.study_page import grid
 from synthesis_kernels.backend import repository_commit
@@ -47,12 +48,8 @@ def _short(value: object) -> object:
 
 def markdown(rows: list[dict], figure: str) -> str:
     """One table a set: methods down, corruptions across."""
-    lines = []
-    for name in dict.fromkeys(row["set"] for row in rows):
-        head, *body = grid(rows, name, figure)
-        lines += [f"\n{name}, {figure}:\n", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-        lines += [f"| {' | '.join(line)} |" for line in body]
-    return "\n".join(lines)
+    names = dict.fromkeys(row["set"] for row in rows)
+    return "\n".join(f"\n{name}, {figure}:\n\n{rows_to_markdown(grid(rows, name, figure))}" for name in names)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from distill.files import write_atomically
+from distill.files import write_atomically, write_json
 from distill.loop import Interrupted, StopFlag
 from distill.transfer_set import TransferSet
 from synthesis_kernels.errors import EchosetError
@@ -54,7 +54,7 @@ def run_verbs(commands: Sequence[Sequence[str]], processes: int = 1) -> list[dic
     """The documents of several, run so many at a time, each on a thread of its own if there are several.
 
     A stop is passed on to those that run (in sessions of their own, so that they hear it once) and waits for them, as they keep
-    what is done. If all end well nevertheless, it is the next call that stops.
+    what is done. If all of them finish in spite of it, their documents are returned, and the next call raises `Interrupted`.
     """
     global _stopped
     if _stopped:
@@ -104,7 +104,7 @@ def _terminate(running: dict[int, subprocess.Popen]) -> None:
 
 
 def digest(run: Any, *places: str) -> str:
-    """What a verb's options come to, but for its seed and the places (its folder, and others by name) it reads and writes."""
+    """Short hash of a verb's options, leaving out its seed, its --out and the other `places` named: only those may differ."""
     options = asdict(replace(run, seed=0, **{name: getattr(type(run), name) for name in ("out", *places)}))
     return sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -120,16 +120,12 @@ def this_command(places: dict[str | None, str]) -> str:
 
 
 def hide(command: str, places: dict[str | None, str]) -> str:
-    """The command with names for where things lie here, which is nobody's business; a bare word only where it must be a place."""
+    """The command with `places[path]` for each path, so that it doesn't tell where things lie here; a path without a slash is
+    replaced only as the value of one of the options `PLACES`."""
     for path in sorted(filter(None, places), key=len, reverse=True):
         before = r"(?<![\w./-])" if "/" in path else "|".join(rf"(?<=--{name}[ =])" for name in PLACES)
         command = re.sub(rf"(?:{before}){re.escape(path)}(?![\w.-])", places[path], command)
     return command
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A result file, an entry a line."""
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_study(path: Path, head: dict[str, Any], cells: list[dict[str, Any]]) -> None:

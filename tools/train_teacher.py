@@ -21,10 +21,9 @@ import jsonargparse
 import torch
 import torch.nn.functional as F
 from results import write_json
-from torch import Tensor
 
 from distill.augment import check_views, make_views
-from distill.data import content_hash, load_images
+from distill.data import content_hash, fit_pixels, load_images
 from distill.evaluation import evaluate
 from distill.files import load_state, save_state
 from distill.loop import Every, StepProgress, StopFlag
@@ -85,12 +84,6 @@ def side_at(progress: float, side: int, small: float) -> int:
     return side if stage >= STAGES else round(side * (1 + stage / STAGES) / 2)
 
 
-def resize(images: Tensor, side: int) -> Tensor:  # (N, C, H, W) uint8 -> (N, C, side, side) uint8
-    """All images with another side, in parts that fit into memory."""
-    parts = [F.interpolate(part.float(), (side, side), mode="bilinear", antialias=True) for part in images.split(5000)]
-    return torch.cat([part.round().clamp(0, 255).byte() for part in parts])
-
-
 def train(recipe: TeacherRecipe) -> float:
     """Train, save, and return the test accuracy."""
     device = resolve_device(recipe.device)
@@ -106,8 +99,8 @@ def train(recipe: TeacherRecipe) -> float:
     images, labels = data.images.to(device), data.labels.to(device)
     channels, size, classes = images.shape[1], images.shape[2], int(labels.max()) + 1
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
-    options = DistillOptions(weight_decay=recipe.weight_decay)
-    state = StudentState(build_classifier(spec, recipe.seed), recipe.learning_rate, device, recipe.seed, options=options)
+    options = DistillOptions(learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    state = StudentState(build_classifier(spec, recipe.seed), device, recipe.seed, options)
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "record", "device")}
     job = json.dumps([settings, content_hash(images, labels), device.type, str(precision)])
     key, state_file = sha256(job.encode()).hexdigest(), Path(recipe.out + ".state")
@@ -126,7 +119,7 @@ def train(recipe: TeacherRecipe) -> float:
             if place == 0:
                 order = torch.randperm(len(images), generator=state.generator, device=device)
             if (side := side_at(state.step / total, size, recipe.small)) != shown.shape[-1]:
-                shown = images if side == size else resize(images, side)
+                shown = fit_pixels(images, channels, side)
             index = order[place * recipe.batch : (place + 1) * recipe.batch]
             state.optimiser.set_share(one_cycle(state.step, total, warmup=0.2))
             with mixed_precision(device, precision):
