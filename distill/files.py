@@ -33,7 +33,7 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-FORMAT = 3
+FORMAT = 4
 """Of saved states, as a number: raise it when what they hold, or what is made of it, changes."""
 
 

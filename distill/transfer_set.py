@@ -45,8 +45,8 @@ class TransferSet:
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64, the teacher's prediction
     logits: Tensor  # (N, K) float16, the teacher's answer to exactly these images
-    priority: Tensor  # (N,) float32, the last teacher-student disagreement seen while synthesising
-    round: Tensor  # (N,) int32, the generator call that made the image; of a collected one the block, −1 if it was made
+    priority: Tensor  # (N,) float32, the last teacher-student disagreement seen while synthesising, or the highest of all
+    round: Tensor  # (N,) int32, the generator call that made it; of a collected one, its source's block; −1 if made
     manifest: Mapping[str, Any]
 
     def __len__(self) -> int:

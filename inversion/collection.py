@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.augment import make_views
+from distill.augment import check_views, make_views
 from distill.files import load_state, save_state
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
@@ -214,7 +214,7 @@ def _making(way: str, sources: list[Source], teacher: Classifier, options: Colle
         source = sources[number % len(sources)]
         random = Random(source.device, way, seed, number)
         if way == "augment":
-            return augmented(stock, options, random, seed + number)
+            return augmented(stock, options, random, seed, number)
         turn = number // len(sources)
         again, block = divmod(turn, source.blocks) if source.blocks else (0, turn)
         images = source.block(block)
@@ -230,16 +230,15 @@ def _making(way: str, sources: list[Source], teacher: Classifier, options: Colle
     return Phase(way, make, limit, False)
 
 
-def augmented(stock: Stock, options: CollectOptions, random: Random, view: int) -> Tensor:  # (≤ BLOCK, C, H, W) uint8
+def augmented(stock: Stock, options: CollectOptions, random: Random, seed: int, number: int) -> Tensor:  # (≤ BLOCK, C, H, W) uint8
     """New views of images whose classes are short, the shorter the more."""
-    chances = stock.missing()[stock.logits.argmax(1)].float()
-    filled = torch.zeros_like(chances)
-    filled[stock.kept()] = 1
-    chances = chances * filled
+    kept = stock.kept()
+    chances = stock.missing()[stock.logits[kept].argmax(1)].float()
     if not chances.any():
         return stock.images[:0]
     drawn = random.draw(chances, BLOCK)
-    views = make_views(stock.images, drawn, torch.arange(BLOCK, device=drawn.device) + BLOCK * view, options.views, view)
+    view = torch.arange(BLOCK, device=drawn.device) + BLOCK * number
+    views = make_views(stock.images[kept], drawn, view, options.views, seed)
     return (views * 255).round().to(torch.uint8)
 
 
@@ -349,3 +348,4 @@ def check_options(options: CollectOptions, teacher: Classifier) -> None:
     if not options.balanced and options.short not in ((), CollectOptions().short):
         raise EchosetError("collection.short fills classes that are short, and none is where collection.balanced is false")
     check_boundary(options.boundary)
+    check_views(options.views, "collection.views")

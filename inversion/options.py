@@ -38,7 +38,7 @@ class GeneratorOptions:
     latent: int = 128
     """Length of the noise vector."""
     conditioning: float = 0.0
-    """Size of the wanted class's embedding beside unit noise; 0 leaves the class to the loss and the noise's own steps."""
+    """Size that the wanted class's embedding, which is learned, starts with beside unit noise."""
     width: int = 32
     """Channels at full size; twice as many at half size."""
     blocks: int = 0
@@ -82,7 +82,7 @@ class ObjectiveOptions:
     the teacher's weights nor its depth counts; false = the sum over layers of plain distances, as published, where a `bn` of 10 or
     less is usual."""
     bn_momentum: float = 0.9
-    """How much of earlier batches' statistics counts towards the match; 0 asks each batch to match alone."""
+    """How much of earlier batches' statistics counts towards the match, below 1; 0 asks each batch to match alone."""
     classes: float = 1.0
     """Weight of the teacher's cross-entropy with the wanted class."""
     adversary: float = 1.0
@@ -114,7 +114,7 @@ class ReplayOptions:
     """Generator calls in which an image's priority falls by half when one has to go. The first calls' images are poor, and poor
     images are hard: by priority alone they would stay for good. 0 = age has no say."""
     replace_all: bool = False
-    """Replace a class's whole stock whenever enough new images are there, instead of a part at a time."""
+    """Replace the whole buffer whenever enough new images of every class are there, instead of a part at a time."""
     keep_all: bool = False
     """Keep every image of every call, whatever its class, as methods before SSD-KD do: calls × batch images, unbalanced."""
     sampling: Literal["priority", "uniform", "policy"] = "priority"

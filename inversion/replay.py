@@ -61,8 +61,9 @@ class ReplayBuffer:
         first = 0
         for label, quota in enumerate(quotas):
             self._slots[label, :quota] = torch.arange(first, first + quota)
-            # Spread, and never the first slot, so that there is something to train on from the first image.
-            place = torch.arange(quota)
+            # Spread, and never the first slot, so that there is something to train on from the first image. Classes too small for
+            # one of their own are counted on from one to the next.
+            place = torch.arange(quota) + (first if 1 < quota < 1 / max(held_out, 1e-9) else 0)
             self.is_held_out[first : first + quota] = ((place + 1) * held_out).floor() > (place * held_out).floor()
             first += quota
         held = torch.where(self.is_held_out)[0]
@@ -114,7 +115,7 @@ class ReplayBuffer:
         worth[-1:] = torch.inf
         slots = self._slots.gather(1, worth[self._slots].argsort(dim=1, stable=True))
         lacking = self.quotas - self.counts()
-        allowed = torch.minimum(lacking + (refresh * self.quotas).ceil().long(), self.quotas)
+        allowed = torch.minimum(lacking + (refresh * self.quotas.double() - 1e-9).ceil().long(), self.quotas)
         welcome = place < allowed[sorted_labels]
         target = torch.where(welcome, slots[sorted_labels, place.clamp_max(slots.shape[1] - 1)], self.capacity)
 

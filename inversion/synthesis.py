@@ -46,6 +46,8 @@ from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
 
+LONGER = 0.05
+"""Share of the adversarial student's peak rate in calls beyond those planned, which a class that is short asks for."""
 FIGURES = ("bn", "classes", "adversary", "alike", "hit", "taken", "agreement", "held_out_agreement")
 
 
@@ -232,9 +234,10 @@ def generator_call(
     Returns the batch as uint8, the teacher's logits for exactly these images, their rank (φ) and figures for the log.
     """
     goal, device = options.objective, state.buffer.images.device
-    wanted = draw_targets(state.buffer, options, state.random)
+    growing = state.staged if state.staged is not None and bool(state.buffer.full) else state.buffer
+    wanted = draw_targets(growing, options, state.random)
     noise = torch.randn(options.batch, options.generator.latent, generator=state.random, device=device)
-    held = state.buffer.counts()
+    held = growing.counts()
     state.adversary.student.eval()
     adversarial = goal.adversary > 0 and state.call >= goal.adversary_after
     inner.begin(noise, state.bn_average)
@@ -282,7 +285,7 @@ def adversary_steps(
     pool = buffer.to_mix(state.random) if mixes and not run.views_per_image else buffer.images
     for _ in range(run.steps):
         step = state.adversary.step
-        state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0))
+        state.adversary.optimiser.set_share(one_cycle(step, total, warmup=0.0) if step < total else LONGER)
         progress = min(step / total, 1.0)
         drawn, weights = draw_batch(buffer, run.batch, options.replay, progress, state.random, state.policy, state.call)
         if run.views_per_image:
@@ -442,13 +445,16 @@ def check_options(options: SynthesisOptions, classes: int) -> None:
     check_views(options.views, "views")
     _check_replay(options.replay)
     check_teacher_views(options.objective.views or TeacherViewOptions(), "objective.views")
-    if not 0 <= options.held_out < 1:
-        raise EchosetError(f"held_out must lie in [0, 1), got {options.held_out}")
+    for name, value in (("held_out", options.held_out), ("objective.bn_momentum", options.objective.bn_momentum)):
+        if not 0 <= value < 1:
+            raise EchosetError(f"{name} must lie in [0, 1), got {value}")
+    if not 0 <= options.objective.gamma < math.inf:
+        raise EchosetError(f"objective.gamma must be a number of at least 0, got {options.objective.gamma}")
     quotas = [job.quotas for job in plan(options, classes)]
-    if options.replay.sampling == "policy" and any(max(each) * options.held_out < 1 for each in quotas):
+    if options.replay.sampling == "policy" and any(max(each) < 2 or sum(each) * options.held_out < 1 for each in quotas):
         raise EchosetError(
             "replay.sampling policy learns from held-out images, and held_out "
-            f"{options.held_out:g} of {max(quotas[0])} images a class is none; raise held_out or images"
+            f"{options.held_out:g} of {sum(quotas[0])} images is none; raise held_out or images"
         )
 
 
@@ -456,8 +462,9 @@ def _check_replay(replay: ReplayOptions) -> None:
     for name in ("alpha", "half_life", "policy_rate"):
         if not 0 <= getattr(replay, name) < math.inf:
             raise EchosetError(f"replay.{name} must be a number of at least 0, got {getattr(replay, name)}")
-    if not 0 <= replay.refresh <= 1:
-        raise EchosetError(f"replay.refresh must lie in [0, 1], got {replay.refresh}")
+    for name in ("refresh", "beta"):
+        if not 0 <= getattr(replay, name) <= 1:
+            raise EchosetError(f"replay.{name} must lie in [0, 1], got {getattr(replay, name)}")
     if replay.keep_all and (replay.balanced_targets or replay.replace_all):
         raise EchosetError("replay.keep_all has no quotas: set replay.balanced_targets and replay.replace_all to false")
     if replay.policy and replay.sampling != "policy":

@@ -515,7 +515,7 @@ def test_a_failed_demo_keeps_the_finished_one(demo, refused):
         (["--distillation.batch=1"], "batch"),
         (["--loss=hintn"], "no loss 'hintn'"),
         (["--step=compiled", "--loss=at"], "can't be had with the losses"),
-        (["--synthesis.replay.sampling=policy"], "learns from held-out images"),
+        (["--synthesis.replay.sampling=policy", "--synthesis.held_out=0"], "learns from held-out images"),
         (["--data=/nowhere"], "no data at /nowhere"),
         (["--synthesis.calls=0"], "calls must be at least 1"),
         ([*untrained, "--teacher.size=28", "--teacher.channels=1", f"--data={MNIST_SLICE}"], "statistics were never trained"),

@@ -23,9 +23,11 @@ from distill.evaluation import predict
 from distill.loop import Interrupted
 from distill.options import DistillOptions, ViewOptions
 from inversion.cli import main, parse
+from inversion.collection import augmented
 from inversion.options import BoundaryOptions, CollectOptions
 from inversion.report import write_report
 from inversion.sources.boundary import attack_boundaries
+from inversion.sources.random import Random
 from inversion.sources.stream import BLOCK, open_source
 from inversion.stock import Stock
 from synthesis_kernels.errors import EchosetError
@@ -379,6 +381,15 @@ def test_short_classes_are_filled_with_images_made_of_others(linear, tmp_path, w
         ).all()
 
 
+def test_augmented_images_mix_with_images_alone():
+    stock = Stock([40, 40], (1, 8, 8), True, torch.device("cpu"))
+    white = torch.full((3, 1, 8, 8), 255, dtype=torch.uint8)
+    stock.offer(white, torch.tensor([[1.0, 0.0]] * 3), torch.ones(3, dtype=torch.bool), 0)
+    options = CollectOptions(views=ViewOptions(rotate=0, scale=0, shift=0, cutmix=1.0))
+    made = augmented(stock, options, Random("cpu", "augment"), 0, 0)
+    assert len(made) == BLOCK and (made == 255).all()
+
+
 def test_ways_are_tried_in_the_order_given_and_windows_hold_for_what_is_made(linear, tmp_path):
     # No image of the last class: nothing to augment, and pushed ones lie on the boundary, where confidence is low.
     options = replace(SCARCE, short=("augment", "push", "mixup"))
@@ -645,6 +656,7 @@ def test_a_way_that_is_none_ends_with_status_two(capsys):
         ({"expose": 1.5}, "collection.expose must lie in [0, 1], got 1.5"),
         ({"only": (1, 4)}, "collection.only names class 4; the teacher knows 0 to 3"),
         ({"only": (-1,)}, "collection.only names class -1"),
+        ({"views": ViewOptions(cutmix=5.0)}, "collection.views.cutmix must lie in"),
         ({"short": ("draw", "push", "draw")}, "collection.short names a way twice: draw, push, draw"),
         ({"balanced": False, "short": ("draw",)}, "none is where collection.balanced is false"),
         ({"boundary": BoundaryOptions(steps=0)}, "boundary.steps must be at least 1"),

@@ -147,8 +147,8 @@ def test_a_policy_that_cannot_be_is_refused(teacher, tiny, tmp_path):
     for replay, held_out, message in (
         (ReplayOptions(sampling="policy", policy=(1.0, 2.0)), 0.1, r"needs 7 weights .*disagreement.*, got \[1.0, 2.0\]"),
         (ReplayOptions(sampling="policy", policy=(math.nan,) * 7), 0.4, "needs 7 weights"),
-        (ReplayOptions(sampling="policy"), 0.0, "of 3 images a class is none; raise held_out"),
-        (ReplayOptions(sampling="policy"), 0.3, "of 3 images a class is none; raise held_out"),
+        (ReplayOptions(sampling="policy"), 0.0, "of 30 images is none; raise held_out"),
+        (ReplayOptions(sampling="policy"), 0.03, "of 30 images is none; raise held_out"),
         (ReplayOptions(policy=(1.0,) * 7), 0.4, "draws are by priority"),
         (ReplayOptions(policy_rate=-1.0), 0.4, "policy_rate must be a number of at least 0"),
     ):

@@ -78,6 +78,20 @@ def test_priority_fades_with_age_where_one_has_to_go(half_life, gone):
     assert buffer.round[:3].tolist() == [20 if slot == gone else 10 * slot for slot in range(3)]
 
 
+@pytest.mark.parametrize("quotas, held", [([20, 10], 3), ([5] * 6, 3), ([7, 20, 3], 3), ([1] * 30, 0), ([3, 3], 0)])
+def test_a_part_is_held_out_however_small_the_classes_are(quotas, held):
+    buffer = ReplayBuffer(quotas, (1, 2, 2), held_out=0.1)
+    assert int(buffer.is_held_out.sum()) == held and not buffer.is_held_out[-1]
+    assert len(buffer.to_ask()) == (held or sum(quotas))
+
+
+@pytest.mark.parametrize("refresh, taken", [(0.3, 60), (0.6, 120), (0.301, 61), (0.001, 1), (0.0, 0)])
+def test_the_part_that_is_replaced_is_rounded_up_once(refresh, taken):
+    buffer = ReplayBuffer([200], (1, 2, 2))
+    offer(buffer, [0] * 200)
+    assert offer(buffer, [0] * 200, call=1, refresh=refresh) == taken
+
+
 def test_held_out_images_are_never_drawn():
     buffer = ReplayBuffer([10, 10], (1, 2, 2), held_out=0.2)
     offer(buffer, [0, 1] * 10)

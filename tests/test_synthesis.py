@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, TINY_FLAGS, environment, needs_inductor, tiny_options
+from conftest import ROOT, TINY_FLAGS, assert_learnt, environment, needs_inductor, tiny_options
 
 from distill import DistillOptions, TransferSet, distill, load_images
 from distill.evaluation import evaluate, predict
@@ -495,6 +495,15 @@ def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
     assert short and found.manifest["short"] == short
 
 
+def test_the_adversarial_student_learns_in_calls_beyond_those_planned(teacher, tiny):
+    state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
+    state.buffer.images[:-1], state.buffer.filled[:-1] = torch.randint(0, 256, (30, 1, 28, 28)).byte(), True
+    state.adversary.step = tiny.calls * tiny.adversary.steps
+    before = [parameter.detach().clone() for parameter in state.adversary.student.parameters()]
+    adversary_steps(StudentStep(state.adversary, 20.0, torch.float32), Frozen(teacher), state, tiny, torch.float32)
+    assert_learnt(state.adversary.student, before)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -507,6 +516,9 @@ def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
         ({"generator": GeneratorOptions(smooth=float("nan"))}, "generator.smooth"),
         ({"replay": ReplayOptions(refresh=2.0)}, "refresh"),
         ({"replay": ReplayOptions(half_life=float("inf"))}, "half_life"),
+        ({"replay": ReplayOptions(beta=1.5)}, "beta"),
+        ({"objective": ObjectiveOptions(bn_momentum=1.0)}, "bn_momentum"),
+        ({"objective": ObjectiveOptions(gamma=-1.0)}, "gamma"),
         ({"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))}, "objective.views: shift"),
         ({"adversary": AdversaryOptions(views_per_image=-1)}, "adversary.views_per_image"),
         ({"views": ViewOptions(cutmix=50)}, "views.cutmix must lie in"),
