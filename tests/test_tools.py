@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from distill.data import Images
 from distill.loop import Interrupted
-from distill.models import load_classifier
+from distill.models import ModelSpec, build_classifier, load_classifier
 from distill.options import ViewOptions
 from inversion.cli import main, parse
 from synthesis_kernels.backend import describe_device, resolve_device
@@ -313,10 +313,13 @@ def test_students_of_one_set_are_measured_once(data, tmp_path, monkeypatch):
         measure_students.measure("few", ["moved"], "teacher.safetensors", ["convnet-8", "convnet-x"], [0], str(data), flags)
     assert not verbs
     assert len(measure_students.measure(*again, [*flags, "--distillation.temperature=2"])) == 2
+    weights = ["--student.weights", "x.pt"]
     runs = measure_students.measure("few", ["moved"], *again[2:], flags)  # by one set alone
     assert len(runs) == 3 and verbs == ["distill", "evaluate"] * 2
+    monkeypatch.setattr(measure_students, "build_student", lambda options, like: build_classifier(ModelSpec(options.model)))
+    assert [row["taught_before"] for row in measure_students.measure(*again, [*flags, *weights])] == [False] * 3 + [True]
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
-    assert len(tables.students("few").splitlines()) == 2 + 3
+    assert tables.students("few").count("\n| convnet-4") == 4 and tables.students("few").count("convnet-4, taught before |") == 1
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def measure(
         where = {"device": describe_device(resolve_device(run.device)), "torch": torch.__version__, "commit": commit}
         public = hide(shlex.join(["echoset", *command]), dict(zip(whence, ("SET", "BESIDE"), strict=False)))
         how = {"command": public, "steps": run.distillation.steps, "parameters": parameters}
+        how["taught_before"] = bool(run.student.weights)
         head = where | {"command": f"python tools/measure_students.py --name {name}"}
         add_run(path, who | how | where | figures | taught_by, head)
         print(f"{who['name']}, seed {who['seed']}: {figures['student_accuracy']:.2%}", file=sys.stderr, flush=True)

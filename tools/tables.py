@@ -86,7 +86,8 @@ def students(name: str) -> str:
     for (kind, steps, _), runs in kinds.items():
         figures = [spread([run[key] for run in runs]) for key in ("student_accuracy", "agreement")]
         took = minutes([run["seconds"]["distillation"] for run in runs])
-        rows.append([kind, f"{runs[0]['parameters']:,}", images(runs[0]), f"{steps:,}", str(len(runs)), *figures, took])
+        before = ", taught before" if runs[0].get("taught_before") else ""
+        rows.append([kind + before, f"{runs[0]['parameters']:,}", images(runs[0]), f"{steps:,}", str(len(runs)), *figures, took])
     return rows_to_markdown(rows)
 
 
