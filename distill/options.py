@@ -89,15 +89,15 @@ class DistillOptions:
     held_out: float = 0.1
     """Part of the set kept for these checks, where there is patience."""
     teacher_layers: tuple[str, ...] = ()
-    """Layers whose maps fitnet, at, fsp and sp compare, sp the last one's alone; by default the last block of each stage. rkd
-    compares what the last linear layer reads, so it looks here only in a network that has none."""
+    """Layers whose maps fitnet, at, fsp and sp compare (sp only the last one's); by default the last block of each stage. rkd
+    compares the input of the last linear layer, and uses these layers only in a network that has none."""
     student_layers: tuple[str, ...] = ()
-    """The same in the student; as many as in the teacher where both are named, else pairs are made from the last one backwards.
-    Under one, the branches begin after the last but one of them."""
+    """The student's layers for the same losses: as many as teacher_layers where both are named, else paired from the last one
+    backwards. With the loss `one`, the branches begin after the last but one of them."""
     peers: int = 2
-    """Networks that learn together under dml; the first is the student."""
+    """Networks that learn together with the loss `dml`; the first is the student."""
     branches: int = 3
-    """Branches of the student's last stage under one; the first is the student."""
+    """Branches of the student's last stage with the loss `one`; the first is the student."""
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,11 @@ class GeneratorOptions:
     latent: int = 128
     """Length of the noise vector."""
     conditioning: float = 0.0
-    """Size that the wanted class's embedding, which is learned, starts with beside unit noise."""
+    """Size at which the wanted class's learned embedding starts; it is added to unit noise."""
     width: int = 32
-    """Channels at full size; twice as many at half size."""
+    """Channels at full size; twice as many at all smaller sizes."""
     blocks: int = 0
-    """3×3 convolutions before the seed grows: each lets a place depend on what is one more of the seed's cells away."""
+    """3×3 convolutions before the seed grows: each lets a place depend on the seed's cells one further away."""
     smooth: float = 0.0
     """How the pictures in the seed map fall off with frequency: 0 = white, 1 = as photographs do, which lets images differ in their
     grounds and large parts, too."""
@@ -140,14 +140,14 @@ class AdversaryOptions:
     steps: int = 10
     """Updates after each generator call."""
     begins: int = 0
-    """Generator calls without any update, while images are too poor to learn from; patience, at the earliest, and the
-    learning rate's cosine count from there."""
+    """Generator calls before the first update, while images are too poor to learn from. The learning rate's cosine counts from
+    there, and patience no earlier."""
     batch: int = 128
     """Images in an update."""
     views_per_image: int = 0
-    """Views of an image that the teacher answers for once, when it enters the buffer; saves time where `steps` · this `batch` is
-    more than so many views of a call's images. Views that mix images are kept, and take so many times the memory of the images
-    (of saved states too, and twice with replay.replace_all). 0 = a new view and a new answer at every step."""
+    """Views of each image that the teacher answers for once, when the image enters the buffer; 0 = a new view and a new answer at
+    every step. Saves time where a call's updates show more images (`steps` · this `batch`) than it has such views. Views that mix
+    images are stored, and take so many times the memory of the images (in saved states too, and twice with replay.replace_all)."""
     learning_rate: float = 0.05
     """Muon's first learning rate; it falls along half a cosine over the whole run."""
     temperature: float = 20.0
@@ -198,11 +198,11 @@ class BoundaryOptions:
     first_step: float = 8.0
     """Length of the first step."""
     growth: float = 1.2
-    """How much longer the next step is when one has helped; one that has not is undone, and the next is half as long. 1 = as
-    long again."""
+    """Factor by which a step that helped makes the next one longer; a step that did not is undone, and the next is half as long.
+    1 = no growth."""
     close: float = 1.5
-    """Largest distance of the pair on both sides of a boundary. There are pairs at 1 for sure; below, where pixels of different
-    fractions round one after another."""
+    """Largest distance between the two images of a pair, one on each side of a boundary. At 1 there are pairs for sure; below 1,
+    only where pixels of different fractions round one after another."""
     deeper: float = 4.0
     """Length of the last step, from each of the pair into its own class."""
 
@@ -232,9 +232,9 @@ class CollectOptions:
     draws: float = 20.0
     """Images drawn from each source for each image of the set, before the classes still short are dealt with as `short` says."""
     short: tuple[Literal["draw", "augment", "mixup", "push"], ...] = ("push",)
-    """What is done, one after another, about classes that are short: draw ten times as many again; augment images of theirs
-    (a view may cross into another short class); mix images of theirs with others; push images over the teacher's boundary into
-    them. What is still missing then is left out, and said."""
+    """What is done about classes that are short, one way after another. draw: ten times as many again; augment: views of their
+    images (a view may cross into another short class); mixup: blends of their images with others; push: images pushed over the
+    teacher's boundary into them. What is still missing then is left out, and said."""
     boundary: BoundaryOptions = BoundaryOptions()
     """How images are pushed."""
     views: ViewOptions = ViewOptions()

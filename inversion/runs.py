@@ -125,8 +125,8 @@ class EvaluateRun(Common):
     """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file; default: the
     bundled MNIST slice, for its network alone."""
     attacks: int = 0
-    """Images attacked, with --against, for boundary similarity and adversarial transfer; 100 say much. Each is pushed to every
-    other class, in up to 20 steps, so with many classes it takes long. 0 = neither."""
+    """With --against: how many images to attack, for boundary similarity and adversarial transfer; 100 say much. Each is pushed
+    to every other class in up to 20 steps, so many classes take long. 0 = measure neither."""
 
 
 @dataclass(frozen=True)
