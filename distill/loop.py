@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -38,7 +39,10 @@ class StopFlag:
     def _raise(self, number: int, frame: object) -> None:
         self.raised = True
         self._restore()
-        print("\nstopping after this step, keeping what is done (Ctrl-C again to stop at once)", file=sys.stderr)
+        try:
+            print("\nstopping after this step, keeping what is done (Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
+        except OSError:  # of `2>&1 | tee`, Ctrl-C has ended the tee, too
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it stays open
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -69,7 +73,7 @@ class StepProgress:
     def __init__(self, title: str, total: int, quiet: bool = False, start: int = 0) -> None:
         self.title, self.total, self.quiet = title, total, quiet
         self.console = Console(stderr=True)
-        self.live = self.console.is_terminal and not quiet
+        self.live = not quiet and self.console.is_interactive and self.console.file.isatty()  # whatever FORCE_COLOR says
         self._due = Every(10)
         self._began, self._start = time.monotonic(), start
         columns = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import fields
@@ -37,6 +38,9 @@ file; --print_config writes one). Exit status: 0 done, 1 failed, 2 misused, 130 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a × or … that the terminal's encoding lacks is no reason to stop
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="replace")
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -63,9 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from distill.loop import Interrupted
         from inversion import verbs
-        from synthesis_kernels.backend import keep_freed_memory, kernel_form
+        from synthesis_kernels.backend import heed_quota, keep_freed_memory, kernel_form
 
         keep_freed_memory()
+        heed_quota()
         with kernel_form(options.kernels):
             return getattr(verbs, verb)(options)
     except EchosetError as error:

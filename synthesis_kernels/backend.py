@@ -81,10 +81,19 @@ def keep_freed_memory() -> None:
     The peak stays what it was. Does nothing where the C library has no such switch.
     """
     trim_threshold, mmap_threshold = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (32 MB is its largest)
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # the last on Windows
         library = ctypes.CDLL(None)
         library.mallopt(mmap_threshold, 32 << 20)
         library.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def heed_quota(told: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
+    """No more threads than the container may use cores, which torch doesn't see: those beyond would only wait for each other."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    with contextlib.suppress(OSError, ValueError):  # none is told, or "max"
+        quota, period = told.read_text().split()
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), int(quota) // int(period))))
 
 
 def say_once(message: str) -> None:

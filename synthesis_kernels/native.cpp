@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <omp.h>
 #include <vector>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -65,10 +64,10 @@ inline void store(bf16 *p, Floats v, int64_t n) {
 
 // body(thread, first row, end row, first channel, channels), over all blocks of rows and registers of channels.
 template <int64_t WIDTH, class Body> void over_blocks(int64_t rows, int64_t channels, int threads, Body body) {
-    const int64_t blocks = (rows + ROWS - 1) / ROWS, full = channels / WIDTH * WIDTH;
-#pragma omp parallel num_threads(threads)
-    {
-        const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    // The OpenMP runtime is not asked which thread this is: beside torch's own, the compiler's may answer for another's threads.
+    const int64_t blocks = (rows + ROWS - 1) / ROWS, full = channels / WIDTH * WIDTH, team = threads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t thread = 0; thread < team; thread++) {
         for (int64_t block = blocks * thread / team; block < blocks * (thread + 1) / team; block++) {
             const int64_t first = block * ROWS, end = first + ROWS < rows ? first + ROWS : rows;
             for (int64_t c = 0; c < full; c += WIDTH) body(thread, first, end, c, WIDTH);  // a constant width: no tails inside

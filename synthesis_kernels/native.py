@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -22,9 +25,23 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "b
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept between runs: ECHOSET_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ECHOSET_CACHE") or Path(base) / "echoset")
+    """Where compiled code is kept between runs: ECHOSET_CACHE, else the user's cache folder; without one that can be written to, a
+    folder of this process's own."""
+    if given := os.environ.get("ECHOSET_CACHE"):
+        return Path(given)
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "echoset"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, RuntimeError):  # no home at all
+        return _own_folder()
+    return folder if os.access(folder, os.W_OK) else _own_folder()
+
+
+@functools.cache
+def _own_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="echoset-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def find_compiler() -> str | None:
@@ -69,17 +86,17 @@ def _build() -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise OSError("no C++ compiler found (install g++, or set CXX)")
-    openmp = _torch_openmp()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    openmp, words = _torch_openmp(), shlex.split(compiler)
+    said = {"capture_output": True, "text": True, "errors": "replace", "check": True}
+    version = subprocess.run([*words, "--version"], **said).stdout
     # -march=native: the file belongs to this processor. The OpenMP runtime is linked by name, so its path matters too.
-    key = "\n".join([SOURCE.read_text(), version, *FLAGS, *openmp, platform.machine(), _processor_flags()])
+    key = "\n".join([SOURCE.read_text("utf-8"), version, *words[1:], *FLAGS, *openmp, platform.machine(), _processor_flags()])
     target = cache_folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder) / target.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), *openmp]
-            subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+            subprocess.run([*words, *FLAGS, str(SOURCE), "-o", str(made), *openmp], timeout=300, **said)
             os.replace(made, target)  # several processes may build at once; the last one wins, all are the same
     return target
 
@@ -87,10 +104,11 @@ def _build() -> Path:
 def _torch_openmp() -> list[str]:
     """The OpenMP runtime torch has loaded: a second one beside it would fight it for the cores."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:
         return []
-    return sorted({path for line in lines if re.match(r"lib(g|i)?omp[-.\d]", Path(path := line.split()[-1]).name)})[:1]
+    paths = {line.split(maxsplit=5)[5] for line in lines if "/" in line}
+    return sorted(path for path in paths if re.match(r"lib(g|i)?omp[-.\d]", Path(path).name))[:1]
 
 
 def _processor_flags() -> str:

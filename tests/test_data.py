@@ -48,6 +48,7 @@ def test_npz_and_folders(tmp_path):
     for name, image in zip("ab", colour, strict=False):
         (tmp_path / "test" / name).mkdir(parents=True)
         Image.fromarray(image).save(tmp_path / "test" / name / "0.png")
+        (tmp_path / "test" / name / "._0.png").write_bytes(b"what macOS leaves beside files on other disks")
     data = load_images(tmp_path)
     assert data.labels.tolist() == [0, 1] and np.array_equal(data.images[1].permute(1, 2, 0).numpy(), colour[1])
     (tmp_path / "test" / "a" / "1.png").write_bytes(b"no picture")

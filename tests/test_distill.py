@@ -110,6 +110,18 @@ def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
     assert steps == list(range(50, 301, 50))
 
 
+def test_a_stop_is_heard_though_nobody_reads_what_is_said_of_it(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with StopFlag() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.raised
+    print("said to nobody", file=sys.stderr, flush=True)
+
+
 def test_a_stopped_call_is_made_again_with_the_same_student(teacher, transfer_set, tmp_path, monkeypatch):
     class StopsAfterTen(StopFlag):
         raised = property(lambda self: next(looks), lambda self, value: None)

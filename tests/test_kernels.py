@@ -563,6 +563,32 @@ def test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for(
     assert name == "reference"  # a stopped run may go on though the compiler's words differ
 
 
+@needs_native
+def test_native_kernels_do_without_a_home_and_take_a_compiler_of_several_words(tmp_path):
+    """Without a folder to keep them in, they are compiled for this process alone; CXX may carry options, as for make."""
+    nowhere = {"HOME": "/proc/none", "XDG_CACHE_HOME": None, "ECHOSET_CACHE": None, "TMPDIR": str(tmp_path)}
+    assert in_a_process(ASK.format(form="native"), **nowhere, CXX=f"{find_compiler()} -DNONE").splitlines()[-1] == "native"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("told, threads", [("150000 100000", 1), ("200000 100000", 2), ("900000 100000", 3), ("max 100000", 3)])
+def test_threads_are_no_more_than_a_container_may_use(tmp_path, monkeypatch, told, threads):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        torch.set_num_threads(3)
+        (tmp_path / "cpu.max").write_text(told)
+        backend.heed_quota(tmp_path / "none")
+        backend.heed_quota(tmp_path / "cpu.max")
+        assert torch.get_num_threads() == threads
+        torch.set_num_threads(3)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        backend.heed_quota(tmp_path / "cpu.max")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_triton_is_taken_only_where_its_driver_loads(monkeypatch):
     runtime = pytest.importorskip("triton.runtime", reason="triton is not installed")
 
