@@ -1,3 +1,4 @@
+import math
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from distill.augment import make_views
 from distill.files import read_log
 from distill.loop import Interrupted, StopFlag
 from distill.losses.hinton import hinton_loss
-from distill.optimisers import Muon, orthogonalise
+from distill.optimisers import Muon, Scheduled, orthogonalise
 from distill.options import ViewOptions
 from distill.train import StudentState, StudentStep, forget, one_cycle
 from distill.transfer_set import shard_name, write_manifest, write_shard
@@ -235,3 +236,12 @@ def test_muon_minimises_and_its_vectors_follow_adam():
         ours.step()
         adam.step()
     torch.testing.assert_close(network.bias, reference)
+
+
+def test_the_rate_follows_the_schedule(teacher, transfer_set, monkeypatch):
+    shares, set_share = [], Scheduled.set_share
+    monkeypatch.setattr(Scheduled, "set_share", lambda self, share: shares.append(share) or set_share(self, share))
+    run(teacher, transfer_set, replace(SHORT, steps=10, warmup=0.4, views_per_image=0))
+    places = [(step + 0.5) / 10 for step in range(10)]
+    expected = [p / 0.4 if p < 0.4 else (1 + math.cos(math.pi * (p - 0.4) / 0.6)) / 2 for p in places]
+    assert shares == pytest.approx(expected)

@@ -271,3 +271,20 @@ def test_boundaries_of_other_classes_are_not_compared():
     pixels, labels = distinct(7, 5)
     with pytest.raises(EchosetError, match="12 and of 9 classes"):
         evaluate(other, written(pixels, labels), READER, quiet=True, attacks=2)
+
+
+def test_transfer_tells_the_classifier_from_its_teacher():
+    """Both know every image: one by a pixel next to its threshold, the other by one that the attack cannot take across."""
+
+    def reads(pixel):
+        layer = nn.Linear(9, 2)
+        with torch.no_grad():
+            layer.weight.zero_()[1, pixel] = 10.0
+            layer.bias.copy_(torch.tensor([5.0, 0.0]))  # the second class from one half on
+        return Classifier(nn.Sequential(nn.Flatten(), layer), ModelSpec("reader", size=3, classes=2))
+
+    labels, pixels = torch.arange(20) % 2, torch.full((20, 9), 100)
+    pixels[:, 0], pixels[:, 1] = 127 + labels, 255 * labels
+    for classifier, teacher, fooled in ((1, 0, (0, 1)), (0, 1, (0, 0))):
+        found = evaluate(reads(classifier), written(pixels, labels), reads(teacher), device="cpu", quiet=True, attacks=20)
+        assert found.accuracy == found.agreement == 1 and (found.transfer, found.transfer_teacher) == fooled

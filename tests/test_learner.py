@@ -1,7 +1,11 @@
+import math
+from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import assert_learnt
 from torch import nn
 
@@ -9,11 +13,17 @@ from distill import Classifier, DistillOptions, ModelSpec, StudentOptions, build
 from distill.augment import make_views
 from distill.data import Images
 from distill.learner import PUBLISHED, Learner, cut_after, full_loss
+from distill.lessons import Lessons
+from distill.losses.attention import attention_loss
 from distill.losses.boundary import push_over
+from distill.losses.fitnet import fitnet_loss
+from distill.losses.fsp import fsp_loss
+from distill.losses.relational import angle_loss, distance_loss, relational_loss
+from distill.losses.similarity import similarity_loss
 from distill.optimisers import make_optimiser
 from distill.options import ViewOptions
 from distill.taps import Taps, find_stages
-from distill.train import _job_key, distill
+from distill.train import _job_key, _Judge, distill
 from distill.views import to_input
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
@@ -411,3 +421,129 @@ def test_a_rate_of_zero_learns_nothing(teacher, data):
     before = student_like(teacher).parameters()
     after = run(teacher, data, replace(SHORT, learning_rate=0.0)).student.parameters()
     assert all(map(torch.equal, before, after))
+
+
+def kl(truth, guess, temperature):
+    """T²·KL, averaged over images."""
+    p, q = ((logits / temperature).log_softmax(1) for logits in (truth, guess))
+    return (p.exp() * (p - q)).sum(1).mean() * temperature**2
+
+
+@pytest.mark.parametrize("name", ["labels", *(name for name in SINGLE if name != "bss")])
+def test_each_loss_compares_what_it_is_defined_on(teacher, data, name):
+    """At a temperature of its own, and with labels that the teacher does not share."""
+    together = name in ("dml", "one")
+    weights = {"labels": float(together), name: 2.0}
+    learner = Learner(student_like(teacher), teacher, replace(SHORT, loss=weights, temperature=3.0)).eval()
+    student, images, share = learner.student, to_input(data.images[:16]), torch.tensor(0.1)
+    with torch.no_grad(), Taps(student, find_stages(student)) as mine, Taps(teacher, find_stages(teacher)) as theirs:
+        logits, answers = student(images), teacher(images)
+    labels = torch.eye(10)[(answers.argmax(1) + 1) % 10]
+    with torch.no_grad():
+        given = answers if learner.takes_answers else torch.empty(0)
+        loss, ours, told = learner(images, given, labels, share, torch.rand(16))
+        pairs, everyone, adapted = list(zip(mine.maps, theirs.maps, strict=True)), [logits], []
+        if name in ("fitnet", "fsp"):
+            adapted = [(adapter(m), t) for adapter, (m, t) in zip(learner.adapters, pairs, strict=True)]
+        if name == "dml":
+            everyone += [peer(images) for peer in learner.peers]
+        if name == "one":
+            everyone += [tail(mine.maps[-2]) for tail in learner.tails]
+            gates = learner.gate(mine.maps[-2].mean((2, 3)))
+            everyone.append(sum(gates[:, i, None] * each for i, each in enumerate(everyone)))
+        expected = {
+            "labels": lambda: F.cross_entropy(logits, labels.argmax(1)),
+            "hinton": lambda: kl(answers, logits, 3.0),
+            "fitnet": lambda: sum(fitnet_loss(*pair) for pair in adapted) / 3,
+            "at": lambda: sum(attention_loss(*pair) for pair in pairs),
+            "fsp": lambda: sum(fsp_loss((a, b), (t, u)) for (a, t), (b, u) in pairwise(adapted)),
+            "sp": lambda: similarity_loss(*pairs[-1]),
+            "rkd": lambda: relational_loss(mine.embedding, theirs.embedding),
+            "rkd-d": lambda: distance_loss(mine.embedding, theirs.embedding),
+            "rkd-a": lambda: angle_loss(mine.embedding, theirs.embedding),
+            "dml": lambda: kl(everyone[0], everyone[1], 1.0) + kl(everyone[1], everyone[0], 1.0),
+            "one": lambda: math.exp(-5 * 0.75**2) * sum(kl(everyone[-1], each, 3.0) for each in everyone[:-1]),
+        }
+        exact = 2 * expected[name]() + together * sum(F.cross_entropy(each, labels.argmax(1)) for each in everyone)
+    torch.testing.assert_close(loss, exact, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ours, logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(told, answers, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("share, own, pushed", [(0.0, 4.0, 2.0), (0.375, 2.875, 1.0), (0.75, 1.75, 0.0), (1.0, 1.0, 0.0)])
+def test_boundary_samples_count_less_and_less(teacher, data, monkeypatch, share, own, pushed):
+    """The pushes are mirrored images here, and the second one never crosses."""
+    student, asked, crossed = deepcopy(teacher), [], torch.tensor([True, False, True, True])
+    for parameter in student.network.head.parameters():
+        parameter.data.mul_(0.5)  # decides as the teacher does, less surely
+
+    def push(network, images, base, target, unit):
+        asked.append((network, unit))
+        return images.flip(3), crossed
+
+    monkeypatch.setattr("distill.learner.push_over", push)
+    learner = Learner(student, teacher, replace(SHORT, loss={"bss": 1.0, "labels": 0.0})).eval()
+    images, answers, _, _, draws = lesson(teacher, data, SHORT, learner)
+    with torch.no_grad():
+        loss = learner(images, answers, torch.empty(0), torch.tensor(share), draws)[0]
+
+        def apart(ours, theirs):
+            p, q = ((logits / 3).log_softmax(1) for logits in (theirs, ours))
+            return (p.exp() * (p - q)).sum(1)
+
+        alone = apart(student(images), answers)
+        mirrored = images[alone.topk(4).indices].flip(3)
+        exact = own * alone.mean() + pushed * apart(student(mirrored), teacher(mirrored))[crossed].mean()
+    torch.testing.assert_close(loss, exact, rtol=1e-3, atol=1e-5)
+    assert asked == [(learner._frozen[0], pytest.approx(0.3081))]
+
+
+def test_the_student_that_agreed_most_is_handed_back_and_a_look_changes_nothing(teacher, data, monkeypatch):
+    """Of four decisions so many are made wrong: the teacher's none, then those at a look after every step."""
+    wrong, seen = iter([0, 3, 1, 2, 1]), []
+
+    def decide(judge, network):
+        assert not network.training
+        seen.append({name: value.clone() for name, value in network.state_dict().items()})
+        return torch.arange(4) < next(wrong)
+
+    monkeypatch.setattr("distill.train.CHECK", 1)
+    monkeypatch.setattr(_Judge, "_decide", decide)
+    result = run(teacher, data, replace(SHORT, steps=9, patience=2))
+    assert (result.steps, result.held_out_agreement) == (4, 0.75)
+    best, kept, last = seen[2], result.student.state_dict(), seen[4]
+    assert all(torch.equal(value, best[name]) for name, value in kept.items())
+    assert not torch.equal(best["network.head.weight"], last["network.head.weight"])
+    # Every step between the looks was one of training: BatchNorm has counted them.
+    assert [each["network.features.0.1.num_batches_tracked"].item() for each in seen[1:]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("patience", [0, 3])
+@pytest.mark.parametrize("per_image", [0, 2])
+def test_a_lesson_gives_each_image_its_own_answer_and_label(teacher, data, monkeypatch, per_image, patience):
+    asked = []
+    monkeypatch.setattr("distill.lessons.make_views", lambda *given: asked.append(given[2]) or make_views(*given))
+    options = replace(SHORT, steps=40, labels="data", views_per_image=per_image, patience=patience, held_out=0.25)
+
+    def true_labels(images):
+        pixels = (images * 255).round().to(torch.uint8)
+        same = (pixels[:, None] == data.images[None]).flatten(2).all(2)
+        assert (same.sum(1) == 1).all()
+        return data.labels[same.int().argmax(1)]
+
+    still = ViewOptions(rotate=0, scale=0, shift=0)
+    for views in (still, ViewOptions()):
+        learner = Learner(student_like(teacher), teacher, replace(options, views=views))
+        lessons = Lessons(data, learner, teacher, 0, torch.device("cpu"))
+        lessons.ask_beforehand(quiet=True)
+        assert (lessons.bank is None) == (not per_image)
+        images, answers, labels, share, _ = lessons.draw(10, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
+        assert share == 0.25 and (views is not still or torch.equal(labels, F.one_hot(true_labels(images), 10).float()))
+    if per_image:
+        assert all(set(view.tolist()) <= {0, 1} for view in asked)
+    else:
+        assert all(torch.equal(view, 160 + torch.arange(16)) for view in asked)
+    if patience:
+        assert len(lessons.held_out) == 30 and len(lessons.pool) == 90
+        assert torch.equal(lessons.held_out_labels, true_labels(lessons.held_out / 255))

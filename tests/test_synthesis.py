@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,16 +14,19 @@ import torch
 from conftest import ROOT, TINY_FLAGS, assert_learnt, environment, needs_inductor, tiny_options
 
 from distill import DistillOptions, TransferSet, distill, load_images
+from distill.augment import make_views
 from distill.evaluation import evaluate, predict
 from distill.files import read_log
 from distill.models import Classifier, ModelSpec, load_classifier
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions, ViewOptions
 from distill.train import StudentStep, build_student
-from inversion import MNIST_SLICE, plan, synthesize, verbs
+from distill.views import to_input
+from inversion import MNIST_SLICE, plan, synthesis, synthesize, verbs
 from inversion.cli import main
 from inversion.generators import Generator
 from inversion.inner import InnerLoop
+from inversion.objectives import phi
 from inversion.options import (
     AdversaryOptions,
     GeneratorOptions,
@@ -33,8 +37,9 @@ from inversion.options import (
     TeacherViewOptions,
 )
 from inversion.replay import ReplayBuffer
+from inversion.reweight import record_visit
 from inversion.runs import DemoRun, VerifyRun
-from inversion.synthesis import SynthesisState, _store, _view, adversary_steps, draw_targets, generator_call
+from inversion.synthesis import SynthesisState, _ask_held_out, _store, _view, adversary_steps, draw_targets, generator_call
 from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -631,3 +636,113 @@ def test_fast_datafree_by_config_keeps_every_image_and_its_student(teacher, tiny
     assert verbs.verify(VerifyRun(set=str(tmp_path / "set"), quiet=True)) == 0
     with pytest.raises(EchosetError, match="keep_all has no quotas"):
         make(teacher, replace(options, replay=ReplayOptions(keep_all=True)), tmp_path / "other")
+
+
+def test_each_step_of_the_adversary_is_weighted_scheduled_and_remembered(teacher, tiny, monkeypatch):
+    adversary, replay = replace(tiny.adversary, begins=2, learning_rate=0.02), ReplayOptions(alpha=0.5, beta=0.25)
+    options = replace(tiny, adversary=adversary, replay=replay)
+    state, frozen, given, visits = SynthesisState(teacher, plan(options, 10)[0], options, CPU), Frozen(teacher), [], []
+    store(state, frozen, options, torch.randint(256, (30, 1, 28, 28), dtype=torch.uint8))
+    buffer, odd = state.buffer, torch.arange(16)[:, None] % 2 > 0
+    buffer.priority[:-1] = torch.rand(30) + 0.1
+    state.call, state.adversary.step = 4, 7
+
+    def train(images, answers, importance):
+        logits = torch.where(odd, -answers, answers / 2)  # every second decision is another one
+        given.append((images, answers, importance, logits, state.adversary.optimiser.param_groups[0]["lr"].item()))
+        state.adversary.step += 1
+        return logits
+
+    def remember(buffer, drawn, apart, importance):
+        visits.append((drawn, apart, importance, buffer.priority.clone()))
+        record_visit(buffer, drawn, apart, importance)
+
+    monkeypatch.setattr(synthesis, "record_visit", remember)
+    figures = adversary_steps(train, frozen, state, options, torch.float32)
+    assert len(given) == 3 and figures["agreement"].item() == pytest.approx(0.5)
+    allowed = buffer.filled & ~buffer.is_held_out
+    for step, (lesson, visit) in enumerate(zip(given, visits, strict=True), start=7):
+        (images, answers, importance, logits, rate), (drawn, apart, kept, priority) = lesson, visit
+        assert rate == pytest.approx(0.02 * 0.5 * (1 + math.cos(math.pi * (step + 0.5) / 36)), rel=1e-5)  # (14 − 2)·3 steps
+        view = step * 16 + torch.arange(16)
+        torch.testing.assert_close(images, make_views(buffer.images, drawn, view, options.views, state.seed))
+        torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
+        chances = (priority + 1e-3).sqrt() * allowed
+        exact = (chances / chances.sum() * allowed.sum())[drawn] ** -(0.25 + 0.75 * step / 36)
+        torch.testing.assert_close(importance, exact / exact.max(), rtol=1e-4, atol=1e-5)
+        assert torch.equal(kept, importance)
+        log_p, log_q = answers.log_softmax(1), logits.log_softmax(1)
+        torch.testing.assert_close(apart, (log_p.exp() * (log_p - log_q)).sum(1), rtol=1e-3, atol=1e-4)
+
+
+def test_held_out_images_are_asked_of_the_student_as_it_stands(teacher, tiny):
+    """Asking leaves nothing in it, and in the buffer their priorities alone; empty slots don't count."""
+    state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
+    buffer, student = state.buffer, state.adversary.student
+    buffer.images[:-1] = torch.randint(256, (30, 1, 28, 28), dtype=torch.uint8)
+    buffer.filled[:-1] = True
+    buffer.filled[torch.where(buffer.is_held_out)[0][:2]] = False
+    held = torch.where(buffer.is_held_out & buffer.filled)[0]
+    with torch.no_grad():
+        own = student.eval()(to_input(buffer.images[held]))
+    assert len(held) == 8
+    buffer.logits[held] = torch.cat([20 * own[:6], -20 * own[6:]])  # six are decided alike
+    buffer.priority[:-1] = torch.arange(30.0)
+    before = {name: value.clone() for name, value in student.train().state_dict().items()}
+    log_p, log_q = buffer.logits[held].log_softmax(1), own.log_softmax(1)
+    apart, expected = (log_p.exp() * (log_p - log_q)).sum(1), buffer.priority.clone()
+    expected[held] = apart
+    agreement, mean = _ask_held_out(state, torch.float32)
+    assert agreement == 0.75 and mean.item() == pytest.approx(apart.mean().item(), rel=1e-3)
+    torch.testing.assert_close(buffer.priority, expected, rtol=1e-3, atol=1e-4)
+    assert_equal(dict(student.state_dict()), before)
+
+
+def test_what_a_generator_call_asks_for_and_tells(teacher, tiny, monkeypatch):
+    asked, run = [], InnerLoop.run
+
+    def watched(inner, wanted, view, held, adversarial):
+        asked.append((wanted, int(view), held.tolist(), adversarial, run(inner, wanted, view, held, adversarial)))
+        return asked[-1][-1]
+
+    monkeypatch.setattr(InnerLoop, "run", watched)
+    options = replace(tiny, objective=replace(tiny.objective, adversary_after=2, gamma=1.5))
+    state, frozen = SynthesisState(teacher, plan(options, 10)[0], options, CPU), Frozen(teacher)
+    inner = InnerLoop(frozen, state.generator, state.adversary.student, options, 30, torch.float32, 0)
+    for state.call in range(4):
+        asked.clear()
+        held = state.buffer.counts()
+        images, logits, rank, figures = generator_call(inner, teacher, state, options)
+        wanted, found = asked[0][0], asked[-1][-1]
+        assert [view for _, view, *_ in asked] == [3 * state.call + step for step in range(3)]
+        assert all(step[0] is wanted and step[2:4] == (held.tolist(), state.call >= 2) for step in asked)
+        torch.testing.assert_close(logits, teacher(to_input(images)), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(rank, phi(logits, held, 30, 1.5))
+        hit = (logits.argmax(1) == wanted).float().mean()
+        means = {"classes": found.wrong_class.mean(), "adversary": found.fooling.mean()}
+        assert_equal(figures, {"bn": found.bn, "alike": found.alike, "hit": hit} | means)
+        _store(state, frozen, images, logits, rank, options, torch.float32)
+
+
+def test_what_waits_to_replace_everything_says_what_is_lacking(teacher, tiny, monkeypatch):
+    options, asked, run = replace(tiny, replay=ReplayOptions(replace_all=True)), [], InnerLoop.run
+    monkeypatch.setattr(InnerLoop, "run", lambda inner, *given: asked.append(given) or run(inner, *given))
+    state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
+    state.buffer.filled[:-1], state.staged.filled[:3] = True, True  # of what waits, the first class is complete
+    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32, 0)
+    generator_call(inner, teacher, state, options)
+    wanted, _, held, _ = asked[0]
+    assert held.tolist() == [3] + [0] * 9 and (wanted == 0).sum() == 2  # of the even half alone
+
+
+@pytest.mark.parametrize("half_life, gone", [(0.0, 1), (10.0, 0)])
+def test_age_has_the_say_that_the_options_give_it(teacher, tiny, half_life, gone):
+    options = replace(tiny, replay=ReplayOptions(refresh=0.3, half_life=half_life))
+    state, frozen = SynthesisState(teacher, plan(options, 10)[0], options, CPU), Frozen(teacher)
+    one_each = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)
+    for state.call in (0, 10, 20):
+        store(state, frozen, options, one_each)
+    state.buffer.priority[:-1] = torch.tensor([5.0, 2.6, 4.0]).repeat(10)  # at call 20 worth 1.25, 1.3 and 4
+    store(state, frozen, options, one_each)
+    expected = [20 if slot == gone else 10 * slot for slot in range(3)]
+    assert state.buffer.round[:-1].view(10, 3).tolist() == [expected] * 10

@@ -421,3 +421,19 @@ def test_a_checkpoint_nested_in_itself_ends(tmp_path):
     torch.save(content, tmp_path / "m.pt")
     with pytest.raises(EchosetError, match="holds no weights"):
         read_weights(tmp_path / "m.pt")
+
+
+def test_a_frozen_copy_in_bfloat16_follows_what_its_original_learns():
+    original = build_classifier(ModelSpec("wrn-10-1", channels=3, size=32)).eval()
+    frozen = Frozen(original, torch.bfloat16)
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.mul_(1.3).add_(0.01)
+        for layer in find_batch_norms(original.network).values():
+            layer.running_mean.uniform_(-0.2, 0.2)
+    frozen.refresh()
+    now, anew = frozen.state_dict(), Frozen(original, torch.bfloat16).state_dict()
+    assert now.keys() == anew.keys() and all(torch.equal(value, anew[name]) for name, value in now.items())
+    matrices = [name for name, value in now.items() if value.dtype is torch.bfloat16]
+    assert matrices and not any(torch.equal(now[name], before[name]) for name in matrices)

@@ -1,4 +1,6 @@
+import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from distill.augment import make_views, view_labels
+from distill.augment import TURN, make_views, view_labels
 from distill.operations import OPERATIONS, randaugment
 from distill.options import ViewOptions
 from synthesis_kernels.counter import uniforms
@@ -259,3 +261,27 @@ def test_solarize_of_no_size_leaves_white():
 def test_autocontrast_leaves_a_constant_image():
     images = torch.full((2, 3, 8, 8), 0.7)
     torch.testing.assert_close(OPERATIONS["autocontrast"](images, torch.ones(2)), images)
+
+
+def turned(image, draws, options):
+    """A square image of one channel, pixel by pixel: whence each comes, and the four pixels around that place by nearness."""
+    side, (turn, zoom, right, down) = len(image), 2 * draws - 1
+    angle, size, out = math.radians(options.rotate) * turn, 1 + options.scale * zoom, np.zeros(image.shape)
+    for i, j in np.ndindex(image.shape):
+        y, x = i + 0.5 - side / 2, j + 0.5 - side / 2  # from the middle
+        row = size * (math.sin(angle) * x + math.cos(angle) * y) + options.shift * side * down + side / 2 - 0.5
+        column = size * (math.cos(angle) * x - math.sin(angle) * y) + options.shift * side * right + side / 2 - 0.5
+        above, left = math.floor(row), math.floor(column)
+        for r, c in product((above, above + 1), (left, left + 1)):
+            if 0 <= r < side and 0 <= c < side:
+                out[i, j] += image[r, c] * (1 - abs(row - r)) * (1 - abs(column - c))
+    return out
+
+
+@pytest.mark.parametrize("change", [{"rotate": 40}, {"scale": 0.4}, {"rotate": 40, "scale": 0.4, "shift": 0.2}])
+def test_a_turned_view_takes_each_pixel_from_where_it_was(change):
+    pool, options, index = pool_of(1, 6, 9), replace(STILL, **change), torch.arange(6)
+    draws = uniforms(index, torch.full_like(index, 4), 7 + TURN, 4).double().numpy().T
+    images = pool[:, 0].double().numpy() / 255
+    expected = np.stack([turned(image, mine, options) for image, mine in zip(images, draws, strict=True)])
+    np.testing.assert_allclose(views_of(pool, options, 4, 7)[:, 0].numpy(), expected, atol=1e-4)
