@@ -172,6 +172,33 @@ def test_a_growing_pool_keeps_what_comes_whatever_its_class():
     assert len(drawn.unique()) == 7
 
 
+def test_a_new_image_begins_with_nothing_of_the_one_before_it():
+    buffer = ReplayBuffer([3], (1, 2, 2))
+    offer(buffer, [0] * 3)
+    record_visit(buffer, torch.arange(3), torch.tensor([1.0, 9.0, 5.0]), torch.tensor([0.1, 0.2, 0.3]))
+    offer(buffer, [0], call=1, refresh=0.3)
+    fresh = buffer.round[:3] == 1
+    assert fresh.sum() == 1 and fresh[buffer.visits[:3] == 0].all()
+    for name, value in (("weight", 1), ("trend", 0), ("visits", 0), ("priority", 9), ("disagreement", 9)):
+        assert getattr(buffer, name)[:3][fresh].item() == pytest.approx(value), name
+
+
+def test_a_growing_pool_asks_held_out_images_it_has_spread_over_all(monkeypatch):
+    monkeypatch.setattr(GrowingPool, "MOST_ASKED", 4)
+    pool = GrowingPool([100, 100], (1, 2, 2), held_out=0.1)
+    assert pool.to_ask().tolist() == [9, 9, 9, 9]  # nothing there yet, and whoever asks leaves out empty slots
+    offer(pool, [0] * 50)
+    assert pool.to_ask().tolist() == [9, 19, 39, 49]
+    offer(pool, [1] * 150)
+    assert pool.to_ask().tolist() == [9, 69, 139, 199]
+
+
+def test_no_image_weighs_more_than_five_times_the_mean():
+    logits = torch.zeros(20, 2)
+    logits[1:, 0] = 30.0  # nineteen sure ones, and one that is not
+    assert phi(logits, torch.zeros(2), 10, 1.0).max() == 5
+
+
 def test_likeness_is_of_correlations_within_a_class():
     images, wanted = torch.rand(7, 3, 24, 24, dtype=torch.float64), torch.tensor([0, 1, 0, 2, 1, 0, 1])
     blocks = images.view(7, 3, 8, 3, 8, 3).mean((3, 5)).flatten(1)

@@ -119,6 +119,7 @@ def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed):
     state = SynthesisState(teacher, job, tiny, CPU)
     for _ in range(3):
         run_call(teacher, state, tiny)
+    state.best_agreement, state.best_call, state.seconds = 0.5, 2, 7.0
     copy = SynthesisState(teacher, job, tiny, CPU)
     buffer = io.BytesIO()  # through bytes, as after a kill
     torch.save(state.state_dict(), buffer)
