@@ -34,7 +34,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 FORMAT = 4
-"""Of saved states, as a number: raise it when what they hold, or what is made of it, changes."""
+"""Of saved states and cells of studies, as a number: raise it when what they hold, or what is made of it, changes."""
 
 
 def save_state(path: Path, key: str, state: dict[str, Any]) -> None:

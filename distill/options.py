@@ -67,7 +67,7 @@ class DistillOptions:
     batch: int = 128
     """Images in an update."""
     optimiser: Literal["muon", "sgd", "adamw"] = "muon"
-    """Muon (matrices; Adam for the rest), SGD with Nesterov momentum .9, or AdamW."""
+    """Muon (matrices; Adam at a tenth of the rate for the rest), SGD with Nesterov momentum .9, or AdamW."""
     learning_rate: float | None = None
     """Peak of the one-cycle schedule; by default .05 for muon, .1 for sgd, .003 for adamw."""
     weight_decay: float = 5e-4
@@ -105,8 +105,8 @@ class StudyOptions:
     """A grid of distillations: sets × corruptions × methods × seeds."""
 
     methods: tuple[str, ...] = ("plain", "hinton", "fitnet", "at", "fsp", "sp", "rkd", "bss", "dml", "one")
-    """Losses at their published weights: plain (labels alone), hinton (with labels from data: .1 labels + .9 hinton), the others
-    each with labels; or several joined, as in hinton+at."""
+    """Losses at their published weights: plain (labels alone), hinton (with labels from data: .1 labels + .9 hinton, but 1 + 1
+    beside dml or one), the others each with labels; or several joined, as in hinton+at."""
     corruptions: tuple[str, ...] = ("none",)
     """none, noise=RATE, imbalance=GAMMA; they need a set with labels, and distillation.labels=data."""
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -22,7 +22,7 @@ from torch import Tensor
 from distill.corrupt import corrupt, draw_balanced
 from distill.data import Images, as_images, content_hash
 from distill.evaluation import check_fit, evaluate, predict
-from distill.files import write_json
+from distill.files import FORMAT, write_json
 from distill.learner import PUBLISHED, Learner, full_loss
 from distill.lessons import check_lesson
 from distill.loop import StepProgress
@@ -138,7 +138,13 @@ def run_study(
 def _keys(common: _Common, everything: Mapping[str, TransferSet | Images], cells: list[Cell]) -> dict[Cell, str]:
     """What each cell's result belongs to: a file made with anything else must not be taken for it."""
     teacher, test, options = common.teacher, common.test, common.options
-    settings = [identify_student(common.student), asdict(replace(common.distillation, loss={})), options.attacks, options.images]
+    settings = [
+        FORMAT,
+        identify_student(common.student),
+        asdict(replace(common.distillation, loss={})),
+        options.attacks,
+        options.images,
+    ]
     settings += [resolve_device(common.device).type, common.precision, common.step]
     settings += [teacher.weight_hash(), teacher.contract, content_hash(test.images, test.labels)]
     contents = {name: content_hash(data.images, data.labels) for name, data in everything.items()}

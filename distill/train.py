@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -246,12 +246,14 @@ def distill(
     The images may be a transfer set or any others; they are resized, and made grey or coloured, as the student takes them. A
     teacher may be missing where no loss asks one. The student is trained in place and returned in evaluation mode. With a
     `folder`, a killed or interrupted run goes on where it was when it is called again with the same arguments, and
-    `log.jsonl` there records it. The last state stays for the caller to `forget` once the student is saved.
+    `log.jsonl` there records it; stopped, it leaves the student with the weights that it came with. The last state stays for the
+    caller to `forget` once the student is saved.
     """
     check_lesson(student, data, teacher, options)
     where = resolve_device(device)
     free_cycles(where)
-    with random_apart(seed, where), _put_back(teacher), _as_it_was_if_stopped(student):
+    kept = nullcontext() if folder is None else _as_it_was_if_stopped(student)  # without a folder the student is all there is
+    with random_apart(seed, where), _put_back(teacher), kept:
         dtype = resolve_precision(where, precision)
         step = resolve_step(step, where, options.steps)
         if not quiet:
@@ -322,12 +324,14 @@ def _put_back(network: Classifier | None) -> Iterator[None]:
     if network is None:
         yield
         return
-    home, training = network.mean.device, network.training
+    home, modes = network.mean.device, {module: module.training for module in network.modules()}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         yield
     finally:
-        network.to(home).train(training)
+        network.to(home)
+        for module, training in modes.items():
+            module.training = training
         for parameter in trained:
             parameter.requires_grad_(True)
 

@@ -149,7 +149,8 @@ class AdversaryOptions:
     every step. Saves time where a call's updates show more images (`steps` · this `batch`) than it has such views. Views that mix
     images are stored, and take so many times the memory of the images (in saved states too, and twice with replay.replace_all)."""
     learning_rate: float = 0.05
-    """Muon's first learning rate; it falls along half a cosine over the whole run."""
+    """Muon's first learning rate (a tenth of it for Adam's part); it falls along half a cosine over the planned calls, and is a
+    twentieth of it in any beyond them."""
     temperature: float = 20.0
     """Softens both distributions in its KL divergence."""
     keep: bool = False
@@ -172,7 +173,8 @@ class SynthesisOptions:
     """A full buffer is finished after so many calls without a rise of the held-out agreement, counted from the call that filled it
     or from `adversary.begins`, whichever is later."""
     held_out: float = 0.1
-    """Part of each class the adversarial student never trains on, to measure agreement; it is part of the set all the same."""
+    """Part of each class (of all together, where classes are too small for one each) that the adversarial student never trains on,
+    to measure agreement; it is part of the set all the same."""
     generator: GeneratorOptions = GeneratorOptions()
     """The generator."""
     objective: ObjectiveOptions = ObjectiveOptions()

@@ -61,8 +61,8 @@ class ReplayBuffer:
         first = 0
         for label, quota in enumerate(quotas):
             self._slots[label, :quota] = torch.arange(first, first + quota)
-            # Spread, and never the first slot, so that there is something to train on from the first image. Classes too small for
-            # one of their own are counted on from one to the next.
+            # Spread, and not the first slot, so that there is something to train on early; classes too small for one of their own
+            # are counted on from one to the next.
             place = torch.arange(quota) + (first if 1 < quota < 1 / max(held_out, 1e-9) else 0)
             self.is_held_out[first : first + quota] = ((place + 1) * held_out).floor() > (place * held_out).floor()
             first += quota

@@ -450,12 +450,13 @@ def check_options(options: SynthesisOptions, classes: int) -> None:
             raise EchosetError(f"{name} must lie in [0, 1), got {value}")
     if not 0 <= options.objective.gamma < math.inf:
         raise EchosetError(f"objective.gamma must be a number of at least 0, got {options.objective.gamma}")
-    quotas = [job.quotas for job in plan(options, classes)]
-    if options.replay.sampling == "policy" and any(max(each) < 2 or sum(each) * options.held_out < 1 for each in quotas):
-        raise EchosetError(
-            "replay.sampling policy learns from held-out images, and held_out "
-            f"{options.held_out:g} of {sum(quotas[0])} images is none; raise held_out or images"
-        )
+    for quotas in [job.quotas for job in plan(options, classes)] if options.replay.sampling == "policy" else []:
+        slots = [sum(quotas)] if options.replay.keep_all else quotas
+        if not ReplayBuffer(slots, (1, 1, 1), options.held_out).is_held_out.any():
+            raise EchosetError(
+                f"replay.sampling policy learns from held-out images, and held_out {options.held_out:g} of {sum(quotas)} images "
+                "is none; raise held_out, or images to two a class at least"
+            )
 
 
 def _check_replay(replay: ReplayOptions) -> None:

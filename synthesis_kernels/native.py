@@ -59,7 +59,7 @@ class _Library:
         if self._loaded is None and self.problem is None:
             try:
                 self._loaded = ctypes.CDLL(str(_build()))
-            except (OSError, subprocess.SubprocessError) as error:
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
                 detail = getattr(error, "stderr", None) or str(error)
                 self.problem = " ".join(detail.split())[:300]
         return self._loaded
@@ -86,7 +86,7 @@ def _build() -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise OSError("no C++ compiler found (install g++, or set CXX)")
-    openmp, words = _torch_openmp(), shlex.split(compiler)
+    openmp, words = _torch_openmp(), [compiler] if shutil.which(compiler) else shlex.split(compiler)
     said = {"capture_output": True, "text": True, "errors": "replace", "check": True}
     version = subprocess.run([*words, "--version"], **said).stdout
     # -march=native: the file belongs to this processor. The OpenMP runtime is linked by name, so its path matters too.

@@ -38,7 +38,8 @@ def resolve_step(step: Step, device: torch.device, steps: int) -> Step:
         raise EchosetError("step 'graph' captures a CUDA graph and needs a CUDA device; use --step eager or compiled")
     if step == "compiled" and device.type == "cpu" and find_compiler() is None:
         raise EchosetError("step 'compiled' needs a C++ compiler (install g++, or set CXX); use --step eager")
-    if step == "compiled" and device.type == "cpu" and not Path(sysconfig.get_path("include"), "Python.h").is_file():
+    headers = sys.platform == "darwin" or Path(sysconfig.get_path("include"), "Python.h").is_file()  # there torch looks further
+    if step == "compiled" and device.type == "cpu" and not headers:
         raise EchosetError("step 'compiled' needs Python's headers (install python3-dev or its like); use --step eager")
     if step != "auto":
         return step
