@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from distill.corrupt import Corrupted, add_label_noise, draw_balanced, unbalance
     from distill.data import Images, from_dataset, load_images
     from distill.evaluation import Evaluation, evaluate
+    from distill.exports import export, merge, subsample
     from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, save_classifier
     from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
     from distill.study import run_study
@@ -22,6 +23,7 @@ _HOMES = {
     "distill.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
     "distill.data": ("Images", "from_dataset", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
+    "distill.exports": ("export", "merge", "subsample"),
     "distill.models": ("Classifier", "ModelSpec", "build_classifier", "load_classifier", "save_classifier"),
     "distill.options": ("DistillOptions", "StudentOptions", "StudyOptions", "ViewOptions"),
     "distill.study": ("run_study",),
@@ -46,12 +48,15 @@ __all__ = [
     "distill",
     "draw_balanced",
     "evaluate",
+    "export",
     "forget",
     "from_dataset",
     "load_classifier",
     "load_images",
+    "merge",
     "run_study",
     "save_classifier",
+    "subsample",
     "unbalance",
 ]
 

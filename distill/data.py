@@ -297,11 +297,9 @@ def _read_folders(
     """One folder per class, or pictures side by side without labels; where no labels are wanted, all pictures at any depth."""
     from PIL import Image
 
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if labelled else []
-    places = [(path, label) for label, directory in enumerate(classes) for path in _pictures(directory)]
+    classes = _classes(folder) if labelled else []
+    places = [(path, label) for label, place in enumerate(classes) if place.is_dir() for path in _pictures(place)]
     loose = _pictures(folder) if labelled else sorted(p for deep in [folder, *_folders(folder)] for p in _pictures(deep))
-    if places and (empty := [directory.name for directory in classes if not _pictures(directory)]):
-        raise EchosetError(f"{folder}: class folder '{empty[0]}' has no pictures; remove it, or every later class is misnumbered")
     if places and loose:
         raise EchosetError(f"{loose[0]} lies beside folders of classes; move it into one, or away")
     places = places or [(path, None) for path in loose]
@@ -325,6 +323,29 @@ def _read_folders(
         raise EchosetError(f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them")
     labels = None if places[0][1] is None else torch.tensor([label for _, label in places])
     return torch.stack(images).contiguous(), labels
+
+
+def _classes(folder: Path) -> list[Path]:
+    """The folders of classes in the order of their labels: where there is a train split beside, that one's, so that a class
+    without pictures in this split moves no other one up."""
+    mine, known, trained = _directories(folder), [], folder.parent / "train"
+    if folder.name in ("test", "val") and trained.is_dir():
+        known = [place.name for place in _directories(trained)]
+    if mine and known:
+        if strange := [place for place in mine if place.name not in known]:
+            raise EchosetError(f"{strange[0]} is a class that {trained} does not have; add it there, or move it away")
+        return [folder / name for name in known]
+    filled = [bool(_pictures(place)) for place in mine]
+    if any(filled) and not all(filled):
+        raise EchosetError(
+            f"{mine[filled.index(False)]} is a class without pictures, and nothing beside it says whether it counts; add some, or "
+            "remove it if the network does not know that class"
+        )
+    return mine
+
+
+def _directories(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _folders(folder: Path) -> list[Path]:

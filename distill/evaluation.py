@@ -12,7 +12,7 @@ from torch import Tensor
 from distill.data import Images
 from distill.loop import StepProgress
 from distill.losses.boundary import push_over
-from distill.models import Classifier
+from distill.models import Classifier, as_found
 from distill.models.frozen import Frozen
 from distill.options import Device
 from distill.views import at_once, to_input
@@ -99,33 +99,34 @@ def evaluate(
     """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the images, evenly spread over
     the data, boundary similarity and adversarial transfer."""
     check_fit(classifier, data)
-    if teacher is not None:
-        check_fit(teacher, data)
     if attacks < 0:
         raise EchosetError(f"attacks must be at least 0, got {attacks}")
-    if attacks and teacher is not None and teacher.spec.classes != classifier.spec.classes:
-        raise EchosetError(f"boundaries of {classifier.spec.classes} and of {teacher.spec.classes} classes can't be compared")
+    for name in ("channels", "size", "classes") if teacher is not None else ():
+        mine, theirs = getattr(classifier.spec, name), getattr(teacher.spec, name)
+        if mine != theirs:
+            raise EchosetError(f"a network of {name} {mine} and one of {name} {theirs} can't be compared on the same images")
     where, classes = resolve_device(device), classifier.spec.classes
     labels = data.labels.to(where)
-    logits = predict(classifier, data.images, where, quiet=quiet)
-    chosen = logits.argmax(1)
-    right = chosen == labels
-    totals = torch.bincount(labels, minlength=classes).tolist()
-    rights = torch.bincount(labels[right], minlength=classes).tolist()
-    figures: dict[str, float | int | None] = {}
-    if teacher is not None:
-        teacher.to(where)
-        if teacher_logits is None:
-            teacher_logits = predict(teacher, data.images, where, title="asking the teacher", quiet=quiet)
-        elif tuple(teacher_logits.shape) != tuple(logits.shape):
-            raise EchosetError(f"teacher_logits are {tuple(teacher_logits.shape)}, expected {tuple(logits.shape)}")
-        figures["agreement"] = (teacher_logits.to(where).argmax(1) == chosen).float().mean().item()
-        if attacks:
-            some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
-            images = to_input(data.images[some].to(where))
-            networks = Frozen(classifier), Frozen(teacher)
-            figures |= boundary_similarity(*networks, images, quiet)
-            figures |= adversarial_transfer(*networks, images, labels[some.to(where)])
+    with as_found(classifier), as_found(teacher):
+        logits = predict(classifier, data.images, where, quiet=quiet)
+        chosen = logits.argmax(1)
+        right = chosen == labels
+        totals = torch.bincount(labels, minlength=classes).tolist()
+        rights = torch.bincount(labels[right], minlength=classes).tolist()
+        figures: dict[str, float | int | None] = {}
+        if teacher is not None:
+            teacher.to(where)
+            if teacher_logits is None:
+                teacher_logits = predict(teacher, data.images, where, title="asking the teacher", quiet=quiet)
+            elif tuple(teacher_logits.shape) != tuple(logits.shape):
+                raise EchosetError(f"teacher_logits are {tuple(teacher_logits.shape)}, expected {tuple(logits.shape)}")
+            figures["agreement"] = (teacher_logits.to(where).argmax(1) == chosen).float().mean().item()
+            if attacks:
+                some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
+                images = to_input(data.images[some].to(where))
+                networks = Frozen(classifier), Frozen(teacher)
+                figures |= boundary_similarity(*networks, images, quiet)
+                figures |= adversarial_transfer(*networks, images, labels[some.to(where)])
     return Evaluation(
         accuracy=right.float().mean().item(),
         top5=(logits.topk(5, 1).indices == labels[:, None]).any(1).float().mean().item() if classes > 5 else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
@@ -33,7 +34,7 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-FORMAT = 4
+FORMAT = 5
 """Of saved states and cells of studies, as a number: raise it when what they hold, or what is made of it, changes."""
 
 
@@ -46,6 +47,8 @@ def save_state(path: Path, key: str, state: dict[str, Any]) -> None:
 
 def load_state(path: Path, key: str) -> dict[str, Any] | None:
     """The state saved for this very job, or None where there is none; another job's, which would be lost, is refused."""
+    for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of runs that were killed while they wrote
+        torn.unlink(missing_ok=True)
     if not path.is_file():
         return None
     try:

@@ -9,6 +9,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Form = Literal["auto", "reference", "native", "triton"]
 Step = Literal["auto", "eager", "compiled", "graph"]
+ExportForm = Literal["folder", "npz", "webdataset", "set"]
 
 
 @dataclass(frozen=True)

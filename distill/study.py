@@ -116,6 +116,8 @@ def run_study(
     everything = dict(sets) | ({"original": original} if original is not None else {})
     cells = plan(sets, options, original is not None)
     keys = _keys(common, everything, cells)
+    for cell in cells:  # made otherwise, it is refused before anything is computed
+        _finished(out / "cells" / f"{cell.name}.json", keys[cell])
     answers = None
     with StepProgress("cells", len(cells[rank::world]), quiet) as progress:
         for number, cell in enumerate(cells[rank::world]):

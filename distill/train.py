@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from distill.learner import ATTACKS_END, Learner
 from distill.lessons import Lessons, check_lesson
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.losses.hinton import hinton_loss
-from distill.models import Classifier, ModelSpec, build_classifier, read_spec
+from distill.models import Classifier, ModelSpec, as_found, build_classifier, read_spec
 from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
@@ -252,8 +252,7 @@ def distill(
     check_lesson(student, data, teacher, options)
     where = resolve_device(device)
     free_cycles(where)
-    kept = nullcontext() if folder is None else _as_it_was_if_stopped(student)  # without a folder the student is all there is
-    with random_apart(seed, where), _put_back(teacher), kept:
+    with random_apart(seed, where), as_found(teacher), _as_it_was_if_it_fails(student, folder is not None):
         dtype = resolve_precision(where, precision)
         step = resolve_step(step, where, options.steps)
         if not quiet:
@@ -319,31 +318,15 @@ def distill(
 
 
 @contextmanager
-def _put_back(network: Classifier | None) -> Iterator[None]:
-    """Afterwards the network is on the device where it was, and trained or frozen as it was."""
-    if network is None:
-        yield
-        return
-    home, modes = network.mean.device, {module: module.training for module in network.modules()}
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    try:
-        yield
-    finally:
-        network.to(home)
-        for module, training in modes.items():
-            module.training = training
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _as_it_was_if_stopped(student: Classifier) -> Iterator[None]:
-    """A stopped student gets the weights back that it came with: by these the same call, made again, finds what was saved."""
+def _as_it_was_if_it_fails(student: Classifier, kept: bool) -> Iterator[None]:
+    """A student that failed gets the weights back that it came with. So does a stopped one whose state is `kept`: by its weights
+    the same call, made again, finds what was saved. Otherwise a stopped student is all there is, and stays as it is."""
     weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     try:
         yield
-    except (Interrupted, KeyboardInterrupt):
-        student.load_state_dict(weights)
+    except (EchosetError, Interrupted, KeyboardInterrupt) as error:
+        if kept or isinstance(error, EchosetError):
+            student.load_state_dict(weights)
         raise
 
 

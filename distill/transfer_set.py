@@ -29,6 +29,8 @@ from synthesis_kernels.errors import EchosetError
 
 FORMAT_VERSION = 1
 SHARD_NAME = re.compile(r"shard-\d{5}-of-\d{5}\.safetensors")
+MARKER = ".job"
+"""In a set's folder from its beginning: the hash of what is being made there."""
 DTYPES = {
     "images": torch.uint8,
     "labels": torch.int64,
@@ -83,6 +85,11 @@ class TransferSet:
         return loaded
 
 
+def is_set(folder: str | Path) -> bool:
+    """Whether the folder holds a transfer set, or what is to become one."""
+    return any((Path(folder) / name).is_file() for name in ("manifest.json", MARKER))
+
+
 def shard_name(index: int, total: int) -> str:
     """File name of one shard."""
     return f"shard-{index:05d}-of-{total:05d}.safetensors"
@@ -106,7 +113,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The checked content of `manifest.json`."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise EchosetError(f"{folder} is not a finished transfer set: it has no manifest.json")
+        begun = "; give the command that began it again, to finish it" if (folder / MARKER).is_file() else ""
+        raise EchosetError(f"{folder} is not a finished transfer set: it has no manifest.json{begun}")
     try:
         manifest = json.loads(path.read_text())
     except (ValueError, OSError, RecursionError) as error:
@@ -141,7 +149,9 @@ def _check_manifest(manifest: Any, path: Path) -> None:
 def _read_shard(folder: Path, entry: Mapping[str, Any], manifest: Mapping[str, Any], check_hash: bool) -> dict[str, Tensor]:
     path = folder / entry["file"]
     if not path.is_file():
-        raise EchosetError(f"{path} is missing, though manifest.json lists it; copy it back or run the synthesis again")
+        raise EchosetError(
+            f"{path} is missing, though manifest.json lists it; copy it back, or give the command that made the set again"
+        )
     if check_hash and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != entry["sha256"]:
         raise EchosetError(f"{path} has changed since it was made: SHA-256 {found[:16]}…, expected {entry['sha256'][:16]}…")
     try:

@@ -162,11 +162,16 @@ def bench(run: BenchRun) -> dict[str, Any]:
         document["against"] = {
             "file": run.against,
             "device": earlier.get("device"),
+            "differs": {name: [earlier.get(name), document[name]] for name in ALIKE if earlier.get(name) != document[name]},
             "change": {name: document[name] / earlier[name] for name in HEADLINES if earlier.get(name)},
         }
     if run.save:
         write_json(Path(run.save), document)
     return document
+
+
+ALIKE = ("device", "precision", "kernel_forms", "step", "teacher", "student", "batch", "torch")
+"""What two files should have in common to be compared."""
 
 
 def about(bench: Bench) -> dict[str, Any]:

@@ -17,6 +17,7 @@ VERBS = {
     "distill": "train a student on a transfer set, or on any images, by any of nine methods",
     "evaluate": "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
     "report": "write one self-contained HTML page about a run",
+    "export": "merge transfer sets, draw a part of one, write it for other trainers: pictures, .npz, WebDataset",
     "verify": "check a transfer set: hashes, shapes, balance, and the teacher's answers",
     "study": "compare methods on sets, under label noise and imbalance, over seeds",
     "score": "say what sets are worth to a distillation, from the teacher alone, and whether that holds",
@@ -58,8 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = arguments[1:]
     if verb == "score":
         arguments = _gather_sets(arguments)
-    elif verb == "collect" and arguments and not arguments[0].startswith("-"):
-        arguments = ["--source", *arguments]
+    elif verb in ("collect", "export") and arguments and not arguments[0].startswith("-"):
+        arguments = ["--source" if verb == "collect" else "--from", *arguments]
     options = parse(verb, arguments)
 
     from synthesis_kernels.errors import EchosetError
@@ -119,7 +120,7 @@ SHORT = {
 }
 """Short names, and what they stand for: the first that the verb has."""
 
-LISTS = {"--source": "--sources", "--short": "--collection.short"}
+LISTS = {"--source": "--sources", "--from": "--sets", "--short": "--collection.short"}
 """Options that take several words, and what they stand for."""
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from distill.augment import check_views, make_views
 from distill.files import load_state, save_state
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
-from distill.models import Classifier
+from distill.models import Classifier, as_found
 from distill.options import Device
-from distill.transfer_set import TransferSet, shard_name, write_shard
+from distill.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_shard
 from distill.views import ask, to_input
 from inversion.jobs import claim, finish_set
 from inversion.measures import coverage
@@ -107,29 +107,31 @@ def collect(
     identity = {"config": dataclasses.asdict(options), "sources": list(sources), "contents": contents, "seed": seed}
     identity |= {"teacher_hash": weight_hash, "input": teacher.contract}
     key = claim(out, identity, "options, sources, seed or teacher")
-    if (out / "manifest.json").is_file():
+    if (out / "manifest.json").is_file() and all((out / shard["file"]).is_file() for shard in read_manifest(out)["shards"]):
+        return TransferSet.load(out)  # or a shard was lost, and is made again
+    with as_found(teacher):
+        teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+        opened = [dataclasses.replace(source, exposed=_exposure(source, teacher, options, quiet)) for source in opened]
+        quotas = [len(range(label, options.images, spec.classes)) for label in range(spec.classes)]
+        shape = (spec.channels, spec.size, spec.size)
+        state = Collection(Stock(quotas, shape, options.balanced, where), where)
+        if (saved := load_state(out / ".collect.state", f"{key} {where.type}")) is not None:
+            state.load_state_dict(saved)
+        _run(state, teacher, phases(opened, teacher, options, seed), options, out, f"{key} {where.type}", quiet)
+        if not state.stock.held.any():
+            for name in (".collect.state", MARKER):  # nothing to keep: the same folder may serve other options
+                (out / name).unlink(missing_ok=True)
+            raise EchosetError(
+                f"no image was taken of {int(state.raw.sum())} drawn (by class {state.raw.tolist()}); widen confidence, margin or "
+                "only"
+            )
+        shards = _write(state, options, out, where)
+        exposed = {source.address: source.exposed for source in opened}
+        wanted = quotas if options.balanced else None
+        collection = {"sources": list(sources), "exposed": exposed, **summary(state, wanted)}
+        finish_set(out, "collect", options, seed, teacher, weight_hash, shards, wanted, collection=collection)
+        (out / ".collect.state").unlink(missing_ok=True)
         return TransferSet.load(out)
-    teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-    opened = [dataclasses.replace(source, exposed=_exposure(source, teacher, options, quiet)) for source in opened]
-    quotas = [len(range(label, options.images, spec.classes)) for label in range(spec.classes)]
-    shape = (spec.channels, spec.size, spec.size)
-    state = Collection(Stock(quotas, shape, options.balanced, where), where)
-    if (saved := load_state(out / ".collect.state", f"{key} {where.type}")) is not None:
-        state.load_state_dict(saved)
-    _run(state, teacher, phases(opened, teacher, options, seed), options, out, f"{key} {where.type}", quiet)
-    if not state.stock.held.any():
-        for name in (".collect.state", ".job"):  # nothing to keep: the same folder may serve other options
-            (out / name).unlink(missing_ok=True)
-        raise EchosetError(
-            f"no image was taken of {int(state.raw.sum())} drawn (by class {state.raw.tolist()}); widen confidence, margin or only"
-        )
-    shards = _write(state, options, out, where)
-    exposed = {source.address: source.exposed for source in opened}
-    wanted = quotas if options.balanced else None
-    collection = {"sources": list(sources), "exposed": exposed, **summary(state, wanted)}
-    finish_set(out, "collect", options, seed, teacher, weight_hash, shards, wanted, collection=collection)
-    (out / ".collect.state").unlink(missing_ok=True)
-    return TransferSet.load(out)
 
 
 def _run(

@@ -13,7 +13,7 @@ from typing import Any
 
 from distill.files import write_atomically
 from distill.models import Classifier
-from distill.transfer_set import TransferSet, read_manifest, shard_name, write_manifest
+from distill.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
 from inversion.options import CollectOptions, SynthesisOptions
 from synthesis_kernels.errors import EchosetError
 
@@ -55,7 +55,7 @@ def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJo
 def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or teacher") -> str:
     """Mark the folder with the hash of what is being made in it, and return that; two different sets are not mixed."""
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    marker = out / ".job"
+    marker = out / MARKER
     if marker.is_file():
         if marker.read_text() != key:
             raise EchosetError(f"{out} holds a set made with other {parts}; choose another --out, or delete that folder first")
@@ -68,15 +68,17 @@ def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or te
 
 def finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
     """The note left beside a finished shard, or None where the shard is still to be made."""
-    path = out / f".{job.file}.done"
-    if not path.is_file() or not (out / job.file).is_file():
+    path, shard = out / f".{job.file}.done", out / job.file
+    if not path.is_file() or not shard.is_file():
         return None
     try:
         note = json.loads(path.read_text())
-        if not {"file", "count", "counts", "sha256"} <= note.keys():
+        if not {"file", "count", "counts", "raw_counts", "sha256"} <= note.keys():
             raise ValueError("not what is noted of a shard")
     except (ValueError, AttributeError, RecursionError) as error:
         raise EchosetError(f"{path} is damaged; delete it to make that shard again") from error
+    if sha256(shard.read_bytes()).hexdigest() != note["sha256"]:
+        raise EchosetError(f"{shard} has changed since it was made; delete it, and the same command makes that shard again")
     return note
 
 
@@ -96,7 +98,9 @@ def assemble(
     if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
         wanted = [sum(column) for column in zip(*(job.quotas for job in jobs), strict=True)]
         # In a growing pool every image counts, and no class can be short.
-        finish_set(out, "ssd-kd", options, seed, teacher, teacher_hash, shards, None if options.replay.keep_all else wanted)
+        wanted = None if options.replay.keep_all else wanted
+        drawn = [sum(column) for column in zip(*(note["raw_counts"] for note in shards), strict=True)]
+        finish_set(out, "ssd-kd", options, seed, teacher, teacher_hash, shards, wanted, raw_counts=drawn)
     return TransferSet.load(out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distill.options import Device, DistillOptions, Form, Precision, Step, StudentOptions, StudyOptions
+from distill.options import Device, DistillOptions, ExportForm, Form, Precision, Step, StudentOptions, StudyOptions
 from inversion.options import BesideOptions, CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
 
 
@@ -147,6 +147,21 @@ class VerifyRun(Common):
     """Folder of a transfer set."""
     teacher: TeacherOptions | None = None
     """Also ask this teacher, and compare its answers with the stored ones."""
+
+
+@dataclass(frozen=True)
+class ExportRun(Common):
+    """`echoset export SET [SET …]`."""
+
+    sets: tuple[str, ...] = ("runs/set",)
+    """Transfer sets of one teacher, merged in this order; short: echoset export runs/set runs/other --out DIR."""
+    out: str = "runs/export"
+    """The folder to write; it must not exist yet, or be empty."""
+    form: ExportForm = "folder"
+    """folder: PNGs, one folder per class (torchvision's ImageFolder, timm, Hugging Face's imagefolder); npz: set.npz of images,
+    labels, logits, mean and std; webdataset: tar archives of .png, .cls and .npy (the logits); set: a transfer set again."""
+    images: int = 0
+    """Draw so many of the images, as many of each class and within a class by priority; 0 = all of them."""
 
 
 @dataclass(frozen=True)

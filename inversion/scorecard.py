@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distill.loop import StepProgress
-from distill.models import Classifier
+from distill.models import Classifier, as_found
 from distill.models.frozen import Frozen
 from distill.options import Device
 from distill.taps import Taps, find_stages
@@ -85,7 +85,8 @@ def score(
     order = content_order(images)
     images = images[order]
     asked, compared = min(options.gradients, len(images)), min(options.compared, len(images))
-    frozen = Frozen(teacher.to(where))
+    with as_found(teacher):
+        frozen = Frozen(teacher.to(where))
     logits, features, gap = ask(frozen, images, options.batch, where, quiet)
     chosen = logits.topk(2, 1).indices[:, 0]
     counts = torch.bincount(chosen, minlength=classes).tolist()

@@ -19,7 +19,7 @@ import inversion.objectives as objectives
 from distill.augment import check_views, make_views
 from distill.files import JsonLines, load_state, save_state, write_atomically
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
-from distill.models import Classifier, save_classifier
+from distill.models import Classifier, as_found, save_classifier
 from distill.models.frozen import Frozen
 from distill.options import Device, DistillOptions, Precision, Step
 from distill.train import StudentState, StudentStep, build_student, identify_student, one_cycle
@@ -73,6 +73,7 @@ class SynthesisState:
         self.policy = Policy(device, replay.policy_rate, replay.policy or START) if replay.sampling == "policy" else None
         self.bn_average: tuple[Tensor, Tensor] | None = None
         self.seed = job.seed
+        self.raw_counts = torch.zeros(spec.classes, dtype=torch.int64, device=device)  # of all that was generated
         self.has_begun = False
         self.random = torch.Generator(device).manual_seed(job.seed)
         self.call = 0
@@ -97,6 +98,7 @@ class SynthesisState:
             "policy": self.policy.state_dict() if self.policy else None,
             "bn_average": self.bn_average,
             "random": self.random.get_state(),
+            "raw_counts": self.raw_counts,
             "counters": (self.call, self.best_agreement, self.best_call, self.seconds),
         }
 
@@ -112,6 +114,7 @@ class SynthesisState:
         average = state["bn_average"]
         self.bn_average = average and tuple(value.to(device) for value in average)
         self.random.set_state(state["random"].cpu())
+        self.raw_counts.copy_(state["raw_counts"])
         self.call, self.best_agreement, self.best_call, self.seconds = state["counters"]
 
 
@@ -146,16 +149,19 @@ def synthesize(
     identity = {"config": config, "seed": seed, "teacher_hash": inspection.weight_hash, "input": teacher.contract}
     key = claim(out, identity)
     where = resolve_device(device)
-    teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-    dtype = resolve_precision(where, precision)
-    step = resolve_step(step, where, options.calls * options.generator.inner_steps)
-    if not quiet:
-        say_once(describe_forms(where))
-    for job in jobs[rank::world]:
-        if finished(out, job) is None:
-            with random_apart(job.seed, where):  # for dropout in the adversary; everything else has its own generator
-                make_shard(teacher, job, options, out, key, where, dtype, quiet, step)
-    return assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
+    with as_found(teacher):
+        teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+        dtype = resolve_precision(where, precision)
+        step = resolve_step(step, where, options.calls * options.generator.inner_steps)
+        if not quiet:
+            say_once(describe_forms(where))
+        for job in jobs[rank::world]:
+            if finished(out, job) is not None:
+                (out / f".{job.file}.state").unlink(missing_ok=True)  # of a run that was killed at its very end
+            else:
+                with random_apart(job.seed, where):  # for dropout in the adversary; everything else has its own generator
+                    make_shard(teacher, job, options, out, key, where, dtype, quiet, step)
+        return assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
 
 
 def make_shard(
@@ -217,7 +223,8 @@ def make_shard(
                 raise Interrupted(f"synthesis stopped at call {state.call}; {state_file} keeps it")
     if options.adversary.keep:
         save_classifier(state.adversary.student, out / f"adversary-{job.index:05d}.safetensors")
-    _finish(state, job, out, device)
+    made_with = {"precision": str(precision).removeprefix("torch."), "kernels": name_form(device), "step": step}
+    _finish(state, job, out, device, made_with)
     state_file.unlink(missing_ok=True)
     if stop.raised:
         raise Interrupted(f"synthesis stopped; {out / job.file} is finished")
@@ -250,13 +257,14 @@ def generator_call(
 
     pixels = (images * 255).round().to(torch.uint8)
     logits = ask(teacher, to_input(pixels), torch.float32)  # in full precision: these decide the stored labels
+    state.raw_counts.index_add_(0, decided := logits.argmax(1), torch.ones_like(decided))
     rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma) if goal.phi else torch.zeros_like(logits[:, 0])
     figures = {
         "bn": found.bn.clone(),
         "classes": found.wrong_class.mean(),
         "adversary": found.fooling.mean(),
         "alike": found.alike.clone(),
-        "hit": (logits.argmax(1) == wanted).float().mean(),
+        "hit": (decided == wanted).float().mean(),
     }
     return pixels, logits, rank, figures
 
@@ -422,9 +430,11 @@ def check_options(options: SynthesisOptions, classes: int) -> None:
     for name, value in least.items():
         if getattr(options, name) < value:
             raise EchosetError(f"{name} must be at least {value}, got {getattr(options, name)}")
-    for name in ("blocks", "smooth"):
-        if not 0 <= (value := getattr(options.generator, name)) < math.inf:
-            raise EchosetError(f"generator.{name} must be a number of at least 0, got {value}")
+    numbers = [("generator", name) for name in ("blocks", "smooth", "conditioning", "learning_rate", "latent_rate", "meta_rate")]
+    numbers += [("objective", name) for name in ("bn", "classes", "adversary", "spread", "gamma")]
+    for part, name in [*numbers, ("adversary", "learning_rate")]:
+        if not 0 <= (value := getattr(getattr(options, part), name)) < math.inf:
+            raise EchosetError(f"{part}.{name} must be a number of at least 0, got {value}")
     parts = {"inner_steps": "generator", "latent": "generator", "width": "generator", "batch": "adversary", "steps": "adversary"}
     for name, part in parts.items():
         if (value := getattr(getattr(options, part), name)) < 1:
@@ -448,8 +458,12 @@ def check_options(options: SynthesisOptions, classes: int) -> None:
     for name, value in (("held_out", options.held_out), ("objective.bn_momentum", options.objective.bn_momentum)):
         if not 0 <= value < 1:
             raise EchosetError(f"{name} must lie in [0, 1), got {value}")
-    if not 0 <= options.objective.gamma < math.inf:
-        raise EchosetError(f"objective.gamma must be a number of at least 0, got {options.objective.gamma}")
+    most = max(sum(job.quotas) for job in plan(options, classes))
+    if most > options.calls * options.batch:
+        raise EchosetError(
+            f"{options.calls} calls of batch {options.batch} make {options.calls * options.batch:,} images, and {most:,} are "
+            f"wanted; raise calls to at least {-(-most // options.batch)}, better to several times as many"
+        )
     for quotas in [job.quotas for job in plan(options, classes)] if options.replay.sampling == "policy" else []:
         slots = [sum(quotas)] if options.replay.keep_all else quotas
         if not ReplayBuffer(slots, (1, 1, 1), options.held_out).is_held_out.any():
@@ -474,8 +488,8 @@ def _check_replay(replay: ReplayOptions) -> None:
         raise EchosetError(f"replay.policy needs {len(FEATURES)} weights ({', '.join(FEATURES)}), got {list(replay.policy)}")
 
 
-def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.device) -> None:
-    """Write the shard, then the note that makes it count as finished."""
+def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.device, made_with: dict[str, str]) -> None:
+    """Write the shard, then the note that makes it count as finished; `made_with`: what its bytes depend on beside the options."""
     buffer = state.buffer
     keep = buffer.filled
     tensors = {name: getattr(buffer, name)[keep] for name in ("images", "logits", "priority", "round")}
@@ -489,12 +503,15 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.devic
         "seed": job.seed,
         "calls": state.call,
         "counts": buffer.counts().tolist(),
+        "raw_counts": state.raw_counts.tolist(),
     }
     if state.policy:
         note["policy"] = [round(value, 4) for value in state.policy.theta.tolist()]
     note |= {
         "seconds": round(state.seconds, 3),
         "device": describe_device(device),
+        **made_with,
+        "torch": torch.__version__,
         "held_out_agreement": round(state.best_agreement, 4),
     }
     write_atomically(out / f".{job.file}.done", json.dumps(note).encode())

@@ -22,6 +22,7 @@ BUNDLED = {
     "cifar10-small": ASSETS / "cifar10_convnet32.safetensors",
 }
 DEAD_VARIANCE = 1e-8
+CONTRACT = ("channels", "size", "classes", "mean", "std")
 
 
 def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = False) -> Classifier:
@@ -30,22 +31,40 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
     A constructor given by import path may bring its own weights; other names are networks, and need a file of them.
     """
     path = BUNDLED.get(options.model, Path(options.model))
+    named = options.weights and Path(options.weights).suffix == ".safetensors" and Path(options.weights).is_file()
+    told = read_spec(options.weights) if named else None
     if path.suffix == ".safetensors" and read_spec_if_file(path):
         teacher = load_classifier(path)
-        if options.weights is not None:
-            load_weights(teacher.network, read_weights(options.weights), options.weights)
+        _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
-        contract = {key: getattr(options, key) for key in ("channels", "size", "classes", "mean", "std")}
         _check_contract(options)
-        teacher = build_classifier(ModelSpec(options.model, options.arguments, **contract))
-        if options.weights is not None:
-            load_weights(teacher.network, read_weights(options.weights), options.weights)
-        elif not (untrained or is_import_path(options.model)):
+        source = told or options
+        if told:
+            _check_known(options, told, options.weights, CONTRACT)
+        contract = {key: getattr(source, key) for key in CONTRACT}
+        teacher = build_classifier(ModelSpec(options.model, options.arguments, **contract, notes=told.notes if told else {}))
+        if options.weights is None and not (untrained or is_import_path(options.model)):
             raise EchosetError(
                 f"'{options.model}' names a network that was never trained: give the file of its weights, too "
                 "(for a teacher --teacher.weights FILE)"
             )
+    if options.weights is not None:
+        load_weights(teacher.network, read_weights(options.weights), options.weights)
+        if told and (told.mean, told.std) != (teacher.spec.mean, teacher.spec.std):
+            raise EchosetError(
+                f"{options.weights} was trained with mean {told.mean} and std {told.std}, {path} with {teacher.spec.mean} and "
+                f"{teacher.spec.std}; give the weights' own network as the model"
+            )
     return teacher.eval().requires_grad_(False)
+
+
+def _check_known(options: TeacherOptions, spec: ModelSpec, file: str | Path, names: tuple[str, ...]) -> None:
+    """Refuse to be told otherwise what a file says of itself; an option at its default tells nothing."""
+    usual = TeacherOptions()
+    for name in names:
+        given, own = getattr(options, name), getattr(spec, name)
+        if given not in (own, getattr(usual, name)):
+            raise EchosetError(f"{file} says of itself that its {name} is {own}, not {given}; leave {name} away")
 
 
 def read_spec_if_file(path: Path) -> ModelSpec | None:
@@ -109,7 +128,8 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
     if not layers:
         raise EchosetError(
             f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and SSD-KD matches those. "
-            "Use a teacher with BatchNorm (for example convnet-32, wrn-40-2, torchvision's vgg11_bn)"
+            "Use a teacher with BatchNorm (for example convnet-32, wrn-40-2, torchvision's vgg11_bn), or make its set without a "
+            "generator, which needs none: echoset collect --source shaders"
         )
     untrained = []
     for name, layer in layers.items():
@@ -148,13 +168,13 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
     )
 
 
-def check_shape(teacher: Classifier) -> None:
-    """Refuse a teacher that doesn't take the images, or tell the classes, that it is said to."""
+def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
+    """Refuse a network, given by `option`, that doesn't take the images, or tell the classes, that it is said to."""
     try:
         teacher.check_forward()
     except EchosetError as error:
         raise EchosetError(
-            f"{error}. Set --teacher.channels, --teacher.size and --teacher.classes to what it was trained on"
+            f"{error}. Set {option}.channels, {option}.size and {option}.classes to what it was trained on"
         ) from error
 
 

@@ -19,6 +19,8 @@ from distill.corrupt import corrupt
 from distill.data import Images, as_images, join, load_images
 from distill.evaluation import check_fit, predict
 from distill.evaluation import evaluate as evaluate_classifier
+from distill.exports import export as export_set
+from distill.exports import merge, subsample
 from distill.files import write_json
 from distill.learner import Learner, full_loss
 from distill.lessons import check_lesson
@@ -27,10 +29,10 @@ from distill.options import StudentOptions, StudyOptions
 from distill.study import plan, run_study, summarise
 from distill.train import STATE, build_student, forget
 from distill.train import distill as train_student
-from distill.transfer_set import TransferSet
+from distill.transfer_set import MARKER, TransferSet, is_set
 from inversion.collection import collect as collect_set
 from inversion.jobs import plan as plan_shards
-from inversion.options import CollectOptions
+from inversion.options import CollectOptions, TeacherOptions
 from inversion.report import told_of, weights_given, write_report
 from inversion.runs import (
     BenchRun,
@@ -39,6 +41,7 @@ from inversion.runs import (
     DemoRun,
     DistillRun,
     EvaluateRun,
+    ExportRun,
     InspectRun,
     ReportRun,
     ScoreRun,
@@ -69,9 +72,7 @@ def demo(run: DemoRun) -> int:
     """Teacher → set → student → accuracy → report."""
     began = time.perf_counter()
     out = Path(run.out)
-    bundled = (run.teacher.model, run.teacher.weights) == ("mnist", None)
-    if run.data is None and not bundled:
-        raise EchosetError("the bundled test images are MNIST's, for teacher mnist alone; give this one's test data with --data")
+    bundled = _require_data(run.data, run.teacher)
     teacher = load_teacher(run.teacher)
     data = _test_data(run.data, teacher, run.quiet)
     student = build_student(run.student, teacher.contract, run.seed)
@@ -277,10 +278,13 @@ def distill(run: DistillRun) -> int:
 
 def evaluate(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
+    if run.attacks and not run.against:
+        raise EchosetError("--attacks compares two networks: name the second with --against")
     model = load_teacher(run.model)
     other = load_teacher(run.against) if run.against else None
-    for network in filter(None, (model, other)):
-        check_shape(network)
+    check_shape(model, "--model")
+    if other:
+        check_shape(other, "--against")
     data = _test_data(run.data, model, run.quiet)
     result = evaluate_classifier(model, data, other, run.device, run.quiet, run.attacks if other else 0)
     name = run.model.weights or run.model.model
@@ -304,6 +308,7 @@ def evaluate(run: EvaluateRun) -> int:
 
 def study(run: StudyRun) -> int:
     """Fill the grid, then show and write what there is."""
+    _require_data(run.data, run.teacher)
     teacher, out = load_teacher(run.teacher), Path(run.out)
     data = _test_data(run.data, teacher, run.quiet)
     labelled = run.distillation.labels == "data" or run.study.images > 0  # drawn evenly by them
@@ -340,6 +345,7 @@ def score(run: ScoreRun) -> int:
         raise EchosetError(f"--out is the page to write and should end in .html, got {run.out}")
     if run.validate:
         check_sets(run.sets)
+        _require_data(run.data, run.teacher)
     check_score_options(run.scores)
     teacher, page = load_teacher(run.teacher), Path(run.out)
     check_shape(teacher)
@@ -384,15 +390,15 @@ def score(run: ScoreRun) -> int:
 
 
 def _raw_counts(data: TransferSet | Images, path: str, classes: int) -> list[int] | Literal["own"] | None:
-    """The teacher's decisions before filtering: a folder's own, those a collected set has kept, or unknown."""
+    """The teacher's decisions before filtering: a folder's own, those that a set's manifest has kept, or unknown."""
     if isinstance(data, Images):
         return "own"
     kept = data.manifest.get("collection")
-    counts = kept.get("raw_counts") if isinstance(kept, dict) else None
+    counts = kept.get("raw_counts") if isinstance(kept, dict) else data.manifest.get("raw_counts")
     try:
         check_counts(counts, classes)
     except EchosetError as error:
-        raise EchosetError(f"{Path(path) / 'manifest.json'}: collection.{error}") from error
+        raise EchosetError(f"{Path(path) / 'manifest.json'}: {error}") from error
     return counts
 
 
@@ -459,6 +465,19 @@ def verify(run: VerifyRun) -> int:
     return status
 
 
+def export(run: ExportRun) -> int:
+    """Merge sets, draw from them, write them for others."""
+    parts = [TransferSet.load(folder, check_hashes=True) for folder in run.sets]
+    data = merge(parts, run.sets)
+    if run.images:
+        data = subsample(data, run.images, run.seed)
+    place = export_set(data, run.out, run.form, run.quiet)
+    counts = data.counts()
+    document = {"out": str(place), "form": run.form, "images": len(data), "per_class": counts}
+    line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}"
+    return _finish(run, None, document, line)
+
+
 def bench(run: BenchRun) -> int:
     """Measure, show the headlines, and print the whole document."""
     from inversion.bench import HEADLINES
@@ -485,6 +504,8 @@ def bench(run: BenchRun) -> int:
             if name in changes:
                 table.add_row(f"{name}, × earlier", "", "", f"{changes[name]:.2f}")
     table.caption = f"{found['device']}, {found['precision']}, {found['kernel_forms']}, torch {found['torch']}"
+    for name, (before, now) in found.get("against", {}).get("differs", {}).items():
+        table.caption += f"\nthe earlier file has another {name}: {before}, now {now}"
     if not run.quiet:
         Console(markup=False).print(table)
     print(json.dumps(found))
@@ -548,11 +569,13 @@ def _words(student: StudentOptions) -> str:
 def _start_demo_folder(out: Path) -> None:
     """Keep what a stopped demo left; clear away a finished one, and nothing that isn't a demo's."""
     summary = out / "summary.json"
-    if not (out / "set" / "manifest.json").is_file():
+    if not (out / "set" / "manifest.json").is_file() and (out / STATE).is_file():
+        if not (out / "set" / MARKER).is_file():
+            raise EchosetError(f"{out} holds a stopped distillation ({STATE}) that no demo began; choose another --out")
         forget(out)  # of a set that is gone
     if not summary.is_file():
         return
-    if not (out / "set" / ".job").is_file() or "student_accuracy" not in (content := summary.read_text()):
+    if not (out / "set" / MARKER).is_file() or "student_accuracy" not in (content := summary.read_text()):
         raise EchosetError(f"{out} holds a summary.json that no demo wrote; choose another --out")
     if not (out / "report.html").is_file():  # stopped at its last step
         return
@@ -562,6 +585,14 @@ def _start_demo_folder(out: Path) -> None:
     if '"beside": {' in content:
         shutil.rmtree(out / "beside", ignore_errors=True)
     forget(out)
+
+
+def _require_data(path: str | None, teacher: TeacherOptions) -> bool:
+    """Whether the teacher is the one that the bundled test images are for; any other needs test data of its own."""
+    bundled = (teacher.model, teacher.weights) == ("mnist", None)
+    if path is None and not bundled:
+        raise EchosetError("the bundled test images are MNIST's, for teacher mnist alone; give this one's test data with --data")
+    return bundled
 
 
 def _test_data(path: str | None, model: Classifier, quiet: bool) -> Images:
@@ -576,7 +607,7 @@ def _test_data(path: str | None, model: Classifier, quiet: bool) -> Images:
 
 def _load_set(path: str, teacher: Classifier, quiet: bool, labelled: bool = True) -> TransferSet | Images:
     """A transfer set this teacher made, or any images, as it takes them."""
-    if (Path(path) / "manifest.json").is_file():
+    if is_set(path):
         transfer_set = TransferSet.load(path)
         _same_teacher(transfer_set, teacher, path)
         return transfer_set

@@ -172,14 +172,18 @@ def random_apart(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def repository_commit() -> str | None:
-    """The commit of the repository that this code is run from, for results to name; None where there is none, or no git."""
+    """The commit of the repository that this code is run from, for results to name, with "-dirty" where tracked files, but for
+    results, differ from it; None where there is none, or no git."""
     root = Path(__file__).resolve().parent.parent
     try:
         asked = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "--short", "HEAD"]
         found = subprocess.run(asked, capture_output=True, text=True).stdout.split("\n")
+        if Path(found[0]) != root:
+            return None
+        changed = ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no", "--", ".", ":!configs/results"]
+        return found[1] + ("-dirty" if subprocess.run(changed, capture_output=True, text=True).stdout.strip() else "")
     except OSError:
         return None
-    return found[1] if Path(found[0]) == root else None
 
 
 def _why_not(form: Form, device: str) -> str | None:

@@ -164,6 +164,18 @@ def test_the_verbs_work_on_each_others_files(demo, run, few, tmp_path):
     assert last_json(run("inspect", f"--teacher={student}", "--json"))["parameters"] == 61_932
 
 
+def test_sets_are_merged_drawn_from_and_exported(demo, run, refused, tmp_path):
+    made = demo[1] / "set"
+    told = last_json(run("export", made, f"--out={tmp_path / 'f'}", "--images=20", "--json"))
+    assert told == {"out": str(tmp_path / "f"), "form": "folder", "images": 20, "per_class": [2] * 10}
+    assert len(load_images(tmp_path / "f", "train")) == 20
+    run("collect", "shaders", "--images=20", f"--out={tmp_path / 'c'}")
+    assert "50 images, 5 to 5" in run("export", made, tmp_path / "c", f"--out={tmp_path / 'm'}", "--form=set").stdout
+    assert last_json(run("verify", f"--set={tmp_path / 'm'}", "--teacher=mnist", "--json"))["labels_differ"] == 0
+    assert "is there already" in refused("export", made, f"--out={tmp_path / 'm'}")
+    assert "is not a finished transfer set" in refused("export", tmp_path / "f", f"--out={tmp_path / 'n'}")
+
+
 def test_distilling_from_any_images_by_several_losses(run, refused, tmp_path):
     from PIL import Image
 
@@ -518,10 +530,42 @@ def test_a_failed_demo_keeps_the_finished_one(demo, refused):
         (["--synthesis.replay.sampling=policy", "--synthesis.held_out=0"], "learns from held-out images"),
         (["--data=/nowhere"], "no data at /nowhere"),
         (["--synthesis.calls=0"], "calls must be at least 1"),
+        (
+            ["--synthesis.calls=2", "--images=2000"],
+            "2 calls of batch 40 make 80 images, and 2,000 are wanted; raise calls to at least 50",
+        ),
+        (["--synthesis.generator.meta_rate=-1"], "generator.meta_rate must be a number of at least 0, got -1"),
+        (["--synthesis.generator.learning_rate=.nan"], "generator.learning_rate must be a number of at least 0, got nan"),
+        (["--synthesis.adversary.learning_rate=-1"], "adversary.learning_rate must be a number"),
         ([*untrained, "--teacher.size=28", "--teacher.channels=1", f"--data={MNIST_SLICE}"], "statistics were never trained"),
     ):
         assert message in refused("demo", f"--out={out}", *TINY_FLAGS, *flags)
     assert (out / "report.html").is_file() and (out / "set" / "manifest.json").is_file()
+
+
+def test_a_demo_keeps_the_state_of_another_work(refused, tmp_path):
+    (tmp_path / "student.state").write_bytes(b"hours")
+    assert "holds a stopped distillation" in refused("demo", f"--out={tmp_path}", *TINY_FLAGS)
+    assert (tmp_path / "student.state").read_bytes() == b"hours"
+
+
+def test_an_unfinished_set_is_called_one(refused, tmp_path):
+    (tmp_path / ".job").write_text("0" * 64)
+    for command in (
+        ["distill", f"--set={tmp_path}"],
+        ["score", tmp_path],
+        ["collect", "--source", tmp_path, f"--out={tmp_path / 'c'}"],
+    ):
+        assert "give the command that began it again, to finish it" in refused(*command)
+
+
+def test_other_teachers_are_not_judged_on_mnist_unasked(refused, demo, tmp_path):
+    student = demo[1] / STUDENT
+    sets = json.dumps({"a": str(demo[1] / "set")})
+    assert "give this one's test data with --data" in refused(
+        "study", f"--teacher={student}", f"--sets={sets}", f"--out={tmp_path}"
+    )
+    assert "name the second with --against" in refused("evaluate", f"--model={student}", "--attacks=3")
 
 
 def test_json_is_the_last_line_even_with_tables(run):

@@ -297,6 +297,20 @@ def test_a_finished_set_is_not_made_again(linear, tmp_path, monkeypatch):
     assert torch.equal(again.images, made.images) and again.manifest == made.manifest
 
 
+def test_a_lost_shard_is_made_again(linear, tmp_path):
+    make(linear, ("noise",), PLAIN, tmp_path)
+    before = shard_bytes(tmp_path)
+    next(tmp_path.glob("shard-*")).unlink()
+    make(linear, ("noise",), PLAIN, tmp_path)
+    assert shard_bytes(tmp_path) == before
+
+
+def test_a_network_of_ones_own_is_given_back_as_it_was(tmp_path):
+    mine = linear_teacher().train()
+    make(mine, ("noise",), PLAIN, tmp_path)
+    assert mine.training and mine.network.training and all(p.requires_grad for p in mine.parameters())
+
+
 def test_figures_are_exposed_where_the_teacher_tells_more_of_them(tmp_path, teacher):
     plain = replace(PLAIN, expose=None)
     even = make(linear_teacher(), ("noise",), plain, tmp_path / "even").manifest["collection"]

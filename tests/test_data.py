@@ -411,12 +411,27 @@ def test_class_folders_must_be_full_and_alone(tmp_path):
     for name in "bc":
         write_pictures(tmp_path / name, GREY)
     (tmp_path / "a").mkdir()
-    with pytest.raises(EchosetError, match="class folder 'a' has no pictures"):
+    with pytest.raises(EchosetError, match="a is a class without pictures"):
         load_images(tmp_path)
     (tmp_path / "a").rmdir()
     write_pictures(tmp_path, GREY)
     with pytest.raises(EchosetError, match=r"0\.png lies beside folders of classes"):
         load_images(tmp_path)
+
+
+def test_a_class_that_a_split_lacks_moves_no_other_up(tmp_path):
+    """The train split says which classes there are."""
+    for name in "abc":
+        write_pictures(tmp_path / "train" / name, GREY)
+    write_pictures(tmp_path / "test" / "c", GREY)
+    for root in (tmp_path, tmp_path / "test"):
+        assert load_images(root, "test").labels.tolist() == [2]
+    (tmp_path / "test" / "b").mkdir()
+    assert load_images(tmp_path, "test").labels.tolist() == [2]
+    assert load_images(tmp_path, "train").labels.tolist() == [0, 1, 2]
+    write_pictures(tmp_path / "test" / "d", GREY)
+    with pytest.raises(EchosetError, match=r"d is a class that .*train does not have"):
+        load_images(tmp_path, "test")
 
 
 def test_a_class_called_train_is_no_split(tmp_path):

@@ -156,6 +156,16 @@ def test_large_images_are_asked_about_a_few_at_a_time():
     assert views.at_once(32) == views.at_once(64) == 512 and views.at_once(64, 250) == 250 and views.at_once(4096) == 8
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_student_that_diverged_is_given_back_as_it_came(teacher, transfer_set, tmp_path, kept):
+    student = student_for(transfer_set, "convnet-4")
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    options = DistillOptions(steps=60, batch=8, learning_rate=1e30, optimiser="sgd")
+    with pytest.raises(EchosetError, match="lower the learning rate"):
+        distill(student, transfer_set, teacher, options, folder=tmp_path if kept else None, device="cpu", quiet=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+
+
 def test_a_bank_that_was_stopped_goes_on_where_it_was(teacher, transfer_set, tmp_path, monkeypatch):
     class StopsAfter(views.StopFlag):
         raised = property(lambda self: next(looks), lambda self, value: None)

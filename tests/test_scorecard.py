@@ -442,7 +442,7 @@ def test_another_teacher_s_set_and_damaged_counts_are_refused(folder, teacher, f
     assert "made with another mean of the teacher" in capsys.readouterr().err
     write_set(tmp_path / "damaged", teacher, few.images[:20], [1, 2])
     assert main(["score", str(tmp_path / "damaged"), "--quiet"]) == 1
-    assert re.search(r"damaged/manifest.json: collection.raw_counts should be 10 whole numbers", capsys.readouterr().err)
+    assert re.search(r"damaged/manifest.json: raw_counts should be 10 whole numbers", capsys.readouterr().err)
 
 
 def test_sets_are_named_on_the_command_line(capsys, tmp_path):

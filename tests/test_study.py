@@ -47,6 +47,11 @@ def test_cells_of_other_options_are_not_mixed_in(teacher, few, tmp_path):
     study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)))
     with pytest.raises(EchosetError, match=r"real--none--plain--0\.json was made with other options"):
         study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)), replace(SHORT, steps=4))
+    both = tmp_path / "both"
+    study(teacher, few, both, replace(SMALL, seeds=(1,)))
+    with pytest.raises(EchosetError, match="was made with other options or data"):
+        study(teacher, few, both, SMALL, replace(SHORT, steps=4))
+    assert not list(both.glob("cells/*--0.json"))  # it was refused before any other was computed
     with pytest.raises(EchosetError, match="was made with other options or data"):
         study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)), sets={"real": few.chosen(torch.arange(1, 101))})
 

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from argparse import Namespace
 from copy import deepcopy
 from dataclasses import asdict
 from hashlib import sha256
@@ -146,7 +147,63 @@ def test_the_other_bundled_teachers_are_what_their_record_says(model, name, leas
     assert (ROOT / entry["file"]).stat().st_size < 5e6
 
 
+class Masked(nn.Module):
+    """As many networks are written: an argument that is seldom given."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x, mask=None, scale=2.0):
+        x = torch.relu(self.norm(self.convolution(x)))
+        if mask is not None:
+            x = x * mask
+        return scale * self.head(x.mean((2, 3)))
+
+
+def test_optional_arguments_are_none_in_the_frozen_copy_too():
+    network = Masked()
+    network.norm.running_mean.uniform_(-1, 1)
+    masked = Classifier(network.eval(), ModelSpec("test", channels=1, size=16, classes=3))
+    images = torch.rand(5, 1, 16, 16)
+    frozen = Frozen(masked)
+    torch.testing.assert_close(frozen(images), masked(images))
+    assert [tap.relu for tap in frozen._taps.values()] == [True]  # traced all the same
+    assert inspect_teacher(masked).layers == {"norm": 4}
+
+
+def test_a_classifier_is_where_its_network_is():
+    network = nn.Linear(4, 2, device="meta")
+    assert Classifier(network, ModelSpec("test", size=2, classes=2)).mean.device.type == "meta"
+
+
+def test_weights_that_know_their_normalisation_keep_it(tmp_path):
+    path = tmp_path / "w.safetensors"
+    notes = {"views": {"shift": 0.25}}
+    saved = build_classifier(ModelSpec("convnet-4", channels=1, size=16, classes=3, mean=(0.3,), std=(0.2,), notes=notes), 1)
+    save_classifier(saved, path)
+    for given in ({}, {"mean": (0.3,), "size": 16}):
+        loaded = load_teacher(TeacherOptions("convnet-4", str(path), **given))
+        assert loaded.contract == saved.contract and loaded.spec.notes == notes
+        assert loaded.weight_hash() == saved.weight_hash()
+    for model, weights in (("convnet-4", str(path)), (str(path), None)):
+        with pytest.raises(
+            EchosetError, match=r"w\.safetensors says of itself that its mean is \(0\.3,\), not \(0\.5,\); leave mean away"
+        ):
+            load_teacher(TeacherOptions(model, weights, mean=(0.5,)))
+    other = tmp_path / "o.safetensors"
+    save_classifier(build_classifier(ModelSpec("convnet-4", channels=1, size=16, classes=3), 1), other)
+    with pytest.raises(EchosetError, match="give the weights' own network as the model"):
+        load_teacher(TeacherOptions(str(other), str(path)))
+
+
 # Weights from strangers
+
+
+def test_a_checkpoint_with_its_script_s_arguments_is_read(tmp_path):
+    source = build_classifier(ModelSpec("convnet-4"), 1).network
+    torch.save({"model": source.state_dict(), "args": Namespace(lr=0.1, data="x")}, tmp_path / "w.pt")
+    assert read_weights(tmp_path / "w.pt").keys() == source.state_dict().keys()
 
 
 @pytest.mark.parametrize("nest", [None, "state_dict", "model"])
@@ -235,7 +292,7 @@ def test_teachers_that_cannot_be_inverted_say_why():
     weights = trained(small())
     weights.network[0].weight.data[0] = float("inf")
     cases = [
-        (Classifier(small(nn.Identity), ModelSpec("test", channels=1, size=16, classes=4)), "no BatchNorm layer"),
+        (Classifier(small(nn.Identity), ModelSpec("test", channels=1, size=16, classes=4)), "or make its set without a generator"),
         (Classifier(small(nn.InstanceNorm2d), ModelSpec("test", channels=1, size=16, classes=4)), "no BatchNorm layer"),
         (untrained, "never trained"),
         (nan, "layer 1 has running statistics that are not finite"),

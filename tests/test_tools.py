@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from distill.data import Images
 from distill.loop import Interrupted
@@ -87,6 +88,41 @@ def test_another_data_set_does_not_go_on_where_this_one_stopped_nor_loses_it(dat
     with pytest.raises(EchosetError, match=r"t\.safetensors\.state was left by a stopped run"):
         train(recipe(tmp_path / "other.npz", out))
     assert (tmp_path / "t.safetensors.state").is_file() and not out.exists()
+
+
+def test_what_can_not_be_judged_is_refused_before_it_is_trained(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_teacher, "StudentState", None)  # nothing may be trained
+    arrays = dict(np.load(data))
+    wrong = {
+        "has labels from 0 to 2": {"test_labels": arrays["test_labels"] + np.arange(32) // 31},
+        r"shape \(1, 12, 16\)": {"test_images": arrays["test_images"][:, :12]},
+        "give --size": {f"{split}_images": arrays[f"{split}_images"][:, :12] for split in ("train", "test")},
+    }
+    for message, changed in wrong.items():
+        np.savez(tmp_path / "w.npz", **arrays | changed)
+        with pytest.raises((EchosetError, SystemExit), match=message):
+            train(recipe(tmp_path / "w.npz", tmp_path / "t.safetensors"))
+    np.savez(tmp_path / "u.npz", **{name: arrays[name] for name in ("train_images", "test_images", "test_labels")})
+    with pytest.raises(SystemExit, match="has no labels to learn from"):
+        train(recipe(tmp_path / "u.npz", tmp_path / "t.safetensors"))
+
+
+def test_pictures_of_any_size_train_a_teacher_of_one(tmp_path):
+    for split, count in (("train", 12), ("test", 6)):
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.random.default_rng(number).integers(0, 256, (10 + number, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / label / f"{number}.png")
+    train(recipe(tmp_path, tmp_path / "t.safetensors", epochs=1, batch=4, size=16, channels=1))
+    spec = load_classifier(tmp_path / "t.safetensors").spec
+    assert (spec.channels, spec.size, spec.classes) == (1, 16, 2)
+
+
+def test_a_teacher_that_diverged_is_not_saved(data, tmp_path):
+    with pytest.raises(SystemExit, match="lower the learning rate"):
+        train(recipe(data, tmp_path / "t.safetensors", learning_rate=math.inf))
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_images_are_no_test(data, tmp_path):

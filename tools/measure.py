@@ -15,7 +15,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from results import RESULTS, add_run, digest, plain_endings, read_runs, run_verb
+from results import RESULTS, add_run, digest, plain_endings, read_runs, run_verb, this_command
 from tables import rows_to_markdown
 
 from inversion.cli import parse
@@ -43,7 +43,7 @@ def measure(name: str, configs: list[str], seeds: list[int], data: str | None, f
             run |= {"configuration": configuration, "start": found["start"], "beside": found["beside"]}
             run |= {key: found[key] for key in ("device", "torch")} | {"balanced": not asked.synthesis.replay.keep_all}
             head = {key: found[key] for key in ("device", "torch")} | {"commit": commit}
-            head |= {"command": f"python tools/measure.py --name {name}", "test_images": FULL if data else found["test_images"]}
+            head |= {"command": this_command({data: "DIR"}), "test_images": FULL if data else found["test_images"]}
             add_run(path, run | {key: found[key] for key in KEPT}, head)
             print(
                 f"{title} seed {seed}: {found['student_accuracy']:.2%} in {found['seconds']['total']:.0f} s",

@@ -45,10 +45,10 @@ def load(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def teachers() -> str:
+def teachers(name: str) -> str:
     """Networks trained on real images, by `tools/train_teacher.py`."""
     rows = [["network", "test accuracy, %", "parameters", "minutes", "device"]]
-    for run in load("teachers")["teachers"]:
+    for run in load(name)["teachers"]:
         rows.append(
             [run["name"], f"{100 * run['accuracy']:.2f}", f"{run['parameters']:,}", f"{run['seconds'] / 60:.0f}", run["device"]]
         )
@@ -135,7 +135,7 @@ def reweighting(runs: list[dict]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "teachers": teachers,
+    "teachers": lambda: teachers("teachers"),
     "cifar10": lambda: demos("cifar10-[!s]*.json"),
     "cifar10-small": lambda: demos("cifar10-small*.json"),
     "students": lambda: students("cifar10-students"),

@@ -4,13 +4,15 @@ The bundled MNIST teacher was made by
 
     python tools/train_teacher.py --data /path/to/MNIST --out inversion/assets/mnist_convnet32.safetensors
 
-and the same command makes it again; `configs/teachers/` holds the recipes of others. Images and labels stay on the device.
-The test set is asked once, after the last step. A stopped run goes on when the same command is given again.
+at commit 4b9e0fa; now the same command makes one like it, with other random numbers. `configs/teachers/` holds the recipes of
+others. Images and labels stay on the device. The test set is asked once, after the last step. A stopped run goes on when the same
+command is given again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -24,7 +26,7 @@ from results import write_json
 
 from distill.augment import check_views, make_views
 from distill.data import content_hash, fit_pixels, load_images
-from distill.evaluation import evaluate
+from distill.evaluation import check_fit, evaluate
 from distill.files import load_state, save_state
 from distill.loop import Every, StepProgress, StopFlag
 from distill.models import ModelSpec, build_classifier, save_classifier
@@ -53,6 +55,10 @@ class TeacherRecipe:
     """Of the normaliser."""
     std: tuple[float, ...] = (0.3081,)
     """Of the normaliser."""
+    channels: int = 3
+    """Of the images, 1 or 3, where `size` is given."""
+    size: int = 0
+    """Resize all images to squares of this side: for folders of pictures; 0 = they are squares of one size as they are."""
     epochs: int = 12
     """Passes over the training images."""
     small: float = 0.0
@@ -88,7 +94,10 @@ def train(recipe: TeacherRecipe) -> float:
     """Train, save, and return the test accuracy."""
     device = resolve_device(recipe.device)
     precision = resolve_precision(device, recipe.precision)
-    data, test = load_images(recipe.data, "train"), load_images(recipe.data, "test")
+    if recipe.size and recipe.channels not in (1, 3):
+        raise SystemExit(f"channels must be 1 or 3 where size is given, got {recipe.channels}")
+    fit = (recipe.channels, recipe.size) if recipe.size else (None, None)
+    data, test = (load_images(recipe.data, split, *fit, quiet=False) for split in ("train", "test"))
     if content_hash(data.images, None) == content_hash(test.images, None):
         raise SystemExit(f"{recipe.data} has no test images of its own, so no accuracy could be told; split it into train and test")
     if not 0 <= recipe.small <= 1 or not 1 <= recipe.batch <= len(data) or recipe.epochs < 1:
@@ -96,11 +105,19 @@ def train(recipe: TeacherRecipe) -> float:
     check_views(recipe.views, "views")
     if recipe.views.mixup or recipe.views.cutmix:
         raise SystemExit("views.mixup and views.cutmix blend images, and labels stay as they are: leave both at 0")
-    images, labels = data.images.to(device), data.labels.to(device)
-    channels, size, classes = images.shape[1], images.shape[2], int(labels.max()) + 1
+    if data.labels is None:
+        raise SystemExit(f"{data.name} has no labels to learn from")
+    (_, channels, size, width), classes = data.images.shape, int(data.labels.max()) + 1
+    if size != width:
+        raise SystemExit(f"{data.name} has images of {width} × {size} pixels, and networks here take squares: give --size")
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
+    student = build_classifier(spec, recipe.seed)
+    for split in (data, test):  # refused now and not after the last step
+        check_fit(student, split)
+    student.check_forward()
+    images, labels = data.images.to(device), data.labels.to(device)
     options = DistillOptions(learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    state = StudentState(build_classifier(spec, recipe.seed), device, recipe.seed, options)
+    state = StudentState(student, device, recipe.seed, options)
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "record", "device")}
     job = json.dumps([settings, content_hash(images, labels), device.type, str(precision)])
     key, state_file = sha256(job.encode()).hexdigest(), Path(recipe.out + ".state")
@@ -129,8 +146,11 @@ def train(recipe: TeacherRecipe) -> float:
             loss.backward()
             state.optimiser.step()
             state.step += 1
-            if state.step % 25 == 0:
-                progress.update(state.step, f"loss {loss.item():.4f}, {side} pixels")
+            if state.step % 25 == 0 or state.step == total:
+                if not math.isfinite(figure := loss.item()):
+                    state_file.unlink(missing_ok=True)  # nobody can go on from there
+                    raise SystemExit(f"the loss is {figure} at step {state.step}; lower the learning rate")
+                progress.update(state.step, f"loss {figure:.4f}, {side} pixels")
             stopping = stop.raised and state.step < total
             saving = stopping or save_due()
             if device.type == "cuda" and (saving or state.step == total):

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import nn
 
-from distill.models.classifier import Classifier, ModelSpec, read_spec, save_classifier
+from distill.models.classifier import Classifier, ModelSpec, as_found, read_spec, save_classifier
 from distill.models.convnet import ConvNet
 from distill.models.lenet import LeNet5
 from distill.models.mobilenet import CifarMobileNetV2
@@ -24,7 +24,7 @@ from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrn import WideResNet
 from synthesis_kernels.errors import EchosetError
 
-__all__ = ["ZOO", "Classifier", "ModelSpec", "build_classifier", "load_classifier", "read_spec", "save_classifier"]
+__all__ = ["ZOO", "Classifier", "ModelSpec", "as_found", "build_classifier", "load_classifier", "read_spec", "save_classifier"]
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,

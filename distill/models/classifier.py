@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ class Classifier(nn.Module):
         _check_normaliser(spec.mean, spec.std, spec.channels)
         self.network = network
         self.spec = spec
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+        place = next((tensor.device for tensor in network.state_dict().values()), None)
+        self.register_buffer("mean", torch.tensor(spec.mean, device=place).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std, device=place).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
         return self.network((images - self.mean) / self.std)
@@ -96,6 +98,24 @@ class Classifier(nn.Module):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+@contextmanager
+def as_found(classifier: Classifier | None) -> Iterator[None]:
+    """Afterwards the classifier, which may be a user's own, is on the device where it was, and trained or frozen as it was."""
+    if classifier is None:
+        yield
+        return
+    home, modes = classifier.mean.device, {module: module.training for module in classifier.modules()}
+    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        classifier.to(home)
+        for module, training in modes.items():
+            module.training = training
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:

@@ -150,6 +150,17 @@ class _Tap(nn.Module):
         return y if self.layer is None else self.layer(y)
 
 
+class _OneInput(nn.Module):
+    """The network with its images alone: fx would make a proxy of every optional argument, too, which is then not None."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, _Tap) or super().is_leaf_module(module, name)
@@ -157,14 +168,15 @@ class _Tracer(fx.Tracer):
 
 def _fuse_relu(network: nn.Module) -> nn.Module:
     """The network with a ReLU that alone follows a tap moved into the tap; unchanged where it can't be traced."""
+    whole, network = network, _OneInput(network)
     try:
         graph = _Tracer().trace(network)
     except Exception:  # whatever a module's own Python does when no tensor comes through it
-        return network
+        return whole
     taps = {node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
     taps = {node: module for node, module in taps.items() if isinstance(module, _Tap) and module.layer is None}
     if len(set(taps.values())) < len(taps):
-        return network  # a layer that runs twice, perhaps with a ReLU behind one of the two
+        return whole  # a layer that runs twice, perhaps with a ReLU behind one of the two
     for node, tap in taps.items():
         follower = next(iter(node.users), None)
         if len(node.users) == 1 and follower is not None and _is_relu(follower, network):

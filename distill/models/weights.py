@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from synthesis_kernels.errors import EchosetError
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher")
+HARMLESS = [Namespace]
+"""What training scripts leave beside weights and torch does not know: a plain holder of values, which runs nothing."""
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.")
 
 
@@ -24,7 +27,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EchosetError(
             f"{path} holds more than weights, and loading it would run code from the file. Where you trust it, open it "

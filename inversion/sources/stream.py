@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.data import content_hash, fit_pixels, load_images
-from distill.transfer_set import TransferSet
+from distill.transfer_set import TransferSet, is_set
 from inversion.sources.exposure import expose
 from inversion.sources.fractals import Fractals
 from inversion.sources.leaves import Leaves
@@ -93,7 +93,7 @@ def open_source(
         close = get_close_matches(name, DRAWN, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise EchosetError(f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder{hint}")
-    finished = (Path(address) / "manifest.json").is_file()
+    finished = is_set(address)
     if finished:
         images = fit_pixels(TransferSet.load(address).images, channels, size)
     else:

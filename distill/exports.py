@@ -1,0 +1,163 @@
+"""Transfer sets merged, drawn down, and in the forms that other trainers read."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from distill.files import write_json
+from distill.loop import StepProgress
+from distill.options import ExportForm
+from distill.transfer_set import DTYPES, TransferSet, shard_name, write_manifest, write_shard
+from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.priority import draw_by_class, draw_chances
+
+SHARD = 5000
+"""Most images in one file of a set or archive."""
+EXPONENT = 0.5
+"""Of the priority, in the chance to be drawn, as while synthesising."""
+
+
+def merge(sets: Sequence[TransferSet], names: Sequence[str] = ()) -> TransferSet:
+    """Sets of one teacher as one, in this order; `names` are what an error calls them."""
+    if not sets:
+        raise EchosetError("no transfer set given to merge")
+    first = sets[0].manifest
+    for number, other in enumerate(sets[1:], 1):
+        name = names[number] if number < len(names) else f"set {number}"
+        if other.manifest["teacher"].get("weight_hash") != first["teacher"].get("weight_hash"):
+            raise EchosetError(f"{name} was made by another teacher than the first; sets of one teacher can be merged")
+        if differ := [key for key, value in first["input"].items() if other.manifest["input"].get(key) != value]:
+            raise EchosetError(f"{name} was made for another {', '.join(differ)} than the first; it can't be merged with that")
+    if len(sets) == 1:
+        return sets[0]
+    tensors = {name: torch.cat([getattr(one, name) for one in sets]) for name in DTYPES}
+    return _derived(TransferSet(**tensors, manifest=first), "merged", sets)
+
+
+def subsample(data: TransferSet, images: int, seed: int = 0) -> TransferSet:
+    """`images` of the set, as many of each class, within a class by priority; in the order they had.
+
+    A class with too few leaves its places to the others.
+    """
+    if not 1 <= images <= len(data):
+        raise EchosetError(f"images must lie in [1, {len(data)}], the images there are, got {images}")
+    quotas = torch.tensor([len(range(label, images, data.classes)) for label in range(data.classes)])
+    luck = torch.Generator().manual_seed(seed)
+    drawn = draw_by_class(draw_chances(data.priority, EXPONENT), data.labels, quotas, images, luck).sort().values
+    return _derived(TransferSet(**{name: getattr(data, name)[drawn] for name in DTYPES}, manifest=data.manifest), "drawn", [data])
+
+
+def export(data: TransferSet, out: str | Path, form: ExportForm = "folder", quiet: bool = True) -> Path:
+    """Write the set for other trainers; whatever stops it, `out` appears whole or not at all.
+
+    folder: one folder of PNGs per class, its name padded with zeros, so that names and classes sort alike (torchvision's
+    ImageFolder, timm, Hugging Face's imagefolder). npz: `images` (N,H,W[,C]) uint8, `labels`, `logits`, `priority`, `mean`, `std`.
+    webdataset: tar archives of .png, .cls and .npy (the logits). set: a transfer set again. The other three have its manifest
+    beside them, as about.json.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise EchosetError(f"{out} is there already; choose another --out")
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+    part.mkdir(parents=True)
+    try:
+        with StepProgress(f"writing {out}", len(data), quiet) as progress:
+            WRITERS[form](data, part, progress.update)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _derived(data: TransferSet, method: str, sources: Sequence[TransferSet]) -> TransferSet:
+    """What was put together or drawn from sets, with a manifest that says so."""
+    counts = data.counts()
+    told = [{key: one.manifest.get(key) for key in ("method", "code_version", "seed", "config", "counts")} for one in sources]
+    manifest = {key: data.manifest[key] for key in ("code_version", "teacher", "input")}
+    manifest |= {"method": method, "config": {"balanced": max(counts) - min(counts) <= 1, "of": told}}
+    return replace(data, manifest={**manifest, "counts": counts, "short": {}, "shards": []})
+
+
+def _write_folder(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
+    digits = len(str(data.classes - 1))
+    for label in range(data.classes):  # a class without images, too, or the following ones would move up
+        (folder / f"{label:0{digits}d}").mkdir()
+    for number, picture, label in _pictures(data):
+        (folder / f"{label:0{digits}d}" / f"{number:06d}.png").write_bytes(picture)
+        progress(number + 1)
+    _write_about(data, folder)
+
+
+def _write_npz(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
+    arrays = {name: getattr(data, name).numpy() for name in ("labels", "logits", "priority")}
+    contract = data.manifest["input"]
+    with open(folder / "set.npz", "wb") as file:
+        np.savez(file, images=_channels_last(data), **arrays, mean=np.array(contract["mean"]), std=np.array(contract["std"]))
+    _write_about(data, folder)
+    progress(len(data))
+
+
+def _write_webdataset(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
+    for first in range(0, len(data), SHARD):
+        with tarfile.open(folder / f"set-{first // SHARD:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+            for number, picture, label in _pictures(data, first, first + SHARD):
+                logits = io.BytesIO()
+                np.save(logits, data.logits[number].numpy())
+                for suffix, content in (("png", picture), ("cls", str(label).encode()), ("npy", logits.getvalue())):
+                    entry = tarfile.TarInfo(f"{number:06d}.{suffix}")  # without owner or time: equal sets, equal bytes
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+                progress(number + 1)
+    _write_about(data, folder)
+
+
+def _write_set(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
+    total, shards = -(-len(data) // SHARD), []
+    for index in range(total):
+        first, last = len(data) * index // total, len(data) * (index + 1) // total
+        tensors = {name: getattr(data, name)[first:last] for name in DTYPES}
+        file = shard_name(index, total)
+        digest = write_shard(folder / file, tensors)
+        counts = torch.bincount(tensors["labels"], minlength=data.classes).tolist()
+        shards.append({"file": file, "sha256": digest, "count": last - first, "counts": counts, "seconds": 0.0})
+        progress(last)
+    write_manifest(folder, {**data.manifest, "shards": shards})
+
+
+WRITERS: dict[str, Callable[[TransferSet, Path, Callable[[int], None]], None]] = {
+    "folder": _write_folder,
+    "npz": _write_npz,
+    "webdataset": _write_webdataset,
+    "set": _write_set,
+}
+
+
+def _pictures(data: TransferSet, first: int = 0, last: int | None = None) -> Iterator[tuple[int, bytes, int]]:
+    """The number, PNG and class of each image in the range."""
+    pixels, labels = _channels_last(data), data.labels.tolist()
+    for number in range(len(data))[first:last]:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[number]).save(buffer, "PNG")
+        yield number, buffer.getvalue(), labels[number]
+
+
+def _channels_last(data: TransferSet) -> np.ndarray:  # (N, H, W) or (N, H, W, 3)
+    pixels = data.images.permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def _write_about(data: TransferSet, folder: Path) -> None:
+    write_json(folder / "about.json", dict(data.manifest))

@@ -1,0 +1,166 @@
+import io
+import json
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import distill.exports
+from distill import TransferSet, export, load_images, merge, subsample
+from distill.torchvision_shim import torchvision
+from synthesis_kernels.errors import EchosetError
+
+
+def make(count=40, classes=12, channels=3, seed=0, teacher="a" * 64, size=8):
+    """A set of pictures that PNG has to keep to the bit; every class has some."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    logits = torch.randn(count, classes, generator=random)
+    logits[torch.arange(count), labels] += 9
+    contract = {"channels": channels, "size": size, "classes": classes, "mean": [0.5], "std": [0.25]}
+    manifest = {"code_version": "0", "method": "ssd-kd", "config": {"images": count}, "seed": seed, "input": contract}
+    manifest |= {"teacher": {"model": "m", "weight_hash": teacher}, "counts": torch.bincount(labels).tolist(), "shards": []}
+    return TransferSet(
+        torch.randint(256, (count, channels, size, size), dtype=torch.uint8, generator=random),
+        labels,
+        logits.half(),
+        torch.rand(count, generator=random),
+        torch.arange(count, dtype=torch.int32),
+        manifest,
+    )
+
+
+def same(one, other):
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in distill.exports.DTYPES)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_folders_are_read_by_torchvision_and_by_us_with_the_same_classes(tmp_path, channels):
+    data = make(channels=channels)
+    folder = export(data, tmp_path / "out", "folder")
+    theirs = torchvision.datasets.ImageFolder(folder, loader=Image.open)
+    assert theirs.classes == [f"{label:02d}" for label in range(12)]  # "10" must not come before "2"
+    order = data.labels.argsort(stable=True)
+    for (picture, label), number in zip(theirs, order, strict=True):
+        pixels = torch.from_numpy(np.array(picture)).view(8, 8, channels).permute(2, 0, 1)
+        assert torch.equal(pixels, data.images[number]) and label == data.labels[number]
+    ours = load_images(folder, "train")
+    assert torch.equal(ours.images, data.images[order]) and torch.equal(ours.labels, data.labels[order])
+    assert json.loads((folder / "about.json").read_text())["input"]["mean"] == [0.5]
+
+
+def test_an_empty_class_keeps_its_number(tmp_path):
+    data = make()
+    keep = data.labels != 3
+    less = replace(data, **{name: getattr(data, name)[keep] for name in distill.exports.DTYPES})
+    assert (export(less, tmp_path / "out") / "03").is_dir()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_npz_holds_everything(tmp_path, channels):
+    data = make(channels=channels)
+    path = export(data, tmp_path / "out", "npz") / "set.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays["images"].shape == ((40, 8, 8) if channels == 1 else (40, 8, 8, 3))
+        for name in ("labels", "logits", "priority"):
+            assert (arrays[name] == getattr(data, name).numpy()).all()
+        assert arrays["mean"] == 0.5 and arrays["std"] == 0.25
+    ours = load_images(path)
+    assert torch.equal(ours.images, data.images) and torch.equal(ours.labels, data.labels)
+
+
+def test_archives_hold_each_image_with_its_class_and_logits(tmp_path, monkeypatch):
+    monkeypatch.setattr(distill.exports, "SHARD", 16)
+    data = make()
+    for name in ("one", "two"):
+        export(data, tmp_path / name, "webdataset")
+    assert [path.name for path in sorted((tmp_path / "one").glob("*.tar"))] == [f"set-{n:05d}.tar" for n in range(3)]
+    number = 0
+    for path in sorted((tmp_path / "one").glob("*.tar")):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+        with tarfile.open(path) as archive:
+            files = {entry.name: archive.extractfile(entry).read() for entry in archive}
+        for stem in dict.fromkeys(name.split(".")[0] for name in files):
+            pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(files[f"{stem}.png"])))).permute(2, 0, 1)
+            assert int(stem) == number and torch.equal(pixels, data.images[number])
+            assert int(files[f"{stem}.cls"]) == data.labels[number]
+            assert (np.load(io.BytesIO(files[f"{stem}.npy"])) == data.logits[number].numpy()).all()
+            number += 1
+    assert number == 40
+
+
+def test_a_set_written_again_is_a_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(distill.exports, "SHARD", 16)
+    one, other = make(40), make(9, seed=1)
+    merged = merge([one, other])
+    found = TransferSet.load(export(merged, tmp_path / "out", "set"), check_hashes=True)
+    assert same(found, merged) and len(found.manifest["shards"]) == 4
+    assert torch.equal(found.images, torch.cat([one.images, other.images]))
+    assert [part["config"] for part in found.manifest["config"]["of"]] == [{"images": 40}, {"images": 9}]
+    assert merge([one]) is one
+
+
+def test_what_can_not_be_merged_is_named():
+    with pytest.raises(EchosetError, match=r"runs/b was made by another teacher"):
+        merge([make(), make(teacher="b" * 64)], ["runs/a", "runs/b"])
+    with pytest.raises(EchosetError, match="another size than the first"):
+        merge([make(), make(size=16)])
+    with pytest.raises(EchosetError, match="no transfer set"):
+        merge([])
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 60), st.integers(2, 7), st.integers(0, 5))
+def test_a_part_of_a_set_is_as_balanced_as_can_be(images, classes, seed):
+    data = make(60, classes, 1, seed)
+    part = subsample(data, images, seed)
+    counts = part.counts()
+    assert len(part) == images and max(counts) - min(counts) <= 1
+    places = part.round.long()  # here an image's own number
+    chosen = {name: getattr(data, name)[places] for name in distill.exports.DTYPES}
+    assert torch.equal(places, places.unique()) and same(part, replace(data, **chosen))
+    assert torch.equal(subsample(data, images, seed).round, part.round)
+
+
+def test_within_a_class_priority_draws():
+    """Of two images of a class, one of 100 times the priority: with α = ½, it is drawn ten times in eleven."""
+    data = make(4, 2)
+    data = replace(data, priority=torch.tensor([1.0, 1.0, 0.01, 0.01]) - 1e-3)  # less the floor
+    drawn = torch.cat([subsample(data, 2, seed).round for seed in range(2000)])
+    assert (drawn < 2).float().mean().item() == pytest.approx(10 / 11, abs=0.015)
+
+
+def test_a_scarce_class_leaves_its_places_to_others():
+    data = make(20, 2)
+    data = replace(data, labels=torch.tensor([0] * 18 + [1] * 2))
+    part = subsample(data, 10)
+    assert part.counts() == [8, 2] and not part.manifest["config"]["balanced"]
+    for images in (0, 21):
+        with pytest.raises(EchosetError, match=r"must lie in \[1, 20\]"):
+            subsample(data, images)
+
+
+def test_what_stops_an_export_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "x").write_text("mine")
+    with pytest.raises(EchosetError, match="taken is there already"):
+        export(make(), tmp_path / "taken")
+    pictures = distill.exports._pictures
+
+    def stopped(*arguments):
+        yield from list(pictures(*arguments))[:5]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distill.exports, "_pictures", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export(make(), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    monkeypatch.undo()
+    (tmp_path / ".out.part").mkdir()  # of one that was killed
+    (tmp_path / ".out.part" / "x").write_text("half")
+    assert not (export(make(), tmp_path / "out") / "x").exists()
