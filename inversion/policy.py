@@ -9,6 +9,8 @@
   the two have in common (how far the run is, what the generator just brought) cancels. Times σ², a constant, and in units of the
   reward's own size, that makes θ grow by rate · σξ · (r₊ − r₋)/(2s), with s the running root mean square of r₊ − r₋.
 
+Seven weights are few; what images are kept and which make room is not part of the action: that follows priority and age alone.
+
 θ starts where draws go by disagreement alone, about as δ does. Nothing here waits for the device.
 """
 

@@ -10,9 +10,10 @@ from conftest import tiny_options
 
 from distill import DistillOptions, StudentOptions, ViewOptions, build_student, distill, evaluate, load_images
 from distill.augment import make_views
-from distill.learner import PUBLISHED
+from distill.learner import PUBLISHED, Learner
+from distill.lessons import Lessons
 from distill.models.frozen import Frozen
-from distill.train import StudentStep
+from distill.train import StudentState, StudentStep, Update, one_cycle
 from inversion import MNIST_SLICE, CollectOptions, attack_boundaries, collect, load_teacher, open_source, plan, score, synthesize
 from inversion.inner import InnerLoop
 from inversion.synthesis import SynthesisState, _store, adversary_steps, generator_call
@@ -67,6 +68,28 @@ def test_a_call_never_waits_for_the_host(teacher, step, options):
     try:
         for _ in range(2):
             loop.call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("views", [0, 2])
+@pytest.mark.parametrize("step", ["eager", "graph"])
+def test_a_student_s_step_never_waits_for_the_host(teacher, step, views):
+    options = DistillOptions(steps=100, batch=32, views_per_image=views)  # two views of 64 images are asked beforehand
+    student = build_student(StudentOptions("convnet-8"), teacher.contract).to("cuda")
+    learner = Learner(student, teacher, options, torch.bfloat16, 0)
+    state = StudentState(student, torch.device("cuda"), 0, options, learner)
+    learner.train()
+    data = load_images(MNIST_SLICE).chosen(torch.arange(64))
+    train, lessons = Update(state, learner, step), Lessons(data, learner, teacher, 0, torch.device("cuda"))
+    lessons.ask_beforehand(True, None)
+    try:
+        for number in range(6):
+            if number == 4:  # the optimiser has made its state, graphs are captured, kernels compiled
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+            state.optimiser.set_share(one_cycle(number, options.steps, options.warmup))
+            train(*lessons.draw(number, state.generator))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
