@@ -326,20 +326,22 @@ def _read_folders(
 
 
 def _classes(folder: Path) -> list[Path]:
-    """The folders of classes in the order of their labels: where there is a train split beside, that one's, so that a class
-    without pictures in this split moves no other one up."""
-    mine, known, trained = _directories(folder), [], folder.parent / "train"
-    if folder.name in ("test", "val") and trained.is_dir():
-        known = [place.name for place in _directories(trained)]
-    if mine and known:
-        if strange := [place for place in mine if place.name not in known]:
-            raise EchosetError(f"{strange[0]} is a class that {trained} does not have; add it there, or move it away")
-        return [folder / name for name in known]
-    filled = [bool(_pictures(place)) for place in mine]
-    if any(filled) and not all(filled):
+    """The folders of classes in the order of their labels: where there is a train split beside that has them all, that one's, so
+    that a class without pictures in this split moves no other one up."""
+    mine, trained = _directories(folder), folder.resolve().parent / "train"
+    full = [place.name for place in mine if _pictures(place)]
+    if full and folder.resolve().name in ("test", "val") and trained.is_dir():
+        known = [place.name for place in _directories(trained) if _pictures(place)]
+        if set(full) <= set(known):
+            return [folder / name for name in known]
+        if set(known) & set(full) and (missing := [name for name in known if name not in full]):
+            strange = next(name for name in full if name not in known)
+            raise EchosetError(f"{trained} lacks the class '{strange}' of {folder}, which lacks '{missing[0]}'; give both both")
+    if full and len(full) < len(mine):
+        empty = next(place for place in mine if place.name not in full)
         raise EchosetError(
-            f"{mine[filled.index(False)]} is a class without pictures, and nothing beside it says whether it counts; add some, or "
-            "remove it if the network does not know that class"
+            f"{empty} is a class without pictures, and nothing beside it says whether it counts; add some, or remove it if the "
+            "network does not know that class"
         )
     return mine
 

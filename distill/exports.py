@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from distill.files import write_json
 from distill.loop import StepProgress
@@ -28,7 +29,10 @@ EXPONENT = 0.5
 
 
 def merge(sets: Sequence[TransferSet], names: Sequence[str] = ()) -> TransferSet:
-    """Sets of one teacher as one, in this order; `names` are what an error calls them."""
+    """Sets of one teacher as one, in this order; `names` are what an error calls them.
+
+    Priorities, which come from different students or none, are put in units of each set's mean; a set without any gets 1.
+    """
     if not sets:
         raise EchosetError("no transfer set given to merge")
     first = sets[0].manifest
@@ -41,6 +45,10 @@ def merge(sets: Sequence[TransferSet], names: Sequence[str] = ()) -> TransferSet
     if len(sets) == 1:
         return sets[0]
     tensors = {name: torch.cat([getattr(one, name) for one in sets]) for name in DTYPES}
+    means = [one.priority.mean() for one in sets]
+    tensors["priority"] = torch.cat(
+        [one.priority / mean if mean > 0 else torch.ones_like(one.priority) for one, mean in zip(sets, means, strict=True)]
+    )
     return _derived(TransferSet(**tensors, manifest=first), "merged", sets)
 
 
@@ -54,7 +62,9 @@ def subsample(data: TransferSet, images: int, seed: int = 0) -> TransferSet:
     quotas = torch.tensor([len(range(label, images, data.classes)) for label in range(data.classes)])
     luck = torch.Generator().manual_seed(seed)
     drawn = draw_by_class(draw_chances(data.priority, EXPONENT), data.labels, quotas, images, luck).sort().values
-    return _derived(TransferSet(**{name: getattr(data, name)[drawn] for name in DTYPES}, manifest=data.manifest), "drawn", [data])
+    return _derived(
+        TransferSet(**{name: getattr(data, name)[drawn] for name in DTYPES}, manifest=data.manifest), "drawn", [data], seed
+    )
 
 
 def export(data: TransferSet, out: str | Path, form: ExportForm = "folder", quiet: bool = True) -> Path:
@@ -65,35 +75,42 @@ def export(data: TransferSet, out: str | Path, form: ExportForm = "folder", quie
     webdataset: tar archives of .png, .cls and .npy (the logits). set: a transfer set again. The other three have its manifest
     beside them, as about.json.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise EchosetError(f"{out} is there already; choose another --out")
+    out = Path(out).resolve()
+    if out.exists():
+        try:
+            out.rmdir()  # where it is an empty folder
+        except OSError as error:
+            raise EchosetError(f"{out} is there already ({error.strerror}); choose another --out") from error
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
     part.mkdir(parents=True)
     try:
         with StepProgress(f"writing {out}", len(data), quiet) as progress:
             WRITERS[form](data, part, progress.update)
-        if out.is_dir():
-            out.rmdir()
         os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
 
 
-def _derived(data: TransferSet, method: str, sources: Sequence[TransferSet]) -> TransferSet:
+def _derived(data: TransferSet, method: str, parts: Sequence[TransferSet], seed: int = 0) -> TransferSet:
     """What was put together or drawn from sets, with a manifest that says so."""
     counts = data.counts()
-    told = [{key: one.manifest.get(key) for key in ("method", "code_version", "seed", "config", "counts")} for one in sources]
+    keys = ("method", "code_version", "seed", "config", "counts", "collection")
+    told = [{key: one.manifest[key] for key in keys if key in one.manifest} for one in parts]
     manifest = {key: data.manifest[key] for key in ("code_version", "teacher", "input")}
-    manifest |= {"method": method, "config": {"balanced": max(counts) - min(counts) <= 1, "of": told}}
+    manifest |= {"method": method, "seed": seed, "config": {"balanced": max(counts) - min(counts) <= 1, "of": told}}
     return replace(data, manifest={**manifest, "counts": counts, "short": {}, "shards": []})
 
 
 def _write_folder(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
+    if 0 in (counts := data.counts()):
+        raise EchosetError(
+            f"class {counts.index(0)} has no images, and who reads folders would give its number to the next; choose --form npz, "
+            "webdataset or set"
+        )
     digits = len(str(data.classes - 1))
-    for label in range(data.classes):  # a class without images, too, or the following ones would move up
+    for label in range(data.classes):
         (folder / f"{label:0{digits}d}").mkdir()
     for number, picture, label in _pictures(data):
         (folder / f"{label:0{digits}d}" / f"{number:06d}.png").write_bytes(picture)
@@ -105,7 +122,7 @@ def _write_npz(data: TransferSet, folder: Path, progress: Callable[[int], None])
     arrays = {name: getattr(data, name).numpy() for name in ("labels", "logits", "priority")}
     contract = data.manifest["input"]
     with open(folder / "set.npz", "wb") as file:
-        np.savez(file, images=_channels_last(data), **arrays, mean=np.array(contract["mean"]), std=np.array(contract["std"]))
+        np.savez(file, images=_channels_last(data.images), **arrays, mean=np.array(contract["mean"]), std=np.array(contract["std"]))
     _write_about(data, folder)
     progress(len(data))
 
@@ -147,15 +164,14 @@ WRITERS: dict[str, Callable[[TransferSet, Path, Callable[[int], None]], None]] =
 
 def _pictures(data: TransferSet, first: int = 0, last: int | None = None) -> Iterator[tuple[int, bytes, int]]:
     """The number, PNG and class of each image in the range."""
-    pixels, labels = _channels_last(data), data.labels.tolist()
     for number in range(len(data))[first:last]:
         buffer = io.BytesIO()
-        Image.fromarray(pixels[number]).save(buffer, "PNG")
-        yield number, buffer.getvalue(), labels[number]
+        Image.fromarray(_channels_last(data.images[number])).save(buffer, "PNG")
+        yield number, buffer.getvalue(), int(data.labels[number])
 
 
-def _channels_last(data: TransferSet) -> np.ndarray:  # (N, H, W) or (N, H, W, 3)
-    pixels = data.images.permute(0, 2, 3, 1).contiguous().numpy()
+def _channels_last(images: Tensor) -> np.ndarray:  # (…, C, H, W) -> (…, H, W[, 3])
+    pixels = images.movedim(-3, -1).contiguous().numpy()
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 

@@ -47,8 +47,9 @@ def save_state(path: Path, key: str, state: dict[str, Any]) -> None:
 
 def load_state(path: Path, key: str) -> dict[str, Any] | None:
     """The state saved for this very job, or None where there is none; another job's, which would be lost, is refused."""
-    for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of runs that were killed while they wrote
-        torn.unlink(missing_ok=True)
+    for torn in path.parent.glob(f".{glob.escape(path.name)}.*-*.tmp"):  # of runs that were killed while they wrote
+        if not _is_alive(torn.name.removeprefix(f".{path.name}.").partition("-")[0]):
+            torn.unlink(missing_ok=True)
     if not path.is_file():
         return None
     try:
@@ -62,6 +63,18 @@ def load_state(path: Path, key: str) -> dict[str, Any] | None:
             "--out, or delete the file to start anew"
         )
     return state
+
+
+def _is_alive(process: str) -> bool:
+    if os.name != "posix":  # elsewhere the question would be a signal
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):  # somebody else's, or no number
+        return True
+    return True
 
 
 class JsonLines:

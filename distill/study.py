@@ -263,5 +263,5 @@ def _finished(path: Path, key: str) -> dict[str, Any] | None:
     if not isinstance(found, dict) or not {"key", "report", "seconds", *FIGURES} <= found.keys():
         raise EchosetError(f"{path} is not a cell of a study, or is damaged; delete it to compute it again")
     if found["key"] != key:
-        raise EchosetError(f"{path} was made with other options or data; choose another --out, or delete it")
+        raise EchosetError(f"{path} was made with other options or data, or another version; choose another --out, or delete it")
     return found

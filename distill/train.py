@@ -211,7 +211,9 @@ def _check_training(student: Classifier) -> None:
         return
     spec = student.spec
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        found = copy.deepcopy(student).train()(torch.full((2, spec.channels, spec.size, spec.size), 0.5))
+        found = copy.deepcopy(student).train()(
+            torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=student.mean.device)
+        )
     if not isinstance(found, Tensor):
         raise EchosetError(
             f"{spec.model} answers with {type(found).__name__} while it is trained, and not with logits alone; of torchvision's, "

@@ -66,18 +66,23 @@ def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or te
     return key
 
 
-def finished(out: Path, job: ShardJob) -> dict[str, Any] | None:
-    """The note left beside a finished shard, or None where the shard is still to be made."""
-    path, shard = out / f".{job.file}.done", out / job.file
+def note_of(out: Path, job: ShardJob) -> Path:
+    """What is left beside a shard that is finished."""
+    return out / f".{job.file}.done"
+
+
+def finished(out: Path, job: ShardJob, check: bool = False) -> dict[str, Any] | None:
+    """The note left beside a finished shard, or None where the shard is still to be made; with `check`, its bytes are compared."""
+    path, shard = note_of(out, job), out / job.file
     if not path.is_file() or not shard.is_file():
         return None
     try:
         note = json.loads(path.read_text())
-        if not {"file", "count", "counts", "raw_counts", "sha256"} <= note.keys():
+        if not {"file", "count", "counts", "sha256"} <= note.keys():
             raise ValueError("not what is noted of a shard")
     except (ValueError, AttributeError, RecursionError) as error:
         raise EchosetError(f"{path} is damaged; delete it to make that shard again") from error
-    if sha256(shard.read_bytes()).hexdigest() != note["sha256"]:
+    if check and sha256(shard.read_bytes()).hexdigest() != note["sha256"]:
         raise EchosetError(f"{shard} has changed since it was made; delete it, and the same command makes that shard again")
     return note
 
@@ -99,8 +104,9 @@ def assemble(
         wanted = [sum(column) for column in zip(*(job.quotas for job in jobs), strict=True)]
         # In a growing pool every image counts, and no class can be short.
         wanted = None if options.replay.keep_all else wanted
-        drawn = [sum(column) for column in zip(*(note["raw_counts"] for note in shards), strict=True)]
-        finish_set(out, "ssd-kd", options, seed, teacher, teacher_hash, shards, wanted, raw_counts=drawn)
+        drawn = [note["raw_counts"] for note in shards if "raw_counts" in note]
+        more = {"raw_counts": [sum(column) for column in zip(*drawn, strict=True)]} if len(drawn) == len(shards) else {}
+        finish_set(out, "ssd-kd", options, seed, teacher, teacher_hash, shards, wanted, **more)
     return TransferSet.load(out)
 
 

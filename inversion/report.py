@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,20 @@ def _read_summary(file: Path) -> dict[str, Any]:
 
 
 def _title(transfer_set: TransferSet) -> str:
-    found = transfer_set.manifest.get("collection")
+    sources = _sources(transfer_set.manifest)
     what = "synthetic images from one trained network"
-    if found:
-        what = f"images from {html.escape(', '.join(found['sources']))}, chosen by one trained network"
+    if sources:
+        what = f"images from {html.escape(', '.join(sources))}, chosen by one trained network"
     return f"<h1>Echoset report</h1><p class=note>{len(transfer_set):,} {what}</p>"
+
+
+def _sources(manifest: Mapping[str, Any]) -> list[str]:
+    """Where collected images came from, those of sets that were merged or drawn from among them."""
+    own = (manifest.get("collection") or {}).get("sources", [])
+    parts = manifest.get("config", {}).get("of", []) if manifest.get("method") in ("merged", "drawn") else []
+    made = ["a generator"] if any(part.get("method") == "ssd-kd" for part in parts) else []
+    found = [*own, *(source for part in parts for source in _sources(part))]
+    return list(dict.fromkeys([*made, *found] if found else []))
 
 
 def _summary(summary: dict[str, Any]) -> str:

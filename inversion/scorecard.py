@@ -85,14 +85,14 @@ def score(
     order = content_order(images)
     images = images[order]
     asked, compared = min(options.gradients, len(images)), min(options.compared, len(images))
-    with as_found(teacher):
+    with as_found(teacher):  # until everything was asked: the frozen copy looks its statistics up there
         frozen = Frozen(teacher.to(where))
-    logits, features, gap = ask(frozen, images, options.batch, where, quiet)
-    chosen = logits.topk(2, 1).indices[:, 0]
+        logits, features, gap = ask(frozen, images, options.batch, where, quiet)
+        chosen = logits.topk(2, 1).indices[:, 0]
+        distances = boundary_distances(frozen, images[:asked], options.batch, where, quiet)
+        steady = steadiness(frozen, images[:asked], chosen[:asked], options.batch, where, quiet)
     counts = torch.bincount(chosen, minlength=classes).tolist()
     raw = counts if raw_counts == "own" else raw_counts and list(raw_counts)
-    distances = boundary_distances(frozen, images[:asked], options.batch, where, quiet)
-    steady = steadiness(frozen, images[:asked], chosen[:asked], options.batch, where, quiet)
     small = torch.cat([measures.shrink(part.to(where).float() / 255) for part in images.split(options.batch)])
     readouts = measures.readout_curve(measures.random_features(small[:compared]), chosen[:compared], classes)
     found = {

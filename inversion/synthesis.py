@@ -27,7 +27,7 @@ from distill.transfer_set import TransferSet, write_shard
 from distill.views import ask, to_input
 from inversion.generators import Generator
 from inversion.inner import InnerLoop
-from inversion.jobs import ShardJob, assemble, claim, finished, plan
+from inversion.jobs import ShardJob, assemble, claim, finished, note_of, plan
 from inversion.options import ReplayOptions, SynthesisOptions, TeacherViewOptions
 from inversion.policy import FEATURES, START, Policy
 from inversion.replay import GrowingPool, ReplayBuffer
@@ -156,7 +156,7 @@ def synthesize(
         if not quiet:
             say_once(describe_forms(where))
         for job in jobs[rank::world]:
-            if finished(out, job) is not None:
+            if finished(out, job, check=True) is not None:
                 (out / f".{job.file}.state").unlink(missing_ok=True)  # of a run that was killed at its very end
             else:
                 with random_apart(job.seed, where):  # for dropout in the adversary; everything else has its own generator
@@ -459,10 +459,10 @@ def check_options(options: SynthesisOptions, classes: int) -> None:
         if not 0 <= value < 1:
             raise EchosetError(f"{name} must lie in [0, 1), got {value}")
     most = max(sum(job.quotas) for job in plan(options, classes))
-    if most > options.calls * options.batch:
+    if most > 2 * options.calls * options.batch:  # as many as there are where a class is short
         raise EchosetError(
-            f"{options.calls} calls of batch {options.batch} make {options.calls * options.batch:,} images, and {most:,} are "
-            f"wanted; raise calls to at least {-(-most // options.batch)}, better to several times as many"
+            f"{options.calls} calls of batch {options.batch}, and as many again, make {2 * options.calls * options.batch:,} "
+            f"images, and {most:,} are wanted; raise calls to at least {-(-most // options.batch)}, better to several times as many"
         )
     for quotas in [job.quotas for job in plan(options, classes)] if options.replay.sampling == "policy" else []:
         slots = [sum(quotas)] if options.replay.keep_all else quotas
@@ -495,6 +495,7 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.devic
     tensors = {name: getattr(buffer, name)[keep] for name in ("images", "logits", "priority", "round")}
     # float16 ends at 65,504; a logit beyond it would become infinite.
     tensors |= {"labels": buffer.labels[keep], "logits": tensors["logits"].clamp(-65504, 65504)}
+    note_of(out, job).unlink(missing_ok=True)  # of a shard that was lost: it does not count for this one
     digest = write_shard(out / job.file, tensors)
     note = {
         "file": job.file,
@@ -514,4 +515,4 @@ def _finish(state: SynthesisState, job: ShardJob, out: Path, device: torch.devic
         "torch": torch.__version__,
         "held_out_agreement": round(state.best_agreement, 4),
     }
-    write_atomically(out / f".{job.file}.done", json.dumps(note).encode())
+    write_atomically(note_of(out, job), json.dumps(note).encode())

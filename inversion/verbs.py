@@ -467,8 +467,7 @@ def verify(run: VerifyRun) -> int:
 
 def export(run: ExportRun) -> int:
     """Merge sets, draw from them, write them for others."""
-    parts = [TransferSet.load(folder, check_hashes=True) for folder in run.sets]
-    data = merge(parts, run.sets)
+    data = merge([TransferSet.load(folder, check_hashes=True) for folder in run.sets], run.sets)
     if run.images:
         data = subsample(data, run.images, run.seed)
     place = export_set(data, run.out, run.form, run.quiet)
@@ -571,7 +570,10 @@ def _start_demo_folder(out: Path) -> None:
     summary = out / "summary.json"
     if not (out / "set" / "manifest.json").is_file() and (out / STATE).is_file():
         if not (out / "set" / MARKER).is_file():
-            raise EchosetError(f"{out} holds a stopped distillation ({STATE}) that no demo began; choose another --out")
+            raise EchosetError(
+                f"{out} holds a stopped distillation ({STATE}) that no demo began, or whose set is gone; choose another --out, or "
+                "delete that file"
+            )
         forget(out)  # of a set that is gone
     if not summary.is_file():
         return

@@ -172,6 +172,8 @@ def test_sets_are_merged_drawn_from_and_exported(demo, run, refused, tmp_path):
     run("collect", "shaders", "--images=20", f"--out={tmp_path / 'c'}")
     assert "50 images, 5 to 5" in run("export", made, tmp_path / "c", f"--out={tmp_path / 'm'}", "--form=set").stdout
     assert last_json(run("verify", f"--set={tmp_path / 'm'}", "--teacher=mnist", "--json"))["labels_differ"] == 0
+    run("report", f"--run={tmp_path / 'm'}")
+    assert "50 images from a generator, shaders, chosen by" in (tmp_path / "m" / "report.html").read_text()
     assert "is there already" in refused("export", made, f"--out={tmp_path / 'm'}")
     assert "is not a finished transfer set" in refused("export", tmp_path / "f", f"--out={tmp_path / 'n'}")
 
@@ -532,7 +534,7 @@ def test_a_failed_demo_keeps_the_finished_one(demo, refused):
         (["--synthesis.calls=0"], "calls must be at least 1"),
         (
             ["--synthesis.calls=2", "--images=2000"],
-            "2 calls of batch 40 make 80 images, and 2,000 are wanted; raise calls to at least 50",
+            "make 160 images, and 2,000 are wanted; raise calls to at least 50",
         ),
         (["--synthesis.generator.meta_rate=-1"], "generator.meta_rate must be a number of at least 0, got -1"),
         (["--synthesis.generator.learning_rate=.nan"], "generator.learning_rate must be a number of at least 0, got nan"),

@@ -430,8 +430,19 @@ def test_a_class_that_a_split_lacks_moves_no_other_up(tmp_path):
     assert load_images(tmp_path, "test").labels.tolist() == [2]
     assert load_images(tmp_path, "train").labels.tolist() == [0, 1, 2]
     write_pictures(tmp_path / "test" / "d", GREY)
-    with pytest.raises(EchosetError, match=r"d is a class that .*train does not have"):
+    with pytest.raises(EchosetError, match=r"train lacks the class 'd' of .*test, which lacks 'a'"):
         load_images(tmp_path, "test")
+    for name in "ab":
+        write_pictures(tmp_path / "test" / name, GREY)
+    assert load_images(tmp_path, "test").labels.tolist() == [0, 1, 2, 3]  # a train split with a part of the classes
+
+
+def test_another_layout_beside_a_split_says_nothing_about_its_classes(tmp_path):
+    write_pictures(tmp_path / "train" / "images", GREY)
+    (tmp_path / "train" / "annotations").mkdir()
+    for name in "ab":
+        write_pictures(tmp_path / "test" / name, GREY)
+    assert load_images(tmp_path, "test").labels.tolist() == [0, 1]
 
 
 def test_a_class_called_train_is_no_split(tmp_path):

@@ -54,11 +54,14 @@ def test_folders_are_read_by_torchvision_and_by_us_with_the_same_classes(tmp_pat
     assert json.loads((folder / "about.json").read_text())["input"]["mean"] == [0.5]
 
 
-def test_an_empty_class_keeps_its_number(tmp_path):
+def test_a_class_without_images_would_give_its_number_away(tmp_path):
     data = make()
     keep = data.labels != 3
     less = replace(data, **{name: getattr(data, name)[keep] for name in distill.exports.DTYPES})
-    assert (export(less, tmp_path / "out") / "03").is_dir()
+    with pytest.raises(EchosetError, match="class 3 has no images"):
+        export(less, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    assert (export(less, tmp_path / "out", "npz") / "set.npz").is_file()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -101,6 +104,9 @@ def test_a_set_written_again_is_a_set(tmp_path, monkeypatch):
     found = TransferSet.load(export(merged, tmp_path / "out", "set"), check_hashes=True)
     assert same(found, merged) and len(found.manifest["shards"]) == 4
     assert torch.equal(found.images, torch.cat([one.images, other.images]))
+    assert torch.equal(found.priority[:40], one.priority / one.priority.mean())
+    none = replace(other, priority=torch.zeros(9))  # collected images have none
+    assert torch.equal(merge([one, none]).priority[40:], torch.ones(9))
     assert [part["config"] for part in found.manifest["config"]["of"]] == [{"images": 40}, {"images": 9}]
     assert merge([one]) is one
 

@@ -202,7 +202,9 @@ def test_a_set_collected_on_cuda_is_balanced_and_the_teachers_own(teacher, tmp_p
     with torch.no_grad():
         answers = teacher((made.images.cuda().float() / 255).contiguous(memory_format=torch.channels_last))
     assert torch.equal(answers.argmax(1).cpu(), made.labels)
-    assert score(made.images, teacher, device="cuda", quiet=True).values["coverage"] == pytest.approx(1)
+    elsewhere = load_teacher()  # on the CPU, as the command line has it
+    assert score(made.images, elsewhere, device="cuda", quiet=True).values["coverage"] == pytest.approx(1)
+    assert elsewhere.mean.device.type == "cpu"
 
 
 def test_boundaries_are_found_on_cuda(teacher):

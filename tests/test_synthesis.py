@@ -529,8 +529,8 @@ def test_fewer_images_than_classes(teacher, tiny, tmp_path):
 
 
 def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
-    found = make(teacher, replace(tiny, images=40, calls=1), tmp_path / "set")
-    short = {str(label): 4 - count for label, count in enumerate(found.counts()) if count < 4}
+    found = make(teacher, replace(tiny, images=80, calls=1), tmp_path / "set")
+    short = {str(label): 8 - count for label, count in enumerate(found.counts()) if count < 8}
     assert short and found.manifest["short"] == short
 
 

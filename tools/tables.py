@@ -136,6 +136,7 @@ def reweighting(runs: list[dict]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "teachers": lambda: teachers("teachers"),
+    "real": lambda: teachers("cifar10-real"),
     "cifar10": lambda: demos("cifar10-[!s]*.json"),
     "cifar10-small": lambda: demos("cifar10-small*.json"),
     "students": lambda: students("cifar10-students"),

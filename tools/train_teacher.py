@@ -118,7 +118,8 @@ def train(recipe: TeacherRecipe) -> float:
     images, labels = data.images.to(device), data.labels.to(device)
     options = DistillOptions(learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
     state = StudentState(student, device, recipe.seed, options)
-    settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out", "record", "device")}
+    left_out = ("data", "out", "record", "device", *(() if recipe.size else ("size", "channels")))
+    settings = {name: value for name, value in asdict(recipe).items() if name not in left_out}
     job = json.dumps([settings, content_hash(images, labels), device.type, str(precision)])
     key, state_file = sha256(job.encode()).hexdigest(), Path(recipe.out + ".state")
     order = torch.empty(0)
