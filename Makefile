@@ -17,6 +17,7 @@ test: lint
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("echoset needs Python 3.11 or newer; set PYTHON=…") if sys.version_info < (3, 11) else 0'
