@@ -1,5 +1,5 @@
 # make demo   set up .venv, then the main job on the bundled teacher
-# make test   set up .venv, then lint and tests
+# make test   set up .venv, then lint, types and tests
 # make gpu    on a machine with a CUDA device: its tests, the benchmark, a real run; figures in runs/gpu.json
 # make clean  remove what both left
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import inspect
 import math
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -328,22 +329,23 @@ def _read_folders(
 def _classes(folder: Path) -> list[Path]:
     """The folders of classes in the order of their labels: where there is a train split beside that has them all, that one's, so
     that a class without pictures in this split moves no other one up."""
-    mine, trained = _directories(folder), folder.resolve().parent / "train"
-    full = [place.name for place in mine if _pictures(place)]
-    if full and folder.resolve().name in ("test", "val") and trained.is_dir():
-        known = [place.name for place in _directories(trained) if _pictures(place)]
-        if set(full) <= set(known):
-            return [folder / name for name in known]
-        if set(known) & set(full) and (missing := [name for name in known if name not in full]):
-            strange = next(name for name in full if name not in known)
-            raise EchosetError(f"{trained} lacks the class '{strange}' of {folder}, which lacks '{missing[0]}'; give both both")
-    if full and len(full) < len(mine):
-        empty = next(place for place in mine if place.name not in full)
+    mine, place = _directories(folder), Path(os.path.abspath(folder))
+    full = {directory.name for directory in mine if _pictures(directory)}
+    trained = place.parent / "train"
+    theirs = _directories(trained) if place.name in ("test", "val") and trained.is_dir() else []
+    known = {directory.name for directory in theirs if _pictures(directory)}
+    if not full & known:  # no split beside, or one of another layout
+        theirs, known = [], set()
+    if known and full - known and known - full:
+        one, other = min(full - known), min(known - full)
+        raise EchosetError(f"{trained} lacks the class '{one}' of {folder}, which lacks '{other}'; give both splits both")
+    counted = full | known
+    if full and (empty := [directory for directory in (*mine, *theirs) if directory.name not in counted]):
         raise EchosetError(
-            f"{empty} is a class without pictures, and nothing beside it says whether it counts; add some, or remove it if the "
+            f"{empty[0]} is a class without pictures, and nothing beside it says whether it counts; add some, or remove it if the "
             "network does not know that class"
         )
-    return mine
+    return [folder / name for name in sorted(counted)] if full else mine
 
 
 def _directories(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor
 from distill.files import write_json
 from distill.loop import StepProgress
 from distill.options import ExportForm
-from distill.transfer_set import DTYPES, TransferSet, shard_name, write_manifest, write_shard
+from distill.transfer_set import DTYPES, TransferSet, raw_counts, shard_name, write_manifest, write_shard
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.priority import draw_by_class, draw_chances
 
+PART = ".part"
 SHARD = 5000
 """Most images in one file of a set or archive."""
 EXPONENT = 0.5
@@ -62,9 +64,10 @@ def subsample(data: TransferSet, images: int, seed: int = 0) -> TransferSet:
     quotas = torch.tensor([len(range(label, images, data.classes)) for label in range(data.classes)])
     luck = torch.Generator().manual_seed(seed)
     drawn = draw_by_class(draw_chances(data.priority, EXPONENT), data.labels, quotas, images, luck).sort().values
-    return _derived(
-        TransferSet(**{name: getattr(data, name)[drawn] for name in DTYPES}, manifest=data.manifest), "drawn", [data], seed
-    )
+    part = TransferSet(**{name: getattr(data, name)[drawn] for name in DTYPES}, manifest=data.manifest)
+    lacking = (quotas - torch.tensor(part.counts())).tolist()
+    short = {str(label): count for label, count in enumerate(lacking) if count > 0}
+    return _derived(part, "drawn", [data], seed=seed, short=short)
 
 
 def export(data: TransferSet, out: str | Path, form: ExportForm = "folder", quiet: bool = True) -> Path:
@@ -75,32 +78,37 @@ def export(data: TransferSet, out: str | Path, form: ExportForm = "folder", quie
     webdataset: tar archives of .png, .cls and .npy (the logits). set: a transfer set again. The other three have its manifest
     beside them, as about.json.
     """
-    out = Path(out).resolve()
-    if out.exists():
-        try:
-            out.rmdir()  # where it is an empty folder
-        except OSError as error:
-            raise EchosetError(f"{out} is there already ({error.strerror}); choose another --out") from error
-    part = out.with_name(f".{out.name}.part")
+    out = Path(out)
+    inside = out.is_dir()  # an empty folder may be a mount, or where somebody stands: it stays
+    if out.exists() and not (inside and all(entry.name == PART for entry in out.iterdir())):
+        raise EchosetError(f"{out} is there already; choose another --out")
+    part = out / PART if inside else out.with_name(f".{out.name}{PART}")
     shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
     part.mkdir(parents=True)
     try:
         with StepProgress(f"writing {out}", len(data), quiet) as progress:
             WRITERS[form](data, part, progress.update)
-        os.replace(part, out)
+        if inside:
+            for entry in sorted(part.iterdir(), key=lambda entry: entry.name == "manifest.json"):  # which makes a set complete
+                os.replace(entry, out / entry.name)
+        else:
+            os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
 
 
-def _derived(data: TransferSet, method: str, parts: Sequence[TransferSet], seed: int = 0) -> TransferSet:
-    """What was put together or drawn from sets, with a manifest that says so."""
-    counts = data.counts()
-    keys = ("method", "code_version", "seed", "config", "counts", "collection")
-    told = [{key: one.manifest[key] for key in keys if key in one.manifest} for one in parts]
+def _derived(data: TransferSet, method: str, parts: Sequence[TransferSet], **more: Any) -> TransferSet:
+    """What was put together or drawn from sets, with a manifest that says so, and of each part all that its own says."""
+    counts, raw = data.counts(), [raw_counts(one.manifest) for one in parts]
+    shared = ("teacher", "input", "format_version")
+    told = [{key: value for key, value in one.manifest.items() if key not in shared} for one in parts]
     manifest = {key: data.manifest[key] for key in ("code_version", "teacher", "input")}
-    manifest |= {"method": method, "seed": seed, "config": {"balanced": max(counts) - min(counts) <= 1, "of": told}}
-    return replace(data, manifest={**manifest, "counts": counts, "short": {}, "shards": []})
+    meant = method == "drawn" or max(counts) - min(counts) <= 1
+    manifest |= {"method": method, "config": {"balanced": meant, "of": told}}
+    if all(isinstance(one, list) and len(one) == data.classes for one in raw):
+        manifest["raw_counts"] = [sum(column) for column in zip(*raw, strict=True)]
+    return replace(data, manifest={**manifest, "counts": counts, "short": {}, **more, "shards": []})
 
 
 def _write_folder(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
@@ -142,6 +150,8 @@ def _write_webdataset(data: TransferSet, folder: Path, progress: Callable[[int],
 
 
 def _write_set(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
+    if data.manifest["shards"]:  # as it was loaded; what its shards say is kept as the manifest of a part
+        data = _derived(data, "copied", [data])
     total, shards = -(-len(data) // SHARD), []
     for index in range(total):
         first, last = len(data) * index // total, len(data) * (index + 1) // total

@@ -66,6 +66,8 @@ def load_state(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def _is_alive(process: str) -> bool:
+    if process == str(os.getpid()):  # in a container, the one before may have had the same number
+        return False
     if os.name != "posix":  # elsewhere the question would be a signal
         return True
     try:

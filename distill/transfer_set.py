@@ -90,6 +90,12 @@ def is_set(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in ("manifest.json", MARKER))
 
 
+def raw_counts(manifest: Mapping[str, Any]) -> Any:
+    """The teacher's decisions on all images before any were chosen, as a manifest has them; None where it does not say."""
+    kept = manifest.get("collection")
+    return kept.get("raw_counts") if isinstance(kept, dict) else manifest.get("raw_counts")
+
+
 def shard_name(index: int, total: int) -> str:
     """File name of one shard."""
     return f"shard-{index:05d}-of-{total:05d}.safetensors"

@@ -60,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     if verb == "score":
         arguments = _gather_sets(arguments)
     elif verb in ("collect", "export") and arguments and not arguments[0].startswith("-"):
+        if any(argument.split("=")[0] in ("--sources", "--sets") for argument in arguments):
+            print(f"echoset: name what to {verb} in words or by an option, not both", file=sys.stderr)
+            return 2
         arguments = ["--source" if verb == "collect" else "--from", *arguments]
     options = parse(verb, arguments)
 

@@ -87,18 +87,21 @@ def _read_summary(file: Path) -> dict[str, Any]:
 def _title(transfer_set: TransferSet) -> str:
     sources = _sources(transfer_set.manifest)
     what = "synthetic images from one trained network"
-    if sources:
+    if sources != [GENERATOR]:
         what = f"images from {html.escape(', '.join(sources))}, chosen by one trained network"
     return f"<h1>Echoset report</h1><p class=note>{len(transfer_set):,} {what}</p>"
 
 
+GENERATOR = "a generator"
+
+
 def _sources(manifest: Mapping[str, Any]) -> list[str]:
-    """Where collected images came from, those of sets that were merged or drawn from among them."""
-    own = (manifest.get("collection") or {}).get("sources", [])
-    parts = manifest.get("config", {}).get("of", []) if manifest.get("method") in ("merged", "drawn") else []
-    made = ["a generator"] if any(part.get("method") == "ssd-kd" for part in parts) else []
-    found = [*own, *(source for part in parts for source in _sources(part))]
-    return list(dict.fromkeys([*made, *found] if found else []))
+    """Where images came from, those of the sets that one was put together of among them."""
+    if "collection" in manifest:
+        return manifest["collection"]["sources"]
+    if parts := manifest["config"].get("of"):
+        return list(dict.fromkeys(source for part in parts for source in _sources(part)))
+    return [GENERATOR]
 
 
 def _summary(summary: dict[str, Any]) -> str:

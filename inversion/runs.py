@@ -156,12 +156,14 @@ class ExportRun(Common):
     sets: tuple[str, ...] = ("runs/set",)
     """Transfer sets of one teacher, merged in this order; short: echoset export runs/set runs/other --out DIR."""
     out: str = "runs/export"
-    """The folder to write; it must not exist yet, or be empty."""
+    """The folder to write; if there is one already, it has to be empty."""
     form: ExportForm = "folder"
-    """folder: PNGs, one folder per class (torchvision's ImageFolder, timm, Hugging Face's imagefolder); npz: set.npz of images,
-    labels, logits, mean and std; webdataset: tar archives of .png, .cls and .npy (the logits); set: a transfer set again."""
+    """folder: PNGs, one folder per class, each of which needs images (torchvision's ImageFolder, timm, Hugging Face's imagefolder);
+    npz: set.npz of images, labels, logits, mean and std; webdataset: tar archives of .png, .cls and .npy (the logits); set: a
+    transfer set again."""
     images: int = 0
-    """Draw so many of the images, as many of each class and within a class by priority; 0 = all of them."""
+    """Draw so many of the images, as many of each class and within a class by priority; a class with too few leaves its places to
+    others, which is said. 0 = all of them."""
 
 
 @dataclass(frozen=True)

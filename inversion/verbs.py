@@ -29,7 +29,7 @@ from distill.options import StudentOptions, StudyOptions
 from distill.study import plan, run_study, summarise
 from distill.train import STATE, build_student, forget
 from distill.train import distill as train_student
-from distill.transfer_set import MARKER, TransferSet, is_set
+from distill.transfer_set import MARKER, TransferSet, is_set, raw_counts
 from inversion.collection import collect as collect_set
 from inversion.jobs import plan as plan_shards
 from inversion.options import CollectOptions, TeacherOptions
@@ -350,10 +350,10 @@ def score(run: ScoreRun) -> int:
     teacher, page = load_teacher(run.teacher), Path(run.out)
     check_shape(teacher)
     trained_views(teacher.spec)
-    sets, raw_counts = {}, {}
+    sets, drawn = {}, {}
     for name, path in run.sets.items():
         data = _load_set(path, teacher, run.quiet, labelled=False)
-        raw_counts[name] = _raw_counts(data, path, teacher.spec.classes)
+        drawn[name] = _raw_counts(data, path, teacher.spec.classes)
         sets[name] = _evenly(as_images(data, path), run.images)
         check_images(sets[name].images, teacher, path)
     cells: list[dict[str, Any]] = []
@@ -366,7 +366,7 @@ def score(run: ScoreRun) -> int:
     for name, data in sets.items():
         if not run.quiet:
             print(f"scoring {name}, {len(data):,} images", file=sys.stderr)
-        card = score_images(data.images, teacher, raw_counts[name], run.scores, run.device, run.quiet)
+        card = score_images(data.images, teacher, drawn[name], run.scores, run.device, run.quiet)
         scored[name] = Scored(run.sets[name], data.images, card)
     command = shlex.join(["echoset", *sys.argv[1:]])
     found = validate({name: one.card for name, one in scored.items()}, cells) if run.validate else None
@@ -393,8 +393,7 @@ def _raw_counts(data: TransferSet | Images, path: str, classes: int) -> list[int
     """The teacher's decisions before filtering: a folder's own, those that a set's manifest has kept, or unknown."""
     if isinstance(data, Images):
         return "own"
-    kept = data.manifest.get("collection")
-    counts = kept.get("raw_counts") if isinstance(kept, dict) else data.manifest.get("raw_counts")
+    counts = raw_counts(data.manifest)
     try:
         check_counts(counts, classes)
     except EchosetError as error:
@@ -467,13 +466,17 @@ def verify(run: VerifyRun) -> int:
 
 def export(run: ExportRun) -> int:
     """Merge sets, draw from them, write them for others."""
+    if len({Path(folder).resolve() for folder in run.sets}) < len(run.sets):
+        raise EchosetError(f"a set is named twice: {', '.join(run.sets)}")
     data = merge([TransferSet.load(folder, check_hashes=True) for folder in run.sets], run.sets)
     if run.images:
         data = subsample(data, run.images, run.seed)
     place = export_set(data, run.out, run.form, run.quiet)
     counts = data.counts()
-    document = {"out": str(place), "form": run.form, "images": len(data), "per_class": counts}
-    line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}"
+    short = data.manifest["short"]
+    document = {"out": str(place), "form": run.form, "images": len(data), "per_class": counts, "short": short}
+    lacks = "".join(f"; class {label} lacks {count}, drawn from others" for label, count in short.items())
+    line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}{lacks}"
     return _finish(run, None, document, line)
 
 

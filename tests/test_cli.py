@@ -167,7 +167,7 @@ def test_the_verbs_work_on_each_others_files(demo, run, few, tmp_path):
 def test_sets_are_merged_drawn_from_and_exported(demo, run, refused, tmp_path):
     made = demo[1] / "set"
     told = last_json(run("export", made, f"--out={tmp_path / 'f'}", "--images=20", "--json"))
-    assert told == {"out": str(tmp_path / "f"), "form": "folder", "images": 20, "per_class": [2] * 10}
+    assert told == {"out": str(tmp_path / "f"), "form": "folder", "images": 20, "per_class": [2] * 10, "short": {}}
     assert len(load_images(tmp_path / "f", "train")) == 20
     run("collect", "shaders", "--images=20", f"--out={tmp_path / 'c'}")
     assert "50 images, 5 to 5" in run("export", made, tmp_path / "c", f"--out={tmp_path / 'm'}", "--form=set").stdout
@@ -176,6 +176,8 @@ def test_sets_are_merged_drawn_from_and_exported(demo, run, refused, tmp_path):
     assert "50 images from a generator, shaders, chosen by" in (tmp_path / "m" / "report.html").read_text()
     assert "is there already" in refused("export", made, f"--out={tmp_path / 'm'}")
     assert "is not a finished transfer set" in refused("export", tmp_path / "f", f"--out={tmp_path / 'n'}")
+    assert "a set is named twice" in refused("export", made, made, f"--out={tmp_path / 'n'}")
+    assert "in words or by an option" in refused("export", made, f'--sets=["{tmp_path / "c"}"]', status=2)
 
 
 def test_distilling_from_any_images_by_several_losses(run, refused, tmp_path):

@@ -445,6 +445,19 @@ def test_another_layout_beside_a_split_says_nothing_about_its_classes(tmp_path):
     assert load_images(tmp_path, "test").labels.tolist() == [0, 1]
 
 
+def test_a_class_without_pictures_in_any_split_is_refused_and_links_and_dots_are_followed(tmp_path, monkeypatch):
+    for name in "abc":
+        write_pictures(tmp_path / "root" / "train" / name, GREY)
+    write_pictures(tmp_path / "elsewhere" / "c", GREY)
+    (tmp_path / "root" / "test").symlink_to(tmp_path / "elsewhere")
+    assert load_images(tmp_path / "root", "test").labels.tolist() == [2]
+    monkeypatch.chdir(tmp_path / "root" / "train")
+    assert load_images("../test", "test").labels.tolist() == [2]
+    (tmp_path / "root" / "train" / "b" / "0.png").unlink()
+    with pytest.raises(EchosetError, match="b is a class without pictures"):
+        load_images(tmp_path / "root", "test")
+
+
 def test_a_class_called_train_is_no_split(tmp_path):
     for name in ("train", "tractor"):
         write_pictures(tmp_path / name, GREY)

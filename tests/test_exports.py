@@ -13,6 +13,8 @@ from PIL import Image
 import distill.exports
 from distill import TransferSet, export, load_images, merge, subsample
 from distill.torchvision_shim import torchvision
+from distill.transfer_set import raw_counts
+from inversion.report import _sources
 from synthesis_kernels.errors import EchosetError
 
 
@@ -109,6 +111,24 @@ def test_a_set_written_again_is_a_set(tmp_path, monkeypatch):
     assert torch.equal(merge([one, none]).priority[40:], torch.ones(9))
     assert [part["config"] for part in found.manifest["config"]["of"]] == [{"images": 40}, {"images": 9}]
     assert merge([one]) is one
+    nested = subsample(merge([found, one]), 30)
+    assert [part["method"] for part in nested.manifest["config"]["of"]] == ["merged"]
+
+
+def test_what_was_drawn_before_filtering_stays_known():
+    one, other = make(), make(seed=1)
+    one.manifest["raw_counts"], other.manifest["collection"] = [9] * 12, {"raw_counts": [1, 3] * 6, "sources": ["shaders"]}
+    assert raw_counts(merge([one, other]).manifest) == [10, 12] * 6
+    assert raw_counts(subsample(other, 12).manifest) == [1, 3] * 6
+    assert raw_counts(merge([one, make(seed=2)]).manifest) is None
+
+
+def test_reports_name_every_source_however_sets_were_put_together():
+    one, other = make(), make(seed=1)
+    other.manifest["collection"] = {"raw_counts": [1] * 12, "sources": ["shaders"]}
+    assert _sources(subsample(one, 20).manifest) == ["a generator"]
+    assert _sources(merge([subsample(one, 20), other]).manifest) == ["a generator", "shaders"]
+    assert _sources(merge([merge([one, one]), subsample(other, 12)]).manifest) == ["a generator", "shaders"]
 
 
 def test_what_can_not_be_merged_is_named():
@@ -145,7 +165,7 @@ def test_a_scarce_class_leaves_its_places_to_others():
     data = make(20, 2)
     data = replace(data, labels=torch.tensor([0] * 18 + [1] * 2))
     part = subsample(data, 10)
-    assert part.counts() == [8, 2] and not part.manifest["config"]["balanced"]
+    assert part.counts() == [8, 2] and part.manifest["short"] == {"1": 3}
     for images in (0, 21):
         with pytest.raises(EchosetError, match=r"must lie in \[1, 20\]"):
             subsample(data, images)
@@ -156,6 +176,8 @@ def test_what_stops_an_export_leaves_nothing_behind(tmp_path, monkeypatch):
     (tmp_path / "taken" / "x").write_text("mine")
     with pytest.raises(EchosetError, match="taken is there already"):
         export(make(), tmp_path / "taken")
+    (tmp_path / "mount").mkdir()
+    place = (tmp_path / "mount").stat().st_ino
     pictures = distill.exports._pictures
 
     def stopped(*arguments):
@@ -163,10 +185,15 @@ def test_what_stops_an_export_leaves_nothing_behind(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(distill.exports, "_pictures", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        export(make(), tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    for name in ("out", "mount"):
+        with pytest.raises(KeyboardInterrupt):
+            export(make(), tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mount", "taken"] and not list((tmp_path / "mount").iterdir())
     monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "mount")
+    export(make(), ".", "set")
+    assert same(TransferSet.load(tmp_path / "mount", check_hashes=True), make())
+    assert (tmp_path / "mount").stat().st_ino == place  # an empty folder may be a mount, or where somebody stands
     (tmp_path / ".out.part").mkdir()  # of one that was killed
     (tmp_path / ".out.part" / "x").write_text("half")
     assert not (export(make(), tmp_path / "out") / "x").exists()

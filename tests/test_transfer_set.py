@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -42,6 +45,16 @@ def edit(folder, change):
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_what_killed_runs_left_of_a_state_is_cleared_away(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    gone, own, alive = int(done.stdout), os.getpid(), os.getppid()
+    for process in (gone, own, alive):
+        (tmp_path / f".s.state.{process}-abcd.tmp").write_text("half")
+    save_state(tmp_path / "s.state", "key", {"step": 3})
+    assert load_state(tmp_path / "s.state", "key") == {"step": 3}
+    assert [path.name for path in tmp_path.glob(".*")] == [f".s.state.{alive}-abcd.tmp"]
 
 
 def test_round_trip_and_iteration(folder):
