@@ -473,9 +473,9 @@ def export(run: ExportRun) -> int:
         data = subsample(data, run.images, run.seed)
     place = export_set(data, run.out, run.form, run.quiet)
     counts = data.counts()
-    short = data.manifest["short"]
+    short = data.manifest.get("short") or {}
     document = {"out": str(place), "form": run.form, "images": len(data), "per_class": counts, "short": short}
-    lacks = "".join(f"; class {label} lacks {count}, drawn from others" for label, count in short.items())
+    lacks = "".join(f"; class {label} is {count} short" for label, count in short.items())
     line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}{lacks}"
     return _finish(run, None, document, line)
 
