@@ -47,7 +47,7 @@ class TransferSet:
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64, the teacher's prediction
     logits: Tensor  # (N, K) float16, the teacher's answer to exactly these images
-    priority: Tensor  # (N,) float32, the last disagreement seen while synthesising, or the highest of all; merged: in means of a part
+    priority: Tensor  # (N,) float32, the last disagreement seen while synthesising, unseen the highest; merged: in means of a part
     round: Tensor  # (N,) int32, the generator call that made it; of a collected one, its source's block; −1 if made
     manifest: Mapping[str, Any]
 
