@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from results import write_json
 
 from distill.augment import check_views, make_views
-from distill.data import content_hash, fit_pixels, load_images
+from distill.data import Images, content_hash, fit_pixels, load_images
 from distill.evaluation import check_fit, evaluate
 from distill.files import load_state, save_state
 from distill.loop import Every, StepProgress, StopFlag
-from distill.models import ModelSpec, build_classifier, save_classifier
+from distill.models import Classifier, ModelSpec, build_classifier, save_classifier
 from distill.options import Device, DistillOptions, Precision, ViewOptions
 from distill.train import StudentState, one_cycle
 from synthesis_kernels.backend import describe_device, mixed_precision, repository_commit, resolve_device, resolve_precision
@@ -90,10 +90,8 @@ def side_at(progress: float, side: int, small: float) -> int:
     return side if stage >= STAGES else round(side * (1 + stage / STAGES) / 2)
 
 
-def train(recipe: TeacherRecipe) -> float:
-    """Train, save, and return the test accuracy."""
-    device = resolve_device(recipe.device)
-    precision = resolve_precision(device, recipe.precision)
+def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
+    """The network before its first step, and training and test images; what does not fit is refused now and not at the end."""
     if recipe.size and recipe.channels not in (1, 3):
         raise SystemExit(f"channels must be 1 or 3 where size is given, got {recipe.channels}")
     fit = (recipe.channels, recipe.size) if recipe.size else (None, None)
@@ -112,9 +110,18 @@ def train(recipe: TeacherRecipe) -> float:
         raise SystemExit(f"{data.name} has images of {width} × {size} pixels, and networks here take squares: give --size")
     spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
     student = build_classifier(spec, recipe.seed)
-    for split in (data, test):  # refused now and not after the last step
+    for split in (data, test):
         check_fit(student, split)
     student.check_forward()
+    return student, data, test
+
+
+def train(recipe: TeacherRecipe) -> float:
+    """Train, save, and return the test accuracy."""
+    device = resolve_device(recipe.device)
+    precision = resolve_precision(device, recipe.precision)
+    student, data, test = prepare(recipe)
+    spec, size = student.spec, student.spec.size
     images, labels = data.images.to(device), data.labels.to(device)
     options = DistillOptions(learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
     state = StudentState(student, device, recipe.seed, options)
@@ -137,7 +144,7 @@ def train(recipe: TeacherRecipe) -> float:
             if place == 0:
                 order = torch.randperm(len(images), generator=state.generator, device=device)
             if (side := side_at(state.step / total, size, recipe.small)) != shown.shape[-1]:
-                shown = fit_pixels(images, channels, side)
+                shown = fit_pixels(images, spec.channels, side)
             index = order[place * recipe.batch : (place + 1) * recipe.batch]
             state.optimiser.set_share(one_cycle(state.step, total, warmup=0.2))
             with mixed_precision(device, precision):
