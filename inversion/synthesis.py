@@ -458,13 +458,14 @@ def check_options(options: SynthesisOptions, classes: int) -> None:
     for name, value in (("held_out", options.held_out), ("objective.bn_momentum", options.objective.bn_momentum)):
         if not 0 <= value < 1:
             raise EchosetError(f"{name} must lie in [0, 1), got {value}")
-    most = max(sum(job.quotas) for job in plan(options, classes))
+    jobs = plan(options, classes)
+    most = max(sum(job.quotas) for job in jobs)
     if most > 2 * options.calls * options.batch:  # as many as there are where a class is short
         raise EchosetError(
             f"{options.calls} calls of batch {options.batch}, and as many again, make {2 * options.calls * options.batch:,} "
             f"images, and {most:,} are wanted; raise calls to at least {-(-most // options.batch)}, better to several times as many"
         )
-    for quotas in [job.quotas for job in plan(options, classes)] if options.replay.sampling == "policy" else []:
+    for quotas in [job.quotas for job in jobs] if options.replay.sampling == "policy" else []:
         slots = [sum(quotas)] if options.replay.keep_all else quotas
         if not ReplayBuffer(slots, (1, 1, 1), options.held_out).is_held_out.any():
             raise EchosetError(

@@ -31,8 +31,8 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
     A constructor given by import path may bring its own weights; other names are networks, and need a file of them.
     """
     path = BUNDLED.get(options.model, Path(options.model))
-    named = options.weights and Path(options.weights).suffix == ".safetensors" and Path(options.weights).is_file()
-    told = read_spec(options.weights) if named else None
+    weights = Path(options.weights or "")
+    told = read_spec(weights) if weights.suffix == ".safetensors" and weights.is_file() else None
     if path.suffix == ".safetensors" and read_spec_if_file(path):
         teacher = load_classifier(path)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))

@@ -126,6 +126,13 @@ def test_against_a_saved_file_it_tells_the_changes(first, second):
         assert change == after[name] / before[name]
 
 
+def test_what_two_files_do_not_share_stands_under_the_table(first, monkeypatch, capsys):
+    document = last_json(first[0]) | {"against": {"change": {}, "differs": {"batch": [64, 128]}}}
+    monkeypatch.setattr(benchmark, "bench", lambda run: document)
+    assert main(["bench"]) == 0
+    assert "the earlier file has another batch: 64, now 128" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_reference_form_is_measured_where_asked(second):
     assert last_json(second)["kernel_forms"] == "kernels: reference, as asked"
 

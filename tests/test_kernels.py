@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import needs_native
+from conftest import ROOT, needs_native
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
@@ -620,6 +620,9 @@ def test_views_of_no_image_are_refused(form):
 def test_results_do_without_git(monkeypatch):
     commit = repository_commit()
     assert commit is None or re.fullmatch("[0-9a-f]{7,40}(-dirty)?", commit)
+    if commit:
+        asked = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", ".", ":!configs/results"]
+        assert commit.endswith("-dirty") == bool(subprocess.run(asked).returncode)
     monkeypatch.setenv("PATH", "/nowhere")
     assert repository_commit() is None
 

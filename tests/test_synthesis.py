@@ -237,15 +237,17 @@ def whole(tmp_path_factory):
     return out
 
 
-def test_the_manifest_tells_what_was_drawn_and_what_the_bytes_depend_on(whole, tmp_path):
+def test_the_manifest_tells_what_was_drawn_and_what_the_bytes_depend_on(whole, tmp_path, capsys):
     manifest = TransferSet.load(whole).manifest
     calls = [event for event in read_log(whole / "log.jsonl") if event["event"] == "call"]
     assert len(manifest["raw_counts"]) == 10 and sum(manifest["raw_counts"]) == 40 * len(calls)
     assert all(raw >= kept for raw, kept in zip(manifest["raw_counts"], manifest["counts"], strict=True))
     shard = manifest["shards"][0]
     assert (shard["step"], shard["torch"]) == ("eager", torch.__version__) and {"precision", "kernels"} <= shard.keys()
-    # The scorecard takes it for the teacher's decisions before filtering, here not of full evenness.
-    assert main(["score", str(whole), f"--out={tmp_path / 's.html'}", "--scores.gradients=5", "--quiet", "--json"]) == 0
+    # The scorecard takes it for the teacher's decisions before filtering.
+    assert main(["score", f"made={whole}", f"--out={tmp_path / 's.html'}", "--scores.gradients=5", "--quiet", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out.splitlines()[-1])["sets"]["made"]
+    assert card["raw_counts"] == manifest["raw_counts"] and 0 < card["values"]["coverage_raw"] < 1
 
 
 def test_a_network_of_ones_own_is_given_back_as_it_was(teacher, tiny, tmp_path):
