@@ -19,6 +19,7 @@ from distill.losses.ensemble import ensemble_loss, gated, ramp
 from distill.losses.fitnet import fitnet_loss
 from distill.losses.fsp import fsp_loss
 from distill.losses.hinton import hinton_loss
+from distill.losses.hints import hint_loss
 from distill.losses.mutual import mutual_loss
 from distill.losses.relational import angle_loss, distance_loss, relational_loss
 from distill.losses.similarity import similarity_loss
@@ -26,20 +27,22 @@ from distill.models import Classifier, build_classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions, Step
 from distill.taps import Stages, Taps, find_stages
+from distill.views import at_once
 from synthesis_kernels.backend import mixed_precision
 from synthesis_kernels.errors import EchosetError
 
 PUBLISHED = {
     **{"hinton": 1.0, "labels": 1.0, "fitnet": 100.0, "at": 1000.0, "fsp": 50.0, "sp": 3000.0},
     **{"rkd": 1.0, "rkd-d": 25.0, "rkd-a": 50.0, "bss": 1.0, "dml": 1.0, "one": 1.0},
+    "hints": 20.0,
 }
-"""Every loss and the weight it was published with."""
+"""Every loss and the weight it was published with; `hints` are ours."""
 ON_EMBEDDINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rkd": relational_loss,
     "rkd-d": distance_loss,
     "rkd-a": angle_loss,
 }
-ON_MAPS = {"fitnet", "at", "fsp", "sp"}
+ON_MAPS = {"fitnet", "at", "fsp", "sp", "hints"}
 ON_FEATURES = {*ON_MAPS, *ON_EMBEDDINGS}
 WITHOUT_TEACHER = {"labels", "dml", "one"}
 ATTACKED = 0.25
@@ -139,6 +142,9 @@ class Learner(nn.Module):
             raise EchosetError("fsp compares two stages with each other, and only one pair was found; name more layers")
         self.mine, self.theirs = _last(mine, count), _last(theirs, count)
         pairs = zip(self.mine.channels, self.theirs.channels, strict=True)
+        if "hints" in self.weights:
+            ours, given = (*self.mine.channels, _width(student, self.mine)), (*self.theirs.channels, _width(teacher, self.theirs))
+            self.readers = nn.ModuleList(_reader(*pair) for pair in zip(ours, given, strict=True))
         wanted = {"fitnet", "fsp"} & self.weights.keys()
         self.adapters = nn.ModuleList(
             nn.Identity() if ours == given or not wanted else nn.Conv2d(ours, given, 1, bias=False) for ours, given in pairs
@@ -161,6 +167,33 @@ class Learner(nn.Module):
         """Whether the teacher's answers come with the lesson; losses on features ask the teacher themselves."""
         return not self.on_features and asks_teacher(self.options)
 
+    @property
+    def takes_hints(self) -> bool:
+        """Whether the teacher's hints can come with the lesson, and its answers with them: no other loss looks at its features."""
+        return ON_FEATURES & self.weights.keys() == {"hints"}
+
+    @property
+    def hint_bytes(self) -> int:
+        """What the hints for one view take in bfloat16."""
+        if not self.takes_hints:
+            return 0
+        side = min(self.theirs.sides)
+        return 2 * sum(reader.out_channels for reader in self.readers[:-1]) * side**2 + 2 * self.readers[-1].out_channels
+
+    @torch.no_grad()
+    def ask_for_hints(self, images: Tensor) -> list[Tensor]:  # (B, C, H, W) -> (B, K), then (B, C, h, w) each
+        """The teacher's answers and, in bfloat16, its hints."""
+        parts = [self._ask_teacher(part) for part in images.split(at_once(images.shape[-1]))]
+        found = zip(*([answers, *self._hints(*features)] for answers, *features in parts), strict=True)
+        answers, *hints = map(torch.cat, found)
+        return [answers, *(each.bfloat16() for each in hints)]
+
+    def _hints(self, maps: list[Tensor], embedding: Tensor) -> list[Tensor]:  # of (B, C, h, w)
+        """Maps averaged down to the smallest of the teacher's, and the embedding as a map of one pixel."""
+        side = min(self.theirs.sides)
+        small = [F.adaptive_avg_pool2d(each, side) if each.shape[2] > side else each for each in maps]
+        return [*small, embedding[:, :, None, None]]
+
     def check_step(self, step: Step) -> None:
         """Refuse to compile a student that the losses look into."""
         if step == "compiled" and (self.on_features or "one" in self.weights):
@@ -178,6 +211,7 @@ class Learner(nn.Module):
         labels: Tensor,  # (B, K) the data's labels as probabilities; (0,) where the teacher's decisions are the labels
         share: Tensor,  # () part of the training that is over
         draws: Tensor,  # (B,) in [0, 1), for losses that choose at random
+        *hints: Tensor,  # (B, C, h, w) the teacher's, where they and the answers come with the lesson
     ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K), (B, K)
         looks = Taps(self.student, self.mine) if self.on_features else nullcontext()
         trunk = Taps(self.student, self.trunk) if "one" in self.weights else nullcontext()
@@ -185,8 +219,14 @@ class Learner(nn.Module):
             logits = self._answer(self.network, images)
         everyone, terms = [logits], {}
         if self.on_features:
-            answers, theirs, their_embedding = self._ask_teacher(images)
-            terms = self._compare(looks, theirs, their_embedding)
+            if not hints:
+                answers, theirs, their_embedding = self._ask_teacher(images)
+                terms = self._compare(looks, theirs, their_embedding)
+                hints = self._hints(theirs, their_embedding) if "hints" in self.weights else ()
+            if hints:
+                mine = self._hints(looks.maps, looks.embedding)
+                apart = [hint_loss(read(m), t.float()) for read, m, t in zip(self.readers, mine, hints, strict=True)]
+                terms["hints"] = sum(apart) / len(apart)
         if "one" in self.weights:
             everyone += [self._answer(tail, trunk.maps[0]) for tail in self.tails]
             ensemble = gated(everyone, self.gate(trunk.maps[0].mean((2, 3))))
@@ -299,6 +339,20 @@ def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:
     tail.delete_all_unused_submodules()
     tail.recompile()
     return tail
+
+
+def _reader(ours: int, given: int) -> nn.Conv2d:
+    """A 1×1 convolution that tells the teacher's channels from the student's; of as many it begins as the same ones."""
+    reader = nn.Conv2d(ours, given, 1)
+    if ours == given:
+        nn.init.dirac_(reader.weight)
+        nn.init.zeros_(reader.bias)
+    return reader
+
+
+def _width(classifier: Classifier, stages: Stages) -> int:
+    """Numbers in the embedding."""
+    return classifier.network.get_submodule(stages.head).in_features if stages.head else stages.channels[-1]
 
 
 def _last(stages: Stages, count: int) -> Stages:

@@ -19,6 +19,9 @@ from distill.views import ask, bank_answers
 from synthesis_kernels.backend import free_cycles
 from synthesis_kernels.errors import EchosetError
 
+MOST_HINTS = 4 * 2**30
+"""Bytes of hints that are kept beforehand; where there would be more, the teacher is asked at every step."""
+
 
 class Lessons:
     """The images on the device, some of them held out where there is patience, and a batch for each step from the others."""
@@ -40,23 +43,25 @@ class Lessons:
         if self.options.labels == "data":
             rows = F.one_hot(data.labels.to(device), spec.classes).float()
             self.rows, self.held_out_labels = rows[kept], rows[held].argmax(1)
-        self.bank: Tensor | None = None  # (N·V, K)
+        self.bank: list[Tensor] = []  # answers (N·V, K), then hints (N·V, C, h, w)
 
     def ask_beforehand(self, quiet: bool, folder: Path | None = None) -> None:
         """Keep the teacher's answers to every view, unless so few steps are taken that asking at each is less work."""
-        options = self.options
-        pays = 0 < len(self.pool) * options.views_per_image <= options.steps * options.batch
-        if not (pays and self.learner.takes_answers):
+        options, learner = self.options, self.learner
+        views = len(self.pool) * options.views_per_image
+        pays = 0 < views <= options.steps * options.batch
+        hints = learner.takes_hints and views * learner.hint_bytes <= MOST_HINTS
+        if not (pays and (hints or learner.takes_answers)):
             return
-        per_image, precision = options.views_per_image, self.learner.precision
-        bank = bank_answers(self.teacher, self.pool, per_image, options.views, self.seed, precision, quiet, folder)
-        self.bank = bank.flatten(0, 1)
+        given = self.teacher, self.pool, options.views_per_image, options.views, self.seed, learner.precision, quiet, folder
+        look = (learner.ask_for_hints, str(learner.theirs)) if hints else ()
+        self.bank = [part.flatten(0, 1) for part in bank_answers(*given, *look)]
         free_cycles(self.device)
         if self.device.type == "cuda" and "bss" not in self.learner.weights:
             self.teacher.cpu()  # it is not asked again (bss attacks it), and its memory is wanted
 
-    def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training that is over, draws."""
+    def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training that is over, draws, hints."""
         options, device, nothing = self.options, self.device, torch.empty(0, device=self.device)
         per_image, views = options.views_per_image, (options.views, self.seed)
         drawn = torch.randint(len(self.pool) * max(per_image, 1), (options.batch,), generator=generator, device=device)
@@ -65,12 +70,12 @@ class Lessons:
         else:  # a view nobody has seen yet
             index, view = drawn, step * options.batch + torch.arange(options.batch, device=device)
         images = make_views(self.pool, index, view, *views)
-        answers = nothing
-        if self.learner.takes_answers:
-            answers = ask(self.teacher, images, self.learner.precision) if self.bank is None else self.bank[drawn]
+        answers, *hints = [part[drawn] for part in self.bank] or [nothing]
+        if self.learner.takes_answers and not self.bank:
+            answers = ask(self.teacher, images, self.learner.precision)
         labels = nothing if self.rows is None else view_labels(self.rows, index, view, self.pool, *views)
         draws = torch.rand(options.batch, generator=generator, device=device) if self.learner.draws else nothing
-        return images, answers, labels, torch.full((), step / options.steps, device=device), draws
+        return images, answers, labels, torch.full((), step / options.steps, device=device), draws, *hints
 
 
 def _split(count: int, options: DistillOptions, seed: int, device: torch.device) -> tuple[Tensor, Tensor] | tuple[slice, slice]:

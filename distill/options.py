@@ -56,7 +56,7 @@ class DistillOptions:
     """How a student learns from a set and its teacher."""
 
     loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
-    """Losses and their weights, added up: hinton, labels, fitnet, at, fsp, sp, rkd, rkd-d, rkd-a, bss, dml, one. Unless
+    """Losses and their weights, added up: hinton, labels, fitnet, hints, at, fsp, sp, rkd, rkd-d, rkd-a, bss, dml, one. Unless
     labels is named, labels=1 is added to whatever lacks hinton, and to dml and one, as these methods are published. Short:
     --loss hinton=1 at, a loss without a number (null) at its published weight."""
     labels: Literal["teacher", "data"] = "teacher"
@@ -81,7 +81,7 @@ class DistillOptions:
     """Softens both distributions in hinton's KL divergence."""
     views_per_image: int = 16
     """Views the teacher answers for, once, before the student starts (where these are fewer than the steps will show, and no loss
-    compares features; else at every step); 0 = a new view and a new answer at every step."""
+    but hints compares features; else at every step); 0 = a new view and a new answer at every step."""
     views: ViewOptions = ViewOptions(cutmix=0.5)
     """What the student sees of an image."""
     patience: int = 0
@@ -90,7 +90,7 @@ class DistillOptions:
     held_out: float = 0.1
     """Part of the set kept for these checks, where there is patience."""
     teacher_layers: tuple[str, ...] = ()
-    """Layers whose maps fitnet, at, fsp and sp compare (sp only the last one's); by default the last block of each stage. rkd
+    """Layers whose maps fitnet, hints, at, fsp and sp compare (sp only the last one's); by default the last block of each stage. rkd
     compares the input of the last linear layer, and uses these layers only in a network that has none."""
     student_layers: tuple[str, ...] = ()
     """The student's layers for the same losses: as many as teacher_layers where both are named, else paired from the last one

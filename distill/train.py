@@ -47,7 +47,7 @@ STATE = "student.state"
 
 def forget(folder: Path) -> None:
     """Delete what a distillation keeps in its folder until its student is saved."""
-    for path in [folder / STATE, *folder.glob(ANSWERS.format("*"))]:
+    for path in [folder / STATE, *folder.glob(ANSWERS.format("*", "*"))]:
         path.unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,7 @@ from distill.options import ViewOptions
 from synthesis_kernels.backend import mixed_precision, name_form
 
 CHUNK = 500
-ANSWERS = "answers-{}.state"
+ANSWERS = "answers-{}-{}.state"
 
 
 def to_input(pixels: Tensor) -> Tensor:
@@ -48,29 +49,50 @@ def bank_answers(
     precision: torch.dtype,
     quiet: bool = False,
     folder: Path | None = None,
-) -> Tensor:  # (N, V, K) float32
-    """The teacher's logits for views 0 … V−1 of every image. The views themselves need no storing: `make_views` repeats them.
+    look: Callable[[Tensor], Sequence[Tensor]] | None = None,
+    what: str = "logits",
+) -> list[Tensor]:  # of (N, V, …)
+    """The teacher's logits for views 0 … V−1 of every image, or all that `look` gives for a batch of views: `what` names it.
 
-    In a `folder` the answers are kept while they are asked for, and a run that was stopped goes on where it was.
+    The views themselves need no storing: `make_views` repeats them. In a `folder` the answers are kept while they are asked for,
+    and a run that was stopped goes on where it was.
     """
-    kept = None
+    key = ""
     if folder:
         asked = [teacher.weight_hash(), teacher.contract, content_hash(pool, None), per_image, asdict(options), seed, CHUNK]
-        key = sha256(json.dumps([*asked, pool.device.type, str(precision), name_form(pool.device)]).encode()).hexdigest()
-        kept = (folder / ANSWERS.format(key[:12]), key)
-    frozen, save_due = Frozen(teacher, precision), Every(20)
+        asked += [pool.device.type, str(precision), name_form(pool.device), what]
+        key = sha256(json.dumps(asked).encode()).hexdigest()
+    if look is None:
+        frozen = Frozen(teacher, precision)
+        look = lambda images: [ask(frozen, images, precision)]  # noqa: E731
     todo = [(view, index) for view in range(per_image) for index in torch.arange(len(pool), device=pool.device).split(CHUNK)]
-    saved = load_state(*kept) if kept else None
-    answers = list(saved["answers"].to(pool.device).split([len(index) for _, index in todo[: saved["parts"]]])) if saved else []
+    bank, done, save_due = [], 0, Every(20)
+    unsaved: list[list[Tensor]] = []
+
+    def put(found: Sequence[Tensor]) -> None:
+        nonlocal done
+        view, index = todo[done]
+        if not bank:
+            bank.extend(part.new_zeros(len(pool), per_image, *part.shape[1:], device=pool.device) for part in found)
+        for whole, part in zip(bank, found, strict=True):
+            whole[index, view] = part.to(pool.device)
+        done += 1
+
+    while folder and (saved := load_state(folder / ANSWERS.format(key[:12], done), key)):
+        for found in saved["found"]:
+            put(found)
     with StopFlag() as stop, StepProgress("asking the teacher", per_image * len(pool), quiet) as progress:
-        while len(answers) < len(todo):
-            view, index = todo[len(answers)]
-            images = make_views(pool, index, torch.full_like(index, view), options, seed)
-            answers.append(ask(frozen, images, precision))
+        while done < len(todo):
+            view, index = todo[done]
+            found = look(make_views(pool, index, torch.full_like(index, view), options, seed))
+            put(found)
             progress.update(view * len(pool) + int(index.numel()))
             stopping = stop.raised  # asked once: a signal may come between two looks
-            if kept and (stopping or save_due()):
-                save_state(*kept, {"parts": len(answers), "answers": torch.cat(answers)})
+            if folder:
+                unsaved.append(list(found))
+                if stopping or save_due():
+                    save_state(folder / ANSWERS.format(key[:12], done - len(unsaved)), key, {"found": unsaved})
+                    unsaved = []
             if stopping:
-                raise Interrupted("distillation stopped" + (f"; {kept[0]} keeps the teacher's answers" if kept else ""))
-    return torch.cat(answers).view(per_image, len(pool), -1).transpose(0, 1).contiguous()
+                raise Interrupted("distillation stopped" + (f"; {folder} keeps the teacher's answers" if folder else ""))
+    return bank

@@ -139,7 +139,7 @@ def test_a_stopped_call_is_made_again_with_the_same_student(teacher, transfer_se
 
 def test_the_bank_holds_what_the_teacher_says_to_each_view(teacher, transfer_set):
     options = ViewOptions(mixup=0.5)
-    bank = bank_answers(teacher, transfer_set.images, 3, options, 5, torch.float32, quiet=True)
+    (bank,) = bank_answers(teacher, transfer_set.images, 3, options, 5, torch.float32, quiet=True)
     index, view = torch.tensor([4, 150, 4]), torch.tensor([2, 0, 1])
     answers = teacher(make_views(transfer_set.images, index, view, options, 5))
     torch.testing.assert_close(bank[index, view], answers, rtol=1e-4, atol=1e-3)
@@ -166,21 +166,30 @@ def test_a_student_that_diverged_is_given_back_as_it_came(teacher, transfer_set,
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
 
-def test_a_bank_that_was_stopped_goes_on_where_it_was(teacher, transfer_set, tmp_path, monkeypatch):
+@pytest.mark.parametrize("hints", [False, True])
+def test_a_bank_that_was_stopped_goes_on_where_it_was(teacher, transfer_set, tmp_path, monkeypatch, hints):
     class StopsAfter(views.StopFlag):
         raised = property(lambda self: next(looks), lambda self, value: None)
 
+    def look(images):
+        asked.append(1)
+        answers = views.ask(teacher, images, torch.float32)
+        return [answers, answers[:, :2, None].bfloat16()] if hints else [answers]
+
     monkeypatch.setattr(views, "CHUNK", 80)
-    asked, ask, given = [], views.ask, (teacher, transfer_set.images, 3, ViewOptions(), 5, torch.float32, True)
-    monkeypatch.setattr(views, "ask", lambda *question: asked.append(1) or ask(*question))
-    whole, parts = bank_answers(*given), len(asked)
-    looks = iter([False] * 4 + [True])
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"answers-\w+\.state keeps the teacher's answers"):
-        patch.setattr(views, "StopFlag", StopsAfter)
-        bank_answers(*given, tmp_path)
-    assert torch.equal(bank_answers(*given, tmp_path), whole) and len(asked) == 2 * parts
+    asked, given = [], (teacher, transfer_set.images, 3, ViewOptions(), 5, torch.float32, True)
+    whole, parts = bank_answers(*given, None, look), len(asked)
+    for stop_after in (4, 1):  # more than once: what is kept is added to
+        looks = iter([False] * stop_after + [True])
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match="keeps the teacher's answers"):
+            patch.setattr(views, "StopFlag", StopsAfter)
+            bank_answers(*given, tmp_path, look)
+    assert len(list(tmp_path.glob("answers-*.state"))) == 2
+    again = bank_answers(*given, tmp_path, look)
+    assert len(again) == 1 + hints and all(map(torch.equal, again, whole)) and len(asked) == 2 * parts
     other = (*given[:4], 6, *given[5:])  # another seed: other views, other answers
-    assert not torch.equal(bank_answers(*other, tmp_path), whole) and len(asked) == 3 * parts
+    assert not torch.equal(bank_answers(*other, tmp_path, look)[0], whole[0]) and len(asked) == 3 * parts
+    assert len(bank_answers(*given, tmp_path, look, "others")) and len(asked) == 4 * parts
     forget(tmp_path)
     assert not list(tmp_path.iterdir())
 

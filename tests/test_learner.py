@@ -18,6 +18,7 @@ from distill.losses.attention import attention_loss
 from distill.losses.boundary import push_over
 from distill.losses.fitnet import fitnet_loss
 from distill.losses.fsp import fsp_loss
+from distill.losses.hints import hint_loss
 from distill.losses.relational import angle_loss, distance_loss, relational_loss
 from distill.losses.similarity import similarity_loss
 from distill.optimisers import make_optimiser
@@ -63,7 +64,7 @@ def test_every_method_changes_the_student_with_either_kind_of_label(teacher, dat
     assert all(parameter.isfinite().all() for parameter in result.student.parameters())
 
 
-@pytest.mark.parametrize("loss", [{name: PUBLISHED[name]} for name in ("hinton", "labels", "bss", "dml", "one", "fitnet")])
+@pytest.mark.parametrize("loss", [{name: PUBLISHED[name]} for name in ("hinton", "labels", "bss", "dml", "one", "fitnet", "hints")])
 def test_same_seed_same_student(teacher, data, loss):
     one, two, other = (run(teacher, data, replace(SHORT, loss=loss), seed=seed).student.weight_hash() for seed in (1, 1, 2))
     assert one == two != other
@@ -71,13 +72,13 @@ def test_same_seed_same_student(teacher, data, loss):
 
 @pytest.mark.parametrize("model", ["lenet5", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"])
 def test_features_of_other_families_are_compared(teacher, data, model):
-    everything = {"fitnet": 100.0, "at": 1000.0, "fsp": 50.0, "sp": 3000.0, "rkd": 1.0}
+    everything = {"fitnet": 100.0, "at": 1000.0, "fsp": 50.0, "sp": 3000.0, "rkd": 1.0, "hints": 20.0}
     before = list(student_like(teacher, model).parameters())
     result = run(teacher, data, replace(SHORT, steps=2, loss=everything), model)
     assert_learnt(result.student, before)
 
 
-@pytest.mark.parametrize("name", ["hinton", "fitnet", "at", "fsp", "sp", "rkd", "rkd-d", "rkd-a"])
+@pytest.mark.parametrize("name", ["hinton", "fitnet", "at", "fsp", "sp", "rkd", "rkd-d", "rkd-a", "hints"])
 def test_a_copy_of_the_teacher_has_nothing_to_learn(teacher, data, name):
     copy = build_classifier(replace(teacher.spec, notes={}))
     copy.load_state_dict(teacher.state_dict())
@@ -445,6 +446,11 @@ def test_each_loss_compares_what_it_is_defined_on(teacher, data, name):
         pairs, everyone, adapted = list(zip(mine.maps, theirs.maps, strict=True)), [logits], []
         if name in ("fitnet", "fsp"):
             adapted = [(adapter(m), t) for adapter, (m, t) in zip(learner.adapters, pairs, strict=True)]
+        if name == "hints":  # at the size of the last map, and the embedding as one more
+            side = mine.maps[-1].shape[2:]
+            small = [(F.adaptive_avg_pool2d(m, side), F.adaptive_avg_pool2d(t, side)) for m, t in pairs]
+            small.append((mine.embedding[:, :, None, None], theirs.embedding[:, :, None, None]))
+            adapted = [(reader(m), t) for reader, (m, t) in zip(learner.readers, small, strict=True)]
         if name == "dml":
             everyone += [peer(images) for peer in learner.peers]
         if name == "one":
@@ -455,6 +461,7 @@ def test_each_loss_compares_what_it_is_defined_on(teacher, data, name):
             "labels": lambda: F.cross_entropy(logits, labels.argmax(1)),
             "hinton": lambda: kl(answers, logits, 3.0),
             "fitnet": lambda: sum(fitnet_loss(*pair) for pair in adapted) / 3,
+            "hints": lambda: sum(hint_loss(*pair) for pair in adapted) / 4,
             "at": lambda: sum(attention_loss(*pair) for pair in pairs),
             "fsp": lambda: sum(fsp_loss((a, b), (t, u)) for (a, t), (b, u) in pairwise(adapted)),
             "sp": lambda: similarity_loss(*pairs[-1]),
@@ -518,6 +525,40 @@ def test_the_student_that_agreed_most_is_handed_back_and_a_look_changes_nothing(
     assert [each["network.features.0.1.num_batches_tracked"].item() for each in seen[1:]] == [1, 2, 3, 4]
 
 
+def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, tmp_path):
+    """Then the teacher is not asked again, and the student learns what it would have learnt from live hints."""
+    options = replace(SHORT, steps=40, loss={"hinton": 1.0, "hints": 20.0})
+    learner = Learner(student_like(teacher, "wrn-10-1"), teacher, options)
+    lessons = Lessons(data, learner, teacher, 0, torch.device("cpu"))
+    lessons.ask_beforehand(quiet=True)
+    assert sum(part[0].nbytes for part in lessons.bank[1:]) == learner.hint_bytes
+    inputs = lessons.draw(10, torch.Generator().manual_seed(0))
+    answers, *hints = learner.ask_for_hints(inputs[0])
+    torch.testing.assert_close(inputs[1], answers, rtol=1e-3, atol=1e-3)
+    for banked, live in zip(inputs[5:], hints, strict=True):
+        torch.testing.assert_close(banked.float(), live.float(), rtol=0.02, atol=0.02 * live.float().std().item())
+    banked, live = learner.eval()(*inputs)[0], learner(*inputs[:5])[0]
+    torch.testing.assert_close(banked, live, rtol=0.01, atol=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "_ask_teacher", None)
+        learner(*inputs)
+    monkeypatch.setattr("distill.lessons.MOST_HINTS", 0)
+    asking = Lessons(data, learner, teacher, 0, torch.device("cpu"))
+    asking.ask_beforehand(quiet=True)
+    assert not asking.bank and len(asking.draw(0, torch.Generator())) == 5
+
+
+def test_hints_of_other_layers_are_not_taken_for_these(teacher, data, tmp_path):
+    options = replace(SHORT, steps=20, loss={"hinton": 1.0, "hints": 1.0})
+    hashes = []
+    for layers in ((), (find_stages(teacher).layers[-1],), ()):
+        forget_student = tmp_path / "student.state"
+        forget_student.unlink(missing_ok=True)
+        student = run(teacher, data, replace(options, teacher_layers=layers), folder=tmp_path).student
+        hashes.append(student.weight_hash())
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
 @pytest.mark.parametrize("patience", [0, 3])
 @pytest.mark.parametrize("per_image", [0, 2])
 def test_a_lesson_gives_each_image_its_own_answer_and_label(teacher, data, monkeypatch, per_image, patience):
@@ -536,7 +577,7 @@ def test_a_lesson_gives_each_image_its_own_answer_and_label(teacher, data, monke
         learner = Learner(student_like(teacher), teacher, replace(options, views=views))
         lessons = Lessons(data, learner, teacher, 0, torch.device("cpu"))
         lessons.ask_beforehand(quiet=True)
-        assert (lessons.bank is None) == (not per_image)
+        assert bool(lessons.bank) == bool(per_image)
         images, answers, labels, share, _ = lessons.draw(10, torch.Generator().manual_seed(0))
         torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
         assert share == 0.25 and (views is not still or torch.equal(labels, F.one_hot(true_labels(images), 10).float()))

@@ -16,6 +16,7 @@ from distill.losses.ensemble import ensemble_loss, gated, ramp
 from distill.losses.fitnet import fitnet_loss
 from distill.losses.fsp import fsp_loss
 from distill.losses.hinton import hinton_loss
+from distill.losses.hints import hint_loss
 from distill.losses.mutual import mutual_loss
 from distill.losses.relational import angle_loss, distance_loss, relational_loss
 from distill.losses.shapes import same_side
@@ -30,6 +31,7 @@ ON_PAIRS = {
     "hinton": (lambda student, teacher: hinton_loss(student, teacher, 4.0), (4, 5)),
     "soft": (lambda student, teacher: soft_loss(student, teacher), (4, 5)),
     "fitnet": (fitnet_loss, (3, 2, 4, 4)),
+    "hints": (hint_loss, (3, 2, 4, 4)),
     "at": (attention_loss, (3, 2, 4, 4)),
     "sp": (similarity_loss, (4, 2, 3, 3)),
     "distance": (distance_loss, (5, 3)),
@@ -194,6 +196,23 @@ def test_fitnet_is_the_mean_square(shapes):
     assert_near(fitnet_loss(student, teacher), mean_square(*one_size(student, teacher)))
 
 
+@pytest.mark.parametrize("shapes", [((3, 2, 4, 4), (3, 2, 4, 4)), ((3, 2, 7, 5), (3, 2, 3, 3)), ((2, 4, 6, 2), (2, 4, 4, 5))])
+def test_hints_are_the_share_of_the_variance_left_unexplained(shapes):
+    student, teacher = normal(2, *shapes)
+    ours, theirs = one_size(student, teacher)
+    means = np.stack([np.full_like(theirs[:, c], theirs[:, c].mean()) for c in range(theirs.shape[1])], 1)
+    assert_near(hint_loss(student, teacher), ((ours - theirs) ** 2).sum() / ((theirs - means) ** 2).sum())
+    assert_near(hint_loss(7 * student - 3, 7 * teacher - 3), hint_loss(student, teacher))
+    assert_near(hint_loss(torch.from_numpy(means), torch.from_numpy(theirs)), 1.0)
+
+
+def test_a_layer_that_never_changes_gives_no_hints():
+    student = normal(4, (3, 2, 4, 4)).requires_grad_()
+    for constant in (0.0, 1.0, 1e6):
+        loss = hint_loss(student, torch.full((3, 2, 4, 4), constant, dtype=torch.double))
+        assert loss == 0 and torch.autograd.grad(loss, student)[0].eq(0).all()
+
+
 @pytest.mark.parametrize("shapes", MAPS)
 def test_attention_compares_normalised_energy(shapes):
     student, teacher = normal(3, *shapes)
@@ -291,7 +310,7 @@ def test_gradient_of_a_loss_between_two(name):
     assert gradcheck(lambda student: loss(student, teacher), (student.requires_grad_(),))
 
 
-@pytest.mark.parametrize("loss", [fitnet_loss, attention_loss])
+@pytest.mark.parametrize("loss", [fitnet_loss, hint_loss, attention_loss])
 @pytest.mark.parametrize("shapes", [((2, 2, 5, 3), (2, 2, 2, 2)), ((2, 2, 2, 2), (2, 2, 5, 3))])
 def test_gradient_goes_through_the_averaging(loss, shapes):
     student, teacher = normal(17, *shapes)
