@@ -143,8 +143,8 @@ class Learner(nn.Module):
         self.mine, self.theirs = _last(mine, count), _last(theirs, count)
         pairs = zip(self.mine.channels, self.theirs.channels, strict=True)
         if "hints" in self.weights:
-            ours, given = (*self.mine.channels, _width(student, self.mine)), (*self.theirs.channels, _width(teacher, self.theirs))
-            self.readers = nn.ModuleList(_reader(*pair) for pair in zip(ours, given, strict=True))
+            widths = zip(_widths(student, self.mine), _widths(teacher, self.theirs), strict=True)
+            self.readers = nn.ModuleList(_reader(*pair) for pair in widths)
         wanted = {"fitnet", "fsp"} & self.weights.keys()
         self.adapters = nn.ModuleList(
             nn.Identity() if ours == given or not wanted else nn.Conv2d(ours, given, 1, bias=False) for ours, given in pairs
@@ -164,7 +164,7 @@ class Learner(nn.Module):
 
     @property
     def takes_answers(self) -> bool:
-        """Whether the teacher's answers come with the lesson; losses on features ask the teacher themselves."""
+        """Whether the teacher's answers come with the lesson; losses on features ask it themselves, unless hints are kept."""
         return not self.on_features and asks_teacher(self.options)
 
     @property
@@ -172,21 +172,12 @@ class Learner(nn.Module):
         """Whether the teacher's hints can come with the lesson, and its answers with them: no other loss looks at its features."""
         return ON_FEATURES & self.weights.keys() == {"hints"}
 
-    @property
-    def hint_bytes(self) -> int:
-        """What the hints for one view take in bfloat16."""
-        if not self.takes_hints:
-            return 0
-        side = min(self.theirs.sides)
-        return 2 * sum(reader.out_channels for reader in self.readers[:-1]) * side**2 + 2 * self.readers[-1].out_channels
-
     @torch.no_grad()
     def ask_for_hints(self, images: Tensor) -> list[Tensor]:  # (B, C, H, W) -> (B, K), then (B, C, h, w) each
         """The teacher's answers and, in bfloat16, its hints."""
-        parts = [self._ask_teacher(part) for part in images.split(at_once(images.shape[-1]))]
-        found = zip(*([answers, *self._hints(*features)] for answers, *features in parts), strict=True)
-        answers, *hints = map(torch.cat, found)
-        return [answers, *(each.bfloat16() for each in hints)]
+        parts = (self._ask_teacher(part) for part in images.split(at_once(images.shape[-1])))
+        small = ([answers, *(each.bfloat16() for each in self._hints(*features))] for answers, *features in parts)
+        return [torch.cat(each) for each in zip(*small, strict=True)]
 
     def _hints(self, maps: list[Tensor], embedding: Tensor) -> list[Tensor]:  # of (B, C, h, w)
         """Maps averaged down to the smallest of the teacher's, and the embedding as a map of one pixel."""
@@ -350,9 +341,10 @@ def _reader(ours: int, given: int) -> nn.Conv2d:
     return reader
 
 
-def _width(classifier: Classifier, stages: Stages) -> int:
-    """Numbers in the embedding."""
-    return classifier.network.get_submodule(stages.head).in_features if stages.head else stages.channels[-1]
+def _widths(classifier: Classifier, stages: Stages) -> tuple[int, ...]:
+    """Channels of the maps, and numbers in the embedding."""
+    embedding = classifier.network.get_submodule(stages.head).in_features if stages.head else stages.channels[-1]
+    return *stages.channels, embedding
 
 
 def _last(stages: Stages, count: int) -> Stages:

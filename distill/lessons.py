@@ -15,8 +15,8 @@ from distill.models import Classifier
 from distill.optimisers import PEAKS
 from distill.options import DistillOptions
 from distill.transfer_set import TransferSet
-from distill.views import ask, bank_answers
-from synthesis_kernels.backend import free_cycles
+from distill.views import ask, bank_answers, to_input
+from synthesis_kernels.backend import free_cycles, say_once
 from synthesis_kernels.errors import EchosetError
 
 MOST_HINTS = 4 * 2**30
@@ -46,11 +46,11 @@ class Lessons:
         self.bank: list[Tensor] = []  # answers (N·V, K), then hints (N·V, C, h, w)
 
     def ask_beforehand(self, quiet: bool, folder: Path | None = None) -> None:
-        """Keep the teacher's answers to every view, unless so few steps are taken that asking at each is less work."""
+        """Keep the teacher's answers and hints for every view, unless so few steps are taken that asking at each is less work."""
         options, learner = self.options, self.learner
         views = len(self.pool) * options.views_per_image
         pays = 0 < views <= options.steps * options.batch
-        hints = learner.takes_hints and views * learner.hint_bytes <= MOST_HINTS
+        hints = pays and learner.takes_hints and self._hints_fit(views, quiet)
         if not (pays and (hints or learner.takes_answers)):
             return
         given = self.teacher, self.pool, options.views_per_image, options.views, self.seed, learner.precision, quiet, folder
@@ -59,6 +59,14 @@ class Lessons:
         free_cycles(self.device)
         if self.device.type == "cuda" and "bss" not in self.learner.weights:
             self.teacher.cpu()  # it is not asked again (bss attacks it), and its memory is wanted
+
+    def _hints_fit(self, views: int, quiet: bool) -> bool:
+        """Not by how much memory is free: hints that are kept are rounded, and a run that goes on has to decide as before."""
+        size = views * sum(part.nbytes for part in self.learner.ask_for_hints(to_input(self.pool[:1]))[1:])
+        if not quiet:
+            kept = "kept beforehand" if size <= MOST_HINTS else "not kept, so the teacher is asked at every step"
+            say_once(f"hints for {views:,} views: {size / 2**30:.1f} GiB, {kept}")
+        return size <= MOST_HINTS
 
     def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training that is over, draws, hints."""

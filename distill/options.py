@@ -81,7 +81,8 @@ class DistillOptions:
     """Softens both distributions in hinton's KL divergence."""
     views_per_image: int = 16
     """Views the teacher answers for, once, before the student starts (where these are fewer than the steps will show, and no loss
-    but hints compares features; else at every step); 0 = a new view and a new answer at every step."""
+    but hints compares features; else at every step); 0 = a new view and a new answer at every step. Hints are kept up to 4 GiB, in
+    memory and until the student is saved on disk."""
     views: ViewOptions = ViewOptions(cutmix=0.5)
     """What the student sees of an image."""
     patience: int = 0
@@ -90,8 +91,8 @@ class DistillOptions:
     held_out: float = 0.1
     """Part of the set kept for these checks, where there is patience."""
     teacher_layers: tuple[str, ...] = ()
-    """Layers whose maps fitnet, hints, at, fsp and sp compare (sp only the last one's); by default the last block of each stage. rkd
-    compares the input of the last linear layer, and uses these layers only in a network that has none."""
+    """Layers whose maps fitnet, hints, at, fsp and sp compare (sp only the last one's); by default the last block of each stage.
+    rkd compares the input of the last linear layer, and uses these layers only in a network that has none."""
     student_layers: tuple[str, ...] = ()
     """The student's layers for the same losses: as many as teacher_layers where both are named, else paired from the last one
     backwards. With the loss `one`, the branches begin after the last but one of them."""

@@ -27,7 +27,7 @@ from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
 from distill.transfer_set import TransferSet
-from distill.views import ANSWERS, ask, to_input
+from distill.views import ask, to_input
 from synthesis_kernels.backend import (
     describe_forms,
     free_cycles,
@@ -47,7 +47,7 @@ STATE = "student.state"
 
 def forget(folder: Path) -> None:
     """Delete what a distillation keeps in its folder until its student is saved."""
-    for path in [folder / STATE, *folder.glob(ANSWERS.format("*", "*"))]:
+    for path in [folder / STATE, *folder.glob("answers-*.state")]:
         path.unlink(missing_ok=True)
 
 
@@ -295,7 +295,7 @@ def distill(
                     figures = _look(state, logits, answers, judge)
                     if not math.isfinite(figures["loss"]):
                         if folder:
-                            forget(folder)  # nobody can go on from there
+                            (folder / STATE).unlink(missing_ok=True)  # nobody can go on from there
                         raise EchosetError(
                             f"the student's loss is {figures['loss']} at step {state.step}; "
                             "lower the learning rate of the distillation, or the weights of its losses"

@@ -66,33 +66,33 @@ def bank_answers(
         frozen = Frozen(teacher, precision)
         look = lambda images: [ask(frozen, images, precision)]  # noqa: E731
     todo = [(view, index) for view in range(per_image) for index in torch.arange(len(pool), device=pool.device).split(CHUNK)]
-    bank, done, save_due = [], 0, Every(20)
-    unsaved: list[list[Tensor]] = []
+    bank: list[Tensor] = []
+    done = asked_images = kept = 0
 
     def put(found: Sequence[Tensor]) -> None:
-        nonlocal done
+        nonlocal done, asked_images
         view, index = todo[done]
         if not bank:
             bank.extend(part.new_zeros(len(pool), per_image, *part.shape[1:], device=pool.device) for part in found)
         for whole, part in zip(bank, found, strict=True):
             whole[index, view] = part.to(pool.device)
-        done += 1
+        done, asked_images = done + 1, asked_images + len(index)
 
     while folder and (saved := load_state(folder / ANSWERS.format(key[:12], done), key)):
         for found in saved["found"]:
             put(found)
-    with StopFlag() as stop, StepProgress("asking the teacher", per_image * len(pool), quiet) as progress:
+        kept = done
+    save_due = Every(20)
+    with StopFlag() as stop, StepProgress("asking the teacher", per_image * len(pool), quiet, asked_images) as progress:
         while done < len(todo):
             view, index = todo[done]
-            found = look(make_views(pool, index, torch.full_like(index, view), options, seed))
-            put(found)
-            progress.update(view * len(pool) + int(index.numel()))
+            put(look(make_views(pool, index, torch.full_like(index, view), options, seed)))
+            progress.update(asked_images)
             stopping = stop.raised  # asked once: a signal may come between two looks
-            if folder:
-                unsaved.append(list(found))
-                if stopping or save_due():
-                    save_state(folder / ANSWERS.format(key[:12], done - len(unsaved)), key, {"found": unsaved})
-                    unsaved = []
+            if folder and (stopping or save_due()):  # what is new, as a file of its own
+                new = [[whole[index, view].cpu() for whole in bank] for view, index in todo[kept:done]]
+                save_state(folder / ANSWERS.format(key[:12], kept), key, {"found": new})
+                kept = done
             if stopping:
                 raise Interrupted("distillation stopped" + (f"; {folder} keeps the teacher's answers" if folder else ""))
     return bank

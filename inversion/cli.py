@@ -14,7 +14,7 @@ VERBS = {
     "inspect": "say what a teacher is, and whether a set can be made from it",
     "synthesize": "make a class-balanced transfer set from a teacher",
     "collect": "choose a class-balanced transfer set from noise, procedural pictures, folders or other sets",
-    "distill": "train a student on a transfer set, or on any images, by any of nine methods",
+    "distill": "train a student on a transfer set, or on any images, by any of ten methods",
     "evaluate": "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
     "report": "write one self-contained HTML page about a run",
     "export": "merge transfer sets, draw a part of one, write it for other trainers: pictures, .npz, WebDataset",

@@ -74,8 +74,9 @@ def test_a_call_never_waits_for_the_host(teacher, step, options):
 
 @pytest.mark.parametrize("views", [0, 2])
 @pytest.mark.parametrize("step", ["eager", "graph"])
-def test_a_student_s_step_never_waits_for_the_host(teacher, step, views):
-    options = DistillOptions(steps=100, batch=32, views_per_image=views)  # two views of 64 images are asked beforehand
+@pytest.mark.parametrize("loss", [{"hinton": 1.0}, {"hinton": 1.0, "hints": 20.0}])
+def test_a_student_s_step_never_waits_for_the_host(teacher, step, views, loss):
+    options = DistillOptions(steps=100, batch=32, views_per_image=views, loss=loss)  # two views of 64 images are asked beforehand
     student = build_student(StudentOptions("convnet-8"), teacher.contract).to("cuda")
     learner = Learner(student, teacher, options, torch.bfloat16, 0)
     state = StudentState(student, torch.device("cuda"), 0, options, learner)

@@ -2,6 +2,7 @@ import math
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -243,8 +244,8 @@ def test_a_network_without_maps_is_told_which_loss_to_use(teacher, data):
     distill(flat, data, teacher, replace(SHORT, loss={"rkd": 1.0}), device="cpu", quiet=True)
 
 
-def test_rkd_between_a_network_with_a_linear_head_and_one_without(teacher, data):
-    for loss in ({"rkd": 1.0}, {"rkd": 1.0, "at": 1.0}):
+def test_embeddings_of_a_network_with_a_linear_head_and_of_one_without(teacher, data):
+    for loss in ({"rkd": 1.0}, {"rkd": 1.0, "at": 1.0}, {"hints": 1.0}):
         layers = [nn.Conv2d(1, 6, 5), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         headless = Classifier(nn.Sequential(*layers), replace(teacher.spec, model="mine", notes={}))
         distill(headless, data, teacher, replace(SHORT, loss=loss), device="cpu", quiet=True)
@@ -525,13 +526,14 @@ def test_the_student_that_agreed_most_is_handed_back_and_a_look_changes_nothing(
     assert [each["network.features.0.1.num_batches_tracked"].item() for each in seen[1:]] == [1, 2, 3, 4]
 
 
-def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, tmp_path):
-    """Then the teacher is not asked again, and the student learns what it would have learnt from live hints."""
-    options = replace(SHORT, steps=40, loss={"hinton": 1.0, "hints": 20.0})
-    learner = Learner(student_like(teacher, "wrn-10-1"), teacher, options)
+@pytest.mark.parametrize("model", ["wrn-10-1", "lenet5", "cifar-vgg11"])  # of other maps than the teacher's
+@pytest.mark.parametrize("beside", [{"hinton": 1.0}, {"bss": 1.0}, {"dml": 1.0}])
+def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, model, beside):
+    """Then the teacher is not asked again, and the loss is that of live hints."""
+    options = replace(SHORT, steps=40, loss=beside | {"hints": 20.0})
+    learner = Learner(student_like(teacher, model), teacher, options)
     lessons = Lessons(data, learner, teacher, 0, torch.device("cpu"))
     lessons.ask_beforehand(quiet=True)
-    assert sum(part[0].nbytes for part in lessons.bank[1:]) == learner.hint_bytes
     inputs = lessons.draw(10, torch.Generator().manual_seed(0))
     answers, *hints = learner.ask_for_hints(inputs[0])
     torch.testing.assert_close(inputs[1], answers, rtol=1e-3, atol=1e-3)
@@ -542,21 +544,36 @@ def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, t
     with monkeypatch.context() as patch:
         patch.setattr(learner, "_ask_teacher", None)
         learner(*inputs)
-    monkeypatch.setattr("distill.lessons.MOST_HINTS", 0)
+    monkeypatch.setattr("distill.lessons.MOST_HINTS", sum(part.nbytes for part in lessons.bank[1:]) - 1)
     asking = Lessons(data, learner, teacher, 0, torch.device("cpu"))
     asking.ask_beforehand(quiet=True)
     assert not asking.bank and len(asking.draw(0, torch.Generator())) == 5
 
 
-def test_hints_of_other_layers_are_not_taken_for_these(teacher, data, tmp_path):
-    options = replace(SHORT, steps=20, loss={"hinton": 1.0, "hints": 1.0})
-    hashes = []
+def test_hints_of_large_images_are_made_small_part_by_part(teacher, monkeypatch):
+    alive, most = WeakSet(), []
+
+    def ask(images):
+        maps = [torch.rand(len(images), 16, 56, 56), torch.rand(len(images), 32, 7, 7)]
+        alive.update(maps)
+        most.append(len(alive))
+        return images.mean((2, 3)), maps, torch.rand(len(images), 32)
+
+    learner = Learner(student_like(teacher), teacher, replace(SHORT, loss={"hints": 1.0}))
+    monkeypatch.setattr(learner, "_ask_teacher", ask)
+    answers, *hints = learner.ask_for_hints(torch.rand(100, 3, 224, 224))
+    assert len(most) > 2 and max(most) <= 4 and len(answers) == 100
+    assert [hint.shape[1:] for hint in hints] == [(16, 7, 7), (32, 7, 7), (32, 1, 1)]
+
+
+def test_hints_of_other_layers_are_not_taken_for_these(teacher, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.views.Every", lambda seconds: lambda: True)
+    options, hashes = replace(SHORT, steps=20, loss={"hinton": 1.0, "hints": 1.0}), []
     for layers in ((), (find_stages(teacher).layers[-1],), ()):
-        forget_student = tmp_path / "student.state"
-        forget_student.unlink(missing_ok=True)
-        student = run(teacher, data, replace(options, teacher_layers=layers), folder=tmp_path).student
-        hashes.append(student.weight_hash())
+        (tmp_path / "student.state").unlink(missing_ok=True)
+        hashes.append(run(teacher, data, replace(options, teacher_layers=layers), folder=tmp_path).student.weight_hash())
     assert hashes[0] == hashes[2] != hashes[1]
+    assert len({path.name.split("-")[1] for path in tmp_path.glob("answers-*.state")}) == 2
 
 
 @pytest.mark.parametrize("patience", [0, 3])

@@ -269,7 +269,8 @@ def test_rows_of_a_curve_say_where_they_come_from(tmp_path, monkeypatch):
 
     def run_study(teacher, sets, test, out, student, options, distillation, **way):
         folders.append(out.as_posix())
-        cell = {"corruption": "none", "method": "hinton", "seed": 0, "loss": {"hinton": 1.0}, "set_size": options.images}
+        method = options.methods[0]
+        cell = {"corruption": "none", "method": method, "seed": 0, "loss": {method: 1.0}, "set_size": options.images}
         cell |= {"accuracy": 0.9, "agreement": 0.9, "steps": distillation.steps, "seconds": 1.5, "device": "a CPU", "torch": "2"}
         return [cell | {"set": name, "key": "…"} for name in sets]
 
@@ -279,18 +280,21 @@ def test_rows_of_a_curve_say_where_they_come_from(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_curve, "load_teacher", lambda options: None)
     monkeypatch.setattr(measure_curve, "TransferSet", SimpleNamespace(load=lambda place: made))
     config = str(ROOT / "configs" / "cifar10-small.yaml")
-    given = Namespace(config=config, set="s", data="d", sizes=[10], seeds=[0], steps=7, name="mine")
+    given = Namespace(config=config, set="s", data="d", sizes=[10], seeds=[0], steps=7, name="mine", method="hinton")
     for commit, steps in (("first", 7), ("second", 9), ("third", 7)):
         given.steps = steps
         monkeypatch.setattr(measure_curve, "repository_commit", lambda commit=commit: commit)
         monkeypatch.setattr(sys, "argv", ["measure_curve.py", "--set", "s", "--data", "d", "--steps", str(steps)])
         measure_curve.measure(given)
-    assert folders == [f"runs/curve/mine/10-{steps}" for steps in (7, 9, 7)]
+    assert folders == [f"runs/curve/mine/hinton-10-{steps}" for steps in (7, 9, 7)]
     rows = json.loads(path.read_text())["study"]
     found = [(row["set"], row["steps"], row["commit"]) for row in rows]
     assert found == [("real", 7, "first"), ("real", 9, "second"), ("synthetic", 7, "first"), ("synthetic", 9, "second")]
     assert rows[1]["command"] == "python tools/measure_curve.py --set SET --data DIR --steps 9"
     assert rows[2]["set_hashes"] == ["mine"] and "set_hashes" not in rows[0] and "key" not in rows[0]
+    given.method = "at"  # another row, though all else is the same
+    measure_curve.measure(given)
+    assert [row["method"] for row in json.loads(path.read_text())["study"]] == ["at"] * 2 + ["hinton"] * 4
     made.manifest["shards"][0]["sha256"] = "another"
     with pytest.raises(EchosetError, match="rows of another synthetic set"):
         measure_curve.measure(given)
@@ -429,13 +433,14 @@ def test_tables_come_from_files(tmp_path, monkeypatch):
     runs = [{"student_accuracy": value, "images": 5000, "seconds": seconds} for value in (0.85, 0.87)]
     (tmp_path / "cifar10-wrn.json").write_text(json.dumps({"runs": runs}))
     (tmp_path / "cifar10-small.json").write_text(json.dumps({"runs": [runs[0] | {"beside": {"images": 1500}}]}))
-    cell = {"set": "real", "set_size": 5000, "steps": 900, "agreement": 0.91}
+    cell = {"set": "real", "method": "hinton", "set_size": 5000, "steps": 900, "agreement": 0.91}
     cells = [cell | {"accuracy": value} for value in (0.9, 0.92)] + [cell | {"set_size": 500, "accuracy": 0.7}]
     (tmp_path / "cifar10-curve.json").write_text(json.dumps({"study": cells}))
     teacher = {"name": "wrn-40-2", "accuracy": 0.94, "parameters": 2_243_546, "seconds": 5400, "device": "a CPU"}
     (tmp_path / "teachers.json").write_text(json.dumps({"teachers": [teacher]}))
     readme = "a\n<!-- table: cifar10 -->\n<!-- end -->\nb\n<!-- table: teachers -->\nold\n<!-- end -->\nc\n"
-    assert "| real | 5,000 | 900 | 2 | 91.00 ± 1.41 | 91.00 ± 0.00 |\n<!--" in tables.render("<!-- table: curve -->\n<!-- end -->")
+    curve = tables.render("<!-- table: curve -->\n<!-- end -->")
+    assert "| real | `hinton` | 5,000 | 900 | 2 | 91.00 ± 1.41 | 91.00 ± 0.00 |\n<!--" in curve
     made = tables.render(readme)
     assert "| `cifar10-wrn` | 5,000 | 2 | 86.00 ± 1.41 | 85.00 | 1.0 | 0.0 | 2.0 | 3.3 |" in made
     assert "curve" not in made and "small" not in made

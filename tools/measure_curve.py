@@ -30,9 +30,9 @@ from synthesis_kernels.errors import EchosetError
 KEPT = ("set", "corruption", "method", "seed", "loss", "set_size", "accuracy", "agreement", "steps", "seconds", "device", "torch")
 
 
-def which(cell: dict[str, Any]) -> tuple[str, int, int, int]:
+def which(cell: dict[str, Any]) -> tuple[str, str, int, int, int]:
     """What tells one row of the file from another."""
-    return cell["set"], cell["set_size"], cell["steps"], cell["seed"]
+    return cell["method"], cell["set"], cell["set_size"], cell["steps"], cell["seed"]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -56,8 +56,8 @@ def measure(given: argparse.Namespace) -> None:
     test, distillation = load_images(given.data, "test"), replace(run.distillation, steps=given.steps)
     cells: list[dict[str, Any]] = []
     for size in given.sizes:
-        options = StudyOptions(methods=("hinton",), seeds=tuple(given.seeds), images=size, attacks=0)
-        out = Path("runs") / "curve" / given.name / f"{size}-{given.steps}"
+        options = StudyOptions(methods=(given.method,), seeds=tuple(given.seeds), images=size, attacks=0)
+        out = Path("runs") / "curve" / given.name / f"{given.method}-{size}-{given.steps}"
         way = {"device": run.device, "precision": run.precision, "step": run.step}
         found = run_study(load_teacher(run.teacher), sets, test, out, run.student, options, distillation, **way)
         print(*(f"{cell['set']} {cell['set_size']:,}: {cell['accuracy']:.2%}" for cell in found), sep="\n", flush=True)
@@ -78,6 +78,7 @@ if __name__ == "__main__":
     parser.add_argument("--sizes", nargs="+", type=int, default=[500, 1000, 2500, 5000, 10_000])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=3000, help="of each student")
+    parser.add_argument("--method", default="hinton", help="loss of each student, as in `echoset study`: hinton, hinton+hints, …")
     parser.add_argument("--name", default="cifar10-curve", help="of the result file")
     given = parser.parse_args()
     with plain_endings():

@@ -100,13 +100,13 @@ def _taught_by(run: dict) -> str:
 
 def curve(name: str) -> str:
     """Students of synthetic and of real images, by the size of the set."""
-    rows = [["learnt from", "images", "steps", "seeds", "student, %", "same decision as the teacher, %"]]
-    cells: dict[tuple[str, int, int], list[dict]] = {}
+    rows = [["learnt from", "loss", "images", "steps", "seeds", "student, %", "same decision as the teacher, %"]]
+    cells: dict[tuple[str, str, int, int], list[dict]] = {}
     for cell in load(name)["study"]:
-        cells.setdefault((cell["set"], cell["set_size"], cell["steps"]), []).append(cell)
-    for (source, size, steps), found in sorted(cells.items()):
+        cells.setdefault((cell["method"], cell["set"], cell["set_size"], cell["steps"]), []).append(cell)
+    for (method, source, size, steps), found in sorted(cells.items()):
         figures = [spread([cell[key] for cell in found]) for key in ("accuracy", "agreement")]
-        rows.append([source, f"{size:,}", f"{steps:,}", str(len(found)), *figures])
+        rows.append([source, f"`{method}`", f"{size:,}", f"{steps:,}", str(len(found)), *figures])
     return rows_to_markdown(rows)
 
 

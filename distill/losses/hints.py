@@ -13,7 +13,7 @@ def hint_loss(
 ) -> Tensor:
     """Σ(A_S − A_T)² / Σ(A_T − Ā_T)², Ā_T each channel's mean: the share of the teacher's variance that is left unexplained.
 
-    1 for a student that knows the means alone, whatever the layer, the network and its units: so one weight serves all of them.
+    1 for a student that knows the means alone, whatever the layer, the network and its units.
     """
     student, teacher = same_side(student, teacher)
     spread = (teacher - teacher.mean((0, 2, 3), keepdim=True)).square().mean()
