@@ -28,7 +28,7 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions, Step
 from distill.taps import Stages, Taps, find_stages
 from distill.views import at_once
-from synthesis_kernels.backend import mixed_precision
+from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.errors import EchosetError
 
 PUBLISHED = {
@@ -238,7 +238,7 @@ class Learner(nn.Module):
         return loss, logits, answers if answers.numel() else labels.clamp_min(1e-9).log()
 
     def _answer(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K) float32
-        with mixed_precision(images.device, self.precision):
+        with forward_pass(images.device, self.precision):
             return network(images).float()
 
     def _decisions(self, answers: Tensor) -> Tensor:  # (B, K) -> (B, K)

@@ -30,8 +30,8 @@ from distill.transfer_set import TransferSet
 from distill.views import ask, to_input
 from synthesis_kernels.backend import (
     describe_forms,
+    forward_pass,
     free_cycles,
-    mixed_precision,
     name_form,
     random_apart,
     resolve_device,
@@ -180,7 +180,7 @@ class StudentStep:
         return self._update(images, teacher_logits, weights)[0]
 
     def _lesson(self, images: Tensor, teacher_logits: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        with mixed_precision(images.device, self.precision):
+        with forward_pass(images.device, self.precision):
             logits = self._network(images)
         logits = logits.float()
         return hinton_loss(logits, teacher_logits, self.temperature, weights), logits

@@ -18,7 +18,7 @@ from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
-from synthesis_kernels.backend import mixed_precision, name_form
+from synthesis_kernels.backend import forward_pass, name_form
 
 CHUNK = 500
 ANSWERS = "answers-{}-{}.state"
@@ -36,7 +36,7 @@ def at_once(size: int, most: int = 512) -> int:
 
 def ask(network: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
     """A network's float32 logits, without gradients."""
-    with torch.no_grad(), mixed_precision(images.device, precision):
+    with torch.no_grad(), forward_pass(images.device, precision):
         return torch.cat([network(part).float() for part in images.split(at_once(images.shape[-1]))])
 
 

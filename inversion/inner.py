@@ -15,7 +15,7 @@ from distill.models.frozen import Frozen
 from inversion.generators import Generator
 from inversion.options import SynthesisOptions
 from inversion.teacher import trained_views
-from synthesis_kernels.backend import mixed_precision
+from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.step import Captured, Step, compiled, optimiser_tensors
 from synthesis_kernels.views import ViewPlan, views
 
@@ -105,7 +105,7 @@ class InnerLoop:
     @torch.no_grad()
     def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
         """The images as they are after the last update; the generator gets what is kept, and running statistics."""
-        with mixed_precision(self.noise.device, self.precision):
+        with forward_pass(self.noise.device, self.precision):
             images = self.clone(self.noise, wanted)
         if self.plain:
             torch._foreach_copy_(self.generator.learned(), self.clone.learned())
@@ -145,7 +145,7 @@ class InnerLoop:
         average: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, ...]:
         goal = self.options.objective
-        with mixed_precision(noise.device, self.precision):
+        with forward_pass(noise.device, self.precision):
             images = self.clone(noise, wanted)
         seen = views(images, self.places, view, self.view_plan, self.seed)
         logits, mean, variance = self.teacher.with_moments(seen)

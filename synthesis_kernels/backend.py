@@ -57,9 +57,20 @@ def resolve_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def mixed_precision(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """The autocast region a forward pass runs in; float32 switches it off."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)
+def forward_pass(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
+    """The region a forward pass runs in: autocast to bfloat16, or none; in float32 on a CPU, Winograd's convolutions."""
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)
+    if device.type != "cpu" or precision is not torch.float32 or torch.compiler.is_compiling():
+        return cast
+    return _with_winograd(cast)
+
+
+@contextlib.contextmanager
+def _with_winograd(cast: torch.autocast) -> Iterator[None]:
+    from synthesis_kernels.conv3x3 import WinogradConvolutions
+
+    with cast, WinogradConvolutions():
+        yield
 
 
 def describe_device(device: torch.device) -> str:

@@ -32,7 +32,7 @@ from distill.loop import Every, StepProgress, StopFlag
 from distill.models import Classifier, ModelSpec, build_classifier, save_classifier
 from distill.options import Device, DistillOptions, Precision, ViewOptions
 from distill.train import StudentState, one_cycle
-from synthesis_kernels.backend import describe_device, mixed_precision, repository_commit, resolve_device, resolve_precision
+from synthesis_kernels.backend import describe_device, forward_pass, repository_commit, resolve_device, resolve_precision
 from synthesis_kernels.errors import EchosetError
 
 STAGES = 4
@@ -147,7 +147,7 @@ def train(recipe: TeacherRecipe) -> float:
                 shown = fit_pixels(images, spec.channels, side)
             index = order[place * recipe.batch : (place + 1) * recipe.batch]
             state.optimiser.set_share(one_cycle(state.step, total, warmup=0.2))
-            with mixed_precision(device, precision):
+            with forward_pass(device, precision):
                 logits = network(make_views(shown, index, torch.full_like(index, epoch), recipe.views, recipe.seed))
             loss = F.cross_entropy(logits.float(), labels[index])
             state.optimiser.zero_grad(set_to_none=True)

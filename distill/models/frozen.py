@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from distill.models.classifier import Classifier
-from synthesis_kernels.backend import mixed_precision
+from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.bn_match import MomentTarget, bn_match, fold_batch_norm
 from synthesis_kernels.conv3x3 import FrozenConv3x3, pays
 from synthesis_kernels.errors import EchosetError
@@ -84,7 +84,7 @@ class Frozen(nn.Module):
             self._taps[name].take(layer)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
-        with mixed_precision(images.device, self.precision):
+        with forward_pass(images.device, self.precision):
             return self.classifier(images).float()
 
     def with_moments(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B, K), (ΣC,), (ΣC,)
