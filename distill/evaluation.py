@@ -16,7 +16,7 @@ from distill.models import Classifier, as_found
 from distill.models.frozen import Frozen
 from distill.options import Device
 from distill.views import at_once, to_input
-from synthesis_kernels.backend import free_cycles, resolve_device
+from synthesis_kernels.backend import forward_pass, free_cycles, resolve_device
 from synthesis_kernels.errors import EchosetError
 
 PUSHES = 20  # steps towards a boundary, at most
@@ -66,7 +66,8 @@ def predict(
     free_cycles(device)
     classifier = classifier.to(device, memory_format=torch.channels_last).eval()
     outputs, batch = [], min(batch, at_once(images.shape[-1]))
-    with torch.inference_mode(), StepProgress(title, len(images), quiet) as progress:
+    fast = forward_pass(device, torch.float32)
+    with torch.inference_mode(), fast, StepProgress(title, len(images), quiet) as progress:
         for start in range(0, len(images), batch):
             outputs.append(classifier(to_input(images[start : start + batch].to(device))).float())
             progress.update(min(start + batch, len(images)))

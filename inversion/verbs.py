@@ -450,8 +450,10 @@ def verify(run: VerifyRun) -> int:
         teacher = load_teacher(run.teacher)
         _same_teacher(transfer_set, teacher, run.set)
         answers = predict(teacher, transfer_set.images, resolve_device(run.device), quiet=run.quiet).cpu()
-        wrong = int((answers.argmax(1) != transfer_set.labels).sum())
-        # float16 keeps 11 bits: a stored logit is off by at most 2⁻¹¹ of its size, and float32 sums differ in their order.
+        # float16 keeps 11 bits: a stored logit is off by at most 2⁻¹¹ of its size, and float32 sums differ in their order, which
+        # can decide between two classes that are next to equal, as on images pushed to a boundary.
+        behind = answers.amax(1) - answers.gather(1, transfer_set.labels[:, None])[:, 0]
+        wrong = int((behind > 1e-4 * (1 + answers.abs().amax(1))).sum())
         gap = (answers - transfer_set.logits.float()).abs() / (1 + answers.abs())
         document |= {"labels_differ": wrong, "largest_logit_gap": gap.max().item()}
         table.add_row("labels the teacher gives otherwise", str(wrong))

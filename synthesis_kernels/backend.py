@@ -62,14 +62,14 @@ def forward_pass(device: torch.device, precision: torch.dtype) -> contextlib.Abs
     cast = torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)
     if device.type != "cpu" or precision is not torch.float32 or torch.compiler.is_compiling():
         return cast
-    return _with_winograd(cast)
+    from synthesis_kernels.conv3x3 import WinogradConvolutions, has_float32
+
+    return _both(cast, WinogradConvolutions()) if has_float32() else cast
 
 
 @contextlib.contextmanager
-def _with_winograd(cast: torch.autocast) -> Iterator[None]:
-    from synthesis_kernels.conv3x3 import WinogradConvolutions
-
-    with cast, WinogradConvolutions():
+def _both(first: contextlib.AbstractContextManager, second: contextlib.AbstractContextManager) -> Iterator[None]:
+    with first, second:
         yield
 
 

@@ -135,7 +135,7 @@ class _BatchNormMatch(torch.autograd.Function):
         y, mean, variance = _FORWARD[form](rows, scale, shift, _first_values(x).to(scale.dtype), relu)
         ctx.save_for_backward(rows, scale, shift, mean)
         ctx.relu, ctx.form = relu, form
-        return y.movedim(-1, 1), mean, variance
+        return y.movedim(-1, 1).detach(), mean, variance  # no view to autograd, which would forbid changing it in place
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor | None, ...]:

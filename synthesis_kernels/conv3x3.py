@@ -1,10 +1,10 @@
 """3×3 convolutions on a CPU by Winograd's algorithm (Lavin & Gray 2016), with fewer multiplications than there are in them.
 
-Convolutions are most of a synthesis step and of a student's, and on a CPU libraries run them near the processor's rate; less
-arithmetic is what is left. There are native forms only; elsewhere the library's convolution runs.
+Convolutions are most of a synthesis step and of a student's, and on a CPU libraries run them near the processor's rate (LOG.md);
+less arithmetic is what is left. There are native forms only; elsewhere the library's convolution runs.
 
-In float32, `WinogradConvolutions` puts F(4×4, 3×3), a quarter of the multiplications, where `F.conv2d` is asked for, with
-both gradients; its error is about five times that of float32 itself. It needs AVX2.
+In float32, `WinogradConvolutions` puts F(4×4, 3×3), a quarter of the multiplications where sides are multiples of 4, where
+`F.conv2d` is asked for, with all gradients; forward, its error is about five times that of the library's float32. It needs AVX2.
 
 In bfloat16, `FrozenConv3x3` is F(2×2, 3×3), 4/9 of them, for networks that are not trained: it rounds its transformed inputs and
 weights to bfloat16, which makes its error about 1.6 times that of bfloat16 itself. It needs AVX-512 bfloat16.
@@ -21,14 +21,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from synthesis_kernels import native
-from synthesis_kernels.backend import pick_form
+from synthesis_kernels.backend import asked_form, pick_form
 
 LEAST = 32
 """Channels on the narrower side from which it pays in bfloat16."""
 LEAST_TILES = 32
-"""Of 4×4 outputs in a batch, from which it pays in float32: the weights have to be transformed, too."""
+"""Of 4×4 outputs in a batch, from which it pays in float32: the weights have to be transformed, too. So a batch and a few of its
+images are not answered to the same bit."""
 MOST_WEIGHTS = 256 * 256
-"""Inputs times outputs up to which the gradient of the weights pays: each thread adds up 36 matrices of that size."""
+"""Inputs times outputs up to which the gradient of the weights pays: 36 matrices of that size are added to, tile by tile."""
+MOST_SUMS = 16 * MOST_WEIGHTS
+"""The same of all threads, each of which has its own: 150 MB."""
 # Rows of G in U = G·g·Gᵀ.
 _TRANSFORM = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
@@ -97,14 +100,13 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, backward_weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(backward_weight)
-        return _winograd(x.movedim(1, -1).contiguous(), weight, bias).movedim(-1, 1)
+        return _as_channels(_winograd(_as_rows(x), weight, bias))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        rows = grad.movedim(1, -1).contiguous()
-        out = _winograd(rows, weight, weight.new_zeros(weight.shape[2], dtype=torch.float32))
-        return out.movedim(-1, 1), None, None, None
+        out = _winograd(_as_rows(grad), weight, weight.new_zeros(weight.shape[2], dtype=torch.float32))
+        return _as_channels(out), None, None, None
 
 
 @torch.library.custom_op("echoset::conv3x3", mutates_args=())
@@ -121,19 +123,48 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class WinogradConvolutions(TorchFunctionMode):
-    """Inside, `conv3x3` runs what it can of the convolutions that any network asks for."""
+    """Inside, the convolutions that any network asks for are `conv3x3` where it runs and pays."""
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is F.conv2d and not torch.jit.is_tracing() and (found := _fitting(*args, **(kwargs or {}))):
-            return conv3x3(*found)
+        if func is F.conv2d and not _followed() and (found := _fitting(*args, **(kwargs or {}))):
+            return _Float32.apply(*found)
         return func(*args, **(kwargs or {}))
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # (B, I, H, W), (O, I, 3, 3), (O,) -> (B, O, H, W)
-    """`conv3x3_reference` in float32, where the native form runs; differentiable in all three."""
-    return _Float32.apply(x, weight, bias) if _runs(x, weight) else conv3x3_reference(x, weight, bias)
+    """`conv3x3_reference` in float32, by the native form where there is one; differentiable in all three."""
+    return _Float32.apply(x, weight, bias) if runs(x, weight, bias) else conv3x3_reference(x, weight, bias)
+
+
+def has_float32() -> bool:
+    """Whether this processor has the form in float32, and no other was asked for."""
+    return asked_form() in ("auto", "native") and hasattr(native.library() or object(), "conv3x3_float32")
+
+
+def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether there is a native form in float32 for these tensors, whatever it is worth."""
+    given = [x, weight] if bias is None else [x, weight, bias]
+    return (
+        all(type(t) in (Tensor, nn.Parameter) and t.dtype is torch.float32 and t.device.type == "cpu" for t in given)
+        and all(t.layout is torch.strided for t in given)
+        and x.ndim == 4
+        and weight.shape[1:] == (x.shape[1], 3, 3)
+        and (bias is None or bias.shape == weight.shape[:1])
+        and not any(width % 16 for width in weight.shape[:2])
+        and has_float32()
+    )
+
+
+def _followed() -> bool:
+    """Whether operations are recorded or cast by rules that know the library's only."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _fitting(
@@ -145,23 +176,11 @@ def _fitting(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """The tensors of such a convolution, if it is one that pays."""
+    """The tensors, if they make such a convolution and it pays; the parameters are those of `F.conv2d`."""
     ones = (1, (1, 1), [1, 1])
     if groups != 1 or stride not in ones or dilation not in ones or padding not in (*ones, "same"):
         return None
-    return (input, weight, bias) if _runs(input, weight) and _enough(input) else None
-
-
-def _runs(x: Tensor, weight: Tensor) -> bool:
-    plain = all(type(t) in (Tensor, nn.Parameter) and t.dtype is torch.float32 and t.device.type == "cpu" for t in (x, weight))
-    return (
-        plain
-        and x.ndim == 4
-        and weight.shape[2:] == (3, 3)
-        and not any(width % 16 for width in weight.shape[:2])
-        and pick_form(x, ("reference", "native")) == "native"
-        and hasattr(native.library(), "conv3x3_float32")
-    )
+    return (input, weight, bias) if runs(input, weight, bias) and _enough(input) else None
 
 
 def _enough(x: Tensor) -> bool:
@@ -174,53 +193,63 @@ def _enough(x: Tensor) -> bool:
 class _Float32(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
-        bias = weight.new_zeros(len(weight)) if bias is None else bias
-        return _convolve(_rows(x), weight.permute(2, 3, 1, 0).contiguous(), bias).movedim(-1, 1)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # the maps of a frozen network need not stay
+        ctx.shape, ctx.biased = x.shape, bias is not None
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
+        return _as_channels(_convolve(_as_rows(x), weight.permute(2, 3, 1, 0).contiguous(), bias))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wanted, outputs, inputs = ctx.needs_input_grad, *weight.shape[:2]
-        if torch.is_grad_enabled() or not grad.numel():  # to be differentiated again
-            sizes = [outputs] if ctx.biased else None
-            found = torch.ops.aten.convolution_backward(grad, x, weight, sizes, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, wanted)
-            return tuple(found)
-        rows = _rows(grad)
-        to_input = to_weight = to_bias = None
-        if wanted[0]:
+        outputs, inputs = weight.shape[:2]
+
+        def by_library(wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+            given = weight.new_zeros(()).expand(ctx.shape) if x is None else x
+            sizes, ones = [outputs] if ctx.biased else None, [1, 1]
+            return torch.ops.aten.convolution_backward(grad, given, weight, sizes, ones, ones, ones, False, [0, 0], 1, wanted)
+
+        if torch.is_grad_enabled():  # to be differentiated again
+            return by_library(ctx.needs_input_grad)
+        rows, found = _as_rows(grad), [None, None, None]
+        if ctx.needs_input_grad[0]:
             turned = weight.flip(2, 3).permute(2, 3, 0, 1).contiguous()
-            to_input = _convolve(rows, turned, weight.new_zeros(inputs)).movedim(-1, 1)
-        if wanted[1] and inputs * outputs <= MOST_WEIGHTS:
-            to_weight = _weight_gradient(_rows(x), rows).permute(3, 2, 0, 1)
-        elif wanted[1]:
-            to_weight = torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)
-        if wanted[2]:
-            to_bias = rows.sum((0, 1, 2))
-        return to_input, to_weight, to_bias
+            found[0] = _as_channels(_convolve(rows, turned, weight.new_zeros(inputs)))
+        if ctx.needs_input_grad[1] and inputs * outputs <= MOST_WEIGHTS:
+            found[1] = _weight_gradient(_as_rows(x), rows).permute(3, 2, 0, 1)
+        elif ctx.needs_input_grad[1]:
+            found[1] = by_library((False, True, False))[1]
+        if ctx.needs_input_grad[2]:
+            found[2] = rows.sum((0, 1, 2))
+        return tuple(found)
 
 
-def _rows(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, H, W, C)
+def _as_rows(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, H, W, C)
     return x.movedim(1, -1).contiguous()
+
+
+def _as_channels(rows: Tensor) -> Tensor:  # (B, H, W, C) -> (B, C, H, W)
+    return rows.movedim(-1, 1).detach()  # no view to autograd, which would forbid changing it in place
 
 
 @torch.library.custom_op("echoset::conv3x3_float32", mutates_args=())
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # (B, H, W, I), (3, 3, I, O), (O,) -> (B, H, W, O)
-    out = x.new_empty(*x.shape[:3], len(bias))
-    native.call("conv3x3", x.dtype, x, weight, bias.contiguous(), out, *x.shape, len(bias))
+    inputs, outputs = weight.shape[2:]
+    out, room = x.new_empty(*x.shape[:3], outputs), x.new_empty(36 * inputs * outputs)
+    native.call("conv3x3", x.dtype, x, weight, bias, room, out, *x.shape, outputs)
     return out
 
 
 @_convolve.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:3], len(bias))
+    return x.new_empty(*x.shape[:3], weight.shape[3])
 
 
 @torch.library.custom_op("echoset::conv3x3_weight_float32", mutates_args=())
 def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:  # (B, H, W, I), (B, H, W, O) -> (3, 3, I, O)
-    out = x.new_empty(3, 3, x.shape[3], grad.shape[3])
-    native.call("conv3x3_weight", x.dtype, x, grad, out, *x.shape, grad.shape[3])
+    size = x.shape[3] * grad.shape[3]
+    team = min(torch.get_num_threads(), max(1, MOST_SUMS // size))  # each of them adds up for itself
+    out, room = x.new_empty(3, 3, x.shape[3], grad.shape[3]), x.new_empty(team, 36 * size)
+    native.call("conv3x3_weight", x.dtype, x, grad, room, out, *x.shape, grad.shape[3], team)
     return out
 
 

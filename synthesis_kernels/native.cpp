@@ -246,10 +246,12 @@ void conv3x3(const bf16 *x, const bf16 *weights, const float *bias, bf16 *y, int
 // 3×3 convolutions in float32, stride 1, padding 1, and the gradient of their weights, by Winograd's F(4×4, 3×3): a tile of 6×6 inputs
 // becomes 36 numbers a channel, those are mixed by 36 products over the channels, and become 4×4 outputs: 36 multiplications
 // instead of 144. Channels are multiples of 16.
+#ifndef WIDE  // numbers in a register
 #ifdef __AVX512F__
-constexpr int64_t WIDE = 16;
+#define WIDE 16
 #else
-constexpr int64_t WIDE = 8;
+#define WIDE 8
+#endif
 #endif
 typedef float Wide __attribute__((vector_size(4 * WIDE)));
 constexpr int64_t TILES = 12;  // of one block, which stays in the second cache from beginning to end
@@ -296,24 +298,32 @@ template <int FROM, int TO, class Transform, class Read, class Write> inline voi
     }
 }
 
-// ROWS × WIDE·NV sums of `steps` products in registers: row r's factor of step s is at left[r · row + s · step].
-template <int ROWS, int NV, bool ADD>
+// COUNT × WIDE·NV sums of `steps` products in registers: row r's factor of step s is at left[r · row + s · step].
+template <int COUNT, int NV, bool ADD>
 inline void products(const float *left, int64_t row, int64_t step, const float *right, int64_t next, float *out, int64_t outputs,
                      int64_t steps) {
-    Wide sums[ROWS][NV] = {};
+    Wide sums[COUNT][NV] = {};
     for (int64_t s = 0; s < steps; s++) {
         Wide factors[NV];
         for (int n = 0; n < NV; n++) factors[n] = wide(right + s * next + WIDE * n);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < COUNT; r++)
 #pragma GCC unroll 2
             for (int n = 0; n < NV; n++) sums[r][n] += left[r * row + s * step] * factors[n];
     }
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < COUNT; r++)
         for (int n = 0; n < NV; n++) {
             float *to = out + r * outputs + WIDE * n;
             keep(to, ADD ? wide(to) + sums[r][n] : sums[r][n]);
         }
+}
+
+// out += leftᵀ · right over `count` tiles, for WIDE·NV outputs; channels are even.
+template <int NV>
+inline void add_outer(const float *left, const float *right, float *out, int64_t inputs, int64_t outputs, int64_t count) {
+    int64_t c = 0;
+    for (; c + 6 <= inputs; c += 6) products<6, NV, true>(left + c, 1, inputs, right, outputs, out + c * outputs, outputs, count);
+    for (; c < inputs; c += 2) products<2, NV, true>(left + c, 1, inputs, right, outputs, out + c * outputs, outputs, count);
 }
 
 struct Tile {
@@ -344,11 +354,11 @@ inline void gather(const Tiling &tiling, const float *x, const float *zeros, flo
     }
 }
 
-// y = x ⋆ weights + bias; `weights` are 3 × 3 × inputs × outputs.
-void conv3x3(const float *x, const float *weights, const float *bias, float *y, int64_t batch, int64_t height, int64_t width,
+// y = x ⋆ weights + bias; `weights` are 3 × 3 × inputs × outputs, and `packed` has room for 36 × inputs × outputs: the transformed
+// ones, 2·WIDE outputs at a time, as they are read.
+void conv3x3(const float *x, const float *weights, const float *bias, float *packed, float *y, int64_t batch, int64_t height, int64_t width,
              int64_t inputs, int64_t outputs, int threads) {
     const Tiling tiling{batch, height, width};
-    std::vector<float> packed(36 * inputs * outputs);  // 2·WIDE outputs at a time, as they are read
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -357,7 +367,7 @@ void conv3x3(const float *x, const float *weights, const float *bias, float *y, 
                 const int64_t begin = k / (2 * WIDE) * 2 * WIDE, across = begin + 2 * WIDE <= outputs ? 2 * WIDE : WIDE;
                 both_sides<3, 6>(mix_weights, [&](int i, int j) { return wide(weights + ((i * 3 + j) * inputs + c) * outputs + k); },
                                  [&](int i, int j, Wide v) {
-                                     keep(&packed[((i * 6 + j) * outputs + begin) * inputs + c * across + k - begin], v);
+                                     keep(packed + ((i * 6 + j) * outputs + begin) * inputs + c * across + k - begin, v);
                                  });
             }
         std::vector<float> mixed(36 * TILES * inputs), zeros(inputs), product(36 * TILES * outputs);
@@ -368,7 +378,7 @@ void conv3x3(const float *x, const float *weights, const float *bias, float *y, 
             for (int64_t p = 0; p < 36; p++)
                 for (int64_t k = 0; k < outputs; k += 2 * WIDE)
                     for (int64_t t = 0; t < count; t += 6) {  // past `count` there is room, and nobody looks
-                        const float *tiles = &mixed[(p * TILES + t) * inputs], *right = &packed[(p * outputs + k) * inputs];
+                        const float *tiles = &mixed[(p * TILES + t) * inputs], *right = packed + (p * outputs + k) * inputs;
                         float *to = &product[(p * TILES + t) * outputs + k];
                         if (k + 2 * WIDE <= outputs) products<6, 2, false>(tiles, inputs, 1, right, 2 * WIDE, to, outputs, inputs);
                         else products<6, 1, false>(tiles, inputs, 1, right, WIDE, to, outputs, inputs);
@@ -390,40 +400,38 @@ void conv3x3(const float *x, const float *weights, const float *bias, float *y, 
     }
 }
 
-// The weights' gradient, 3 × 3 × inputs × outputs.
-void conv3x3_weight(const float *x, const float *grad, float *out, int64_t batch, int64_t height, int64_t width, int64_t inputs,
-                    int64_t outputs, int threads) {
+// The weights' gradient, 3 × 3 × inputs × outputs; `sums` has room for 36 × inputs × outputs of each of the team.
+void conv3x3_weight(const float *x, const float *grad, float *sums, float *out, int64_t batch, int64_t height, int64_t width,
+                    int64_t inputs, int64_t outputs, int64_t team, int threads) {
     const Tiling tiling{batch, height, width};
-    const int64_t size = inputs * outputs, team = threads, blocks = (tiling.count + TILES - 1) / TILES;
-    std::vector<float> sums(36 * size * team);
+    const int64_t size = inputs * outputs, blocks = (tiling.count + TILES - 1) / TILES;
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> mixed(36 * TILES * inputs), zeros(inputs > outputs ? inputs : outputs), mixed_grad(36 * TILES * outputs);
 #pragma omp for schedule(static)
-        for (int64_t thread = 0; thread < team; thread++)
-            for (int64_t block = blocks * thread / team; block < blocks * (thread + 1) / team; block++) {
+        for (int64_t member = 0; member < team; member++) {
+            float *mine = sums + member * 36 * size;
+            memset(mine, 0, 36 * size * sizeof(float));
+            for (int64_t block = blocks * member / team; block < blocks * (member + 1) / team; block++) {
                 const int64_t first = block * TILES, count = first + TILES < tiling.count ? TILES : tiling.count - first;
                 gather<6>(tiling, x, zeros.data(), mixed.data(), first, count, -1, inputs, mix_inputs);
                 gather<4>(tiling, grad, zeros.data(), mixed_grad.data(), first, count, 0, outputs, mix_outputs);
                 for (int64_t p = 0; p < 36; p++)
-                    for (int64_t k = 0; k < outputs; k += 2 * WIDE)
-                        for (int64_t c = 0; c < inputs;) {
-                            const float *left = &mixed[p * TILES * inputs + c], *right = &mixed_grad[p * TILES * outputs + k];
-                            float *to = &sums[(thread * 36 + p) * size + c * outputs + k];
-                            const bool full = k + 2 * WIDE <= outputs;
-                            const auto add = [&](auto two, auto one) {
-                                (full ? two : one)(left, 1, inputs, right, outputs, to, outputs, count);
-                            };
-                            if (c + 6 <= inputs) add(products<6, 2, true>, products<6, 1, true>), c += 6;
-                            else add(products<2, 2, true>, products<2, 1, true>), c += 2;  // channels are even
-                        }
+                    for (int64_t k = 0; k < outputs; k += 2 * WIDE) {
+                        const float *left = &mixed[p * TILES * inputs], *right = &mixed_grad[p * TILES * outputs + k];
+                        float *to = mine + p * size + k;
+                        if (k + 2 * WIDE <= outputs) add_outer<2>(left, right, to, inputs, outputs, count);
+                        else add_outer<1>(left, right, to, inputs, outputs, count);
+                    }
             }
+        }
 #pragma omp for schedule(static)
         for (int64_t at = 0; at < size; at += WIDE)
             both_sides<6, 3>(unmix_weights,
                              [&](int i, int j) {
-                                 Wide sum = wide(&sums[(i * 6 + j) * size + at]);
-                                 for (int64_t thread = 1; thread < team; thread++) sum += wide(&sums[(thread * 36 + i * 6 + j) * size + at]);
+                                 Wide sum = wide(sums + (i * 6 + j) * size + at);
+                                 for (int64_t member = 1; member < team; member++)
+                                     sum += wide(sums + (member * 36 + i * 6 + j) * size + at);
                                  return sum;
                              },
                              [&](int i, int j, Wide v) { keep(out + (i * 3 + j) * size + at, v); });
@@ -442,13 +450,13 @@ extern "C" void conv3x3_bfloat16(const bf16 *x, const bf16 *weights, const float
 #endif
 
 #if defined(__AVX2__) && defined(__FMA__)
-extern "C" void conv3x3_float32(const float *x, const float *weights, const float *bias, float *y, int64_t batch, int64_t height,
-                                int64_t width, int64_t inputs, int64_t outputs, int threads) {
-    conv3x3(x, weights, bias, y, batch, height, width, inputs, outputs, threads);
+extern "C" void conv3x3_float32(const float *x, const float *weights, const float *bias, float *packed, float *y, int64_t batch,
+                                int64_t height, int64_t width, int64_t inputs, int64_t outputs, int threads) {
+    conv3x3(x, weights, bias, packed, y, batch, height, width, inputs, outputs, threads);
 }
-extern "C" void conv3x3_weight_float32(const float *x, const float *grad, float *out, int64_t batch, int64_t height, int64_t width,
-                                       int64_t inputs, int64_t outputs, int threads) {
-    conv3x3_weight(x, grad, out, batch, height, width, inputs, outputs, threads);
+extern "C" void conv3x3_weight_float32(const float *x, const float *grad, float *sums, float *out, int64_t batch, int64_t height,
+                                       int64_t width, int64_t inputs, int64_t outputs, int64_t team, int threads) {
+    conv3x3_weight(x, grad, sums, out, batch, height, width, inputs, outputs, team, threads);
 }
 #endif
 

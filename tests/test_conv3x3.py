@@ -1,3 +1,4 @@
+from collections import Counter
 from contextlib import nullcontext
 
 import pytest
@@ -6,11 +7,18 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as some
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from distill import DistillOptions, Images, distill
+from distill.evaluation import predict
 from distill.models import ModelSpec, build_classifier
 from distill.models.frozen import Frozen
+from inversion import SynthesisOptions, synthesize
+from inversion.options import GeneratorOptions
 from synthesis_kernels import conv3x3 as module
+from synthesis_kernels import native
 from synthesis_kernels.backend import forward_pass, kernel_form
+from synthesis_kernels.bn_match import bn_match
 from synthesis_kernels.conv3x3 import FrozenConv3x3, WinogradConvolutions, conv3x3, conv3x3_reference, pays
 from synthesis_kernels.native import library
 
@@ -133,6 +141,78 @@ def test_in_float32_any_layout_gives_the_same():
 
 
 @needs_avx2
+@pytest.mark.parametrize("wide", [8, 16])
+def test_it_is_right_whatever_a_register_holds(tmp_path, monkeypatch, wide):
+    """16 numbers, as with AVX-512, can be had of any processor by the compiler; then 16 channels are half of what is packed."""
+    monkeypatch.setenv("ECHOSET_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "FLAGS", [*native.FLAGS, f"-DWIDE={wide}"])
+    monkeypatch.setattr(native, "library", native._Library())
+    for inputs, outputs in ((16, 48), (48, 16), (32, 80)):
+        given = torch.randn(2, inputs, 9, 7), torch.randn(outputs, inputs, 3, 3), torch.randn(outputs)
+        found, exact = [t.clone().requires_grad_() for t in given], [t.double().requires_grad_() for t in given]
+        y, expected = conv3x3(*found), conv3x3_reference(*exact)
+        assert y.grad_fn.name() == "_Float32Backward" and relative(y, expected) < 1e-5
+        grads = [torch.autograd.grad(out.square().sum(), into) for out, into in ((y, found), (expected, exact))]
+        for ours, theirs in zip(*grads, strict=True):
+            assert relative(ours, theirs) < 1e-5
+
+
+@needs_avx2
+def test_the_same_bytes_again_and_the_answers_for_any_number_of_threads():
+    x, weight, before = torch.randn(5, 48, 17, 6), torch.randn(32, 48, 3, 3, requires_grad=True), torch.get_num_threads()
+    answers, slopes = [], []
+    try:
+        for threads in (1, 2, 2, 5):
+            torch.set_num_threads(threads)
+            answers.append(conv3x3(x, weight))
+            slopes.append(torch.autograd.grad(answers[-1].square().sum(), weight)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each, answers[0]) for each in answers)
+    assert torch.equal(slopes[1], slopes[2]) and relative(slopes[0], slopes[3]) < 1e-5
+
+
+@needs_avx2
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "x bias", "weight bias"])
+@pytest.mark.parametrize("outputs", [16, 4112])  # the latter are too many weights to add up
+def test_only_the_gradients_that_are_wanted(wanted, outputs):
+    given = {"x": torch.randn(2, 16, 5, 6), "weight": torch.randn(outputs, 16, 3, 3), "bias": torch.randn(outputs)}
+    found = {name: t.clone().requires_grad_(name in wanted.split()) for name, t in given.items()}
+    exact = {name: t.double().requires_grad_(name in wanted.split()) for name, t in given.items()}
+    conv3x3(*found.values()).sum().backward()  # a gradient that is one number, expanded
+    conv3x3_reference(*exact.values()).sum().backward()
+    for name in given:
+        assert (found[name].grad is not None) == (name in wanted.split())
+        assert found[name].grad is None or relative(found[name].grad, exact[name].grad) < 1e-5
+
+
+def test_what_follows_may_change_the_result_in_place():
+    """As students with ReLU(inplace=True) do, or a residual block that adds to its last convolution."""
+    torch.manual_seed(0)
+    x, layer = torch.randn(8, 16, 8, 8), nn.Conv2d(16, 16, 3, padding=1)
+    slopes = []
+    for region in (forward_pass(CPU, torch.float32), nullcontext()):
+        with region:
+            y = layer(x)
+            y += x
+            y.relu_()
+        slopes.append(torch.autograd.grad(y.square().sum(), layer.weight)[0])
+    assert relative(*slopes) < 1e-4
+    y = bn_match(x.requires_grad_(), torch.ones(16), torch.zeros(16))[0]
+    y += 1
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], torch.ones_like(x))
+
+
+def test_what_does_not_fit_together_gets_the_librarys_error():
+    with forward_pass(CPU, torch.float32):
+        for channels, bias in ((3, 16), (32, 16), (24, 16), (16, 8)):
+            with pytest.raises(RuntimeError):
+                F.conv2d(torch.randn(8, channels, 8, 8), torch.randn(16, 16, 3, 3), torch.randn(bias), padding=1)
+        with pytest.raises(RuntimeError):
+            F.conv2d(torch.randn(8, 16, 8, 8), torch.randn(16, 16, 3, 3), torch.randn(16).double(), padding=1)
+
+
+@needs_avx2
 def test_what_is_differentiated_twice_is_the_librarys():
     x, weight = torch.randn(2, 16, 5, 5, requires_grad=True), torch.randn(16, 16, 3, 3, requires_grad=True)
     slopes = []
@@ -140,12 +220,18 @@ def test_what_is_differentiated_twice_is_the_librarys():
         slope = torch.autograd.grad(convolve(x, weight).square().sum(), x, create_graph=True)[0]
         slopes.append(torch.autograd.grad(slope.square().sum(), weight)[0])
     assert relative(*slopes) < 1e-5
+    slopes = []
+    for convolve in (conv3x3, conv3x3_reference):
+        slope = torch.autograd.grad(convolve(x, weight.detach()).pow(3).sum(), x, create_graph=True)[0]
+        slopes.append(torch.autograd.grad(slope.square().sum(), x)[0])
+    assert relative(*slopes) < 1e-5
 
 
 @needs_avx2
 def test_a_forward_pass_in_float32_takes_it_where_it_fits(monkeypatch):
     taken = []
-    monkeypatch.setattr(module, "conv3x3", lambda x, *others: taken.append(x.shape) or conv3x3(x, *others))
+    whole = module._Float32.apply
+    monkeypatch.setattr(module._Float32, "apply", lambda x, *others: taken.append(x.shape) or whole(x, *others))
     x, plain = torch.randn(8, 32, 8, 8), {"kernel_size": 3, "padding": 1}
     fitting = [nn.Conv2d(32, 16, **plain), nn.Conv2d(32, 48, 3, padding="same", bias=False)]
     changes = [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 0}, {"padding_mode": "reflect"}, {"kernel_size": 1}]
@@ -169,6 +255,10 @@ def test_a_forward_pass_in_float32_takes_it_where_it_fits(monkeypatch):
     fitting[0](x)
     with forward_pass(CPU, torch.bfloat16):
         fitting[0](x)
+    with forward_pass(CPU, torch.float32), torch.autocast("cpu", torch.bfloat16):
+        assert fitting[0](x).dtype is torch.bfloat16
+    with forward_pass(CPU, torch.float32):
+        torch.func.vmap(fitting[0])(x[None])
     assert len(taken) == 3
 
 
@@ -196,5 +286,37 @@ def test_it_can_be_compiled_and_traced():
     expected = network(x)
     with WinogradConvolutions():
         traced = torch.jit.trace(network, x)
-        assert relative(torch.compile(network, backend="aot_eager")(x), expected) < 1e-5
+        assert torch.equal(torch.compile(network, backend="aot_eager", fullgraph=True)(x), expected)
     assert torch.equal(traced(x), expected)
+
+
+class Seen(TorchDispatchMode):
+    """How often operations run, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.counts[operation.name().removeprefix("echoset::")] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@needs_avx2
+def test_teachers_students_and_generators_run_on_it(tmp_path):
+    spec = ModelSpec("convnet-16", channels=3, size=16, classes=4)
+    teacher, student = build_classifier(spec, 0), build_classifier(spec, 1)
+    teacher.train()(torch.rand(64, 3, 16, 16))  # for running statistics
+    generator = GeneratorOptions(latent=8, width=16, blocks=1)
+    options = SynthesisOptions(images=4, batch=32, calls=2, patience=2, generator=generator)
+    with Seen() as seen:
+        synthesize(teacher, options, tmp_path / "set", device="cpu", precision="float32", quiet=True, step="eager")
+    assert seen.counts["conv3x3_float32"] > 50 and seen.counts["conv3x3_weight_float32"] > 10
+    pictures = Images(torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8), None, "noise")
+    with Seen() as seen:
+        given = {"device": "cpu", "precision": "float32", "quiet": True, "step": "eager"}
+        distill(student, pictures, teacher, DistillOptions(steps=3, batch=32, views_per_image=1), **given)
+    assert seen.counts["conv3x3_weight_float32"] == 3 * 3  # a convnet-16 has three such convolutions
+    with Seen() as seen:
+        predict(student, pictures.images, CPU)
+    assert seen.counts["conv3x3_float32"] == 3
