@@ -131,17 +131,17 @@ class _BatchNormMatch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, form: Form) -> tuple[Tensor, Tensor, Tensor]:
-        rows = _as_rows(x)
+        rows = native.as_rows(x)
         y, mean, variance = _FORWARD[form](rows, scale, shift, _first_values(x).to(scale.dtype), relu)
         ctx.save_for_backward(rows, scale, shift, mean)
         ctx.relu, ctx.form = relu, form
-        return y.movedim(-1, 1).detach(), mean, variance  # no view to autograd, which would forbid changing it in place
+        return native.as_channels(y), mean, variance
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor | None, ...]:
         rows, scale, shift, mean = ctx.saved_tensors
         slope, base = _moment_gradient(rows.movedim(-1, 1), grad_mean, grad_variance)
-        grad = _as_rows(grad.to(rows.dtype))
+        grad = native.as_rows(grad.to(rows.dtype))
         out = _BACKWARD[ctx.form](rows, grad, scale, shift, mean, slope, base, ctx.relu)
         return out.movedim(-1, 1), None, None, None, None
 
@@ -202,10 +202,6 @@ def _moment_gradient(x: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tup
 
 def _first_values(x: Tensor) -> Tensor:  # (B, C, *) -> (C,)
     return (x[0].flatten(1)[:, 0] if x.ndim > 2 else x[0]).contiguous()
-
-
-def _as_rows(x: Tensor) -> Tensor:  # (B, C, *) -> (B, *, C); no copy where channels are last in memory already
-    return x.movedim(1, -1).contiguous()
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:

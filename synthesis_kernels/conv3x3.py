@@ -100,13 +100,13 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, backward_weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(backward_weight)
-        return _as_channels(_winograd(_as_rows(x), weight, bias))
+        return native.as_channels(_winograd(native.as_rows(x), weight, bias))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        out = _winograd(_as_rows(grad), weight, weight.new_zeros(weight.shape[2], dtype=torch.float32))
-        return _as_channels(out), None, None, None
+        out = _winograd(native.as_rows(grad), weight, weight.new_zeros(weight.shape[2], dtype=torch.float32))
+        return native.as_channels(out), None, None, None
 
 
 @torch.library.custom_op("echoset::conv3x3", mutates_args=())
@@ -196,7 +196,7 @@ class _Float32(torch.autograd.Function):
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # the maps of a frozen network need not stay
         ctx.shape, ctx.biased = x.shape, bias is not None
         bias = weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
-        return _as_channels(_convolve(_as_rows(x), weight.permute(2, 3, 1, 0).contiguous(), bias))
+        return native.as_channels(_convolve(native.as_rows(x), weight.permute(2, 3, 1, 0).contiguous(), bias))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -210,25 +210,17 @@ class _Float32(torch.autograd.Function):
 
         if torch.is_grad_enabled():  # to be differentiated again
             return by_library(ctx.needs_input_grad)
-        rows, found = _as_rows(grad), [None, None, None]
+        rows, found = native.as_rows(grad), [None, None, None]
         if ctx.needs_input_grad[0]:
             turned = weight.flip(2, 3).permute(2, 3, 0, 1).contiguous()
-            found[0] = _as_channels(_convolve(rows, turned, weight.new_zeros(inputs)))
+            found[0] = native.as_channels(_convolve(rows, turned, weight.new_zeros(inputs)))
         if ctx.needs_input_grad[1] and inputs * outputs <= MOST_WEIGHTS:
-            found[1] = _weight_gradient(_as_rows(x), rows).permute(3, 2, 0, 1)
+            found[1] = _weight_gradient(native.as_rows(x), rows).permute(3, 2, 0, 1)
         elif ctx.needs_input_grad[1]:
             found[1] = by_library((False, True, False))[1]
         if ctx.needs_input_grad[2]:
             found[2] = rows.sum((0, 1, 2))
         return tuple(found)
-
-
-def _as_rows(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, H, W, C)
-    return x.movedim(1, -1).contiguous()
-
-
-def _as_channels(rows: Tensor) -> Tensor:  # (B, H, W, C) -> (B, C, H, W)
-    return rows.movedim(-1, 1).detach()  # no view to autograd, which would forbid changing it in place
 
 
 @torch.library.custom_op("echoset::conv3x3_float32", mutates_args=())

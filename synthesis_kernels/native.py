@@ -74,6 +74,16 @@ def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float) -> Non
     function(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
 
 
+def as_rows(x: Tensor) -> Tensor:  # (B, C, *) -> (B, *, C)
+    """As the kernels read it; no copy where channels are last in memory already."""
+    return x.movedim(1, -1).contiguous()
+
+
+def as_channels(rows: Tensor) -> Tensor:  # (B, *, C) -> (B, C, *)
+    """The same memory; no view to autograd, which would forbid changing what a function of ours gives in place."""
+    return rows.movedim(-1, 1).detach()
+
+
 def _as_c(value: Tensor | int | float) -> Any:
     if isinstance(value, Tensor):
         if not value.is_contiguous():

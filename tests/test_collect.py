@@ -22,6 +22,7 @@ from distill import Classifier, ModelSpec, TransferSet, build_classifier, distil
 from distill.evaluation import predict
 from distill.loop import Interrupted
 from distill.options import DistillOptions, ViewOptions
+from inversion import verbs
 from inversion.cli import main, parse
 from inversion.collection import augmented
 from inversion.options import BoundaryOptions, CollectOptions
@@ -563,6 +564,19 @@ def test_verify_and_distill_take_a_collected_set(whole, teacher, capsys):
     student = build_classifier(ModelSpec("convnet-4"))
     options = DistillOptions(steps=3, views_per_image=2, batch=16)
     assert distill(student, made, teacher, options, device="cpu", quiet=True).student is student
+
+
+@pytest.mark.parametrize("ahead, differ", [(1e-6, 0), (3e-4, 1)])
+def test_verify_forgives_what_rounding_decides_and_no_more(whole, capsys, monkeypatch, ahead, differ):
+    made = TransferSet.load(whole[0])
+    answers, label = made.logits.float(), int(made.labels[0])
+    answers[0] = 0.0
+    answers[0, label - 1] = ahead
+    stored = answers.half()
+    monkeypatch.setattr(TransferSet, "load", lambda *_, **__: replace(made, logits=stored))
+    monkeypatch.setattr(verbs, "predict", lambda *_, **__: answers)
+    assert main(["verify", f"--set={whole[0]}", "--teacher=mnist", "--json", "--device=cpu"]) == differ
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["labels_differ"] == differ
 
 
 def test_verify_takes_a_set_that_was_not_meant_to_be_balanced(linear, tmp_path, capsys):

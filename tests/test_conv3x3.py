@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill import DistillOptions, Images, distill
 from distill.evaluation import predict
 from distill.models import ModelSpec, build_classifier
 from distill.models.frozen import Frozen
 from inversion import SynthesisOptions, synthesize
+from inversion.bench import _worth
 from inversion.options import GeneratorOptions
 from synthesis_kernels import conv3x3 as module
 from synthesis_kernels import native
@@ -210,6 +212,23 @@ def test_what_does_not_fit_together_gets_the_librarys_error():
                 F.conv2d(torch.randn(8, channels, 8, 8), torch.randn(16, 16, 3, 3), torch.randn(bias), padding=1)
         with pytest.raises(RuntimeError):
             F.conv2d(torch.randn(8, 16, 8, 8), torch.randn(16, 16, 3, 3), torch.randn(16).double(), padding=1)
+
+
+@needs_avx2
+def test_a_frozen_layer_keeps_no_maps_and_a_trained_one_its_input():
+    x, weight = torch.randn(2, 16, 5, 5, requires_grad=True), torch.randn(16, 16, 3, 3)
+    assert conv3x3(x, weight).grad_fn.saved_tensors[0] is None
+    assert conv3x3(x, weight.requires_grad_()).grad_fn.saved_tensors[0] is x
+
+
+@needs_avx2
+def test_it_is_worth_what_the_librarys_is():
+    x, weight, counts = torch.randn(2, 16, 8, 8, requires_grad=True), torch.randn(32, 16, 3, 3, requires_grad=True), []
+    for convolve in (conv3x3, conv3x3_reference):
+        with FlopCounterMode(display=False, custom_mapping=_worth()) as flops:
+            convolve(x, weight).sum().backward()
+        counts.append(flops.get_total_flops())
+    assert counts[0] == counts[1] == 3 * 2 * 9 * 2 * 8 * 8 * 16 * 32
 
 
 @needs_avx2
