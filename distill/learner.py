@@ -5,7 +5,7 @@ The methods themselves are functions in `distill/losses/`; here they are given w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
@@ -179,6 +179,12 @@ class Learner(nn.Module):
         small = ([answers, *(each.bfloat16() for each in self._hints(*features))] for answers, *features in parts)
         return [torch.cat(each) for each in zip(*small, strict=True)]
 
+    def compare_hints(self, looks: Taps, hints: Sequence[Tensor]) -> Tensor:  # ()
+        """The loss `hints`: how much of the teacher's the student's maps and embedding, in the pass `looks` saw, don't explain."""
+        mine = self._hints(looks.maps, looks.embedding)
+        apart = [hint_loss(read(m), t.float()) for read, m, t in zip(self.readers, mine, hints, strict=True)]
+        return sum(apart) / len(apart)
+
     def _hints(self, maps: list[Tensor], embedding: Tensor) -> list[Tensor]:  # of (B, C, h, w)
         """Maps averaged down to the smallest of the teacher's, and the embedding as a map of one pixel."""
         side = min(self.theirs.sides)
@@ -215,9 +221,7 @@ class Learner(nn.Module):
                 terms = self._compare(looks, theirs, their_embedding)
                 hints = self._hints(theirs, their_embedding) if "hints" in self.weights else ()
             if hints:
-                mine = self._hints(looks.maps, looks.embedding)
-                apart = [hint_loss(read(m), t.float()) for read, m, t in zip(self.readers, mine, hints, strict=True)]
-                terms["hints"] = sum(apart) / len(apart)
+                terms["hints"] = self.compare_hints(looks, hints)
         if "one" in self.weights:
             everyone += [self._answer(tail, trunk.maps[0]) for tail in self.tails]
             ensemble = gated(everyone, self.gate(trunk.maps[0].mean((2, 3))))

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +26,7 @@ from distill.models import Classifier, ModelSpec, as_found, build_classifier, re
 from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
 from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
+from distill.taps import Taps
 from distill.transfer_set import TransferSet
 from distill.views import ask, to_input
 from synthesis_kernels.backend import (
@@ -164,10 +165,18 @@ class Update:
 
 
 class StudentStep:
-    """One update by KL with a weight for each image, eager, compiled or captured: the step of the adversarial student."""
+    """One update by KL with a weight for each image, eager, compiled or captured: the step of the adversarial student. With a
+    `learner`, by the teacher's hints as well, all images alike."""
 
-    def __init__(self, state: StudentState, temperature: float, precision: torch.dtype, step: Step = "eager") -> None:
-        self.temperature, self.precision = temperature, precision
+    def __init__(
+        self,
+        state: StudentState,
+        temperature: float,
+        precision: torch.dtype,
+        step: Step = "eager",
+        learner: Learner | None = None,
+    ) -> None:
+        self.temperature, self.precision, self.learner = temperature, precision, learner
         self._network = compiled(state.student) if step == "compiled" else state.student
         self._update = Update(state, self._lesson, step)
 
@@ -176,14 +185,20 @@ class StudentStep:
         images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
         teacher_logits: Tensor,  # (B, K) for these very views
         weights: Tensor,  # (B,)
+        *hints: Tensor,  # (B, C, h, w) as the learner gives them
     ) -> Tensor:  # (B, K) the student's logits before the update
-        return self._update(images, teacher_logits, weights)[0]
+        return self._update(images, teacher_logits, weights, *hints)[0]
 
-    def _lesson(self, images: Tensor, teacher_logits: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        with forward_pass(images.device, self.precision):
+    def _lesson(self, images: Tensor, teacher_logits: Tensor, weights: Tensor, *hints: Tensor) -> tuple[Tensor, Tensor]:
+        learner = self.learner
+        looks = Taps(learner.student, learner.mine) if learner else nullcontext()
+        with looks, forward_pass(images.device, self.precision):
             logits = self._network(images)
         logits = logits.float()
-        return hinton_loss(logits, teacher_logits, self.temperature, weights), logits
+        loss = hinton_loss(logits, teacher_logits, self.temperature, weights)
+        if learner:
+            loss = loss + learner.weights["hints"] * learner.compare_hints(looks, hints)
+        return loss, logits
 
 
 def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) -> Classifier:

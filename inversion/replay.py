@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class ReplayBuffer:
 
     `answers` has room for what the teacher says to `views` views of each image that is not held out, and `seen`, with `keep_views`,
     for these views themselves; `newest` names the slots that the latest `add` wrote to (the spare one past the last for what it
-    turned away).
+    turned away). `hints` has room for what its features say to these views, where `hints` gives their shapes.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
         views: int = 0,
         keep_views: bool = False,
+        hints: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         self.capacity, self.classes = sum(quotas), len(quotas)
         self.quotas = torch.tensor(quotas, device=device)
@@ -53,6 +55,7 @@ class ReplayBuffer:
         self.filled = torch.zeros(spare, dtype=torch.bool, device=device)
         self.answers = torch.zeros(spare, views, self.classes, device=device)
         self.seen = torch.zeros(spare, views if keep_views else 0, *image_shape, dtype=torch.uint8, device=device)
+        self.hints = [torch.zeros(spare, views, *shape, dtype=torch.bfloat16, device=device) for shape in hints]
         self.newest = torch.empty(0, dtype=torch.int64, device=device)
 
         # slots[c, i] is class c's i-th slot, or the spare one past its quota.
@@ -141,16 +144,20 @@ class ReplayBuffer:
         """Replace everything by another buffer's content and leave that one empty."""
         for name in STORED:
             getattr(self, name).copy_(getattr(other, name))
+        for mine, theirs in zip(self.hints, other.hints, strict=True):
+            mine.copy_(theirs)
         other.filled.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """Every stored tensor."""
-        return {name: getattr(self, name) for name in STORED}
+        return {name: getattr(self, name) for name in STORED} | {"hints": self.hints}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         for name in STORED:
             getattr(self, name).copy_(state[name])
+        for mine, saved in zip(self.hints, state["hints"], strict=True):
+            mine.copy_(saved)
 
 
 class GrowingPool(ReplayBuffer):
@@ -167,8 +174,9 @@ class GrowingPool(ReplayBuffer):
         device: torch.device | str = "cpu",
         views: int = 0,
         keep_views: bool = False,
+        hints: Sequence[tuple[int, int, int]] = (),
     ) -> None:
-        super().__init__([sum(quotas)] + [0] * (len(quotas) - 1), image_shape, held_out, device, views, keep_views)
+        super().__init__([sum(quotas)] + [0] * (len(quotas) - 1), image_shape, held_out, device, views, keep_views, hints)
         self.quotas = torch.tensor(quotas, device=device)
         del self._slots  # it replaces nothing
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import inversion.objectives as objectives
 from distill.augment import check_views, make_views
 from distill.files import JsonLines, load_state, save_state, write_atomically
+from distill.learner import Learner
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier, as_found, save_classifier
 from distill.models.frozen import Frozen
@@ -54,7 +55,14 @@ FIGURES = ("bn", "classes", "adversary", "alike", "hit", "taken", "agreement", "
 class SynthesisState:
     """Everything one job consists of; saving a run is saving this and what `InnerLoop.state_dict` adds."""
 
-    def __init__(self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, device: torch.device) -> None:
+    def __init__(
+        self,
+        teacher: Classifier,
+        job: ShardJob,
+        options: SynthesisOptions,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         spec = teacher.spec
         shape = (spec.channels, spec.size, spec.size)
         with torch.random.fork_rng(devices=[]):
@@ -66,8 +74,13 @@ class SynthesisState:
         self.generator = generator.to(device, memory_format=torch.channels_last)
         self.meta_optimiser = torch.optim.Adam(generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999))
         student, replay = build_student(options.adversary.student, teacher.contract, job.seed), options.replay
-        self.adversary = StudentState(student, device, job.seed, DistillOptions(learning_rate=options.adversary.learning_rate))
-        place = job.quotas, shape, options.held_out, device, options.adversary.views_per_image, _mixes(options)
+        taught, self.learner, hints = DistillOptions(learning_rate=options.adversary.learning_rate), None, []
+        if options.adversary.hints:
+            losses = {"hinton": 1.0, "hints": options.adversary.hints}
+            self.learner = Learner(student, teacher, replace(taught, loss=losses), precision, job.seed)
+            hints = [hint.shape[1:] for hint in self.learner.ask_for_hints(torch.zeros(1, *shape, device=device))[1:]]
+        self.adversary = StudentState(student, device, job.seed, taught, self.learner)
+        place = job.quotas, shape, options.held_out, device, options.adversary.views_per_image, _mixes(options), hints
         self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(*place)
         self.staged = ReplayBuffer(*place) if options.replay.replace_all else None
         self.policy = Policy(device, replay.policy_rate, replay.policy or START) if replay.sampling == "policy" else None
@@ -176,7 +189,7 @@ def make_shard(
     step: Step,
 ) -> None:
     """Run one job to its end: calls of the generator and steps of the adversarial student, in turns."""
-    state = SynthesisState(teacher, job, options, device)
+    state = SynthesisState(teacher, job, options, device, precision)
     state_file, log = out / f".{job.file}.state", JsonLines(out / "log.jsonl")
     key = f"{key} {device.type} {precision} {step} {name_form(device)}"  # elsewhere the same steps would end otherwise
     if (saved := load_state(state_file, key)) is not None:
@@ -185,7 +198,7 @@ def make_shard(
     inner = InnerLoop(frozen, state.generator, state.adversary.student, options, state.buffer.capacity, precision, job.seed, step)
     if saved is not None:
         inner.load_state_dict(saved["inner"])
-    train = StudentStep(state.adversary, options.adversary.temperature, precision, step)
+    train = StudentStep(state.adversary, options.adversary.temperature, precision, step, state.learner)
     save_due, counts = Every(20), state.buffer.counts().tolist()
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
     with StopFlag() as stop, StepProgress(title, options.calls, quiet, state.call) as progress:
@@ -300,11 +313,12 @@ def adversary_steps(
             which = torch.randint(run.views_per_image, (run.batch,), generator=state.random, device=drawn.device)
             seen = to_input(buffer.seen[drawn, which]) if mixes else _view(buffer, pool, drawn, which, options, state.seed)
             answers = buffer.answers[drawn, which]
+            hints = [each[drawn, which] for each in buffer.hints]
         else:
             view = step * run.batch + torch.arange(run.batch, device=drawn.device)  # never the same view twice
             seen = make_views(pool, drawn, view, options.views, state.seed)
-            answers = ask(teacher, seen, precision)
-        logits = train(seen, answers, weights)
+            answers, hints = ask(teacher, seen, precision), []
+        logits = train(seen, answers, weights, *hints)
         record_visit(buffer, drawn, divergence(answers, logits), weights)
         agreement += same_decision(answers, logits).float().mean() / run.steps
     held_out_agreement, after = _ask_held_out(state, precision)
@@ -373,8 +387,11 @@ def _ask_views(
             pixels = (seen * 255).round().to(torch.uint8)
             buffer.seen[newest, view] = pixels
             seen = to_input(pixels)
-        buffer.answers[newest, view] = ask(teacher, seen, precision)
-    buffer.answers[-1], buffer.seen[-1] = 0, 0
+        found = state.learner.ask_for_hints(seen) if state.learner else [ask(teacher, seen, precision)]
+        for kept, new in zip([buffer.answers, *buffer.hints], found, strict=True):
+            kept[newest, view] = new
+    for kept in (buffer.answers, buffer.seen, *buffer.hints):
+        kept[-1] = 0
 
 
 def _view(
@@ -450,6 +467,10 @@ def check_options(options: SynthesisOptions, classes: int) -> None:
             f"objective.adversary_after {after} would ask an adversarial student that has learnt nothing yet (adversary.begins "
             f"{begins}); raise it to more than {begins}"
         )
+    if not 0 <= options.adversary.hints < math.inf:
+        raise EchosetError(f"adversary.hints must be a number of at least 0, got {options.adversary.hints}")
+    if options.adversary.hints and not options.adversary.views_per_image:
+        raise EchosetError("adversary.hints are kept for the views in adversary.views_per_image, which is 0; set it to 4, say")
     if options.adversary.temperature <= 0:
         raise EchosetError(f"adversary.temperature must be positive, got {options.adversary.temperature}")
     check_views(options.views, "views")

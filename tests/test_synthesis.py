@@ -112,11 +112,10 @@ def test_two_processes_worth_of_ranks_make_what_one_does(teacher, tiny, tmp_path
     assert len(together.manifest["shards"]) == 2 and len(together) == sum(together.counts()) <= 12
 
 
-@pytest.mark.parametrize(("banked", "mixed"), [(0, 0.0), (2, 0.0), (2, 0.5)])
-def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed):
-    tiny = replace(
-        tiny, adversary=replace(tiny.adversary, views_per_image=banked), views=replace(tiny.views, cutmix=mixed, mixup=mixed)
-    )
+@pytest.mark.parametrize(("banked", "mixed", "hints"), [(0, 0.0, 0.0), (2, 0.0, 0.0), (2, 0.5, 0.0), (2, 0.5, 20.0)])
+def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed, hints):
+    adversary = replace(tiny.adversary, views_per_image=banked, hints=hints)
+    tiny = replace(tiny, adversary=adversary, views=replace(tiny.views, cutmix=mixed, mixup=mixed))
     job = plan(tiny, 10)[0]
     state = SynthesisState(teacher, job, tiny, CPU)
     for _ in range(3):
@@ -153,7 +152,7 @@ def run_call(teacher, state, options, step="eager"):
     inner = InnerLoop(frozen, state.generator, student, options, capacity, torch.float32, 0, step)
     images, logits, rank, _ = generator_call(inner, teacher, state, options)
     _store(state, frozen, images, logits, rank, options, torch.float32)
-    train = StudentStep(state.adversary, options.adversary.temperature, torch.float32)
+    train = StudentStep(state.adversary, options.adversary.temperature, torch.float32, learner=state.learner)
     adversary_steps(train, frozen, state, options, torch.float32)
     state.call += 1
 
@@ -405,8 +404,8 @@ def lessons(teacher, options, calls, count, brightest=256):
     """The state after so many calls of `count` random images, and what the adversarial student saw and was told."""
     state, given, frozen = SynthesisState(teacher, plan(options, 10)[0], options, CPU), [], Frozen(teacher)
 
-    def step(images, answers, weights):
-        given.append((images, answers))
+    def step(images, answers, weights, *hints):
+        given.append((images, answers, *hints))
         return torch.zeros_like(answers)
 
     for state.call in range(calls):
@@ -422,8 +421,9 @@ def test_banked_answers_are_the_teachers_for_the_very_views_that_are_drawn(teach
     options = replace(tiny, replay=replay, adversary=adversary, views=replace(tiny.views, **mixed))
     state, given = lessons(teacher, options, calls=8, count=20)  # long enough for slots to be taken again
     assert len(given) >= 6 * options.adversary.steps
-    for images, answers in given:
+    for images, answers, *none in given:
         torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
+        assert not none
     buffer, slots = state.buffer, torch.arange(30)
     views = (_view(buffer, buffer.images, slots, torch.full((30,), which), options, state.seed) for which in (0, 1))
     first, second = (buffer.seen[:30, which] for which in (0, 1)) if mixed else views
@@ -456,6 +456,43 @@ def test_what_is_held_out_is_mixed_into_nothing(teacher, tiny, banked, mixed, mo
     monkeypatch.setattr(ReplayBuffer, "add", add_and_paint)
     _, given = lessons(teacher, options, calls=3, count=40, brightest=100)
     assert 0 < torch.cat([images for images, _ in given]).amax() < 0.4
+
+
+@REPLAYS
+def test_hints_are_the_teachers_features_for_the_very_views_that_are_drawn(teacher, tiny, replay):
+    adversary = replace(tiny.adversary, views_per_image=2, hints=20.0)
+    options = replace(tiny, replay=replay, adversary=adversary, views=replace(tiny.views, cutmix=0.5))
+    state, given = lessons(teacher, options, calls=8, count=20)
+    layers, seen = state.learner.theirs.layers, {}
+    assert len(layers) > 1 and len(given) >= 6 * options.adversary.steps
+    for name in layers:
+        teacher.network.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    for images, answers, *maps, embedding in given:
+        torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
+        side = seen[layers[-1]].shape[-1]
+        for name, found in zip(layers, maps, strict=True):
+            blocks = seen[name].unflatten(3, (side, -1)).unflatten(2, (side, -1)).mean((3, 5))
+            torch.testing.assert_close(found.float(), blocks, rtol=0.02, atol=0.02 * blocks.abs().max().item())
+        assert embedding.shape[2:] == (1, 1)
+    for module in teacher.network.modules():
+        module._forward_hooks.clear()
+
+
+def test_an_adversary_by_hints_learns_what_a_student_by_hints_does(teacher, tiny):
+    options = replace(tiny, adversary=replace(tiny.adversary, views_per_image=2, hints=5.0))
+    state, images = SynthesisState(teacher, plan(options, 10)[0], options, CPU), torch.rand(16, 1, 28, 28)
+    learner, even = state.learner, torch.ones(16)
+    answers, *hints = learner.ask_for_hints(images)
+    step = StudentStep(state.adversary, learner.options.temperature, torch.float32, learner=learner)
+    twin = copy.deepcopy(learner)
+    nothing = torch.empty(0)
+    loss, *_ = twin.train()(images, answers, nothing, torch.zeros(()), nothing, *hints)
+    loss.backward()
+    learner.train()
+    step(images, answers, even, *hints)
+    for mine, theirs in zip(learner.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+    assert learner.readers[0].weight.grad.abs().max() > 0
 
 
 def test_an_adversary_waits_for_its_first_lesson(teacher, tiny):
@@ -561,6 +598,8 @@ def test_the_adversarial_student_learns_in_calls_beyond_those_planned(teacher, t
         ({"objective": ObjectiveOptions(bn_momentum=1.0)}, "bn_momentum"),
         ({"objective": ObjectiveOptions(gamma=-1.0)}, "gamma"),
         ({"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))}, "objective.views: shift"),
+        ({"adversary": AdversaryOptions(hints=-1)}, "adversary.hints must be a number of at least 0"),
+        ({"adversary": AdversaryOptions(hints=20)}, "adversary.hints are kept for the views in adversary.views_per_image, which is 0"),
         ({"adversary": AdversaryOptions(views_per_image=-1)}, "adversary.views_per_image"),
         ({"views": ViewOptions(cutmix=50)}, "views.cutmix must lie in"),
         ({"views": ViewOptions(mixup=-0.5)}, "views.mixup must lie in"),
