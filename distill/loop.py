@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -51,17 +53,28 @@ class StopFlag:
 
 
 class Every:
-    """True at most once in `seconds`. Decides when to save or draw, never what is computed."""
+    """True at most once in `seconds`, and where it is told what that costs, so seldom that the cost is a small share of the time.
+    Decides when to save or draw, never what is computed."""
+
+    SHARE = 0.02
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds, self.wait = seconds, seconds
         self.last = time.monotonic()
 
     def __call__(self) -> bool:
-        if time.monotonic() - self.last < self.seconds:
+        if time.monotonic() - self.last < self.wait:
             return False
         self.last = time.monotonic()
         return True
+
+    @contextmanager
+    def paying(self) -> Iterator[None]:
+        """Around what is done when it is due."""
+        began = time.monotonic()
+        yield
+        self.last = time.monotonic()
+        self.wait = max(self.seconds, (self.last - began) / self.SHARE)
 
 
 class StepProgress:

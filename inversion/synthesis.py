@@ -231,7 +231,8 @@ def make_shard(
             progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed), longer * options.calls)
             stopping = stop.raised  # asked once: a signal may come between two looks
             if stopping or save_due():
-                save_state(state_file, key, {"job": state.state_dict(), "inner": inner.state_dict()})
+                with save_due.paying():  # with hints it is hundreds of megabytes
+                    save_state(state_file, key, {"job": state.state_dict(), "inner": inner.state_dict()})
             if stopping and not _done(state, options):
                 raise Interrupted(f"synthesis stopped at call {state.call}; {state_file} keeps it")
     if options.adversary.keep:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from conftest import ROOT, assert_learnt, environment, needs_inductor
 from distill import DistillOptions, StudentOptions, TransferSet, build_student, distill, load_images, views
 from distill.augment import make_views
 from distill.files import read_log
-from distill.loop import Interrupted, StopFlag
+from distill.loop import Every, Interrupted, StopFlag
 from distill.losses.hinton import hinton_loss
 from distill.optimisers import Muon, Scheduled, orthogonalise
 from distill.options import ViewOptions
@@ -264,3 +265,19 @@ def test_the_rate_follows_the_schedule(teacher, transfer_set, monkeypatch):
     places = [(step + 0.5) / 10 for step in range(10)]
     expected = [p / 0.4 if p < 0.4 else (1 + math.cos(math.pi * (p - 0.4) / 0.6)) / 2 for p in places]
     assert shares == pytest.approx(expected)
+
+
+def test_what_is_dear_to_save_is_saved_seldom(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("distill.loop.time.monotonic", lambda: clock[0])
+    due, saved = Every(20), []
+    for cost, end in ((1.0, 400), (0.1, 800)):  # 2 %: one second in fifty, and never oftener than asked for
+        while clock[0] < end:
+            clock[0] += 5
+            if due():
+                with due.paying():
+                    clock[0] += cost
+                saved.append(clock[0])
+    apart = [round(b - a) for a, b in pairwise(saved)]
+    assert saved[0] == 21 and min(apart) >= 20
+    assert max(apart) <= 60 and apart[1] >= 50 and apart[-1] <= 25

@@ -599,7 +599,7 @@ def test_the_adversarial_student_learns_in_calls_beyond_those_planned(teacher, t
         ({"objective": ObjectiveOptions(gamma=-1.0)}, "gamma"),
         ({"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))}, "objective.views: shift"),
         ({"adversary": AdversaryOptions(hints=-1)}, "adversary.hints must be a number of at least 0"),
-        ({"adversary": AdversaryOptions(hints=20)}, "adversary.hints are kept for the views in adversary.views_per_image, which is 0"),
+        ({"adversary": AdversaryOptions(hints=20)}, "hints are kept for the views in adversary.views_per_image, which is 0"),
         ({"adversary": AdversaryOptions(views_per_image=-1)}, "adversary.views_per_image"),
         ({"views": ViewOptions(cutmix=50)}, "views.cutmix must lie in"),
         ({"views": ViewOptions(mixup=-0.5)}, "views.mixup must lie in"),
