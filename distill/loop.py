@@ -57,6 +57,7 @@ class Every:
     Decides when to save or draw, never what is computed."""
 
     SHARE = 0.02
+    LONGEST = 300.0
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.wait = seconds, seconds
@@ -74,7 +75,7 @@ class Every:
         began = time.monotonic()
         yield
         self.last = time.monotonic()
-        self.wait = max(self.seconds, (self.last - began) / self.SHARE)
+        self.wait = max(self.seconds, min((self.last - began) / self.SHARE, self.LONGEST))
 
 
 class StepProgress:

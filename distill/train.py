@@ -166,7 +166,7 @@ class Update:
 
 class StudentStep:
     """One update by KL with a weight for each image, eager, compiled or captured: the step of the adversarial student. With a
-    `learner`, by the teacher's hints as well, all images alike."""
+    `learner` (and not compiled), by the teacher's hints as well, all images alike."""
 
     def __init__(
         self,

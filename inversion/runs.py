@@ -43,7 +43,8 @@ class DemoRun(Common):
     """The student that learns from the finished set."""
     start: Literal["fresh", "adversary"] = "fresh"
     """Where that student starts: from its own options, or from what the adversarial student, which must be kept, has learnt. The
-    latter has drawn from every image that passed through the buffer, so the result says less about the finished set alone."""
+    latter has drawn from every image that passed through the buffer, so the result says less about the finished set alone.
+    (Of one that learnt by hints the student goes on, and not the layers that read the teacher's channels from its own.)"""
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
     beside: BesideOptions = BesideOptions()

@@ -73,14 +73,12 @@ class SynthesisState:
             generator = Generator(spec.channels, spec.size, spec.classes, **shape_options)
         self.generator = generator.to(device, memory_format=torch.channels_last)
         self.meta_optimiser = torch.optim.Adam(generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999))
-        student, replay = build_student(options.adversary.student, teacher.contract, job.seed), options.replay
-        taught, self.learner, hints = DistillOptions(learning_rate=options.adversary.learning_rate), None, []
-        if options.adversary.hints:
-            losses = {"hinton": 1.0, "hints": options.adversary.hints}
-            self.learner = Learner(student, teacher, replace(taught, loss=losses), precision, job.seed)
-            hints = [hint.shape[1:] for hint in self.learner.ask_for_hints(torch.zeros(1, *shape, device=device))[1:]]
-        self.adversary = StudentState(student, device, job.seed, taught, self.learner)
-        place = job.quotas, shape, options.held_out, device, options.adversary.views_per_image, _mixes(options), hints
+        (student, self.learner), replay = build_adversary(teacher, options, job.seed, precision), options.replay
+        optimised = DistillOptions(learning_rate=options.adversary.learning_rate)
+        self.adversary = StudentState(student, device, job.seed, optimised, self.learner)
+        hints = self.learner.ask_for_hints(torch.zeros(1, *shape, device=device))[1:] if self.learner else []
+        views = options.adversary.views_per_image, _mixes(options), [hint.shape[1:] for hint in hints]
+        place = job.quotas, shape, options.held_out, device, *views
         self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(*place)
         self.staged = ReplayBuffer(*place) if options.replay.replace_all else None
         self.policy = Policy(device, replay.policy_rate, replay.policy or START) if replay.sampling == "policy" else None
@@ -131,6 +129,28 @@ class SynthesisState:
         self.call, self.best_agreement, self.best_call, self.seconds = state["counters"]
 
 
+def build_adversary(
+    teacher: Classifier, options: SynthesisOptions, seed: int = 0, precision: torch.dtype = torch.float32
+) -> tuple[Classifier, Learner | None]:
+    """The adversarial student, and what asks for and compares the teacher's hints where it learns by them."""
+    run = options.adversary
+    student = build_student(run.student, teacher.contract, seed)
+    if not run.hints:
+        return student, None
+    lesson = DistillOptions(loss={"hinton": 1.0, "hints": run.hints}, temperature=run.temperature)
+    try:
+        return student, Learner(student, teacher, lesson, precision, seed)
+    except EchosetError as error:
+        raise EchosetError(f"adversary.hints: {error}") from error
+
+
+def check_adversary(teacher: Classifier, options: SynthesisOptions, step: Step) -> None:
+    """Refuse an adversarial student that can't be built, or taught as asked."""
+    learner = build_adversary(teacher, options)[1]
+    if learner and step == "compiled":
+        raise EchosetError("step 'compiled' can't be had with adversary.hints, which look into the student; use --step eager")
+
+
 def synthesize(
     teacher: Classifier,
     options: SynthesisOptions = SynthesisOptions(),
@@ -155,7 +175,7 @@ def synthesize(
     if options.objective.views is None:  # spelled out, so that the manifest says what was done
         options = replace(options, objective=replace(options.objective, views=trained_views(teacher.spec)))
     jobs = plan(options, teacher.spec.classes, seed)
-    build_student(options.adversary.student, teacher.contract)  # refused now, if at all
+    check_adversary(teacher, options, step)
     out = Path(out)
     config = asdict(options)
     config["adversary"]["student"] = identify_student(options.adversary.student)
@@ -198,6 +218,10 @@ def make_shard(
     inner = InnerLoop(frozen, state.generator, state.adversary.student, options, state.buffer.capacity, precision, job.seed, step)
     if saved is not None:
         inner.load_state_dict(saved["inner"])
+        saved = None  # with hints it is hundreds of megabytes
+    if state.learner and not quiet:
+        size = sum(hints.nbytes for hints in state.buffer.hints) * (2 if state.staged else 1)
+        say_once(f"hints of the buffer: {size / 2**30:.1f} GiB, and as much in saved states")
     train = StudentStep(state.adversary, options.adversary.temperature, precision, step, state.learner)
     save_due, counts = Every(20), state.buffer.counts().tolist()
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
@@ -231,7 +255,7 @@ def make_shard(
             progress.update(state.call, _figures_line(values, counts, job, options.batch / elapsed), longer * options.calls)
             stopping = stop.raised  # asked once: a signal may come between two looks
             if stopping or save_due():
-                with save_due.paying():  # with hints it is hundreds of megabytes
+                with save_due.paying():
                     save_state(state_file, key, {"job": state.state_dict(), "inner": inner.state_dict()})
             if stopping and not _done(state, options):
                 raise Interrupted(f"synthesis stopped at call {state.call}; {state_file} keeps it")

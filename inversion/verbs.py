@@ -56,7 +56,7 @@ from inversion.scorecard import score as score_images
 from inversion.scores import OVERALL, definitions
 from inversion.sources.stream import DRAWN, open_sources
 from inversion.study_page import grid, write_study
-from inversion.synthesis import check_options
+from inversion.synthesis import check_adversary, check_options
 from inversion.synthesis import synthesize as synthesize_set
 from inversion.teacher import MNIST_SLICE, check_shape, inspect_teacher, load_teacher, trained_views
 from inversion.validation import check_sets, validate
@@ -532,7 +532,7 @@ def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Imag
     if run.synthesis.objective.views is None:
         trained_views(teacher.spec)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
-    build_student(student, teacher.contract)
+    check_adversary(teacher, run.synthesis, run.step)
     stored = [source for source in run.beside.sources if source.partition(":")[0] not in DRAWN]
     ours = {(Path(run.out) / name).resolve() for name in (*DEMO_FILES, STATE, "set", "beside")}
     teachers = [path for path in (run.teacher.model, run.teacher.weights) if path and Path(path).is_file()]  # or it is a name

@@ -281,3 +281,7 @@ def test_what_is_dear_to_save_is_saved_seldom(monkeypatch):
     apart = [round(b - a) for a, b in pairwise(saved)]
     assert saved[0] == 21 and min(apart) >= 20
     assert max(apart) <= 60 and apart[1] >= 50 and apart[-1] <= 25
+    with due.paying():
+        clock[0] += 1000  # one bad moment
+    clock[0] += 300
+    assert due()

@@ -32,7 +32,7 @@ def later_options():
     options = tiny_options()
     generator = replace(options.generator, learning="plain", blocks=1, smooth=1.0)
     views = replace(options.views, cutmix=0.5, mixup=0.5)
-    return replace(options, generator=generator, adversary=replace(options.adversary, views_per_image=2), views=views)
+    return replace(options, generator=generator, adversary=replace(options.adversary, views_per_image=2, hints=20.0), views=views)
 
 
 EITHER = pytest.mark.parametrize("options", [tiny_options(), later_options()], ids=["published", "later"])
@@ -43,11 +43,11 @@ class Loop:
 
     def __init__(self, teacher, step, options=None, precision=torch.float32):
         self.teacher, self.options, self.precision = teacher, options or tiny_options(), precision
-        self.state = SynthesisState(teacher, plan(self.options, 10)[0], self.options, resolve_device("cuda"))
+        self.state = SynthesisState(teacher, plan(self.options, 10)[0], self.options, resolve_device("cuda"), precision)
         self.frozen = Frozen(teacher, precision)
         student, capacity = self.state.adversary.student, self.state.buffer.capacity
         self.inner = InnerLoop(self.frozen, self.state.generator, student, self.options, capacity, precision, 0, step)
-        self.train = StudentStep(self.state.adversary, self.options.adversary.temperature, precision, step)
+        self.train = StudentStep(self.state.adversary, self.options.adversary.temperature, precision, step, self.state.learner)
 
     def call(self):
         images, logits, rank, figures = generator_call(self.inner, self.teacher, self.state, self.options)

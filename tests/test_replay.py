@@ -123,12 +123,21 @@ def test_priority_of_a_visit_is_last_weight_times_divergence():
 
 
 def test_state_is_whole():
-    buffer, copy = ReplayBuffer([3, 2], (1, 2, 2)), ReplayBuffer([3, 2], (1, 2, 2))
+    shapes = {"views": 2, "hints": [(3, 2, 2), (4, 1, 1)]}
+    buffer, copy = (ReplayBuffer([3, 2], (1, 2, 2), **shapes) for _ in range(2))
     offer(buffer, [0, 1, 1])
+    for hints in buffer.hints:
+        hints.normal_()
+    other = ReplayBuffer([3, 2], (1, 2, 2), **shapes)
     copy.load_state_dict(buffer.state_dict())
-    for a, b in zip(buffer.state_dict().values(), copy.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    other = ReplayBuffer([3, 2], (1, 2, 2))
+    other.take_over(copy)
+    copy.load_state_dict(buffer.state_dict())
+    for same in (copy, other):
+        theirs = same.state_dict()
+        for name, stored in buffer.state_dict().items():
+            for a, b in zip(stored, theirs[name], strict=True) if name == "hints" else [(stored, theirs[name])]:
+                assert torch.equal(a, b), name
+    other = ReplayBuffer([3, 2], (1, 2, 2), **shapes)
     other.take_over(buffer)
     assert other.counts().tolist() == [1, 2] and buffer.counts().tolist() == [0, 0]
 

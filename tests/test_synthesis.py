@@ -222,9 +222,10 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
 
 
 def command(out):
-    # With a policy, banked answers to mixed views and an optimiser that goes on from call to call, a run has the most state.
+    # With a policy, banked answers and hints of mixed views and an optimiser that goes on, a run has the most state.
     flags = [*TINY_FLAGS, "--synthesis.replay.sampling=policy", "--synthesis.held_out=0.34", "--quiet", "--device=cpu"]
     flags += ["--synthesis.generator.learning=plain", "--synthesis.adversary.views_per_image=2", "--synthesis.views.cutmix=0.5"]
+    flags += ["--synthesis.adversary.hints=20"]
     return ["synthesize", f"--out={out}", *flags]
 
 
@@ -459,23 +460,23 @@ def test_what_is_held_out_is_mixed_into_nothing(teacher, tiny, banked, mixed, mo
 
 
 @REPLAYS
-def test_hints_are_the_teachers_features_for_the_very_views_that_are_drawn(teacher, tiny, replay):
+@pytest.mark.parametrize("cutmix", [0.0, 0.5])
+def test_hints_are_the_teachers_features_for_the_very_views_that_are_drawn(teacher, tiny, replay, cutmix):
     adversary = replace(tiny.adversary, views_per_image=2, hints=20.0)
-    options = replace(tiny, replay=replay, adversary=adversary, views=replace(tiny.views, cutmix=0.5))
+    options = replace(tiny, replay=replay, adversary=adversary, views=replace(tiny.views, cutmix=cutmix))
     state, given = lessons(teacher, options, calls=8, count=20)
-    layers, seen = state.learner.theirs.layers, {}
+    layers, head = state.learner.theirs.layers, state.learner.theirs.head
     assert len(layers) > 1 and len(given) >= 6 * options.adversary.steps
+    looked, seen = copy.deepcopy(teacher), {}
     for name in layers:
-        teacher.network.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+        looked.network.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    looked.network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: seen.update(head=inputs[0]))
     for images, answers, *maps, embedding in given:
-        torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(answers, looked(images), rtol=1e-3, atol=1e-3)
         side = seen[layers[-1]].shape[-1]
-        for name, found in zip(layers, maps, strict=True):
-            blocks = seen[name].unflatten(3, (side, -1)).unflatten(2, (side, -1)).mean((3, 5))
-            torch.testing.assert_close(found.float(), blocks, rtol=0.02, atol=0.02 * blocks.abs().max().item())
-        assert embedding.shape[2:] == (1, 1)
-    for module in teacher.network.modules():
-        module._forward_hooks.clear()
+        wanted = [seen[name].unflatten(3, (side, -1)).unflatten(2, (side, -1)).mean((3, 5)) for name in layers]
+        for found, exact in zip([*maps, embedding], [*wanted, seen["head"][:, :, None, None]], strict=True):
+            torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02 * exact.abs().max().item())
 
 
 def test_an_adversary_by_hints_learns_what_a_student_by_hints_does(teacher, tiny):
@@ -611,6 +612,25 @@ def test_the_adversarial_student_learns_in_calls_beyond_those_planned(teacher, t
 def test_options_out_of_range_are_named(teacher, tiny, tmp_path, change, message):
     with pytest.raises(EchosetError, match=message):
         make(teacher, replace(tiny, **change), tmp_path / "set")
+
+
+def test_hints_that_cannot_be_had_are_refused_before_the_folder_is_claimed(teacher, tiny, tmp_path):
+    options = replace(tiny, adversary=replace(tiny.adversary, views_per_image=2, hints=20.0))
+    with pytest.raises(EchosetError, match=r"'compiled' can't be had with adversary\.hints"):
+        make(teacher, options, tmp_path / "set", step="compiled")
+
+    class Flat(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = torch.nn.BatchNorm1d(784), torch.nn.Linear(784, 10)
+
+        def forward(self, images):
+            return self.head(self.norm(images.flatten(1)))
+
+    flat = Classifier(Flat(), ModelSpec("flat", channels=1, size=28, classes=10, mean=(0.1307,), std=(0.3081,)))
+    with pytest.raises(EchosetError, match=r"adversary\.hints: no layer of flat gives maps"):
+        make(flat, options, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize("channels, size, classes", [(1, 28, 10), (3, 32, 2), (3, 17, 5), (1, 64, 3)])
