@@ -623,6 +623,7 @@ def test_hints_that_cannot_be_had_are_refused_before_the_folder_is_claimed(teach
         def __init__(self):
             super().__init__()
             self.norm, self.head = torch.nn.BatchNorm1d(784), torch.nn.Linear(784, 10)
+            self.norm.running_mean.fill_(0.1)
 
         def forward(self, images):
             return self.head(self.norm(images.flatten(1)))
