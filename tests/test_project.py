@@ -81,6 +81,13 @@ SCHEMA = {
 """What every entry of a result file holds, by the list it is in."""
 
 
+PAGES = ROOT / "README.md", ROOT / "configs" / "README.md"
+
+
+def read_pages():
+    return "\n".join(page.read_text() for page in PAGES)
+
+
 def test_results_hold_what_the_readme_says():
     """Every published table names its file, and the file has what a reader needs to repeat it."""
     for path in (ROOT / "configs" / "results").glob("*.json"):
@@ -96,15 +103,29 @@ def test_results_hold_what_the_readme_says():
             assert run["seconds"] and all(isinstance(seconds, NUMBER) for seconds in run["seconds"].values())
             if run.get("balanced", True):  # a growing pool takes classes as they come
                 assert max(run["per_class"]) - min(run["per_class"]) <= 1
-        assert Path(path).stem in (ROOT / "README.md").read_text()
+        assert Path(path).stem in read_pages()
 
 
-def test_the_readme_s_tables_are_those_of_the_result_files():
+def test_the_pages_tables_are_those_of_the_result_files():
     sys.path.insert(0, str(ROOT / "tools"))
-    from tables import render
+    from tables import BLOCK, TABLES, render
 
-    readme = (ROOT / "README.md").read_text()
-    assert render(readme) == readme
+    assert {name for _, name, _ in BLOCK.findall(read_pages())} == TABLES.keys()
+    for page in PAGES:
+        assert render(page.read_text()) == page.read_text(), page
+
+
+def test_the_pages_links_lead_somewhere():
+    """Files are there, and so are the headings that a link names."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            path, _, heading = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            assert file.exists(), f"{page}: {target}"
+            if heading:
+                titles = re.findall(r"(?m)^#+ (.+)$", file.read_text())
+                names = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert heading in names, f"{page}: {target}"
 
 
 def test_the_commands_of_cells_are_commands():
@@ -130,8 +151,8 @@ def test_stored_benchmarks_can_be_compared_with():
     for path in files:
         found = json.loads(path.read_text())
         assert {*HEADLINES, "device", "precision", "torch", "commit", "repeats"} <= found.keys(), path.name
-        assert path.name in (ROOT / "README.md").read_text()
+        assert path.name in read_pages()
 
 
-def test_the_readme_is_finished():
-    assert "@@" not in (ROOT / "README.md").read_text()
+def test_the_pages_are_finished():
+    assert "@@" not in read_pages()

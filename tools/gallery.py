@@ -1,4 +1,4 @@
-"""Make the README's picture: twenty images of each class of a transfer set, evenly spread over the stock.
+"""Make a page's picture: twenty images of each class of a transfer set, evenly spread over the stock.
 
 python tools/gallery.py runs/demo/set configs/results/gallery.png
 """

@@ -1,4 +1,4 @@
-"""Run `echoset demo` over configs and seeds, keep every figure, and print a table for the README.
+"""Run `echoset demo` over configs and seeds, keep every figure, and print a table.
 
     python tools/measure.py --name demo --seeds 0 1 2 --data /path/to/MNIST
     python tools/measure.py --name ablations --configs configs/ablations/*.yaml --seeds 0 1 --data /path/to/MNIST

@@ -6,7 +6,7 @@ For each seed: sixteen sets of 2,000 images (real digits, unrelated photographs,
 these unbalanced, one class of a source alone and the same pushed over the boundaries, twice each, SSD-KD), then
 `echoset score --validate` over them. Work is under runs/sources: every command is given again, which takes what it finished
 and refuses what another one left; a set that comes short ends all. Figures go to configs/results/sources.json, and tables for
-the README to standard output.
+configs/README.md to standard output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keep a finished study's figures in the repository, and print its tables for the README.
+"""Keep a finished study's figures in the repository, and print its tables for configs/README.md.
 
     python tools/publish_study.py runs/study-mnist/study.json --name study-mnist
 

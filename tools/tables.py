@@ -1,6 +1,6 @@
-"""Write the README's tables of measured figures from `configs/results`, so that none is typed by hand.
+"""Write the tables of measured figures in README.md and configs/README.md from `configs/results`, so that none is typed by hand.
 
-`python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a test holds the README to it.
+`python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a test holds both pages to it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "configs" / "results"
+PAGES = ROOT / "README.md", ROOT / "configs" / "README.md"
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's quantile, 1 to 9 degrees of freedom
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -147,13 +148,13 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def render(readme: str) -> str:
-    """The README with every marked table made anew."""
-    if unknown := [name for _, name, _ in BLOCK.findall(readme) if name not in TABLES]:
-        raise SystemExit(f"the README asks for a table '{unknown[0]}'; there are {', '.join(TABLES)}")
-    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", readme)
+def render(page: str) -> str:
+    """A page with every marked table made anew."""
+    if unknown := [name for _, name, _ in BLOCK.findall(page) if name not in TABLES]:
+        raise SystemExit(f"a page asks for a table '{unknown[0]}'; there are {', '.join(TABLES)}")
+    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", page)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(render(readme.read_text()))
+    for page in PAGES:
+        page.write_text(render(page.read_text()))
