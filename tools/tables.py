@@ -141,6 +141,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10": lambda: demos("cifar10-[!s]*.json"),
     "cifar10-small": lambda: demos("cifar10-small*.json"),
     "students": lambda: students("cifar10-students"),
+    "students-hints": lambda: students("cifar10-students-hints"),
     "curve": lambda: curve("cifar10-curve"),
     "curve-small": lambda: curve("cifar10-small-curve"),
     "reweighting-mnist": lambda: reweighting(load("reweighting-mnist")["runs"]),
