@@ -1,6 +1,8 @@
-"""A student with everything its losses bring along: adapters, peers, branches, and the teacher they ask.
+"""A student with everything its losses bring along: adapters, peers, branches, and the teacher they
+ask.
 
-The methods themselves are functions in `distill/losses/`; here they are given what they compare, and added up.
+The methods themselves are functions in `distill/losses/`; here they are given what they compare,
+and added up.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from distill.losses.attention import attention_loss
-from distill.losses.boundary import choose_bases, push_over, soft_loss
-from distill.losses.ensemble import ensemble_loss, gated, ramp
-from distill.losses.fitnet import fitnet_loss
-from distill.losses.fsp import fsp_loss
-from distill.losses.hinton import hinton_loss
-from distill.losses.hints import hint_loss
-from distill.losses.mutual import mutual_loss
-from distill.losses.relational import angle_loss, distance_loss, relational_loss
-from distill.losses.similarity import similarity_loss
+from distill.methods.attention import attention_loss
+from distill.methods.boundary import choose_bases, push_over, soft_loss
+from distill.methods.ensemble import ensemble_loss, gated, ramp
+from distill.methods.fitnet import fitnet_loss
+from distill.methods.fsp import fsp_loss
+from distill.methods.hinton import hinton_loss
+from distill.methods.hints import hint_loss
+from distill.methods.mutual import mutual_loss
+from distill.methods.relational import angle_loss, distance_loss, relational_loss
+from distill.methods.similarity import similarity_loss
 from distill.models import Classifier, build_classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions, Step
@@ -52,24 +54,33 @@ ATTACKS_END = 0.75
 
 
 def full_loss(loss: Mapping[str, float | None]) -> dict[str, float]:
-    """The losses asked for, checked, with labels added where nothing else would teach the classes."""
+    """The losses asked for, checked, with labels added where nothing else would teach the
+    classes.
+    """
     if unknown := [name for name in loss if name not in PUBLISHED]:
         raise EchosetError(f"no loss '{unknown[0]}'; there are {', '.join(PUBLISHED)}")
     loss = {name: PUBLISHED[name] if weight is None else weight for name, weight in loss.items()}
     if bad := [name for name, weight in loss.items() if not 0 <= weight < float("inf")]:
-        raise EchosetError(f"the weight of loss '{bad[0]}' must be a number from 0, got {loss[bad[0]]}")
+        raise EchosetError(
+            f"the weight of loss '{bad[0]}' must be a number from 0, got {loss[bad[0]]}"
+        )
     used = {name: weight for name, weight in loss.items() if weight}
     if not used:
         raise EchosetError("no loss has a weight above 0")
     if {"dml", "one"} <= used.keys():
-        raise EchosetError("dml and one each replace the student's training by their own; choose one of them")
-    # Peers and branches have nothing to say before labels have taught them; and a weight of 0 that was named stays 0.
+        raise EchosetError(
+            "dml and one each replace the student's training by their own; choose one of them"
+        )
+    # Peers and branches have nothing to say before labels have taught them; and a weight of 0 that
+    # was named stays 0.
     wants = "hinton" not in used or {"dml", "one"} & used.keys()
     return {"labels": 1.0, **used} if wants and "labels" not in loss else used
 
 
 def asks_teacher(options: DistillOptions) -> bool:
-    """Whether anything comes from the teacher: its decisions as labels, or what a loss compares with."""
+    """Whether anything comes from the teacher: its decisions as labels, or what a loss compares
+    with.
+    """
     return options.labels == "teacher" or bool(full_loss(options.loss).keys() - WITHOUT_TEACHER)
 
 
@@ -77,22 +88,27 @@ def _like(student: Classifier, seed: int) -> Classifier:
     """Another network of the student's kind, with weights of its own."""
     try:
         other = build_classifier(student.spec, seed)
-        same = {k: v.shape for k, v in other.state_dict().items()} == {k: v.shape for k, v in student.state_dict().items()}
+        same = {k: v.shape for k, v in other.state_dict().items()} == {
+            k: v.shape for k, v in student.state_dict().items()
+        }
     except EchosetError:
         same = False
     if not same:
         raise EchosetError(
-            f"dml and one train further networks like the student, and '{student.spec.model}' doesn't say how to build it: give "
+            f"dml and one train further networks like the student, and '{student.spec.model}' "
+            "doesn't say how to build it: give "
             "the student by a name of the zoo or an import path"
         )
     return other
 
 
 class Learner(nn.Module):
-    """`learner(…)` gives a batch's loss, the student's logits, and the answers they are measured by.
+    """`learner(…)` gives a batch's loss, the student's logits, and the answers they are measured
+    by.
 
-    What is trained are this module's parameters; `student` is what is kept. Under `dml` and `one` the student is the first
-    peer or branch, fixed beforehand: nothing chooses among them by any accuracy.
+    What is trained are this module's parameters; `student` is what is kept. Under `dml` and `one`
+    the student is the first peer or branch, fixed beforehand: nothing chooses among them by any
+    accuracy.
     """
 
     def __init__(
@@ -107,7 +123,11 @@ class Learner(nn.Module):
         self.student, self.options, self.precision = student, options, precision
         self.weights = full_loss(options.loss)
         self._teacher = [teacher]  # in a list, so that it is no submodule and nothing trains it
-        self._frozen = [Frozen(teacher, precision)] if "bss" in self.weights and teacher is not None else [None]
+        self._frozen = (
+            [Frozen(teacher, precision)]
+            if "bss" in self.weights and teacher is not None
+            else [None]
+        )
         self.attacks = "bss" in self.weights  # switched off by the loop at ATTACKS_END
         self.network: Callable[[Tensor], Tensor] = student.__call__  # or a compiled form of it
         self.unit = sum(student.spec.std) / len(student.spec.std)
@@ -116,30 +136,49 @@ class Learner(nn.Module):
         if self.on_features:
             self._pair_stages(student, teacher)
         if "dml" in self.weights:
-            self.peers = nn.ModuleList(_like(student, seed + 1 + peer) for peer in range(options.peers - 1))
+            self.peers = nn.ModuleList(
+                _like(student, seed + 1 + peer) for peer in range(options.peers - 1)
+            )
         if "one" in self.weights:
             self._grow_branches(student, seed)
 
     def _check(self, teacher: Classifier | None) -> None:
         if teacher is None and asks_teacher(self.options):
             needs = sorted(self.weights.keys() - WITHOUT_TEACHER)
-            raise EchosetError(f"loss {', '.join(needs) or 'labels'} needs a teacher; without one use labels='data'")
+            raise EchosetError(
+                f"loss {', '.join(needs) or 'labels'} needs a teacher; without one use "
+                "labels='data'"
+            )
         for name, least in (("peers", 2), ("branches", 2)):
             if getattr(self.options, name) < least:
-                raise EchosetError(f"{name} must be at least {least}, got {getattr(self.options, name)}")
+                raise EchosetError(
+                    f"{name} must be at least {least}, got {getattr(self.options, name)}"
+                )
 
     def _pair_stages(self, student: Classifier, teacher: Classifier) -> None:
         maps = bool(ON_MAPS & self.weights.keys())
         mine = find_stages(student, self.options.student_layers, maps)
         theirs = find_stages(teacher, self.options.teacher_layers, maps)
-        if not maps:  # rkd compares embeddings: what a last linear layer reads, or the mean of the one map found instead
+        # Rkd compares embeddings: what a last linear layer reads, or the mean of the one map found
+        # instead
+        if not maps:
             self.mine, self.theirs, self.adapters = mine, theirs, nn.ModuleList()
             return
-        if self.options.student_layers and self.options.teacher_layers and len(mine.layers) != len(theirs.layers):
-            raise EchosetError(f"{len(mine.layers)} student_layers and {len(theirs.layers)} teacher_layers make no pairs")
+        if (
+            self.options.student_layers
+            and self.options.teacher_layers
+            and len(mine.layers) != len(theirs.layers)
+        ):
+            raise EchosetError(
+                f"{len(mine.layers)} student_layers and {len(theirs.layers)} teacher_layers make "
+                "no pairs"
+            )
         count = min(len(mine.layers), len(theirs.layers))
         if "fsp" in self.weights and count < 2:
-            raise EchosetError("fsp compares two stages with each other, and only one pair was found; name more layers")
+            raise EchosetError(
+                "fsp compares two stages with each other, and only one pair was found; name more "
+                "layers"
+            )
         self.mine, self.theirs = _last(mine, count), _last(theirs, count)
         pairs = zip(self.mine.channels, self.theirs.channels, strict=True)
         if "hints" in self.weights:
@@ -147,54 +186,80 @@ class Learner(nn.Module):
             self.readers = nn.ModuleList(_reader(*pair) for pair in widths)
         wanted = {"fitnet", "fsp"} & self.weights.keys()
         self.adapters = nn.ModuleList(
-            nn.Identity() if ours == given or not wanted else nn.Conv2d(ours, given, 1, bias=False) for ours, given in pairs
+            nn.Identity() if ours == given or not wanted else nn.Conv2d(ours, given, 1, bias=False)
+            for ours, given in pairs
         )
 
     def _grow_branches(self, student: Classifier, seed: int) -> None:
         stages = find_stages(student, self.options.student_layers)
         if len(stages.layers) < 2:
             only = f"{student.spec.model} has one stage only"
-            raise EchosetError(f"one branches before the last stage, and {only}; name two student_layers")
+            raise EchosetError(
+                f"one branches before the last stage, and {only}; name two student_layers"
+            )
         trunk = stages.layers[-2]
         self.trunk = Stages((trunk,), stages.channels[-2:-1], stages.sides[-2:-1], None)
         fresh = [_like(student, seed + 1 + branch) for branch in range(self.options.branches - 1)]
         self.tails = nn.ModuleList(cut_after(network, trunk) for network in fresh)
         count = self.options.branches
-        self.gate = nn.Sequential(nn.Linear(stages.channels[-2], count), nn.BatchNorm1d(count), nn.ReLU(), nn.Softmax(1))
+        self.gate = nn.Sequential(
+            nn.Linear(stages.channels[-2], count), nn.BatchNorm1d(count), nn.ReLU(), nn.Softmax(1)
+        )
 
     @property
     def takes_answers(self) -> bool:
-        """Whether the teacher's answers come with the lesson; losses on features ask it themselves, unless hints are kept."""
+        """Whether the teacher's answers come with the lesson; losses on features ask it themselves,
+        unless hints are kept.
+        """
         return not self.on_features and asks_teacher(self.options)
 
     @property
     def takes_hints(self) -> bool:
-        """Whether the teacher's hints can come with the lesson, and its answers with them: no other loss looks at its features."""
+        """Whether the teacher's hints can come with the lesson, and its answers with them: no other
+        loss looks at its features.
+        """
         return ON_FEATURES & self.weights.keys() == {"hints"}
 
     @torch.no_grad()
-    def ask_for_hints(self, images: Tensor) -> list[Tensor]:  # (B, C, H, W) -> (B, K), then (B, C, h, w) each
+    def ask_for_hints(
+        self, images: Tensor
+    ) -> list[Tensor]:  # (B, C, H, W) -> (B, K), then (B, C, h, w) each
         """The teacher's answers and, in bfloat16, its hints."""
         parts = (self._ask_teacher(part) for part in images.split(at_once(images.shape[-1])))
-        small = ([answers, *(each.bfloat16() for each in self._hints(*features))] for answers, *features in parts)
+        small = (
+            [answers, *(each.bfloat16() for each in self._hints(*features))]
+            for answers, *features in parts
+        )
         return [torch.cat(each) for each in zip(*small, strict=True)]
 
     def compare_hints(self, looks: Taps, hints: Sequence[Tensor]) -> Tensor:  # ()
-        """The loss `hints`: how much of the teacher's the student's maps and embedding, in the pass `looks` saw, don't explain."""
+        """The loss `hints`: how much of the teacher's the student's maps and embedding, in the pass
+        `looks` saw, don't explain.
+        """
         mine = self._hints(looks.maps, looks.embedding)
-        apart = [hint_loss(read(m), t.float()) for read, m, t in zip(self.readers, mine, hints, strict=True)]
+        apart = [
+            hint_loss(read(m), t.float())
+            for read, m, t in zip(self.readers, mine, hints, strict=True)
+        ]
         return sum(apart) / len(apart)
 
     def _hints(self, maps: list[Tensor], embedding: Tensor) -> list[Tensor]:  # of (B, C, h, w)
-        """Maps averaged down to the smallest of the teacher's, and the embedding as a map of one pixel."""
+        """Maps averaged down to the smallest of the teacher's, and the embedding as a map of one
+        pixel.
+        """
         side = min(self.theirs.sides)
-        small = [F.adaptive_avg_pool2d(each, side) if each.shape[2] > side else each for each in maps]
+        small = [
+            F.adaptive_avg_pool2d(each, side) if each.shape[2] > side else each for each in maps
+        ]
         return [*small, embedding[:, :, None, None]]
 
     def check_step(self, step: Step) -> None:
         """Refuse to compile a student that the losses look into."""
         if step == "compiled" and (self.on_features or "one" in self.weights):
-            raise EchosetError(f"step 'compiled' can't be had with the losses {', '.join(self.weights)}; use --step eager")
+            raise EchosetError(
+                f"step 'compiled' can't be had with the losses {', '.join(self.weights)}; use "
+                "--step eager"
+            )
 
     @property
     def draws(self) -> bool:
@@ -204,11 +269,15 @@ class Learner(nn.Module):
     def forward(
         self,
         images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
-        answers: Tensor,  # (B, K) the teacher's logits for them; (0,) where it is asked here, or nobody has one
-        labels: Tensor,  # (B, K) the data's labels as probabilities; (0,) where the teacher's decisions are the labels
+        # (B, K) the teacher's logits for them; (0,) where it is asked here, or nobody has one
+        answers: Tensor,
+        # (B, K) the data's labels as probabilities; (0,) where the teacher's decisions are the
+        # labels
+        labels: Tensor,
         share: Tensor,  # () part of the training that is over
         draws: Tensor,  # (B,) in [0, 1), for losses that choose at random
-        *hints: Tensor,  # (B, C, h, w) the teacher's, where they and the answers come with the lesson
+        # (B, C, h, w) the teacher's, where they and the answers come with the lesson
+        *hints: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K), (B, K)
         looks = Taps(self.student, self.mine) if self.on_features else nullcontext()
         trunk = Taps(self.student, self.trunk) if "one" in self.weights else nullcontext()
@@ -238,10 +307,13 @@ class Learner(nn.Module):
         if "bss" in self.weights:
             terms["bss"] = self._boundary(images, logits, answers, labels, share, draws)
         loss = sum(self.weights[name] * term for name, term in terms.items())
-        # Labels as logits, where there are no answers: what follows compares decisions and divergences.
+        # Labels as logits, where there are no answers: what follows compares decisions and
+        # divergences.
         return loss, logits, answers if answers.numel() else labels.clamp_min(1e-9).log()
 
-    def _answer(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K) float32
+    def _answer(
+        self, network: Callable[[Tensor], Tensor], images: Tensor
+    ) -> Tensor:  # (B, C, H, W) -> (B, K) float32
         with forward_pass(images.device, self.precision):
             return network(images).float()
 
@@ -256,15 +328,25 @@ class Learner(nn.Module):
             answers = self._answer(teacher, images)
         return answers, taps.maps, taps.embedding
 
-    def _compare(self, taps: Taps, theirs: list[Tensor], their_embedding: Tensor) -> dict[str, Tensor]:
+    def _compare(
+        self, taps: Taps, theirs: list[Tensor], their_embedding: Tensor
+    ) -> dict[str, Tensor]:
         """One term for each loss on features that has a weight."""
         maps = taps.maps
-        terms = {name: loss(taps.embedding, their_embedding) for name, loss in ON_EMBEDDINGS.items() if name in self.weights}
+        terms = {
+            name: loss(taps.embedding, their_embedding)
+            for name, loss in ON_EMBEDDINGS.items()
+            if name in self.weights
+        }
         pairs = list(zip(maps, theirs, strict=True)) if ON_MAPS & self.weights.keys() else []
         if {"fitnet", "fsp"} & self.weights.keys():
-            adapted = [adapter(features) for adapter, features in zip(self.adapters, maps, strict=True)]
+            adapted = [
+                adapter(features) for adapter, features in zip(self.adapters, maps, strict=True)
+            ]
         if "fitnet" in self.weights:
-            terms["fitnet"] = sum(fitnet_loss(a, t) for a, t in zip(adapted, theirs, strict=True)) / len(theirs)
+            terms["fitnet"] = sum(
+                fitnet_loss(a, t) for a, t in zip(adapted, theirs, strict=True)
+            ) / len(theirs)
         if "at" in self.weights:
             terms["at"] = sum(attention_loss(s, t) for s, t in pairs)
         if "fsp" in self.weights:
@@ -274,8 +356,18 @@ class Learner(nn.Module):
             terms["sp"] = similarity_loss(*pairs[-1])
         return terms
 
-    def _boundary(self, images: Tensor, logits: Tensor, answers: Tensor, labels: Tensor, share: Tensor, draws: Tensor) -> Tensor:
-        """r·KL + r_a·KL on pushed images, both at T = 3; r falls from 4 to 1, r_a from 2 to 0 at three quarters."""
+    def _boundary(
+        self,
+        images: Tensor,
+        logits: Tensor,
+        answers: Tensor,
+        labels: Tensor,
+        share: Tensor,
+        draws: Tensor,
+    ) -> Tensor:
+        """r·KL + r_a·KL on pushed images, both at T = 3; r falls from 4 to 1, r_a from 2 to 0 at
+        three quarters.
+        """
         loss = (1 + 3 * (1 - share)) * soft_loss(logits, answers).mean()
         if not self.attacks:
             return loss
@@ -283,7 +375,9 @@ class Learner(nn.Module):
         chosen, target, fit = choose_bases(logits.detach(), answers, truth, count, draws[:count])
         frozen = self._frozen[0]
         pushed, crossed = push_over(frozen, images[chosen], truth[chosen], target, self.unit)
-        with statistics_kept(self.student):  # pushed images are no part of what the student will see
+        with statistics_kept(
+            self.student
+        ):  # pushed images are no part of what the student will see
             ours = self._answer(self.network, pushed)
         with torch.no_grad():
             theirs = frozen(pushed)
@@ -295,7 +389,9 @@ class Learner(nn.Module):
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
     """Forward passes in training leave the running statistics of BatchNorm layers alone."""
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    layers = [
+        layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
     usual = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
@@ -317,10 +413,16 @@ def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:
     model = classifier.spec.model
     try:
         tail = fx.GraphModule(classifier, Tracer().trace(classifier))
-    except Exception as error:  # whatever a module's own Python does when no tensor comes through it
-        raise EchosetError(f"one needs a network that torch.fx can trace, and {model} can't be: {error}") from error
+    except (
+        Exception
+    ) as error:  # whatever a module's own Python does when no tensor comes through it
+        raise EchosetError(
+            f"one needs a network that torch.fx can trace, and {model} can't be: {error}"
+        ) from error
     graph = tail.graph
-    end = next((node for node in graph.nodes if node.op == "call_module" and node.target == name), None)
+    end = next(
+        (node for node in graph.nodes if node.op == "call_module" and node.target == name), None
+    )
     if end is None:
         raise EchosetError(f"{model} has no layer '{layer}' to branch after")
     with graph.inserting_before(end):
@@ -329,7 +431,10 @@ def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:
     graph.eliminate_dead_code()
     for node in [n for n in graph.nodes if n.op == "placeholder" and n is not entrance]:
         if node.users:
-            raise EchosetError(f"{model} has connections around '{layer}', so one cannot branch there; name student_layers")
+            raise EchosetError(
+                f"{model} has connections around '{layer}', so one cannot branch there; name "
+                "student_layers"
+            )
         graph.erase_node(node)
     tail.delete_all_unused_submodules()
     tail.recompile()
@@ -337,7 +442,9 @@ def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:
 
 
 def _reader(ours: int, given: int) -> nn.Conv2d:
-    """A 1×1 convolution that tells the teacher's channels from the student's; of as many it begins as the same ones."""
+    """A 1×1 convolution that tells the teacher's channels from the student's; of as many it begins
+    as the same ones.
+    """
     reader = nn.Conv2d(ours, given, 1)
     if ours == given:
         nn.init.dirac_(reader.weight)
@@ -347,7 +454,11 @@ def _reader(ours: int, given: int) -> nn.Conv2d:
 
 def _widths(classifier: Classifier, stages: Stages) -> tuple[int, ...]:
     """Channels of the maps, and numbers in the embedding."""
-    embedding = classifier.network.get_submodule(stages.head).in_features if stages.head else stages.channels[-1]
+    embedding = (
+        classifier.network.get_submodule(stages.head).in_features
+        if stages.head
+        else stages.channels[-1]
+    )
     return *stages.channels, embedding
 
 

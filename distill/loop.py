@@ -1,4 +1,6 @@
-"""What every long loop needs around its steps: progress, a polite stop, and state that survives a kill."""
+"""What every long loop needs around its steps: progress, a polite stop, and state that survives a
+kill.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Interrupted(Exception):
 
 
 class StopFlag:
-    """Turns the first Ctrl-C or SIGTERM into a flag, so that a loop ends between steps with its state whole.
+    """Turns the first Ctrl-C or SIGTERM into a flag, so that a loop ends between steps with its
+    state whole.
 
     A second Ctrl-C ends the process at once. Outside the main thread signals are left alone.
     """
@@ -35,14 +38,20 @@ class StopFlag:
                 self._previous[number] = signal.signal(number, self._raise)
         return self
 
-    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def _raise(self, number: int, frame: object) -> None:
         self.raised = True
         self._restore()
         try:
-            print("\nstopping after this step, keeping what is done (Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
+            print(
+                "\nstopping after this step, keeping what is done (Ctrl-C again to stop at once)",
+                file=sys.stderr,
+                flush=True,
+            )
         except OSError:  # of `2>&1 | tee`, Ctrl-C has ended the tee, too
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it stays open
 
@@ -53,8 +62,9 @@ class StopFlag:
 
 
 class Every:
-    """True at most once in `seconds`, and where it is told what that costs, so seldom that the cost is a small share of the time.
-    Decides when to save or draw, never what is computed."""
+    """True at most once in `seconds`, and where it is told what that costs, so seldom that the cost
+    is a small share of the time. Decides when to save or draw, never what is computed.
+    """
 
     SHARE = 0.02
     LONGEST = 300.0
@@ -87,7 +97,9 @@ class StepProgress:
     def __init__(self, title: str, total: int, quiet: bool = False, start: int = 0) -> None:
         self.title, self.total, self.quiet = title, total, quiet
         self.console = Console(stderr=True)
-        self.live = not quiet and self.console.is_interactive and self.console.file.isatty()  # whatever FORCE_COLOR says
+        self.live = (
+            not quiet and self.console.is_interactive and self.console.file.isatty()
+        )  # whatever FORCE_COLOR says
         self._due = Every(10)
         self._began, self._start = time.monotonic(), start
         columns = (
@@ -105,7 +117,9 @@ class StepProgress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.live:
             self._bar.stop()
 
@@ -115,5 +129,13 @@ class StepProgress:
         if self.live:
             self._bar.update(self._task, completed=done, figures=figures, total=self.total)
         elif not self.quiet and self._due():
-            left = (time.monotonic() - self._began) / max(done - self._start, 1) * max(self.total - done, 0)
-            print(f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}", file=sys.stderr, flush=True)
+            left = (
+                (time.monotonic() - self._began)
+                / max(done - self._start, 1)
+                * max(self.total - done, 0)
+            )
+            print(
+                f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}",
+                file=sys.stderr,
+                flush=True,
+            )

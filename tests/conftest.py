@@ -8,13 +8,17 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: a thread each, and in the processes that they start
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a worker a core: a thread each, and in the processes that they start
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is first imported, by whatever module
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # Triton reads it when it is first imported, by whatever module
+    )
 
 from inversion import SynthesisOptions, load_teacher
 from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions
@@ -23,8 +27,12 @@ from synthesis_kernels.native import find_compiler, library
 ROOT = Path(__file__).parent.parent
 COMPILER = find_compiler()
 HEADERS = Path(sysconfig.get_path("include"), "Python.h").is_file()
-needs_native = pytest.mark.skipif(not library(), reason=f"the native kernels can't be compiled here: {library.problem}")
-needs_inductor = pytest.mark.skipif(not (COMPILER and HEADERS), reason="torch.compile needs a C++ compiler and Python's headers")
+needs_native = pytest.mark.skipif(
+    not library(), reason=f"the native kernels can't be compiled here: {library.problem}"
+)
+needs_inductor = pytest.mark.skipif(
+    not (COMPILER and HEADERS), reason="torch.compile needs a C++ compiler and Python's headers"
+)
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
@@ -47,7 +55,14 @@ def tiny_options():
         calls=14,
         patience=99,
         held_out=0.34,
-        generator=GeneratorOptions(inner_steps=3, width=8, latent_rate=0.1, learning_rate=0.01, meta_rate=0.05, conditioning=2.0),
+        generator=GeneratorOptions(
+            inner_steps=3,
+            width=8,
+            latent_rate=0.1,
+            learning_rate=0.01,
+            meta_rate=0.05,
+            conditioning=2.0,
+        ),
         objective=ObjectiveOptions(adversary_after=1, classes=5.0, bn=2),
         adversary=AdversaryOptions(steps=3, batch=16),
     )
@@ -84,7 +99,7 @@ def echoset():
 
     def run(*arguments, status=0):
         done = subprocess.run(
-            [sys.executable, "-m", "inversion.cli", *map(str, arguments)],
+            [sys.executable, "-m", "inversion.cli.main", *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=ROOT,
@@ -107,7 +122,9 @@ def last_json(done):
 
 
 def assert_learnt(student, before):
-    """Every weight moved and is a number, and so are the answers of the network that is handed back."""
+    """Every weight moved and is a number, and so are the answers of the network that is handed
+    back.
+    """
     for was, now in zip(before, student.parameters(), strict=True):
         assert now.isfinite().all() and not torch.equal(was, now)
     assert not student.training

@@ -19,7 +19,9 @@ def test_no_import_runs_upward():
                 names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
                 for name in names:
                     above = FLOORS.get(name.split(".")[0], -1)
-                    assert above <= floor, f"{path.relative_to(ROOT)} imports {name} from a floor above"
+                    assert above <= floor, (
+                        f"{path.relative_to(ROOT)} imports {name} from a floor above"
+                    )
 
 
 def test_packages_import_without_torch():
@@ -37,10 +39,12 @@ def test_public_names_exist():
 
 
 def test_synthesis_never_reads_data():
-    """No module of the synthesis imports the reader of real images; only the verbs that judge do."""
+    """No module of the synthesis imports the reader of real images; only the verbs that judge
+    do.
+    """
     for path in (ROOT / "inversion").glob("*.py"):
         if path.name != "verbs.py":
-            assert "distill.data" not in path.read_text(), path.name
+            assert "distill.data.images" not in path.read_text(), path.name
 
 
 def test_assets_are_small():
@@ -59,7 +63,13 @@ def test_the_readme_code_runs(tmp_path):
     )
     code = code.replace("transfer_set, teacher)", "data=transfer_set, teacher=teacher)")
     code = "from distill import DistillOptions\n" + code
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.strip().splitlines()[-1].split()[-1]) <= 1
 
@@ -71,10 +81,25 @@ SCHEMA = {
         **{"seed": WHOLE, "loss": dict, "set_size": WHOLE, "accuracy": NUMBER, "seconds": NUMBER},
     },
     "runs": {
-        **{"name": str, "seed": WHOLE, "student_accuracy": NUMBER, "images": WHOLE, "per_class": list, "seconds": dict},
+        **{
+            "name": str,
+            "seed": WHOLE,
+            "student_accuracy": NUMBER,
+            "images": WHOLE,
+            "per_class": list,
+            "seconds": dict,
+        },
     },
     "teachers": {
-        **{"name": str, "file": str, "sha256": str, "recipe": dict, "accuracy": NUMBER, "parameters": WHOLE, "seconds": NUMBER},
+        **{
+            "name": str,
+            "file": str,
+            "sha256": str,
+            "recipe": dict,
+            "accuracy": NUMBER,
+            "parameters": WHOLE,
+            "seconds": NUMBER,
+        },
         "device": str,
     },
 }
@@ -97,10 +122,16 @@ def test_results_hold_what_the_readme_says():
         assert lists, path.name
         for kind in lists:
             for entry in result[kind]:
-                wrong = [name for name, types in SCHEMA[kind].items() if not isinstance(entry.get(name), types)]
+                wrong = [
+                    name
+                    for name, types in SCHEMA[kind].items()
+                    if not isinstance(entry.get(name), types)
+                ]
                 assert not wrong, f"{path.name}: {wrong} of {entry.get('name', entry.get('set'))}"
         for run in result.get("runs", []):
-            assert run["seconds"] and all(isinstance(seconds, NUMBER) for seconds in run["seconds"].values())
+            assert run["seconds"] and all(
+                isinstance(seconds, NUMBER) for seconds in run["seconds"].values()
+            )
             if run.get("balanced", True):  # a growing pool takes classes as they come
                 assert max(run["per_class"]) - min(run["per_class"]) <= 1
         assert Path(path).stem in read_pages()
@@ -124,12 +155,14 @@ def test_the_pages_links_lead_somewhere():
             assert file.exists(), f"{page}: {target}"
             if heading:
                 titles = re.findall(r"(?m)^#+ (.+)$", file.read_text())
-                names = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                names = {
+                    re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+                }
                 assert heading in names, f"{page}: {target}"
 
 
 def test_the_commands_of_cells_are_commands():
-    from inversion.cli import parse
+    from inversion.cli.main import parse
 
     found = json.loads((ROOT / "configs" / "results" / "leaves-views.json").read_text())["study"]
     asked = {}
@@ -137,20 +170,26 @@ def test_the_commands_of_cells_are_commands():
         environment, program, verb, *flags = shlex.split(cell["command"])
         assert (environment, program, verb) == ("OMP_NUM_THREADS=1", "echoset", "study")
         run = parse(verb, flags)
-        assert cell["set"] in run.sets and cell["method"] in run.study.methods and cell["seed"] in run.study.seeds
+        assert (
+            cell["set"] in run.sets
+            and cell["method"] in run.study.methods
+            and cell["seed"] in run.study.seeds
+        )
         assert cell["steps"] == run.distillation.steps
         asked[cell["views"]] = (run.out, run.distillation.views)
     assert len(set(asked.values())) == len({out for out, _ in asked.values()}) == len(asked) == 4
 
 
 def test_stored_benchmarks_can_be_compared_with():
-    from inversion.bench import HEADLINES
+    from inversion.bench.bench import HEADLINES
 
     files = list((ROOT / "configs" / "bench").glob("*.json"))
     assert files
     for path in files:
         found = json.loads(path.read_text())
-        assert {*HEADLINES, "device", "precision", "torch", "commit", "repeats"} <= found.keys(), path.name
+        assert {*HEADLINES, "device", "precision", "torch", "commit", "repeats"} <= found.keys(), (
+            path.name
+        )
         assert path.name in read_pages()
 
 

@@ -1,0 +1,1 @@
+"""How a set is made by training a generator: one file a recipe."""
