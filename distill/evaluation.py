@@ -16,9 +16,9 @@ from distill.loop import StepProgress
 from distill.methods.boundary import push_over
 from distill.models import Classifier, as_found
 from distill.models.frozen import Frozen
-from distill.options import Device
+from distill.runtime import Runtime
 from distill.views import at_once, to_input
-from synthesis_kernels.backend import forward_pass, free_cycles, resolve_device
+from synthesis_kernels.backend import forward_pass, free_cycles
 from synthesis_kernels.errors import EchosetError
 
 PUSHES = 20  # steps towards a boundary, at most
@@ -109,11 +109,10 @@ def evaluate(
     classifier: Classifier,
     data: Images,
     teacher: Classifier | None = None,
-    device: Device = "auto",
-    quiet: bool = False,
     attacks: int = 0,
-    teacher_logits: Tensor
-    | None = None,  # (N, K) where the teacher's answers to these images are known already
+    # (N, K) where the teacher's answers to these images are known already
+    teacher_logits: Tensor | None = None,
+    runtime: Runtime = Runtime(),
 ) -> Evaluation:
     """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the
     images, evenly spread over the data, boundary similarity and adversarial transfer.
@@ -128,7 +127,7 @@ def evaluate(
                 f"a network of {name} {mine} and one of {name} {theirs} can't be compared on the "
                 "same images"
             )
-    where, classes = resolve_device(device), classifier.spec.classes
+    where, classes, quiet = runtime.resolve_device(), classifier.spec.classes, runtime.quiet
     labels = data.labels.to(where)
     with as_found(classifier), as_found(teacher):
         logits = predict(classifier, data.images, where, quiet=quiet)

@@ -27,7 +27,8 @@ from distill.methods.relational import angle_loss, distance_loss, relational_los
 from distill.methods.similarity import similarity_loss
 from distill.models import Classifier, build_classifier
 from distill.models.frozen import Frozen
-from distill.options import DistillOptions, Step
+from distill.options import DistillOptions
+from distill.runtime import Step
 from distill.taps import Stages, Taps, find_stages
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass

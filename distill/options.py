@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "float32", "bfloat16"]
-Form = Literal["auto", "reference", "native", "triton"]
-Step = Literal["auto", "eager", "compiled", "graph"]
 ExportForm = Literal["folder", "npz", "webdataset", "set"]
 
 

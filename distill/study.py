@@ -29,10 +29,11 @@ from distill.learner import PUBLISHED, Learner, full_loss
 from distill.lessons import check_lesson
 from distill.loop import StepProgress
 from distill.models import Classifier
-from distill.options import Device, DistillOptions, Precision, Step, StudentOptions, StudyOptions
+from distill.options import DistillOptions, StudentOptions, StudyOptions
+from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.train import build_student, distill, identify_student
-from synthesis_kernels.backend import describe_device, resolve_device
+from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
 
 REFERENCES = ("plain", "hinton")
@@ -72,9 +73,7 @@ class _Common:
     student: StudentOptions
     options: StudyOptions
     distillation: DistillOptions
-    device: Device
-    precision: Precision
-    step: Step
+    runtime: Runtime
 
     def labels(self, cell: Cell) -> str:
         """Whose labels a cell learns from."""
@@ -125,28 +124,24 @@ def run_study(
     options: StudyOptions = StudyOptions(),
     distillation: DistillOptions = DistillOptions(),
     original: Images | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    step: Step = "auto",
-    rank: int = 0,
-    world: int = 1,
-    quiet: bool = False,
+    runtime: Runtime = Runtime(),
 ) -> list[dict[str, Any]]:
     """Fill the grid under `out`/cells and return every cell that is finished, this process's and
     others'.
     """
     out = Path(out)
-    where = resolve_device(device)
-    common = _Common(teacher, test, student, options, distillation, device, precision, step)
-    _check(common, sets, original, rank, world)
+    device = runtime.resolve_device()
+    common = _Common(teacher, test, student, options, distillation, runtime)
+    _check(common, sets, original)
     everything = dict(sets) | ({"original": original} if original is not None else {})
     cells = plan(sets, options, original is not None)
     keys = _keys(common, everything, cells)
     for cell in cells:  # made otherwise, it is refused before anything is computed
         _finished(out / "cells" / f"{cell.name}.json", keys[cell])
     answers = None
-    with StepProgress("cells", len(cells[rank::world]), quiet) as progress:
-        for number, cell in enumerate(cells[rank::world]):
+    todo = runtime.share(cells)
+    with StepProgress("cells", len(todo), runtime.quiet) as progress:
+        for number, cell in enumerate(todo):
             path, folder = (
                 out / "cells" / f"{cell.name}.json",
                 out / "cells" / cell.name / keys[cell][:12],
@@ -154,7 +149,7 @@ def run_study(
             figures = ""
             if _finished(path, keys[cell]) is None:
                 if answers is None:
-                    answers = predict(teacher, test.images, where).cpu()
+                    answers = predict(teacher, test.images, device).cpu()
                 found = _run_cell(common, cell, everything[cell.set], answers, folder)
                 write_json(path, {"key": keys[cell], **found})
                 figures = f"{cell.name} {found['accuracy']:.2%}"
@@ -180,7 +175,8 @@ def _keys(
         options.attacks,
         options.images,
     ]
-    settings += [resolve_device(common.device).type, common.precision, common.step]
+    runtime = common.runtime
+    settings += [runtime.resolve_device().type, runtime.precision, runtime.step]
     settings += [teacher.weight_hash(), teacher.contract, content_hash(test.images, test.labels)]
     contents = {name: content_hash(data.images, data.labels) for name, data in everything.items()}
     keys = {}
@@ -203,12 +199,10 @@ def _run_cell(
     chose.
     """
     began = time.perf_counter()
-    teacher, options, device, classes = (
-        common.teacher,
-        common.options,
-        common.device,
-        common.teacher.spec.classes,
-    )
+    teacher = common.teacher
+    options = common.options
+    classes = teacher.spec.classes
+    runtime = replace(common.runtime, seed=cell.seed, quiet=True)
     data, labels = as_images(data, cell.set), common.labels(cell)
     if options.images and cell.set != "original":
         data = draw_balanced(data, classes, options.images, cell.seed)
@@ -220,26 +214,14 @@ def _run_cell(
         common.distillation, loss=method_loss(cell.method, labels == "data"), labels=labels
     )
     student = build_student(common.student, teacher.contract, cell.seed)
-    learnt = distill(
-        student,
-        data,
-        teacher,
-        wanted,
-        cell.seed,
-        device,
-        common.precision,
-        folder,
-        quiet=True,
-        step=common.step,
-    )
+    learnt = distill(student, data, teacher, wanted, folder=folder, runtime=runtime)
     judged = evaluate(
         student,
         common.test,
         teacher,
-        device,
-        quiet=True,
         attacks=options.attacks,
         teacher_logits=answers,
+        runtime=runtime,
     )
     return {
         **asdict(cell),
@@ -251,7 +233,7 @@ def _run_cell(
         "steps": learnt.steps,
         "train_seconds": learnt.seconds,
         "seconds": time.perf_counter() - began,
-        "device": describe_device(resolve_device(device)),
+        "device": describe_device(runtime.resolve_device()),
         "torch": torch.__version__,
     }
 
@@ -283,8 +265,6 @@ def _check(
     common: _Common,
     sets: Mapping[str, TransferSet | Images],
     original: Images | None,
-    rank: int,
-    world: int,
 ) -> None:
     """Refuse what would fail in the last cell before the first one starts."""
     options, classes, labels = (
@@ -293,8 +273,6 @@ def _check(
         common.distillation.labels,
     )
     check_fit(common.teacher, common.test)
-    if not 0 <= rank < world:
-        raise EchosetError(f"rank must lie in 0 … world − 1, got rank {rank} of {world}")
     if not sets and original is None:
         raise EchosetError('a study needs a set: --sets \'{"name": "path"}\'')
     for name in sets:
@@ -334,7 +312,7 @@ def _check_methods(common: _Common, student: Classifier) -> None:
     for method in common.options.methods:
         loss = method_loss(method, common.distillation.labels == "data")
         Learner(student, common.teacher, replace(common.distillation, loss=loss)).check_step(
-            common.step
+            common.runtime.step
         )
 
 

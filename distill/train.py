@@ -25,7 +25,8 @@ from distill.methods.hinton import hinton_loss
 from distill.models import Classifier, ModelSpec, as_found, build_classifier, read_spec
 from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
-from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
+from distill.options import DistillOptions, StudentOptions
+from distill.runtime import Runtime, Step
 from distill.sets.transfer_set import TransferSet
 from distill.taps import Taps
 from distill.views import ask, to_input
@@ -33,15 +34,11 @@ from synthesis_kernels.backend import (
     describe_forms,
     forward_pass,
     free_cycles,
-    name_form,
     random_apart,
-    resolve_device,
-    resolve_precision,
-    say_once,
 )
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.step import Captured, compiled, optimiser_tensors, resolve_step
+from synthesis_kernels.step import Captured, compiled, optimiser_tensors
 
 STATE = "student.state"
 
@@ -290,12 +287,8 @@ def distill(
     data: TransferSet | Images,
     teacher: Classifier | None,
     options: DistillOptions = DistillOptions(),
-    seed: int = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
     folder: str | Path | None = None,
-    quiet: bool = False,
-    step: Step = "auto",
+    runtime: Runtime = Runtime(),
 ) -> DistillResult:
     """Train `student` on views of the images, each labelled by the teacher (or, if the options say
     so, by the data).
@@ -308,40 +301,40 @@ def distill(
     caller to `forget` once the student is saved.
     """
     check_lesson(student, data, teacher, options)
-    where = resolve_device(device)
-    free_cycles(where)
+    seed = runtime.seed
+    quiet = runtime.quiet
+    machine = runtime.resolve(options.steps)
+    device = machine.device
+    step = machine.step
+    free_cycles(device)
     with (
-        random_apart(seed, where),
+        random_apart(seed, device),
         as_found(teacher),
         _as_it_was_if_it_fails(student, folder is not None),
     ):
-        dtype = resolve_precision(where, precision)
-        step = resolve_step(step, where, options.steps)
-        if not quiet:
-            say_once(describe_forms(where))
+        runtime.say(describe_forms(device))
         if teacher is not None:
             teacher = (
-                teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+                teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
             )
-        learner = Learner(student.to(where), teacher, options, dtype, seed)
+        learner = Learner(student.to(device), teacher, options, machine.precision, seed)
         learner.check_step(step)
-        state = StudentState(student, where, seed, options, learner)
+        state = StudentState(student, device, seed, options, learner)
         learner.train()
         train = Update(state, learner, step)
         if step == "compiled":
             learner.network = compiled(student)
 
         folder = Path(folder) if folder is not None else None
-        elsewhere = f"{where.type} {dtype} {step} {name_form(where)}"
-        key = _job_key(student, data, teacher, options, seed, elsewhere) if folder else ""
+        key = _job_key(student, data, teacher, options, seed, machine.key) if folder else ""
         saved = load_state(folder / STATE, key) if folder else None
         if saved is not None:
             state.load_state_dict(saved)
         log = JsonLines(folder / "log.jsonl") if folder else None
         began, save_due = time.perf_counter(), Every(20)
 
-        lessons = Lessons(data, learner, teacher, seed, where)
-        judge = _Judge(lessons, teacher, dtype) if options.patience else None
+        lessons = Lessons(data, learner, teacher, seed, device)
+        judge = _Judge(lessons, teacher, machine.precision) if options.patience else None
         if state.step < options.steps:
             lessons.ask_beforehand(quiet, folder)
         with (

@@ -22,6 +22,7 @@ from distill import Classifier, ModelSpec, TransferSet, build_classifier, distil
 from distill.evaluation import predict
 from distill.loop import Interrupted
 from distill.options import DistillOptions, ViewOptions
+from distill.runtime import Runtime
 from inversion.cli import verbs
 from inversion.cli.main import main, parse
 from inversion.options import BoundaryOptions, CollectOptions
@@ -162,7 +163,9 @@ PLAIN = CollectOptions(images=40, draws=60.0, short=(), expose=0.0)
 
 
 def make(teacher, sources, options, out, **more):
-    return collecting.collect(teacher, sources, options, out, quiet=True, device="cpu", **more)
+    return collecting.collect(
+        teacher, sources, options, out, runtime=Runtime(device="cpu", quiet=True, **more)
+    )
 
 
 def shard_bytes(folder):
@@ -738,7 +741,10 @@ def test_verify_and_distill_take_a_collected_set(whole, teacher, capsys):
     assert torch.equal(predict(teacher, made.images, CPU).argmax(1), made.labels)
     student = build_classifier(ModelSpec("convnet-4"))
     options = DistillOptions(steps=3, views_per_image=2, batch=16)
-    assert distill(student, made, teacher, options, device="cpu", quiet=True).student is student
+    assert (
+        distill(student, made, teacher, options, runtime=Runtime(device="cpu", quiet=True)).student
+        is student
+    )
 
 
 @pytest.mark.parametrize("ahead, differ", [(1e-6, 0), (3e-4, 1)])

@@ -14,6 +14,7 @@ from distill import DistillOptions, Images, distill
 from distill.evaluation import predict
 from distill.models import ModelSpec, build_classifier
 from distill.models.frozen import Frozen
+from distill.runtime import Runtime
 from inversion import SynthesisOptions, synthesize
 from inversion.bench.bench import _worth
 from inversion.options import GeneratorOptions
@@ -427,21 +428,18 @@ def test_teachers_students_and_generators_run_on_it(tmp_path):
             teacher,
             options,
             tmp_path / "set",
-            device="cpu",
-            precision="float32",
-            quiet=True,
-            step="eager",
+            runtime=Runtime(device="cpu", precision="float32", step="eager", quiet=True),
         )
     assert seen.counts["conv3x3_float32"] > 50 and seen.counts["conv3x3_weight_float32"] > 10
     pictures = Images(torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8), None, "noise")
     with Seen() as seen:
-        given = {"device": "cpu", "precision": "float32", "quiet": True, "step": "eager"}
+        runtime = Runtime(device="cpu", precision="float32", step="eager", quiet=True)
         distill(
             student,
             pictures,
             teacher,
             DistillOptions(steps=3, batch=32, views_per_image=1),
-            **given,
+            runtime=runtime,
         )
     assert (
         seen.counts["conv3x3_weight_float32"] == 3 * 3

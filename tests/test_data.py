@@ -15,6 +15,7 @@ from distill.data.augment import make_views
 from distill.data.images import Images, fit_pixels, from_dataset
 from distill.evaluation import predict
 from distill.options import ViewOptions
+from distill.runtime import Runtime
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 
@@ -82,7 +83,7 @@ def test_data_that_cannot_be_read_is_named(tmp_path):
 def test_the_bundled_slice_is_real_mnist_and_the_teacher_reads_it(teacher):
     data = load_images(MNIST_SLICE)
     assert data.images.shape == (2000, 1, 28, 28)
-    result = evaluate(teacher, data, teacher, device="cpu", quiet=True)
+    result = evaluate(teacher, data, teacher, runtime=Runtime(device="cpu", quiet=True))
     assert result.accuracy >= 0.993 and result.agreement == 1 and result.images == 2000
     # Against a count by hand.
     right = (
@@ -97,15 +98,13 @@ def test_evaluation_refuses_what_does_not_fit(teacher):
         evaluate(
             teacher,
             Images(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "rgb"),
-            device="cpu",
-            quiet=True,
+            runtime=Runtime(device="cpu", quiet=True),
         )
     with pytest.raises(EchosetError, match="labels from 0 to 12"):
         evaluate(
             teacher,
             Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 12]), "odd"),
-            device="cpu",
-            quiet=True,
+            runtime=Runtime(device="cpu", quiet=True),
         )
 
 
@@ -113,8 +112,7 @@ def test_a_class_without_images_has_no_accuracy(teacher):
     result = evaluate(
         teacher,
         Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), "few"),
-        device="cpu",
-        quiet=True,
+        runtime=Runtime(device="cpu", quiet=True),
     )
     assert result.per_class[5] is None
 
@@ -377,8 +375,7 @@ def test_evaluation_refuses_images_without_labels(teacher):
         evaluate(
             teacher,
             Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), None, "mine"),
-            device="cpu",
-            quiet=True,
+            runtime=Runtime(device="cpu", quiet=True),
         )
 
 

@@ -25,6 +25,7 @@ from distill.loop import Every, Interrupted, StopFlag
 from distill.methods.hinton import hinton_loss
 from distill.optimisers import Muon, Scheduled, orthogonalise
 from distill.options import ViewOptions
+from distill.runtime import Runtime
 from distill.sets.transfer_set import shard_name, write_manifest, write_shard
 from distill.train import StudentState, StudentStep, forget, one_cycle
 from distill.views import bank_answers
@@ -82,7 +83,12 @@ def student_for(transfer_set, model="convnet-8", seed=0):
 
 def run(teacher, transfer_set, options=SHORT, **more):
     return distill(
-        student_for(transfer_set), transfer_set, teacher, options, device="cpu", quiet=True, **more
+        student_for(transfer_set),
+        transfer_set,
+        teacher,
+        options,
+        folder=more.pop("folder", None),
+        runtime=Runtime(device="cpu", quiet=True, **more),
     )
 
 
@@ -115,7 +121,11 @@ def test_teacher_and_student_may_be_of_different_families(teacher, transfer_set,
     before = list(student_for(transfer_set, model).parameters())
     student = student_for(transfer_set, model)
     learnt = distill(
-        student, transfer_set, teacher, replace(SHORT, steps=3), device="cpu", quiet=True
+        student,
+        transfer_set,
+        teacher,
+        replace(SHORT, steps=3),
+        runtime=Runtime(device="cpu", quiet=True),
     ).student
     assert_learnt(learnt, before)
 
@@ -177,7 +187,7 @@ def test_a_stopped_call_is_made_again_with_the_same_student(
         raised = property(lambda self: next(looks), lambda self, value: None)
 
     student, looks = student_for(transfer_set), iter([False] * 10 + [True])
-    given = {"options": SHORT, "device": "cpu", "quiet": True, "folder": tmp_path}
+    given = {"options": SHORT, "folder": tmp_path, "runtime": Runtime(device="cpu", quiet=True)}
     with (
         monkeypatch.context() as patch,
         pytest.raises(Interrupted, match=r"student\.state keeps it"),
@@ -226,8 +236,7 @@ def test_a_student_that_diverged_is_given_back_as_it_came(teacher, transfer_set,
             teacher,
             options,
             folder=tmp_path if kept else None,
-            device="cpu",
-            quiet=True,
+            runtime=Runtime(device="cpu", quiet=True),
         )
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
@@ -294,7 +303,7 @@ def test_refusals(teacher, transfer_set):
         wrong = build_student(
             StudentOptions("convnet-4"), transfer_set.manifest["input"] | {"channels": 3}
         )
-        distill(wrong, transfer_set, teacher, SHORT, quiet=True)
+        distill(wrong, transfer_set, teacher, SHORT, runtime=Runtime(quiet=True))
     with pytest.raises(EchosetError, match="needs a CUDA device"):
         run(teacher, transfer_set, step="graph")
     for change in ({"steps": 0}, {"batch": 1}, {"views_per_image": -1}, {"warmup": 1.0}):

@@ -20,6 +20,7 @@ from distill.evaluation import (
 )
 from distill.methods.boundary import SLACK, push_over
 from distill.models import Classifier, ModelSpec
+from distill.runtime import Runtime
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 
@@ -110,7 +111,10 @@ def test_errors_of_opposite_sign_cancel_within_a_bin_only():
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_against_numpy(seed):
     pixels, labels = distinct(seed)
-    found, exact = evaluate(READER, written(pixels, labels), quiet=True), chances(pixels)
+    found, exact = (
+        evaluate(READER, written(pixels, labels), runtime=Runtime(quiet=True)),
+        chances(pixels),
+    )
     right = exact.argmax(1) == labels
     assert found.accuracy == pytest.approx(right.mean())
     assert found.top5 == pytest.approx((exact.argsort(1)[:, -5:] == labels[:, None]).any(1).mean())
@@ -126,20 +130,22 @@ def test_figures_against_numpy(seed):
 
 def test_a_perfect_classifier():
     labels = np.arange(18) % 9
-    found = evaluate(READER, written(np.eye(9)[labels] * 255, labels), quiet=True)
+    found = evaluate(READER, written(np.eye(9)[labels] * 255, labels), runtime=Runtime(quiet=True))
     assert found.accuracy == found.top5 == 1 and found.per_class == [1.0] * 9
     assert found.ece == pytest.approx(0, abs=1e-6) and found.entropy == pytest.approx(0, abs=1e-6)
 
 
 def test_a_classifier_that_always_says_the_same():
-    found = evaluate(READER, written(np.full((20, 9), 100), [0] * 5 + [8] * 15), quiet=True)
+    found = evaluate(
+        READER, written(np.full((20, 9), 100), [0] * 5 + [8] * 15), runtime=Runtime(quiet=True)
+    )
     assert found.accuracy == 0.25 and found.entropy == pytest.approx(math.log(9))
     assert (
         found.ece == pytest.approx(0.25 - 1 / 9)
         and found.per_class[0] == 1
         and found.per_class[8] == 0
     )
-    wrong = evaluate(READER, written(np.eye(9)[[1, 1]] * 255, [0, 2]), quiet=True)
+    wrong = evaluate(READER, written(np.eye(9)[[1, 1]] * 255, [0, 2]), runtime=Runtime(quiet=True))
     assert wrong.accuracy == 0 and wrong.ece == pytest.approx(1, abs=1e-6)
 
 
@@ -147,7 +153,10 @@ def test_few_classes_have_no_top5():
     few = Classifier(
         nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), ModelSpec("few", size=3, classes=5)
     )
-    assert evaluate(few, written(np.zeros((3, 9)), [0, 1, 4]), quiet=True).top5 is None
+    assert (
+        evaluate(few, written(np.zeros((3, 9)), [0, 1, 4]), runtime=Runtime(quiet=True)).top5
+        is None
+    )
 
 
 def test_a_push_in_a_linear_network_is_the_distance_and_two_percent_more():
@@ -271,7 +280,7 @@ def test_only_images_that_both_know_are_attacked():
 
 def test_everything_about_the_bundled_teacher(teacher):
     data = load_images(MNIST_SLICE).chosen(torch.arange(0, 2000, 50))
-    found = evaluate(teacher, data, teacher, device="cpu", quiet=True, attacks=4)
+    found = evaluate(teacher, data, teacher, attacks=4, runtime=Runtime(device="cpu", quiet=True))
     assert (
         found.agreement == 1
         and found.transfer == found.transfer_teacher
@@ -288,7 +297,10 @@ def test_everything_about_the_bundled_teacher(teacher):
     assert found.accuracy <= found.top5 <= 1 and json.loads(json.dumps(asdict(found))) == asdict(
         found
     )
-    assert evaluate(teacher, data, teacher, device="cpu", quiet=True, attacks=4) == found
+    assert (
+        evaluate(teacher, data, teacher, attacks=4, runtime=Runtime(device="cpu", quiet=True))
+        == found
+    )
 
 
 def test_answers_that_are_known_already_are_not_asked_for_again(teacher):
@@ -297,7 +309,9 @@ def test_answers_that_are_known_already_are_not_asked_for_again(teacher):
     logits = predict(READER, written(pixels, labels).images, torch.device("cpu"))
     other = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 9)), READER.spec)
     asked, given_ = (
-        evaluate(other, written(pixels, labels), READER, quiet=True, teacher_logits=t)
+        evaluate(
+            other, written(pixels, labels), READER, teacher_logits=t, runtime=Runtime(quiet=True)
+        )
         for t in (None, logits)
     )
     assert asked == given_ and 0 <= asked.agreement < 1
@@ -306,7 +320,11 @@ def test_answers_that_are_known_already_are_not_asked_for_again(teacher):
     shuffled = predict(teacher, data.images, torch.device("cpu")).roll(1, 1)
     assert (
         evaluate(
-            teacher, data, teacher, device="cpu", quiet=True, teacher_logits=shuffled
+            teacher,
+            data,
+            teacher,
+            teacher_logits=shuffled,
+            runtime=Runtime(device="cpu", quiet=True),
         ).agreement
         == 0
     )
@@ -314,23 +332,23 @@ def test_answers_that_are_known_already_are_not_asked_for_again(teacher):
 
 def test_attacks_are_spread_over_the_data_and_no_more_than_it_has(teacher):
     data = load_images(MNIST_SLICE).chosen(torch.tensor([3, 700]))
-    assert evaluate(teacher, data, teacher, device="cpu", quiet=True, attacks=99) == evaluate(
-        teacher, data, teacher, device="cpu", quiet=True, attacks=2
-    )
+    assert evaluate(
+        teacher, data, teacher, attacks=99, runtime=Runtime(device="cpu", quiet=True)
+    ) == evaluate(teacher, data, teacher, attacks=2, runtime=Runtime(device="cpu", quiet=True))
 
 
 def test_attacks_work_where_gradients_are_off():
     pixels, _ = distinct(8, 20)
     data = written(pixels, pixels.argmax(1))
-    expected = evaluate(READER, data, READER, quiet=True, attacks=5)
+    expected = evaluate(READER, data, READER, attacks=5, runtime=Runtime(quiet=True))
     with torch.no_grad():
-        assert evaluate(READER, data, READER, quiet=True, attacks=5) == expected
+        assert evaluate(READER, data, READER, attacks=5, runtime=Runtime(quiet=True)) == expected
     assert expected.transfer is not None
 
 
 def test_evaluation_refuses_no_images():
     with pytest.raises(EchosetError, match="written"):
-        evaluate(READER, written(np.zeros((0, 9)), []), quiet=True)
+        evaluate(READER, written(np.zeros((0, 9)), []), runtime=Runtime(quiet=True))
 
 
 def test_networks_of_other_classes_are_not_compared():
@@ -339,7 +357,7 @@ def test_networks_of_other_classes_are_not_compared():
     )
     pixels, labels = distinct(7, 5)
     with pytest.raises(EchosetError, match="a network of classes 12 and one of classes 9"):
-        evaluate(other, written(pixels, labels), READER, quiet=True)
+        evaluate(other, written(pixels, labels), READER, runtime=Runtime(quiet=True))
 
 
 def test_transfer_tells_the_classifier_from_its_teacher():
@@ -363,9 +381,8 @@ def test_transfer_tells_the_classifier_from_its_teacher():
             reads(classifier),
             written(pixels, labels),
             reads(teacher),
-            device="cpu",
-            quiet=True,
             attacks=20,
+            runtime=Runtime(device="cpu", quiet=True),
         )
         assert (
             found.accuracy == found.agreement == 1

@@ -23,6 +23,7 @@ from distill.data.augment import make_views
 from distill.learner import PUBLISHED, Learner
 from distill.lessons import Lessons
 from distill.models.frozen import Frozen
+from distill.runtime import Runtime
 from distill.train import StudentState, StudentStep, Update, one_cycle
 from inversion import (
     MNIST_SLICE,
@@ -187,7 +188,9 @@ def test_a_restored_loop_goes_on_as_it_would_have(teacher, step):
 def test_a_set_made_on_cuda_is_balanced_and_repeats(teacher, tmp_path, options):
     options = replace(options, calls=40)
     made = [
-        synthesize(teacher, options, tmp_path / name, seed=1, device="cuda", quiet=True)
+        synthesize(
+            teacher, options, tmp_path / name, runtime=Runtime(seed=1, device="cuda", quiet=True)
+        )
         for name in "ab"
     ]
     assert made[0].counts() == [3] * 10
@@ -223,14 +226,15 @@ def test_every_loss_learns_alike_eager_and_captured(teacher, name):
             data,
             teacher,
             options,
-            device="cuda",
-            precision="float32",
-            step=step,
-            quiet=True,
+            runtime=Runtime(device="cuda", precision="float32", step=step, quiet=True),
         )
         agreements.append(
             evaluate(
-                found.student, data, teacher.cuda(), device="cuda", quiet=True, attacks=8
+                found.student,
+                data,
+                teacher.cuda(),
+                attacks=8,
+                runtime=Runtime(device="cuda", quiet=True),
             ).agreement
         )
     assert min(agreements) > 0.5 and abs(agreements[0] - agreements[1]) < 0.1
@@ -245,7 +249,9 @@ def test_the_other_optimisers_run_on_cuda(teacher, optimiser, step):
     )
     student = build_student(StudentOptions("convnet-8"), teacher.contract)
     assert (
-        distill(student, data, teacher, options, device="cuda", step=step, quiet=True).agreement
+        distill(
+            student, data, teacher, options, runtime=Runtime(device="cuda", step=step, quiet=True)
+        ).agreement
         > 0.5
     )
 
@@ -294,8 +300,7 @@ def test_a_set_collected_on_cuda_is_balanced_and_the_teachers_own(teacher, tmp_p
         ("shaders", "noise"),
         CollectOptions(images=100, draws=5),
         tmp_path / "set",
-        device="cuda",
-        quiet=True,
+        runtime=Runtime(device="cuda", quiet=True),
     )
     assert made.counts() == [10] * 10
     with torch.no_grad():
@@ -304,7 +309,7 @@ def test_a_set_collected_on_cuda_is_balanced_and_the_teachers_own(teacher, tmp_p
         )
     assert torch.equal(answers.argmax(1).cpu(), made.labels)
     elsewhere = load_teacher()  # on the CPU, as the command line has it
-    assert score(made.images, elsewhere, device="cuda", quiet=True).values[
+    assert score(made.images, elsewhere, runtime=Runtime(device="cuda", quiet=True)).values[
         "coverage"
     ] == pytest.approx(1)
     assert elsewhere.mean.device.type == "cpu"

@@ -32,6 +32,7 @@ from distill.methods.relational import angle_loss, distance_loss, relational_los
 from distill.methods.similarity import similarity_loss
 from distill.optimisers import make_optimiser
 from distill.options import ViewOptions
+from distill.runtime import Runtime
 from distill.taps import Taps, find_stages
 from distill.train import _job_key, _Judge, distill
 from distill.views import to_input
@@ -54,7 +55,12 @@ def student_like(teacher, model="convnet-4", seed=0):
 
 def run(teacher, data, options, model="convnet-4", **more):
     return distill(
-        student_like(teacher, model), data, teacher, options, device="cpu", quiet=True, **more
+        student_like(teacher, model),
+        data,
+        teacher,
+        options,
+        folder=more.pop("folder", None),
+        runtime=Runtime(device="cpu", quiet=True, **more),
     )
 
 
@@ -301,9 +307,21 @@ def test_what_cannot_be_done_is_refused(teacher, data, change, message):
 def test_a_network_without_maps_is_told_which_loss_to_use(teacher, data):
     flat = build_classifier(replace(teacher.spec, model=f"{__name__}.Flat", notes={}))
     with pytest.raises(EchosetError, match="use a loss on logits, such as hinton"):
-        distill(flat, data, teacher, replace(SHORT, loss={"at": 1.0}), device="cpu", quiet=True)
+        distill(
+            flat,
+            data,
+            teacher,
+            replace(SHORT, loss={"at": 1.0}),
+            runtime=Runtime(device="cpu", quiet=True),
+        )
     # What its last layer reads can be compared all the same.
-    distill(flat, data, teacher, replace(SHORT, loss={"rkd": 1.0}), device="cpu", quiet=True)
+    distill(
+        flat,
+        data,
+        teacher,
+        replace(SHORT, loss={"rkd": 1.0}),
+        runtime=Runtime(device="cpu", quiet=True),
+    )
 
 
 def test_embeddings_of_a_network_with_a_linear_head_and_of_one_without(teacher, data):
@@ -317,14 +335,19 @@ def test_embeddings_of_a_network_with_a_linear_head_and_of_one_without(teacher, 
             nn.Flatten(),
         ]
         headless = Classifier(nn.Sequential(*layers), replace(teacher.spec, model="mine", notes={}))
-        distill(headless, data, teacher, replace(SHORT, loss=loss), device="cpu", quiet=True)
+        distill(
+            headless,
+            data,
+            teacher,
+            replace(SHORT, loss=loss),
+            runtime=Runtime(device="cpu", quiet=True),
+        )
         distill(
             student_like(teacher),
             data,
             headless.eval(),
             replace(SHORT, loss=loss),
-            device="cpu",
-            quiet=True,
+            runtime=Runtime(device="cpu", quiet=True),
         )
 
 
@@ -335,7 +358,11 @@ def test_peers_and_branches_need_a_student_that_can_be_built_again(teacher, data
         mine = Classifier(whole.network, replace(whole.spec, model=name))
         with pytest.raises(EchosetError, match=f"'{name}' doesn't say how to build it"):
             distill(
-                mine, data, teacher, replace(SHORT, loss={method: 1.0}), device="cpu", quiet=True
+                mine,
+                data,
+                teacher,
+                replace(SHORT, loss={method: 1.0}),
+                runtime=Runtime(device="cpu", quiet=True),
             )
 
 
@@ -361,12 +388,28 @@ def test_without_a_teacher_only_labels_teach(teacher, data):
     student = student_like(teacher)
     for loss in ({"labels": 1.0}, {"dml": 1.0}, {"one": 1.0}):
         distill(
-            student, data, None, replace(SHORT, loss=loss, labels="data"), device="cpu", quiet=True
+            student,
+            data,
+            None,
+            replace(SHORT, loss=loss, labels="data"),
+            runtime=Runtime(device="cpu", quiet=True),
         )
     with pytest.raises(EchosetError, match="loss hinton needs a teacher"):
-        distill(student, data, None, replace(SHORT, labels="data"), device="cpu", quiet=True)
+        distill(
+            student,
+            data,
+            None,
+            replace(SHORT, labels="data"),
+            runtime=Runtime(device="cpu", quiet=True),
+        )
     with pytest.raises(EchosetError, match="labels='data'"):
-        distill(student, data, None, replace(SHORT, loss={"labels": 1.0}), device="cpu", quiet=True)
+        distill(
+            student,
+            data,
+            None,
+            replace(SHORT, loss={"labels": 1.0}),
+            runtime=Runtime(device="cpu", quiet=True),
+        )
 
 
 def test_labels_from_data_must_be_there_and_fit(teacher, data):
@@ -521,9 +564,12 @@ def test_pushed_images_leave_the_running_statistics_alone(teacher, data):
 def test_a_network_teaches_and_then_learns(teacher, data):
     first, second = student_like(teacher).train(), student_like(teacher, seed=1)
     before = [parameter.detach().clone() for parameter in first.parameters()]
-    distill(second, data, first, SHORT, device="cpu", quiet=True)
+    distill(second, data, first, SHORT, runtime=Runtime(device="cpu", quiet=True))
     assert first.training and all(map(torch.equal, before, first.parameters()))
-    assert_learnt(distill(first, data, second, SHORT, device="cpu", quiet=True).student, before)
+    assert_learnt(
+        distill(first, data, second, SHORT, runtime=Runtime(device="cpu", quiet=True)).student,
+        before,
+    )
     with pytest.raises(EchosetError, match="weights are frozen"):
         distill(first.requires_grad_(False), data, second, SHORT)
 

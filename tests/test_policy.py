@@ -10,6 +10,7 @@ import torch
 
 from distill.files import read_log
 from distill.models.frozen import Frozen
+from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.train import StudentStep
 from inversion import plan, synthesize
@@ -22,7 +23,7 @@ from inversion.recipes import ssdkd as synthesis
 from inversion.recipes.ssdkd import SynthesisState, adversary_steps
 from synthesis_kernels.errors import EchosetError
 
-RUN = {"seed": 3, "device": "cpu", "precision": "float32", "quiet": True}
+RUN = Runtime(seed=3, device="cpu", precision="float32", quiet=True)
 
 
 def filled_buffer(seed=0):
@@ -158,7 +159,7 @@ def test_a_visit_leaves_disagreement_trend_and_count():
 
 def test_a_run_learns_a_policy_and_another_can_start_from_it(teacher, tiny, tmp_path):
     options = replace(tiny, replay=ReplayOptions(sampling="policy"))
-    made = synthesize(teacher, options, tmp_path / "set", **RUN)
+    made = synthesize(teacher, options, tmp_path / "set", runtime=RUN)
     learnt = made.manifest["shards"][0]["policy"]
     assert len(learnt) == len(FEATURES) and learnt != list(Policy("cpu", 0.1).theta.tolist())
     calls = read_log(tmp_path / "set" / "log.jsonl")
@@ -170,7 +171,7 @@ def test_a_run_learns_a_policy_and_another_can_start_from_it(teacher, tiny, tmp_
     frozen = replace(
         tiny, replay=ReplayOptions(sampling="policy", policy=tuple(learnt), policy_rate=0.0)
     )
-    again = synthesize(teacher, frozen, tmp_path / "other", **RUN)
+    again = synthesize(teacher, frozen, tmp_path / "other", runtime=RUN)
     assert again.manifest["shards"][0]["policy"] == learnt
     assert isinstance(again, TransferSet) and again.counts() == made.counts()
 
@@ -190,7 +191,10 @@ def test_a_policy_that_cannot_be_is_refused(teacher, tiny, tmp_path):
     ):
         with pytest.raises(EchosetError, match=message):
             synthesize(
-                teacher, replace(tiny, replay=replay, held_out=held_out), tmp_path / "set", **RUN
+                teacher,
+                replace(tiny, replay=replay, held_out=held_out),
+                tmp_path / "set",
+                runtime=RUN,
             )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from distill import Classifier, ModelSpec, build_classifier, load_images
 from distill.models.frozen import Frozen
+from distill.runtime import Runtime
 from distill.sets.transfer_set import write_manifest, write_shard
 from inversion import MNIST_SLICE, ScoreOptions, score
 from inversion.cli.main import _gather_sets, main
@@ -264,24 +265,26 @@ def test_the_set_s_moments_are_those_of_one_large_batch(normed):
 
 
 def test_scores_of_real_digits(teacher, few):
-    card = score(few.images, teacher, "own", device="cpu", quiet=True)
+    card = score(few.images, teacher, "own", runtime=Runtime(device="cpu", quiet=True))
     assert set(card.values) == {one.name for one in SCORES} and None not in card.values.values()
     assert (card.decisions == few.labels).float().mean() > 0.98
     assert card.counts == torch.bincount(card.decisions, minlength=10).tolist() == card.raw_counts
     assert (
         sum(card.margins) == 240 and card.values["coverage"] > 0.98 and card.values["bn_gap"] < 0.3
     )
-    one = score(few.images[card.decisions == 3], teacher, device="cpu", quiet=True)
+    one = score(few.images[card.decisions == 3], teacher, runtime=Runtime(device="cpu", quiet=True))
     assert one.values["coverage"] == 0 and one.overall == 0 and one.values["coverage_raw"] is None
     json.dumps(card.document())
 
 
 def test_neither_order_nor_chunks_matter(teacher, few):
-    card = score(few.images, teacher, device="cpu", quiet=True)
+    card = score(few.images, teacher, runtime=Runtime(device="cpu", quiet=True))
     order = torch.randperm(240, generator=torch.Generator().manual_seed(0))
-    again = score(few.images[order], teacher, device="cpu", quiet=True)
+    again = score(few.images[order], teacher, runtime=Runtime(device="cpu", quiet=True))
     assert again.values == card.values and torch.equal(again.decisions, card.decisions[order])
-    other = score(few.images, teacher, None, ScoreOptions(batch=37), "cpu", True)
+    other = score(
+        few.images, teacher, None, ScoreOptions(batch=37), runtime=Runtime(device="cpu", quiet=True)
+    )
     for name, value in other.values.items():
         assert name == "coverage_raw" or card.values[name] == pytest.approx(
             value, rel=1e-4, abs=1e-6
@@ -293,8 +296,7 @@ def test_samples_are_said(teacher, few):
         few.images,
         teacher,
         options=ScoreOptions(gradients=20, compared=100),
-        device="cpu",
-        quiet=True,
+        runtime=Runtime(device="cpu", quiet=True),
     )
     assert "of 20 of the images" in card.notes[0] and "of 100 of the images" in card.notes[1]
     assert max(card.readouts) == 80
@@ -319,7 +321,12 @@ def test_scores_lie_in_their_ranges(count, seed, bright, plain):
         if bright == 255
         else torch.full((count, 1, 8, 8), bright * 200, dtype=torch.uint8)
     )
-    card = score(images, Classifier(network, SPEC).eval(), [0, 1, 2], device="cpu", quiet=True)
+    card = score(
+        images,
+        Classifier(network, SPEC).eval(),
+        [0, 1, 2],
+        runtime=Runtime(device="cpu", quiet=True),
+    )
     for one in SCORES:
         value = card.values[one.name]
         if value is None:
@@ -344,7 +351,7 @@ def test_a_teacher_whose_moments_cannot_be_had_has_no_gap(linear):
             return self.head(self.norm(self.norm(images)).flatten(1))
 
     for network in (linear, Classifier(Twice(), SPEC).eval()):
-        card = score(pixels(30), network, device="cpu", quiet=True)
+        card = score(pixels(30), network, runtime=Runtime(device="cpu", quiet=True))
         assert card.values["bn_gap"] is None and card.values["rank"] > 1
 
 
@@ -361,7 +368,7 @@ def test_a_teacher_whose_moments_cannot_be_had_has_no_gap(linear):
 )
 def test_what_cannot_be_scored_is_refused(linear, images, raw, message):
     with pytest.raises(EchosetError, match=message):
-        score(images, linear, raw, device="cpu", quiet=True)
+        score(images, linear, raw, runtime=Runtime(device="cpu", quiet=True))
 
 
 # --- the honesty test
@@ -395,7 +402,7 @@ def test_the_p_of_a_perfect_order_counts_all_orders():
 
 
 def test_validation_turns_round_what_is_better_when_lower(teacher, few):
-    card = score(few.images[:40], teacher, device="cpu", quiet=True)
+    card = score(few.images[:40], teacher, runtime=Runtime(device="cpu", quiet=True))
     cards, cells = {}, []
     for step in range(5):
         values = card.values | {

@@ -13,6 +13,7 @@ from conftest import ROOT, environment
 
 from distill import Classifier, DistillOptions, StudentOptions, load_images
 from distill.options import StudyOptions
+from distill.runtime import Runtime
 from distill.study import Cell, method_loss, plan, run_study, summarise
 from inversion import MNIST_SLICE
 from inversion.cli.main import main
@@ -32,7 +33,15 @@ def few():
 def study(teacher, few, out, options=SMALL, distillation=SHORT, sets=None, **more):
     sets = {"real": few.chosen(torch.arange(100))} if sets is None else sets
     return run_study(
-        teacher, sets, few, out, NETWORK, options, distillation, device="cpu", quiet=True, **more
+        teacher,
+        sets,
+        few,
+        out,
+        NETWORK,
+        options,
+        distillation,
+        original=more.pop("original", None),
+        runtime=Runtime(device="cpu", quiet=True, **more),
     )
 
 

@@ -22,6 +22,7 @@ from distill.files import read_log
 from distill.models import Classifier, ModelSpec, load_classifier
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions, ViewOptions
+from distill.runtime import Runtime
 from distill.train import StudentStep, build_student
 from distill.views import to_input
 from inversion import MNIST_SLICE, plan, synthesize
@@ -60,7 +61,7 @@ CPU = torch.device("cpu")
 
 
 def make(teacher, options, out, **more):
-    return synthesize(teacher, options, out, quiet=True, device="cpu", **more)
+    return synthesize(teacher, options, out, runtime=Runtime(device="cpu", quiet=True, **more))
 
 
 def shard_bytes(folder):
@@ -365,10 +366,14 @@ def test_a_student_learns_digits_from_a_set_of_100_images(teacher, tmp_path):
         transfer_set,
         teacher,
         DistillOptions(steps=250, batch=64, views_per_image=4),
-        device="cpu",
-        quiet=True,
+        runtime=Runtime(device="cpu", quiet=True),
     )
-    assert evaluate(student, load_images(MNIST_SLICE), device="cpu", quiet=True).accuracy > 0.25
+    assert (
+        evaluate(
+            student, load_images(MNIST_SLICE), runtime=Runtime(device="cpu", quiet=True)
+        ).accuracy
+        > 0.25
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -87,9 +87,15 @@ def measure(given: argparse.Namespace) -> None:
             methods=(given.method,), seeds=tuple(given.seeds), images=size, attacks=0
         )
         out = Path("runs") / "curve" / given.name / f"{given.method}-{size}-{given.steps}"
-        way = {"device": run.device, "precision": run.precision, "step": run.step}
         found = run_study(
-            load_teacher(run.teacher), sets, test, out, run.student, options, distillation, **way
+            load_teacher(run.teacher),
+            sets,
+            test,
+            out,
+            run.student,
+            options,
+            distillation,
+            runtime=run,
         )
         print(
             *(f"{cell['set']} {cell['set_size']:,}: {cell['accuracy']:.2%}" for cell in found),

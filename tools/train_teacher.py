@@ -31,7 +31,8 @@ from distill.evaluation import check_fit, evaluate
 from distill.files import load_state, save_state
 from distill.loop import Every, StepProgress, StopFlag
 from distill.models import Classifier, ModelSpec, build_classifier, save_classifier
-from distill.options import Device, DistillOptions, Precision, ViewOptions
+from distill.options import DistillOptions, ViewOptions
+from distill.runtime import Device, Precision, Runtime
 from distill.train import StudentState, one_cycle
 from synthesis_kernels.backend import (
     describe_device,
@@ -218,7 +219,7 @@ def train(recipe: TeacherRecipe) -> float:
         for parameter in state.student.parameters():
             if parameter.ndim > 1:
                 parameter.data = parameter.data.half().float()
-    accuracy = evaluate(state.student, test, device=device.type).accuracy
+    accuracy = evaluate(state.student, test, runtime=Runtime(device=device.type)).accuracy
     notes = {
         "recipe": "tools/train_teacher.py",
         **settings,

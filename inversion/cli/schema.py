@@ -7,16 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distill.options import (
-    Device,
-    DistillOptions,
-    ExportForm,
-    Form,
-    Precision,
-    Step,
-    StudentOptions,
-    StudyOptions,
-)
+from distill.options import DistillOptions, ExportForm, StudentOptions, StudyOptions
+from distill.runtime import Runtime
 from inversion.options import (
     BesideOptions,
     CollectOptions,
@@ -27,27 +19,11 @@ from inversion.options import (
 
 
 @dataclass(frozen=True)
-class Common:
-    """What every verb takes."""
+class Common(Runtime):
+    """What every verb takes: the runtime's fields, and how to answer."""
 
-    seed: int = 0
-    """Fixes the result: same seed, device, precision, kernels and number of threads, same bytes."""
     json: bool = False
     """Print one JSON document as the last line of standard output."""
-    quiet: bool = False
-    """No progress, no tables."""
-    device: Device = "auto"
-    """Where to compute; auto takes CUDA where there is one."""
-    precision: Precision = "auto"
-    """Of matrix products; auto takes bfloat16 where the processor has it."""
-    kernels: Form = "auto"
-    """Form of the kernels: native (C++, for CPUs, compiled on first use), triton (CUDA), or their
-    plain-torch reference.
-    """
-    step: Step = "auto"
-    """How a training step runs: eager, compiled (torch.compile), or graph (a captured CUDA graph,
-    auto's choice there).
-    """
 
 
 @dataclass(frozen=True)
@@ -100,12 +76,6 @@ class SynthesizeRun(Common):
     """Folder of the set. A stopped run there is continued."""
     synthesis: SynthesisOptions = SynthesisOptions()
     """Everything about the method; --images N is short for --synthesis.images N."""
-    rank: int = 0
-    """Make only the jobs rank, rank + world, rank + 2·world … of the plan: one number for each
-    process.
-    """
-    world: int = 1
-    """How many processes share the plan."""
 
 
 @dataclass(frozen=True)
@@ -262,10 +232,6 @@ class StudyRun(Common):
     """What is compared."""
     distillation: DistillOptions = DistillOptions()
     """How each student is trained; its loss is the method's."""
-    rank: int = 0
-    """Fill only the cells rank, rank + world … of the grid: one number for each process."""
-    world: int = 1
-    """How many processes share the grid."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +268,3 @@ class ScoreRun(Common):
     """The students, for --validate."""
     distillation: DistillOptions = DistillOptions()
     """How they are trained, for --validate; their loss is hinton."""
-    rank: int = 0
-    """With --validate, teach only students rank, rank + world …: one number for each process."""
-    world: int = 1
-    """How many processes share the students."""

@@ -69,7 +69,7 @@ from inversion.scoring.validation import check_sets, validate
 from inversion.sources.collect import collect as collect_set
 from inversion.sources.stream import DRAWN, open_sources
 from inversion.teacher import MNIST_SLICE, check_shape, inspect_teacher, load_teacher, trained_views
-from synthesis_kernels.backend import describe_device, describe_forms, resolve_device
+from synthesis_kernels.backend import describe_device, describe_forms
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
 
@@ -89,16 +89,7 @@ def demo(run: DemoRun) -> int:
     keep, pool = run.synthesis.adversary.keep, run.synthesis.replay.keep_all
     _start_demo_folder(out)
 
-    transfer_set = synthesize_set(
-        teacher,
-        run.synthesis,
-        out / "set",
-        run.seed,
-        run.device,
-        run.precision,
-        quiet=run.quiet,
-        step=run.step,
-    )
+    transfer_set = synthesize_set(teacher, run.synthesis, out / "set", runtime=run)
     if transfer_set is None:
         raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
     _require_balance(transfer_set.manifest["short"], out / "set")
@@ -114,31 +105,20 @@ def demo(run: DemoRun) -> int:
         # The student is trained on what was written, as anyone who is handed the set would train
         # it.
         distillation_seconds = train_student(
-            student,
-            taught,
-            teacher,
-            run.distillation,
-            run.seed,
-            run.device,
-            run.precision,
-            out,
-            run.quiet,
-            run.step,
+            student, taught, teacher, run.distillation, folder=out, runtime=run
         ).seconds
     save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
-    teacher_result = evaluate_classifier(teacher, data, device=run.device, quiet=run.quiet)
-    student_result = evaluate_classifier(student, data, teacher, run.device, run.quiet)
+    teacher_result = evaluate_classifier(teacher, data, runtime=run)
+    student_result = evaluate_classifier(student, data, teacher, runtime=run)
     adversary_accuracy = None
     if keep:
         kept = build_student(
             dataclasses.replace(run.synthesis.adversary.student, weights=str(adversary)),
             teacher.contract,
         )
-        adversary_accuracy = evaluate_classifier(
-            kept, data, device=run.device, quiet=run.quiet
-        ).accuracy
+        adversary_accuracy = evaluate_classifier(kept, data, runtime=run).accuracy
     synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     evaluation_seconds = time.perf_counter() - evaluation_began
     seconds = {
@@ -163,7 +143,7 @@ def demo(run: DemoRun) -> int:
         "student_parameters": student.parameters_count,
         "test_images": data.name,
         "seed": run.seed,
-        "device": describe_device(resolve_device(run.device)),
+        "device": describe_device(run.resolve_device()),
         "torch": torch.__version__,
         "command": shlex.join(["echoset", *sys.argv[1:]]),
         # Work of an earlier, stopped call of this command counts; its start-up doesn't.
@@ -209,13 +189,7 @@ def _join_beside(
     """
     began, options = time.perf_counter(), CollectOptions(images=run.beside.images)
     others = collect_set(
-        teacher,
-        run.beside.sources,
-        options,
-        Path(run.out) / "beside",
-        run.seed,
-        run.device,
-        run.quiet,
+        teacher, run.beside.sources, options, Path(run.out) / "beside", runtime=run
     )
     joined = join([made, as_images(others, "beside")], "set and beside")
     told = {
@@ -252,18 +226,7 @@ def inspect(run: InspectRun) -> int:
 def synthesize(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     teacher = load_teacher(run.teacher)
-    made = synthesize_set(
-        teacher,
-        run.synthesis,
-        run.out,
-        run.seed,
-        run.device,
-        run.precision,
-        run.rank,
-        run.world,
-        run.quiet,
-        run.step,
-    )
+    made = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
     if made is None:
         return _finish(
             run,
@@ -290,15 +253,7 @@ def synthesize(run: SynthesizeRun) -> int:
 
 def collect(run: CollectRun) -> int:
     """Choose a set from sources."""
-    made = collect_set(
-        load_teacher(run.teacher),
-        run.sources,
-        run.collection,
-        run.out,
-        run.seed,
-        run.device,
-        run.quiet,
-    )
+    made = collect_set(load_teacher(run.teacher), run.sources, run.collection, run.out, runtime=run)
     found = made.manifest["collection"]
     document = {"set": run.out, "images": len(made), "per_class": made.counts(), **found}
     ways = list(found["taken"])
@@ -376,18 +331,7 @@ def distill(run: DistillRun) -> int:
         if not run.quiet:
             print(damaged.report)
     student = build_student(run.student, teacher.contract, run.seed)
-    learnt = train_student(
-        student,
-        data,
-        teacher,
-        run.distillation,
-        run.seed,
-        run.device,
-        run.precision,
-        out,
-        run.quiet,
-        run.step,
-    )
+    learnt = train_student(student, data, teacher, run.distillation, folder=out, runtime=run)
     save_classifier(student, path)
     forget(out)
     table = _table("Student", "", run.student.model)
@@ -428,7 +372,7 @@ def evaluate(run: EvaluateRun) -> int:
         check_shape(other, "--against")
     data = _test_data(run.data, model, run.quiet)
     result = evaluate_classifier(
-        model, data, other, run.device, run.quiet, run.attacks if other else 0
+        model, data, other, attacks=run.attacks if other else 0, runtime=run
     )
     name = run.model.weights or run.model.model
     table = _table(f"{name} on {data.name}", "", "")
@@ -541,7 +485,7 @@ def score(run: ScoreRun) -> int:
     for name, data in sets.items():
         if not run.quiet:
             print(f"scoring {name}, {len(data):,} images", file=sys.stderr)
-        card = score_images(data.images, teacher, drawn[name], run.scores, run.device, run.quiet)
+        card = score_images(data.images, teacher, drawn[name], run.scores, runtime=run)
         scored[name] = Scored(run.sets[name], data.images, card)
     command = shlex.join(["echoset", *sys.argv[1:]])
     found = (
@@ -553,7 +497,7 @@ def score(run: ScoreRun) -> int:
         "definitions": definitions(),
         "overall": OVERALL,
     }
-    document |= {"device": describe_device(resolve_device(run.device)), "torch": torch.__version__}
+    document |= {"device": describe_device(run.resolve_device()), "torch": torch.__version__}
     document["sets"] = {
         name: {"path": one.path, **one.card.document()} for name, one in scored.items()
     }
@@ -631,12 +575,8 @@ def _fill_grid(
         if run.original
         else None
     )
-    shared = {
-        name: getattr(run, name)
-        for name in ("device", "precision", "step", "rank", "world", "quiet")
-    }
     cells = run_study(
-        teacher, sets, data, out, run.student, options, run.distillation, original, **shared
+        teacher, sets, data, out, run.student, options, run.distillation, original, runtime=run
     )
     return cells, len(plan(sets, options, original is not None))
 
@@ -680,9 +620,7 @@ def verify(run: VerifyRun) -> int:
     if run.teacher is not None:
         teacher = load_teacher(run.teacher)
         _same_teacher(transfer_set, teacher, run.set)
-        answers = predict(
-            teacher, transfer_set.images, resolve_device(run.device), quiet=run.quiet
-        ).cpu()
+        answers = predict(teacher, transfer_set.images, run.resolve_device(), quiet=run.quiet).cpu()
         # float16 keeps 11 bits: a stored logit is off by at most 2⁻¹¹ of its size, and float32 sums
         # differ in their order, which can decide between two classes that are next to equal, as on
         # images pushed to a boundary.
@@ -782,8 +720,8 @@ def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Imag
         )
         check_lesson(fresh, to_be_made, teacher, run.distillation)
         Learner(fresh, teacher, run.distillation).check_step(run.step)
-    describe_forms(resolve_device(run.device))
-    resolve_step(run.step, resolve_device(run.device), run.distillation.steps)
+    describe_forms(run.resolve_device())
+    resolve_step(run.step, run.resolve_device(), run.distillation.steps)
     inspect_teacher(teacher)
     if run.synthesis.objective.views is None:
         trained_views(teacher.spec)

@@ -24,7 +24,8 @@ from distill.learner import Learner
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier, as_found, save_classifier
 from distill.models.frozen import Frozen
-from distill.options import Device, DistillOptions, Precision, Step
+from distill.options import DistillOptions
+from distill.runtime import Runtime, Step
 from distill.sets.transfer_set import TransferSet, write_shard
 from distill.train import StudentState, StudentStep, build_student, identify_student, one_cycle
 from distill.views import ask, to_input
@@ -41,13 +42,10 @@ from synthesis_kernels.backend import (
     describe_forms,
     name_form,
     random_apart,
-    resolve_device,
-    resolve_precision,
     say_once,
 )
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.step import resolve_step
 
 LONGER = 0.05
 """Share of the adversarial student's peak rate in calls beyond those planned, which a class that is
@@ -191,13 +189,7 @@ def synthesize(
     teacher: Classifier,
     options: SynthesisOptions = SynthesisOptions(),
     out: str | Path = "runs/set",
-    seed: int = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    rank: int = 0,
-    world: int = 1,
-    quiet: bool = False,
-    step: Step = "auto",
+    runtime: Runtime = Runtime(),
 ) -> TransferSet | None:
     """Make a transfer set from `teacher` in the folder `out`.
 
@@ -206,43 +198,49 @@ def synthesize(
     manifest; the others return None.
     """
     check_options(options, teacher.spec.classes)
-    if not 0 <= rank < world:
-        raise EchosetError(f"rank must lie in [0, world), got rank {rank} of {world}")
     inspection = inspect_teacher(teacher)
     if options.objective.views is None:  # spelled out, so that the manifest says what was done
         options = replace(
             options, objective=replace(options.objective, views=trained_views(teacher.spec))
         )
-    jobs = plan(options, teacher.spec.classes, seed)
-    check_adversary(teacher, options, step)
+    jobs = plan(options, teacher.spec.classes, runtime.seed)
+    check_adversary(teacher, options, runtime.step)
     out = Path(out)
     config = asdict(options)
     config["adversary"]["student"] = identify_student(options.adversary.student)
     identity = {
         "config": config,
-        "seed": seed,
+        "seed": runtime.seed,
         "teacher_hash": inspection.weight_hash,
         "input": teacher.contract,
     }
     key = claim(out, identity)
-    where = resolve_device(device)
+    machine = runtime.resolve(options.calls * options.generator.inner_steps)
+    device = machine.device
     with as_found(teacher):
-        teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-        dtype = resolve_precision(where, precision)
-        step = resolve_step(step, where, options.calls * options.generator.inner_steps)
-        if not quiet:
-            say_once(describe_forms(where))
-        for job in jobs[rank::world]:
+        teacher = teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        runtime.say(describe_forms(device))
+        for job in runtime.share(jobs):
             if finished(out, job, check=True) is not None:
                 (out / f".{job.file}.state").unlink(
                     missing_ok=True
                 )  # of a run that was killed at its very end
             else:
                 with random_apart(
-                    job.seed, where
+                    job.seed, device
                 ):  # for dropout in the adversary; everything else has its own generator
-                    make_shard(teacher, job, options, out, key, where, dtype, quiet, step)
-        return assemble(out, jobs, teacher, inspection.weight_hash, options, seed)
+                    make_shard(
+                        teacher,
+                        job,
+                        options,
+                        out,
+                        key,
+                        device,
+                        machine.precision,
+                        runtime.quiet,
+                        machine.step,
+                    )
+        return assemble(out, jobs, teacher, inspection.weight_hash, options, runtime.seed)
 
 
 def make_shard(

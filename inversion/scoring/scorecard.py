@@ -20,14 +20,13 @@ from torch import Tensor
 from distill.loop import StepProgress
 from distill.models import Classifier, as_found
 from distill.models.frozen import Frozen
-from distill.options import Device
+from distill.runtime import Runtime
 from distill.taps import Taps, find_stages
 from distill.views import to_input
 from inversion.options import ScoreOptions
 from inversion.scoring import measures
 from inversion.scoring.scores import SCORES
 from inversion.teacher import trained_views
-from synthesis_kernels.backend import resolve_device
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.views import ViewPlan, views
 
@@ -74,8 +73,7 @@ def score(
     teacher: Classifier,
     raw_counts: Sequence[int] | Literal["own"] | None = None,
     options: ScoreOptions = ScoreOptions(),
-    device: Device = "auto",
-    quiet: bool = False,
+    runtime: Runtime = Runtime(),
 ) -> Scorecard:
     """Score a set. `raw_counts` are the teacher's decisions before filtering; "own" where nothing
     was filtered.
@@ -83,7 +81,7 @@ def score(
     check_images(images, teacher)
     check_counts(raw_counts, teacher.spec.classes)
     check_options(options)
-    where, classes = resolve_device(device), teacher.spec.classes
+    where, classes, quiet = runtime.resolve_device(), teacher.spec.classes, runtime.quiet
     # Sorted by content, so that neither sums nor samples depend on the order in which a set is
     # kept.
     order = content_order(images)

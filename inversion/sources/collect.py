@@ -22,7 +22,7 @@ from distill.data.augment import check_views, make_views
 from distill.files import load_state, save_state
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
 from distill.models import Classifier, as_found
-from distill.options import Device
+from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_shard
 from distill.views import ask, to_input
 from inversion.jobs import claim, finish_set
@@ -34,7 +34,7 @@ from inversion.sources.random import Random
 from inversion.sources.stock import Stock
 from inversion.sources.stream import BLOCK, Source, open_sources
 from inversion.teacher import check_shape
-from synthesis_kernels.backend import describe_device, resolve_device
+from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
 
 MADE = -1
@@ -97,9 +97,7 @@ def collect(
     sources: Sequence[str] = ("shaders",),
     options: CollectOptions = CollectOptions(),
     out: str | Path = "runs/collected",
-    seed: int = 0,
-    device: Device = "auto",
-    quiet: bool = False,
+    runtime: Runtime = Runtime(),
 ) -> TransferSet:
     """Collect a transfer set for `teacher` in the folder `out`; run again after a stop, it goes on
     where it was.
@@ -109,7 +107,9 @@ def collect(
     """
     check_options(options, teacher)
     check_shape(teacher)
-    out, where, spec = Path(out), resolve_device(device), teacher.spec
+    runtime.require_alone("collect")
+    out, where, spec = Path(out), runtime.resolve_device(), teacher.spec
+    seed, quiet = runtime.seed, runtime.quiet
     opened = open_sources(sources, spec.channels, spec.size, seed, where, quiet)
     contents = [source.content for source in opened]
     weight_hash = teacher.weight_hash()
