@@ -1,5 +1,6 @@
 # make demo   set up .venv, then the main job on the bundled teacher
 # make test   set up .venv, then lint, types and tests
+# make golden hashes of tiny runs, to compare before and after a rebuild: tools/golden.py
 # make gpu    on a machine with a CUDA device: its tests, the benchmark, a real run; figures in runs/gpu.json
 # make clean  remove what both left
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint gpu clean
+.PHONY: demo test lint golden gpu clean
 
 demo: $(VENV)/.ready
 	$(BIN)/echoset demo --out runs/demo
@@ -18,6 +19,9 @@ test: lint
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+golden: $(VENV)/.ready
+	$(BIN)/python tools/golden.py
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("echoset needs Python 3.11 or newer; set PYTHON=…") if sys.version_info < (3, 11) else 0'
