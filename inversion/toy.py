@@ -2,14 +2,16 @@
 
 A teacher learns three spiral arms, and the points it learnt from are thrown away. A generator makes
 new points, which the teacher finds familiar and an adversarial student finds hard. A small buffer,
-balanced by class, keeps the best. At the end a fresh student learns from the buffer alone. Read from
-top to bottom, this file explains SSD-KD (Small Scale Data-Free Knowledge Distillation, CVPR 2024).
+balanced by class, keeps the best. At the end a fresh student learns from the buffer alone.
+Read from top to bottom, this file explains SSD-KD (Small Scale Data-Free Knowledge Distillation,
+CVPR 2024). `docs/toy.md` has the picture and the figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, pi
 from pathlib import Path
@@ -27,6 +29,7 @@ SHARE = 50  # points of each class in the set
 SIZE = CLASSES * SHARE  # points in the set, and in every set it is compared with
 REACH = 1.5  # a point's coordinates lie in [-REACH, REACH], as a pixel lies in [0, 1]
 TEMPERATURE = 2.0
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def spirals(count: int) -> tuple[Tensor, Tensor]:  # (count, 2), (count,)
@@ -52,15 +55,29 @@ def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     optimiser.step()
 
 
+def teaching_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:  # (B, K) -> (B,)
+    """KL of teacher and student, both softened by the temperature."""
+    return divergence(teacher_logits, student_logits, TEMPERATURE)
+
+
+def train(
+    learner: nn.Sequential, points: Tensor, answers: Tensor, loss: Loss, steps: int, batch: int
+) -> nn.Sequential:
+    """The last step's network, frozen."""
+    optimiser = torch.optim.Adam(learner.parameters(), 0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        drawn = torch.randint(len(points), (batch,))
+        update(optimiser, loss(answers[drawn], learner(points[drawn])).mean())
+        schedule.step()
+    return learner.eval().requires_grad_(False)
+
+
 def train_teacher() -> nn.Sequential:
     """A network that knows the spirals. Its training points never leave this function."""
     points, labels = spirals(3000)
     teacher = network(2, 128, CLASSES)
-    optimiser = torch.optim.Adam(teacher.parameters(), 0.01)
-    for _ in range(300):
-        batch = torch.randint(len(points), (256,))
-        update(optimiser, class_loss(teacher(points[batch]), labels[batch]).mean())
-    return teacher.eval().requires_grad_(False)
+    return train(teacher, points, labels, lambda y, logits: class_loss(logits, y), 300, 256)
 
 
 def ask(teacher: nn.Sequential, points: Tensor) -> tuple[Tensor, Tensor]:  # (B, K), ()
@@ -151,7 +168,7 @@ def synthesize(
             drawn = draw(chances, 64, torch.default_generator)
             weight = importance_weights(chances, drawn, beta=call / calls)
             answers = student(buffer.points[drawn])
-            loss = divergence(buffer.logits[drawn], answers, TEMPERATURE)
+            loss = teaching_loss(buffer.logits[drawn], answers)
             update(student_optimiser, (weight * loss).mean())
             disagreement = divergence(buffer.logits[drawn], answers.detach())
             buffer.priority[drawn] = buffer.weight[drawn] * disagreement  # δ = w · KL
@@ -163,14 +180,7 @@ def distil(teacher: nn.Sequential, points: Tensor, steps: int, seed: int) -> nn.
     """A fresh student, taught by the teacher's answers to these points and nothing else."""
     torch.manual_seed(seed)  # every set's student starts alike
     student = network(2, 32, CLASSES)
-    optimiser = torch.optim.Adam(student.parameters(), 0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    logits = teacher(points)
-    for _ in range(steps):
-        batch = torch.randint(len(points), (64,))
-        update(optimiser, divergence(logits[batch], student(points[batch]), TEMPERATURE).mean())
-        schedule.step()
-    return student.eval().requires_grad_(False)
+    return train(student, points, teacher(points), teaching_loss, steps, 64)
 
 
 @dataclass(frozen=True)
@@ -178,9 +188,9 @@ class Result:
     """What the table and the picture show."""
 
     accuracy: dict[str, float]
-    """Percent of fresh real points, of the teacher and of each set's student after its last step."""
+    """Percent of fresh real points: the teacher, and each set's student after its last step."""
     counts: dict[str, list[int]]
-    """Points of each class in each set, by the teacher's decision."""
+    """Points of each class that each learnt from; in the sets, by the teacher's decision."""
     history: list[Tensor]
     """The set's points after each call of the generator."""
     teacher: nn.Sequential
@@ -205,71 +215,70 @@ def run(seed: int = 0, calls: int = 40, steps: int = 400) -> Result:
     right = {name: net(points).argmax(1) == labels for name, net in judged.items()}
     accuracy = {name: 100 * hits.float().mean().item() for name, hits in right.items()}
     decided = {name: teacher(points).argmax(1) for name, points in sets.items()}
-    counts = {name: row.bincount(minlength=CLASSES).tolist() for name, row in decided.items()}
+    counts = {"teacher": [1000] * CLASSES}
+    counts |= {name: row.bincount(minlength=CLASSES).tolist() for name, row in decided.items()}
     return Result(accuracy, counts, history, teacher, students["the set"])
 
 
 def draw_picture(result: Result, path: Path) -> None:
-    """The teacher's regions, the set on its way, and the regions of the student it taught."""
-    from matplotlib.colors import ListedColormap
+    """The teacher's regions, the set after some calls, and the regions of the student it taught."""
     from matplotlib.figure import Figure
 
-    colours = ListedColormap(["#0072b2", "#d55e00", "#009e73"])  # told apart by the colour-blind
-    side = torch.linspace(-REACH, REACH, 300)
+    colours = ["#0072b2", "#d55e00", "#009e73"]  # told apart by the colour-blind
+    side = torch.linspace(-REACH, REACH, 200)
     grid = torch.cartesian_prod(side, side)
-    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    figure = Figure(figsize=(12.5, 4.5), layout="constrained")
     panels = figure.subplot_mosaic("LLabRR;LLcdRR")
 
-    def panel(name: str, title: str, net: nn.Sequential, points: Tensor, labels: Tensor) -> None:
+    def fill(name: str, title: str, judge: nn.Sequential, points: Tensor, labels: Tensor) -> None:
         axes = panels[name]
-        regions = net(grid).argmax(1).view(len(side), -1).T
-        extent = (-REACH, REACH, -REACH, REACH)
-        limits = {"cmap": colours, "vmin": 0, "vmax": CLASSES - 1}
-        axes.imshow(regions, origin="lower", extent=extent, alpha=0.3, **limits)
-        size = 9 if name in "abcd" else 16
-        style = {"s": size, "edgecolors": "white", "linewidths": 0.3}
-        artist = axes.scatter(*points.T, c=labels, **style, **limits)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("$x_1$")
-        axes.set_ylabel("$x_2$")
+        regions = judge(grid).argmax(1).view(len(side), -1).T
+        size = 20 if name in "LR" else 8
+        for label, colour in enumerate(colours):
+            region = (regions == label).float()
+            axes.contourf(side, side, region, [0.5, 1], colors=[colour], alpha=0.3)
+            of_class = points[labels == label].T
+            style = {"s": size, "color": colour, "edgecolors": "white", "linewidths": 0.3}
+            axes.scatter(*of_class, label=f"class {label}", zorder=2, **style)
+        axes.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
         axes.label_outer()
-        if name == "L":
-            handles, _ = artist.legend_elements(markersize=7)
-            names = [f"class {label}" for label in range(CLASSES)]
-            axes.legend(handles, names, loc="lower left", title="teacher's class")
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         real, labels = spirals(SIZE)
-    score = result.accuracy
-    panel("L", f"Teacher, {score['teacher']:.1f} %; real points nobody else saw", result.teacher, real, labels)
-    calls = len(result.history)
-    for name, call in zip("abcd", (1, min(3, calls), min(10, calls), calls), strict=True):
-        points = result.history[call - 1]
-        panel(name, f"set after call {call}", result.teacher, points, result.teacher(points).argmax(1))
-    points = result.history[-1]
-    labels = result.teacher(points).argmax(1)
-    panel("R", f"Student, {score['the set']:.1f} %; the {SIZE} points it saw", result.student, points, labels)
+    accuracy = result.accuracy
+    title = f"Teacher, {accuracy['teacher']:.2f} %, and real points"
+    fill("L", title, result.teacher, real, labels)
+    panels["L"].legend(loc="lower left", title="point / region")
+    last = len(result.history)
+    for name, call in zip("abcd", (1, 3, 10, last), strict=True):
+        points = result.history[min(call, last) - 1]
+        decisions = result.teacher(points).argmax(1)
+        fill(name, f"Set, call {call}", result.teacher, points, decisions)
+    title = f"Student of the set, {accuracy['the set']:.2f} %, and the set"
+    fill("R", title, result.student, points, decisions)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Print the table and draw the picture."""
     parser = argparse.ArgumentParser("python -m inversion.toy", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("toy.png"), help="where the picture goes")
     parser.add_argument("--seed", type=int, default=0, help="the same seed, the same numbers")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.out.suffix not in (".png", ".svg", ".pdf"):
+        parser.error(f"--out must end in .png, .svg or .pdf, got {options.out}")
     torch.set_num_threads(1)
     result = run(options.seed)
     print(f"{'learnt from':22}{'points of each class':24}accuracy on fresh real points")
     for name, accuracy in result.accuracy.items():
-        counts = " ".join(map(str, result.counts.get(name, ["1000"] * CLASSES)))
+        counts = " ".join(map(str, result.counts[name]))
         print(f"{name:22}{counts:24}{accuracy:.2f} %")
     try:
         draw_picture(result, options.out)
     except ModuleNotFoundError as error:
-        print(f"no picture: {error}; pip install 'echoset[plot]'", file=sys.stderr)
+        print(f"no picture ({error}): pip install 'echoset[plot]'", file=sys.stderr)
         return 0
     print(f"picture: {options.out}")
     return 0
