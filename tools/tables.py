@@ -1,6 +1,6 @@
-"""Write the tables of measured figures in README.md and configs/README.md from `configs/results`, so that none is typed by hand.
+"""Write the tables of measured figures in the pages from `configs/results`, so that none is typed by hand.
 
-`python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a test holds both pages to it.
+`python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a test holds the pages to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "configs" / "results"
-PAGES = ROOT / "README.md", ROOT / "configs" / "README.md"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "configs" / "README.md",
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+)
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's quantile, 1 to 9 degrees of freedom
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
