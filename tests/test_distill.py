@@ -260,7 +260,7 @@ def test_a_bank_that_was_stopped_goes_on_where_it_was(
         looks = iter([False] * stop_after + [True])
         with (
             monkeypatch.context() as patch,
-            pytest.raises(Interrupted, match="keeps the teacher's answers"),
+            pytest.raises(Interrupted, match="keeps it"),
         ):
             patch.setattr("distill.loop.StopFlag", StopsAfter)
             bank_answers(*given, tmp_path, look)
