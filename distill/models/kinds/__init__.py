@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 
-from distill.models.kinds.kind import Kind
+from distill.models.kinds.kind import Kind, looks_like_file
 from synthesis_kernels.errors import EchosetError
 
 __all__ = ["Kind", "all_kinds", "comes_trained", "find_kind", "kind_of"]
@@ -18,8 +17,6 @@ TABLE = (
     "torchvision",
 )
 """Files of this package; each is imported only when all before it have declined."""
-
-WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
 def all_kinds() -> Iterator[Kind]:
@@ -35,14 +32,14 @@ def find_kind(name: str) -> Kind | None:
 
 def kind_of(name: str) -> Kind:
     """The kind that answers for `name`; where none does, the message suggests names."""
-    if "/" in name or Path(name).suffix in WEIGHT_FILES:
+    kind = find_kind(name)
+    if kind is not None:
+        return kind
+    if looks_like_file(name):
         raise EchosetError(
             f"'{name}' is a file, not a network: give the network's name as the model and this "
             "file as its weights"
         )
-    kind = find_kind(name)
-    if kind is not None:
-        return kind
     kinds = list(all_kinds())
     names = [known for kind in kinds for known in kind.names()]
     known = "; ".join(kind.form for kind in kinds)

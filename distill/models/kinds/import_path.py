@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 
-from distill.models.kinds.kind import Constructor, Kind
+from distill.models.kinds.kind import Constructor, Kind, looks_like_file
 from synthesis_kernels.errors import EchosetError
 
 
 def takes(name: str) -> bool:
     """Whether the name has a module and something in it."""
-    return "." in name or ":" in name
+    separated = "." in name or ":" in name
+    return separated and not looks_like_file(name)
 
 
 def constructor(name: str) -> Constructor:
