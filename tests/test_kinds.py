@@ -21,6 +21,7 @@ from synthesis_kernels.errors import EchosetError
         ("wrn-40-2", "zoo", False),
         ("cifar-resnet18", "zoo", False),
         ("resnet18", "torchvision", False),
+        ("timm:resnet18", "timm", False),
         ("my_package.nets.Net", "import_path", True),
         ("my_package.nets:Net", "import_path", True),
     ],

@@ -13,6 +13,7 @@ __all__ = ["Kind", "all_kinds", "comes_trained", "find_kind", "kind_of"]
 
 TABLE = (
     "zoo",
+    "timm",
     "import_path",
     "torchvision",
 )
