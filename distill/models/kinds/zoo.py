@@ -12,6 +12,7 @@ from typing import Any
 
 from distill.models.kinds.kind import Constructor, Kind
 from distill.models.zoo.convnet import ConvNet
+from distill.models.zoo.groupnorm import GroupNormConvNet
 from distill.models.zoo.lenet import LeNet5
 from distill.models.zoo.mobilenet import CifarMobileNetV2
 from distill.models.zoo.resnet import CifarResNet
@@ -43,6 +44,7 @@ class Family:
 FAMILIES = (
     Family("lenet5", LeNet5),
     Family("convnet-<width>", ConvNet),
+    Family("convnet-gn-<width>", GroupNormConvNet),
     Family("wrn-<depth>-<widen>", WideResNet),
     Family("cifar-resnet18", CifarResNet, {"blocks": (2, 2, 2, 2)}),
     Family("cifar-resnet34", CifarResNet, {"blocks": (3, 4, 6, 3)}),
