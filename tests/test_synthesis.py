@@ -640,7 +640,7 @@ def test_hints_are_the_teachers_features_for_the_very_views_that_are_drawn(
         tiny, replay=replay, adversary=adversary, views=replace(tiny.views, cutmix=cutmix)
     )
     state, given = lessons(teacher, options, calls=8, count=20)
-    layers, head = state.learner.theirs.layers, state.learner.theirs.head
+    layers, head = state.learner.teacher_stages.layers, state.learner.teacher_stages.head
     assert len(layers) > 1 and len(given) >= 6 * options.adversary.steps
     looked, seen = copy.deepcopy(teacher), {}
     for name in layers:

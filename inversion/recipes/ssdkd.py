@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import inversion.parts.terms as objectives
-from distill.data.augment import check_views, make_views
+from distill.data.augment import make_views
 from distill.files import JsonLines, load_state, save_state, write_atomically
 from distill.learner import Learner
 from distill.loop import Every, Interrupted, StepProgress, StopFlag
@@ -663,7 +663,6 @@ def check_options(options: SynthesisOptions, classes: int) -> None:
         raise EchosetError(
             f"adversary.temperature must be positive, got {options.adversary.temperature}"
         )
-    check_views(options.views, "views")
     _check_replay(options.replay)
     check_teacher_views(options.objective.views or TeacherViewOptions(), "objective.views")
     for name, value in (
