@@ -834,8 +834,6 @@ def test_the_adversarial_student_learns_in_calls_beyond_those_planned(teacher, t
             "hints are kept for the views in adversary.views_per_image, which is 0",
         ),
         ({"adversary": AdversaryOptions(views_per_image=-1)}, "adversary.views_per_image"),
-        ({"views": ViewOptions(cutmix=50)}, "views.cutmix must lie in"),
-        ({"views": ViewOptions(mixup=-0.5)}, "views.mixup must lie in"),
         (
             {"adversary": AdversaryOptions(begins=1)},
             "adversary_after 1 would ask an adversarial student that has learnt nothing",
