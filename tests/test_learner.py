@@ -785,7 +785,7 @@ def test_hints_of_large_images_are_made_small_part_by_part(teacher, monkeypatch)
 
 
 def test_hints_of_other_layers_are_not_taken_for_these(teacher, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.loop.Every", lambda seconds: lambda: True)
+    monkeypatch.setattr("distill.loop.Every.__call__", lambda every: True)
     options, hashes = replace(SHORT, steps=20, loss={"hinton": 1.0, "hints": 1.0}), []
     for layers in ((), (find_stages(teacher).layers[-1],), ()):
         (tmp_path / "student.state").unlink(missing_ok=True)
