@@ -14,25 +14,10 @@ from torch import Tensor
 
 from distill.options import ViewOptions
 from synthesis_kernels.counter import uniforms
-from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.views import LANES, ViewPlan, views
 
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
 TURN, PASTE, ERASE, OPERATIONS = 1, 1_000_003, 2_000_003, 3_000_017
-
-
-def check_views(options: ViewOptions, name: str) -> None:
-    """Refuse what can't be made."""
-    if options.operations < 0:
-        raise EchosetError(f"{name}.operations must be at least 0, got {options.operations}")
-    for part in ("mixup", "cutmix", "erase", "strength"):
-        if not 0 <= getattr(options, part) <= 1:
-            raise EchosetError(f"{name}.{part} must lie in [0, 1], got {getattr(options, part)}")
-    for part, whole in {"shift": "the image's side", "cutout": "the image's side", "scale": "the size"}.items():
-        if not 0 <= getattr(options, part) < 1:
-            raise EchosetError(f"{name}.{part} is a part of {whole}, in [0, 1), got {getattr(options, part)}")
-    if not 0 <= options.rotate <= 180:
-        raise EchosetError(f"{name}.rotate must lie in [0, 180] degrees, got {options.rotate}")
 
 
 def make_views(

@@ -75,10 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
             )
             return 2
         arguments = ["--source" if verb == "collect" else "--from", *arguments]
-    options = parse(verb, arguments)
-
     from synthesis_kernels.errors import EchosetError
 
+    try:
+        options = parse(verb, arguments)
+    except EchosetError as error:
+        print(f"echoset: {error}", file=sys.stderr)
+        return 1
     try:
         from distill.loop import Interrupted
         from inversion.cli import verbs
@@ -121,18 +124,20 @@ def parse(verb: str, arguments: list[str]) -> object:
     """
     import jsonargparse
 
+    from distill.methods import METHODS
     from inversion.cli import schema
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     options_class = getattr(schema, f"{verb.capitalize()}Run")
+    types = {field.name: str(field.type) for field in fields(options_class)}
     parser = jsonargparse.ArgumentParser(prog=f"echoset {verb}", description=VERBS[verb])
+    if "distillation" in types:
+        parser.epilog = f"Losses: {', '.join(METHODS)}."
     parser.add_argument(
         "--config", action="config", help="YAML file of these options; flags win over it"
     )
     parser.add_class_arguments(options_class, as_group=False)
-    parsed = parser.parse_args(
-        _shorthands(arguments, {field.name: str(field.type) for field in fields(options_class)})
-    )
+    parsed = parser.parse_args(_shorthands(arguments, types))
     values = vars(parser.instantiate(parsed))
     values.pop("config")
     return options_class(**values)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.augment import check_views
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Machine, Runtime
@@ -59,7 +58,6 @@ class Matching:
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
         """Refuse an adversarial student that can't be built or taught as asked."""
-        check_views(options.views, "views")
         check_teacher_views(options.objective.views, "objective.views")
         check_adversary(teacher, options, runtime.step)
 

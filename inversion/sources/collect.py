@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.augment import check_views, make_views
+from distill.data.augment import make_views
 from distill.files import load_state, save_state
 from distill.loop import Loop, StepProgress
 from distill.models import Classifier, as_found
@@ -475,4 +475,3 @@ def check_options(options: CollectOptions, teacher: Classifier) -> None:
             "is false"
         )
     check_boundary(options.boundary)
-    check_views(options.views, "collection.views")
