@@ -4,17 +4,23 @@ kill.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from distill.files import JsonLines
+from synthesis_kernels.errors import EchosetError
 
 
 class Interrupted(Exception):
@@ -139,3 +145,96 @@ class StepProgress:
                 file=sys.stderr,
                 flush=True,
             )
+
+
+class Loop:
+    """What a long loop needs around its steps, and the one place that knows it.
+
+    `record` writes the figures of a step to the log and refuses those that are not finite.
+    `advance` shows them, saves the state when it is due, and ends the loop after a Ctrl-C.
+
+        with Loop("distilling", steps, save=save, seconds=state.seconds) as loop:
+            while state.step < steps:
+                figures = step()
+                loop.record("distill", figures, "lower the learning rate", step=state.step)
+                loop.advance(state.step, show(figures))
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        quiet: bool = False,
+        start: int = 0,
+        save: Callable[[float], Path] | None = None,
+        log: Path | None = None,
+        seconds: float = 0.0,
+        work: str = "the run",
+    ) -> None:
+        """`save` keeps the state, given the seconds spent so far, and names its file; `work` is
+        what the user is told has stopped.
+        """
+        self.work = work
+        self._save = save
+        self._log = JsonLines(log) if log else None
+        self._seconds = seconds
+        self._began = time.perf_counter()
+        self._due = Every(20)
+        self._stop = StopFlag()
+        self._progress = StepProgress(title, total, quiet, start)
+
+    def __enter__(self) -> Loop:
+        self._stop.__enter__()
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, value, trace)
+        self._stop.__exit__(kind, value, trace)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this work, those of earlier, stopped runs included."""
+        return self._seconds + time.perf_counter() - self._began
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._stop.raised
+
+    def record(
+        self, event: str, figures: Mapping[str, float], remedy: str, place: str, **more: Any
+    ) -> None:
+        """Log a step's figures; refuse any that is not finite, naming it, the place and a remedy."""
+        bad = [name for name, value in figures.items() if not math.isfinite(value)]
+        if bad:
+            raise EchosetError(f"{bad[0]} is {figures[bad[0]]} at {place}; {remedy}")
+        if self._log:
+            self._log.write(event, **more, **figures)
+
+    def advance(
+        self,
+        done: int,
+        figures: str | None = "",
+        total: int | None = None,
+        keep: bool = False,
+        finished: bool = False,
+    ) -> None:
+        """Show progress, save where it is due, and stop where the user asked for it.
+
+        Where `figures` is None, what is shown stays as it is. With `keep` the state is saved in any case. Where the work is `finished`, there is nothing
+        left to stop.
+        """
+        if figures is not None:
+            self._progress.update(done, figures, total)
+        # Asked once: a signal may come between two looks.
+        stopping = self._stop.raised
+        kept = None
+        if self._save and (stopping or keep or self._due()):
+            with self._due.paying():
+                kept = self._save(self.seconds)
+        if stopping and not finished:
+            keeps = f"; {kept} keeps it" if kept else ""
+            raise Interrupted(f"{self.work} stopped{keeps}")

@@ -3,7 +3,7 @@ two handles.
 
 Muon makes momentum orthogonal for matrices and convolutions, and is Adam for the rest (Jordan et
 al. 2024). On the small students here it reaches in one step what SGD with momentum reaches in about
-two; see LOG.md.
+two; see docs/log.md.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.data.images import Images, content_hash
-from distill.files import JsonLines, load_state, save_state
+from distill.files import load_state, save_state
 from distill.learner import ATTACKS_END, Learner
 from distill.lessons import Lessons, check_lesson
-from distill.loop import Every, Interrupted, StepProgress, StopFlag
+from distill.loop import Interrupted, Loop
 from distill.methods.hinton import hinton_loss
 from distill.models import Classifier, ModelSpec, as_found, build_classifier, read_spec
 from distill.models.weights import load_weights, read_weights
@@ -330,67 +329,51 @@ def distill(
         saved = load_state(folder / STATE, key) if folder else None
         if saved is not None:
             state.load_state_dict(saved)
-        log = JsonLines(folder / "log.jsonl") if folder else None
-        began, save_due = time.perf_counter(), Every(20)
+
+        def save(seconds: float) -> Path:
+            state.seconds = seconds
+            save_state(folder / STATE, key, state.state_dict())
+            return folder / STATE
 
         lessons = Lessons(data, learner, teacher, seed, device)
         judge = _Judge(lessons, teacher, machine.precision) if options.patience else None
+        loop = Loop(
+            "distilling",
+            options.steps,
+            quiet,
+            state.step,
+            save=save if folder else None,
+            log=folder / "log.jsonl" if folder else None,
+            seconds=state.seconds,
+            work="distillation",
+        )
         if state.step < options.steps:
             lessons.ask_beforehand(quiet, folder)
-        with (
-            StopFlag() as stop,
-            StepProgress("distilling", options.steps, quiet, state.step) as progress,
-        ):
+        with loop:
             while state.step < options.steps and not _patience_is_over(state, options):
                 if learner.attacks and state.step / options.steps >= ATTACKS_END:
-                    learner.attacks, train = (
-                        False,
-                        Update(state, learner, step),
-                    )  # another step, to be captured anew
+                    learner.attacks = False
+                    train = Update(state, learner, step)  # another step, to be captured anew
                 state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
                 logits, answers = train(*lessons.draw(state.step, state.generator))
                 if options.ema:
                     state.follow(options.ema)
-                state.agreement.lerp_(
-                    same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step)
-                )
-                if state.step % CHECK == 0 or state.step == options.steps:
+                agreement = same_decision(answers, logits).float().mean()
+                state.agreement.lerp_(agreement, max(0.02, 1 / state.step))
+                figures_line = None
+                last = state.step == options.steps
+                if state.step % CHECK == 0 or last:
                     figures = _look(state, logits, answers, judge)
-                    if not math.isfinite(figures["loss"]):
-                        if folder:
-                            (folder / STATE).unlink(missing_ok=True)  # nobody can go on from there
-                        raise EchosetError(
-                            f"the student's loss is {figures['loss']} at step {state.step}; "
-                            "lower the learning rate of the distillation, or the weights of its "
-                            "losses"
-                        )
-                    progress.update(
-                        state.step,
-                        "  ".join(
-                            f"{name.replace('_', ' ')} {v:.3f}" for name, v in figures.items()
-                        ),
-                    )
-                    if log:
-                        log.write("distill", step=state.step, **figures)
-                stopping = stop.raised  # asked once: a signal may come between two looks
-                if folder and (stopping or save_due() or state.step == options.steps):
-                    state.seconds, began = (
-                        state.seconds + time.perf_counter() - began,
-                        time.perf_counter(),
-                    )
-                    save_state(folder / STATE, key, state.state_dict())
-                if stopping:
-                    raise Interrupted(
-                        "distillation stopped" + (f"; {folder / STATE} keeps it" if folder else "")
-                    )
+                    _record(loop, figures, state, folder)
+                    figures_line = _in_words(figures)
+                loop.advance(state.step, figures_line, keep=last)
         if judge:
             student.load_state_dict(state.best)
         elif state.average:
             student.load_state_dict(state.average.state_dict())
         student.eval()
-        seconds = state.seconds + time.perf_counter() - began
         best = state.best_agreement if judge else None
-        return DistillResult(student, seconds, state.agreement.item(), best, state.step)
+        return DistillResult(student, loop.seconds, state.agreement.item(), best, state.step)
 
 
 @contextmanager
@@ -458,6 +441,23 @@ def _look(
     if judge:
         figures["held_out_agreement"] = judge.look(state)
     return figures
+
+
+def _record(
+    loop: Loop, figures: dict[str, float], state: StudentState, folder: Path | None
+) -> None:
+    """Log the figures; of a student that is no longer finite, keep no state to go on from."""
+    remedy = "lower the learning rate of the distillation, or the weights of its losses"
+    try:
+        loop.record("distill", figures, remedy, f"step {state.step}", step=state.step)
+    except EchosetError:
+        if folder:
+            (folder / STATE).unlink(missing_ok=True)
+        raise
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
 
 
 def _patience_is_over(state: StudentState, options: DistillOptions) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distill.data.augment import make_views
 from distill.data.images import content_hash
 from distill.files import load_state, save_state
-from distill.loop import Every, Interrupted, StepProgress, StopFlag
+from distill.loop import Loop
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
@@ -106,25 +106,21 @@ def bank_answers(
         for found in saved["found"]:
             put(found)
         kept = done
-    save_due = Every(20)
-    with (
-        StopFlag() as stop,
-        StepProgress("asking the teacher", per_image * len(pool), quiet, asked_images) as progress,
-    ):
+
+    def save(seconds: float) -> Path:
+        """Keep what is new, as a file of its own."""
+        nonlocal kept
+        new = [[whole[index, view].cpu() for whole in bank] for view, index in todo[kept:done]]
+        save_state(folder / ANSWERS.format(key[:12], kept), key, {"found": new})
+        kept = done
+        return folder
+
+    title = "asking the teacher"
+    total = per_image * len(pool)
+    keep = save if folder else None
+    with Loop(title, total, quiet, asked_images, save=keep, work="distillation") as loop:
         while done < len(todo):
             view, index = todo[done]
             put(look(make_views(pool, index, torch.full_like(index, view), options, seed)))
-            progress.update(asked_images)
-            stopping = stop.raised  # asked once: a signal may come between two looks
-            if folder and (stopping or save_due()):  # what is new, as a file of its own
-                new = [
-                    [whole[index, view].cpu() for whole in bank] for view, index in todo[kept:done]
-                ]
-                save_state(folder / ANSWERS.format(key[:12], kept), key, {"found": new})
-                kept = done
-            if stopping:
-                raise Interrupted(
-                    "distillation stopped"
-                    + (f"; {folder} keeps the teacher's answers" if folder else "")
-                )
+            loop.advance(asked_images)
     return bank

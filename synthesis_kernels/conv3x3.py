@@ -2,7 +2,7 @@
 than there are in them.
 
 Convolutions are most of a synthesis step and of a student's, and on a CPU libraries run them near
-the processor's rate (LOG.md); less arithmetic is what is left. There are native forms only;
+the processor's rate (docs/log.md); less arithmetic is what is left. There are native forms only;
 elsewhere the library's convolution runs.
 
 In float32, `WinogradConvolutions` puts F(4×4, 3×3), a quarter of the multiplications where sides

@@ -192,7 +192,7 @@ def test_a_stopped_call_is_made_again_with_the_same_student(
         monkeypatch.context() as patch,
         pytest.raises(Interrupted, match=r"student\.state keeps it"),
     ):
-        patch.setattr("distill.train.StopFlag", StopsAfterTen)
+        patch.setattr("distill.loop.StopFlag", StopsAfterTen)
         distill(student, transfer_set, teacher, **given)
     assert student.weight_hash() == student_for(transfer_set).weight_hash()
     distill(student, transfer_set, teacher, **given)
@@ -245,7 +245,7 @@ def test_a_student_that_diverged_is_given_back_as_it_came(teacher, transfer_set,
 def test_a_bank_that_was_stopped_goes_on_where_it_was(
     teacher, transfer_set, tmp_path, monkeypatch, hints
 ):
-    class StopsAfter(views.StopFlag):
+    class StopsAfter(StopFlag):
         raised = property(lambda self: next(looks), lambda self, value: None)
 
     def look(images):
@@ -260,9 +260,9 @@ def test_a_bank_that_was_stopped_goes_on_where_it_was(
         looks = iter([False] * stop_after + [True])
         with (
             monkeypatch.context() as patch,
-            pytest.raises(Interrupted, match="keeps the teacher's answers"),
+            pytest.raises(Interrupted, match="keeps it"),
         ):
-            patch.setattr(views, "StopFlag", StopsAfter)
+            patch.setattr("distill.loop.StopFlag", StopsAfter)
             bank_answers(*given, tmp_path, look)
     assert len(list(tmp_path.glob("answers-*.state"))) == 2
     again = bank_answers(*given, tmp_path, look)

@@ -519,7 +519,7 @@ def test_resumed_training_ends_with_the_same_student(teacher, data, tmp_path, mo
 
     for _ in range(6):
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            patch.setattr("distill.train.StopFlag", Stopped)
+            patch.setattr("distill.loop.StopFlag", Stopped)
             run(teacher, data, options, folder=tmp_path)
     assert run(teacher, data, options, folder=tmp_path).student.weight_hash() == whole
 

@@ -106,7 +106,13 @@ SCHEMA = {
 """What every entry of a result file holds, by the list it is in."""
 
 
-PAGES = ROOT / "README.md", ROOT / "configs" / "README.md"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "configs" / "README.md",
+    ROOT / "docs" / "log.md",
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+)
+"""Pages that hold measured figures, or say where they are."""
 
 
 def read_pages():

@@ -16,7 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "configs" / "results"
-PAGES = ROOT / "README.md", ROOT / "configs" / "README.md"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "configs" / "README.md",
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+)
 T95 = (
     12.706,
     4.303,

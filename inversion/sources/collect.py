@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from distill.data.augment import check_views, make_views
 from distill.files import load_state, save_state
-from distill.loop import Every, Interrupted, StepProgress, StopFlag
+from distill.loop import Loop, StepProgress
 from distill.models import Classifier, as_found
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_shard
@@ -185,11 +184,24 @@ def _run(
     quiet: bool,
 ) -> None:
     """Walk the phases until the stock is full."""
-    stock, save_due, began = state.stock, Every(20), time.perf_counter()
-    with (
-        StopFlag() as stop,
-        StepProgress("collecting", stock.total, quiet, start=int(stock.held.sum())) as progress,
-    ):
+    stock = state.stock
+    file = out / ".collect.state"
+
+    def save(seconds: float) -> Path:
+        state.seconds = seconds
+        save_state(file, key, state.state_dict())
+        return file
+
+    loop = Loop(
+        "collecting",
+        stock.total,
+        quiet,
+        start=int(stock.held.sum()),
+        save=save,
+        seconds=state.seconds,
+        work="collecting",
+    )
+    with loop:
         while state.phase < len(todo) and not stock.full:
             phase = todo[state.phase]
             if state.blocks < 0:
@@ -201,17 +213,8 @@ def _run(
             state.block += 1
             if len(images):
                 _take(state, phase, images, teacher, options)
-            progress.update(int(stock.held.sum()), _figures_line(state, phase))
-            stopping = stop.raised  # asked once: a signal may come between two looks
-            if stopping or save_due():
-                state.seconds, began = (
-                    state.seconds + time.perf_counter() - began,
-                    time.perf_counter(),
-                )
-                save_state(out / ".collect.state", key, state.state_dict())
-            if stopping:
-                raise Interrupted(f"collecting stopped; {out / '.collect.state'} keeps it")
-    state.seconds += time.perf_counter() - began
+            loop.advance(int(stock.held.sum()), _figures_line(state, phase))
+    state.seconds = loop.seconds
 
 
 def _has_enough(stock: Stock, options: CollectOptions) -> bool:
