@@ -37,6 +37,21 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
 
+SLOW = set()
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what `make fast` leaves out: see the markers in pyproject.toml."""
+    for item in items:
+        name = f"{item.path.stem}::{item.originalname}"
+        if item.path.stem == "test_gpu":
+            item.add_marker("gpu")
+        if "echoset" in item.fixturenames:
+            item.add_marker("process")
+        if name in SLOW or item.path.stem in SLOW:
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

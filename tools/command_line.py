@@ -57,7 +57,7 @@ def read_verbs() -> dict[str, str]:
         for node in ast.parse(path.read_text()).body:
             target = _target(node)
             if target == "VERBS":
-                return ast.literal_eval(node.value)
+                return _sentences(node.value)
     raise SystemExit("no table VERBS in inversion/cli")
 
 
@@ -90,6 +90,15 @@ def main() -> int:
         return int(written != page)
     PAGE.write_text(written)
     return 0
+
+
+def _sentences(table: ast.expr) -> dict[str, str]:
+    """Verbs and what they do: a dictionary of texts, or of calls that begin with one."""
+    found = {}
+    for key, value in zip(table.keys, table.values, strict=True):
+        text = value.args[0] if isinstance(value, ast.Call) else value
+        found[ast.literal_eval(key)] = ast.literal_eval(text)
+    return found
 
 
 def _is_options(name: str) -> bool:
