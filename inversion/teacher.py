@@ -158,18 +158,18 @@ class Inspection:
     warnings: list[str]
 
 
-def inspect_teacher(teacher: Classifier) -> Inspection:
+def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspection:
     """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
     what to do.
     """
     layers = find_batch_norms(teacher.network)
-    if not layers:
+    if not layers and needs_batch_norm:
         raise EchosetError(
             f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and "
             "SSD-KD matches those. "
             "Use a teacher with BatchNorm (for example convnet-32, wrn-40-2, torchvision's "
-            "vgg11_bn), or make its set without a "
-            "generator, which needs none: echoset collect --source shaders"
+            "vgg11_bn), a recipe that needs none (--synthesis.recipe "
+            "adversarial), or no generator: echoset collect shaders"
         )
     untrained = []
     for name, layer in layers.items():
@@ -185,7 +185,7 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
             )
         if not mean.any() and (variance == 1).all():
             untrained.append(name)
-    if len(untrained) == len(layers):
+    if layers and len(untrained) == len(layers):
         raise EchosetError(
             "the teacher's running statistics were never trained (every mean is 0, every variance "
             "1); "
@@ -198,7 +198,9 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
         raise EchosetError(
             f"the teacher's parameter {bad} is not finite; the checkpoint is damaged"
         )
-    _check_forward(teacher)
+    check_shape(teacher)
+    if layers:
+        _check_moments(teacher)
 
     warnings = [f"layer {name} was never trained" for name in untrained]
     if set(teacher.spec.mean) == {0.0} and set(teacher.spec.std) == {1.0}:
@@ -239,12 +241,10 @@ def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
         ) from error
 
 
-def _check_forward(teacher: Classifier) -> None:
-    check_shape(teacher)
+def _check_moments(teacher: Classifier) -> None:
+    """Name a BatchNorm layer that runs twice, or never."""
     spec = teacher.spec
     grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
-    with (
-        torch.no_grad(),
-        kernel_form("reference"),
-    ):  # wherever it will run, it is looked at on the CPU
-        Frozen(teacher).with_moments(grey)  # names a layer that runs twice, or never
+    # Wherever it will run, it is looked at on the CPU.
+    with torch.no_grad(), kernel_form("reference"):
+        Frozen(teacher).with_moments(grey)

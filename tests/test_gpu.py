@@ -37,7 +37,7 @@ from inversion import (
     synthesize,
 )
 from inversion.parts.inner import InnerLoop
-from inversion.recipes.ssdkd import SynthesisState, _store, adversary_steps, generator_call
+from inversion.parts.state import SynthesisState, _store, adversary_steps, generator_call
 from synthesis_kernels.backend import kernel_form, resolve_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

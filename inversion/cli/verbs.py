@@ -47,6 +47,8 @@ from inversion.cli.schema import (
     SynthesizeRun,
     VerifyRun,
 )
+from inversion.driver import check_synthesis
+from inversion.driver import synthesize as synthesize_set
 from inversion.jobs import plan as plan_shards
 from inversion.options import CollectOptions, TeacherOptions
 from inversion.pages.report import told_of, weights_given, write_report
@@ -59,8 +61,7 @@ from inversion.pages.scores import (
     write_scores,
 )
 from inversion.pages.study import grid, write_study
-from inversion.recipes.ssdkd import check_adversary, check_options
-from inversion.recipes.ssdkd import synthesize as synthesize_set
+from inversion.recipes import find_recipe
 from inversion.scoring.scorecard import check_counts, check_images
 from inversion.scoring.scorecard import check_options as check_score_options
 from inversion.scoring.scorecard import score as score_images
@@ -709,8 +710,8 @@ def bench(run: BenchRun) -> int:
 def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Images) -> None:
     """Whatever can be refused is refused before anything is deleted or computed."""
     check_fit(teacher, data)
-    check_options(run.synthesis, teacher.spec.classes)
-    jobs = plan_shards(run.synthesis, teacher.spec.classes)
+    synthesis = check_synthesis(teacher, run.synthesis, run)
+    jobs = plan_shards(synthesis, teacher.spec.classes)
     if run.distillation.steps:
         count = sum(sum(job.quotas) for job in jobs)
         to_be_made = Images(
@@ -722,11 +723,8 @@ def _check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Imag
         Learner(fresh, teacher, run.distillation).check_step(run.step)
     describe_forms(run.resolve_device())
     resolve_step(run.step, run.resolve_device(), run.distillation.steps)
-    inspect_teacher(teacher)
-    if run.synthesis.objective.views is None:
-        trained_views(teacher.spec)
+    inspect_teacher(teacher, find_recipe(run.synthesis.recipe).needs_batch_norm)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
-    check_adversary(teacher, run.synthesis, run.step)
     stored = [source for source in run.beside.sources if source.partition(":")[0] not in DRAWN]
     ours = {(Path(run.out) / name).resolve() for name in (*DEMO_FILES, STATE, "set", "beside")}
     teachers = [
