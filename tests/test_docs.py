@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
 import distill
@@ -80,13 +81,14 @@ def check_command(words):
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """Whatever sizes a block names, sets of twenty images and students of three steps."""
+    """Sets of twenty images, students of three steps, a hundred images to judge."""
     synthesis = inversion.SynthesisOptions(
         images=20, batch=20, calls=2, generator=GeneratorOptions(inner_steps=1, width=4)
     )
     collection = inversion.CollectOptions(images=20)
-    lesson = distill.DistillOptions(steps=3)
+    lesson = distill.DistillOptions(steps=3, batch=16, views_per_image=1)
     teach = distill.distill
+    load = distill.load_images
 
     def teach_briefly(student, data, teacher, options=lesson, **rest):
         return teach(student, data, teacher, lesson, **rest)
@@ -94,6 +96,9 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(inversion, "SynthesisOptions", lambda **_: synthesis, raising=False)
     monkeypatch.setattr(inversion, "CollectOptions", lambda **_: collection, raising=False)
     monkeypatch.setattr(distill, "distill", teach_briefly, raising=False)
+    monkeypatch.setattr(
+        distill, "load_images", lambda path: load(path).chosen(torch.arange(100)), raising=False
+    )
     monkeypatch.chdir(tmp_path)
 
 
