@@ -602,8 +602,8 @@ def test_sets_are_named_on_the_command_line(capsys, tmp_path):
     assert "NAME=b" in capsys.readouterr().err
 
 
-def test_the_readme_has_every_definition():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_has_every_definition():
+    text = (ROOT / "docs" / "scorecard.md").read_text()
     for one in SCORES:
         assert f"| {one.heading} | {one.definition} | {one.range} | {one.good} |" in text
 
