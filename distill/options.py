@@ -116,9 +116,9 @@ class DistillOptions:
     """How a student learns from a set and its teacher."""
 
     loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
-    """Losses and their weights, added up; the help ends with their names. Unless labels is named, it
-    is added as the others were published: not to hinton, at 1 to the rest. Short:
-    --loss hinton=1 at, a loss without a number (null) at its published weight.
+    """Losses and their weights, added up; the help ends with their names. Unless labels is named,
+    it comes along at the weight the others were published with: none beside hinton, 1 beside most.
+    Short: --loss hinton=1 at, a loss without a number (null) at its published weight.
     """
     labels: Literal["teacher", "data"] = "teacher"
     """Where a loss wants labels: the teacher's own decision on each view (data-free), or the labels

@@ -118,7 +118,7 @@ def test_features_of_other_families_are_compared(teacher, data, model):
 
 
 @pytest.mark.parametrize(
-    "name", ["hinton", "fitnet", "at", "fsp", "sp", "rkd", "rkd-d", "rkd-a", "hints"]
+    "name", ["hinton", "mse", "fitnet", "at", "fsp", "sp", "rkd", "rkd-d", "rkd-a", "hints"]
 )
 def test_a_copy_of_the_teacher_has_nothing_to_learn(teacher, data, name):
     copy = build_classifier(replace(teacher.spec, notes={}))
@@ -163,7 +163,24 @@ def test_no_labels_are_added_beside_hinton_and_one_otherwise():
     assert full_loss({"at": 5.0}) == {"labels": 1.0, "at": 5.0}
     assert full_loss({"hinton": 0.0, "sp": 1.0}) == {"labels": 1.0, "sp": 1.0}
     assert full_loss({"labels": 0.0, "sp": 1.0}) == {"sp": 1.0}
+    assert full_loss({"mse": None}) == {"labels": 0.025, "mse": 1.0}
+    assert full_loss({"mse": 2.0, "at": 5.0}) == {"labels": 0.025, "mse": 2.0, "at": 5.0}
+    assert full_loss({"mse": 1.0, "labels": 0.0}) == {"mse": 1.0}
+    assert full_loss({"mse": 1.0, "dml": 1.0}) == {"labels": 1.0, "mse": 1.0, "dml": 1.0}
     assert full_loss({"hinton": 1.0, "dml": 1.0}) == {"labels": 1.0, "hinton": 1.0, "dml": 1.0}
+
+
+def test_a_student_comes_to_the_teachers_logits_by_mse(teacher, data):
+    """In few steps, on images that it learnt from."""
+    options = DistillOptions(steps=150, batch=40, loss={"mse": None})
+    images = to_input(data.images)
+    before = student_like(teacher, "convnet-16").eval()
+    after = run(teacher, data, options, "convnet-16").student
+    with torch.no_grad():
+        answers = teacher(images)
+        far = (before(images) - answers).square().mean()
+        near = (after(images) - answers).square().mean()
+    assert near < far / 2
 
 
 def test_what_is_trained_and_what_is_not(teacher, data):
@@ -655,6 +672,7 @@ def test_each_loss_compares_what_it_is_defined_on(teacher, data, name):
         expected = {
             "labels": lambda: F.cross_entropy(logits, labels.argmax(1)),
             "hinton": lambda: kl(answers, logits, 3.0),
+            "mse": lambda: (logits - answers).square().mean(),
             "fitnet": lambda: sum(fitnet_loss(*pair) for pair in adapted) / 3,
             "hints": lambda: sum(hint_loss(*pair) for pair in adapted) / 4,
             "at": lambda: sum(attention_loss(*pair) for pair in pairs),

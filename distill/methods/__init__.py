@@ -32,6 +32,7 @@ METHODS = {
     "dml": "mutual.DML",
     "labels": "labels.LABELS",
     "hinton": "hinton.HINTON",
+    "mse": "mse.MSE",
     "bss": "boundary.BSS",
 }
 """Every method and where it is. Their terms are added up in this order."""
