@@ -10,7 +10,7 @@ from PIL import Image
 
 from distill.data.images import fit_pixels
 from distill.sets.transfer_set import write_manifest, write_shard
-from inversion.sources import fractals, leaves, shaders
+from inversion.sources import DRAWN, fractals, leaves, shaders
 from inversion.sources.exposure import expose
 from inversion.sources.fractals import Fractals
 from inversion.sources.leaves import Leaves
@@ -26,7 +26,7 @@ from inversion.sources.shaders import (
     Program,
     Shaders,
 )
-from inversion.sources.stream import BLOCK, DRAWN, open_source, open_sources
+from inversion.sources.stream import BLOCK, open_source, open_sources
 from synthesis_kernels.errors import EchosetError
 
 CPU = torch.device("cpu")

@@ -67,8 +67,9 @@ from inversion.scoring.scorecard import check_options as check_score_options
 from inversion.scoring.scorecard import score as score_images
 from inversion.scoring.scores import OVERALL, definitions
 from inversion.scoring.validation import check_sets, validate
+from inversion.sources import DRAWN
 from inversion.sources.collect import collect as collect_set
-from inversion.sources.stream import DRAWN, open_sources
+from inversion.sources.stream import open_sources
 from inversion.teacher import MNIST_SLICE, check_shape, inspect_teacher, load_teacher, trained_views
 from synthesis_kernels.backend import describe_device, describe_forms
 from synthesis_kernels.errors import EchosetError

@@ -20,7 +20,7 @@ from distill.options import DistillOptions, StudentOptions
 from distill.sets.transfer_set import TransferSet
 from inversion.pages.page import bars, gallery, lines, table, whole
 from inversion.parts.policy import FEATURES
-from inversion.sources.stream import DRAWN
+from inversion.sources import DRAWN
 from synthesis_kernels.errors import EchosetError
 
 
