@@ -24,6 +24,7 @@ DRAWN = {
     "leaves": "leaves:Leaves",
     "shaders": "shaders:Shaders",
     "fractals": "fractals:Fractals",
+    "strokes": "strokes:Strokes",
 }
 """Every source that is drawn from a seed, without end, and where it is."""
 
