@@ -679,7 +679,7 @@ def test_an_adversary_by_hints_learns_what_a_student_by_hints_does(teacher, tiny
     step(images, answers, even, *hints)
     for mine, theirs in zip(learner.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-6)
-    assert learner.readers[0].weight.grad.abs().max() > 0
+    assert learner.parts["HintReaders"].layers[0].weight.grad.abs().max() > 0
 
 
 def test_an_adversary_waits_for_its_first_lesson(teacher, tiny):
