@@ -207,7 +207,9 @@ class Loop:
     def record(
         self, event: str, figures: Mapping[str, float], remedy: str, place: str, **more: Any
     ) -> None:
-        """Log a step's figures; refuse any that is not finite, naming it, the place and a remedy."""
+        """Log a step's figures; refuse any that is not finite, naming it, the place and a
+        remedy.
+        """
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
         if bad:
             raise EchosetError(f"{bad[0]} is {figures[bad[0]]} at {place}; {remedy}")
@@ -224,8 +226,8 @@ class Loop:
     ) -> None:
         """Show progress, save where it is due, and stop where the user asked for it.
 
-        Where `figures` is None, what is shown stays as it is. With `keep` the state is saved in any case. Where the work is `finished`, there is nothing
-        left to stop.
+        Where `figures` is None, what is shown stays as it is. With `keep` the state is saved in any
+        case. Where the work is `finished`, there is nothing left to stop.
         """
         if figures is not None:
             self._progress.update(done, figures, total)

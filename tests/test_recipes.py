@@ -51,7 +51,7 @@ def test_a_network_without_batch_norm_teaches_by_the_adversarial_recipe(tmp_path
     assert len(made) + sum(made.manifest["short"].values()) == 20
     logits = teacher(made.images.float() / 255)
     assert torch.equal(logits.argmax(1), made.labels)
-    with pytest.raises(EchosetError, match="synthesis.recipe adversarial"):
+    with pytest.raises(EchosetError, match=r"synthesis\.recipe adversarial"):
         synthesize(teacher, SynthesisOptions(images=20), tmp_path / "other", RUN)
 
 

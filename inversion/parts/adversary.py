@@ -1,4 +1,6 @@
-"""The adversarial student: built, taught by draws from the buffer, and asked about held-out images."""
+"""The adversarial student: built, taught by draws from the buffer, and asked about held-out
+images.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""One call of the generator: which classes it is asked for, what it makes, and what the buffer takes."""
+"""One call of the generator: which classes it is asked for, what it makes, and what the buffer
+takes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The body of recipes that match BatchNorm statistics: a generator, a buffer, an adversarial student.
+"""The body of recipes that match BatchNorm statistics: a generator, a buffer, an adversarial
+student.
 
 A step is one call: the generator learns a batch in a few inner steps, the buffer takes what it
 lacks or what is better than what it has, and the adversarial student learns from draws of it.

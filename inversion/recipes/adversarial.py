@@ -234,7 +234,9 @@ class Adversarial:
 
 
 class _Normalised(nn.Module):
-    """A generator whose images have the mean and deviation that the teacher's normaliser expects."""
+    """A generator whose images have the mean and deviation that the teacher's normaliser
+    expects.
+    """
 
     def __init__(self, generator: Generator, teacher: Classifier) -> None:
         super().__init__()

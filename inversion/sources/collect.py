@@ -408,8 +408,12 @@ def summary(state: Collection, quotas: list[int] | None) -> dict[str, Any]:
 def _figures_line(state: Collection, phase: Phase) -> str:
     missing = state.stock.missing().tolist()
     short = [label for label, count in enumerate(missing) if count]
-    lacks = f"short: {', '.join(f'{label} by {missing[label]}' for label in short[:5])}{' …' if len(short) > 5 else ''}"
-    return f"{phase.name}, block {state.block} of {state.blocks}; {lacks if state.stock.balanced and short else ''}"
+    line = f"{phase.name}, block {state.block} of {state.blocks}; "
+    if not (state.stock.balanced and short):
+        return line
+    named = ", ".join(f"{label} by {missing[label]}" for label in short[:5])
+    more = " …" if len(short) > 5 else ""
+    return f"{line}short: {named}{more}"
 
 
 def _write(
