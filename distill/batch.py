@@ -57,6 +57,8 @@ class Batch:
     """What the methods train, by the names of its classes."""
     looks: Taps
     """The student's pass; what it gives is cast to float32 afresh each time it is asked."""
+    importance: Tensor | None = None  # (B,)
+    """How much each image counts in the softened answers; None where all count alike."""
     kept: Sequence[Tensor] = ()
     """What was kept of the teacher's features, where the lesson brought it."""
     maps: Sequence[Tensor] = ()

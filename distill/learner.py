@@ -75,14 +75,17 @@ class Learner(nn.Module):
         options: DistillOptions,
         precision: torch.dtype = torch.float32,
         seed: int = 0,
+        answered: bool = False,
     ) -> None:
+        """A teacher may be missing where the answers come with every batch (`answered`)."""
         super().__init__()
         self.student = student
         self.options = options
         self.precision = precision
         self.weights = full_loss(options.loss)
         self.methods = find_methods(self.weights)
-        self._check(teacher)
+        if not answered:
+            self._check(teacher)
         self._teacher = [teacher]  # in a list, so that it is no submodule and nothing trains it
         self._frozen = [None]
         if self.needs("teacher") and teacher is not None:
@@ -203,6 +206,8 @@ class Learner(nn.Module):
         draws: Tensor,  # (B,) in [0, 1), for methods that choose at random
         # (B, C, h, w) the teacher's, where they and the answers come with the lesson
         *hints: Tensor,
+        # (B,) how much each image counts; None where all count alike
+        importance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K), (B, K)
         looks = Taps(self.student, self.student_stages or NOWHERE)
         taps = {
@@ -218,6 +223,7 @@ class Learner(nn.Module):
             self.options,
             self.parts,
             looks,
+            importance=importance,
             kept=hints,
             images=images,
             logits=logits,

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,18 +20,15 @@ from distill.files import load_state, save_state
 from distill.learner import Learner
 from distill.lessons import Lessons, check_lesson
 from distill.loop import Interrupted, Loop
-from distill.methods.hinton import hinton_loss
 from distill.models import Classifier, ModelSpec, as_found, build_classifier, read_spec
 from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
 from distill.options import DistillOptions, StudentOptions
 from distill.runtime import Runtime, Step
 from distill.sets.transfer_set import TransferSet
-from distill.taps import Taps
 from distill.views import ask, to_input
 from synthesis_kernels.backend import (
     describe_forms,
-    forward_pass,
     free_cycles,
     random_apart,
 )
@@ -183,9 +180,10 @@ class Update:
 
 
 class StudentStep:
-    """One update by KL with a weight for each image, eager, compiled or captured: the step of the
-    adversarial student. With a `learner` (and not compiled), by the teacher's hints as well, all
-    images alike.
+    """One update on images that count differently: the step of the adversarial student.
+
+    It is an ordinary learner's, on answers that are known. Without a `learner` there is one by
+    hinton alone.
     """
 
     def __init__(
@@ -196,8 +194,13 @@ class StudentStep:
         step: Step = "eager",
         learner: Learner | None = None,
     ) -> None:
-        self.temperature, self.precision, self.learner = temperature, precision, learner
-        self._network = compiled(state.student) if step == "compiled" else state.student
+        options = DistillOptions(temperature=temperature)
+        self.learner = learner or Learner(state.student, None, options, precision, answered=True)
+        if step == "compiled":
+            self.learner.network = compiled(state.student)
+        device = state.agreement.device
+        self._nothing = torch.empty(0, device=device)
+        self._share = torch.zeros((), device=device)
         self._update = Update(state, self._lesson, step)
 
     def __call__(
@@ -212,14 +215,10 @@ class StudentStep:
     def _lesson(
         self, images: Tensor, teacher_logits: Tensor, weights: Tensor, *hints: Tensor
     ) -> tuple[Tensor, Tensor]:
-        learner = self.learner
-        looks = Taps(learner.student, learner.student_stages) if learner else nullcontext()
-        with looks, forward_pass(images.device, self.precision):
-            logits = self._network(images)
-        logits = logits.float()
-        loss = hinton_loss(logits, teacher_logits, self.temperature, weights)
-        if learner:
-            loss = loss + learner.weights["hints"] * learner.compare_hints(looks, hints)
+        nothing = self._nothing
+        loss, logits, _ = self.learner(
+            images, teacher_logits, nothing, self._share, nothing, *hints, importance=weights
+        )
         return loss, logits
 
 
