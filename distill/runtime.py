@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from synthesis_kernels.errors import EchosetError
-
-if TYPE_CHECKING:
-    import torch
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -70,7 +67,7 @@ class Runtime:
         precision = resolve_precision(device, self.precision)
         return Machine(device, precision, resolve_step(self.step, device, steps))
 
-    def resolve_device(self) -> torch.device:
+    def resolve_device(self) -> Any:
         """The device; under torchrun, each process of a machine has its own."""
         import torch
 
@@ -113,8 +110,10 @@ CHOICES = {"device": Device, "precision": Precision, "kernels": Form, "step": St
 class Machine:
     """A runtime after every auto has been decided."""
 
-    device: torch.device
-    precision: torch.dtype
+    device: Any
+    """A torch.device. (Named, the type would have the command line import torch.)"""
+    precision: Any
+    """A torch.dtype."""
     step: Step
 
     @property

@@ -512,7 +512,7 @@ def test_help_names_every_option_and_never_imports_torch():
 
 
 @pytest.mark.parametrize(
-    "path", ["distill/options.py", "inversion/options.py", "inversion/runs.py"]
+    "path", ["distill/options.py", "inversion/options.py", "inversion/cli/schema.py"]
 )
 def test_every_option_is_explained(path):
     for schema in (

@@ -37,8 +37,11 @@ from inversion import (
     score,
     synthesize,
 )
+from inversion.parts.adversary import adversary_steps
+from inversion.parts.call import generator_call
+from inversion.parts.call import store as _store
 from inversion.parts.inner import InnerLoop
-from inversion.parts.state import SynthesisState, _store, adversary_steps, generator_call
+from inversion.parts.state import SynthesisState
 from synthesis_kernels.backend import kernel_form, resolve_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
