@@ -618,7 +618,7 @@ def test_settings_are_read_from_the_address():
         (
             "nois",
             "no source 'nois': it is neither noise, gaussian, smooth, pink, leaves, shaders, "
-            "fractals, nor a file or folder",
+            "fractals, strokes, nor a file or folder",
         ),
     ],
 )

@@ -358,7 +358,7 @@ def test_teachers_that_cannot_be_inverted_say_why():
     cases = [
         (
             Classifier(small(nn.Identity), ModelSpec("test", channels=1, size=16, classes=4)),
-            "or make its set without a generator",
+            "or no generator: echoset collect",
         ),
         (
             Classifier(small(nn.InstanceNorm2d), ModelSpec("test", channels=1, size=16, classes=4)),
