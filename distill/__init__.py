@@ -9,26 +9,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.corrupt import Corrupted, add_label_noise, draw_balanced, unbalance
-    from distill.data import Images, from_dataset, load_images
+    from distill.data.corrupt import Corrupted, add_label_noise, draw_balanced, unbalance
+    from distill.data.images import Images, from_dataset, load_images
     from distill.evaluation import Evaluation, evaluate
-    from distill.exports import export, merge, subsample
-    from distill.models import Classifier, ModelSpec, build_classifier, load_classifier, save_classifier
+    from distill.models import (
+        Classifier,
+        ModelSpec,
+        build_classifier,
+        load_classifier,
+        save_classifier,
+    )
     from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
+    from distill.runtime import Runtime
+    from distill.sets.exports import export, merge, subsample
+    from distill.sets.transfer_set import TransferSet
     from distill.study import run_study
     from distill.train import DistillResult, build_student, distill, forget
-    from distill.transfer_set import TransferSet
 
 _HOMES = {
-    "distill.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
-    "distill.data": ("Images", "from_dataset", "load_images"),
+    "distill.data.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
+    "distill.data.images": ("Images", "from_dataset", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
-    "distill.exports": ("export", "merge", "subsample"),
-    "distill.models": ("Classifier", "ModelSpec", "build_classifier", "load_classifier", "save_classifier"),
+    "distill.sets.exports": ("export", "merge", "subsample"),
+    "distill.models": (
+        "Classifier",
+        "ModelSpec",
+        "build_classifier",
+        "load_classifier",
+        "save_classifier",
+    ),
     "distill.options": ("DistillOptions", "StudentOptions", "StudyOptions", "ViewOptions"),
+    "distill.runtime": ("Runtime",),
     "distill.study": ("run_study",),
     "distill.train": ("DistillResult", "build_student", "distill", "forget"),
-    "distill.transfer_set": ("TransferSet",),
+    "distill.sets.transfer_set": ("TransferSet",),
 }
 __all__ = [
     "Classifier",
@@ -38,6 +52,7 @@ __all__ = [
     "Evaluation",
     "Images",
     "ModelSpec",
+    "Runtime",
     "StudentOptions",
     "StudyOptions",
     "TransferSet",

@@ -1,4 +1,6 @@
-"""How well a classifier does on labelled images, how sure it is, and how near it is to its teacher."""
+"""How well a classifier does on labelled images, how sure it is, and how near it is to its
+teacher.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.data import Images
+from distill.data.images import Images
 from distill.loop import StepProgress
-from distill.losses.boundary import push_over
+from distill.methods.boundary import push_over
 from distill.models import Classifier, as_found
 from distill.models.frozen import Frozen
-from distill.options import Device
+from distill.runtime import Runtime
 from distill.views import at_once, to_input
-from synthesis_kernels.backend import forward_pass, free_cycles, resolve_device
+from synthesis_kernels.backend import forward_pass, free_cycles
 from synthesis_kernels.errors import EchosetError
 
 PUSHES = 20  # steps towards a boundary, at most
@@ -34,22 +36,31 @@ class Evaluation:
     per_class: list[float | None]
     """Accuracy on each true class; None where the data has none of it."""
     ece: float
-    """Expected calibration error: mean over images of |accuracy − confidence| of their bin, ten equal bins of confidence."""
+    """Expected calibration error: mean over images of |accuracy − confidence| of their bin, ten
+    equal bins of confidence.
+    """
     entropy: float
     """Mean entropy of the answers, in nats."""
     images: int
     agreement: float | None = None
     """Share of images on which the teacher, if one was given, chose the same class."""
     magnitude_similarity: float | None = None
-    """MagSim: mean min/max of the lengths of both networks' pushes over the boundary to each other class; 1 = as far away.
+    """MagSim: mean min/max of the lengths of both networks' pushes over the boundary to each other
+    class; 1 = as far away.
 
-    The pushes go by first-order distances, so that networks of small and of large logits are measured alike."""
+    The pushes go by first-order distances, so that networks of small and of large logits are
+    measured alike.
+    """
     angle_similarity: float | None = None
     """AngSim: mean cosine between these pushes; 1 = boundaries in the same direction."""
     boundary_pairs: int = 0
-    """Pairs of an image and another class that both networks could be pushed to, of which the two means are."""
+    """Pairs of an image and another class that both networks could be pushed to, of which the two
+    means are.
+    """
     transfer: float | None = None
-    """Share of images both know whose adversarial form, made on the teacher (PGD, .031), fools the classifier."""
+    """Share of images both know whose adversarial form, made on the teacher (PGD, .031), fools the
+    classifier.
+    """
     transfer_teacher: float | None = None
     """The same for the teacher itself, the most that could transfer."""
 
@@ -78,35 +89,45 @@ def check_fit(classifier: Classifier, data: Images) -> None:
     """Refuse data whose shape or labels the model can't answer for."""
     spec, shape = classifier.spec, tuple(data.images.shape[1:])
     if shape != (spec.channels, spec.size, spec.size):
-        raise EchosetError(f"{data.name} has images of shape {shape}, the model takes {(spec.channels, spec.size, spec.size)}")
+        raise EchosetError(
+            f"{data.name} has images of shape {shape}, the model takes "
+            f"{(spec.channels, spec.size, spec.size)}"
+        )
     if data.labels is None:
         raise EchosetError(f"{data.name} has no labels to judge by")
     if not len(data):
         raise EchosetError(f"{data.name} has no images")
     low, high = int(data.labels.min()), int(data.labels.max())
     if low < 0 or high >= spec.classes:
-        raise EchosetError(f"{data.name} has labels from {low} to {high}, the model knows classes 0 to {spec.classes - 1}")
+        raise EchosetError(
+            f"{data.name} has labels from {low} to {high}, the model knows classes 0 to "
+            f"{spec.classes - 1}"
+        )
 
 
 def evaluate(
     classifier: Classifier,
     data: Images,
     teacher: Classifier | None = None,
-    device: Device = "auto",
-    quiet: bool = False,
     attacks: int = 0,
-    teacher_logits: Tensor | None = None,  # (N, K) where the teacher's answers to these images are known already
+    # (N, K) where the teacher's answers to these images are known already
+    teacher_logits: Tensor | None = None,
+    runtime: Runtime = Runtime(),
 ) -> Evaluation:
-    """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the images, evenly spread over
-    the data, boundary similarity and adversarial transfer."""
+    """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the
+    images, evenly spread over the data, boundary similarity and adversarial transfer.
+    """
     check_fit(classifier, data)
     if attacks < 0:
         raise EchosetError(f"attacks must be at least 0, got {attacks}")
     for name in ("channels", "size", "classes") if teacher is not None else ():
         mine, theirs = getattr(classifier.spec, name), getattr(teacher.spec, name)
         if mine != theirs:
-            raise EchosetError(f"a network of {name} {mine} and one of {name} {theirs} can't be compared on the same images")
-    where, classes = resolve_device(device), classifier.spec.classes
+            raise EchosetError(
+                f"a network of {name} {mine} and one of {name} {theirs} can't be compared on the "
+                "same images"
+            )
+    where, classes, quiet = runtime.resolve_device(), classifier.spec.classes, runtime.quiet
     labels = data.labels.to(where)
     with as_found(classifier), as_found(teacher):
         logits = predict(classifier, data.images, where, quiet=quiet)
@@ -118,10 +139,17 @@ def evaluate(
         if teacher is not None:
             teacher.to(where)
             if teacher_logits is None:
-                teacher_logits = predict(teacher, data.images, where, title="asking the teacher", quiet=quiet)
+                teacher_logits = predict(
+                    teacher, data.images, where, title="asking the teacher", quiet=quiet
+                )
             elif tuple(teacher_logits.shape) != tuple(logits.shape):
-                raise EchosetError(f"teacher_logits are {tuple(teacher_logits.shape)}, expected {tuple(logits.shape)}")
-            figures["agreement"] = (teacher_logits.to(where).argmax(1) == chosen).float().mean().item()
+                raise EchosetError(
+                    f"teacher_logits are {tuple(teacher_logits.shape)}, expected "
+                    f"{tuple(logits.shape)}"
+                )
+            figures["agreement"] = (
+                (teacher_logits.to(where).argmax(1) == chosen).float().mean().item()
+            )
             if attacks:
                 some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
                 images = to_input(data.images[some].to(where))
@@ -130,8 +158,13 @@ def evaluate(
                 figures |= adversarial_transfer(*networks, images, labels[some.to(where)])
     return Evaluation(
         accuracy=right.float().mean().item(),
-        top5=(logits.topk(5, 1).indices == labels[:, None]).any(1).float().mean().item() if classes > 5 else None,
-        per_class=[correct / total if total else None for correct, total in zip(rights, totals, strict=True)],
+        top5=(logits.topk(5, 1).indices == labels[:, None]).any(1).float().mean().item()
+        if classes > 5
+        else None,
+        per_class=[
+            correct / total if total else None
+            for correct, total in zip(rights, totals, strict=True)
+        ],
         ece=calibration_error(logits, labels),
         entropy=-(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean().item(),
         images=len(data),
@@ -164,7 +197,9 @@ def boundary_similarity(
     with StepProgress("boundary", classes - 1, quiet) as progress:
         for further in range(1, classes):
             target = (base + further) % classes
-            (ours, crossed), (theirs, both) = (push_over(network, images, base, target, None, PUSHES) for network in (one, other))
+            (ours, crossed), (theirs, both) = (
+                push_over(network, images, base, target, None, PUSHES) for network in (one, other)
+            )
             here = crossed & both
             ours, theirs = (ours - images)[here].flatten(1), (theirs - images)[here].flatten(1)
             sizes = torch.stack([ours.norm(dim=1), theirs.norm(dim=1)])
@@ -174,7 +209,10 @@ def boundary_similarity(
     lengths, cosines = torch.cat(lengths), torch.cat(cosines)
     found = {"boundary_pairs": len(lengths), "magnitude_similarity": None, "angle_similarity": None}
     if len(lengths):
-        found |= {"magnitude_similarity": lengths.mean().item(), "angle_similarity": cosines.mean().item()}
+        found |= {
+            "magnitude_similarity": lengths.mean().item(),
+            "angle_similarity": cosines.mean().item(),
+        }
     return found
 
 
@@ -184,7 +222,9 @@ def adversarial_transfer(
     images: Tensor,  # (N, C, H, W) in [0, 1]
     labels: Tensor,  # (N,)
 ) -> dict[str, float | None]:
-    """PGD within ±.031, 20 steps of .003, on the teacher; how often it fools the classifier, of the images both know."""
+    """PGD within ±.031, 20 steps of .003, on the teacher; how often it fools the classifier, of the
+    images both know.
+    """
     with torch.no_grad():
         known = (classifier(images).argmax(1) == labels) & (teacher(images).argmax(1) == labels)
     images, labels = images[known], labels[known]
@@ -195,7 +235,14 @@ def adversarial_transfer(
         moved.requires_grad_(True)
         with torch.enable_grad():
             (slope,) = torch.autograd.grad(F.cross_entropy(teacher(moved), labels), moved)
-        moved = (moved.detach() + PGD_RATE * slope.sign()).clamp(images - PGD_RADIUS, images + PGD_RADIUS).clamp(0, 1)
+        moved = (
+            (moved.detach() + PGD_RATE * slope.sign())
+            .clamp(images - PGD_RADIUS, images + PGD_RADIUS)
+            .clamp(0, 1)
+        )
     with torch.no_grad():
-        fooled = [(network(moved).argmax(1) != labels).float().mean().item() for network in (classifier, teacher)]
+        fooled = [
+            (network(moved).argmax(1) != labels).float().mean().item()
+            for network in (classifier, teacher)
+        ]
     return {"transfer": fooled[0], "transfer_teacher": fooled[1]}

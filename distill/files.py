@@ -16,7 +16,9 @@ from synthesis_kernels.errors import EchosetError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the new one, never half of it."""
+    """Write beside the target, then rename: a reader sees the old file or the new one, never half
+    of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -34,8 +36,10 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-FORMAT = 5
-"""Of saved states and cells of studies, as a number: raise it when what they hold, or what is made of it, changes."""
+FORMAT = 6
+"""Of saved states and cells of studies, as a number: raise it when what they hold, or what is made
+of it, changes.
+"""
 
 
 def save_state(path: Path, key: str, state: dict[str, Any]) -> None:
@@ -46,8 +50,12 @@ def save_state(path: Path, key: str, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, key: str) -> dict[str, Any] | None:
-    """The state saved for this very job, or None where there is none; another job's, which would be lost, is refused."""
-    for torn in path.parent.glob(f".{glob.escape(path.name)}.*-*.tmp"):  # of runs that were killed while they wrote
+    """The state saved for this very job, or None where there is none; another job's, which would be
+    lost, is refused.
+    """
+    for torn in path.parent.glob(
+        f".{glob.escape(path.name)}.*-*.tmp"
+    ):  # of runs that were killed while they wrote
         if not _is_alive(torn.name.removeprefix(f".{path.name}.").partition("-")[0]):
             torn.unlink(missing_ok=True)
     if not path.is_file():
@@ -56,10 +64,13 @@ def load_state(path: Path, key: str) -> dict[str, Any] | None:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found, state = content["key"], content["state"]
     except Exception as error:  # a damaged file fails anywhere in torch's reader
-        raise EchosetError(f"{path} cannot be read as saved state ({error}); delete it to start this job again") from error
+        raise EchosetError(
+            f"{path} cannot be read as saved state ({error}); delete it to start this job again"
+        ) from error
     if found != f"{FORMAT} {key}":
         raise EchosetError(
-            f"{path} was left by a stopped run with other options, data, device or version; go on with that one, choose another "
+            f"{path} was left by a stopped run with other options, data, device or version; go on "
+            "with that one, choose another "
             "--out, or delete the file to start anew"
         )
     return state

@@ -1,4 +1,6 @@
-"""What a student is taught with: views of the images to learn from, and the answers and labels that go with them."""
+"""What a student is taught with: views of the images to learn from, and the answers and labels that
+go with them.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.augment import check_views, make_views, view_labels
-from distill.data import Images, fit_pixels
+from distill.data.augment import make_views, view_labels
+from distill.data.images import Images, fit_pixels
 from distill.learner import Learner
 from distill.models import Classifier
-from distill.optimisers import PEAKS
 from distill.options import DistillOptions
-from distill.transfer_set import TransferSet
+from distill.sets.transfer_set import TransferSet
 from distill.views import ask, bank_answers, to_input
 from synthesis_kernels.backend import free_cycles, say_once
 from synthesis_kernels.errors import EchosetError
 
 MOST_HINTS = 4 * 2**30
-"""Bytes of hints that are kept beforehand; where there would be more, the teacher is asked at every step."""
+"""Bytes of hints that are kept beforehand; where there would be more, the teacher is asked at every
+step.
+"""
 
 
 class Lessons:
-    """The images on the device, some of them held out where there is patience, and a batch for each step from the others."""
+    """The images on the device, some of them held out where there is patience, and a batch for each
+    step from the others.
+    """
 
     def __init__(
         self,
@@ -39,40 +44,65 @@ class Lessons:
         pool = fit_pixels(data.images, spec.channels, spec.size).to(device)
         kept, held = _split(len(pool), self.options, seed, device)
         self.pool, self.held_out = pool[kept], pool[held]  # (N, C, H, W) uint8
-        self.rows = self.held_out_labels = None  # (N, K) and (M,); None where the teacher's decisions are the labels
+        self.rows = self.held_out_labels = (
+            None  # (N, K) and (M,); None where the teacher's decisions are the labels
+        )
         if self.options.labels == "data":
             rows = F.one_hot(data.labels.to(device), spec.classes).float()
             self.rows, self.held_out_labels = rows[kept], rows[held].argmax(1)
         self.bank: list[Tensor] = []  # answers (N·V, K), then hints (N·V, C, h, w)
 
     def ask_beforehand(self, quiet: bool, folder: Path | None = None) -> None:
-        """Keep the teacher's answers and hints for every view, unless so few steps are taken that asking at each is less work."""
+        """Keep the teacher's answers and hints for every view, unless so few steps are taken that
+        asking at each is less work.
+        """
         options, learner = self.options, self.learner
         views = len(self.pool) * options.views_per_image
         pays = 0 < views <= options.steps * options.batch
         hints = pays and learner.takes_hints and self._hints_fit(views, quiet)
         if not (pays and (hints or learner.takes_answers)):
             return
-        given = self.teacher, self.pool, options.views_per_image, options.views, self.seed, learner.precision, quiet, folder
-        look = (learner.ask_for_hints, str(learner.theirs)) if hints else ()
+        given = (
+            self.teacher,
+            self.pool,
+            options.views_per_image,
+            options.views,
+            self.seed,
+            learner.precision,
+            quiet,
+            folder,
+        )
+        look = (learner.ask_for_hints, str(learner.teacher_stages)) if hints else ()
         self.bank = [part.flatten(0, 1) for part in bank_answers(*given, *look)]
         free_cycles(self.device)
-        if self.device.type == "cuda" and "bss" not in self.learner.weights:
-            self.teacher.cpu()  # it is not asked again (bss attacks it), and its memory is wanted
+        if self.device.type == "cuda" and not learner.needs("teacher"):
+            self.teacher.cpu()  # it is not asked again, and its memory is wanted
 
     def _hints_fit(self, views: int, quiet: bool) -> bool:
-        """Not by how much memory is free: hints that are kept are rounded, and a run that goes on has to decide as before."""
-        size = views * sum(part.nbytes for part in self.learner.ask_for_hints(to_input(self.pool[:1]))[1:])
+        """Not by how much memory is free: hints that are kept are rounded, and a run that goes on
+        has to decide as before.
+        """
+        size = views * sum(
+            part.nbytes for part in self.learner.ask_for_hints(to_input(self.pool[:1]))[1:]
+        )
         if not quiet:
-            kept = "kept beforehand" if size <= MOST_HINTS else "not kept, so the teacher is asked at every step"
+            kept = (
+                "kept beforehand"
+                if size <= MOST_HINTS
+                else "not kept, so the teacher is asked at every step"
+            )
             say_once(f"hints for {views:,} views: {size / 2**30:.1f} GiB, {kept}")
         return size <= MOST_HINTS
 
     def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training that is over, draws, hints."""
+        """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training
+        that is over, draws, hints.
+        """
         options, device, nothing = self.options, self.device, torch.empty(0, device=self.device)
         per_image, views = options.views_per_image, (options.views, self.seed)
-        drawn = torch.randint(len(self.pool) * max(per_image, 1), (options.batch,), generator=generator, device=device)
+        drawn = torch.randint(
+            len(self.pool) * max(per_image, 1), (options.batch,), generator=generator, device=device
+        )
         if per_image:
             index, view = drawn // per_image, drawn % per_image
         else:  # a view nobody has seen yet
@@ -81,13 +111,30 @@ class Lessons:
         answers, *hints = [part[drawn] for part in self.bank] or [nothing]
         if self.learner.takes_answers and not self.bank:
             answers = ask(self.teacher, images, self.learner.precision)
-        labels = nothing if self.rows is None else view_labels(self.rows, index, view, self.pool, *views)
-        draws = torch.rand(options.batch, generator=generator, device=device) if self.learner.draws else nothing
-        return images, answers, labels, torch.full((), step / options.steps, device=device), draws, *hints
+        labels = (
+            nothing if self.rows is None else view_labels(self.rows, index, view, self.pool, *views)
+        )
+        draws = (
+            torch.rand(options.batch, generator=generator, device=device)
+            if self.learner.draws
+            else nothing
+        )
+        return (
+            images,
+            answers,
+            labels,
+            torch.full((), step / options.steps, device=device),
+            draws,
+            *hints,
+        )
 
 
-def _split(count: int, options: DistillOptions, seed: int, device: torch.device) -> tuple[Tensor, Tensor] | tuple[slice, slice]:
-    """Places of the images to learn from, and of those held out; all (without a copy) and none where there is no patience."""
+def _split(
+    count: int, options: DistillOptions, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor] | tuple[slice, slice]:
+    """Places of the images to learn from, and of those held out; all (without a copy) and none
+    where there is no patience.
+    """
     if not options.patience:
         return slice(None), slice(0)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
@@ -95,37 +142,44 @@ def _split(count: int, options: DistillOptions, seed: int, device: torch.device)
     return order[held:].sort().values, order[:held].sort().values
 
 
-def check_lesson(student: Classifier, data: TransferSet | Images, teacher: Classifier | None, options: DistillOptions) -> None:
+def check_lesson(
+    student: Classifier,
+    data: TransferSet | Images,
+    teacher: Classifier | None,
+    options: DistillOptions,
+) -> None:
     """Refuse what can't be taught, before any work."""
-    if options.temperature <= 0:
-        raise EchosetError(f"temperature must be positive, got {options.temperature}")
-    least = {"steps": 1, "batch": 2, "views_per_image": 0, "patience": 0, "label_temperature": 0, "weight_decay": 0}
-    for name, bound in least.items():
-        if not getattr(options, name) >= bound:
-            raise EchosetError(f"{name} must be at least {bound}, got {getattr(options, name)}")
-    if options.learning_rate is not None and not options.learning_rate >= 0:
-        raise EchosetError(f"learning_rate must be at least 0, got {options.learning_rate}")
-    if options.optimiser not in PEAKS:
-        raise EchosetError(f"no optimiser '{options.optimiser}'; there are {', '.join(PEAKS)}")
+    if options.steps < 1:
+        raise EchosetError(f"steps must be at least 1, got {options.steps}")
     if options.patience and not 1 <= round(len(data) * options.held_out) <= len(data) - 2:
-        raise EchosetError(f"held_out {options.held_out} of {len(data)} images leaves none to judge by, or none to learn from")
-    for name in ("warmup", "ema", "held_out"):
-        if not 0 <= getattr(options, name) < 1:
-            raise EchosetError(f"{name} must lie in [0, 1), got {getattr(options, name)}")
-    check_views(options.views, "views")
+        raise EchosetError(
+            f"held_out {options.held_out} of {len(data)} images leaves none to judge by, or none "
+            "to learn from"
+        )
     if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise EchosetError("the student's weights are frozen, as load_teacher leaves them; call student.requires_grad_(True) first")
+        raise EchosetError(
+            "the student's weights are frozen, as load_teacher leaves them; call "
+            "student.requires_grad_(True) first"
+        )
     if len(data) < 2:
         raise EchosetError(f"there must be two images at least to learn from, got {len(data)}")
     spec = student.spec
     for name in ("channels", "size", "classes"):
         if teacher is not None and getattr(teacher.spec, name) != getattr(spec, name):
-            raise EchosetError(f"the student takes {getattr(spec, name)} {name}, the teacher {getattr(teacher.spec, name)}")
+            raise EchosetError(
+                f"the student takes {getattr(spec, name)} {name}, the teacher "
+                f"{getattr(teacher.spec, name)}"
+            )
     if isinstance(data, TransferSet) and data.classes != spec.classes:
         raise EchosetError(f"the student knows {spec.classes} classes, the set {data.classes}")
     if options.labels == "data":
         if data.labels is None:
-            raise EchosetError(f"{getattr(data, 'name', 'the data')} has no labels; use labels=teacher")
+            raise EchosetError(
+                f"{getattr(data, 'name', 'the data')} has no labels; use labels=teacher"
+            )
         low, high = int(data.labels.min()), int(data.labels.max())
         if low < 0 or high >= spec.classes:
-            raise EchosetError(f"the data has labels from {low} to {high}, the student knows classes 0 to {spec.classes - 1}")
+            raise EchosetError(
+                f"the data has labels from {low} to {high}, the student knows classes 0 to "
+                f"{spec.classes - 1}"
+            )

@@ -1,18 +1,26 @@
-"""What every long loop needs around its steps: progress, a polite stop, and state that survives a kill."""
+"""What every long loop needs around its steps: progress, a polite stop, and state that survives a
+kill.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from distill.files import JsonLines
+from synthesis_kernels.errors import EchosetError
 
 
 class Interrupted(Exception):
@@ -20,7 +28,8 @@ class Interrupted(Exception):
 
 
 class StopFlag:
-    """Turns the first Ctrl-C or SIGTERM into a flag, so that a loop ends between steps with its state whole.
+    """Turns the first Ctrl-C or SIGTERM into a flag, so that a loop ends between steps with its
+    state whole.
 
     A second Ctrl-C ends the process at once. Outside the main thread signals are left alone.
     """
@@ -35,14 +44,20 @@ class StopFlag:
                 self._previous[number] = signal.signal(number, self._raise)
         return self
 
-    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def _raise(self, number: int, frame: object) -> None:
         self.raised = True
         self._restore()
         try:
-            print("\nstopping after this step, keeping what is done (Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
+            print(
+                "\nstopping after this step, keeping what is done (Ctrl-C again to stop at once)",
+                file=sys.stderr,
+                flush=True,
+            )
         except OSError:  # of `2>&1 | tee`, Ctrl-C has ended the tee, too
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it stays open
 
@@ -53,8 +68,9 @@ class StopFlag:
 
 
 class Every:
-    """True at most once in `seconds`, and where it is told what that costs, so seldom that the cost is a small share of the time.
-    Decides when to save or draw, never what is computed."""
+    """True at most once in `seconds`, and where it is told what that costs, so seldom that the cost
+    is a small share of the time. Decides when to save or draw, never what is computed.
+    """
 
     SHARE = 0.02
     LONGEST = 300.0
@@ -87,7 +103,9 @@ class StepProgress:
     def __init__(self, title: str, total: int, quiet: bool = False, start: int = 0) -> None:
         self.title, self.total, self.quiet = title, total, quiet
         self.console = Console(stderr=True)
-        self.live = not quiet and self.console.is_interactive and self.console.file.isatty()  # whatever FORCE_COLOR says
+        self.live = (
+            not quiet and self.console.is_interactive and self.console.file.isatty()
+        )  # whatever FORCE_COLOR says
         self._due = Every(10)
         self._began, self._start = time.monotonic(), start
         columns = (
@@ -105,7 +123,9 @@ class StepProgress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.live:
             self._bar.stop()
 
@@ -115,5 +135,108 @@ class StepProgress:
         if self.live:
             self._bar.update(self._task, completed=done, figures=figures, total=self.total)
         elif not self.quiet and self._due():
-            left = (time.monotonic() - self._began) / max(done - self._start, 1) * max(self.total - done, 0)
-            print(f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}", file=sys.stderr, flush=True)
+            left = (
+                (time.monotonic() - self._began)
+                / max(done - self._start, 1)
+                * max(self.total - done, 0)
+            )
+            print(
+                f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class Loop:
+    """What a long loop needs around its steps, and the one place that knows it.
+
+    `record` writes the figures of a step to the log and refuses those that are not finite.
+    `advance` shows them, saves the state when it is due, and ends the loop after a Ctrl-C.
+
+        with Loop("distilling", steps, save=save, seconds=state.seconds) as loop:
+            while state.step < steps:
+                figures = step()
+                loop.record("distill", figures, "lower the learning rate", step=state.step)
+                loop.advance(state.step, show(figures))
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        quiet: bool = False,
+        start: int = 0,
+        save: Callable[[float], Path] | None = None,
+        log: Path | None = None,
+        seconds: float = 0.0,
+        work: str = "the run",
+    ) -> None:
+        """`save` keeps the state, given the seconds spent so far, and names its file; `work` is
+        what the user is told has stopped.
+        """
+        self.work = work
+        self._save = save
+        self._log = JsonLines(log) if log else None
+        self._seconds = seconds
+        self._began = time.perf_counter()
+        self._due = Every(20)
+        self._flag = StopFlag()
+        self._progress = StepProgress(title, total, quiet, start)
+
+    def __enter__(self) -> Loop:
+        self._flag.__enter__()
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, value, trace)
+        self._flag.__exit__(kind, value, trace)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this work, those of earlier, stopped runs included."""
+        return self._seconds + time.perf_counter() - self._began
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._flag.raised
+
+    def record(
+        self, event: str, figures: Mapping[str, float], remedy: str, place: str, **more: Any
+    ) -> None:
+        """Log a step's figures; refuse any that is not finite, naming it, the place and a
+        remedy.
+        """
+        bad = [name for name, value in figures.items() if not math.isfinite(value)]
+        if bad:
+            raise EchosetError(f"{bad[0]} is {figures[bad[0]]} at {place}; {remedy}")
+        if self._log:
+            self._log.write(event, **more, **figures)
+
+    def advance(
+        self,
+        done: int,
+        figures: str | None = "",
+        total: int | None = None,
+        keep: bool = False,
+        finished: bool = False,
+    ) -> None:
+        """Show progress, save where it is due, and stop where the user asked for it.
+
+        Where `figures` is None, what is shown stays as it is. With `keep` the state is saved in any
+        case. Where the work is `finished`, there is nothing left to stop.
+        """
+        if figures is not None:
+            self._progress.update(done, figures, total)
+        # Asked once: a signal may come between two looks.
+        stopping = self._flag.raised
+        kept = None
+        if self._save and (stopping or keep or self._due()):
+            with self._due.paying():
+                kept = self._save(self.seconds)
+        if stopping and not finished:
+            keeps = f"; {kept} keeps it" if kept else ""
+            raise Interrupted(f"{self.work} stopped{keeps}")

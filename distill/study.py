@@ -1,6 +1,8 @@
-"""The study: every method on every set under every corruption, cell by cell, so that a kill costs one cell at most.
+"""The study: every method on every set under every corruption, cell by cell, so that a kill costs
+one cell at most.
 
-A finished cell is one JSON file; it is never computed again. Several processes may share a grid: each takes every n-th cell.
+A finished cell is one JSON file; it is never computed again. Several processes may share a grid:
+each takes every n-th cell.
 """
 
 from __future__ import annotations
@@ -19,23 +21,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.corrupt import corrupt, draw_balanced
-from distill.data import Images, as_images, content_hash
+from distill.data.corrupt import corrupt, draw_balanced
+from distill.data.images import Images, as_images, content_hash
 from distill.evaluation import check_fit, evaluate, predict
 from distill.files import FORMAT, write_json
-from distill.learner import PUBLISHED, Learner, full_loss
+from distill.learner import Learner, full_loss
 from distill.lessons import check_lesson
 from distill.loop import StepProgress
+from distill.methods import LABELS, find_method
 from distill.models import Classifier
-from distill.options import Device, DistillOptions, Precision, Step, StudentOptions, StudyOptions
+from distill.options import DistillOptions, StudentOptions, StudyOptions, split_method
+from distill.runtime import Runtime
+from distill.sets.transfer_set import TransferSet
 from distill.train import build_student, distill, identify_student
-from distill.transfer_set import TransferSet
-from synthesis_kernels.backend import describe_device, resolve_device
+from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
 
 REFERENCES = ("plain", "hinton")
 """Rows beside the grid: plain training and KD on the original data, all of it, undamaged."""
-FIGURES = ("accuracy", "agreement", "ece", "entropy", "magnitude_similarity", "angle_similarity", "transfer")
+FIGURES = (
+    "accuracy",
+    "agreement",
+    "ece",
+    "entropy",
+    "magnitude_similarity",
+    "angle_similarity",
+    "transfer",
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +74,7 @@ class _Common:
     student: StudentOptions
     options: StudyOptions
     distillation: DistillOptions
-    device: Device
-    precision: Precision
-    step: Step
+    runtime: Runtime
 
     def labels(self, cell: Cell) -> str:
         """Whose labels a cell learns from."""
@@ -72,23 +82,33 @@ class _Common:
 
 
 def method_loss(method: str, labelled: bool) -> dict[str, float]:
-    """The losses behind a method's name; published weights, with labels where the data has them or the method wants them."""
-    names = ["labels" if part == "plain" else part for part in method.split("+")]
-    if unknown := [name for name in names if name not in PUBLISHED]:
-        raise EchosetError(f"no method '{unknown[0]}'; there are plain, {', '.join(PUBLISHED)}, and joins such as hinton+at")
-    loss = {name: PUBLISHED[name] for name in names}
-    if "hinton" in loss and labelled and not {"dml", "one"} & loss.keys():  # whose networks learn from labels alone
-        loss |= {"hinton": 0.9, "labels": 0.1}  # α = .9
+    """The losses behind a method's name; published weights, with labels where the data has them or
+    the method wants them.
+    """
+    methods = [find_method(name) for name in split_method(method)]
+    loss = {each.name: each.weight for each in methods}
+    # Networks that learn together learn from labels in their own way.
+    if labelled and not any(each.crowd for each in methods):
+        for each in methods:
+            if each.beside_labels is not None:
+                loss[each.name], loss[LABELS] = each.beside_labels
     return loss
 
 
 def plan(sets: Mapping[str, Any], options: StudyOptions, original: bool) -> list[Cell]:
-    """All cells, references first, seeds outermost: a grid that is stopped early has whole seeds."""
+    """All cells, references first, seeds outermost: a grid that is stopped early has whole
+    seeds.
+    """
     cells = []
     for seed in options.seeds:
         if original:
             cells += [Cell("original", "none", method, seed) for method in REFERENCES]
-        cells += [Cell(name, damage, method, seed) for name in sets for damage in options.corruptions for method in options.methods]
+        cells += [
+            Cell(name, damage, method, seed)
+            for name in sets
+            for damage in options.corruptions
+            for method in options.methods
+        ]
     return list(dict.fromkeys(cells))
 
 
@@ -101,31 +121,32 @@ def run_study(
     options: StudyOptions = StudyOptions(),
     distillation: DistillOptions = DistillOptions(),
     original: Images | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    step: Step = "auto",
-    rank: int = 0,
-    world: int = 1,
-    quiet: bool = False,
+    runtime: Runtime = Runtime(),
 ) -> list[dict[str, Any]]:
-    """Fill the grid under `out`/cells and return every cell that is finished, this process's and others'."""
+    """Fill the grid under `out`/cells and return every cell that is finished, this process's and
+    others'.
+    """
     out = Path(out)
-    where = resolve_device(device)
-    common = _Common(teacher, test, student, options, distillation, device, precision, step)
-    _check(common, sets, original, rank, world)
+    device = runtime.resolve_device()
+    common = _Common(teacher, test, student, options, distillation, runtime)
+    _check(common, sets, original)
     everything = dict(sets) | ({"original": original} if original is not None else {})
     cells = plan(sets, options, original is not None)
     keys = _keys(common, everything, cells)
     for cell in cells:  # made otherwise, it is refused before anything is computed
         _finished(out / "cells" / f"{cell.name}.json", keys[cell])
     answers = None
-    with StepProgress("cells", len(cells[rank::world]), quiet) as progress:
-        for number, cell in enumerate(cells[rank::world]):
-            path, folder = out / "cells" / f"{cell.name}.json", out / "cells" / cell.name / keys[cell][:12]
+    todo = runtime.share(cells)
+    with StepProgress("cells", len(todo), runtime.quiet) as progress:
+        for number, cell in enumerate(todo):
+            path, folder = (
+                out / "cells" / f"{cell.name}.json",
+                out / "cells" / cell.name / keys[cell][:12],
+            )
             figures = ""
             if _finished(path, keys[cell]) is None:
                 if answers is None:
-                    answers = predict(teacher, test.images, where).cpu()
+                    answers = predict(teacher, test.images, device).cpu()
                 found = _run_cell(common, cell, everything[cell.set], answers, folder)
                 write_json(path, {"key": keys[cell], **found})
                 figures = f"{cell.name} {found['accuracy']:.2%}"
@@ -137,23 +158,30 @@ def run_study(
     return [cell for cell in found if cell is not None]
 
 
-def _keys(common: _Common, everything: Mapping[str, TransferSet | Images], cells: list[Cell]) -> dict[Cell, str]:
-    """What each cell's result belongs to: a file made with anything else must not be taken for it."""
+def _keys(
+    common: _Common, everything: Mapping[str, TransferSet | Images], cells: list[Cell]
+) -> dict[Cell, str]:
+    """What each cell's result belongs to: a file made with anything else must not be taken for
+    it.
+    """
     teacher, test, options = common.teacher, common.test, common.options
     settings = [
         FORMAT,
         identify_student(common.student),
-        asdict(replace(common.distillation, loss={})),
+        {**asdict(common.distillation), "loss": {}},
         options.attacks,
         options.images,
     ]
-    settings += [resolve_device(common.device).type, common.precision, common.step]
+    runtime = common.runtime
+    settings += [runtime.resolve_device().type, runtime.precision, runtime.step]
     settings += [teacher.weight_hash(), teacher.contract, content_hash(test.images, test.labels)]
     contents = {name: content_hash(data.images, data.labels) for name, data in everything.items()}
     keys = {}
     for cell in cells:
         loss = method_loss(cell.method, common.labels(cell) == "data")
-        keys[cell] = sha256(json.dumps([settings, contents[cell.set], asdict(cell), loss]).encode()).hexdigest()
+        keys[cell] = sha256(
+            json.dumps([settings, contents[cell.set], asdict(cell), loss]).encode()
+        ).hexdigest()
     return keys
 
 
@@ -164,9 +192,14 @@ def _run_cell(
     answers: Tensor,  # (N, K) the teacher's, to the test images
     folder: Path,
 ) -> dict[str, Any]:
-    """Damage, train, judge; the last step's student, or the one that held-out images of the set chose."""
+    """Damage, train, judge; the last step's student, or the one that held-out images of the set
+    chose.
+    """
     began = time.perf_counter()
-    teacher, options, device, classes = common.teacher, common.options, common.device, common.teacher.spec.classes
+    teacher = common.teacher
+    options = common.options
+    classes = teacher.spec.classes
+    runtime = replace(common.runtime, seed=cell.seed, quiet=True)
     data, labels = as_images(data, cell.set), common.labels(cell)
     if options.images and cell.set != "original":
         data = draw_balanced(data, classes, options.images, cell.seed)
@@ -174,10 +207,19 @@ def _run_cell(
     if labels == "data":
         damaged = corrupt(data, classes, cell.corruption, cell.seed)
         data, report = damaged.data, damaged.report
-    wanted = replace(common.distillation, loss=method_loss(cell.method, labels == "data"), labels=labels)
+    wanted = replace(
+        common.distillation, loss=method_loss(cell.method, labels == "data"), labels=labels
+    )
     student = build_student(common.student, teacher.contract, cell.seed)
-    learnt = distill(student, data, teacher, wanted, cell.seed, device, common.precision, folder, quiet=True, step=common.step)
-    judged = evaluate(student, common.test, teacher, device, quiet=True, attacks=options.attacks, teacher_logits=answers)
+    learnt = distill(student, data, teacher, wanted, folder=folder, runtime=runtime)
+    judged = evaluate(
+        student,
+        common.test,
+        teacher,
+        attacks=options.attacks,
+        teacher_logits=answers,
+        runtime=runtime,
+    )
     return {
         **asdict(cell),
         "report": report,
@@ -188,19 +230,26 @@ def _run_cell(
         "steps": learnt.steps,
         "train_seconds": learnt.seconds,
         "seconds": time.perf_counter() - began,
-        "device": describe_device(resolve_device(device)),
+        "device": describe_device(runtime.resolve_device()),
         "torch": torch.__version__,
     }
 
 
 def summarise(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and sample standard deviation over the seeds, one row for each set, corruption and method."""
+    """Mean and sample standard deviation over the seeds, one row for each set, corruption and
+    method.
+    """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for cell in cells:
         groups.setdefault((cell["set"], cell["corruption"], cell["method"]), []).append(cell)
     rows = []
     for (name, damage, method), mine in groups.items():
-        row: dict[str, Any] = {"set": name, "corruption": damage, "method": method, "seeds": len(mine)}
+        row: dict[str, Any] = {
+            "set": name,
+            "corruption": damage,
+            "method": method,
+            "seeds": len(mine),
+        }
         for figure in FIGURES:
             values = [cell[figure] for cell in mine if cell[figure] is not None]
             row[figure] = statistics.mean(values) if values else None
@@ -213,27 +262,29 @@ def _check(
     common: _Common,
     sets: Mapping[str, TransferSet | Images],
     original: Images | None,
-    rank: int,
-    world: int,
 ) -> None:
     """Refuse what would fail in the last cell before the first one starts."""
-    options, classes, labels = common.options, common.teacher.spec.classes, common.distillation.labels
+    options, classes, labels = (
+        common.options,
+        common.teacher.spec.classes,
+        common.distillation.labels,
+    )
     check_fit(common.teacher, common.test)
-    if not 0 <= rank < world:
-        raise EchosetError(f"rank must lie in 0 … world − 1, got rank {rank} of {world}")
     if not sets and original is None:
         raise EchosetError('a study needs a set: --sets \'{"name": "path"}\'')
     for name in sets:
         if name == "original" or not name or "/" in name or "--" in name or name.startswith("."):
-            raise EchosetError(f"'{name}' can't be the name of a set: it becomes part of file names, and 'original' is taken")
-    if not options.seeds or not options.methods or not options.corruptions:
-        raise EchosetError("a study needs one seed, one method and one corruption at least")
+            raise EchosetError(
+                f"'{name}' can't be the name of a set: it becomes part of file names, and "
+                "'original' is taken"
+            )
     if original is not None:
         corrupt(original, classes, "none", 0)
     if any(how != "none" for how in options.corruptions) and labels != "data":
-        raise EchosetError("corruptions change the data's labels, and the teacher's are used: add --distillation.labels data")
-    if options.attacks < 0 or options.images < 0:
-        raise EchosetError(f"attacks and images must be at least 0, got {options.attacks} and {options.images}")
+        raise EchosetError(
+            "corruptions change the data's labels, and the teacher's are used: add "
+            "--distillation.labels data"
+        )
     student = build_student(common.student, common.teacher.contract)
     if sets:
         _check_methods(common, student)
@@ -246,14 +297,20 @@ def _check(
 
 
 def _check_methods(common: _Common, student: Classifier) -> None:
-    """Build every method's learner once: that says whether it can be had with these two networks."""
+    """Build every method's learner once: that says whether it can be had with these two
+    networks.
+    """
     for method in common.options.methods:
         loss = method_loss(method, common.distillation.labels == "data")
-        Learner(student, common.teacher, replace(common.distillation, loss=loss)).check_step(common.step)
+        Learner(student, common.teacher, replace(common.distillation, loss=loss)).check_step(
+            common.runtime.step
+        )
 
 
 def _finished(path: Path, key: str) -> dict[str, Any] | None:
-    """A cell's result, or None where there is none yet; one that is damaged, or that other options made, is an error."""
+    """A cell's result, or None where there is none yet; one that is damaged, or that other options
+    made, is an error.
+    """
     if not path.is_file():
         return None
     try:
@@ -261,7 +318,12 @@ def _finished(path: Path, key: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not {"key", "report", "seconds", *FIGURES} <= found.keys():
-        raise EchosetError(f"{path} is not a cell of a study, or is damaged; delete it to compute it again")
+        raise EchosetError(
+            f"{path} is not a cell of a study, or is damaged; delete it to compute it again"
+        )
     if found["key"] != key:
-        raise EchosetError(f"{path} was made with other options or data, or another version; choose another --out, or delete it")
+        raise EchosetError(
+            f"{path} was made with other options or data, or another version; choose another "
+            "--out, or delete it"
+        )
     return found

@@ -1,8 +1,8 @@
 """Import torchvision beside any torch.
 
-The wheels on PyPI are CUDA builds. Beside a CPU-only torch their compiled operators do not load, and torchvision then
-fails on import, because it describes operators that do not exist. Declaring the two signatures mends the import;
-nothing here calls them.
+The wheels on PyPI are CUDA builds. Beside a CPU-only torch their compiled operators do not load,
+and torchvision then fails on import, because it describes operators that do not exist. Declaring
+the two signatures mends the import; nothing here calls them.
 """
 
 import torch
@@ -12,7 +12,9 @@ try:
 except RuntimeError as error:
     if "torchvision::" not in str(error):
         raise
-    _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # kept: its declarations end when it is collected
+    _LIBRARY = torch.library.Library(
+        "torchvision", "FRAGMENT"
+    )  # kept: its declarations end when it is collected
     for _name in ("nms", "qnms"):
         _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,32 +15,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.data import Images, content_hash
-from distill.files import JsonLines, load_state, save_state
-from distill.learner import ATTACKS_END, Learner
+from distill.data.images import Images, content_hash
+from distill.files import load_state, save_state
+from distill.learner import Learner
 from distill.lessons import Lessons, check_lesson
-from distill.loop import Every, Interrupted, StepProgress, StopFlag
-from distill.losses.hinton import hinton_loss
+from distill.loop import Interrupted, Loop
 from distill.models import Classifier, ModelSpec, as_found, build_classifier, read_spec
 from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
-from distill.options import Device, DistillOptions, Precision, Step, StudentOptions
-from distill.taps import Taps
-from distill.transfer_set import TransferSet
+from distill.options import DistillOptions, StudentOptions
+from distill.runtime import Runtime, Step
+from distill.sets.transfer_set import TransferSet
 from distill.views import ask, to_input
 from synthesis_kernels.backend import (
     describe_forms,
-    forward_pass,
     free_cycles,
-    name_form,
     random_apart,
-    resolve_device,
-    resolve_precision,
-    say_once,
 )
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.step import Captured, compiled, optimiser_tensors, resolve_step
+from synthesis_kernels.step import Captured, compiled, optimiser_tensors
 
 STATE = "student.state"
 
@@ -59,9 +52,13 @@ class DistillResult:
     student: Classifier
     seconds: float
     agreement: float
-    """Share of the latest views on which student and teacher (or label) chose the same class, before each update."""
+    """Share of the latest views on which student and teacher (or label) chose the same class,
+    before each update.
+    """
     held_out_agreement: float | None = None
-    """The same on images of the set that were kept apart, where there was patience: of the student that is returned."""
+    """The same on images of the set that were kept apart, where there was patience: of the student
+    that is returned.
+    """
     steps: int = 0
     """Updates made; fewer than asked for where patience ran out."""
 
@@ -69,8 +66,8 @@ class DistillResult:
 class StudentState:
     """Everything a student's training consists of; saving a run is saving this.
 
-    Dropout inside a student can only draw from torch's global generator, so its state is saved too; whoever runs the loop
-    forks and seeds it.
+    Dropout inside a student can only draw from torch's global generator, so its state is saved too;
+    whoever runs the loop forks and seeds it.
     """
 
     def __init__(
@@ -83,12 +80,20 @@ class StudentState:
     ) -> None:
         self.student = student.to(device, memory_format=torch.channels_last)
         # What is optimised: the student, or a learner that holds it.
-        self.trained = student if trained is None else trained.to(device, memory_format=torch.channels_last)
-        self.optimiser = make_optimiser(self.trained, options.optimiser, options.learning_rate, options.weight_decay)
+        self.trained = (
+            student if trained is None else trained.to(device, memory_format=torch.channels_last)
+        )
+        self.optimiser = make_optimiser(
+            self.trained, options.optimiser, options.learning_rate, options.weight_decay
+        )
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.agreement = torch.zeros((), device=device)  # moving average; read only when it is shown
+        self.agreement = torch.zeros(
+            (), device=device
+        )  # moving average; read only when it is shown
         self.average = copy.deepcopy(student).requires_grad_(False) if options.ema else None
-        self.best: dict[str, Tensor] = {}  # weights of the student that agreed most on held-out images
+        self.best: dict[
+            str, Tensor
+        ] = {}  # weights of the student that agreed most on held-out images
         self.best_agreement = -1.0
         self.checks_since_best = 0
         self.step = 0
@@ -102,7 +107,9 @@ class StudentState:
     def follow(self, decay: float) -> None:
         """Move the running average towards the student; a young average moves faster."""
         decay = min(decay, (1 + self.step) / (10 + self.step))
-        for mine, new in zip(self.average.state_dict().values(), self.student.state_dict().values(), strict=True):
+        for mine, new in zip(
+            self.average.state_dict().values(), self.student.state_dict().values(), strict=True
+        ):
             mine.lerp_(new, 1 - decay) if mine.is_floating_point() else mine.copy_(new)
 
     def state_dict(self) -> dict[str, Any]:
@@ -119,7 +126,9 @@ class StudentState:
             "step": self.step,
             "seconds": self.seconds,
             "dropout": torch.get_rng_state(),
-            "cuda_dropout": torch.cuda.get_rng_state(self.agreement.device) if self.agreement.is_cuda else None,
+            "cuda_dropout": torch.cuda.get_rng_state(self.agreement.device)
+            if self.agreement.is_cuda
+            else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -138,7 +147,9 @@ class StudentState:
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: a linear rise over the warm-up, then half a cosine down to zero."""
+    """Share of the peak learning rate: a linear rise over the warm-up, then half a cosine down to
+    zero.
+    """
     position = min((step + 0.5) / steps, 1.0)
     if position < warmup:
         return position / warmup
@@ -146,9 +157,13 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
 
 
 class Update:
-    """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager or captured; a call gives the outputs."""
+    """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager or captured; a call
+    gives the outputs.
+    """
 
-    def __init__(self, state: StudentState, lesson: Callable[..., tuple[Tensor, ...]], step: Step = "eager") -> None:
+    def __init__(
+        self, state: StudentState, lesson: Callable[..., tuple[Tensor, ...]], step: Step = "eager"
+    ) -> None:
         self.state, self.lesson = state, lesson
         self._run = Captured(self._update, state.tensors) if step == "graph" else self._update
 
@@ -165,8 +180,11 @@ class Update:
 
 
 class StudentStep:
-    """One update by KL with a weight for each image, eager, compiled or captured: the step of the adversarial student. With a
-    `learner` (and not compiled), by the teacher's hints as well, all images alike."""
+    """One update on images that count differently: the step of the adversarial student.
+
+    It is an ordinary learner's, on answers that are known. Without a `learner` there is one by
+    hinton alone.
+    """
 
     def __init__(
         self,
@@ -176,8 +194,13 @@ class StudentStep:
         step: Step = "eager",
         learner: Learner | None = None,
     ) -> None:
-        self.temperature, self.precision, self.learner = temperature, precision, learner
-        self._network = compiled(state.student) if step == "compiled" else state.student
+        options = DistillOptions(temperature=temperature)
+        self.learner = learner or Learner(state.student, None, options, precision, answered=True)
+        if step == "compiled":
+            self.learner.network = compiled(state.student)
+        device = state.agreement.device
+        self._nothing = torch.empty(0, device=device)
+        self._share = torch.zeros((), device=device)
         self._update = Update(state, self._lesson, step)
 
     def __call__(
@@ -189,30 +212,36 @@ class StudentStep:
     ) -> Tensor:  # (B, K) the student's logits before the update
         return self._update(images, teacher_logits, weights, *hints)[0]
 
-    def _lesson(self, images: Tensor, teacher_logits: Tensor, weights: Tensor, *hints: Tensor) -> tuple[Tensor, Tensor]:
-        learner = self.learner
-        looks = Taps(learner.student, learner.mine) if learner else nullcontext()
-        with looks, forward_pass(images.device, self.precision):
-            logits = self._network(images)
-        logits = logits.float()
-        loss = hinton_loss(logits, teacher_logits, self.temperature, weights)
-        if learner:
-            loss = loss + learner.weights["hints"] * learner.compare_hints(looks, hints)
+    def _lesson(
+        self, images: Tensor, teacher_logits: Tensor, weights: Tensor, *hints: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        nothing = self._nothing
+        loss, logits, _ = self.learner(
+            images, teacher_logits, nothing, self._share, nothing, *hints, importance=weights
+        )
         return loss, logits
 
 
 def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) -> Classifier:
-    """A student for a set, fresh unless the options name weights. `like` is the `input` entry of its manifest: channels, size,
-    classes, mean, std."""
+    """A student for a set, fresh unless the options name weights. `like` is the `input` entry of
+    its manifest: channels, size, classes, mean, std.
+    """
     contract = {key: like[key] for key in ("channels", "size", "classes")}
-    spec = ModelSpec(options.model, options.arguments, mean=tuple(like["mean"]), std=tuple(like["std"]), **contract)
+    spec = ModelSpec(
+        options.model,
+        options.arguments,
+        mean=tuple(like["mean"]),
+        std=tuple(like["std"]),
+        **contract,
+    )
     student = build_classifier(spec, seed)
     if options.weights:
         load_weights(student.network, read_weights(options.weights), options.weights)
         theirs = read_spec(options.weights) if options.weights.endswith(".safetensors") else None
         if theirs and (theirs.mean, theirs.std) != (spec.mean, spec.std):
             raise EchosetError(
-                f"{options.weights} was trained with mean {theirs.mean} and std {theirs.std}, and here the teacher's count: "
+                f"{options.weights} was trained with mean {theirs.mean} and std {theirs.std}, and "
+                "here the teacher's count: "
                 f"{spec.mean} and {spec.std}"
             )
     student.check_forward()
@@ -221,7 +250,9 @@ def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) 
 
 
 def _check_training(student: Classifier) -> None:
-    """Some networks answer otherwise while they are trained: with the logits of auxiliary heads, say."""
+    """Some networks answer otherwise while they are trained: with the logits of auxiliary heads,
+    say.
+    """
     if type(student.network).__module__.startswith("distill."):
         return
     spec = student.spec
@@ -231,13 +262,16 @@ def _check_training(student: Classifier) -> None:
         )
     if not isinstance(found, Tensor):
         raise EchosetError(
-            f"{spec.model} answers with {type(found).__name__} while it is trained, and not with logits alone; of torchvision's, "
+            f"{spec.model} answers with {type(found).__name__} while it is trained, and not with "
+            "logits alone; of torchvision's, "
             "give it the argument aux_logits=false"
         )
 
 
 def identify_student(options: StudentOptions) -> dict[str, Any]:
-    """The options with the content of the weights' file in place of its name: what a result belongs to."""
+    """The options with the content of the weights' file in place of its name: what a result belongs
+    to.
+    """
     weights = options.weights
     if weights:
         if not Path(weights).is_file():
@@ -251,93 +285,102 @@ def distill(
     data: TransferSet | Images,
     teacher: Classifier | None,
     options: DistillOptions = DistillOptions(),
-    seed: int = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
     folder: str | Path | None = None,
-    quiet: bool = False,
-    step: Step = "auto",
+    runtime: Runtime = Runtime(),
 ) -> DistillResult:
-    """Train `student` on views of the images, each labelled by the teacher (or, if the options say so, by the data).
+    """Train `student` on views of the images, each labelled by the teacher (or, if the options say
+    so, by the data).
 
-    The images may be a transfer set or any others; they are resized, and made grey or coloured, as the student takes them. A
-    teacher may be missing where no loss asks one. The student is trained in place and returned in evaluation mode. With a
-    `folder`, a killed or interrupted run goes on where it was when it is called again with the same arguments, and
-    `log.jsonl` there records it; stopped, it leaves the student with the weights that it came with. The last state stays for the
+    The images may be a transfer set or any others; they are resized, and made grey or coloured, as
+    the student takes them. A teacher may be missing where no loss asks one. The student is trained
+    in place and returned in evaluation mode. With a `folder`, a killed or interrupted run goes on
+    where it was when it is called again with the same arguments, and `log.jsonl` there records it;
+    stopped, it leaves the student with the weights that it came with. The last state stays for the
     caller to `forget` once the student is saved.
     """
     check_lesson(student, data, teacher, options)
-    where = resolve_device(device)
-    free_cycles(where)
-    with random_apart(seed, where), as_found(teacher), _as_it_was_if_it_fails(student, folder is not None):
-        dtype = resolve_precision(where, precision)
-        step = resolve_step(step, where, options.steps)
-        if not quiet:
-            say_once(describe_forms(where))
+    seed = runtime.seed
+    quiet = runtime.quiet
+    machine = runtime.resolve(options.steps)
+    device = machine.device
+    step = machine.step
+    free_cycles(device)
+    with (
+        random_apart(seed, device),
+        as_found(teacher),
+        _as_it_was_if_it_fails(student, folder is not None),
+    ):
+        runtime.say(describe_forms(device))
         if teacher is not None:
-            teacher = teacher.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
-        learner = Learner(student.to(where), teacher, options, dtype, seed)
+            teacher = (
+                teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+            )
+        learner = Learner(student.to(device), teacher, options, machine.precision, seed)
         learner.check_step(step)
-        state = StudentState(student, where, seed, options, learner)
+        state = StudentState(student, device, seed, options, learner)
         learner.train()
         train = Update(state, learner, step)
         if step == "compiled":
             learner.network = compiled(student)
 
         folder = Path(folder) if folder is not None else None
-        elsewhere = f"{where.type} {dtype} {step} {name_form(where)}"
-        key = _job_key(student, data, teacher, options, seed, elsewhere) if folder else ""
+        key = _job_key(student, data, teacher, options, seed, machine.key) if folder else ""
         saved = load_state(folder / STATE, key) if folder else None
         if saved is not None:
             state.load_state_dict(saved)
-        log = JsonLines(folder / "log.jsonl") if folder else None
-        began, save_due = time.perf_counter(), Every(20)
 
-        lessons = Lessons(data, learner, teacher, seed, where)
-        judge = _Judge(lessons, teacher, dtype) if options.patience else None
+        def save(seconds: float) -> Path:
+            state.seconds = seconds
+            save_state(folder / STATE, key, state.state_dict())
+            return folder / STATE
+
+        lessons = Lessons(data, learner, teacher, seed, device)
+        judge = _Judge(lessons, teacher, machine.precision) if options.patience else None
+        loop = Loop(
+            "distilling",
+            options.steps,
+            quiet,
+            state.step,
+            save=save if folder else None,
+            log=folder / "log.jsonl" if folder else None,
+            seconds=state.seconds,
+            work="distillation",
+        )
         if state.step < options.steps:
             lessons.ask_beforehand(quiet, folder)
-        with StopFlag() as stop, StepProgress("distilling", options.steps, quiet, state.step) as progress:
+        with loop:
             while state.step < options.steps and not _patience_is_over(state, options):
-                if learner.attacks and state.step / options.steps >= ATTACKS_END:
-                    learner.attacks, train = False, Update(state, learner, step)  # another step, to be captured anew
+                if learner.attacks and state.step / options.steps >= learner.attacks_end:
+                    learner.attacks = False
+                    train = Update(state, learner, step)  # another step, to be captured anew
                 state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))
                 logits, answers = train(*lessons.draw(state.step, state.generator))
                 if options.ema:
                     state.follow(options.ema)
-                state.agreement.lerp_(same_decision(answers, logits).float().mean(), max(0.02, 1 / state.step))
-                if state.step % CHECK == 0 or state.step == options.steps:
+                agreement = same_decision(answers, logits).float().mean()
+                state.agreement.lerp_(agreement, max(0.02, 1 / state.step))
+                figures_line = None
+                last = state.step == options.steps
+                if state.step % CHECK == 0 or last:
                     figures = _look(state, logits, answers, judge)
-                    if not math.isfinite(figures["loss"]):
-                        if folder:
-                            (folder / STATE).unlink(missing_ok=True)  # nobody can go on from there
-                        raise EchosetError(
-                            f"the student's loss is {figures['loss']} at step {state.step}; "
-                            "lower the learning rate of the distillation, or the weights of its losses"
-                        )
-                    progress.update(state.step, "  ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in figures.items()))
-                    if log:
-                        log.write("distill", step=state.step, **figures)
-                stopping = stop.raised  # asked once: a signal may come between two looks
-                if folder and (stopping or save_due() or state.step == options.steps):
-                    state.seconds, began = state.seconds + time.perf_counter() - began, time.perf_counter()
-                    save_state(folder / STATE, key, state.state_dict())
-                if stopping:
-                    raise Interrupted("distillation stopped" + (f"; {folder / STATE} keeps it" if folder else ""))
+                    _record(loop, figures, state, folder)
+                    figures_line = _in_words(figures)
+                loop.advance(state.step, figures_line, keep=last)
         if judge:
             student.load_state_dict(state.best)
         elif state.average:
             student.load_state_dict(state.average.state_dict())
         student.eval()
-        seconds = state.seconds + time.perf_counter() - began
         best = state.best_agreement if judge else None
-        return DistillResult(student, seconds, state.agreement.item(), best, state.step)
+        return DistillResult(student, loop.seconds, state.agreement.item(), best, state.step)
 
 
 @contextmanager
 def _as_it_was_if_it_fails(student: Classifier, kept: bool) -> Iterator[None]:
-    """A student that failed gets the weights back that it came with. So does a stopped one whose state is `kept`: by its weights
-    the same call, made again, finds what was saved. Otherwise a stopped student is all there is, and stays as it is."""
+    """A student that failed gets the weights back that it came with. So does a stopped one whose
+    state is `kept`: by its weights the same call, made again, finds what was saved. Otherwise a
+    stopped student is all there is, and stays as it is.
+    """
     weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     try:
         yield
@@ -352,15 +395,24 @@ CHECK = 50
 
 
 class _Judge:
-    """Agreement of the student, as it would be kept, with the teacher (or the labels) on held-out images as they are."""
+    """Agreement of the student, as it would be kept, with the teacher (or the labels) on held-out
+    images as they are.
+    """
 
-    def __init__(self, lessons: Lessons, teacher: Classifier | None, precision: torch.dtype) -> None:
+    def __init__(
+        self, lessons: Lessons, teacher: Classifier | None, precision: torch.dtype
+    ) -> None:
         self.pool, self.precision = lessons.held_out, precision
         labels = lessons.held_out_labels
         self.wanted = labels if labels is not None else self._decide(teacher)
 
     def _decide(self, network: Classifier) -> Tensor:
-        return torch.cat([ask(network, to_input(part), self.precision).argmax(1) for part in self.pool.split(500)])
+        return torch.cat(
+            [
+                ask(network, to_input(part), self.precision).argmax(1)
+                for part in self.pool.split(500)
+            ]
+        )
 
     def look(self, state: StudentState) -> float:
         """Measure, and remember the student if it is the best so far."""
@@ -371,16 +423,40 @@ class _Judge:
         state.checks_since_best += 1
         if agreement > state.best_agreement:
             state.best_agreement, state.checks_since_best = agreement, 0
-            state.best = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+            state.best = {
+                name: tensor.detach().clone() for name, tensor in student.state_dict().items()
+            }
         return agreement
 
 
-def _look(state: StudentState, logits: Tensor, answers: Tensor, judge: _Judge | None) -> dict[str, float]:
+def _look(
+    state: StudentState, logits: Tensor, answers: Tensor, judge: _Judge | None
+) -> dict[str, float]:
     """The figures of the latest update."""
-    figures = {"agreement": state.agreement.item(), "loss": divergence(answers, logits).mean().item()}
+    figures = {
+        "agreement": state.agreement.item(),
+        "loss": divergence(answers, logits).mean().item(),
+    }
     if judge:
         figures["held_out_agreement"] = judge.look(state)
     return figures
+
+
+def _record(
+    loop: Loop, figures: dict[str, float], state: StudentState, folder: Path | None
+) -> None:
+    """Log the figures; of a student that is no longer finite, keep no state to go on from."""
+    remedy = "lower the learning rate of the distillation, or the weights of its losses"
+    try:
+        loop.record("distill", figures, remedy, f"step {state.step}", step=state.step)
+    except EchosetError:
+        if folder:
+            (folder / STATE).unlink(missing_ok=True)
+        raise
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
 
 
 def _patience_is_over(state: StudentState, options: DistillOptions) -> bool:
@@ -397,6 +473,9 @@ def _job_key(
 ) -> str:
     """What the saved state belongs to: a run with anything else changed must not pick it up."""
     networks = [network for network in (student, teacher) if network is not None]
-    known = [(each.weight_hash(), each.contract, each.spec.model, each.spec.arguments) for each in networks]
+    known = [
+        (each.weight_hash(), each.contract, each.spec.model, each.spec.arguments)
+        for each in networks
+    ]
     parts = [known, content_hash(data.images, data.labels), asdict(options), seed, where]
     return sha256(json.dumps(parts, default=str).encode()).hexdigest()

@@ -1,4 +1,6 @@
-"""The teacher's answers to views of a set: asked once per (image, view), in large batches, then never again."""
+"""The teacher's answers to views of a set: asked once per (image, view), in large batches, then
+never again.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill.augment import make_views
-from distill.data import content_hash
+from distill.data.augment import make_views
+from distill.data.images import content_hash
 from distill.files import load_state, save_state
-from distill.loop import Every, Interrupted, StepProgress, StopFlag
+from distill.loop import Loop
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
@@ -30,14 +32,20 @@ def to_input(pixels: Tensor) -> Tensor:
 
 
 def at_once(size: int, most: int = 512) -> int:
-    """How many images of this side a network is given at once: of larger ones fewer, as they take more memory."""
+    """How many images of this side a network is given at once: of larger ones fewer, as they take
+    more memory.
+    """
     return max(8, min(most, most * 64**2 // size**2))
 
 
-def ask(network: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
+def ask(
+    network: nn.Module, images: Tensor, precision: torch.dtype
+) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
     """A network's float32 logits, without gradients."""
     with torch.no_grad(), forward_pass(images.device, precision):
-        return torch.cat([network(part).float() for part in images.split(at_once(images.shape[-1]))])
+        return torch.cat(
+            [network(part).float() for part in images.split(at_once(images.shape[-1]))]
+        )
 
 
 def bank_answers(
@@ -52,20 +60,33 @@ def bank_answers(
     look: Callable[[Tensor], Sequence[Tensor]] | None = None,
     what: str = "logits",
 ) -> list[Tensor]:  # of (N, V, …)
-    """The teacher's logits for views 0 … V−1 of every image, or all that `look` gives for a batch of views: `what` names it.
+    """The teacher's logits for views 0 … V−1 of every image, or all that `look` gives for a batch
+    of views: `what` names it.
 
-    The views themselves need no storing: `make_views` repeats them. In a `folder` the answers are kept while they are asked for,
-    and a run that was stopped goes on where it was.
+    The views themselves need no storing: `make_views` repeats them. In a `folder` the answers are
+    kept while they are asked for, and a run that was stopped goes on where it was.
     """
     key = ""
     if folder:
-        asked = [teacher.weight_hash(), teacher.contract, content_hash(pool, None), per_image, asdict(options), seed, CHUNK]
+        asked = [
+            teacher.weight_hash(),
+            teacher.contract,
+            content_hash(pool, None),
+            per_image,
+            asdict(options),
+            seed,
+            CHUNK,
+        ]
         asked += [pool.device.type, str(precision), name_form(pool.device), what]
         key = sha256(json.dumps(asked).encode()).hexdigest()
     if look is None:
         frozen = Frozen(teacher, precision)
         look = lambda images: [ask(frozen, images, precision)]  # noqa: E731
-    todo = [(view, index) for view in range(per_image) for index in torch.arange(len(pool), device=pool.device).split(CHUNK)]
+    todo = [
+        (view, index)
+        for view in range(per_image)
+        for index in torch.arange(len(pool), device=pool.device).split(CHUNK)
+    ]
     bank: list[Tensor] = []
     done = asked_images = kept = 0
 
@@ -73,7 +94,10 @@ def bank_answers(
         nonlocal done, asked_images
         view, index = todo[done]
         if not bank:
-            bank.extend(part.new_zeros(len(pool), per_image, *part.shape[1:], device=pool.device) for part in found)
+            bank.extend(
+                part.new_zeros(len(pool), per_image, *part.shape[1:], device=pool.device)
+                for part in found
+            )
         for whole, part in zip(bank, found, strict=True):
             whole[index, view] = part.to(pool.device)
         done, asked_images = done + 1, asked_images + len(index)
@@ -82,17 +106,21 @@ def bank_answers(
         for found in saved["found"]:
             put(found)
         kept = done
-    save_due = Every(20)
-    with StopFlag() as stop, StepProgress("asking the teacher", per_image * len(pool), quiet, asked_images) as progress:
+
+    def save(seconds: float) -> Path:
+        """Keep what is new, as a file of its own."""
+        nonlocal kept
+        new = [[whole[index, view].cpu() for whole in bank] for view, index in todo[kept:done]]
+        save_state(folder / ANSWERS.format(key[:12], kept), key, {"found": new})
+        kept = done
+        return folder
+
+    title = "asking the teacher"
+    total = per_image * len(pool)
+    keep = save if folder else None
+    with Loop(title, total, quiet, asked_images, save=keep, work="distillation") as loop:
         while done < len(todo):
             view, index = todo[done]
             put(look(make_views(pool, index, torch.full_like(index, view), options, seed)))
-            progress.update(asked_images)
-            stopping = stop.raised  # asked once: a signal may come between two looks
-            if folder and (stopping or save_due()):  # what is new, as a file of its own
-                new = [[whole[index, view].cpu() for whole in bank] for view, index in todo[kept:done]]
-                save_state(folder / ANSWERS.format(key[:12], kept), key, {"found": new})
-                kept = done
-            if stopping:
-                raise Interrupted("distillation stopped" + (f"; {folder} keeps the teacher's answers" if folder else ""))
+            loop.advance(asked_images)
     return bank

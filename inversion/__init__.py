@@ -9,25 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inversion.collection import collect
+    from inversion.driver import synthesize
     from inversion.jobs import plan
     from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
-    from inversion.scorecard import Scorecard, score
+    from inversion.scoring.scorecard import Scorecard, score
     from inversion.sources.boundary import attack_boundaries
+    from inversion.sources.collect import collect
     from inversion.sources.stream import open_source
-    from inversion.synthesis import synthesize
     from inversion.teacher import MNIST_SLICE, Inspection, inspect_teacher, load_teacher
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "inversion.collection": ("collect",),
+    "inversion.sources.collect": ("collect",),
     "inversion.jobs": ("plan",),
     "inversion.options": ("CollectOptions", "ScoreOptions", "SynthesisOptions", "TeacherOptions"),
-    "inversion.scorecard": ("Scorecard", "score"),
+    "inversion.scoring.scorecard": ("Scorecard", "score"),
     "inversion.sources.boundary": ("attack_boundaries",),
     "inversion.sources.stream": ("open_source",),
-    "inversion.synthesis": ("synthesize",),
+    "inversion.driver": ("synthesize",),
     "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
 }
 __all__ = [

@@ -1,6 +1,8 @@
-"""The plan of a synthesis: which shards there are, which are done, and the manifest once all of them are.
+"""The plan of a synthesis: which shards there are, which are done, and the manifest once all of
+them are.
 
-A plan follows from the options alone, and a job's seed from the job; so any number of processes may share a plan.
+A plan follows from the options alone, and a job's seed from the job; so any number of processes may
+share a plan.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 from distill.files import write_atomically
 from distill.models import Classifier
-from distill.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
+from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
 from inversion.options import CollectOptions, SynthesisOptions
 from synthesis_kernels.errors import EchosetError
 
@@ -35,31 +37,41 @@ class ShardJob:
 
 
 def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJob]:
-    """Divide the images into jobs. Each is balanced over all classes, and so is their union (max − min ≤ 1); a growing pool
-    (replay.keep_all) is one job, of as many images as are made, and its quotas only their sum."""
-    if options.images < 1 or options.shard_images < 1:
-        raise EchosetError(f"images and shard_images must be at least 1, got {options.images} and {options.shard_images}")
+    """Divide the images into jobs. Each is balanced over all classes, and so is their union (max −
+    min ≤ 1); a growing pool (replay.keep_all) is one job, of as many images as are made, and its
+    quotas only their sum.
+    """
     images, total = options.images, -(-options.images // options.shard_images)
     if options.replay.keep_all:
         images, total = options.calls * options.batch, 1
     jobs = []
     for index in range(total):
-        # Image i of the whole set is of class i mod K, and a job makes one run of consecutive images.
+        # Image i of the whole set is of class i mod K, and a job makes one run of consecutive
+        # images.
         first, last = images * index // total, images * (index + 1) // total
-        quotas = [len(range(first + (label - first) % classes, last, classes)) for label in range(classes)]
+        quotas = [
+            len(range(first + (label - first) % classes, last, classes)) for label in range(classes)
+        ]
         job_seed = int.from_bytes(sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
         jobs.append(ShardJob(index, total, job_seed, quotas))
     return jobs
 
 
 def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or teacher") -> str:
-    """Mark the folder with the hash of what is being made in it, and return that; two different sets are not mixed."""
+    """Mark the folder with the hash of what is being made in it, and return that; two different
+    sets are not mixed.
+    """
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     marker = out / MARKER
     if marker.is_file():
         if marker.read_text() != key:
-            raise EchosetError(f"{out} holds a set made with other {parts}; choose another --out, or delete that folder first")
-    elif out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
+            raise EchosetError(
+                f"{out} holds a set made with other {parts}; choose another --out, or delete that "
+                "folder first"
+            )
+    elif out.exists() and (
+        not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())
+    ):
         raise EchosetError(f"{out} exists and is not a set of this run; choose another --out")
     else:
         write_atomically(marker, key.encode())
@@ -72,7 +84,9 @@ def note_of(out: Path, job: ShardJob) -> Path:
 
 
 def finished(out: Path, job: ShardJob, check: bool = False) -> dict[str, Any] | None:
-    """The note left beside a finished shard, or None where the shard is still to be made; with `check`, its bytes are compared."""
+    """The note left beside a finished shard, or None where the shard is still to be made; with
+    `check`, its bytes are compared.
+    """
     path, shard = note_of(out, job), out / job.file
     if not path.is_file() or not shard.is_file():
         return None
@@ -83,7 +97,10 @@ def finished(out: Path, job: ShardJob, check: bool = False) -> dict[str, Any] | 
     except (ValueError, AttributeError, RecursionError) as error:
         raise EchosetError(f"{path} is damaged; delete it to make that shard again") from error
     if check and sha256(shard.read_bytes()).hexdigest() != note["sha256"]:
-        raise EchosetError(f"{shard} has changed since it was made; delete it, and the same command makes that shard again")
+        raise EchosetError(
+            f"{shard} has changed since it was made; delete it, and the same command makes that "
+            "shard again"
+        )
     return note
 
 
@@ -105,8 +122,14 @@ def assemble(
         # In a growing pool every image counts, and no class can be short.
         wanted = None if options.replay.keep_all else wanted
         drawn = [note["raw_counts"] for note in shards if "raw_counts" in note]
-        more = {"raw_counts": [sum(column) for column in zip(*drawn, strict=True)]} if len(drawn) == len(shards) else {}
-        finish_set(out, "ssd-kd", options, seed, teacher, teacher_hash, shards, wanted, **more)
+        more = (
+            {"raw_counts": [sum(column) for column in zip(*drawn, strict=True)]}
+            if len(drawn) == len(shards)
+            else {}
+        )
+        finish_set(
+            out, options.recipe, options, seed, teacher, teacher_hash, shards, wanted, **more
+        )
     return TransferSet.load(out)
 
 
@@ -121,11 +144,16 @@ def finish_set(
     wanted: list[int] | None,
     **more: Any,
 ) -> None:
-    """Write the manifest; `wanted` are the images that each class should have, None where any number will do."""
+    """Write the manifest; `wanted` are the images that each class should have, None where any
+    number will do.
+    """
     from inversion import __version__
 
     counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
-    lacking = {str(label): want - have for label, (want, have) in enumerate(zip(wanted or counts, counts, strict=True))}
+    lacking = {
+        str(label): want - have
+        for label, (want, have) in enumerate(zip(wanted or counts, counts, strict=True))
+    }
     manifest = {
         "code_version": __version__,
         "method": method,

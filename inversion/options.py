@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distill.options import StudentOptions, ViewOptions
+from distill.ranges import require_least, require_within
+from synthesis_kernels.errors import EchosetError
 
 
 @dataclass(frozen=True)
@@ -13,8 +15,10 @@ class TeacherOptions:
     """The trained network to start from."""
 
     model: str = "mnist"
-    """'mnist', 'cifar10' or 'cifar10-small' (bundled), a file saved by echoset, a zoo or torchvision name, or an import path such
-    as pkg.module.Net (an import path runs that module's code)."""
+    """'mnist', 'cifar10' or 'cifar10-small' (bundled), a file saved by echoset, a zoo or
+    torchvision name, or an import path such as pkg.module.Net (an import path runs that module's
+    code).
+    """
     weights: str | None = None
     """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""
     arguments: dict = field(default_factory=dict)
@@ -42,13 +46,18 @@ class GeneratorOptions:
     width: int = 32
     """Channels at full size; twice as many at all smaller sizes."""
     blocks: int = 0
-    """3×3 convolutions before the seed grows: each lets a place depend on the seed's cells one further away."""
+    """3×3 convolutions before the seed grows: each lets a place depend on the seed's cells one
+    further away.
+    """
     smooth: float = 0.0
-    """How the pictures in the seed map fall off with frequency: 0 = white, 1 = as photographs do, which lets images differ in their
-    grounds and large parts, too."""
+    """How the pictures in the seed map fall off with frequency: 0 = white, 1 = as photographs do,
+    which lets images differ in their grounds and large parts, too.
+    """
     learning: Literal["meta", "plain"] = "meta"
-    """What a call leaves to the next one. meta: its steps train a clone, and the sum of their gradients moves the generator once
-    (FOMAML, as in Fast-Datafree). plain: the generator keeps what its steps have learnt, and Adam its moments."""
+    """What a call leaves to the next one. meta: its steps train a clone, and the sum of their
+    gradients moves the generator once (FOMAML, as in Fast-Datafree). plain: the generator keeps
+    what its steps have learnt, and Adam its moments.
+    """
     inner_steps: int = 5
     """Steps of the generator, and of the noise, in each call."""
     learning_rate: float = 3e-3
@@ -57,6 +66,11 @@ class GeneratorOptions:
     """Adam on the noise itself, inner steps."""
     meta_rate: float = 1e-2
     """Adam on the meta-learned weights; of no account where learning is plain."""
+
+    def __post_init__(self) -> None:
+        require_least(self, "generator", 0, "blocks", "smooth", "conditioning")
+        require_least(self, "generator", 0, "learning_rate", "latent_rate", "meta_rate")
+        require_least(self, "generator", 1, "inner_steps", "latent", "width")
 
 
 @dataclass(frozen=True)
@@ -78,28 +92,43 @@ class ObjectiveOptions:
     bn: float = 60.0
     """Weight of the BatchNorm statistics' distance."""
     bn_relative: bool = True
-    """Measure each channel's distance in its own standard deviations, and take the mean over layers, so that neither the scale of
-    the teacher's weights nor its depth counts; false = the sum over layers of plain distances, as published, where a `bn` of 10 or
-    less is usual."""
+    """Measure each channel's distance in its own standard deviations, and take the mean over
+    layers, so that neither the scale of the teacher's weights nor its depth counts; false = the sum
+    over layers of plain distances, as published, where a `bn` of 10 or less is usual.
+    """
     bn_momentum: float = 0.9
-    """How much of earlier batches' statistics counts towards the match, below 1; 0 asks each batch to match alone."""
+    """How much of earlier batches' statistics counts towards the match, below 1; 0 asks each batch
+    to match alone.
+    """
     classes: float = 1.0
     """Weight of the teacher's cross-entropy with the wanted class."""
     adversary: float = 1.0
-    """Weight of the disagreement with the adversarial student, where both still choose the same class; 0 = no adversary."""
+    """Weight of the disagreement with the adversarial student, where both still choose the same
+    class; 0 = no adversary.
+    """
     adversary_after: int = 6
     """Generator calls before the adversary counts. (It learns from `adversary.begins` on.)"""
     phi: bool = True
-    """Weight samples by φ = diversity · difficulty, in the loss and at the buffer's entry; false = all alike."""
+    """Weight samples by φ = diversity · difficulty, in the loss and at the buffer's entry; false =
+    all alike.
+    """
     gamma: float = 1.0
     """Exponent of φ's difficulty, (1 − p)^γ."""
     spread: float = 0.3
-    """Weight of the likeness of images of one class within a call, without which a class may end as one picture; 0 = none. Where a
-    call has hardly two images of a class, it does little: raise `batch`."""
+    """Weight of the likeness of images of one class within a call, without which a class may end as
+    one picture; 0 = none. Where a call has hardly two images of a class, it does little: raise
+    `batch`.
+    """
     views: TeacherViewOptions | None = None
-    """What happens to each image between generator and teacher. The teacher's statistics describe the views it was trained on,
-    black edges and all, so by default it is what its file says of them; where there is nothing, a small shift. What is given here
-    replaces all of that, e.g. '{"shift": 0.125, "flip": true}', or '{"shift": 0}' for none."""
+    """What happens to each image between generator and teacher. The teacher's statistics describe
+    the views it was trained on, black edges and all, so by default it is what its file says of
+    them; where there is nothing, a small shift. What is given here replaces all of that, e.g.
+    '{"shift": 0.125, "flip": true}', or '{"shift": 0}' for none.
+    """
+
+    def __post_init__(self) -> None:
+        require_least(self, "objective", 0, "bn", "classes", "adversary", "spread", "gamma")
+        require_within(self, "objective", "[0, 1)", "bn_momentum")
 
 
 @dataclass(frozen=True)
@@ -111,18 +140,26 @@ class ReplayOptions:
     refresh: float = 1.0
     """Largest part of a class's stock that one call may replace: those of lowest priority."""
     half_life: float = 10.0
-    """Generator calls in which an image's priority falls by half when one has to go. The first calls' images are poor, and poor
-    images are hard: by priority alone they would stay for good. 0 = age has no say."""
+    """Generator calls in which an image's priority falls by half when one has to go. The first
+    calls' images are poor, and poor images are hard: by priority alone they would stay for good. 0
+    = age has no say.
+    """
     replace_all: bool = False
-    """Replace the whole buffer whenever enough new images of every class are there, instead of a part at a time."""
+    """Replace the whole buffer whenever enough new images of every class are there, instead of a
+    part at a time.
+    """
     keep_all: bool = False
-    """Keep every image of every call, whatever its class, as methods before SSD-KD do: calls × batch images, unbalanced."""
+    """Keep every image of every call, whatever its class, as methods before SSD-KD do: calls ×
+    batch images, unbalanced.
+    """
     sampling: Literal["priority", "uniform", "policy"] = "priority"
-    """How the adversarial student's batches are drawn: by the priority δ, all images alike, or by a policy that learns from what
-    its draws do to held-out images."""
+    """How the adversarial student's batches are drawn: by the priority δ, all images alike, or by a
+    policy that learns from what its draws do to held-out images.
+    """
     policy: tuple[float, ...] = ()
-    """Weights of the policy's features at the start, as the manifest of a set made with one lists them (`policy`); by default it
-    starts from disagreement alone."""
+    """Weights of the policy's features at the start, as the manifest of a set made with one lists
+    them (`policy`); by default it starts from disagreement alone.
+    """
     policy_rate: float = 0.1
     """How fast the policy learns; 0 keeps the weights it starts with."""
     alpha: float = 0.5
@@ -130,55 +167,98 @@ class ReplayOptions:
     beta: float = 0.4
     """First exponent of the importance weights; rises to 1 over the run."""
 
+    def __post_init__(self) -> None:
+        require_least(self, "replay", 0, "alpha", "half_life", "policy_rate")
+        require_within(self, "replay", "[0, 1]", "refresh", "beta")
+        if self.keep_all and (self.balanced_targets or self.replace_all):
+            raise EchosetError(
+                "replay.keep_all has no quotas: set replay.balanced_targets and "
+                "replay.replace_all to false"
+            )
+        if self.policy and self.sampling != "policy":
+            raise EchosetError(
+                f"replay.policy is given and draws are by {self.sampling}: set replay.sampling to "
+                "policy"
+            )
+
 
 @dataclass(frozen=True)
 class AdversaryOptions:
-    """The student trained between generator calls. The set is what counts; this student is thrown away unless kept."""
+    """The student trained between generator calls. The set is what counts; this student is thrown
+    away unless kept.
+    """
 
     student: StudentOptions = StudentOptions()
     """Its network."""
     steps: int = 10
     """Updates after each generator call."""
     begins: int = 0
-    """Generator calls before the first update, while images are too poor to learn from. The learning rate's cosine counts from
-    there, and patience no earlier."""
+    """Generator calls before the first update, while images are too poor to learn from. The
+    learning rate's cosine counts from there, and patience no earlier.
+    """
     batch: int = 128
     """Images in an update."""
     views_per_image: int = 0
-    """Views of each image that the teacher answers for once, when the image enters the buffer; 0 = a new view and a new answer at
-    every step. Saves time where a call's updates show more images (`steps` · this `batch`) than it has such views. Views that mix
-    images are stored, and take so many times the memory of the images (in saved states too, and twice with replay.replace_all)."""
+    """Views of each image that the teacher answers for once, when the image enters the buffer; 0 =
+    a new view and a new answer at every step. Saves time where a call's updates show more images
+    (`steps` · this `batch`) than it has such views. Views that mix images are stored, and take so
+    many times the memory of the images (in saved states too, and twice with replay.replace_all).
+    """
     learning_rate: float = 0.05
-    """Muon's first learning rate (a tenth of it for Adam's part); it falls along half a cosine over the planned calls, and is a
-    twentieth of it in any beyond them."""
+    """Muon's first learning rate (a tenth of it for Adam's part); it falls along half a cosine over
+    the planned calls, and is a twentieth of it in any beyond them.
+    """
     temperature: float = 20.0
     """Softens both distributions in its KL divergence."""
     hints: float = 0.0
-    """Weight of the loss `hints` (see `distillation.loss`) beside that divergence: it learns the teacher's features, too. They are
-    kept with the answers to its views (`views_per_image`, which this needs), in memory and in saved states, twice with
-    replay.replace_all: of a wrn-40-2 29 KB for each view of an image. Not with --step compiled."""
+    """Weight of the loss `hints` (see `distillation.loss`) beside that divergence: it learns the
+    teacher's features, too. They are kept with the answers to its views (`views_per_image`, which
+    this needs), in memory and in saved states, twice with replay.replace_all: of a wrn-40-2 29 KB
+    for each view of an image. Not with --step compiled.
+    """
     keep: bool = False
     """Leave it beside the set, as adversary-00000.safetensors and so on."""
+
+    def __post_init__(self) -> None:
+        require_least(self, "adversary", 0, "learning_rate", "begins", "views_per_image", "hints")
+        require_least(self, "adversary", 1, "batch", "steps")
+        if self.hints and not self.views_per_image:
+            raise EchosetError(
+                "adversary.hints are kept for the views in adversary.views_per_image, which is 0; "
+                "set it to 4, say"
+            )
+        if self.temperature <= 0:
+            raise EchosetError(f"adversary.temperature must be positive, got {self.temperature}")
 
 
 @dataclass(frozen=True)
 class SynthesisOptions:
     """A whole synthesis."""
 
+    recipe: str = "ssd-kd"
+    """How the set is made: ssd-kd, fast-datafree (every image kept, nothing balanced), or
+    adversarial (needs no BatchNorm)."""
     images: int = 2000
-    """Images in the finished set, divided evenly among the classes. (With replay.keep_all, calls × batch instead.)"""
+    """Images in the finished set, divided evenly among the classes. (With replay.keep_all, calls ×
+    batch instead.)
+    """
     shard_images: int = 5000
     """Most images one job makes; each job trains a generator of its own over all classes."""
     batch: int = 200
     """Images in each generator call."""
     calls: int = 60
-    """Generator calls a job makes; fewer when agreement has stopped rising, up to twice as many while a class is short."""
+    """Generator calls a job makes; fewer when agreement has stopped rising, up to twice as many
+    while a class is short.
+    """
     patience: int = 30
-    """A full buffer is finished after so many calls without a rise of the held-out agreement, counted from the call that filled it
-    or from `adversary.begins`, whichever is later."""
+    """A full buffer is finished after so many calls without a rise of the held-out agreement,
+    counted from the call that filled it or from `adversary.begins`, whichever is later.
+    """
     held_out: float = 0.1
-    """Part of each class (of all together, where classes are too small for one each) that the adversarial student never trains on,
-    to measure agreement; it is part of the set all the same."""
+    """Part of each class (of all together, where classes are too small for one each) that the
+    adversarial student never trains on, to measure agreement; it is part of the set all the
+    same.
+    """
     generator: GeneratorOptions = GeneratorOptions()
     """The generator."""
     objective: ObjectiveOptions = ObjectiveOptions()
@@ -190,13 +270,31 @@ class SynthesisOptions:
     views: ViewOptions = ViewOptions()
     """What the adversarial student sees of an image."""
 
+    def __post_init__(self) -> None:
+        require_least(self, "", 1, "images", "shard_images", "calls", "patience")
+        require_least(self, "", 2, "batch")
+        require_within(self, "", "[0, 1)", "held_out")
+        begins = self.adversary.begins
+        after = self.objective.adversary_after
+        if begins >= self.calls:
+            raise EchosetError(
+                f"adversary.begins {begins} leaves the adversarial student nothing to learn in "
+                f"{self.calls} calls"
+            )
+        if begins and self.objective.adversary and after <= begins:
+            raise EchosetError(
+                f"objective.adversary_after {after} would ask an adversarial student that has "
+                f"learnt nothing yet (adversary.begins {begins}); raise it to more than {begins}"
+            )
+
 
 @dataclass(frozen=True)
 class BoundaryOptions:
     """The walk of an image over the teacher's decision boundaries.
 
-    Lengths are root mean squares over all values of an image, in levels of 0 to 255, and so mean the same at any size. The
-    defaults suit the bundled teacher; boundaries of photographs' classes are nearer.
+    Lengths are root mean squares over all values of an image, in levels of 0 to 255, and so mean
+    the same at any size. The defaults suit the bundled teacher; boundaries of photographs' classes
+    are nearer.
     """
 
     steps: int = 30
@@ -204,11 +302,14 @@ class BoundaryOptions:
     first_step: float = 8.0
     """Length of the first step."""
     growth: float = 1.2
-    """Factor by which a step that helped makes the next one longer; a step that did not is undone, and the next is half as long.
-    1 = no growth."""
+    """Factor by which a step that helped makes the next one longer; a step that did not is undone,
+    and the next is half as long. 1 = no growth.
+    """
     close: float = 1.5
-    """Largest distance between the two images of a pair, one on each side of a boundary. At 1 there are pairs for sure; below 1,
-    only where pixels of different fractions round one after another."""
+    """Largest distance between the two images of a pair, one on each side of a boundary. At 1 there
+    are pairs for sure; below 1, only where pixels of different fractions round one after
+    another.
+    """
     deeper: float = 4.0
     """Length of the last step, from each of the pair into its own class."""
 
@@ -222,25 +323,33 @@ class CollectOptions:
     shard_images: int = 5000
     """Most images in one file of the set."""
     balanced: bool = True
-    """As many images of each class as of any other, by the teacher's decision; false takes the stream's first images, whatever
-    their class: the unbalanced twin of the same stream."""
+    """As many images of each class as of any other, by the teacher's decision; false takes the
+    stream's first images, whatever their class: the unbalanced twin of the same stream.
+    """
     only: tuple[int, ...] = ()
-    """Take from the sources only what the teacher decides as one of these classes; empty = all. In a balanced set the others are
-    then short, and made as `short` says."""
+    """Take from the sources only what the teacher decides as one of these classes; empty = all. In
+    a balanced set the others are then short, and made as `short` says.
+    """
     confidence: tuple[float, float] = (0.0, 1.0)
     """Take only images whose class the teacher gives a probability between these two."""
     margin: tuple[float, float] = (0.0, 1.0)
     """… and whose two likeliest classes differ by this much in probability."""
     expose: float | None = None
-    """Part of the images shown as figures on black: their darker part and often all outside a frame made black. By default none,
-    half or all of a source, whichever spreads its first 2,048 images most evenly over the teacher's classes; never of a transfer
-    set, nor of fewer than 512 images."""
+    """Part of the images shown as figures on black: their darker part and often all outside a frame
+    made black. By default none, half or all of a source, whichever spreads its first 2,048 images
+    most evenly over the teacher's classes; never of a transfer set, nor of fewer than 512
+    images.
+    """
     draws: float = 20.0
-    """Images drawn from each source for each image of the set, before the classes still short are dealt with as `short` says."""
+    """Images drawn from each source for each image of the set, before the classes still short are
+    dealt with as `short` says.
+    """
     short: tuple[Literal["draw", "augment", "mixup", "push"], ...] = ("push",)
-    """What is done about classes that are short, one way after another. draw: ten times as many again; augment: views of their
-    images (a view may cross into another short class); mixup: blends of their images with others; push: images pushed over the
-    teacher's boundary into them. What is still missing then is left out, and said."""
+    """What is done about classes that are short, one way after another. draw: ten times as many
+    again; augment: views of their images (a view may cross into another short class); mixup: blends
+    of their images with others; push: images pushed over the teacher's boundary into them. What is
+    still missing then is left out, and said.
+    """
     boundary: BoundaryOptions = BoundaryOptions()
     """How images are pushed."""
     views: ViewOptions = ViewOptions()
@@ -259,11 +368,15 @@ class BesideOptions:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How much of a set the dearer scores look at. A sample follows from the images alone, so their order changes nothing."""
+    """How much of a set the dearer scores look at. A sample follows from the images alone, so their
+    order changes nothing.
+    """
 
     gradients: int = 1000
     """Images whose distance to the decision boundary is measured."""
     compared: int = 10_000
-    """Images compared with all the others (duplicates), and images that pixel diversity, neighbours and readouts use."""
+    """Images compared with all the others (duplicates), and images that pixel diversity, neighbours
+    and readouts use.
+    """
     batch: int = 200
     """Images the teacher answers for at once."""

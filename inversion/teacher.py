@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from distill.models import Classifier, ModelSpec, build_classifier, is_import_path, load_classifier, read_spec
+from distill.models import (
+    Classifier,
+    ModelSpec,
+    build_classifier,
+    load_classifier,
+    read_spec,
+)
 from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
-MNIST_SLICE = ASSETS / "mnist_test_slice.npz"  # every fifth image of the MNIST test set, to judge the bundled teacher's students
+MNIST_SLICE = (
+    ASSETS / "mnist_test_slice.npz"
+)  # every fifth image of the MNIST test set, to judge the bundled teacher's students
 BUNDLED = {
     "mnist": ASSETS / "mnist_convnet32.safetensors",
     "cifar10": ASSETS / "cifar10_wrn40x2.safetensors",
@@ -26,9 +36,11 @@ CONTRACT = ("channels", "size", "classes", "mean", "std")
 
 
 def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = False) -> Classifier:
-    """Build the teacher that `options` describe, frozen and in evaluation mode; one that has learnt, unless `untrained`.
+    """Build the teacher that `options` describe, frozen and in evaluation mode; one that has
+    learnt, unless `untrained`.
 
-    A constructor given by import path may bring its own weights; other names are networks, and need a file of them.
+    Some kinds of network come with their weights, or know where theirs are published; others need a
+    file of them.
     """
     path = BUNDLED.get(options.model, Path(options.model))
     weights = Path(options.weights or "")
@@ -38,47 +50,98 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
         _check_contract(options)
-        source = told or options
+        kind = kind_of(options.model)
         if told:
             _check_known(options, told, options.weights, CONTRACT)
-        contract = {key: getattr(source, key) for key in CONTRACT}
-        teacher = build_classifier(ModelSpec(options.model, options.arguments, **contract, notes=told.notes if told else {}))
-        if options.weights is None and not (untrained or is_import_path(options.model)):
-            raise EchosetError(
-                f"'{options.model}' names a network that was never trained: give the file of its weights, too "
-                "(for a teacher --teacher.weights FILE)"
+            contract = {key: getattr(told, key) for key in CONTRACT}
+        else:
+            contract = _complete_contract(options, kind)
+        teacher = build_classifier(
+            ModelSpec(
+                options.model, options.arguments, **contract, notes=told.notes if told else {}
             )
+        )
+        if options.weights is None and not untrained:
+            _load_published(teacher, kind)
     if options.weights is not None:
         load_weights(teacher.network, read_weights(options.weights), options.weights)
         if told and (told.mean, told.std) != (teacher.spec.mean, teacher.spec.std):
             raise EchosetError(
-                f"{options.weights} was trained with mean {told.mean} and std {told.std}, {path} with {teacher.spec.mean} and "
+                f"{options.weights} was trained with mean {told.mean} and std {told.std}, {path} "
+                f"with {teacher.spec.mean} and "
                 f"{teacher.spec.std}; give the weights' own network as the model"
             )
     return teacher.eval().requires_grad_(False)
 
 
-def _check_known(options: TeacherOptions, spec: ModelSpec, file: str | Path, names: tuple[str, ...]) -> None:
-    """Refuse to be told otherwise what a file says of itself; an option at its default tells nothing."""
+def _complete_contract(options: TeacherOptions, kind: Kind) -> dict[str, Any]:
+    """The options' contract; where one was left at its default, what the kind knows of the name."""
+    usual = TeacherOptions()
+    known = kind.contract(options.model, options.arguments)
+    contract = {}
+    for key in CONTRACT:
+        value = getattr(options, key)
+        untouched = value == getattr(usual, key)
+        contract[key] = known.get(key, value) if untouched else value
+    return contract
+
+
+def _load_published(teacher: Classifier, kind: Kind) -> None:
+    """Give a teacher without a file of weights those that its kind has for it; refuse one that has
+    none.
+    """
+    spec = teacher.spec
+    if kind.comes_trained:
+        return
+    if kind.weights is None:
+        raise EchosetError(
+            f"'{spec.model}' names a network that was never trained: give the file of its "
+            "weights, too "
+            "(for a teacher --teacher.weights FILE)"
+        )
+    load_weights(
+        teacher.network,
+        kind.weights(spec.model, spec.arguments),
+        f"the published weights of {spec.model}",
+    )
+
+
+def _check_known(
+    options: TeacherOptions, spec: ModelSpec, file: str | Path, names: tuple[str, ...]
+) -> None:
+    """Refuse to be told otherwise what a file says of itself; an option at its default tells
+    nothing.
+    """
     usual = TeacherOptions()
     for name in names:
         given, own = getattr(options, name), getattr(spec, name)
         if given not in (own, getattr(usual, name)):
-            raise EchosetError(f"{file} says of itself that its {name} is {own}, not {given}; leave {name} away")
+            raise EchosetError(
+                f"{file} says of itself that its {name} is {own}, not {given}; leave {name} away"
+            )
 
 
 def read_spec_if_file(path: Path) -> ModelSpec | None:
-    """The spec in a safetensors file; a name that ends so but leads nowhere is an error of its own."""
+    """The spec in a safetensors file; a name that ends so but leads nowhere is an error of its
+    own.
+    """
     if not path.is_file():
         raise EchosetError(f"no model file at {path}")
     spec = read_spec(path)
     if spec is None:
-        raise EchosetError(f"{path} holds weights alone: give the network's name as the model and this file as its weights")
+        raise EchosetError(
+            f"{path} holds weights alone: give the network's name as the model and this file as "
+            "its weights"
+        )
     return spec
 
 
 def _check_contract(options: TeacherOptions) -> None:
-    for name, value, least in (("channels", options.channels, 1), ("size", options.size, 8), ("classes", options.classes, 2)):
+    for name, value, least in (
+        ("channels", options.channels, 1),
+        ("size", options.size, 8),
+        ("classes", options.classes, 2),
+    ):
         if value < least:
             raise EchosetError(f"{name} must be at least {least}, got {value}")
     if options.channels not in (1, 3):
@@ -86,11 +149,15 @@ def _check_contract(options: TeacherOptions) -> None:
 
 
 def trained_views(spec: ModelSpec) -> TeacherViewOptions:
-    """How the teacher's training images were shifted, mirrored and cut out, by the notes in its file; a small shift without any."""
+    """How the teacher's training images were shifted, mirrored and cut out, by the notes in its
+    file; a small shift without any.
+    """
     told = spec.notes.get("views")
     if not isinstance(told, dict):
         return TeacherViewOptions()
-    views = TeacherViewOptions(told.get("shift", 0.0), told.get("flip", False), told.get("cutout", 0.0))
+    views = TeacherViewOptions(
+        told.get("shift", 0.0), told.get("flip", False), told.get("cutout", 0.0)
+    )
     check_teacher_views(views, "the teacher file's notes on its views")
     return views
 
@@ -122,38 +189,60 @@ class Inspection:
     warnings: list[str]
 
 
-def inspect_teacher(teacher: Classifier) -> Inspection:
-    """Look a teacher over, and refuse one that can't be inverted; the message names the layer and what to do."""
+def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspection:
+    """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
+    what to do.
+    """
     layers = find_batch_norms(teacher.network)
-    if not layers:
+    if not layers and needs_batch_norm:
         raise EchosetError(
-            f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and SSD-KD matches those. "
-            "Use a teacher with BatchNorm (for example convnet-32, wrn-40-2, torchvision's vgg11_bn), or make its set without a "
-            "generator, which needs none: echoset collect --source shaders"
+            f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and "
+            "SSD-KD matches those. "
+            "Use a teacher with BatchNorm (for example convnet-32, wrn-40-2, torchvision's "
+            "vgg11_bn), a recipe that needs none (--synthesis.recipe "
+            "adversarial), or no generator: echoset collect shaders"
         )
     untrained = []
     for name, layer in layers.items():
         mean, variance = layer.running_mean, layer.running_var
         if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
-            raise EchosetError(f"BatchNorm layer {name} has running statistics that are not finite; the checkpoint is damaged")
+            raise EchosetError(
+                f"BatchNorm layer {name} has running statistics that are not finite; the "
+                "checkpoint is damaged"
+            )
         if (variance < 0).any():
-            raise EchosetError(f"BatchNorm layer {name} has a negative running variance; the checkpoint is damaged")
+            raise EchosetError(
+                f"BatchNorm layer {name} has a negative running variance; the checkpoint is damaged"
+            )
         if not mean.any() and (variance == 1).all():
             untrained.append(name)
-    if len(untrained) == len(layers):
+    if layers and len(untrained) == len(layers):
         raise EchosetError(
-            "the teacher's running statistics were never trained (every mean is 0, every variance 1); "
+            "the teacher's running statistics were never trained (every mean is 0, every variance "
+            "1); "
             "give its trained weights with --teacher.weights"
         )
-    if bad := next((name for name, p in teacher.network.named_parameters() if not torch.isfinite(p).all()), None):
-        raise EchosetError(f"the teacher's parameter {bad} is not finite; the checkpoint is damaged")
-    _check_forward(teacher)
+    if bad := next(
+        (name for name, p in teacher.network.named_parameters() if not torch.isfinite(p).all()),
+        None,
+    ):
+        raise EchosetError(
+            f"the teacher's parameter {bad} is not finite; the checkpoint is damaged"
+        )
+    check_shape(teacher)
+    if layers:
+        _check_moments(teacher)
 
     warnings = [f"layer {name} was never trained" for name in untrained]
     if set(teacher.spec.mean) == {0.0} and set(teacher.spec.std) == {1.0}:
-        warnings.append("no mean and std given: assuming the network takes images in [0, 1] as they are")
+        warnings.append(
+            "no mean and std given: assuming the network takes images in [0, 1] as they are"
+        )
     if "views" not in teacher.spec.notes:
-        warnings.append("its file doesn't say how its training images were shifted and mirrored: see synthesis.objective.views")
+        warnings.append(
+            "its file doesn't say how its training images were shifted and mirrored: see "
+            "synthesis.objective.views"
+        )
     kinds: dict[str, int] = {}
     for layer in layers.values():
         kinds[type(layer).__name__] = kinds.get(type(layer).__name__, 0) + 1
@@ -163,24 +252,30 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
         weight_hash=teacher.weight_hash(),
         layers={name: layer.running_mean.numel() for name, layer in layers.items()},
         kinds=kinds,
-        dead_channels=sum(int((layer.running_var < DEAD_VARIANCE).sum()) for layer in layers.values()),
+        dead_channels=sum(
+            int((layer.running_var < DEAD_VARIANCE).sum()) for layer in layers.values()
+        ),
         warnings=warnings,
     )
 
 
 def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
-    """Refuse a network, given by `option`, that doesn't take the images, or tell the classes, that it is said to."""
+    """Refuse a network, given by `option`, that doesn't take the images, or tell the classes, that
+    it is said to.
+    """
     try:
         teacher.check_forward()
     except EchosetError as error:
         raise EchosetError(
-            f"{error}. Set {option}.channels, {option}.size and {option}.classes to what it was trained on"
+            f"{error}. Set {option}.channels, {option}.size and {option}.classes to what it was "
+            "trained on"
         ) from error
 
 
-def _check_forward(teacher: Classifier) -> None:
-    check_shape(teacher)
+def _check_moments(teacher: Classifier) -> None:
+    """Name a BatchNorm layer that runs twice, or never."""
     spec = teacher.spec
     grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
-    with torch.no_grad(), kernel_form("reference"):  # wherever it will run, it is looked at on the CPU
-        Frozen(teacher).with_moments(grey)  # names a layer that runs twice, or never
+    # Wherever it will run, it is looked at on the CPU.
+    with torch.no_grad(), kernel_form("reference"):
+        Frozen(teacher).with_moments(grey)

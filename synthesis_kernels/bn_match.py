@@ -1,12 +1,14 @@
-"""A frozen BatchNorm that also reports its batch's moments, and the BatchNorm distance built on them.
+"""A frozen BatchNorm that also reports its batch's moments, and the BatchNorm distance built on
+them.
 
-A BatchNorm layer normalises with running statistics of the data it was trained on. A synthetic batch that gives the
-same mean and variance at every such layer looks, to the teacher, like that data. `bn_match` reads its input once and
-gives both: the layer's output (through the ReLU that follows, where one does) and the batch's mean and variance. Its
-backward is one pass too, normalisation and moments together, and needs nothing saved but the input.
+A BatchNorm layer normalises with running statistics of the data it was trained on. A synthetic
+batch that gives the same mean and variance at every such layer looks, to the teacher, like that
+data. `bn_match` reads its input once and gives both: the layer's output (through the ReLU that
+follows, where one does) and the batch's mean and variance. Its backward is one pass too,
+normalisation and moments together, and needs nothing saved but the input.
 
-The moments are float32 or better whatever the input, and are taken around the batch's own first value, because
-E[x²] − E[x]² cancels when |mean| ≫ std.
+The moments are float32 or better whatever the input, and are taken around the batch's own first
+value, because E[x²] − E[x]² cancels when |mean| ≫ std.
 """
 
 from __future__ import annotations
@@ -25,17 +27,25 @@ def bn_match_reference(
     shift: Tensor,  # (C,) β − μ̂·scale
     relu: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Definition: x·scale + shift, perhaps through a ReLU; mean and biased variance of x over every axis but channels."""
+    """Definition: x·scale + shift, perhaps through a ReLU; mean and biased variance of x over every
+    axis but channels.
+    """
     wide = x.to(scale.dtype)
     variance, mean = torch.var_mean(wide, dim=[0, *range(2, x.ndim)], correction=0)
     y = wide * _per_channel(scale, x) + _per_channel(shift, x)
     return (y.relu() if relu else y).to(x.dtype), mean, variance
 
 
-def bn_match(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Frozen BatchNorm of `x` with its batch moments: (output, mean, biased variance). Differentiable in `x` alone."""
+def bn_match(
+    x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Frozen BatchNorm of `x` with its batch moments: (output, mean, biased variance).
+    Differentiable in `x` alone.
+    """
     if not x.numel() or not x.shape[1] == len(scale) == len(shift):
-        raise EchosetError(f"bn_match got an input of shape {tuple(x.shape)} for {len(scale)} channels")
+        raise EchosetError(
+            f"bn_match got an input of shape {tuple(x.shape)} for {len(scale)} channels"
+        )
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     scale, shift = scale.to(wide), shift.to(wide)
     form = pick_form(x)
@@ -66,43 +76,61 @@ def moment_distance(
 ) -> Tensor:
     """One layer's term of L_BN: ‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂ (DeepInversion, eq. 4).
 
-    `relative` measures each channel in its own units, ‖(μ − μ̂)/σ̂‖₂ + ‖σ²/σ̂² − 1‖₂, so that the scale of the teacher's
-    weights, which BatchNorm makes meaningless, has no say. A channel that never varied counts in units of its layer.
+    `relative` measures each channel in its own units, ‖(μ − μ̂)/σ̂‖₂ + ‖σ²/σ̂² − 1‖₂, so that the
+    scale of the teacher's weights, which BatchNorm makes meaningless, has no say. A channel that
+    never varied counts in units of its layer.
     """
     if relative:
         unit = running_variance.clamp_min(1e-3 * running_variance.mean() + 1e-12)
-        return ((mean - running_mean) / unit.sqrt()).norm() + ((variance - running_variance) / unit).norm()
+        return ((mean - running_mean) / unit.sqrt()).norm() + (
+            (variance - running_variance) / unit
+        ).norm()
     return (mean - running_mean).norm() + (variance - running_variance).norm()
 
 
 class MomentTarget:
-    """The running statistics of all BatchNorm layers, and the distance of a batch's moments from them.
+    """The running statistics of all BatchNorm layers, and the distance of a batch's moments from
+    them.
 
-    Moments of all layers lie end to end in one vector, so that `moment_distance` of all layers takes a dozen operations or
-    so, and not a dozen for each layer.
+    Moments of all layers lie end to end in one vector, so that `moment_distance` of all layers
+    takes a dozen operations or so, and not a dozen for each layer.
     """
 
-    def __init__(self, means: list[Tensor], variances: list[Tensor], relative: bool = False) -> None:
+    def __init__(
+        self, means: list[Tensor], variances: list[Tensor], relative: bool = False
+    ) -> None:
         self.mean, self.variance = torch.cat(means).float(), torch.cat(variances).float()
         units = [
-            v.float().clamp_min(1e-3 * v.float().mean() + 1e-12) if relative else torch.ones_like(v.float()) for v in variances
+            v.float().clamp_min(1e-3 * v.float().mean() + 1e-12)
+            if relative
+            else torch.ones_like(v.float())
+            for v in variances
         ]
         self.unit = torch.cat(units)
         self.sizes, self.relative = [len(m) for m in means], relative
 
     def distance(self, mean: Tensor, variance: Tensor) -> Tensor:  # (ΣC,), (ΣC,) -> ()
-        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂; or in each channel's own units, and the mean over layers."""
-        apart = torch.cat([(mean - self.mean) / self.unit.sqrt(), (variance - self.variance) / self.unit])
-        # All norms in one launch, each summed in a fixed order (a scattered sum would differ from run to run on CUDA).
+        """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂; or in each channel's own units, and the mean
+        over layers.
+        """
+        apart = torch.cat(
+            [(mean - self.mean) / self.unit.sqrt(), (variance - self.variance) / self.unit]
+        )
+        # All norms in one launch, each summed in a fixed order (a scattered sum would differ from
+        # run to run on CUDA).
         total = torch.stack(torch._foreach_norm(apart.split(2 * self.sizes))).sum()
         return total / len(self.sizes) if self.relative else total
 
 
 class _Composite(torch.autograd.Function):
-    """In torch operations, for every device; saves the input alone and is traced through by torch.compile."""
+    """In torch operations, for every device; saves the input alone and is traced through by
+    torch.compile.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         axes = [0, *range(2, x.ndim)]
         wide = x.to(scale.dtype)
         centre = _first_values(wide)
@@ -116,29 +144,44 @@ class _Composite(torch.autograd.Function):
         return (y.relu() if relu else y).to(x.dtype), mean, variance
 
     @staticmethod
-    def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
+    ) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean = ctx.saved_tensors
         wide, slope, base = x.to(scale.dtype), *_moment_gradient(x, grad_mean, grad_variance)
         through = grad.to(scale.dtype) * _per_channel(scale, x)
         if ctx.relu:
-            through = torch.where(wide * _per_channel(scale, x) + _per_channel(shift, x) > 0, through, 0)
+            through = torch.where(
+                wide * _per_channel(scale, x) + _per_channel(shift, x) > 0, through, 0
+            )
         apart = wide - _per_channel(mean, x)
-        return (through + apart * _per_channel(slope, x) + _per_channel(base, x)).to(x.dtype), None, None, None
+        return (
+            (through + apart * _per_channel(slope, x) + _per_channel(base, x)).to(x.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 class _BatchNormMatch(torch.autograd.Function):
     """In one pass over rows of channels, forward and backward."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, form: Form) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows = native.as_rows(x)
-        y, mean, variance = _FORWARD[form](rows, scale, shift, _first_values(x).to(scale.dtype), relu)
+        y, mean, variance = _FORWARD[form](
+            rows, scale, shift, _first_values(x).to(scale.dtype), relu
+        )
         ctx.save_for_backward(rows, scale, shift, mean)
         ctx.relu, ctx.form = relu, form
         return native.as_channels(y), mean, variance
 
     @staticmethod
-    def backward(ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
+    ) -> tuple[Tensor | None, ...]:
         rows, scale, shift, mean = ctx.saved_tensors
         slope, base = _moment_gradient(rows.movedim(-1, 1), grad_mean, grad_variance)
         grad = native.as_rows(grad.to(rows.dtype))
@@ -153,28 +196,62 @@ def _native_forward(
     channels = rows.shape[-1]
     count = rows.numel() // channels
     y, sums = torch.empty_like(rows), scale.new_zeros(torch.get_num_threads(), 2, channels)
-    native.call("match_forward", rows.dtype, rows, y, centre, scale, shift, sums, count, channels, relu)
+    native.call(
+        "match_forward", rows.dtype, rows, y, centre, scale, shift, sums, count, channels, relu
+    )
     offset, square = sums.sum(0) / count
     return y, centre + offset, (square - offset.square()).clamp_min_(0)
 
 
 @_native_forward.register_fake
-def _(rows: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    rows: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(rows), torch.empty_like(scale), torch.empty_like(scale)
 
 
 @torch.library.custom_op("echoset::match_backward", mutates_args=())
 def _native_backward(
-    rows: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, slope: Tensor, base: Tensor, relu: bool
+    rows: Tensor,
+    grad: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    slope: Tensor,
+    base: Tensor,
+    relu: bool,
 ) -> Tensor:
     channels, out = rows.shape[-1], torch.empty_like(rows)
     count = rows.numel() // channels
-    native.call("match_backward", rows.dtype, rows, grad, out, scale, shift, mean, slope, base, count, channels, relu)
+    native.call(
+        "match_backward",
+        rows.dtype,
+        rows,
+        grad,
+        out,
+        scale,
+        shift,
+        mean,
+        slope,
+        base,
+        count,
+        channels,
+        relu,
+    )
     return out
 
 
 @_native_backward.register_fake
-def _(rows: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, slope: Tensor, base: Tensor, relu: bool) -> Tensor:
+def _(
+    rows: Tensor,
+    grad: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    slope: Tensor,
+    base: Tensor,
+    relu: bool,
+) -> Tensor:
     return torch.empty_like(rows)
 
 
@@ -195,7 +272,9 @@ _BACKWARD = {"native": _native_backward, "triton": _triton_backward}
 
 
 def _moment_gradient(x: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, Tensor]:
-    """d mean/dx = 1/n and d var/dx = 2(x − mean)/n: (slope, base) of the affine map of x − mean that they add up to."""
+    """d mean/dx = 1/n and d var/dx = 2(x − mean)/n: (slope, base) of the affine map of x − mean
+    that they add up to.
+    """
     count = x.numel() // x.shape[1]
     return grad_variance * (2 / count), grad_mean / count
 

@@ -1,13 +1,17 @@
-"""3×3 convolutions on a CPU by Winograd's algorithm (Lavin & Gray 2016), with fewer multiplications than there are in them.
+"""3×3 convolutions on a CPU by Winograd's algorithm (Lavin & Gray 2016), with fewer multiplications
+than there are in them.
 
-Convolutions are most of a synthesis step and of a student's, and on a CPU libraries run them near the processor's rate (LOG.md);
-less arithmetic is what is left. There are native forms only; elsewhere the library's convolution runs.
+Convolutions are most of a synthesis step and of a student's, and on a CPU libraries run them near
+the processor's rate (docs/log.md); less arithmetic is what is left. There are native forms only;
+elsewhere the library's convolution runs.
 
-In float32, `WinogradConvolutions` puts F(4×4, 3×3), a quarter of the multiplications where sides are multiples of 4, where
-`F.conv2d` is asked for, with all gradients; forward, its error is about five times that of the library's float32. It needs AVX2.
+In float32, `WinogradConvolutions` puts F(4×4, 3×3), a quarter of the multiplications where sides
+are multiples of 4, where `F.conv2d` is asked for, with all gradients; forward, its error is about
+five times that of the library's float32. It needs AVX2.
 
-In bfloat16, `FrozenConv3x3` is F(2×2, 3×3), 4/9 of them, for networks that are not trained: it rounds its transformed inputs and
-weights to bfloat16, which makes its error about 1.6 times that of bfloat16 itself. It needs AVX-512 bfloat16.
+In bfloat16, `FrozenConv3x3` is F(2×2, 3×3), 4/9 of them, for networks that are not trained: it
+rounds its transformed inputs and weights to bfloat16, which makes its error about 1.6 times that of
+bfloat16 itself. It needs AVX-512 bfloat16.
 """
 
 from __future__ import annotations
@@ -26,10 +30,13 @@ from synthesis_kernels.backend import asked_form, pick_form
 LEAST = 32
 """Channels on the narrower side from which it pays in bfloat16."""
 LEAST_TILES = 32
-"""Of 4×4 outputs in a batch, from which it pays in float32: the weights have to be transformed, too. So a batch and a few of its
-images are not answered to the same bit."""
+"""Of 4×4 outputs in a batch, from which it pays in float32: the weights have to be transformed,
+too. So a batch and a few of its images are not answered to the same bit.
+"""
 MOST_WEIGHTS = 256 * 256
-"""Inputs times outputs up to which the gradient of the weights pays: 36 matrices of that size are added to, tile by tile."""
+"""Inputs times outputs up to which the gradient of the weights pays: 36 matrices of that size are
+added to, tile by tile.
+"""
 MOST_SUMS = 16 * MOST_WEIGHTS
 """The same of all threads, each of which has its own: 150 MB."""
 # Rows of G in U = G·g·Gᵀ.
@@ -60,11 +67,15 @@ def pack_weight(weight: Tensor) -> Tensor:  # (O, I, 3, 3) -> (16, I/2, O, 2) bf
     outputs, inputs = weight.shape[:2]
     transform = weight.new_tensor(_TRANSFORM, dtype=torch.float32)
     mixed = torch.einsum("ai,bj,ocij->abco", transform, transform, weight.detach().float())
-    return mixed.reshape(16, inputs // 2, 2, outputs).transpose(2, 3).to(torch.bfloat16).contiguous()
+    return (
+        mixed.reshape(16, inputs // 2, 2, outputs).transpose(2, 3).to(torch.bfloat16).contiguous()
+    )
 
 
 def pack_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """For the convolution, and for its gradient: the same with inputs and outputs exchanged and the kernel turned about."""
+    """For the convolution, and for its gradient: the same with inputs and outputs exchanged and the
+    kernel turned about.
+    """
     return pack_weight(weight), pack_weight(weight.transpose(0, 1).flip(2, 3))
 
 
@@ -86,7 +97,9 @@ class FrozenConv3x3(nn.Module):
         self.weight.copy_(layer.weight)
         if layer.bias is not None:
             self.bias.copy_(layer.bias)
-        for ours, packed in zip((self.forward_weight, self.backward_weight), pack_weights(layer.weight), strict=True):
+        for ours, packed in zip(
+            (self.forward_weight, self.backward_weight), pack_weights(layer.weight), strict=True
+        ):
             ours.copy_(packed)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, I, H, W) -> (B, O, H, W) bfloat16
@@ -105,7 +118,9 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        out = _winograd(native.as_rows(grad), weight, weight.new_zeros(weight.shape[2], dtype=torch.float32))
+        out = _winograd(
+            native.as_rows(grad), weight, weight.new_zeros(weight.shape[2], dtype=torch.float32)
+        )
         return native.as_channels(out), None, None, None
 
 
@@ -113,7 +128,9 @@ class _Convolution(torch.autograd.Function):
 def _winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # (B, H, W, I) -> (B, H, W, O)
     batch, height, width, inputs = x.shape
     out = x.new_empty(batch, height, width, weight.shape[2])
-    native.call("conv3x3", x.dtype, x, weight, bias, out, batch, height, width, inputs, weight.shape[2])
+    native.call(
+        "conv3x3", x.dtype, x, weight, bias, out, batch, height, width, inputs, weight.shape[2]
+    )
     return out
 
 
@@ -126,28 +143,47 @@ class WinogradConvolutions(TorchFunctionMode):
     """Inside, the convolutions that any network asks for are `conv3x3` where it runs and pays."""
 
     def __torch_function__(
-        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is F.conv2d and not _followed() and (found := _fitting(*args, **(kwargs or {}))):
             return _Float32.apply(*found)
         return func(*args, **(kwargs or {}))
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # (B, I, H, W), (O, I, 3, 3), (O,) -> (B, O, H, W)
-    """`conv3x3_reference` in float32, by the native form where there is one; differentiable in all three."""
-    return _Float32.apply(x, weight, bias) if runs(x, weight, bias) else conv3x3_reference(x, weight, bias)
+def conv3x3(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:  # (B, I, H, W), (O, I, 3, 3), (O,) -> (B, O, H, W)
+    """`conv3x3_reference` in float32, by the native form where there is one; differentiable in all
+    three.
+    """
+    return (
+        _Float32.apply(x, weight, bias)
+        if runs(x, weight, bias)
+        else conv3x3_reference(x, weight, bias)
+    )
 
 
 def has_float32() -> bool:
     """Whether this processor has the form in float32, and no other was asked for."""
-    return asked_form() in ("auto", "native") and hasattr(native.library() or object(), "conv3x3_float32")
+    return asked_form() in ("auto", "native") and hasattr(
+        native.library() or object(), "conv3x3_float32"
+    )
 
 
 def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether there is a native form in float32 for these tensors, whatever it is worth."""
     given = [x, weight] if bias is None else [x, weight, bias]
     return (
-        all(type(t) in (Tensor, nn.Parameter) and t.dtype is torch.float32 and t.device.type == "cpu" for t in given)
+        all(
+            type(t) in (Tensor, nn.Parameter)
+            and t.dtype is torch.float32
+            and t.device.type == "cpu"
+            for t in given
+        )
         and all(t.layout is torch.strided for t in given)
         and x.ndim == 4
         and weight.shape[1:] == (x.shape[1], 3, 3)
@@ -176,7 +212,9 @@ def _fitting(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """The tensors, if they make such a convolution and it pays; the parameters are those of `F.conv2d`."""
+    """The tensors, if they make such a convolution and it pays; the parameters are those of
+    `F.conv2d`.
+    """
     ones = (1, (1, 1), [1, 1])
     if groups != 1 or stride not in ones or dilation not in ones or padding not in (*ones, "same"):
         return None
@@ -193,10 +231,14 @@ def _enough(x: Tensor) -> bool:
 class _Float32(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # the maps of a frozen network need not stay
+        ctx.save_for_backward(
+            x if ctx.needs_input_grad[1] else None, weight
+        )  # the maps of a frozen network need not stay
         ctx.shape, ctx.biased = x.shape, bias is not None
         bias = weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
-        return native.as_channels(_convolve(native.as_rows(x), weight.permute(2, 3, 1, 0).contiguous(), bias))
+        return native.as_channels(
+            _convolve(native.as_rows(x), weight.permute(2, 3, 1, 0).contiguous(), bias)
+        )
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -206,7 +248,9 @@ class _Float32(torch.autograd.Function):
         def by_library(wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
             given = weight.new_zeros(()).expand(ctx.shape) if x is None else x
             sizes, ones = [outputs] if ctx.biased else None, [1, 1]
-            return torch.ops.aten.convolution_backward(grad, given, weight, sizes, ones, ones, ones, False, [0, 0], 1, wanted)
+            return torch.ops.aten.convolution_backward(
+                grad, given, weight, sizes, ones, ones, ones, False, [0, 0], 1, wanted
+            )
 
         if torch.is_grad_enabled():  # to be differentiated again
             return by_library(ctx.needs_input_grad)
@@ -224,7 +268,9 @@ class _Float32(torch.autograd.Function):
 
 
 @torch.library.custom_op("echoset::conv3x3_float32", mutates_args=())
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # (B, H, W, I), (3, 3, I, O), (O,) -> (B, H, W, O)
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:  # (B, H, W, I), (3, 3, I, O), (O,) -> (B, H, W, O)
     inputs, outputs = weight.shape[2:]
     out, room = x.new_empty(*x.shape[:3], outputs), x.new_empty(36 * inputs * outputs)
     native.call("conv3x3", x.dtype, x, weight, bias, room, out, *x.shape, outputs)
@@ -237,9 +283,13 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("echoset::conv3x3_weight_float32", mutates_args=())
-def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:  # (B, H, W, I), (B, H, W, O) -> (3, 3, I, O)
+def _weight_gradient(
+    x: Tensor, grad: Tensor
+) -> Tensor:  # (B, H, W, I), (B, H, W, O) -> (3, 3, I, O)
     size = x.shape[3] * grad.shape[3]
-    team = min(torch.get_num_threads(), max(1, MOST_SUMS // size))  # each of them adds up for itself
+    team = min(
+        torch.get_num_threads(), max(1, MOST_SUMS // size)
+    )  # each of them adds up for itself
     out, room = x.new_empty(3, 3, x.shape[3], grad.shape[3]), x.new_empty(team, 36 * size)
     native.call("conv3x3_weight", x.dtype, x, grad, room, out, *x.shape, grad.shape[3], team)
     return out

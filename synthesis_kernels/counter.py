@@ -1,7 +1,9 @@
-"""Random numbers that are a function of their place: (seed, sample, view, lane) → [0, 1). No state, no order.
+"""Random numbers that are a function of their place: (seed, sample, view, lane) → [0, 1). No state,
+no order.
 
-What a stored image looks like in its v-th view follows from the image's index, v and a seed alone; so views need not be
-stored, come out alike in any batch, and are the same on every device and in every form of a kernel.
+What a stored image looks like in its v-th view follows from the image's index, v and a seed alone;
+so views need not be stored, come out alike in any batch, and are the same on every device and in
+every form of a kernel.
 """
 
 from __future__ import annotations
@@ -13,12 +15,17 @@ from torch import Tensor
 
 Number = TypeVar("Number", int, Tensor)
 _MASK = 0xFFFFFFFF
-MULTIPLIERS = (0x7FEB352D, 0x846CA68B)  # the 32-bit mixer "lowbias32" (C. Wellons, public domain): full avalanche
+MULTIPLIERS = (
+    0x7FEB352D,
+    0x846CA68B,
+)  # the 32-bit mixer "lowbias32" (C. Wellons, public domain): full avalanche
 LANE_STEP = 0x9E3779B9  # 2³²/φ, odd: lanes start far apart
 
 
 def mix(x: Number) -> Number:
-    """Scramble 32-bit integers: Python's, or a tensor's int64 (products wrap, and only their low 32 bits are kept)."""
+    """Scramble 32-bit integers: Python's, or a tensor's int64 (products wrap, and only their low 32
+    bits are kept).
+    """
     x = (x ^ (x >> 16)) * MULTIPLIERS[0] & _MASK
     x = (x ^ (x >> 15)) * MULTIPLIERS[1] & _MASK
     return x ^ (x >> 16)
@@ -31,7 +38,8 @@ def uniforms(
     lanes: int,
 ) -> Tensor:  # (lanes, B) float32 in [0, 1)
     """`lanes` independent numbers for each (index, view)."""
-    # The seed is scrambled first: seeds 0 and 1 must not merely swap the draws of neighbouring images.
+    # The seed is scrambled first: seeds 0 and 1 must not merely swap the draws of neighbouring
+    # images.
     place = mix(mix(seed >> 32 & _MASK) + (seed & _MASK) & _MASK)
     key = mix(mix(index + place & _MASK) + view & _MASK)
     steps = torch.arange(1, lanes + 1, device=index.device) * LANE_STEP & _MASK

@@ -1,6 +1,8 @@
-"""How far student and teacher disagree on each sample: KL and JS at a temperature, and whether they decide alike.
+"""How far student and teacher disagree on each sample: KL and JS at a temperature, and whether they
+decide alike.
 
-Forward and backward are closed forms over the class axis: log-probabilities are computed once, and nothing else is kept.
+Forward and backward are closed forms over the class axis: log-probabilities are computed once, and
+nothing else is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def divergence_reference(
     temperature: float = 1.0,
     kind: Kind = "kl",
 ) -> Tensor:  # (B, *)
-    """Definition: KL(p ‖ q)·T², or ½KL(p ‖ m)·T² + ½KL(q ‖ m)·T² with m = ½(p + q); p teacher, q student, both softened by T.
+    """Definition: KL(p ‖ q)·T², or ½KL(p ‖ m)·T² + ½KL(q ‖ m)·T² with m = ½(p + q); p teacher, q
+    student, both softened by T.
 
     T² keeps gradients comparable across temperatures.
     """
@@ -33,10 +36,16 @@ def divergence_reference(
     if kind == "kl":
         return (log_p.exp() * (log_p - log_q)).sum(1) * temperature**2
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(1) * temperature**2
+    return (
+        0.5
+        * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(1)
+        * temperature**2
+    )
 
 
-def divergence(teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0, kind: Kind = "kl") -> Tensor:
+def divergence(
+    teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0, kind: Kind = "kl"
+) -> Tensor:
     """The same in one pass each way; differentiable in both logits."""
     if kind not in ("kl", "js"):
         raise EchosetError(f"no divergence '{kind}'; there are kl and js")
@@ -47,13 +56,17 @@ def divergence(teacher_logits: Tensor, student_logits: Tensor, temperature: floa
 
 
 def same_decision(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:  # (B, *) bool
-    """Where student and teacher pick the same class: the samples the generator may still make harder."""
+    """Where student and teacher pick the same class: the samples the generator may still make
+    harder.
+    """
     return teacher_logits.argmax(1) == student_logits.argmax(1)
 
 
 def adversarial_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:  # (B, *)
     """KL where both choose the same class, else 0, and no gradient there either."""
-    return divergence(teacher_logits, student_logits) * same_decision(teacher_logits, student_logits)
+    return divergence(teacher_logits, student_logits) * same_decision(
+        teacher_logits, student_logits
+    )
 
 
 class _Divergence(torch.autograd.Function):
@@ -66,7 +79,10 @@ class _Divergence(torch.autograd.Function):
 
             ctx.save_for_backward(teacher, student)
             return forward(teacher, student, temperature, kind)
-        log_p, log_q = F.log_softmax(teacher / temperature, 1), F.log_softmax(student / temperature, 1)
+        log_p, log_q = (
+            F.log_softmax(teacher / temperature, 1),
+            F.log_softmax(student / temperature, 1),
+        )
         ctx.save_for_backward(log_p, log_q)
         return _terms(log_p, log_q, kind)[0].sum(1) * temperature**2
 
@@ -84,7 +100,9 @@ class _Divergence(torch.autograd.Function):
             _, towards_p, towards_q = _terms(log_p, log_q, ctx.kind)
         if ctx.needs_input_grad[0]:
             to_teacher = grad * p * (towards_p - (p * towards_p).sum(1, keepdim=True))
-        by_student = q - p if ctx.kind == "kl" else q * (towards_q - (q * towards_q).sum(1, keepdim=True))
+        by_student = (
+            q - p if ctx.kind == "kl" else q * (towards_q - (q * towards_q).sum(1, keepdim=True))
+        )
         return to_teacher, grad * by_student, None, None
 
 

@@ -1,4 +1,6 @@
-"""Compiles and loads `native.cpp`, the kernels' CPU forms: about a second once per machine, then a cached file."""
+"""Compiles and loads `native.cpp`, the kernels' CPU forms: about a second once per machine, then a
+cached file.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "b
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept between runs: ECHOSET_CACHE, else the user's cache folder; without one that can be written to, a
-    folder of this process's own."""
+    """Where compiled code is kept between runs: ECHOSET_CACHE, else the user's cache folder;
+    without one that can be written to, a folder of this process's own.
+    """
     if given := os.environ.get("ECHOSET_CACHE"):
         return Path(given)
     try:
@@ -46,7 +49,12 @@ def _own_folder() -> Path:
 
 def find_compiler() -> str | None:
     """CXX, else g++, clang++ or c++."""
-    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    return (
+        os.environ.get("CXX")
+        or shutil.which("g++")
+        or shutil.which("clang++")
+        or shutil.which("c++")
+    )
 
 
 class _Library:
@@ -69,7 +77,9 @@ library = _Library()
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float) -> None:
-    """Run a function of the library on tensors (by address), integers and floats; the number of threads is added."""
+    """Run a function of the library on tensors (by address), integers and floats; the number of
+    threads is added.
+    """
     function = getattr(library(), f"{name}_{DTYPES[dtype]}")
     function(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
 
@@ -80,14 +90,19 @@ def as_rows(x: Tensor) -> Tensor:  # (B, C, *) -> (B, *, C)
 
 
 def as_channels(rows: Tensor) -> Tensor:  # (B, *, C) -> (B, C, *)
-    """The same memory; no view to autograd, which would forbid changing what a function of ours gives in place."""
+    """The same memory; no view to autograd, which would forbid changing what a function of ours
+    gives in place.
+    """
     return rows.movedim(-1, 1).detach()
 
 
 def _as_c(value: Tensor | int | float) -> Any:
     if isinstance(value, Tensor):
         if not value.is_contiguous():
-            raise ValueError(f"a native kernel was given a tensor of strides {value.stride()}; it reads contiguous ones")
+            raise ValueError(
+                f"a native kernel was given a tensor of strides {value.stride()}; it reads "
+                "contiguous ones"
+            )
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
 
@@ -99,15 +114,30 @@ def _build() -> Path:
     openmp, words = _torch_openmp(), [compiler] if shutil.which(compiler) else shlex.split(compiler)
     said = {"capture_output": True, "text": True, "errors": "replace", "check": True}
     version = subprocess.run([*words, "--version"], **said).stdout
-    # -march=native: the file belongs to this processor. The OpenMP runtime is linked by name, so its path matters too.
-    key = "\n".join([SOURCE.read_text("utf-8"), version, *words[1:], *FLAGS, *openmp, platform.machine(), _processor_flags()])
+    # -march=native: the file belongs to this processor. The OpenMP runtime is linked by name, so
+    # its path matters too.
+    key = "\n".join(
+        [
+            SOURCE.read_text("utf-8"),
+            version,
+            *words[1:],
+            *FLAGS,
+            *openmp,
+            platform.machine(),
+            _processor_flags(),
+        ]
+    )
     target = cache_folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder) / target.name
-            subprocess.run([*words, *FLAGS, str(SOURCE), "-o", str(made), *openmp], timeout=300, **said)
-            os.replace(made, target)  # several processes may build at once; the last one wins, all are the same
+            subprocess.run(
+                [*words, *FLAGS, str(SOURCE), "-o", str(made), *openmp], timeout=300, **said
+            )
+            os.replace(
+                made, target
+            )  # several processes may build at once; the last one wins, all are the same
     return target
 
 
@@ -123,6 +153,10 @@ def _torch_openmp() -> list[str]:
 
 def _processor_flags() -> str:
     try:
-        return next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
+        return next(
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith(("flags", "Features"))
+        )
     except (OSError, StopIteration):
         return platform.processor()

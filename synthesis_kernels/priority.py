@@ -1,4 +1,5 @@
-"""Draws from a buffer by priority, and the weights that undo their bias (prioritised replay, Schaul et al. 2016).
+"""Draws from a buffer by priority, and the weights that undo their bias (prioritised replay, Schaul
+et al. 2016).
 
 All on the device, O(N), and without waiting for it.
 """
@@ -26,18 +27,25 @@ def draw_chances(
 
 def draw(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:  # (count,) int64
     """Draw indices with replacement, each with its chance."""
-    if chances.is_cuda:  # its running sums differ from run to run by roundings; of doubles by none that matter
+    if (
+        chances.is_cuda
+    ):  # its running sums differ from run to run by roundings; of doubles by none that matter
         chances = chances.double()
     return torch.multinomial(chances, count, replacement=True, generator=generator)
 
 
 def race_keys_reference(chances: Tensor, luck: Tensor) -> Tensor:  # (N,), (N,) in [0, 1) -> (N,)
-    """Definition: −ln(1 − u)/P, an exponential waiting time; the smallest of N is i with chance P(i). P = 0 waits forever."""
+    """Definition: −ln(1 − u)/P, an exponential waiting time; the smallest of N is i with chance
+    P(i). P = 0 waits forever.
+    """
     return torch.where(chances > 0, -torch.log1p(-luck) / chances, torch.inf)
 
 
-def draw_distinct(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:  # (count,) int64
-    """Draw different indices: successive draws without replacement are the first arrivals of a race.
+def draw_distinct(
+    chances: Tensor, count: int, generator: torch.Generator
+) -> Tensor:  # (count,) int64
+    """Draw different indices: successive draws without replacement are the first arrivals of a
+    race.
 
     Where fewer than `count` can be drawn, the rest are indices of chance zero.
     """
@@ -51,7 +59,8 @@ def draw_by_class(
     total: int,
     generator: torch.Generator,
 ) -> Tensor:  # (total,) int64
-    """Different indices, quotas[c] of class c, by their chances within it; `total` is the quotas' sum, which the device holds.
+    """Different indices, quotas[c] of class c, by their chances within it; `total` is the quotas'
+    sum, which the device holds.
 
     A class with too few candidates leaves its places to the earliest arrivals of the others.
     """
@@ -59,18 +68,28 @@ def draw_by_class(
     order = arrival[labels[arrival].argsort(stable=True)]  # by class, and by arrival within it
     sorted_labels = labels[order]
     classes = torch.arange(len(quotas), device=labels.device)
-    place = torch.arange(len(labels), device=labels.device) - torch.searchsorted(sorted_labels, classes)[sorted_labels]
+    place = (
+        torch.arange(len(labels), device=labels.device)
+        - torch.searchsorted(sorted_labels, classes)[sorted_labels]
+    )
     within = (place < quotas[sorted_labels]) & (chances[order] > 0)
     # Chosen first, then everybody else who can be drawn, then those who can't: each by arrival.
-    turn = torch.empty_like(arrival).scatter_(0, arrival, torch.arange(len(labels), device=labels.device))
+    turn = torch.empty_like(arrival).scatter_(
+        0, arrival, torch.arange(len(labels), device=labels.device)
+    )
     late = turn[order] + len(labels) * (~within).long() + len(labels) * (chances[order] <= 0).long()
     return order[late.argsort()[:total]]
 
 
-def importance_weights(chances: Tensor, drawn: Tensor, beta: float) -> Tensor:  # (count,), largest is 1
-    """w(i) = (N·P(i))^−β / max w, N counting samples that can be drawn: undoes the bias of uneven draws, all of it at β = 1."""
+def importance_weights(
+    chances: Tensor, drawn: Tensor, beta: float
+) -> Tensor:  # (count,), largest is 1
+    """w(i) = (N·P(i))^−β / max w, N counting samples that can be drawn: undoes the bias of uneven
+    draws, all of it at β = 1.
+    """
     chance = chances[drawn]
-    # What has no chance and was drawn all the same (`draw_distinct`, for want of others) counts nothing.
+    # What has no chance and was drawn all the same (`draw_distinct`, for want of others) counts
+    # nothing.
     weight = torch.where(chance > 0, ((chances > 0).sum() * chance) ** -beta, 0)
     return weight / weight.max()
 

@@ -1,7 +1,9 @@
-"""How a training step runs: eagerly, compiled, or as a captured CUDA graph. All three compute the same, to rounding.
+"""How a training step runs: eagerly, compiled, or as a captured CUDA graph. All three compute the
+same, to rounding.
 
-A step is a function of a few input tensors that reads and changes other tensors in place (weights, optimiser state) and
-returns tensors. `compiled` and `Captured` wrap it; `resolve_step` says which way to go.
+A step is a function of a few input tensors that reads and changes other tensors in place (weights,
+optimiser state) and returns tensors. `compiled` and `Captured` wrap it; `resolve_step` says which
+way to go.
 """
 
 from __future__ import annotations
@@ -31,16 +33,26 @@ GRAPH_EARNS = 50
 def resolve_step(step: Step, device: torch.device, steps: int) -> Step:
     """`auto` captures a graph on CUDA where the run is long enough, and is eager on a CPU.
 
-    On CPUs `compiled` has not paid: with the native kernels the eager step is at least as fast (see `echoset bench`), and
-    starts at once. A way asked for by name that can't run here raises.
+    On CPUs `compiled` has not paid: with the native kernels the eager step is at least as fast (see
+    `echoset bench`), and starts at once. A way asked for by name that can't run here raises.
     """
     if step == "graph" and device.type != "cuda":
-        raise EchosetError("step 'graph' captures a CUDA graph and needs a CUDA device; use --step eager or compiled")
+        raise EchosetError(
+            "step 'graph' captures a CUDA graph and needs a CUDA device; use --step eager or "
+            "compiled"
+        )
     if step == "compiled" and device.type == "cpu" and find_compiler() is None:
-        raise EchosetError("step 'compiled' needs a C++ compiler (install g++, or set CXX); use --step eager")
-    headers = sys.platform == "darwin" or Path(sysconfig.get_path("include"), "Python.h").is_file()  # there torch looks further
+        raise EchosetError(
+            "step 'compiled' needs a C++ compiler (install g++, or set CXX); use --step eager"
+        )
+    headers = (
+        sys.platform == "darwin" or Path(sysconfig.get_path("include"), "Python.h").is_file()
+    )  # there torch looks further
     if step == "compiled" and device.type == "cpu" and not headers:
-        raise EchosetError("step 'compiled' needs Python's headers (install python3-dev or its like); use --step eager")
+        raise EchosetError(
+            "step 'compiled' needs Python's headers (install python3-dev or its like); use --step "
+            "eager"
+        )
     if step != "auto":
         return step
     return "graph" if device.type == "cuda" and steps >= GRAPH_EARNS else "eager"
@@ -58,19 +70,28 @@ def compiled(function: Callable) -> Callable:
         if not first:
             return fast(*inputs)
         began, first = time.perf_counter(), False
-        print("compiling the step (a minute or two the first time, then cached) …", file=sys.stderr, flush=True)
+        print(
+            "compiling the step (a minute or two the first time, then cached) …",
+            file=sys.stderr,
+            flush=True,
+        )
         out = fast(*inputs)
-        print(f"compiled forward in {time.perf_counter() - began:.0f} s, backward follows", file=sys.stderr, flush=True)
+        print(
+            f"compiled forward in {time.perf_counter() - began:.0f} s, backward follows",
+            file=sys.stderr,
+            flush=True,
+        )
         return out
 
     return call
 
 
 class Captured:
-    """A step as a CUDA graph: inputs are copied to fixed places, then everything runs in one launch without the host.
+    """A step as a CUDA graph: inputs are copied to fixed places, then everything runs in one launch
+    without the host.
 
-    The first call runs eagerly (optimisers make their state then), the second captures. What a call returns is
-    overwritten by the next.
+    The first call runs eagerly (optimisers make their state then), the second captures. What a call
+    returns is overwritten by the next.
     """
 
     _stream: torch.cuda.Stream | None = None
@@ -94,13 +115,17 @@ class Captured:
         return self.outputs
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
-        """Warm up on a side stream, as capture asks, and put back everything the warm-up changed."""
+        """Warm up on a side stream, as capture asks, and put back everything the warm-up
+        changed.
+        """
         free_cycles(inputs[0].device)
         self.inputs = [given.clone() for given in inputs]
         tensors = list(self.changed())
         before = [tensor.detach().clone() for tensor in tensors]
         random = torch.cuda.get_rng_state()
-        stream = Captured._stream = Captured._stream or torch.cuda.Stream()  # one for all: libraries keep memory for each
+        stream = Captured._stream = (
+            Captured._stream or torch.cuda.Stream()
+        )  # one for all: libraries keep memory for each
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
@@ -114,7 +139,9 @@ class Captured:
             raise
         except RuntimeError as error:
             why = str(error).strip().partition("\n")[0]
-            raise EchosetError(f"this network's step can't be captured as a CUDA graph ({why}); use --step eager") from error
+            raise EchosetError(
+                f"this network's step can't be captured as a CUDA graph ({why}); use --step eager"
+            ) from error
         with torch.no_grad():
             for tensor, old in zip(tensors, before, strict=True):
                 tensor.copy_(old)
@@ -123,5 +150,10 @@ class Captured:
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> list[Tensor]:
     """Every tensor an optimiser changes: parameters and their state."""
-    states = [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+    states = [
+        value
+        for state in optimiser.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
     return [p for group in optimiser.param_groups for p in group["params"]] + states

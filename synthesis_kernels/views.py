@@ -1,6 +1,7 @@
 """Training views of a stored pool: crop, flip, cutout, mixup and normalisation in one gather.
 
-Everything random is a function of (image, view, seed), see `counter`, so any batch can be made again at any time.
+Everything random is a function of (image, view, seed), see `counter`, so any batch can be made
+again at any time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from synthesis_kernels.counter import uniforms
 from synthesis_kernels.errors import EchosetError
 
 LANES = 8
-"""Numbers drawn for a view: row, column, mirror, cutout row, cutout column, mixup or not, partner, share."""
+"""Numbers drawn for a view: row, column, mirror, cutout row, cutout column, mixup or not, partner,
+share.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,22 +50,35 @@ def views_reference(
         row, column, mirror, cut_row, cut_column, blend, partner, share = draws
         image = _to_unit(pool[index[place]])
         if plan.mixup and blend < plan.mixup:
-            image = torch.lerp(_to_unit(pool[_whole(partner, len(pool))]), image, share.to(image.dtype))
+            image = torch.lerp(
+                _to_unit(pool[_whole(partner, len(pool))]), image, share.to(image.dtype)
+            )
         first, left = _whole(row, 2 * plan.crop + 1), _whole(column, 2 * plan.crop + 1)
-        image = torch.nn.functional.pad(image, [plan.crop] * 4)[:, first : first + height, left : left + width]
+        image = torch.nn.functional.pad(image, [plan.crop] * 4)[
+            :, first : first + height, left : left + width
+        ]
         if plan.flip and mirror < 0.5:
             image = image.flip(-1)
         if plan.cutout:
-            top, left = _whole(cut_row, height) - plan.cutout // 2, _whole(cut_column, width) - plan.cutout // 2
+            top, left = (
+                _whole(cut_row, height) - plan.cutout // 2,
+                _whole(cut_column, width) - plan.cutout // 2,
+            )
             keep = torch.ones_like(image)
-            keep[:, max(top, 0) : max(top + plan.cutout, 0), max(left, 0) : max(left + plan.cutout, 0)] = 0
+            keep[
+                :,
+                max(top, 0) : max(top + plan.cutout, 0),
+                max(left, 0) : max(left + plan.cutout, 0),
+            ] = 0
             image = image * keep
         out.append(image)
     return torch.stack(out).contiguous(memory_format=torch.channels_last)
 
 
 def views(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int) -> Tensor:
-    """The views named by (index, view), as `views_reference` defines them, in one pass over what they need."""
+    """The views named by (index, view), as `views_reference` defines them, in one pass over what
+    they need.
+    """
     if pool.dtype is not torch.uint8 and not pool.is_floating_point():
         raise EchosetError(f"a pool of views is uint8 or float, not {pool.dtype}")
     draws = uniforms(index, view, seed, LANES)
@@ -80,20 +96,33 @@ def _gather(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tenso
     """In torch operations; differentiable in a float pool."""
     count, (channels, height, width) = len(index), pool.shape[1:]
     row, column, mirror, cut_row, cut_column, blend, partner, share = draws
-    y = torch.arange(height, device=pool.device)[None, :, None] + (_whole(row, 2 * plan.crop + 1) - plan.crop)[:, None, None]
+    y = (
+        torch.arange(height, device=pool.device)[None, :, None]
+        + (_whole(row, 2 * plan.crop + 1) - plan.crop)[:, None, None]
+    )
     x = torch.arange(width, device=pool.device)[None, None, :]
     if plan.flip:
         x = torch.where((mirror < 0.5)[:, None, None], width - 1 - x, x)
     x = x + (_whole(column, 2 * plan.crop + 1) - plan.crop)[:, None, None]
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # (B, H, W)
     if plan.cutout:
-        inside = inside & ~(_band(cut_row, height, plan)[:, :, None] & _band(cut_column, width, plan)[:, None, :])
-    place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)[:, None].expand(count, channels, -1)
+        inside = inside & ~(
+            _band(cut_row, height, plan)[:, :, None] & _band(cut_column, width, plan)[:, None, :]
+        )
+    place = (
+        (y.clamp(0, height - 1) * width + x.clamp(0, width - 1))
+        .flatten(1)[:, None]
+        .expand(count, channels, -1)
+    )
     flat = pool.flatten(2)
     out = _to_unit(flat[index].gather(2, place))
     if plan.mixup:
         other = _to_unit(flat[_whole(partner, len(pool))].gather(2, place))
-        out = torch.where((blend < plan.mixup)[:, None, None], torch.lerp(other, out, share[:, None, None].to(out.dtype)), out)
+        out = torch.where(
+            (blend < plan.mixup)[:, None, None],
+            torch.lerp(other, out, share[:, None, None].to(out.dtype)),
+            out,
+        )
     out = (out * inside.flatten(1)[:, None]).view(count, channels, height, width)
     return out.contiguous(memory_format=torch.channels_last)
 
@@ -110,7 +139,16 @@ def _native(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tenso
     count, (channels, height, width) = len(index), pool.shape[1:]
     out = torch.empty(count, height, width, channels)
     sizes = (len(pool), count, channels, height, width, plan.crop, plan.flip, plan.cutout)
-    native.call("views", torch.float32, pool, index.long().contiguous(), draws, out, *sizes, float(plan.mixup))
+    native.call(
+        "views",
+        torch.float32,
+        pool,
+        index.long().contiguous(),
+        draws,
+        out,
+        *sizes,
+        float(plan.mixup),
+    )
     return out.permute(0, 3, 1, 2)
 
 
@@ -122,5 +160,6 @@ def _whole(draw: Tensor, count: int) -> Tensor:
 def _to_unit(pixels: Tensor) -> Tensor:
     if pixels.dtype is not torch.uint8:
         return pixels
-    # By a tensor: CUDA would multiply by a number's reciprocal, and differ in the last bit from the other forms.
+    # By a tensor: CUDA would multiply by a number's reciprocal, and differ in the last bit from the
+    # other forms.
     return pixels.float() / pixels.new_full((), 255, dtype=torch.float32)

@@ -8,13 +8,21 @@ import torch
 from conftest import ROOT, environment, last_json
 
 from distill.models import ModelSpec, build_classifier
-from inversion import bench as benchmark
-from inversion import peers
-from inversion.cli import main
-from inversion.generators import Generator
+from inversion.bench import bench as benchmark
+from inversion.bench import peers
+from inversion.cli.main import main
+from inversion.parts.generator import Generator
 
-SMALL = ["--teacher=wrn-10-1", "--student=wrn-10-1", "--batch=8", "--images=16", "--epochs=1", "--views=1", "--device=cpu"]
-RUN = [sys.executable, "-m", "inversion.cli", "bench", *SMALL]
+SMALL = [
+    "--teacher=wrn-10-1",
+    "--student=wrn-10-1",
+    "--batch=8",
+    "--images=16",
+    "--epochs=1",
+    "--views=1",
+    "--device=cpu",
+]
+RUN = [sys.executable, "-m", "inversion.cli.main", "bench", *SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +30,18 @@ def first(tmp_path_factory):
     """One real run: what it printed, and the file it saved."""
     path = tmp_path_factory.mktemp("bench") / "first.json"
     command = [*RUN, "--repeats=2", f"--save={path}"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=True), path
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=True
+    ), path
 
 
 @pytest.fixture(scope="module")
 def second(first):
     """Another, in the kernels' reference form, compared with the first."""
     command = [*RUN, "--repeats=1", "--kernels=reference", f"--against={first[1]}", "--quiet"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=True)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=True
+    )
 
 
 @pytest.fixture
@@ -92,7 +104,9 @@ def test_speedups_are_ratios_of_medians(first):
 
 
 def test_our_step_needs_fewer_multiplications_than_the_peers(first):
-    """It leaves out the gradients of the teacher's weights, and doubles images after a convolution, not before."""
+    """It leaves out the gradients of the teacher's weights, and doubles images after a convolution,
+    not before.
+    """
     step = last_json(first[0])["synthesis_step"]
     assert 0 < step["gmac"] < 0.75 * step["peers_gmac"]
 
@@ -103,7 +117,11 @@ def test_the_document_says_what_was_measured(first):
     assert document["teacher"] == document["student"] == "wrn-10-1"
     assert (document["batch"], document["repeats"], document["step"]) == (8, 2, "eager")
     assert document["precision"] in ("float32", "bfloat16")
-    assert document["limit"].keys() == {"float32_gflops", f"{document['precision']}_gflops", "copy_gb_per_s"}
+    assert document["limit"].keys() == {
+        "float32_gflops",
+        f"{document['precision']}_gflops",
+        "copy_gb_per_s",
+    }
     assert all(rate > 0 for rate in document["limit"].values())
 
 
@@ -119,8 +137,12 @@ def test_nothing_warns(first):
 
 def test_against_a_saved_file_it_tells_the_changes(first, second):
     before, after = last_json(first[0]), last_json(second)
-    assert after["against"]["file"] == str(first[1]) and after["against"]["device"] == before["device"]
-    assert after["against"]["differs"] == {"kernel_forms": [before["kernel_forms"], after["kernel_forms"]]}
+    assert (
+        after["against"]["file"] == str(first[1]) and after["against"]["device"] == before["device"]
+    )
+    assert after["against"]["differs"] == {
+        "kernel_forms": [before["kernel_forms"], after["kernel_forms"]]
+    }
     assert after["against"]["change"].keys() == set(benchmark.HEADLINES)
     for name, change in after["against"]["change"].items():
         assert change == after[name] / before[name]
@@ -130,7 +152,9 @@ def test_what_two_files_do_not_share_stands_under_the_table(first, monkeypatch, 
     document = last_json(first[0]) | {"against": {"change": {}, "differs": {"batch": [64, 128]}}}
     monkeypatch.setattr(benchmark, "bench", lambda run: document)
     assert main(["bench"]) == 0
-    assert "the earlier file has another batch: 64, now 128" in " ".join(capsys.readouterr().out.split())
+    assert "the earlier file has another batch: 64, now 128" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_the_reference_form_is_measured_where_asked(second):
@@ -143,7 +167,14 @@ def test_quiet_prints_the_document_alone(second):
 
 @pytest.mark.parametrize(
     "content",
-    [None, b'{"pool.speedup": 2', b"\xff\xfe\x00", b"[1, 2]", b'{"accuracy": 0.9}', b'{"pool.speedup": "fast"}'],
+    [
+        None,
+        b'{"pool.speedup": 2',
+        b"\xff\xfe\x00",
+        b"[1, 2]",
+        b'{"accuracy": 0.9}',
+        b'{"pool.speedup": "fast"}',
+    ],
     ids=["missing", "cut off", "no text", "no document", "another document", "no figure"],
 )
 def test_a_file_that_is_no_result_is_named(fail, tmp_path, content):
@@ -158,7 +189,16 @@ def test_a_graph_on_a_cpu_is_refused(fail):
 
 
 @pytest.mark.parametrize(
-    "nonsense", ["--repeats=0", "--batch=1", "--views=0", "--epochs=0", "--images=7", "--teacher=wrn-9-1", "--teacher.size=64"]
+    "nonsense",
+    [
+        "--repeats=0",
+        "--batch=1",
+        "--views=0",
+        "--epochs=0",
+        "--images=7",
+        "--teacher=wrn-9-1",
+        "--teacher.size=64",
+    ],
 )
 def test_nonsense_is_refused(fail, nonsense):
     assert fail(nonsense).startswith("echoset: ")
@@ -195,7 +235,9 @@ def test_the_peers_hooks_watch_the_input_of_every_batch_norm():
     spec = teacher.spec
     teacher(torch.rand(4, spec.channels, spec.size, spec.size))
     assert len(hooks) == len(layers) == len(seen)
-    distance = {layer: peers.hook_statistics(x, layer.running_mean, layer.running_var) for layer, x in seen}
+    distance = {
+        layer: peers.hook_statistics(x, layer.running_mean, layer.running_var) for layer, x in seen
+    }
     assert [hook.distance for hook in hooks] == [distance[layer] for layer in layers]
 
 
@@ -216,5 +258,7 @@ def test_the_peers_generator_has_our_generators_size():
     ours, theirs = Generator(3, 32, 10, latent=16, width=8), peers.PlainGenerator(spec, 16, 8)
     images = theirs(torch.randn(2, 16))
     assert images.shape == (2, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
-    convolutions = [[p.shape for p in network.parameters() if p.ndim == 4] for network in (ours, theirs)]
+    convolutions = [
+        [p.shape for p in network.parameters() if p.ndim == 4] for network in (ours, theirs)
+    ]
     assert convolutions[0] == convolutions[1]

@@ -24,28 +24,41 @@ def linear(weight, bias, scale=1.0):
     with torch.no_grad():
         layer.weight.copy_(torch.as_tensor(np.array(weight)) * scale)
         layer.bias.copy_(torch.as_tensor(np.array(bias)) * scale)
-    return Classifier(nn.Sequential(nn.Flatten(), layer), ModelSpec("linear", size=SIDE, classes=len(bias))).eval()
+    return Classifier(
+        nn.Sequential(nn.Flatten(), layer), ModelSpec("linear", size=SIDE, classes=len(bias))
+    ).eval()
 
 
 def random_linear(seed, classes, scale=1.0):
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=(classes, PIXELS))
-    return linear(weight, -weight.sum(1) / 2 + 0.1 * rng.normal(size=classes), scale)  # about even in the middle of the range
+    return linear(
+        weight, -weight.sum(1) / 2 + 0.1 * rng.normal(size=classes), scale
+    )  # about even in the middle of the range
 
 
 def pictures(seed, count, low=0, high=256):
-    return torch.from_numpy(np.random.default_rng(seed).integers(low, high, (count, 1, SIDE, SIDE), dtype=np.uint8))
+    return torch.from_numpy(
+        np.random.default_rng(seed).integers(low, high, (count, 1, SIDE, SIDE), dtype=np.uint8)
+    )
 
 
 def leads(network, pixels, target):
-    """In float64: how far the target leads each other class, in levels of distance to the boundary with it. (N, K − 1)"""
+    """In float64: how far the target leads each other class, in levels of distance to the boundary
+    with it. (N, K − 1)
+    """
     layer = network.network[1]
     weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
     logits = pixels.flatten(1).double().numpy() / 255 @ weight.T + bias
     rows = []
     for row, t in zip(logits, target, strict=True):
         others = [k for k in range(len(bias)) if k != t]
-        rows.append([(row[t] - row[k]) / np.linalg.norm(weight[t] - weight[k]) * 255 / np.sqrt(PIXELS) for k in others])
+        rows.append(
+            [
+                (row[t] - row[k]) / np.linalg.norm(weight[t] - weight[k]) * 255 / np.sqrt(PIXELS)
+                for k in others
+            ]
+        )
     return np.array(rows)
 
 
@@ -56,12 +69,17 @@ def all_targets(count, classes):
 def count_asks(monkeypatch):
     """How many images the search asks the teacher about, as a list that grows."""
     asked, forward = [], Frozen.forward
-    monkeypatch.setattr(Frozen, "forward", lambda self, images: asked.append(len(images)) or forward(self, images))
+    monkeypatch.setattr(
+        Frozen, "forward", lambda self, images: asked.append(len(images)) or forward(self, images)
+    )
     return asked
 
 
 def same(one, other):
-    return all(torch.equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(BoundarySamples))
+    return all(
+        torch.equal(getattr(one, field.name), getattr(other, field.name))
+        for field in fields(BoundarySamples)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +96,13 @@ def attacked(teacher, digits):
 @pytest.mark.parametrize("close", [0.7, 1.5, 6.0])
 def test_pairs_enclose_the_known_boundary(classes, close):
     network, images = random_linear(classes, classes, 30.0), pictures(1, 40)
-    made = attack_boundaries(network, images, all_targets(40, classes), BoundaryOptions(close=close))
+    made = attack_boundaries(
+        network, images, all_targets(40, classes), BoundaryOptions(close=close)
+    )
     target = made.targets[made.found]
-    assert made.found.float().mean() > 0.95 * (classes - 1) / classes  # all but the class that each image has
+    assert (
+        made.found.float().mean() > 0.95 * (classes - 1) / classes
+    )  # all but the class that each image has
     before, after = (leads(network, kind[made.found], target) for kind in (made.before, made.after))
     assert (after.min(1) > 0).all() and (before.min(1) < 0).all()
     assert (after.min(1) <= close).all() and (-before.min(1) <= close).all()
@@ -98,7 +120,9 @@ def test_two_classes_are_crossed_on_the_shortest_way():
 
 def test_the_deep_ones_lie_as_deep_as_asked():
     network, images = random_linear(7, 2), pictures(3, 30, 90, 166)
-    target = torch.from_numpy((leads(network, images, torch.zeros(30).long())[:, 0] > 0).astype(np.int64))
+    target = torch.from_numpy(
+        (leads(network, images, torch.zeros(30).long())[:, 0] > 0).astype(np.int64)
+    )
     made = attack_boundaries(network, images, target[:, None], BoundaryOptions(deeper=10.0))
     assert made.found.all()
     for pair, deep, sign in ((made.before, made.deep_before, -1), (made.after, made.deep_after, 1)):
@@ -109,7 +133,9 @@ def test_the_deep_ones_lie_as_deep_as_asked():
 def test_every_sample_marked_found_holds_on_the_teacher_itself(teacher, attacked, digits):
     kinds = [attacked.before, attacked.after, attacked.deep_before, attacked.deep_after]
     with torch.no_grad():
-        logits = torch.stack([teacher(kind.flatten(0, 1).float() / 255).view(10, 10, 10) for kind in kinds], 2)
+        logits = torch.stack(
+            [teacher(kind.flatten(0, 1).float() / 255).view(10, 10, 10) for kind in kinds], 2
+        )
     labels, target = logits.argmax(3), attacked.targets[..., None]
     assert torch.equal(labels, attacked.labels)
     on_target = (labels == target)[attacked.found]
@@ -131,13 +157,17 @@ def test_good_gives_the_found_samples_with_their_labels(attacked):
     count = int(attacked.found.sum())
     assert images.shape == (4 * count, 1, 28, 28) and images.dtype == torch.uint8
     assert torch.equal(labels.view(count, 4), attacked.labels[attacked.found])
-    for place, kind in enumerate((attacked.before, attacked.after, attacked.deep_before, attacked.deep_after)):
+    for place, kind in enumerate(
+        (attacked.before, attacked.after, attacked.deep_before, attacked.deep_after)
+    ):
         assert torch.equal(images[place::4], kind[attacked.found])
 
 
 def test_the_class_an_image_has_is_no_target(monkeypatch):
     network, images = random_linear(1, 3), pictures(4, 30)
-    own = attack_boundaries(network, images, all_targets(30, 3)).found.logical_not().long().argmax(1)
+    own = (
+        attack_boundaries(network, images, all_targets(30, 3)).found.logical_not().long().argmax(1)
+    )
     asked = count_asks(monkeypatch)
     made = attack_boundaries(network, images, own[:, None])
     assert not made.found.any() and (made.labels[:, :, 0] == own[:, None]).all()
@@ -152,11 +182,15 @@ def test_batches_and_targets_change_nothing(batch):
     for number in range(4):
         alone = attack_boundaries(network, images, targets[:, number : number + 1])
         for field in fields(BoundarySamples):
-            assert torch.equal(getattr(made, field.name)[:, number], getattr(alone, field.name)[:, 0]), field.name
+            assert torch.equal(
+                getattr(made, field.name)[:, number], getattr(alone, field.name)[:, 0]
+            ), field.name
 
 
 def test_targets_together_or_alone_on_the_teacher(teacher, digits, attacked):
-    """Alike but for what float sums in another order change, and a walk can go another way from there."""
+    """Alike but for what float sums in another order change, and a walk can go another way from
+    there.
+    """
     alone = attack_boundaries(teacher, digits, torch.full((10, 1), 3))
     alike = (alone.after[:, 0] == attacked.after[:, 3]).flatten(1).all(1)
     assert alike.float().mean() >= 0.9
@@ -168,33 +202,47 @@ def test_twice_the_same(teacher, digits, attacked):
 
 
 def test_the_bold_driver_asks_less_than_fixed_steps(teacher, monkeypatch):
-    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8))
+    noise = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8)
+    )
     asked, counts, found = count_asks(monkeypatch), {}, {}
     for growth in (1.2, 1.0):  # fixed steps are as long as the pair may be apart
         asked.clear()
         options = BoundaryOptions(steps=100, first_step=1.5, growth=growth, close=1.5)
-        found[growth] = int(attack_boundaries(teacher, noise, torch.tensor([[1, 7]] * 2), options).found.sum())
+        found[growth] = int(
+            attack_boundaries(teacher, noise, torch.tensor([[1, 7]] * 2), options).found.sum()
+        )
         counts[growth] = sum(asked)
     assert counts[1.2] < 0.8 * counts[1.0] and found[1.2] >= found[1.0] > 0
 
 
 def test_steps_that_jump_past_the_class_are_undone_and_halved():
-    """Three classes in a row along one direction: the middle one is narrower than the first step is long."""
+    """Three classes in a row along one direction: the middle one is narrower than the first step is
+    long.
+    """
     weight = np.outer([-1.0, 0.0, 1.0], np.ones(PIXELS))
-    network = linear(weight, [PIXELS * 0.48, 0.0, -PIXELS * 0.52], 20.0)  # the middle one is .48 to .52, ten levels wide
+    network = linear(
+        weight, [PIXELS * 0.48, 0.0, -PIXELS * 0.52], 20.0
+    )  # the middle one is .48 to .52, ten levels wide
     images = torch.full((1, 1, SIDE, SIDE), 100, dtype=torch.uint8)
-    made = attack_boundaries(network, images, torch.tensor([[1]]), BoundaryOptions(first_step=60.0, deeper=1.0))
+    made = attack_boundaries(
+        network, images, torch.tensor([[1]]), BoundaryOptions(first_step=60.0, deeper=1.0)
+    )
     assert made.found.all()
     assert made.before.unique().tolist() == [122] and made.after.unique().tolist() == [123]
 
 
 def test_pixels_at_the_end_of_their_range_take_no_part_in_the_step():
-    """Fourteen pixels want to go where they can't; two carry the image over, and have the whole step to themselves."""
+    """Fourteen pixels want to go where they can't; two carry the image over, and have the whole
+    step to themselves.
+    """
     weight = np.full(PIXELS, -1.0)
     weight[[5, 9]] = 0.1
     network = linear([np.zeros(PIXELS), weight], [0.0, -0.15], 10.0)
     images = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8)
-    made = attack_boundaries(network, images, torch.tensor([[1]]), BoundaryOptions(steps=9, growth=1.0, deeper=2.0))
+    made = attack_boundaries(
+        network, images, torch.tensor([[1]]), BoundaryOptions(steps=9, growth=1.0, deeper=2.0)
+    )
     assert made.found.all()
     assert made.after.flatten()[[5, 9]].min() >= 191 and made.after.count_nonzero() == 2
     white = attack_boundaries(
@@ -209,7 +257,9 @@ def test_pixels_at_the_end_of_their_range_take_no_part_in_the_step():
 def test_a_way_that_ends_at_the_range_is_given_up(monkeypatch):
     asked = count_asks(monkeypatch)
     network = linear([np.zeros(PIXELS), np.full(PIXELS, -1.0)], [0.0, -1.0])
-    made = attack_boundaries(network, torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8), torch.tensor([[1]]))
+    made = attack_boundaries(
+        network, torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8), torch.tensor([[1]])
+    )
     assert not made.found.any() and sum(asked) == 1 + 2
 
 
@@ -275,8 +325,20 @@ def test_a_teacher_in_training_mode_is_judged_as_it_will_be_used(teacher, digits
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("steps", 0), ("first_step", 0.0), ("first_step", -1.0), ("first_step", float("nan")), ("growth", 0.9)),
-        *(("growth", float("inf")), ("close", 0.0), ("close", -2.0), ("deeper", 0.0), ("deeper", float("nan"))),
+        *(
+            ("steps", 0),
+            ("first_step", 0.0),
+            ("first_step", -1.0),
+            ("first_step", float("nan")),
+            ("growth", 0.9),
+        ),
+        *(
+            ("growth", float("inf")),
+            ("close", 0.0),
+            ("close", -2.0),
+            ("deeper", 0.0),
+            ("deeper", float("nan")),
+        ),
     ],
 )
 def test_options_are_refused_by_name(name, value):

@@ -7,8 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.corrupt import add_label_noise, corrupt, draw_balanced, imbalance_counts, unbalance
-from distill.data import Images
+from distill.data.corrupt import (
+    add_label_noise,
+    corrupt,
+    draw_balanced,
+    imbalance_counts,
+    unbalance,
+)
+from distill.data.images import Images
 from synthesis_kernels.errors import EchosetError
 
 CLASSES = 10
@@ -36,7 +42,9 @@ def within(share, chance, count, rounding=1e-9):
 def test_label_noise_happens_at_its_rate(rate):
     noisy = add_label_noise(MANY, CLASSES, rate, seed=1)
     changed = (noisy.data.labels != MANY.labels).double().mean().item()
-    assert noisy.changed == pytest.approx(changed, abs=1e-6) and within(changed, rate * (1 - 1 / CLASSES), len(MANY))
+    assert noisy.changed == pytest.approx(changed, abs=1e-6) and within(
+        changed, rate * (1 - 1 / CLASSES), len(MANY)
+    )
     drawn = float(noisy.report.split(": ")[1].split("%")[0]) / 100
     assert within(drawn, rate, len(MANY), rounding=0.0005)
     assert f"{changed:.1%} changed" in noisy.report and noisy.report.startswith("20000 images")
@@ -64,7 +72,9 @@ def test_new_labels_are_uniform_over_all_classes_the_own_one_too():
 
 def test_who_is_hit_does_not_follow_from_the_class():
     changed = add_label_noise(MANY, CLASSES, 0.4, seed=5).data.labels != MANY.labels
-    assert all(within(changed[MANY.labels == c].double().mean().item(), 0.36, 2000) for c in range(CLASSES))
+    assert all(
+        within(changed[MANY.labels == c].double().mean().item(), 0.36, 2000) for c in range(CLASSES)
+    )
 
 
 @pytest.mark.parametrize("how", ["noise=0.3", "imbalance=0.5"])
@@ -74,9 +84,13 @@ def test_damage_follows_from_the_seed(how):
     one = corrupt(MANY, CLASSES, how, 0)
     torch.manual_seed(2)
     two, other = corrupt(MANY, CLASSES, how, 0), corrupt(MANY, CLASSES, how, 1)
-    assert torch.equal(one.data.images, two.data.images) and torch.equal(one.data.labels, two.data.labels)
+    assert torch.equal(one.data.images, two.data.images) and torch.equal(
+        one.data.labels, two.data.labels
+    )
     assert one.report == two.report and torch.equal(MANY.labels, before)
-    assert numbers(one.data) != numbers(other.data) or not torch.equal(one.data.labels, other.data.labels)
+    assert numbers(one.data) != numbers(other.data) or not torch.equal(
+        one.data.labels, other.data.labels
+    )
 
 
 def test_no_damage_leaves_everything():
@@ -109,7 +123,9 @@ def test_any_imbalance_solves_its_equations(largest, classes, gamma):
     counts = imbalance_counts(largest, classes, gamma)
     assert counts[0] == largest and abs(counts[-1] - largest / 20) <= 0.5 + 1e-6
     assert all(n >= m for n, m in pairwise(counts))
-    np.testing.assert_allclose(counts, exact_counts(largest, classes, gamma), atol=0.5 + 1e-6 * largest)
+    np.testing.assert_allclose(
+        counts, exact_counts(largest, classes, gamma), atol=0.5 + 1e-6 * largest
+    )
 
 
 def test_unbalance_keeps_exactly_that_many():
@@ -117,10 +133,18 @@ def test_unbalance_keeps_exactly_that_many():
     data = numbered(labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))])
     left = unbalance(data, CLASSES, 1.0, seed=2)
     wanted = imbalance_counts(60, CLASSES, 1.0)
-    assert left.counts == wanted == np.bincount(left.data.labels.numpy(), minlength=CLASSES).tolist()
+    assert (
+        left.counts == wanted == np.bincount(left.data.labels.numpy(), minlength=CLASSES).tolist()
+    )
     kept = numbers(left.data)
-    assert kept == sorted(set(kept)) and torch.equal(left.data.labels, data.labels[kept])  # no image twice, each with its label
-    assert f"{sum(wanted)} images left" in left.report and str(wanted) in left.report and left.changed == 0
+    assert kept == sorted(set(kept)) and torch.equal(
+        left.data.labels, data.labels[kept]
+    )  # no image twice, each with its label
+    assert (
+        f"{sum(wanted)} images left" in left.report
+        and str(wanted) in left.report
+        and left.changed == 0
+    )
 
 
 @given(st.lists(st.integers(3, 9), min_size=2, max_size=6), st.data())
@@ -144,7 +168,9 @@ def test_a_balanced_draw_follows_from_the_seed():
 def test_a_balanced_draw_refuses_too_many():
     data = numbered([0] * 5 + [1] * 3)
     assert len(draw_balanced(data, 2, 7, 0)) == 7  # four of the first class
-    with pytest.raises(EchosetError, match="numbered has 3 images in its smallest class, 8 would take 4 of each"):
+    with pytest.raises(
+        EchosetError, match="numbered has 3 images in its smallest class, 8 would take 4 of each"
+    ):
         draw_balanced(data, 2, 8, 0)
     with pytest.raises(EchosetError, match="0 images in its smallest class"):
         draw_balanced(data, 3, 3, 0)

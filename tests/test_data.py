@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distill import evaluate, load_images
-from distill.augment import make_views
-from distill.data import Images, fit_pixels, from_dataset
+from distill.data.augment import make_views
+from distill.data.images import Images, fit_pixels, from_dataset
 from distill.evaluation import predict
 from distill.options import ViewOptions
+from distill.runtime import Runtime
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 
@@ -23,7 +24,11 @@ LABELS = np.array([2, 0, 1], np.uint8)
 
 
 def idx(array):
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 @pytest.mark.parametrize("below, suffix", [("MNIST/raw", ""), ("raw", ".gz"), (".", "")])
@@ -48,9 +53,13 @@ def test_npz_and_folders(tmp_path):
     for name, image in zip("ab", colour, strict=False):
         (tmp_path / "test" / name).mkdir(parents=True)
         Image.fromarray(image).save(tmp_path / "test" / name / "0.png")
-        (tmp_path / "test" / name / "._0.png").write_bytes(b"what macOS leaves beside files on other disks")
+        (tmp_path / "test" / name / "._0.png").write_bytes(
+            b"what macOS leaves beside files on other disks"
+        )
     data = load_images(tmp_path)
-    assert data.labels.tolist() == [0, 1] and np.array_equal(data.images[1].permute(1, 2, 0).numpy(), colour[1])
+    assert data.labels.tolist() == [0, 1] and np.array_equal(
+        data.images[1].permute(1, 2, 0).numpy(), colour[1]
+    )
     (tmp_path / "test" / "a" / "1.png").write_bytes(b"no picture")
     with pytest.raises(EchosetError, match=r"1\.png is not a readable picture"):
         load_images(tmp_path)
@@ -62,7 +71,9 @@ def test_data_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(EchosetError, match="no data set this understands"):
         load_images(tmp_path)
     np.savez(tmp_path / "o.npz", test_images=np.array([{}], dtype=object), test_labels=LABELS)
-    with pytest.raises(EchosetError, match=r"o\.npz is not a readable"):  # an object array is a pickle
+    with pytest.raises(
+        EchosetError, match=r"o\.npz is not a readable"
+    ):  # an object array is a pickle
         load_images(tmp_path / "o.npz")
     np.savez(tmp_path / "n.npz", pictures=PIXELS)
     with pytest.raises(EchosetError, match="it has pictures"):
@@ -72,10 +83,12 @@ def test_data_that_cannot_be_read_is_named(tmp_path):
 def test_the_bundled_slice_is_real_mnist_and_the_teacher_reads_it(teacher):
     data = load_images(MNIST_SLICE)
     assert data.images.shape == (2000, 1, 28, 28)
-    result = evaluate(teacher, data, teacher, device="cpu", quiet=True)
+    result = evaluate(teacher, data, teacher, runtime=Runtime(device="cpu", quiet=True))
     assert result.accuracy >= 0.993 and result.agreement == 1 and result.images == 2000
     # Against a count by hand.
-    right = (predict(teacher, data.images, torch.device("cpu"), batch=333).argmax(1) == data.labels).float()
+    right = (
+        predict(teacher, data.images, torch.device("cpu"), batch=333).argmax(1) == data.labels
+    ).float()
     assert result.accuracy == pytest.approx(right.mean().item())
     assert result.per_class[3] == pytest.approx(right[data.labels == 3].mean().item())
 
@@ -83,17 +96,23 @@ def test_the_bundled_slice_is_real_mnist_and_the_teacher_reads_it(teacher):
 def test_evaluation_refuses_what_does_not_fit(teacher):
     with pytest.raises(EchosetError, match="images of shape"):
         evaluate(
-            teacher, Images(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "rgb"), device="cpu", quiet=True
+            teacher,
+            Images(torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "rgb"),
+            runtime=Runtime(device="cpu", quiet=True),
         )
     with pytest.raises(EchosetError, match="labels from 0 to 12"):
         evaluate(
-            teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 12]), "odd"), device="cpu", quiet=True
+            teacher,
+            Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 12]), "odd"),
+            runtime=Runtime(device="cpu", quiet=True),
         )
 
 
 def test_a_class_without_images_has_no_accuracy(teacher):
     result = evaluate(
-        teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), "few"), device="cpu", quiet=True
+        teacher,
+        Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), "few"),
+        runtime=Runtime(device="cpu", quiet=True),
     )
     assert result.per_class[5] is None
 
@@ -113,8 +132,13 @@ def test_views():
         assert one.min() >= 0 and one.max() <= 1 + 1e-6
         # The same view in another batch, and in another order.
         index = torch.tensor([7, 2, 7])
-        torch.testing.assert_close(make_views(images, index, torch.full((3,), 3), options, 0), one[index])
-    flipped = [torch.equal(m, i.flip(2)) for m, i in zip(all_views(images, replace(still, flip=True)), images / 255, strict=True)]
+        torch.testing.assert_close(
+            make_views(images, index, torch.full((3,), 3), options, 0), one[index]
+        )
+    flipped = [
+        torch.equal(m, i.flip(2))
+        for m, i in zip(all_views(images, replace(still, flip=True)), images / 255, strict=True)
+    ]
     assert 16 < sum(flipped) < 48
 
 
@@ -123,7 +147,9 @@ def test_a_shift_moves_by_the_stated_part_of_the_side_at_most(rotate):
     image = torch.zeros(200, 1, 20, 20, dtype=torch.uint8)
     image[:, :, 10, 10] = 255
     views = all_views(image, ViewOptions(rotate=rotate, scale=0, shift=0.2))
-    rows, columns = (views.sum(d).flatten(1) @ torch.arange(20.0) / views.sum((1, 2, 3)) for d in (3, 2))
+    rows, columns = (
+        views.sum(d).flatten(1) @ torch.arange(20.0) / views.sum((1, 2, 3)) for d in (3, 2)
+    )
     assert 3 < (rows - 10).abs().max() <= 4.01 and 3 < (columns - 10).abs().max() <= 4.01
 
 
@@ -135,7 +161,9 @@ def write_pictures(folder, *pictures):
     """0.png, 1.png, … of arrays or Pillow pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):
-        (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(folder / f"{number}.png")
+        (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(
+            folder / f"{number}.png"
+        )
     return folder
 
 
@@ -154,7 +182,10 @@ def luma(array):
 def test_images_without_labels_load_without_labels(tmp_path):
     np.savez(tmp_path / "split.npz", test_images=PIXELS)
     np.savez(tmp_path / "plain.npz", images=np.stack([PIXELS] * 3, -1))
-    assert load_images(tmp_path / "split.npz").labels is None and load_images(tmp_path / "plain.npz").labels is None
+    assert (
+        load_images(tmp_path / "split.npz").labels is None
+        and load_images(tmp_path / "plain.npz").labels is None
+    )
     assert np.array_equal(load_images(tmp_path / "plain.npz", "train").images[:, 2].numpy(), PIXELS)
     write_pictures(tmp_path / "side-by-side", GREY, GREY.T)
     write_pictures(tmp_path / "below" / "test", GREY, GREY.T)
@@ -162,7 +193,11 @@ def test_images_without_labels_load_without_labels(tmp_path):
         data = load_images(tmp_path / folder)
         assert data.labels is None and np.array_equal(data.images[:, 0].numpy(), [GREY, GREY.T])
     chosen = data.chosen(torch.tensor([1, 1, 0]))
-    assert chosen.labels is None and len(chosen) == 3 and np.array_equal(chosen.images[0, 0].numpy(), GREY.T)
+    assert (
+        chosen.labels is None
+        and len(chosen) == 3
+        and np.array_equal(chosen.images[0, 0].numpy(), GREY.T)
+    )
 
 
 def test_a_split_with_its_own_folder_is_what_is_read(tmp_path):
@@ -193,7 +228,9 @@ def test_pictures_of_all_modes_become_what_the_network_takes(tmp_path):
         assert np.array_equal(found, expected)
     grey = load_images(folder, channels=1, size=6).images[:, 0].numpy()
     assert np.array_equal(grey[0], GREY) and np.array_equal(grey[3], np.where(GREY > 99, 255, 0))
-    assert abs(grey[1] - luma(COLOUR)).max() <= 0.501 and abs(grey[2] - luma(colours)).max() <= 0.501
+    assert (
+        abs(grey[1] - luma(COLOUR)).max() <= 0.501 and abs(grey[2] - luma(colours)).max() <= 0.501
+    )
 
 
 def test_pictures_of_different_sizes_need_a_size(tmp_path):
@@ -226,15 +263,23 @@ def test_channels_and_size_come_together(tmp_path):
 )
 @settings(max_examples=20)
 def test_a_constant_image_stays_constant(value, before, after, height, width, size):
-    found = fit_pixels(torch.full((2, before, height, width), value, dtype=torch.uint8), after, size)
-    assert found.shape == (2, after, size, size) and found.dtype is torch.uint8 and (found == value).all()
+    found = fit_pixels(
+        torch.full((2, before, height, width), value, dtype=torch.uint8), after, size
+    )
+    assert (
+        found.shape == (2, after, size, size)
+        and found.dtype is torch.uint8
+        and (found == value).all()
+    )
 
 
 @pytest.mark.parametrize("size", [3, 8, 17])
 def test_resizing_is_what_pillow_does(size):
     picture = np.random.default_rng(1).integers(0, 256, (12, 10), dtype=np.uint8)
     ours = fit_pixels(torch.from_numpy(picture)[None, None], 1, size)[0, 0].numpy().astype(int)
-    theirs = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+    theirs = np.asarray(
+        Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR)
+    ).astype(int)
     assert abs(ours - theirs).max() <= 1
 
 
@@ -243,7 +288,9 @@ def test_pixels_that_fit_come_back_as_they_are():
     assert fit_pixels(pixels, 3, 8) is pixels
     data = Images(pixels, torch.tensor([1, 0]), "x")
     assert data.fitted(3, 8).images is pixels and data.fitted(1, 4).labels.tolist() == [1, 0]
-    many = torch.randint(0, 256, (2050, 1, 4, 4), dtype=torch.uint8)  # more than are converted at once
+    many = torch.randint(
+        0, 256, (2050, 1, 4, 4), dtype=torch.uint8
+    )  # more than are converted at once
     assert torch.equal(fit_pixels(many, 3, 4), many.expand(-1, 3, -1, -1))
     with pytest.raises(EchosetError, match="2 channels"):
         fit_pixels(pixels[:, :2], 3, 8)
@@ -251,16 +298,29 @@ def test_pixels_that_fit_come_back_as_they_are():
 
 def test_a_data_set_in_python():
     unit = torch.from_numpy(COLOUR).permute(2, 0, 1) / 255
-    items = [(Image.fromarray(COLOUR), 4), (COLOUR, np.int64(0)), (unit, torch.tensor(7), "more"), [Image.fromarray(GREY), 1]]
+    items = [
+        (Image.fromarray(COLOUR), 4),
+        (COLOUR, np.int64(0)),
+        (unit, torch.tensor(7), "more"),
+        [Image.fromarray(GREY), 1],
+    ]
     data = from_dataset(items, "mine", 3, 6)
     expected = np.stack([COLOUR, COLOUR, COLOUR, np.stack([GREY] * 3, -1)])
     assert np.array_equal(data.images.permute(0, 2, 3, 1).numpy(), expected)
-    assert data.labels.tolist() == [4, 0, 7, 1] and data.labels.dtype is torch.int64 and data.name == "mine"
+    assert (
+        data.labels.tolist() == [4, 0, 7, 1]
+        and data.labels.dtype is torch.int64
+        and data.name == "mine"
+    )
 
 
 def test_a_data_set_in_python_without_labels():
     unit = torch.from_numpy(GREY)[None] / 255
-    for items in ([Image.fromarray(GREY), GREY, unit], [(GREY,), (unit,)], [(GREY, None), (GREY, "cat")]):
+    for items in (
+        [Image.fromarray(GREY), GREY, unit],
+        [(GREY,), (unit,)],
+        [(GREY, None), (GREY, "cat")],
+    ):
         data = from_dataset((item for item in items), "mine", 1, 6)
         assert data.labels is None and len(data) == len(items)
         assert all(np.array_equal(image[0].numpy(), GREY) for image in data.images)
@@ -272,7 +332,11 @@ def test_a_data_set_in_python_without_labels():
 def test_torchvision_reads_the_same_mnist(tmp_path, split, count):
     write_mnist(tmp_path / "MNIST" / "raw")
     ours, theirs = load_images(tmp_path, split), load_images(f"torchvision:MNIST:{tmp_path}", split)
-    assert torch.equal(ours.images, theirs.images) and torch.equal(ours.labels, theirs.labels) and len(theirs) == count
+    assert (
+        torch.equal(ours.images, theirs.images)
+        and torch.equal(ours.labels, theirs.labels)
+        and len(theirs) == count
+    )
     assert "torchvision:MNIST" in theirs.name
     fitted = load_images(f"torchvision:MNIST:{tmp_path}", split, channels=3, size=10)
     assert torch.equal(fitted.images, ours.fitted(3, 10).images)
@@ -286,7 +350,13 @@ def test_torchvision_reads_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["torchvision:MNIST", "torchvision:MNIST:", "torchvision::ROOT", "torchvision:Photographs:ROOT"]
+    "address",
+    [
+        "torchvision:MNIST",
+        "torchvision:MNIST:",
+        "torchvision::ROOT",
+        "torchvision:Photographs:ROOT",
+    ],
 )
 def test_torchvision_addresses_that_name_nothing(address):
     with pytest.raises(EchosetError, match=f"'{address}' should be torchvision:NAME:ROOT"):
@@ -302,7 +372,11 @@ def test_torchvision_data_that_is_not_there(tmp_path, name):
 
 def test_evaluation_refuses_images_without_labels(teacher):
     with pytest.raises(EchosetError, match="mine has no labels to judge by"):
-        evaluate(teacher, Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), None, "mine"), device="cpu", quiet=True)
+        evaluate(
+            teacher,
+            Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), None, "mine"),
+            runtime=Runtime(device="cpu", quiet=True),
+        )
 
 
 def test_a_torchvision_name_in_small_letters():
@@ -325,11 +399,15 @@ def test_one_of_several_data_sets_has_to_be_named(tmp_path):
     write_mnist(tmp_path / "MNIST" / "raw")
     for name in ("cifar-10-batches-py", "cifar-100-python"):
         (tmp_path / name).mkdir()
-        with pytest.raises(EchosetError, match=r"several data sets; name one of .*MNIST/raw.*cifar-10-batches-py"):
+        with pytest.raises(
+            EchosetError, match=r"several data sets; name one of .*MNIST/raw.*cifar-10-batches-py"
+        ):
             load_images(tmp_path)
     assert np.array_equal(load_images(tmp_path / "MNIST").images[:, 0].numpy(), PIXELS)
     write_mnist(tmp_path / "MNIST" / "raw" / "raw")
-    assert len(load_images(tmp_path / "MNIST" / "raw")) == 3  # what lies at the path itself comes first
+    assert (
+        len(load_images(tmp_path / "MNIST" / "raw")) == 3
+    )  # what lies at the path itself comes first
     with pytest.raises(EchosetError, match="cifar-100-python: CIFAR100 is incomplete"):
         load_images(tmp_path / "cifar-100-python")
 
@@ -365,7 +443,9 @@ def test_other_numbers_of_channels_that_fit():
 
 
 def test_a_data_set_of_uint8_tensors():
-    assert np.array_equal(from_dataset([torch.from_numpy(GREY)[None]], "mine", 1, 6).images[0, 0].numpy(), GREY)
+    assert np.array_equal(
+        from_dataset([torch.from_numpy(GREY)[None]], "mine", 1, 6).images[0, 0].numpy(), GREY
+    )
 
 
 @pytest.mark.parametrize("value", [1.01, -0.5])
@@ -434,7 +514,12 @@ def test_a_class_that_a_split_lacks_moves_no_other_up(tmp_path):
         load_images(tmp_path, "test")
     for name in "ab":
         write_pictures(tmp_path / "test" / name, GREY)
-    assert load_images(tmp_path, "test").labels.tolist() == [0, 1, 2, 3]  # a train split with a part of the classes
+    assert load_images(tmp_path, "test").labels.tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]  # a train split with a part of the classes
 
 
 def test_another_layout_beside_a_split_says_nothing_about_its_classes(tmp_path):
@@ -445,7 +530,9 @@ def test_another_layout_beside_a_split_says_nothing_about_its_classes(tmp_path):
     assert load_images(tmp_path, "test").labels.tolist() == [0, 1]
 
 
-def test_a_class_without_pictures_in_any_split_is_refused_and_links_and_dots_are_followed(tmp_path, monkeypatch):
+def test_a_class_without_pictures_in_any_split_is_refused_and_links_and_dots_are_followed(
+    tmp_path, monkeypatch
+):
     for name in "abc":
         write_pictures(tmp_path / "root" / "train" / name, GREY)
     write_pictures(tmp_path / "elsewhere" / "c", GREY)
@@ -465,7 +552,9 @@ def test_a_class_called_train_is_no_split(tmp_path):
         with pytest.raises(EchosetError, match="is 'train' what to train or test with, or a class"):
             load_images(tmp_path, split)
     assert len(load_images(tmp_path, "train", labelled=False)) == 1  # where no class counts
-    write_pictures(tmp_path / "test", GREY)  # beside one another they are splits, whatever else is there
+    write_pictures(
+        tmp_path / "test", GREY
+    )  # beside one another they are splits, whatever else is there
     assert len(load_images(tmp_path, "train")) == len(load_images(tmp_path / "tractor"))
 
 
@@ -477,11 +566,13 @@ def test_a_folder_of_other_splits_is_not_one_class(tmp_path):
 
 def test_a_picture_is_what_its_name_says(tmp_path, monkeypatch):
     """Pillow would hand PostScript to another program."""
-    (tmp_path / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    (tmp_path / "x.png").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+    )
     with pytest.raises(EchosetError, match=r"x\.png is not a readable picture"):
         load_images(tmp_path, labelled=False)
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
-    monkeypatch.setattr("distill.data.MOST_PIXELS", 1000)
+    monkeypatch.setattr("distill.data.images.MOST_PIXELS", 1000)
     with pytest.raises(EchosetError, match="40 × 30 pixels are more than 1,000"):
         load_images(tmp_path, labelled=False)
 
@@ -490,6 +581,10 @@ def test_a_picture_is_what_its_name_says(tmp_path, monkeypatch):
 def test_idx_files_without_pixels_or_of_impossible_shapes(tmp_path, shape):
     header = bytes([0, 0, 8, 3]) + np.array(shape, ">u4").tobytes()
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(header)
-    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + np.array([10], ">u4").tobytes() + bytes(10))
-    with pytest.raises(EchosetError, match=r"images have no pixels|should hold 18446744073709551616 bytes"):
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(
+        bytes([0, 0, 8, 1]) + np.array([10], ">u4").tobytes() + bytes(10)
+    )
+    with pytest.raises(
+        EchosetError, match=r"images have no pixels|should hold 18446744073709551616 bytes"
+    ):
         load_images(tmp_path)

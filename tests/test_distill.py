@@ -10,18 +10,27 @@ import pytest
 import torch
 from conftest import ROOT, assert_learnt, environment, needs_inductor
 
-from distill import DistillOptions, StudentOptions, TransferSet, build_student, distill, load_images, views
-from distill.augment import make_views
+from distill import (
+    DistillOptions,
+    StudentOptions,
+    TransferSet,
+    build_student,
+    distill,
+    load_images,
+    views,
+)
+from distill.data.augment import make_views
 from distill.files import read_log
 from distill.loop import Every, Interrupted, StopFlag
-from distill.losses.hinton import hinton_loss
+from distill.methods.hinton import hinton_loss
 from distill.optimisers import Muon, Scheduled, orthogonalise
 from distill.options import ViewOptions
+from distill.runtime import Runtime
+from distill.sets.transfer_set import shard_name, write_manifest, write_shard
 from distill.train import StudentState, StudentStep, forget, one_cycle
-from distill.transfer_set import shard_name, write_manifest, write_shard
 from distill.views import bank_answers
 from inversion import MNIST_SLICE
-from inversion.cli import main
+from inversion.cli.main import main
 from synthesis_kernels.divergence import divergence
 from synthesis_kernels.errors import EchosetError
 
@@ -37,14 +46,28 @@ def folder(teacher, tmp_path_factory):
     images = load_images(MNIST_SLICE).images[:200]
     logits = predict(teacher, images, torch.device("cpu"))
     labels = logits.argmax(1)
-    rows = {"images": images, "labels": labels, "logits": logits, "priority": torch.zeros(200), "round": torch.zeros(200).int()}
+    rows = {
+        "images": images,
+        "labels": labels,
+        "logits": logits,
+        "priority": torch.zeros(200),
+        "round": torch.zeros(200).int(),
+    }
     digest = write_shard(folder / shard_name(0, 1), {k: v.clone() for k, v in rows.items()})
     contract = {"channels": 1, "size": 28, "classes": 10, "mean": [0.1307], "std": [0.3081]}
     shards = [{"file": shard_name(0, 1), "sha256": digest, "count": 200}]
     made_by = {"model": "convnet-32", "weight_hash": teacher.weight_hash()}
     counts = torch.bincount(labels, minlength=10).tolist()
     write_manifest(
-        folder, {"code_version": "0", "teacher": made_by, "config": {}, "input": contract, "counts": counts, "shards": shards}
+        folder,
+        {
+            "code_version": "0",
+            "teacher": made_by,
+            "config": {},
+            "input": contract,
+            "counts": counts,
+            "shards": shards,
+        },
     )
     return folder
 
@@ -59,7 +82,14 @@ def student_for(transfer_set, model="convnet-8", seed=0):
 
 
 def run(teacher, transfer_set, options=SHORT, **more):
-    return distill(student_for(transfer_set), transfer_set, teacher, options, device="cpu", quiet=True, **more)
+    return distill(
+        student_for(transfer_set),
+        transfer_set,
+        teacher,
+        options,
+        folder=more.pop("folder", None),
+        runtime=Runtime(device="cpu", quiet=True, **more),
+    )
 
 
 def test_a_student_learns_to_decide_as_its_teacher(teacher, transfer_set):
@@ -71,7 +101,9 @@ def test_a_student_learns_to_decide_as_its_teacher(teacher, transfer_set):
 @pytest.mark.parametrize("views_per_image", [0, 3])
 def test_same_seed_same_student(teacher, transfer_set, views_per_image):
     options = replace(SHORT, views_per_image=views_per_image)
-    one, two, other = (run(teacher, transfer_set, options, seed=seed).student.weight_hash() for seed in (1, 1, 2))
+    one, two, other = (
+        run(teacher, transfer_set, options, seed=seed).student.weight_hash() for seed in (1, 1, 2)
+    )
     assert one == two != other
 
 
@@ -88,18 +120,40 @@ def test_views_and_mixup_change_what_is_learnt(teacher, transfer_set):
 def test_teacher_and_student_may_be_of_different_families(teacher, transfer_set, model):
     before = list(student_for(transfer_set, model).parameters())
     student = student_for(transfer_set, model)
-    learnt = distill(student, transfer_set, teacher, replace(SHORT, steps=3), device="cpu", quiet=True).student
+    learnt = distill(
+        student,
+        transfer_set,
+        teacher,
+        replace(SHORT, steps=3),
+        runtime=Runtime(device="cpu", quiet=True),
+    ).student
     assert_learnt(learnt, before)
 
 
 def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
-    flags = ["--distillation.steps=300", "--distillation.batch=32", "--distillation.views_per_image=2", "--device=cpu", "--quiet"]
+    flags = [
+        "--distillation.steps=300",
+        "--distillation.batch=32",
+        "--distillation.views_per_image=2",
+        "--device=cpu",
+        "--quiet",
+    ]
 
     def command(name):
-        return ["distill", f"--set={folder}", f"--out={tmp_path / name}", "--student=convnet-4", *flags]
+        return [
+            "distill",
+            f"--set={folder}",
+            f"--out={tmp_path / name}",
+            "--student=convnet-4",
+            *flags,
+        ]
 
     assert main(command("whole")) == 0
-    process = subprocess.Popen([sys.executable, "-m", "inversion.cli", *command("stopped")], env=environment(), cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "inversion.cli.main", *command("stopped")],
+        env=environment(),
+        cwd=ROOT,
+    )
     while not read_log(tmp_path / "stopped" / "log.jsonl") and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -107,7 +161,9 @@ def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
     assert (tmp_path / "stopped" / "student.state").exists()
     assert main(command("stopped")) == 0
     student = "student.safetensors"
-    assert (tmp_path / "stopped" / student).read_bytes() == (tmp_path / "whole" / student).read_bytes()
+    assert (tmp_path / "stopped" / student).read_bytes() == (
+        tmp_path / "whole" / student
+    ).read_bytes()
     steps = [event["step"] for event in read_log(tmp_path / "stopped" / "log.jsonl")]
     assert steps == list(range(50, 301, 50))
 
@@ -124,14 +180,19 @@ def test_a_stop_is_heard_though_nobody_reads_what_is_said_of_it(monkeypatch):
     print("said to nobody", file=sys.stderr, flush=True)
 
 
-def test_a_stopped_call_is_made_again_with_the_same_student(teacher, transfer_set, tmp_path, monkeypatch):
+def test_a_stopped_call_is_made_again_with_the_same_student(
+    teacher, transfer_set, tmp_path, monkeypatch
+):
     class StopsAfterTen(StopFlag):
         raised = property(lambda self: next(looks), lambda self, value: None)
 
     student, looks = student_for(transfer_set), iter([False] * 10 + [True])
-    given = {"options": SHORT, "device": "cpu", "quiet": True, "folder": tmp_path}
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"student\.state keeps it"):
-        patch.setattr("distill.train.StopFlag", StopsAfterTen)
+    given = {"options": SHORT, "folder": tmp_path, "runtime": Runtime(device="cpu", quiet=True)}
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Interrupted, match=r"student\.state keeps it"),
+    ):
+        patch.setattr("distill.loop.StopFlag", StopsAfterTen)
         distill(student, transfer_set, teacher, **given)
     assert student.weight_hash() == student_for(transfer_set).weight_hash()
     distill(student, transfer_set, teacher, **given)
@@ -153,8 +214,14 @@ def test_large_images_are_asked_about_a_few_at_a_time():
         asked.append(len(part))
         return part.mean((2, 3))
 
-    assert torch.equal(views.ask(network, images, torch.float32), images.mean((2, 3))) and asked == [41, 9]
-    assert views.at_once(32) == views.at_once(64) == 512 and views.at_once(64, 250) == 250 and views.at_once(4096) == 8
+    assert torch.equal(
+        views.ask(network, images, torch.float32), images.mean((2, 3))
+    ) and asked == [41, 9]
+    assert (
+        views.at_once(32) == views.at_once(64) == 512
+        and views.at_once(64, 250) == 250
+        and views.at_once(4096) == 8
+    )
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -163,13 +230,22 @@ def test_a_student_that_diverged_is_given_back_as_it_came(teacher, transfer_set,
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     options = DistillOptions(steps=60, batch=8, learning_rate=1e30, optimiser="sgd")
     with pytest.raises(EchosetError, match="lower the learning rate"):
-        distill(student, transfer_set, teacher, options, folder=tmp_path if kept else None, device="cpu", quiet=True)
+        distill(
+            student,
+            transfer_set,
+            teacher,
+            options,
+            folder=tmp_path if kept else None,
+            runtime=Runtime(device="cpu", quiet=True),
+        )
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
 
 @pytest.mark.parametrize("hints", [False, True])
-def test_a_bank_that_was_stopped_goes_on_where_it_was(teacher, transfer_set, tmp_path, monkeypatch, hints):
-    class StopsAfter(views.StopFlag):
+def test_a_bank_that_was_stopped_goes_on_where_it_was(
+    teacher, transfer_set, tmp_path, monkeypatch, hints
+):
+    class StopsAfter(StopFlag):
         raised = property(lambda self: next(looks), lambda self, value: None)
 
     def look(images):
@@ -182,14 +258,22 @@ def test_a_bank_that_was_stopped_goes_on_where_it_was(teacher, transfer_set, tmp
     whole, parts = bank_answers(*given, None, look), len(asked)
     for stop_after in (4, 1):  # more than once: what is kept is added to
         looks = iter([False] * stop_after + [True])
-        with monkeypatch.context() as patch, pytest.raises(Interrupted, match="keeps the teacher's answers"):
-            patch.setattr(views, "StopFlag", StopsAfter)
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(Interrupted, match="keeps it"),
+        ):
+            patch.setattr("distill.loop.StopFlag", StopsAfter)
             bank_answers(*given, tmp_path, look)
     assert len(list(tmp_path.glob("answers-*.state"))) == 2
     again = bank_answers(*given, tmp_path, look)
-    assert len(again) == 1 + hints and all(map(torch.equal, again, whole)) and len(asked) == 2 * parts
+    assert (
+        len(again) == 1 + hints and all(map(torch.equal, again, whole)) and len(asked) == 2 * parts
+    )
     other = (*given[:4], 6, *given[5:])  # another seed: other views, other answers
-    assert not torch.equal(bank_answers(*other, tmp_path, look)[0], whole[0]) and len(asked) == 3 * parts
+    assert (
+        not torch.equal(bank_answers(*other, tmp_path, look)[0], whole[0])
+        and len(asked) == 3 * parts
+    )
     assert len(bank_answers(*given, tmp_path, look, "others")) and len(asked) == 4 * parts
     forget(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -202,17 +286,24 @@ def test_a_compiled_step_has_the_gradients_of_the_eager_one(transfer_set):
     images, answers, even = torch.rand(16, 1, 28, 28), torch.randn(16, 10) * 3, torch.ones(16)
     for step in ("eager", "compiled"):
         state = StudentState(
-            student_for(transfer_set, "convnet-4").train(), torch.device("cpu"), 0, DistillOptions(learning_rate=0.05)
+            student_for(transfer_set, "convnet-4").train(),
+            torch.device("cpu"),
+            0,
+            DistillOptions(learning_rate=0.05),
         )
         StudentStep(state, 4.0, torch.float32, step)(images, answers, even)
         gradients.append(torch.cat([p.grad.flatten() for p in state.student.parameters()]))
-    assert (gradients[0] - gradients[1]).norm() < 1e-2 * gradients[0].norm()  # a ReLU may flip on a rounding
+    assert (gradients[0] - gradients[1]).norm() < 1e-2 * gradients[
+        0
+    ].norm()  # a ReLU may flip on a rounding
 
 
 def test_refusals(teacher, transfer_set):
     with pytest.raises(EchosetError, match="the student takes 3 channels, the teacher 1"):
-        wrong = build_student(StudentOptions("convnet-4"), transfer_set.manifest["input"] | {"channels": 3})
-        distill(wrong, transfer_set, teacher, SHORT, quiet=True)
+        wrong = build_student(
+            StudentOptions("convnet-4"), transfer_set.manifest["input"] | {"channels": 3}
+        )
+        distill(wrong, transfer_set, teacher, SHORT, runtime=Runtime(quiet=True))
     with pytest.raises(EchosetError, match="needs a CUDA device"):
         run(teacher, transfer_set, step="graph")
     for change in ({"steps": 0}, {"batch": 1}, {"views_per_image": -1}, {"warmup": 1.0}):
@@ -231,7 +322,11 @@ def test_hinton_loss_is_the_weighted_mean():
 
 def test_schedule_rises_then_falls_to_zero():
     shares = [one_cycle(step, 100, 0.2) for step in range(100)]
-    assert max(range(100), key=shares.__getitem__) in (19, 20) and shares[0] < 0.05 and shares[-1] < 0.001
+    assert (
+        max(range(100), key=shares.__getitem__) in (19, 20)
+        and shares[0] < 0.05
+        and shares[-1] < 0.001
+    )
     assert shares[:20] == sorted(shares[:20]) and shares[20:] == sorted(shares[20:], reverse=True)
     assert one_cycle(500, 100, 0.2) < 1e-9
 
@@ -240,7 +335,9 @@ def test_schedule_rises_then_falls_to_zero():
 @pytest.mark.parametrize("shape", [(8, 5), (5, 8), (6, 6)])
 def test_orthogonalised_singular_values_are_near_one(shape, precision, monkeypatch):
     monkeypatch.setattr("distill.optimisers.resolve_precision", lambda device: precision)
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0)), steps=6))
+    values = torch.linalg.svdvals(
+        orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0)), steps=6)
+    )
     assert values.min() > 0.5 and values.max() < 1.4
 
 
@@ -260,10 +357,14 @@ def test_muon_minimises_and_its_vectors_follow_adam():
 
 def test_the_rate_follows_the_schedule(teacher, transfer_set, monkeypatch):
     shares, set_share = [], Scheduled.set_share
-    monkeypatch.setattr(Scheduled, "set_share", lambda self, share: shares.append(share) or set_share(self, share))
+    monkeypatch.setattr(
+        Scheduled, "set_share", lambda self, share: shares.append(share) or set_share(self, share)
+    )
     run(teacher, transfer_set, replace(SHORT, steps=10, warmup=0.4, views_per_image=0))
     places = [(step + 0.5) / 10 for step in range(10)]
-    expected = [p / 0.4 if p < 0.4 else (1 + math.cos(math.pi * (p - 0.4) / 0.6)) / 2 for p in places]
+    expected = [
+        p / 0.4 if p < 0.4 else (1 + math.cos(math.pi * (p - 0.4) / 0.6)) / 2 for p in places
+    ]
     assert shares == pytest.approx(expected)
 
 
@@ -271,7 +372,10 @@ def test_what_is_dear_to_save_is_saved_seldom(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("distill.loop.time.monotonic", lambda: clock[0])
     due, saved = Every(20), []
-    for cost, end in ((1.0, 400), (0.1, 800)):  # 2 %: one second in fifty, and never oftener than asked for
+    for cost, end in (
+        (1.0, 400),
+        (0.1, 800),
+    ):  # 2 %: one second in fifty, and never oftener than asked for
         while clock[0] < end:
             clock[0] += 5
             if due():

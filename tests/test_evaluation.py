@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from distill import evaluate, load_images
-from distill.data import Images
-from distill.evaluation import PUSHES, adversarial_transfer, boundary_similarity, calibration_error, predict
-from distill.losses.boundary import SLACK, push_over
+from distill.data.images import Images
+from distill.evaluation import (
+    PUSHES,
+    adversarial_transfer,
+    boundary_similarity,
+    calibration_error,
+    predict,
+)
+from distill.methods.boundary import SLACK, push_over
 from distill.models import Classifier, ModelSpec
+from distill.runtime import Runtime
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 
@@ -23,13 +30,19 @@ SHAPE = (1, 2, 3)
 
 
 def written(pixels, labels):
-    return Images(torch.as_tensor(pixels, dtype=torch.uint8).view(-1, 1, 3, 3), torch.as_tensor(labels).long(), "written")
+    return Images(
+        torch.as_tensor(pixels, dtype=torch.uint8).view(-1, 1, 3, 3),
+        torch.as_tensor(labels).long(),
+        "written",
+    )
 
 
 def distinct(seed, count=200):
     """Images of nine different pixels, and labels."""
     rng = np.random.default_rng(seed)
-    return rng.random((count, 9)).argsort(1) * 17 + rng.integers(0, 17, (count, 1)), rng.integers(0, 9, count)
+    return rng.random((count, 9)).argsort(1) * 17 + rng.integers(0, 17, (count, 1)), rng.integers(
+        0, 9, count
+    )
 
 
 def chances(pixels):
@@ -45,7 +58,10 @@ class Linear:
     """z = scale·(Wx + b), with W and b at hand; remembers what it was asked."""
 
     def __init__(self, seed, classes=4, scale=1.0):
-        weight, bias = normal(seed, classes, math.prod(SHAPE)) * scale, 0.1 * normal(seed + 100, classes) * scale
+        weight, bias = (
+            normal(seed, classes, math.prod(SHAPE)) * scale,
+            0.1 * normal(seed + 100, classes) * scale,
+        )
         self.parts, self.asked = (weight, bias), []
         self.weight, self.bias = weight.double().numpy(), bias.double().numpy()
 
@@ -64,15 +80,21 @@ def test_calibration_error_bin_by_bin(seed, classes, count, scale):
     logits = normal(seed, count, classes) * scale
     labels = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
     answers = [
-        (max(row), row.index(max(row)) == label) for row, label in zip(logits.softmax(1).tolist(), labels.tolist(), strict=True)
+        (max(row), row.index(max(row)) == label)
+        for row, label in zip(logits.softmax(1).tolist(), labels.tolist(), strict=True)
     ]
     expected = 0.0
     for number in range(10):
         mine = [
-            (sure, right) for sure, right in answers if number / 10 <= sure < (number + 1) / 10 or sure == 1 == (number + 1) / 10
+            (sure, right)
+            for sure, right in answers
+            if number / 10 <= sure < (number + 1) / 10 or sure == 1 == (number + 1) / 10
         ]
         if mine:
-            accuracy, confidence = sum(right for _, right in mine) / len(mine), sum(sure for sure, _ in mine) / len(mine)
+            accuracy, confidence = (
+                sum(right for _, right in mine) / len(mine),
+                sum(sure for sure, _ in mine) / len(mine),
+            )
             expected += len(mine) / count * abs(accuracy - confidence)
     assert calibration_error(logits, labels) == pytest.approx(expected, abs=1e-6)
 
@@ -81,39 +103,60 @@ def test_errors_of_opposite_sign_cancel_within_a_bin_only():
     sure = torch.tensor([[0.0, 50.0]] * 2)  # in the last bin
     half = torch.tensor([[0.0, math.log(1.5)]] * 2)  # 60 % sure
     assert calibration_error(sure, torch.tensor([1, 0])) == pytest.approx(0.5)
-    assert calibration_error(torch.cat([sure, half]), torch.tensor([1, 0, 1, 1])) == pytest.approx(0.25 + 0.2, abs=1e-6)
+    assert calibration_error(torch.cat([sure, half]), torch.tensor([1, 0, 1, 1])) == pytest.approx(
+        0.25 + 0.2, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_against_numpy(seed):
     pixels, labels = distinct(seed)
-    found, exact = evaluate(READER, written(pixels, labels), quiet=True), chances(pixels)
+    found, exact = (
+        evaluate(READER, written(pixels, labels), runtime=Runtime(quiet=True)),
+        chances(pixels),
+    )
     right = exact.argmax(1) == labels
     assert found.accuracy == pytest.approx(right.mean())
     assert found.top5 == pytest.approx((exact.argsort(1)[:, -5:] == labels[:, None]).any(1).mean())
     assert found.entropy == pytest.approx(-(exact * np.log(exact)).sum(1).mean(), rel=1e-4)
     assert found.per_class == pytest.approx([right[labels == c].mean() for c in range(9)])
-    assert found.images == 200 and found.agreement is None and found.transfer is None and found.boundary_pairs == 0
+    assert (
+        found.images == 200
+        and found.agreement is None
+        and found.transfer is None
+        and found.boundary_pairs == 0
+    )
 
 
 def test_a_perfect_classifier():
     labels = np.arange(18) % 9
-    found = evaluate(READER, written(np.eye(9)[labels] * 255, labels), quiet=True)
+    found = evaluate(READER, written(np.eye(9)[labels] * 255, labels), runtime=Runtime(quiet=True))
     assert found.accuracy == found.top5 == 1 and found.per_class == [1.0] * 9
     assert found.ece == pytest.approx(0, abs=1e-6) and found.entropy == pytest.approx(0, abs=1e-6)
 
 
 def test_a_classifier_that_always_says_the_same():
-    found = evaluate(READER, written(np.full((20, 9), 100), [0] * 5 + [8] * 15), quiet=True)
+    found = evaluate(
+        READER, written(np.full((20, 9), 100), [0] * 5 + [8] * 15), runtime=Runtime(quiet=True)
+    )
     assert found.accuracy == 0.25 and found.entropy == pytest.approx(math.log(9))
-    assert found.ece == pytest.approx(0.25 - 1 / 9) and found.per_class[0] == 1 and found.per_class[8] == 0
-    wrong = evaluate(READER, written(np.eye(9)[[1, 1]] * 255, [0, 2]), quiet=True)
+    assert (
+        found.ece == pytest.approx(0.25 - 1 / 9)
+        and found.per_class[0] == 1
+        and found.per_class[8] == 0
+    )
+    wrong = evaluate(READER, written(np.eye(9)[[1, 1]] * 255, [0, 2]), runtime=Runtime(quiet=True))
     assert wrong.accuracy == 0 and wrong.ece == pytest.approx(1, abs=1e-6)
 
 
 def test_few_classes_have_no_top5():
-    few = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), ModelSpec("few", size=3, classes=5))
-    assert evaluate(few, written(np.zeros((3, 9)), [0, 1, 4]), quiet=True).top5 is None
+    few = Classifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), ModelSpec("few", size=3, classes=5)
+    )
+    assert (
+        evaluate(few, written(np.zeros((3, 9)), [0, 1, 4]), runtime=Runtime(quiet=True)).top5
+        is None
+    )
 
 
 def test_a_push_in_a_linear_network_is_the_distance_and_two_percent_more():
@@ -152,7 +195,10 @@ def exact_similarity(one, other, images):
 @pytest.mark.parametrize("seed", range(3))
 def test_boundary_similarity_of_two_linear_networks(seed):
     one, other, images = Linear(seed), Linear(seed + 10), unit_images(seed)
-    found, (magnitude, angle, pairs) = boundary_similarity(one, other, images), exact_similarity(one, other, images)
+    found, (magnitude, angle, pairs) = (
+        boundary_similarity(one, other, images),
+        exact_similarity(one, other, images),
+    )
     assert found["boundary_pairs"] == pairs > 0
     assert found["magnitude_similarity"] == pytest.approx(magnitude, abs=1e-3)
     assert found["angle_similarity"] == pytest.approx(angle, abs=1e-3)
@@ -160,9 +206,13 @@ def test_boundary_similarity_of_two_linear_networks(seed):
 
 def test_boundary_similarity_knows_no_scale_of_logits():
     one, other, large, images = Linear(1), Linear(11), Linear(11, scale=10), unit_images(1)
-    found, scaled, swapped = (boundary_similarity(*pair, images) for pair in ((one, other), (one, large), (other, one)))
+    found, scaled, swapped = (
+        boundary_similarity(*pair, images) for pair in ((one, other), (one, large), (other, one))
+    )
     for name in ("magnitude_similarity", "angle_similarity"):
-        assert scaled[name] == pytest.approx(found[name], abs=2e-3) and swapped[name] == pytest.approx(found[name], abs=1e-6)
+        assert scaled[name] == pytest.approx(found[name], abs=2e-3) and swapped[
+            name
+        ] == pytest.approx(found[name], abs=1e-6)
     itself = boundary_similarity(other, large, images)
     assert itself["magnitude_similarity"] == pytest.approx(1, abs=1e-2)
     assert itself["angle_similarity"] == pytest.approx(1, abs=1e-5)
@@ -205,12 +255,18 @@ def test_the_attack_stays_within_its_bounds():
     labels = network(images).argmax(1)
     found = adversarial_transfer(network, recorder, images, labels)
     assert found["transfer"] == found["transfer_teacher"]
-    assert all((batch - images).abs().max() <= 0.031 + 1e-6 and batch.min() >= 0 and batch.max() <= 1 for batch in recorder.asked)
-    # Towards the other of two classes a linear network's slope never turns: after 20 steps of .003 every pixel is at the bound.
+    assert all(
+        (batch - images).abs().max() <= 0.031 + 1e-6 and batch.min() >= 0 and batch.max() <= 1
+        for batch in recorder.asked
+    )
+    # Towards the other of two classes a linear network's slope never turns: after 20 steps of .003
+    # every pixel is at the bound.
     slope = torch.from_numpy(network.weight)[1 - labels] - torch.from_numpy(network.weight)[labels]
     expected = (images + 0.031 * slope.sign().view_as(images)).clamp(0, 1).float()
     torch.testing.assert_close(recorder.asked[-1], expected)
-    assert found["transfer"] == pytest.approx((network(expected).argmax(1) != labels).float().mean().item())
+    assert found["transfer"] == pytest.approx(
+        (network(expected).argmax(1) != labels).float().mean().item()
+    )
 
 
 def test_only_images_that_both_know_are_attacked():
@@ -224,12 +280,27 @@ def test_only_images_that_both_know_are_attacked():
 
 def test_everything_about_the_bundled_teacher(teacher):
     data = load_images(MNIST_SLICE).chosen(torch.arange(0, 2000, 50))
-    found = evaluate(teacher, data, teacher, device="cpu", quiet=True, attacks=4)
-    assert found.agreement == 1 and found.transfer == found.transfer_teacher and 0 <= found.transfer <= 1
-    assert found.magnitude_similarity == pytest.approx(1, abs=1e-5) and found.angle_similarity == pytest.approx(1, abs=1e-5)
-    assert 0 < found.boundary_pairs <= 36 and 0 <= found.ece <= 1 and 0 <= found.entropy <= math.log(10)
-    assert found.accuracy <= found.top5 <= 1 and json.loads(json.dumps(asdict(found))) == asdict(found)
-    assert evaluate(teacher, data, teacher, device="cpu", quiet=True, attacks=4) == found
+    found = evaluate(teacher, data, teacher, attacks=4, runtime=Runtime(device="cpu", quiet=True))
+    assert (
+        found.agreement == 1
+        and found.transfer == found.transfer_teacher
+        and 0 <= found.transfer <= 1
+    )
+    assert found.magnitude_similarity == pytest.approx(
+        1, abs=1e-5
+    ) and found.angle_similarity == pytest.approx(1, abs=1e-5)
+    assert (
+        0 < found.boundary_pairs <= 36
+        and 0 <= found.ece <= 1
+        and 0 <= found.entropy <= math.log(10)
+    )
+    assert found.accuracy <= found.top5 <= 1 and json.loads(json.dumps(asdict(found))) == asdict(
+        found
+    )
+    assert (
+        evaluate(teacher, data, teacher, attacks=4, runtime=Runtime(device="cpu", quiet=True))
+        == found
+    )
 
 
 def test_answers_that_are_known_already_are_not_asked_for_again(teacher):
@@ -237,54 +308,83 @@ def test_answers_that_are_known_already_are_not_asked_for_again(teacher):
     pixels, labels = distinct(7, 50)
     logits = predict(READER, written(pixels, labels).images, torch.device("cpu"))
     other = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 9)), READER.spec)
-    asked, given_ = (evaluate(other, written(pixels, labels), READER, quiet=True, teacher_logits=t) for t in (None, logits))
+    asked, given_ = (
+        evaluate(
+            other, written(pixels, labels), READER, teacher_logits=t, runtime=Runtime(quiet=True)
+        )
+        for t in (None, logits)
+    )
     assert asked == given_ and 0 <= asked.agreement < 1
     ours = predict(other, written(pixels, labels).images, torch.device("cpu")).argmax(1)
     assert asked.agreement == pytest.approx((ours.numpy() == pixels.argmax(1)).mean())
     shuffled = predict(teacher, data.images, torch.device("cpu")).roll(1, 1)
-    assert evaluate(teacher, data, teacher, device="cpu", quiet=True, teacher_logits=shuffled).agreement == 0
+    assert (
+        evaluate(
+            teacher,
+            data,
+            teacher,
+            teacher_logits=shuffled,
+            runtime=Runtime(device="cpu", quiet=True),
+        ).agreement
+        == 0
+    )
 
 
 def test_attacks_are_spread_over_the_data_and_no_more_than_it_has(teacher):
     data = load_images(MNIST_SLICE).chosen(torch.tensor([3, 700]))
-    assert evaluate(teacher, data, teacher, device="cpu", quiet=True, attacks=99) == evaluate(
-        teacher, data, teacher, device="cpu", quiet=True, attacks=2
-    )
+    assert evaluate(
+        teacher, data, teacher, attacks=99, runtime=Runtime(device="cpu", quiet=True)
+    ) == evaluate(teacher, data, teacher, attacks=2, runtime=Runtime(device="cpu", quiet=True))
 
 
 def test_attacks_work_where_gradients_are_off():
     pixels, _ = distinct(8, 20)
     data = written(pixels, pixels.argmax(1))
-    expected = evaluate(READER, data, READER, quiet=True, attacks=5)
+    expected = evaluate(READER, data, READER, attacks=5, runtime=Runtime(quiet=True))
     with torch.no_grad():
-        assert evaluate(READER, data, READER, quiet=True, attacks=5) == expected
+        assert evaluate(READER, data, READER, attacks=5, runtime=Runtime(quiet=True)) == expected
     assert expected.transfer is not None
 
 
 def test_evaluation_refuses_no_images():
     with pytest.raises(EchosetError, match="written"):
-        evaluate(READER, written(np.zeros((0, 9)), []), quiet=True)
+        evaluate(READER, written(np.zeros((0, 9)), []), runtime=Runtime(quiet=True))
 
 
 def test_networks_of_other_classes_are_not_compared():
-    other = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(9, 12)), replace(READER.spec, classes=12))
+    other = Classifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(9, 12)), replace(READER.spec, classes=12)
+    )
     pixels, labels = distinct(7, 5)
     with pytest.raises(EchosetError, match="a network of classes 12 and one of classes 9"):
-        evaluate(other, written(pixels, labels), READER, quiet=True)
+        evaluate(other, written(pixels, labels), READER, runtime=Runtime(quiet=True))
 
 
 def test_transfer_tells_the_classifier_from_its_teacher():
-    """Both know every image: one by a pixel next to its threshold, the other by one that the attack cannot take across."""
+    """Both know every image: one by a pixel next to its threshold, the other by one that the attack
+    cannot take across.
+    """
 
     def reads(pixel):
         layer = nn.Linear(9, 2)
         with torch.no_grad():
             layer.weight.zero_()[1, pixel] = 10.0
             layer.bias.copy_(torch.tensor([5.0, 0.0]))  # the second class from one half on
-        return Classifier(nn.Sequential(nn.Flatten(), layer), ModelSpec("reader", size=3, classes=2))
+        return Classifier(
+            nn.Sequential(nn.Flatten(), layer), ModelSpec("reader", size=3, classes=2)
+        )
 
     labels, pixels = torch.arange(20) % 2, torch.full((20, 9), 100)
     pixels[:, 0], pixels[:, 1] = 127 + labels, 255 * labels
     for classifier, teacher, fooled in ((1, 0, (0, 1)), (0, 1, (0, 0))):
-        found = evaluate(reads(classifier), written(pixels, labels), reads(teacher), device="cpu", quiet=True, attacks=20)
-        assert found.accuracy == found.agreement == 1 and (found.transfer, found.transfer_teacher) == fooled
+        found = evaluate(
+            reads(classifier),
+            written(pixels, labels),
+            reads(teacher),
+            attacks=20,
+            runtime=Runtime(device="cpu", quiet=True),
+        )
+        assert (
+            found.accuracy == found.agreement == 1
+            and (found.transfer, found.transfer_teacher) == fooled
+        )

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import distill.exports
+import distill.sets.exports
 from distill import TransferSet, export, load_images, merge, subsample
+from distill.sets.transfer_set import raw_counts
 from distill.torchvision_shim import torchvision
-from distill.transfer_set import raw_counts
-from inversion.report import _sources
+from inversion.pages.report import _sources
 from synthesis_kernels.errors import EchosetError
 
 
@@ -24,9 +24,25 @@ def make(count=40, classes=12, channels=3, seed=0, teacher="a" * 64, size=8):
     labels = torch.arange(count) % classes
     logits = torch.randn(count, classes, generator=random)
     logits[torch.arange(count), labels] += 9
-    contract = {"channels": channels, "size": size, "classes": classes, "mean": [0.5], "std": [0.25]}
-    manifest = {"code_version": "0", "method": "ssd-kd", "config": {"images": count}, "seed": seed, "input": contract}
-    manifest |= {"teacher": {"model": "m", "weight_hash": teacher}, "counts": torch.bincount(labels).tolist(), "shards": []}
+    contract = {
+        "channels": channels,
+        "size": size,
+        "classes": classes,
+        "mean": [0.5],
+        "std": [0.25],
+    }
+    manifest = {
+        "code_version": "0",
+        "method": "ssd-kd",
+        "config": {"images": count},
+        "seed": seed,
+        "input": contract,
+    }
+    manifest |= {
+        "teacher": {"model": "m", "weight_hash": teacher},
+        "counts": torch.bincount(labels).tolist(),
+        "shards": [],
+    }
     return TransferSet(
         torch.randint(256, (count, channels, size, size), dtype=torch.uint8, generator=random),
         labels,
@@ -38,7 +54,10 @@ def make(count=40, classes=12, channels=3, seed=0, teacher="a" * 64, size=8):
 
 
 def same(one, other):
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in distill.exports.DTYPES)
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name))
+        for name in distill.sets.exports.DTYPES
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -46,20 +65,26 @@ def test_folders_are_read_by_torchvision_and_by_us_with_the_same_classes(tmp_pat
     data = make(channels=channels)
     folder = export(data, tmp_path / "out", "folder")
     theirs = torchvision.datasets.ImageFolder(folder, loader=Image.open)
-    assert theirs.classes == [f"{label:02d}" for label in range(12)]  # "10" must not come before "2"
+    assert theirs.classes == [
+        f"{label:02d}" for label in range(12)
+    ]  # "10" must not come before "2"
     order = data.labels.argsort(stable=True)
     for (picture, label), number in zip(theirs, order, strict=True):
         pixels = torch.from_numpy(np.array(picture)).view(8, 8, channels).permute(2, 0, 1)
         assert torch.equal(pixels, data.images[number]) and label == data.labels[number]
     ours = load_images(folder, "train")
-    assert torch.equal(ours.images, data.images[order]) and torch.equal(ours.labels, data.labels[order])
+    assert torch.equal(ours.images, data.images[order]) and torch.equal(
+        ours.labels, data.labels[order]
+    )
     assert json.loads((folder / "about.json").read_text())["input"]["mean"] == [0.5]
 
 
 def test_a_class_without_images_would_give_its_number_away(tmp_path):
     data = make()
     keep = data.labels != 3
-    less = replace(data, **{name: getattr(data, name)[keep] for name in distill.exports.DTYPES})
+    less = replace(
+        data, **{name: getattr(data, name)[keep] for name in distill.sets.exports.DTYPES}
+    )
     with pytest.raises(EchosetError, match="class 3 has no images"):
         export(less, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -80,18 +105,22 @@ def test_npz_holds_everything(tmp_path, channels):
 
 
 def test_archives_hold_each_image_with_its_class_and_logits(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill.exports, "SHARD", 16)
+    monkeypatch.setattr(distill.sets.exports, "SHARD", 16)
     data = make()
     for name in ("one", "two"):
         export(data, tmp_path / name, "webdataset")
-    assert [path.name for path in sorted((tmp_path / "one").glob("*.tar"))] == [f"set-{n:05d}.tar" for n in range(3)]
+    assert [path.name for path in sorted((tmp_path / "one").glob("*.tar"))] == [
+        f"set-{n:05d}.tar" for n in range(3)
+    ]
     number = 0
     for path in sorted((tmp_path / "one").glob("*.tar")):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
         with tarfile.open(path) as archive:
             files = {entry.name: archive.extractfile(entry).read() for entry in archive}
         for stem in dict.fromkeys(name.split(".")[0] for name in files):
-            pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(files[f"{stem}.png"])))).permute(2, 0, 1)
+            pixels = torch.from_numpy(
+                np.array(Image.open(io.BytesIO(files[f"{stem}.png"])))
+            ).permute(2, 0, 1)
             assert int(stem) == number and torch.equal(pixels, data.images[number])
             assert int(files[f"{stem}.cls"]) == data.labels[number]
             assert (np.load(io.BytesIO(files[f"{stem}.npy"])) == data.logits[number].numpy()).all()
@@ -100,7 +129,7 @@ def test_archives_hold_each_image_with_its_class_and_logits(tmp_path, monkeypatc
 
 
 def test_a_set_written_again_is_a_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill.exports, "SHARD", 16)
+    monkeypatch.setattr(distill.sets.exports, "SHARD", 16)
     one, other = make(40), make(9, seed=1)
     merged = merge([one, other])
     found = TransferSet.load(export(merged, tmp_path / "out", "set"), check_hashes=True)
@@ -109,7 +138,10 @@ def test_a_set_written_again_is_a_set(tmp_path, monkeypatch):
     assert torch.equal(found.priority[:40], one.priority / one.priority.mean())
     none = replace(other, priority=torch.zeros(9))  # collected images have none
     assert torch.equal(merge([one, none]).priority[40:], torch.ones(9))
-    assert [part["config"] for part in found.manifest["config"]["of"]] == [{"images": 40}, {"images": 9}]
+    assert [part["config"] for part in found.manifest["config"]["of"]] == [
+        {"images": 40},
+        {"images": 9},
+    ]
     assert merge([one]) is one
     nested = subsample(merge([found, one]), 30)
     assert [part["method"] for part in nested.manifest["config"]["of"]] == ["merged"]
@@ -117,7 +149,10 @@ def test_a_set_written_again_is_a_set(tmp_path, monkeypatch):
 
 def test_what_was_drawn_before_filtering_stays_known():
     one, other = make(), make(seed=1)
-    one.manifest["raw_counts"], other.manifest["collection"] = [9] * 12, {"raw_counts": [1, 3] * 6, "sources": ["shaders"]}
+    one.manifest["raw_counts"], other.manifest["collection"] = (
+        [9] * 12,
+        {"raw_counts": [1, 3] * 6, "sources": ["shaders"]},
+    )
     assert raw_counts(merge([one, other]).manifest) == [10, 12] * 6
     assert raw_counts(subsample(other, 12).manifest) == [1, 3] * 6
     assert raw_counts(merge([one, make(seed=2)]).manifest) is None
@@ -128,7 +163,10 @@ def test_reports_name_every_source_however_sets_were_put_together():
     other.manifest["collection"] = {"raw_counts": [1] * 12, "sources": ["shaders"]}
     assert _sources(subsample(one, 20).manifest) == ["a generator"]
     assert _sources(merge([subsample(one, 20), other]).manifest) == ["a generator", "shaders"]
-    assert _sources(merge([merge([one, one]), subsample(other, 12)]).manifest) == ["a generator", "shaders"]
+    assert _sources(merge([merge([one, one]), subsample(other, 12)]).manifest) == [
+        "a generator",
+        "shaders",
+    ]
 
 
 def test_what_can_not_be_merged_is_named():
@@ -148,13 +186,15 @@ def test_a_part_of_a_set_is_as_balanced_as_can_be(images, classes, seed):
     counts = part.counts()
     assert len(part) == images and max(counts) - min(counts) <= 1
     places = part.round.long()  # here an image's own number
-    chosen = {name: getattr(data, name)[places] for name in distill.exports.DTYPES}
+    chosen = {name: getattr(data, name)[places] for name in distill.sets.exports.DTYPES}
     assert torch.equal(places, places.unique()) and same(part, replace(data, **chosen))
     assert torch.equal(subsample(data, images, seed).round, part.round)
 
 
 def test_within_a_class_priority_draws():
-    """Of two images of a class, one of 100 times the priority: with α = ½, it is drawn ten times in eleven."""
+    """Of two images of a class, one of 100 times the priority: with α = ½, it is drawn ten times in
+    eleven.
+    """
     data = make(4, 2)
     data = replace(data, priority=torch.tensor([1.0, 1.0, 0.01, 0.01]) - 1e-3)  # less the floor
     drawn = torch.cat([subsample(data, 2, seed).round for seed in range(2000)])
@@ -178,22 +218,26 @@ def test_what_stops_an_export_leaves_nothing_behind(tmp_path, monkeypatch):
         export(make(), tmp_path / "taken")
     (tmp_path / "mount").mkdir()
     place = (tmp_path / "mount").stat().st_ino
-    pictures = distill.exports._pictures
+    pictures = distill.sets.exports._pictures
 
     def stopped(*arguments):
         yield from list(pictures(*arguments))[:5]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distill.exports, "_pictures", stopped)
+    monkeypatch.setattr(distill.sets.exports, "_pictures", stopped)
     for name in ("out", "mount"):
         with pytest.raises(KeyboardInterrupt):
             export(make(), tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mount", "taken"] and not list((tmp_path / "mount").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mount", "taken"] and not list(
+        (tmp_path / "mount").iterdir()
+    )
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path / "mount")
     export(make(), ".", "set")
     assert same(TransferSet.load(tmp_path / "mount", check_hashes=True), make())
-    assert (tmp_path / "mount").stat().st_ino == place  # an empty folder may be a mount, or where somebody stands
+    assert (
+        tmp_path / "mount"
+    ).stat().st_ino == place  # an empty folder may be a mount, or where somebody stands
     (tmp_path / ".out.part").mkdir()  # of one that was killed
     (tmp_path / ".out.part" / "x").write_text("half")
     assert not (export(make(), tmp_path / "out") / "x").exists()

@@ -1,4 +1,6 @@
-"""What only a CUDA device can show: steps that never wait for the host, and graphs that compute what eager steps do."""
+"""What only a CUDA device can show: steps that never wait for the host, and graphs that compute
+what eager steps do.
+"""
 
 import io
 import json
@@ -8,15 +10,38 @@ import pytest
 import torch
 from conftest import tiny_options
 
-from distill import DistillOptions, StudentOptions, ViewOptions, build_student, distill, evaluate, load_images
-from distill.augment import make_views
-from distill.learner import PUBLISHED, Learner
+from distill import (
+    DistillOptions,
+    StudentOptions,
+    ViewOptions,
+    build_student,
+    distill,
+    evaluate,
+    load_images,
+)
+from distill.data.augment import make_views
+from distill.learner import Learner
 from distill.lessons import Lessons
+from distill.methods import METHODS
 from distill.models.frozen import Frozen
+from distill.runtime import Runtime
 from distill.train import StudentState, StudentStep, Update, one_cycle
-from inversion import MNIST_SLICE, CollectOptions, attack_boundaries, collect, load_teacher, open_source, plan, score, synthesize
-from inversion.inner import InnerLoop
-from inversion.synthesis import SynthesisState, _store, adversary_steps, generator_call
+from inversion import (
+    MNIST_SLICE,
+    CollectOptions,
+    attack_boundaries,
+    collect,
+    load_teacher,
+    open_source,
+    plan,
+    score,
+    synthesize,
+)
+from inversion.parts.adversary import adversary_steps
+from inversion.parts.call import generator_call
+from inversion.parts.call import store as _store
+from inversion.parts.inner import InnerLoop
+from inversion.parts.state import SynthesisState
 from synthesis_kernels.backend import kernel_form, resolve_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -32,10 +57,17 @@ def later_options():
     options = tiny_options()
     generator = replace(options.generator, learning="plain", blocks=1, smooth=1.0)
     views = replace(options.views, cutmix=0.5, mixup=0.5)
-    return replace(options, generator=generator, adversary=replace(options.adversary, views_per_image=2, hints=20.0), views=views)
+    return replace(
+        options,
+        generator=generator,
+        adversary=replace(options.adversary, views_per_image=2, hints=20.0),
+        views=views,
+    )
 
 
-EITHER = pytest.mark.parametrize("options", [tiny_options(), later_options()], ids=["published", "later"])
+EITHER = pytest.mark.parametrize(
+    "options", [tiny_options(), later_options()], ids=["published", "later"]
+)
 
 
 class Loop:
@@ -43,16 +75,30 @@ class Loop:
 
     def __init__(self, teacher, step, options=None, precision=torch.float32):
         self.teacher, self.options, self.precision = teacher, options or tiny_options(), precision
-        self.state = SynthesisState(teacher, plan(self.options, 10)[0], self.options, resolve_device("cuda"), precision)
+        self.state = SynthesisState(
+            teacher, plan(self.options, 10)[0], self.options, resolve_device("cuda"), precision
+        )
         self.frozen = Frozen(teacher, precision)
         student, capacity = self.state.adversary.student, self.state.buffer.capacity
-        self.inner = InnerLoop(self.frozen, self.state.generator, student, self.options, capacity, precision, 0, step)
-        self.train = StudentStep(self.state.adversary, self.options.adversary.temperature, precision, step, self.state.learner)
+        self.inner = InnerLoop(
+            self.frozen, self.state.generator, student, self.options, capacity, precision, 0, step
+        )
+        self.train = StudentStep(
+            self.state.adversary,
+            self.options.adversary.temperature,
+            precision,
+            step,
+            self.state.learner,
+        )
 
     def call(self):
-        images, logits, rank, figures = generator_call(self.inner, self.teacher, self.state, self.options)
+        images, logits, rank, figures = generator_call(
+            self.inner, self.teacher, self.state, self.options
+        )
         _store(self.state, self.frozen, images, logits, rank, self.options, self.precision)
-        figures |= adversary_steps(self.train, self.frozen, self.state, self.options, self.precision)
+        figures |= adversary_steps(
+            self.train, self.frozen, self.state, self.options, self.precision
+        )
         self.state.call += 1
         return figures
 
@@ -61,7 +107,9 @@ class Loop:
 @pytest.mark.parametrize("step", ["eager", "graph"])
 def test_a_call_never_waits_for_the_host(teacher, step, options):
     loop = Loop(teacher, step, options, precision=torch.bfloat16)
-    for _ in range(4):  # the adversary comes in, optimisers make their state, graphs are captured, kernels compiled
+    for _ in range(
+        4
+    ):  # the adversary comes in, optimisers make their state, graphs are captured, kernels compiled
         loop.call()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -76,17 +124,24 @@ def test_a_call_never_waits_for_the_host(teacher, step, options):
 @pytest.mark.parametrize("step", ["eager", "graph"])
 @pytest.mark.parametrize("loss", [{"hinton": 1.0}, {"hinton": 1.0, "hints": 20.0}])
 def test_a_student_s_step_never_waits_for_the_host(teacher, step, views, loss):
-    options = DistillOptions(steps=100, batch=32, views_per_image=views, loss=loss)  # two views of 64 images are asked beforehand
+    options = DistillOptions(
+        steps=100, batch=32, views_per_image=views, loss=loss
+    )  # two views of 64 images are asked beforehand
     student = build_student(StudentOptions("convnet-8"), teacher.contract).to("cuda")
     learner = Learner(student, teacher, options, torch.bfloat16, 0)
     state = StudentState(student, torch.device("cuda"), 0, options, learner)
     learner.train()
     data = load_images(MNIST_SLICE).chosen(torch.arange(64))
-    train, lessons = Update(state, learner, step), Lessons(data, learner, teacher, 0, torch.device("cuda"))
+    train, lessons = (
+        Update(state, learner, step),
+        Lessons(data, learner, teacher, 0, torch.device("cuda")),
+    )
     lessons.ask_beforehand(True, None)
     try:
         for number in range(6):
-            if number == 4:  # the optimiser has made its state, graphs are captured, kernels compiled
+            if (
+                number == 4
+            ):  # the optimiser has made its state, graphs are captured, kernels compiled
                 torch.cuda.synchronize()
                 torch.cuda.set_sync_debug_mode("error")
             state.optimiser.set_share(one_cycle(number, options.steps, options.warmup))
@@ -111,7 +166,9 @@ def test_triton_kernels_give_the_step_of_their_definitions(teacher):
     for form in ("triton", "reference"):
         with kernel_form(form):
             found.append(Loop(teacher, "eager").call())
-    for name in found[0].keys() - {"hit"}:  # of images after an update of Adam's, of whose first only signs count
+    for name in found[0].keys() - {
+        "hit"
+    }:  # of images after an update of Adam's, of whose first only signs count
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-2, atol=1e-2)
 
 
@@ -134,36 +191,73 @@ def test_a_restored_loop_goes_on_as_it_would_have(teacher, step):
 @EITHER
 def test_a_set_made_on_cuda_is_balanced_and_repeats(teacher, tmp_path, options):
     options = replace(options, calls=40)
-    made = [synthesize(teacher, options, tmp_path / name, seed=1, device="cuda", quiet=True) for name in "ab"]
+    made = [
+        synthesize(
+            teacher, options, tmp_path / name, runtime=Runtime(seed=1, device="cuda", quiet=True)
+        )
+        for name in "ab"
+    ]
     assert made[0].counts() == [3] * 10
-    one, two = ([path.read_bytes() for path in sorted((tmp_path / name).glob("shard-*"))] for name in "ab")
+    one, two = (
+        [path.read_bytes() for path in sorted((tmp_path / name).glob("shard-*"))] for name in "ab"
+    )
     assert one == two
 
 
 def test_bench_runs_on_cuda(echoset):
-    small = ["--teacher=wrn-10-1", "--batch=16", "--images=64", "--repeats=1", "--epochs=1", "--views=1", "--quiet"]
+    small = [
+        "--teacher=wrn-10-1",
+        "--batch=16",
+        "--images=64",
+        "--repeats=1",
+        "--epochs=1",
+        "--views=1",
+        "--quiet",
+    ]
     found = json.loads(echoset("bench", *small).stdout.splitlines()[-1])
     assert found["device"].startswith("cuda") and found["step"] == "graph"
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "labels"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "labels"])
 def test_every_loss_learns_alike_eager_and_captured(teacher, name):
     data = load_images(MNIST_SLICE)
-    options = DistillOptions(steps=100, batch=64, views_per_image=2, loss={name: PUBLISHED[name]})
+    options = DistillOptions(steps=100, batch=64, views_per_image=2, loss={name: None})
     agreements = []
     for step in ("eager", "graph"):
         student = build_student(StudentOptions("convnet-8"), teacher.contract)
-        found = distill(student, data, teacher, options, device="cuda", precision="float32", step=step, quiet=True)
-        agreements.append(evaluate(found.student, data, teacher.cuda(), device="cuda", quiet=True, attacks=8).agreement)
+        found = distill(
+            student,
+            data,
+            teacher,
+            options,
+            runtime=Runtime(device="cuda", precision="float32", step=step, quiet=True),
+        )
+        agreements.append(
+            evaluate(
+                found.student,
+                data,
+                teacher.cuda(),
+                attacks=8,
+                runtime=Runtime(device="cuda", quiet=True),
+            ).agreement
+        )
     assert min(agreements) > 0.5 and abs(agreements[0] - agreements[1]) < 0.1
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 @pytest.mark.parametrize("step", ["eager", "graph"])
 def test_the_other_optimisers_run_on_cuda(teacher, optimiser, step):
-    data, options = load_images(MNIST_SLICE), DistillOptions(steps=100, batch=64, views_per_image=2, optimiser=optimiser, ema=0.9)
+    data, options = (
+        load_images(MNIST_SLICE),
+        DistillOptions(steps=100, batch=64, views_per_image=2, optimiser=optimiser, ema=0.9),
+    )
     student = build_student(StudentOptions("convnet-8"), teacher.contract)
-    assert distill(student, data, teacher, options, device="cuda", step=step, quiet=True).agreement > 0.5
+    assert (
+        distill(
+            student, data, teacher, options, runtime=Runtime(device="cuda", step=step, quiet=True)
+        ).agreement
+        > 0.5
+    )
 
 
 def test_strong_views_are_the_same_on_both_devices():
@@ -189,22 +283,39 @@ def test_making_strong_views_never_waits_for_the_host():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("name", ["noise", "gaussian", "smooth", "pink", "leaves", "shaders", "fractals"])
+@pytest.mark.parametrize(
+    "name", ["noise", "gaussian", "smooth", "pink", "leaves", "shaders", "fractals"]
+)
 def test_sources_draw_on_cuda_and_repeat(name):
     source = open_source(name, 3, 32, seed=1, device="cuda")
     block = source.block(0)
-    assert block.is_cuda and block.dtype is torch.uint8 and block.shape == (512, 3, 32, 32) and block.float().std() > 5
+    assert (
+        block.is_cuda
+        and block.dtype is torch.uint8
+        and block.shape == (512, 3, 32, 32)
+        and block.float().std() > 5
+    )
     assert torch.equal(block, source.block(0)) and not torch.equal(block, source.block(1))
 
 
 def test_a_set_collected_on_cuda_is_balanced_and_the_teachers_own(teacher, tmp_path):
-    made = collect(teacher, ("shaders", "noise"), CollectOptions(images=100, draws=5), tmp_path / "set", device="cuda", quiet=True)
+    made = collect(
+        teacher,
+        ("shaders", "noise"),
+        CollectOptions(images=100, draws=5),
+        tmp_path / "set",
+        runtime=Runtime(device="cuda", quiet=True),
+    )
     assert made.counts() == [10] * 10
     with torch.no_grad():
-        answers = teacher((made.images.cuda().float() / 255).contiguous(memory_format=torch.channels_last))
+        answers = teacher(
+            (made.images.cuda().float() / 255).contiguous(memory_format=torch.channels_last)
+        )
     assert torch.equal(answers.argmax(1).cpu(), made.labels)
     elsewhere = load_teacher()  # on the CPU, as the command line has it
-    assert score(made.images, elsewhere, device="cuda", quiet=True).values["coverage"] == pytest.approx(1)
+    assert score(made.images, elsewhere, runtime=Runtime(device="cuda", quiet=True)).values[
+        "coverage"
+    ] == pytest.approx(1)
     assert elsewhere.mean.device.type == "cpu"
 
 
@@ -212,4 +323,7 @@ def test_boundaries_are_found_on_cuda(teacher):
     images = load_images(MNIST_SLICE).images[:20].cuda()
     targets = torch.arange(10, device="cuda").expand(20, -1)
     found = attack_boundaries(teacher, images, targets)
-    assert found.found.float().mean() > 0.8 and (found.labels[..., 1] == found.targets)[found.found].all()
+    assert (
+        found.found.float().mean() > 0.8
+        and (found.labels[..., 1] == found.targets)[found.found].all()
+    )

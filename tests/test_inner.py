@@ -8,10 +8,10 @@ import torch
 
 from distill.models.frozen import Frozen
 from inversion import plan
-from inversion.inner import InnerLoop
-from inversion.objectives import likeness
 from inversion.options import ObjectiveOptions
-from inversion.synthesis import SynthesisState
+from inversion.parts.inner import InnerLoop
+from inversion.parts.state import SynthesisState
+from inversion.parts.terms import likeness
 from synthesis_kernels.bn_match import moment_distance
 from synthesis_kernels.views import ViewPlan, views_reference
 
@@ -19,19 +19,30 @@ CPU = torch.device("cpu")
 
 
 def written_out(generator, noise, wanted, held, average, teacher, adversary, goal):
-    """The objective from the definitions of its terms, on networks as they are, and what a step tells of it."""
-    given, layers = [], [layer for layer in teacher.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    """The objective from the definitions of its terms, on networks as they are, and what a step
+    tells of it.
+    """
+    given, layers = (
+        [],
+        [layer for layer in teacher.modules() if isinstance(layer, torch.nn.BatchNorm2d)],
+    )
     for layer in layers:
         layer.register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
     images = generator(noise, wanted)
-    seen = views_reference(images, torch.arange(40), torch.full((40,), 7), ViewPlan(3), 0)  # a tenth of 28 pixels
+    seen = views_reference(
+        images, torch.arange(40), torch.full((40,), 7), ViewPlan(3), 0
+    )  # a tenth of 28 pixels
     logits, guess = teacher(seen), adversary(seen)
     moments = (torch.var_mean(x, (0, 2, 3), correction=0) for x in given)
     variance, mean = (torch.cat(each) for each in zip(*moments, strict=True))
     kept, sizes = goal.bn_momentum, [len(layer.running_mean) for layer in layers]
-    blended = [(1 - kept) * new + kept * old for new, old in zip((mean, variance), average, strict=True)]
+    blended = [
+        (1 - kept) * new + kept * old for new, old in zip((mean, variance), average, strict=True)
+    ]
     pieces = zip(blended[0].split(sizes), blended[1].split(sizes), layers, strict=True)
-    bn = sum(moment_distance(m, v, layer.running_mean, layer.running_var, True) for m, v, layer in pieces) / len(layers)
+    bn = sum(
+        moment_distance(m, v, layer.running_mean, layer.running_var, True) for m, v, layer in pieces
+    ) / len(layers)
     log_p, log_q = logits.log_softmax(1), guess.log_softmax(1)
     wrong = -log_p[torch.arange(40), wanted]
     apart = (log_p.exp() * (log_p - log_q)).sum(1) * (logits.argmax(1) == guess.argmax(1))
@@ -41,7 +52,11 @@ def written_out(generator, noise, wanted, held, average, teacher, adversary, goa
     worth = lacking / lacking.mean() * (1 - sure) ** goal.gamma
     worth = (worth / worth.mean().clamp_min(1e-6)).clamp_max(5) if goal.phi else torch.ones(40)
     alike = likeness(images, wanted)
-    loss = goal.bn * bn + (worth * (goal.classes * wrong + goal.adversary * fooling)).mean() + goal.spread * alike
+    loss = (
+        goal.bn * bn
+        + (worth * (goal.classes * wrong + goal.adversary * fooling)).mean()
+        + goal.spread * alike
+    )
     return loss, (bn, wrong, fooling, alike, mean, variance)
 
 
@@ -58,7 +73,10 @@ def written_out(generator, noise, wanted, held, average, teacher, adversary, goa
     ids=["bn", "classes", "phi", "adversary", "spread", "all"],
 )
 def test_the_objective_is_the_sum_of_its_terms(teacher, tiny, change):
-    nothing = dict.fromkeys(("bn", "classes", "adversary", "spread"), 0.0) | {"phi": False, "gamma": 1.5}
+    nothing = dict.fromkeys(("bn", "classes", "adversary", "spread"), 0.0) | {
+        "phi": False,
+        "gamma": 1.5,
+    }
     options = replace(tiny, objective=ObjectiveOptions(**nothing | change))
     goal, mild = options.objective, deepcopy(teacher)
     for parameter in mild.network.head.parameters():
@@ -72,7 +90,9 @@ def test_the_objective_is_the_sum_of_its_terms(teacher, tiny, change):
     average = inner.target.mean + 0.1, inner.target.variance * 1.1
     generator, noise = deepcopy(state.generator), torch.randn(40, 128, requires_grad=True)
     loss, told = written_out(generator, noise, wanted, held, average, mild, milder, goal)
-    exact = torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, [*generator.parameters(), noise])])
+    exact = torch.cat(
+        [slope.flatten() for slope in torch.autograd.grad(loss, [*generator.parameters(), noise])]
+    )
     inner.begin(noise.detach(), average)
     result = inner.run(wanted, torch.tensor(7), held, adversarial=goal.adversary > 0)
     found = torch.cat([parameter.grad.flatten() for parameter in (*inner.parameters, inner.noise)])
@@ -83,7 +103,9 @@ def test_the_objective_is_the_sum_of_its_terms(teacher, tiny, change):
 
 def test_meta_learning_leaves_the_sum_of_one_calls_gradients(teacher, tiny):
     state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
-    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, tiny, 30, torch.float32, 0)
+    inner = InnerLoop(
+        Frozen(teacher), state.generator, state.adversary.student, tiny, 30, torch.float32, 0
+    )
     wanted = torch.arange(40) % 10
     for _ in range(2):
         before = [parameter.detach().clone() for parameter in state.generator.parameters()]
@@ -96,5 +118,7 @@ def test_meta_learning_leaves_the_sum_of_one_calls_gradients(teacher, tiny):
         inner.end(wanted)
         for parameter, old, exact in zip(state.generator.parameters(), before, total, strict=True):
             assert torch.equal(parameter, old) and torch.equal(parameter.grad, exact)
-        assert {int(moments["step"]) for moments in inner.optimiser.state.values()} == {3}  # begun anew
+        assert {int(moments["step"]) for moments in inner.optimiser.state.values()} == {
+            3
+        }  # begun anew
         state.meta_optimiser.step()

@@ -24,9 +24,20 @@ from synthesis_kernels.backend import (
     resolve_device,
     resolve_precision,
 )
-from synthesis_kernels.bn_match import MomentTarget, bn_match, bn_match_reference, fold_batch_norm, moment_distance
+from synthesis_kernels.bn_match import (
+    MomentTarget,
+    bn_match,
+    bn_match_reference,
+    fold_batch_norm,
+    moment_distance,
+)
 from synthesis_kernels.counter import LANE_STEP, MULTIPLIERS, uniforms
-from synthesis_kernels.divergence import adversarial_divergence, divergence, divergence_reference, same_decision
+from synthesis_kernels.divergence import (
+    adversarial_divergence,
+    divergence,
+    divergence_reference,
+    same_decision,
+)
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.native import find_compiler, library
 from synthesis_kernels.priority import (
@@ -53,7 +64,9 @@ def device(request):
     if request.param == "triton" and importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
     with kernel_form(request.param):
-        yield torch.device("cuda" if request.param == "triton" and torch.cuda.is_available() else "cpu")
+        yield torch.device(
+            "cuda" if request.param == "triton" and torch.cuda.is_available() else "cpu"
+        )
 
 
 def assert_near(ours, exact, tolerance):
@@ -71,7 +84,9 @@ LAYOUTS = {
     "channels_last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
     "strided": lambda x: torch.stack([x, x], -1).flatten(-2)[..., ::2],
     "expanded": lambda x: x[:1].expand_as(x),
-    "reversed_axes": lambda x: x.permute(*range(x.ndim)[::-1]).contiguous().permute(*range(x.ndim)[::-1]),
+    "reversed_axes": lambda x: (
+        x.permute(*range(x.ndim)[::-1]).contiguous().permute(*range(x.ndim)[::-1])
+    ),
 }
 SHAPES = [(7, 5), (300, 17), (4, 20, 9), (3, 48, 5, 7), (2, 1, 1, 1), (5, 3, 6, 4), (2, 2, 3, 2, 3)]
 
@@ -80,19 +95,34 @@ def batch_norm_input(shape, dtype=torch.float32, device="cpu"):
     """(x, scale, shift), scales of both signs."""
     wide = torch.float64 if dtype is torch.float64 else torch.float32
     x = (torch.randn(shape) * 2 + 3 * torch.randn(1, shape[1], *[1] * (len(shape) - 2))).to(dtype)
-    return x.to(device), torch.randn(shape[1]).to(device, wide), torch.randn(shape[1]).to(device, wide)
+    return (
+        x.to(device),
+        torch.randn(shape[1]).to(device, wide),
+        torch.randn(shape[1]).to(device, wide),
+    )
 
 
 def results(function, x, scale, shift, relu, weights):
     """Outputs, and the gradient of their sum, each times its weight."""
     x = x.detach().requires_grad_()
     out = function(x, scale, shift, relu)
-    loss = sum((o.double() * w.to(o.device)).sum() for o, w in zip(out, weights, strict=True) if w is not None)
+    loss = sum(
+        (o.double() * w.to(o.device)).sum()
+        for o, w in zip(out, weights, strict=True)
+        if w is not None
+    )
     return *out, *torch.autograd.grad(loss, x)
 
 
 def in_double(x, scale, shift, relu, weights):
-    return results(bn_match_reference, x.double().cpu(), scale.double().cpu(), shift.double().cpu(), relu, weights)
+    return results(
+        bn_match_reference,
+        x.double().cpu(),
+        scale.double().cpu(),
+        shift.double().cpu(),
+        relu,
+        weights,
+    )
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -103,7 +133,9 @@ def test_bn_match_equals_its_definition(device, shape, layout, relu):
     x = LAYOUTS[layout](x)
     weights = torch.randn(shape), torch.randn(shape[1]), torch.randn(shape[1])
     for ours, exact in zip(
-        results(bn_match, x, scale, shift, relu, weights), in_double(x, scale, shift, relu, weights), strict=True
+        results(bn_match, x, scale, shift, relu, weights),
+        in_double(x, scale, shift, relu, weights),
+        strict=True,
     ):
         assert_near(ours, exact, 1e-5)
 
@@ -111,7 +143,9 @@ def test_bn_match_equals_its_definition(device, shape, layout, relu):
 @pytest.mark.parametrize("used", [0, 1, 2])
 def test_bn_match_with_one_output_used(device, used):
     x, scale, shift = batch_norm_input((3, 20, 5, 7), device=device)
-    weights = [torch.randn(size) if place == used else None for place, size in enumerate([x.shape, 20, 20])]
+    weights = [
+        torch.randn(size) if place == used else None for place, size in enumerate([x.shape, 20, 20])
+    ]
     *_, ours = results(bn_match, x, scale, shift, True, weights)
     *_, exact = in_double(x, scale, shift, True, weights)
     assert_near(ours, exact, 1e-5)
@@ -122,7 +156,10 @@ def test_bn_match_with_one_output_used(device, used):
 def test_bn_match_of_half_precision_has_float32_moments(device, dtype, relu):
     x, scale, shift = batch_norm_input((6, 20, 5, 7), dtype, device)
     weights = torch.randn(x.shape).to(dtype), torch.randn(20), torch.randn(20)
-    ours, exact = results(bn_match, x, scale, shift, relu, weights), in_double(x, scale, shift, relu, weights)
+    ours, exact = (
+        results(bn_match, x, scale, shift, relu, weights),
+        in_double(x, scale, shift, relu, weights),
+    )
     assert [o.dtype for o in ours] == [dtype, torch.float32, torch.float32, dtype]
     for value, expected, tolerance in zip(ours, exact, (1e-2, 1e-5, 1e-5, 1e-2), strict=True):
         assert_near(value, expected, tolerance)
@@ -139,7 +176,9 @@ def test_bn_match_gradient_by_finite_differences(device, shape, relu):
 def test_bn_match_survives_a_mean_far_larger_than_the_deviation(device, layout):
     x = LAYOUTS[layout](1000 + 0.01 * torch.randn(64, 3, 8, 8, device=device))
     _, mean, variance = bn_match(x, torch.ones(3, device=device), torch.zeros(3, device=device))
-    torch.testing.assert_close(variance.double(), x.double().var(dim=(0, 2, 3), correction=0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        variance.double(), x.double().var(dim=(0, 2, 3), correction=0), rtol=1e-3, atol=0
+    )
     torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-6, atol=0)
 
 
@@ -153,7 +192,9 @@ def test_bn_match_hides_no_nan(device, dtype):
     assert torch.equal(mean.isnan(), alone) and torch.equal(variance.isnan(), alone)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not find_compiler(), reason="no C++ compiler of a Linux here")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not find_compiler(), reason="no C++ compiler of a Linux here"
+)
 def test_the_native_kernels_compile():
     assert library() is not None, library.problem
 
@@ -166,7 +207,9 @@ def test_threads_share_the_native_rows():
         with kernel_form("native"):
             for threads in (1, 2, 5):
                 torch.set_num_threads(threads)
-                for ours, exact in zip(bn_match(x, scale, shift), bn_match_reference(x, scale, shift), strict=True):
+                for ours, exact in zip(
+                    bn_match(x, scale, shift), bn_match_reference(x, scale, shift), strict=True
+                ):
                     assert_near(ours, exact, 1e-5)
     finally:
         torch.set_num_threads(before)
@@ -192,14 +235,18 @@ def test_folding_gives_what_batch_norm_gives(device, affine):
     for tensor in (layer.running_mean, layer.running_var, *layer.parameters()):
         tensor.data.uniform_(0.5, 2)
     x = torch.randn(3, 6, 4, 4, device=device)
-    scale, shift = fold_batch_norm(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
+    scale, shift = fold_batch_norm(
+        layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps
+    )
     assert_near(bn_match(x, scale, shift)[0], layer(x), 1e-6)
 
 
 def test_moment_distance_is_zero_only_at_the_running_statistics():
     mean, variance = torch.randn(4), torch.rand(4)
     assert moment_distance(mean, variance, mean, variance) == 0
-    assert torch.isclose(moment_distance(mean + 1, variance, mean, variance), torch.tensor(2.0))  # ‖(1,1,1,1)‖₂
+    assert torch.isclose(
+        moment_distance(mean + 1, variance, mean, variance), torch.tensor(2.0)
+    )  # ‖(1,1,1,1)‖₂
 
 
 def test_relative_moment_distance_ignores_the_scale_of_channels():
@@ -209,7 +256,9 @@ def test_relative_moment_distance_ignores_the_scale_of_channels():
     scaled = (mean * scale, variance * scale**2, running_mean * scale, running_variance * scale**2)
     torch.testing.assert_close(moment_distance(*scaled, relative=True), plain)
     never_varied = torch.tensor([1.0, 1.0, 0.0])
-    assert torch.isfinite(moment_distance(torch.rand(3), torch.rand(3), torch.rand(3), never_varied, relative=True))
+    assert torch.isfinite(
+        moment_distance(torch.rand(3), torch.rand(3), torch.rand(3), never_varied, relative=True)
+    )
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -218,8 +267,12 @@ def test_moment_target_takes_all_layers_together(relative):
     mean, variance = torch.randn(11), torch.rand(11)
     pieces = zip(mean.split([4, 7]), variance.split([4, 7]), means, variances, strict=True)
     expected = sum(moment_distance(*piece, relative) for piece in pieces)
-    expected = expected / 2 if relative else expected  # the published sum, or the mean in relative units
-    torch.testing.assert_close(MomentTarget(means, variances, relative).distance(mean, variance), expected)
+    expected = (
+        expected / 2 if relative else expected
+    )  # the published sum, or the mean in relative units
+    torch.testing.assert_close(
+        MomentTarget(means, variances, relative).distance(mean, variance), expected
+    )
 
 
 # Divergence
@@ -242,7 +295,12 @@ def divergence_oracle(teacher, student, temperature, kind):
 @FEW
 def test_divergence_equals_a_numpy_oracle(device, kind, classes, temperature, seed):
     teacher, student = np.random.default_rng(seed).normal(size=(2, 5, classes)) * 4
-    ours = divergence(torch.from_numpy(teacher).to(device), torch.from_numpy(student).to(device), temperature, kind)
+    ours = divergence(
+        torch.from_numpy(teacher).to(device),
+        torch.from_numpy(student).to(device),
+        temperature,
+        kind,
+    )
     expected = divergence_oracle(teacher, student, temperature, kind)
     np.testing.assert_allclose(ours.cpu().numpy(), expected, rtol=1e-9, atol=1e-9)
 
@@ -250,14 +308,18 @@ def test_divergence_equals_a_numpy_oracle(device, kind, classes, temperature, se
 @pytest.mark.parametrize("kind", ["kl", "js"])
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2, 2)], ids=str)
 def test_divergence_gradient_by_finite_differences(device, kind, shape):
-    logits = [torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True) for _ in range(2)]
+    logits = [
+        torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True) for _ in range(2)
+    ]
     assert gradcheck(lambda t, s: divergence(t, s, 2.0, kind), logits)
 
 
 @pytest.mark.parametrize("kind", ["kl", "js"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(9, 10), (3, 7, 4, 5), (2, 100, 3)], ids=str)
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=["float32", "bfloat16"]
+)
 def test_divergence_of_any_layout(device, shape, layout, kind, dtype, tolerance):
     teacher, student = (3 * torch.randn(2, *shape, device=device)).to(dtype)
     student = LAYOUTS[layout](student)
@@ -266,10 +328,14 @@ def test_divergence_of_any_layout(device, shape, layout, kind, dtype, tolerance)
     def run(function, *logits):
         logits = [z.detach().requires_grad_() for z in logits]
         value = function(*logits, 1.5, kind)
-        return value, *torch.autograd.grad((value.double() * weights.to(value.device)).sum(), logits)
+        return value, *torch.autograd.grad(
+            (value.double() * weights.to(value.device)).sum(), logits
+        )
 
     ours = run(divergence, teacher, student)
-    for value, exact in zip(ours, run(divergence_reference, teacher.double().cpu(), student.double().cpu()), strict=True):
+    for value, exact in zip(
+        ours, run(divergence_reference, teacher.double().cpu(), student.double().cpu()), strict=True
+    ):
         assert value.dtype is dtype
         assert_near(value, exact, tolerance)
 
@@ -277,10 +343,15 @@ def test_divergence_of_any_layout(device, shape, layout, kind, dtype, tolerance)
 @pytest.mark.parametrize("kind", ["kl", "js"])
 def test_divergence_at_the_ends(device, kind):
     teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64, device=device)
-    assert divergence(teacher, teacher + 5, 2.0, kind).abs().max() < 1e-12  # a shift of all logits changes nothing
+    assert (
+        divergence(teacher, teacher + 5, 2.0, kind).abs().max() < 1e-12
+    )  # a shift of all logits changes nothing
     certain = torch.tensor([[1e4, 0.0], [0.0, 1e4]], device=device, requires_grad=True)
     value = divergence(certain, certain.flip(1), kind=kind)
-    assert torch.isfinite(value).all() and torch.isfinite(torch.autograd.grad(value.sum(), certain)[0]).all()
+    assert (
+        torch.isfinite(value).all()
+        and torch.isfinite(torch.autograd.grad(value.sum(), certain)[0]).all()
+    )
 
 
 def test_divergence_refuses_what_it_cannot_compare():
@@ -328,7 +399,11 @@ def test_views_equal_their_definition(device, plan, size):
 
 def test_a_view_is_the_same_in_any_batch_and_order(device):
     pool = torch.randint(0, 256, (9, 3, 6, 5), dtype=torch.uint8, device=device)
-    plan, index, view = PLANS[6], torch.arange(40, device=device) % 9, torch.arange(40, device=device) // 9
+    plan, index, view = (
+        PLANS[6],
+        torch.arange(40, device=device) % 9,
+        torch.arange(40, device=device) // 9,
+    )
     everything = views(pool, index, view, plan, seed=1)
     order = torch.randperm(40).to(device)[:11]
     assert torch.equal(views(pool, index[order], view[order], plan, seed=1), everything[order])
@@ -339,7 +414,9 @@ def test_views_of_a_strided_pool(device):
     pool = torch.randint(0, 256, (4, 3, 6, 10), dtype=torch.uint8, device=device)[..., ::2]
     index = torch.arange(8, device=device)[::2] // 2
     ours = views(pool, index, index, PLANS[6], seed=0)
-    torch.testing.assert_close(ours, views(pool.contiguous(), index.clone(), index, PLANS[6], seed=0), rtol=0, atol=0)
+    torch.testing.assert_close(
+        ours, views(pool.contiguous(), index.clone(), index, PLANS[6], seed=0), rtol=0, atol=0
+    )
 
 
 def test_views_happen_as_often_as_planned():
@@ -360,7 +437,9 @@ def test_views_happen_as_often_as_planned():
     assert abs((mixed > 0).float().mean() - 0.2) < 0.03  # 0.4, and every second partner is as black
 
 
-@pytest.mark.parametrize("plan", [ViewPlan(crop=1, flip=True, cutout=2), ViewPlan(mixup=1.0), PLANS[6]], ids=str)
+@pytest.mark.parametrize(
+    "plan", [ViewPlan(crop=1, flip=True, cutout=2), ViewPlan(mixup=1.0), PLANS[6]], ids=str
+)
 def test_views_of_a_float_pool_are_differentiable(device, plan):
     index = view = torch.tensor([0, 2, 2], device=device)
     pool = torch.rand(3, 1, 4, 3, dtype=torch.float64, device=device, requires_grad=True)
@@ -375,7 +454,13 @@ def test_views_of_a_float_pool_are_differentiable(device, plan):
 
 def test_views_refuse_a_pool_of_integers():
     with pytest.raises(EchosetError, match="uint8 or float"):
-        views(torch.zeros(1, 1, 2, 2, dtype=torch.int32), torch.zeros(1).long(), torch.zeros(1).long(), ViewPlan(), 0)
+        views(
+            torch.zeros(1, 1, 2, 2, dtype=torch.int32),
+            torch.zeros(1).long(),
+            torch.zeros(1).long(),
+            ViewPlan(),
+            0,
+        )
 
 
 def test_the_counter_is_its_formula():
@@ -387,7 +472,10 @@ def test_the_counter_is_its_formula():
     index, view, seed = [0, 1, 5, 2**32 - 1], [0, 3, 2**31, 2**32 - 1], 7 * 2**32 - 5
     place = mix((mix(seed >> 32) + seed) % 2**32)
     keys = [mix((mix((i + place) % 2**32) + v) % 2**32) for i, v in zip(index, view, strict=True)]
-    expected = [[(mix((key + lane * LANE_STEP) % 2**32) >> 8) / 2**24 for key in keys] for lane in range(1, 9)]
+    expected = [
+        [(mix((key + lane * LANE_STEP) % 2**32) >> 8) / 2**24 for key in keys]
+        for lane in range(1, 9)
+    ]
     assert uniforms(torch.tensor(index), torch.tensor(view), seed, 8).tolist() == expected
 
 
@@ -395,7 +483,10 @@ def test_the_counter_is_its_formula():
 def test_counter_numbers_look_independent(start, seed):
     count = 40_000
     place, fixed = start + torch.arange(count), torch.full((count,), 7)
-    by_index, by_view = uniforms(place, fixed, seed, 8).double(), uniforms(fixed, place, seed, 8).double()
+    by_index, by_view = (
+        uniforms(place, fixed, seed, 8).double(),
+        uniforms(fixed, place, seed, 8).double(),
+    )
     for numbers in (by_index, by_view):
         assert numbers.min() >= 0 and numbers.max() < 1
         assert (numbers.mean(1) - 0.5).abs().max() < 4.5 * (1 / 12 / count) ** 0.5
@@ -426,7 +517,9 @@ def test_draws_follow_the_chances_and_weights_undo_them():
 
 
 def test_exponent_zero_is_uniform():
-    torch.testing.assert_close(draw_chances(torch.tensor([0.0, 5.0, 50.0]), 0.0), torch.full((3,), 1 / 3))
+    torch.testing.assert_close(
+        draw_chances(torch.tensor([0.0, 5.0, 50.0]), 0.0), torch.full((3,), 1 / 3)
+    )
 
 
 def test_race_keys_equal_their_definition(device):
@@ -436,11 +529,16 @@ def test_race_keys_equal_their_definition(device):
     torch.testing.assert_close(keys, race_keys_reference(chances, luck), rtol=1e-6, atol=0)
 
 
-@given(chances=st.lists(st.sampled_from([0.0, 0.1, 1.0, 5.0]), min_size=1, max_size=12), count=st.data())
+@given(
+    chances=st.lists(st.sampled_from([0.0, 0.1, 1.0, 5.0]), min_size=1, max_size=12),
+    count=st.data(),
+)
 @FEW
 def test_distinct_draws_never_repeat_and_take_the_impossible_last(device, chances, count):
     count = count.draw(st.integers(1, len(chances)))
-    drawn = draw_distinct(torch.tensor(chances, device=device), count, torch.Generator(device).manual_seed(count))
+    drawn = draw_distinct(
+        torch.tensor(chances, device=device), count, torch.Generator(device).manual_seed(count)
+    )
     assert len(set(drawn.tolist())) == count
     possible = sum(chance > 0 for chance in chances)
     assert sum(chances[i] > 0 for i in drawn.tolist()) == min(count, possible)
@@ -450,26 +548,42 @@ def test_the_first_distinct_draw_follows_the_chances():
     chances, generator = torch.tensor([0.1, 0.0, 0.2, 0.7]), torch.Generator().manual_seed(0)
     with kernel_form("reference"):
         drawn = torch.stack([draw_distinct(chances, 2, generator) for _ in range(4000)])
-    torch.testing.assert_close(torch.bincount(drawn[:, 0], minlength=4) / 4000, chances, atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        torch.bincount(drawn[:, 0], minlength=4) / 4000, chances, atol=0.03, rtol=0
+    )
     # And the second, without the first: P(j | i) = P(j)/(1 − P(i)).
     after = drawn[drawn[:, 0] == 3, 1]
     torch.testing.assert_close(
-        torch.bincount(after, minlength=4) / len(after), torch.tensor([1 / 3, 0, 2 / 3, 0]), atol=0.04, rtol=0
+        torch.bincount(after, minlength=4) / len(after),
+        torch.tensor([1 / 3, 0, 2 / 3, 0]),
+        atol=0.04,
+        rtol=0,
     )
 
 
-@given(data=st.data(), classes=st.integers(1, 4), count=st.integers(1, 14), seed=st.integers(0, 999))
+@given(
+    data=st.data(), classes=st.integers(1, 4), count=st.integers(1, 14), seed=st.integers(0, 999)
+)
 @settings(FEW, max_examples=60)
 def test_draws_by_class_meet_the_quotas(data, classes, count, seed):
     labels = data.draw(st.lists(st.integers(0, classes - 1), min_size=count, max_size=count))
     chances = data.draw(st.lists(st.sampled_from([0.0, 0.2, 3.0]), min_size=count, max_size=count))
-    wanted = data.draw(st.lists(st.integers(0, classes - 1), max_size=count))  # the class of every place
+    wanted = data.draw(
+        st.lists(st.integers(0, classes - 1), max_size=count)
+    )  # the class of every place
     quotas, total = [wanted.count(c) for c in range(classes)], len(wanted)
     drawn = draw_by_class(
-        torch.tensor(chances), torch.tensor(labels), torch.tensor(quotas), total, torch.Generator().manual_seed(seed)
+        torch.tensor(chances),
+        torch.tensor(labels),
+        torch.tensor(quotas),
+        total,
+        torch.Generator().manual_seed(seed),
     ).tolist()
     assert len(drawn) == len(set(drawn)) == total
-    candidates = [sum(chance > 0 and label == c for chance, label in zip(chances, labels, strict=True)) for c in range(classes)]
+    candidates = [
+        sum(chance > 0 and label == c for chance, label in zip(chances, labels, strict=True))
+        for c in range(classes)
+    ]
     taken = [sum(chances[i] > 0 and labels[i] == c for i in drawn) for c in range(classes)]
     assert all(t >= min(q, n) for t, q, n in zip(taken, quotas, candidates, strict=True))
     if all(n >= q for q, n in zip(quotas, candidates, strict=True)):
@@ -482,7 +596,9 @@ def test_draws_within_a_class_follow_the_chances():
     generator, quotas = torch.Generator().manual_seed(0), torch.tensor([1, 1])
     drawn = torch.cat([draw_by_class(chances, labels, quotas, 2, generator) for _ in range(3000)])
     share = torch.bincount(drawn, minlength=5) / 3000
-    torch.testing.assert_close(share, torch.tensor([1 / 6, 1 / 2, 50 / 52, 2 / 52, 1 / 3]), atol=0.04, rtol=0)
+    torch.testing.assert_close(
+        share, torch.tensor([1 / 6, 1 / 2, 50 / 52, 2 / 52, 1 / 3]), atol=0.04, rtol=0
+    )
 
 
 # Doubling and convolving
@@ -491,7 +607,10 @@ def test_draws_within_a_class_follow_the_chances():
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 2)], ids=str)
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_upsample_conv_equals_its_definition(size, with_bias):
-    x, weight = torch.randn(2, 3, *size, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    x, weight = (
+        torch.randn(2, 3, *size, dtype=torch.float64),
+        torch.randn(4, 3, 3, 3, dtype=torch.float64),
+    )
     bias = torch.randn(4, dtype=torch.float64) if with_bias else None
     expected = upsample_conv_reference(x, weight, bias)
     torch.testing.assert_close(upsample_conv(x, weight, bias), expected)
@@ -500,7 +619,10 @@ def test_upsample_conv_equals_its_definition(size, with_bias):
 
 
 def test_upsample_conv_gradient_by_finite_differences():
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((1, 2, 3, 2), (2, 2, 3, 3), (2,))]
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((1, 2, 3, 2), (2, 2, 3, 3), (2,))
+    ]
     assert gradcheck(upsample_conv, inputs)
 
 
@@ -519,8 +641,14 @@ def test_a_form_holds_inside_its_region_only():
     assert pick_form(x) == automatic
     with pytest.raises(EchosetError, match="no kernel form 'cuda'"), kernel_form("cuda"):
         pass
-    with kernel_form("triton" if importlib.util.find_spec("triton") and not torch.cuda.is_available() else "reference"):
-        assert pick_form(x, has=("reference", "native")) == "reference"  # a kernel without the form asked for
+    with kernel_form(
+        "triton"
+        if importlib.util.find_spec("triton") and not torch.cuda.is_available()
+        else "reference"
+    ):
+        assert (
+            pick_form(x, has=("reference", "native")) == "reference"
+        )  # a kernel without the form asked for
 
 
 def in_a_process(code, **environment):
@@ -557,21 +685,42 @@ def test_a_form_asked_for_by_name_must_run():
 
 
 def test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for(tmp_path):
-    *asked, automatic, name = in_a_process(ASK.format(form="native"), CXX="/bin/false", ECHOSET_CACHE=str(tmp_path)).splitlines()
-    assert len(asked) == 2 and all("native form, but it can't be compiled here" in line for line in asked)
-    assert automatic.startswith("reference | kernels: reference (plain torch), because it can't be compiled here")
+    *asked, automatic, name = in_a_process(
+        ASK.format(form="native"), CXX="/bin/false", ECHOSET_CACHE=str(tmp_path)
+    ).splitlines()
+    assert len(asked) == 2 and all(
+        "native form, but it can't be compiled here" in line for line in asked
+    )
+    assert automatic.startswith(
+        "reference | kernels: reference (plain torch), because it can't be compiled here"
+    )
     assert name == "reference"  # a stopped run may go on though the compiler's words differ
 
 
 @needs_native
 def test_native_kernels_do_without_a_home_and_take_a_compiler_of_several_words(tmp_path):
-    """Without a folder to keep them in, they are compiled for this process alone; CXX may carry options, as for make."""
-    nowhere = {"HOME": "/proc/none", "XDG_CACHE_HOME": None, "ECHOSET_CACHE": None, "TMPDIR": str(tmp_path)}
-    assert in_a_process(ASK.format(form="native"), **nowhere, CXX=f"{find_compiler()} -DNONE").splitlines()[-1] == "native"
+    """Without a folder to keep them in, they are compiled for this process alone; CXX may carry
+    options, as for make.
+    """
+    nowhere = {
+        "HOME": "/proc/none",
+        "XDG_CACHE_HOME": None,
+        "ECHOSET_CACHE": None,
+        "TMPDIR": str(tmp_path),
+    }
+    assert (
+        in_a_process(
+            ASK.format(form="native"), **nowhere, CXX=f"{find_compiler()} -DNONE"
+        ).splitlines()[-1]
+        == "native"
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("told, threads", [("150000 100000", 1), ("200000 100000", 2), ("900000 100000", 3), ("max 100000", 3)])
+@pytest.mark.parametrize(
+    "told, threads",
+    [("150000 100000", 1), ("200000 100000", 2), ("900000 100000", 3), ("max 100000", 3)],
+)
 def test_threads_are_no_more_than_a_container_may_use(tmp_path, monkeypatch, told, threads):
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -601,7 +750,9 @@ def test_triton_is_taken_only_where_its_driver_loads(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     backend._driver_problem.cache_clear()
     try:
-        expected = "reference (plain torch), because triton can't run here: Failed to find C compiler"
+        expected = (
+            "reference (plain torch), because triton can't run here: Failed to find C compiler"
+        )
         assert describe_forms(torch.device("cuda")) == f"kernels: {expected}"
     finally:
         backend._driver_problem.cache_clear()
@@ -614,7 +765,13 @@ def test_views_of_no_image_are_refused(form):
         views(pool, torch.tensor([0, 3]), torch.arange(2), ViewPlan(0, False, 0, 0.0), 1)
     index = torch.tensor([2, 0], dtype=torch.int32)
     with kernel_form(form):
-        assert views(pool + 9, index, torch.arange(2), ViewPlan(0, False, 0, 0.0), 1).mul(255).round().eq(9).all()
+        assert (
+            views(pool + 9, index, torch.arange(2), ViewPlan(0, False, 0, 0.0), 1)
+            .mul(255)
+            .round()
+            .eq(9)
+            .all()
+        )
 
 
 def test_results_do_without_git(monkeypatch):

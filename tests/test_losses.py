@@ -10,25 +10,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from distill.losses.attention import attention_loss
-from distill.losses.boundary import choose_bases, push_over, soft_loss
-from distill.losses.ensemble import ensemble_loss, gated, ramp
-from distill.losses.fitnet import fitnet_loss
-from distill.losses.fsp import fsp_loss
-from distill.losses.hinton import hinton_loss
-from distill.losses.hints import hint_loss
-from distill.losses.mutual import mutual_loss
-from distill.losses.relational import angle_loss, distance_loss, relational_loss
-from distill.losses.shapes import same_side
-from distill.losses.similarity import similarity_loss
+from distill.methods.attention import attention_loss
+from distill.methods.boundary import choose_bases, push_over, soft_loss
+from distill.methods.ensemble import ensemble_loss, gated, ramp
+from distill.methods.fitnet import fitnet_loss
+from distill.methods.fsp import fsp_loss
+from distill.methods.hinton import hinton_loss
+from distill.methods.hints import hint_loss
+from distill.methods.mse import logit_loss
+from distill.methods.mutual import mutual_loss
+from distill.methods.relational import angle_loss, distance_loss, relational_loss
+from distill.methods.shapes import same_side
+from distill.methods.similarity import similarity_loss
 
 few = settings(max_examples=20)
 seeds = st.integers(0, 2**32 - 1)
 
-MAPS = [((3, 2, 4, 4), (3, 5, 4, 4)), ((3, 2, 5, 7), (3, 4, 3, 3)), ((3, 2, 3, 2), (3, 2, 8, 5)), ((2, 3, 6, 2), (2, 3, 4, 5))]
+MAPS = [
+    ((3, 2, 4, 4), (3, 5, 4, 4)),
+    ((3, 2, 5, 7), (3, 4, 3, 3)),
+    ((3, 2, 3, 2), (3, 2, 8, 5)),
+    ((2, 3, 6, 2), (2, 3, 4, 5)),
+]
 ON_EMBEDDINGS = [distance_loss, angle_loss, relational_loss]
 ON_PAIRS = {
     "hinton": (lambda student, teacher: hinton_loss(student, teacher, 4.0), (4, 5)),
+    "mse": (logit_loss, (4, 5)),
     "soft": (lambda student, teacher: soft_loss(student, teacher), (4, 5)),
     "fitnet": (fitnet_loss, (3, 2, 4, 4)),
     "hints": (hint_loss, (3, 2, 4, 4)),
@@ -38,6 +45,11 @@ ON_PAIRS = {
     "angle": (angle_loss, (5, 3)),
     "relational": (relational_loss, (5, 3)),
 }
+
+
+def grid(*sizes):
+    """Every place of a table of these sizes."""
+    return product(*map(range, sizes))
 
 
 def normal(seed, *shapes):
@@ -128,7 +140,11 @@ def flow_matrix(first, second):
 
 def similarity_matrix(features):
     rows = features.numpy().reshape(len(features), -1)
-    return unit_rows(np.array([[sum(a * b for a, b in zip(one, two, strict=True)) for two in rows] for one in rows]))
+    return unit_rows(
+        np.array(
+            [[sum(a * b for a, b in zip(one, two, strict=True)) for two in rows] for one in rows]
+        )
+    )
 
 
 def smooth(gaps):
@@ -154,7 +170,9 @@ def all_cosines(embedding):
 
 
 def distance_formula(student, teacher):
-    return smooth([s - t for s, t in zip(scaled_distances(student), scaled_distances(teacher), strict=True)])
+    return smooth(
+        [s - t for s, t in zip(scaled_distances(student), scaled_distances(teacher), strict=True)]
+    )
 
 
 def angle_formula(student, teacher):
@@ -175,12 +193,35 @@ def slopes(function, point, step=1e-6):
 # Each loss and its formula
 
 
+def test_mse_is_the_mean_over_images_and_classes():
+    student, teacher = normal(18, (6, 5), (6, 5))
+    exact = math.fsum((student[i, k].item() - teacher[i, k].item()) ** 2 for i, k in grid(6, 5))
+    assert_near(logit_loss(student, teacher), exact / 30)
+    assert logit_loss(teacher, teacher) == 0
+
+
+def test_gradient_of_mse_is_that_of_finite_differences():
+    student, teacher = normal(19, (4, 5), (4, 5))
+    leaf = student.clone().requires_grad_()
+    logit_loss(leaf, teacher).backward()
+    step = 1e-6
+    for i, k in grid(4, 5):
+        shift = torch.zeros_like(student)
+        shift[i, k] = step
+        above = logit_loss(student + shift, teacher).item()
+        below = logit_loss(student - shift, teacher).item()
+        assert_near(leaf.grad[i, k], (above - below) / (2 * step), 1e-6)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
 def test_hinton_is_kl_times_the_temperature_squared(temperature):
     student, teacher, weights = normal(0, (6, 5), (6, 5), (6,))
     exact = temperature**2 * kl(3 * teacher, 3 * student, temperature)
     assert_near(hinton_loss(3 * student, 3 * teacher, temperature), exact.mean())
-    assert_near(hinton_loss(3 * student, 3 * teacher, temperature, weights), (exact * weights.numpy()).mean())
+    assert_near(
+        hinton_loss(3 * student, 3 * teacher, temperature, weights),
+        (exact * weights.numpy()).mean(),
+    )
 
 
 @pytest.mark.parametrize("shapes", MAPS)
@@ -190,18 +231,28 @@ def test_maps_of_two_sizes_meet_at_the_smaller(shapes):
         assert_near(ours, exact)
 
 
-@pytest.mark.parametrize("shapes", [((3, 2, 4, 4), (3, 2, 4, 4)), ((3, 2, 7, 5), (3, 2, 3, 3)), ((2, 4, 6, 2), (2, 4, 4, 5))])
+@pytest.mark.parametrize(
+    "shapes",
+    [((3, 2, 4, 4), (3, 2, 4, 4)), ((3, 2, 7, 5), (3, 2, 3, 3)), ((2, 4, 6, 2), (2, 4, 4, 5))],
+)
 def test_fitnet_is_the_mean_square(shapes):
     student, teacher = normal(2, *shapes)
     assert_near(fitnet_loss(student, teacher), mean_square(*one_size(student, teacher)))
 
 
-@pytest.mark.parametrize("shapes", [((3, 2, 4, 4), (3, 2, 4, 4)), ((3, 2, 7, 5), (3, 2, 3, 3)), ((2, 4, 6, 2), (2, 4, 4, 5))])
+@pytest.mark.parametrize(
+    "shapes",
+    [((3, 2, 4, 4), (3, 2, 4, 4)), ((3, 2, 7, 5), (3, 2, 3, 3)), ((2, 4, 6, 2), (2, 4, 4, 5))],
+)
 def test_hints_are_the_share_of_the_variance_left_unexplained(shapes):
     student, teacher = normal(2, *shapes)
     ours, theirs = one_size(student, teacher)
-    means = np.stack([np.full_like(theirs[:, c], theirs[:, c].mean()) for c in range(theirs.shape[1])], 1)
-    assert_near(hint_loss(student, teacher), ((ours - theirs) ** 2).sum() / ((theirs - means) ** 2).sum())
+    means = np.stack(
+        [np.full_like(theirs[:, c], theirs[:, c].mean()) for c in range(theirs.shape[1])], 1
+    )
+    assert_near(
+        hint_loss(student, teacher), ((ours - theirs) ** 2).sum() / ((theirs - means) ** 2).sum()
+    )
     assert_near(hint_loss(7 * student - 3, 7 * teacher - 3), hint_loss(student, teacher))
     assert_near(hint_loss(torch.from_numpy(means), torch.from_numpy(theirs)), 1.0)
 
@@ -217,7 +268,9 @@ def test_a_layer_that_never_changes_gives_no_hints():
 def test_attention_compares_normalised_energy(shapes):
     student, teacher = normal(3, *shapes)
     ours, theirs = one_size(student, teacher)
-    assert_near(attention_loss(student, teacher), mean_square(attention_map(ours), attention_map(theirs)))
+    assert_near(
+        attention_loss(student, teacher), mean_square(attention_map(ours), attention_map(theirs))
+    )
 
 
 @pytest.mark.parametrize("sides", [((4, 4), (4, 4)), ((6, 5), (3, 2)), ((2, 5), (4, 3))])
@@ -225,15 +278,22 @@ def test_fsp_compares_flow_matrices(sides):
     first, second = sides
     student = normal(4, (3, 2, *first), (3, 4, *second))
     teacher = normal(5, (3, 2, 4, 4), (3, 4, 2, 2))
-    assert_near(fsp_loss(student, teacher), mean_square(flow_matrix(*student), flow_matrix(*teacher)))
+    assert_near(
+        fsp_loss(student, teacher), mean_square(flow_matrix(*student), flow_matrix(*teacher))
+    )
 
 
 def test_similarity_compares_normalised_grams():
     student, teacher = normal(6, (5, 2, 3, 3), (5, 4, 2, 2))
-    assert_near(similarity_loss(student, teacher), mean_square(similarity_matrix(student), similarity_matrix(teacher)))
+    assert_near(
+        similarity_loss(student, teacher),
+        mean_square(similarity_matrix(student), similarity_matrix(teacher)),
+    )
 
 
-@pytest.mark.parametrize("spread", [1.0, 20.0])  # with 20, some gaps leave the square part of smooth L1
+@pytest.mark.parametrize(
+    "spread", [1.0, 20.0]
+)  # with 20, some gaps leave the square part of smooth L1
 def test_relational_losses_compare_distances_and_angles(spread):
     student, teacher = normal(7, (6, 3), (6, 4))
     student[0] *= spread
@@ -258,7 +318,10 @@ def test_soft_loss_is_kl_at_three():
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_peers_learn_from_the_mean_of_the_others(count):
     peers = normal(10, *[(4, 5)] * count)
-    exact = sum(np.mean([kl(peers[j], peers[i]).mean() for j in range(count) if j != i]) for i in range(count))
+    exact = sum(
+        np.mean([kl(peers[j], peers[i]).mean() for j in range(count) if j != i])
+        for i in range(count)
+    )
     assert_near(mutual_loss(peers), exact)
 
 
@@ -268,9 +331,14 @@ def test_branches_learn_from_their_gated_sum(count):
     gates = gates.softmax(1)
     ensemble = np.zeros((4, 5))
     for image, label, branch in product(range(4), range(5), range(count)):
-        ensemble[image, label] += gates[image, branch].item() * branches[branch][image, label].item()
+        ensemble[image, label] += (
+            gates[image, branch].item() * branches[branch][image, label].item()
+        )
     assert_near(gated(branches, gates), ensemble)
-    assert_near(ensemble_loss(branches, gated(branches, gates)), sum(9 * kl(ensemble, each, 3.0).mean() for each in branches))
+    assert_near(
+        ensemble_loss(branches, gated(branches, gates)),
+        sum(9 * kl(ensemble, each, 3.0).mean() for each in branches),
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.39, 0.4, 0.41, 1.0])
@@ -329,7 +397,10 @@ def test_a_peer_learns_only_as_the_one_who_learns():
     found = torch.autograd.grad(mutual_loss(leaves), leaves)
     for i, slope in enumerate(found):
         others = [peer for j, peer in enumerate(peers) if j != i]
-        exact = slopes(lambda own, others=others: np.mean([kl(other, own).mean() for other in others]), peers[i])
+        exact = slopes(
+            lambda own, others=others: np.mean([kl(other, own).mean() for other in others]),
+            peers[i],
+        )
         assert_near(slope, exact, 1e-6)
 
 
@@ -376,7 +447,9 @@ def test_zero_features_keep_the_gradient_finite(loss, precision):
 @given(seeds, st.floats(0.01, 100), st.floats(0.01, 100))
 def test_attention_is_blind_to_scale_and_channel_order(seed, ours, theirs):
     student, teacher = normal(seed, (3, 4, 3, 3), (3, 5, 3, 3))
-    changed = attention_loss(ours * student[:, shuffle(seed, 4)], theirs * teacher[:, shuffle(seed + 1, 5)])
+    changed = attention_loss(
+        ours * student[:, shuffle(seed, 4)], theirs * teacher[:, shuffle(seed + 1, 5)]
+    )
     assert_near(changed, attention_loss(student, teacher), 1e-8)
 
 
@@ -402,7 +475,9 @@ def test_similarity_and_relations_are_blind_to_rotation(seed):
 @given(seeds, st.floats(0.01, 100))
 def test_distances_are_blind_to_shift_and_scale(seed, scale):
     student, teacher, shift = normal(seed, (5, 6), (5, 4), (6,))
-    assert_near(distance_loss(scale * (student + 3 * shift), teacher), distance_loss(student, teacher), 1e-8)
+    assert_near(
+        distance_loss(scale * (student + 3 * shift), teacher), distance_loss(student, teacher), 1e-8
+    )
 
 
 @few
@@ -410,7 +485,10 @@ def test_distances_are_blind_to_shift_and_scale(seed, scale):
 def test_divergences_are_blind_to_constants(seed):
     first, second, third, constants = normal(seed, (4, 5), (4, 5), (4, 5), (4, 3))
     peers = [first, second, third]
-    raised = [logits + 10 * constant[:, None] for logits, constant in zip(peers, constants.unbind(1), strict=True)]
+    raised = [
+        logits + 10 * constant[:, None]
+        for logits, constant in zip(peers, constants.unbind(1), strict=True)
+    ]
     assert_near(hinton_loss(raised[0], raised[1], 4.0), hinton_loss(first, second, 4.0), 1e-8)
     assert_near(mutual_loss(raised), mutual_loss(peers), 1e-8)
 
@@ -442,7 +520,9 @@ def test_a_push_is_the_published_step(steps, unit):
     matrix, bias, images, base, target = linear(25)
     base[0], target[0] = target[0].clone(), base[0].clone()  # one that is over already, and stays
     before = images.clone()
-    pushed, _ = push_over(lambda x: x.flatten(1) @ matrix.T + bias, images, base, target, unit, steps)
+    pushed, _ = push_over(
+        lambda x: x.flatten(1) @ matrix.T + bias, images, base, target, unit, steps
+    )
     everything = zip(images, base, target, strict=True)
     exact = np.stack([pushed_formula(matrix, bias, *each, unit, steps) for each in everything])
     assert_near(pushed, exact, 1e-6)
@@ -460,7 +540,9 @@ def test_pushed_images_cross_and_stay(seed):
     short, long = (push_over(network, images, base, target, 1.0, steps) for steps in (3, 15))
     for pushed, crossed in (short, long):
         logits = network(pushed).float()  # as they are compared inside
-        assert crossed.equal((logits.gather(1, target[:, None]) > logits.gather(1, base[:, None]))[:, 0])
+        assert crossed.equal(
+            (logits.gather(1, target[:, None]) > logits.gather(1, base[:, None]))[:, 0]
+        )
         assert not pushed.requires_grad
     assert long[0][short[1]].equal(short[0][short[1]])
     assert (short[1] <= long[1]).all()
@@ -482,7 +564,11 @@ def known_images(student, teacher, labels):
     """Those that both know, from the most disputed to the least."""
     apart = kl(teacher, student, 3.0)
     rows = zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True)
-    known = [place for place, (s, t, label) in enumerate(rows) if s.index(max(s)) == label == t.index(max(t))]
+    known = [
+        place
+        for place, (s, t, label) in enumerate(rows)
+        if s.index(max(s)) == label == t.index(max(t))
+    ]
     return sorted(known, key=lambda place: -apart[place])
 
 
@@ -517,7 +603,9 @@ def test_targets_are_drawn_by_the_teachers_chances(seed):
     draws = torch.rand(12, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     chosen, target, _ = choose_bases(student, teacher, labels, 12, draws)
     places = zip(chosen.tolist(), draws.tolist(), strict=True)
-    assert target.tolist() == [drawn_class(teacher[place].tolist(), labels[place].item(), draw) for place, draw in places]
+    assert target.tolist() == [
+        drawn_class(teacher[place].tolist(), labels[place].item(), draw) for place, draw in places
+    ]
 
 
 @pytest.mark.parametrize("label", range(4))
@@ -525,7 +613,9 @@ def test_targets_are_drawn_by_the_teachers_chances(seed):
 @pytest.mark.parametrize("precision", [torch.float, torch.double])
 def test_no_draw_gives_the_label(label, draw, precision):
     logits = torch.zeros(200, 4, dtype=precision)
-    logits[:, label] = torch.linspace(0.1, 4000, 200, dtype=precision)  # up to a teacher that gives the others no chance
+    logits[:, label] = torch.linspace(
+        0.1, 4000, 200, dtype=precision
+    )  # up to a teacher that gives the others no chance
     labels = torch.full((200,), label)
     _, target, fit = choose_bases(logits, logits, labels, 200, torch.full((200,), draw))
     assert fit.all() and (target != label).all() and target.min() >= 0 and target.max() < 4

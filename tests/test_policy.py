@@ -1,4 +1,6 @@
-"""The learned way to draw: its features, chances and updates against their definitions, and a whole run with it."""
+"""The learned way to draw: its features, chances and updates against their definitions, and a whole
+run with it.
+"""
 
 import math
 from dataclasses import replace
@@ -8,27 +10,38 @@ import torch
 
 from distill.files import read_log
 from distill.models.frozen import Frozen
+from distill.runtime import Runtime
+from distill.sets.transfer_set import TransferSet
 from distill.train import StudentStep
-from distill.transfer_set import TransferSet
-from inversion import plan, synthesis, synthesize
+from inversion import plan, synthesize
 from inversion.options import ReplayOptions
-from inversion.policy import EVEN, FEATURES, SPREAD, Policy, features
-from inversion.replay import ReplayBuffer
-from inversion.report import write_report
-from inversion.reweight import draw_batch, record_visit
-from inversion.synthesis import SynthesisState, adversary_steps
+from inversion.pages.report import write_report
+from inversion.parts import adversary as synthesis
+from inversion.parts.adversary import adversary_steps
+from inversion.parts.buffer import ReplayBuffer
+from inversion.parts.policy import EVEN, FEATURES, SPREAD, Policy, features
+from inversion.parts.sampling import draw_batch, record_visit
+from inversion.parts.state import SynthesisState
 from synthesis_kernels.errors import EchosetError
 
-RUN = {"seed": 3, "device": "cpu", "precision": "float32", "quiet": True}
+RUN = Runtime(seed=3, device="cpu", precision="float32", quiet=True)
 
 
 def filled_buffer(seed=0):
     random = torch.Generator().manual_seed(seed)
     buffer = ReplayBuffer([8, 8, 8], (1, 2, 2), held_out=0.25)
-    logits = torch.randn(24, 3, generator=random) + 5 * torch.nn.functional.one_hot(torch.arange(24) % 3, 3)
+    logits = torch.randn(24, 3, generator=random) + 5 * torch.nn.functional.one_hot(
+        torch.arange(24) % 3, 3
+    )
     for call, part in ((2, slice(0, 15)), (6, slice(15, 24))):
         count = len(logits[part])
-        buffer.add(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), logits[part], torch.zeros(count), call, 1.0)
+        buffer.add(
+            torch.zeros(count, 1, 2, 2, dtype=torch.uint8),
+            logits[part],
+            torch.zeros(count),
+            call,
+            1.0,
+        )
     for every in (2, 3):  # some are seen twice, some once, some never
         seen = torch.arange(0, 24, every)
         record_visit(buffer, seen, torch.rand(len(seen), generator=random), torch.ones(len(seen)))
@@ -42,7 +55,9 @@ def test_features_are_standardised_over_what_may_be_drawn():
     assert torch.allclose(found[allowed].mean(0), torch.zeros(len(FEATURES)), atol=1e-5)
     assert torch.allclose(found[allowed].square().mean(0), torch.ones(len(FEATURES)), atol=1e-4)
     buffer.round.fill_(4)
-    assert (features(buffer, 9, allowed)[:, FEATURES.index("age")] == 0).all()  # says nothing where all are alike
+    assert (
+        features(buffer, 9, allowed)[:, FEATURES.index("age")] == 0
+    ).all()  # says nothing where all are alike
 
 
 def test_features_by_hand():
@@ -50,17 +65,32 @@ def test_features_by_hand():
     found, chances = features(buffer, 9, allowed), buffer.logits.softmax(1)
 
     def standard(values):
-        return ((values - values[allowed].mean()) / values[allowed].std(correction=0)).clamp(-4, 4)[allowed]
+        return ((values - values[allowed].mean()) / values[allowed].std(correction=0)).clamp(-4, 4)[
+            allowed
+        ]
 
     entropy = torch.tensor([sum(-p * math.log(p) for p in row.tolist()) for row in chances])
-    odds = torch.tensor([math.log(max(row) / (1 - max(row))) for row in chances.double().clamp_max(1 - 1e-6).tolist()])
+    odds = torch.tensor(
+        [
+            math.log(max(row) / (1 - max(row)))
+            for row in chances.double().clamp_max(1 - 1e-6).tolist()
+        ]
+    )
     logs = buffer.disagreement.clamp_min(1e-4).log()
-    by_class = torch.stack([logs[allowed & (buffer.labels == label)].mean() for label in range(3)])[buffer.labels]
+    by_class = torch.stack([logs[allowed & (buffer.labels == label)].mean() for label in range(3)])[
+        buffer.labels
+    ]
     expected = {"entropy": entropy, "confidence": odds, "disagreement": logs, "class": by_class}
-    expected |= {"visits": (1 + buffer.visits).log(), "age": (10.0 - buffer.round).log(), "trend": buffer.trend}
+    expected |= {
+        "visits": (1 + buffer.visits).log(),
+        "age": (10.0 - buffer.round).log(),
+        "trend": buffer.trend,
+    }
     assert expected.keys() == set(FEATURES) and len(buffer.trend.unique()) > 3
     for name, values in expected.items():
-        assert torch.allclose(found[allowed][:, FEATURES.index(name)], standard(values), atol=1e-3), name
+        assert torch.allclose(
+            found[allowed][:, FEATURES.index(name)], standard(values), atol=1e-3
+        ), name
 
 
 def test_chances_follow_the_action_and_never_leave_an_image_out():
@@ -74,7 +104,9 @@ def test_chances_follow_the_action_and_never_leave_an_image_out():
     share = (chances[allowed] - EVEN / allowed.sum()).log()
     known = features(buffer, 3, allowed)[allowed][:, 0]
     assert torch.allclose(share - share[0], 2 * (known - known[0]), atol=1e-3)
-    drawn, weights = draw_batch(buffer, 40_000, ReplayOptions(), 1.0, torch.Generator().manual_seed(1), policy, 3)
+    drawn, weights = draw_batch(
+        buffer, 40_000, ReplayOptions(), 1.0, torch.Generator().manual_seed(1), policy, 3
+    )
     assert allowed[drawn].all()
     # Importance weights undo the draws: weighted, every image counts alike.
     counts = torch.zeros(25).index_add_(0, drawn, weights)[allowed]
@@ -128,7 +160,7 @@ def test_a_visit_leaves_disagreement_trend_and_count():
 
 def test_a_run_learns_a_policy_and_another_can_start_from_it(teacher, tiny, tmp_path):
     options = replace(tiny, replay=ReplayOptions(sampling="policy"))
-    made = synthesize(teacher, options, tmp_path / "set", **RUN)
+    made = synthesize(teacher, options, tmp_path / "set", runtime=RUN)
     learnt = made.manifest["shards"][0]["policy"]
     assert len(learnt) == len(FEATURES) and learnt != list(Policy("cpu", 0.1).theta.tolist())
     calls = read_log(tmp_path / "set" / "log.jsonl")
@@ -137,32 +169,47 @@ def test_a_run_learns_a_policy_and_another_can_start_from_it(teacher, tiny, tmp_
     page = write_report(tmp_path / "set").read_text()
     assert all(f">{name}</text>" in page for name in FEATURES)
 
-    frozen = replace(tiny, replay=ReplayOptions(sampling="policy", policy=tuple(learnt), policy_rate=0.0))
-    again = synthesize(teacher, frozen, tmp_path / "other", **RUN)
+    frozen = replace(
+        tiny, replay=ReplayOptions(sampling="policy", policy=tuple(learnt), policy_rate=0.0)
+    )
+    again = synthesize(teacher, frozen, tmp_path / "other", runtime=RUN)
     assert again.manifest["shards"][0]["policy"] == learnt
     assert isinstance(again, TransferSet) and again.counts() == made.counts()
 
 
 def test_a_policy_that_cannot_be_is_refused(teacher, tiny, tmp_path):
     for replay, held_out, message in (
-        (ReplayOptions(sampling="policy", policy=(1.0, 2.0)), 0.1, r"needs 7 weights .*disagreement.*, got \[1.0, 2.0\]"),
+        (
+            ReplayOptions(sampling="policy", policy=(1.0, 2.0)),
+            0.1,
+            r"needs 7 weights .*disagreement.*, got \[1.0, 2.0\]",
+        ),
         (ReplayOptions(sampling="policy", policy=(math.nan,) * 7), 0.4, "needs 7 weights"),
         (ReplayOptions(sampling="policy"), 0.0, "of 30 images is none; raise held_out"),
         (ReplayOptions(sampling="policy"), 0.03, "of 30 images is none; raise held_out"),
-        (ReplayOptions(policy=(1.0,) * 7), 0.4, "draws are by priority"),
-        (ReplayOptions(policy_rate=-1.0), 0.4, "policy_rate must be a number of at least 0"),
     ):
         with pytest.raises(EchosetError, match=message):
-            synthesize(teacher, replace(tiny, replay=replay, held_out=held_out), tmp_path / "set", **RUN)
+            synthesize(
+                teacher,
+                replace(tiny, replay=replay, held_out=held_out),
+                tmp_path / "set",
+                runtime=RUN,
+            )
+    with pytest.raises(EchosetError, match="draws are by priority"):
+        ReplayOptions(policy=(1.0,) * 7)
+    with pytest.raises(EchosetError, match="policy_rate must be a number of at least 0"):
+        ReplayOptions(policy_rate=-1.0)
 
 
 def test_the_reward_is_what_held_out_divergence_loses(teacher, tiny, monkeypatch):
-    """Held-out images are asked before and after a call's steps; here they find a divergence of 3 and then of 1."""
+    """Held-out images are asked before and after a call's steps; here they find a divergence of 3
+    and then of 1.
+    """
     options = replace(tiny, replay=ReplayOptions(sampling="policy"))
     state = SynthesisState(teacher, plan(options, 10)[0], options, torch.device("cpu"))
     state.buffer.filled[:-1] = True
     found = iter([torch.tensor(3.0), torch.tensor(1.0)])
-    monkeypatch.setattr(synthesis, "_ask_held_out", lambda *_: (torch.tensor(0.5), next(found)))
+    monkeypatch.setattr(synthesis, "ask_held_out", lambda *_: (torch.tensor(0.5), next(found)))
     train = StudentStep(state.adversary, 20.0, torch.float32)
     figures = adversary_steps(train, Frozen(teacher), state, options, torch.float32)
     assert figures["reward"].item() == pytest.approx(math.log(3))

@@ -19,7 +19,9 @@ def test_no_import_runs_upward():
                 names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
                 for name in names:
                     above = FLOORS.get(name.split(".")[0], -1)
-                    assert above <= floor, f"{path.relative_to(ROOT)} imports {name} from a floor above"
+                    assert above <= floor, (
+                        f"{path.relative_to(ROOT)} imports {name} from a floor above"
+                    )
 
 
 def test_packages_import_without_torch():
@@ -37,10 +39,12 @@ def test_public_names_exist():
 
 
 def test_synthesis_never_reads_data():
-    """No module of the synthesis imports the reader of real images; only the verbs that judge do."""
+    """No module of the synthesis imports the reader of real images; only the verbs that judge
+    do.
+    """
     for path in (ROOT / "inversion").glob("*.py"):
         if path.name != "verbs.py":
-            assert "distill.data" not in path.read_text(), path.name
+            assert "distill.data.images" not in path.read_text(), path.name
 
 
 def test_assets_are_small():
@@ -48,20 +52,10 @@ def test_assets_are_small():
         assert path.stat().st_size < 5_000_000
 
 
-def test_the_readme_code_runs(tmp_path):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    assert len(code.splitlines()) <= 14
-    small = "SynthesisOptions(images=20, batch=20, calls=2, generator=GeneratorOptions(inner_steps=1, width=4))"
-    code, swapped = re.subn(r"SynthesisOptions\(images=\d+\)", small, code)
-    assert swapped == 1
-    code = "from inversion.options import GeneratorOptions\n" + code.replace(
-        "distill(student,", "distill(student, options=DistillOptions(steps=3),"
-    )
-    code = code.replace("transfer_set, teacher)", "data=transfer_set, teacher=teacher)")
-    code = "from distill import DistillOptions\n" + code
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.strip().splitlines()[-1].split()[-1]) <= 1
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1500
 
 
 NUMBER, WHOLE = (int, float), int
@@ -71,17 +65,46 @@ SCHEMA = {
         **{"seed": WHOLE, "loss": dict, "set_size": WHOLE, "accuracy": NUMBER, "seconds": NUMBER},
     },
     "runs": {
-        **{"name": str, "seed": WHOLE, "student_accuracy": NUMBER, "images": WHOLE, "per_class": list, "seconds": dict},
+        **{
+            "name": str,
+            "seed": WHOLE,
+            "student_accuracy": NUMBER,
+            "images": WHOLE,
+            "per_class": list,
+            "seconds": dict,
+        },
     },
     "teachers": {
-        **{"name": str, "file": str, "sha256": str, "recipe": dict, "accuracy": NUMBER, "parameters": WHOLE, "seconds": NUMBER},
+        **{
+            "name": str,
+            "file": str,
+            "sha256": str,
+            "recipe": dict,
+            "accuracy": NUMBER,
+            "parameters": WHOLE,
+            "seconds": NUMBER,
+        },
         "device": str,
     },
 }
 """What every entry of a result file holds, by the list it is in."""
 
 
-PAGES = ROOT / "README.md", ROOT / "configs" / "README.md"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "configs" / "README.md",
+    ROOT / "docs" / "log.md",
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+)
+"""Pages that hold measured figures, or say where they are."""
+
+
+LINKED = (
+    *ROOT.glob("*.md"),
+    ROOT / "configs" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
+"""Pages whose links are followed."""
 
 
 def read_pages():
@@ -97,10 +120,16 @@ def test_results_hold_what_the_readme_says():
         assert lists, path.name
         for kind in lists:
             for entry in result[kind]:
-                wrong = [name for name, types in SCHEMA[kind].items() if not isinstance(entry.get(name), types)]
+                wrong = [
+                    name
+                    for name, types in SCHEMA[kind].items()
+                    if not isinstance(entry.get(name), types)
+                ]
                 assert not wrong, f"{path.name}: {wrong} of {entry.get('name', entry.get('set'))}"
         for run in result.get("runs", []):
-            assert run["seconds"] and all(isinstance(seconds, NUMBER) for seconds in run["seconds"].values())
+            assert run["seconds"] and all(
+                isinstance(seconds, NUMBER) for seconds in run["seconds"].values()
+            )
             if run.get("balanced", True):  # a growing pool takes classes as they come
                 assert max(run["per_class"]) - min(run["per_class"]) <= 1
         assert Path(path).stem in read_pages()
@@ -117,19 +146,23 @@ def test_the_pages_tables_are_those_of_the_result_files():
 
 def test_the_pages_links_lead_somewhere():
     """Files are there, and so are the headings that a link names."""
-    for page in PAGES:
+    for page in LINKED:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if "://" in target:
+                continue
             path, _, heading = target.partition("#")
             file = (page.parent / path).resolve() if path else page
             assert file.exists(), f"{page}: {target}"
             if heading:
                 titles = re.findall(r"(?m)^#+ (.+)$", file.read_text())
-                names = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                names = {
+                    re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+                }
                 assert heading in names, f"{page}: {target}"
 
 
 def test_the_commands_of_cells_are_commands():
-    from inversion.cli import parse
+    from inversion.cli.main import parse
 
     found = json.loads((ROOT / "configs" / "results" / "leaves-views.json").read_text())["study"]
     asked = {}
@@ -137,20 +170,26 @@ def test_the_commands_of_cells_are_commands():
         environment, program, verb, *flags = shlex.split(cell["command"])
         assert (environment, program, verb) == ("OMP_NUM_THREADS=1", "echoset", "study")
         run = parse(verb, flags)
-        assert cell["set"] in run.sets and cell["method"] in run.study.methods and cell["seed"] in run.study.seeds
+        assert (
+            cell["set"] in run.sets
+            and cell["method"] in run.study.methods
+            and cell["seed"] in run.study.seeds
+        )
         assert cell["steps"] == run.distillation.steps
         asked[cell["views"]] = (run.out, run.distillation.views)
     assert len(set(asked.values())) == len({out for out, _ in asked.values()}) == len(asked) == 4
 
 
 def test_stored_benchmarks_can_be_compared_with():
-    from inversion.bench import HEADLINES
+    from inversion.bench.bench import HEADLINES
 
     files = list((ROOT / "configs" / "bench").glob("*.json"))
     assert files
     for path in files:
         found = json.loads(path.read_text())
-        assert {*HEADLINES, "device", "precision", "torch", "commit", "repeats"} <= found.keys(), path.name
+        assert {*HEADLINES, "device", "precision", "torch", "commit", "repeats"} <= found.keys(), (
+            path.name
+        )
         assert path.name in read_pages()
 
 

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inversion.objectives import adversarial_loss, difficulty, diversity, likeness, phi
 from inversion.options import ReplayOptions
-from inversion.replay import GrowingPool, ReplayBuffer
-from inversion.reweight import draw_batch, record_visit
+from inversion.parts.buffer import GrowingPool, ReplayBuffer
+from inversion.parts.sampling import draw_batch, record_visit
+from inversion.parts.terms import adversarial_loss, difficulty, diversity, likeness, phi
 
 
 def offer(buffer, labels, rank=None, call=0, refresh=1.0, half_life=0.0):
@@ -33,7 +33,9 @@ def test_no_class_ever_exceeds_its_quota(quotas, batches, refresh):
         offer(buffer, labels, call=call, refresh=refresh)
         offered += torch.bincount(torch.tensor(labels), minlength=len(quotas))
     # Whatever came, a class holds its quota or all it was offered.
-    assert buffer.counts().tolist() == [min(q, o) for q, o in zip(quotas, offered.tolist(), strict=True)]
+    assert buffer.counts().tolist() == [
+        min(q, o) for q, o in zip(quotas, offered.tolist(), strict=True)
+    ]
     filled = buffer.filled
     assert (buffer.logits[filled].argmax(1) == buffer.labels[filled]).all()
 
@@ -43,7 +45,9 @@ def test_no_class_ever_exceeds_its_quota(quotas, batches, refresh):
 def test_only_what_may_be_learnt_from_is_mixed(labels, held_out, seed):
     buffer = ReplayBuffer([4, 7, 9], (1, 2, 2), held_out)
     offer(buffer, labels)
-    buffer.images[:] = torch.arange(101, 122, dtype=torch.uint8).view(-1, 1, 1, 1)  # the empty and held-out ones are told by these
+    buffer.images[:] = torch.arange(101, 122, dtype=torch.uint8).view(
+        -1, 1, 1, 1
+    )  # the empty and held-out ones are told by these
     may = buffer.filled & ~buffer.is_held_out
     pool = buffer.to_mix(torch.Generator().manual_seed(seed))
     assert torch.equal(pool[may], buffer.images[may])
@@ -64,8 +68,15 @@ def test_a_full_class_replaces_its_lowest_priority_and_no_more_than_the_share():
     taken = offer(buffer, [0] * 4, rank=[1.0, 2.0, 3.0, 4.0], call=7, refresh=0.5)
     assert taken == 2
     assert (buffer.round[:4] == 7).tolist() == [False, True, False, True]
-    assert buffer.images[:4, 0, 0, 0].tolist() == [0, 3, 2, 2]  # slot 1, the worst, got the best candidate
-    assert (buffer.priority[:4] == torch.tensor([5.0, 9.0, 9.0, 9.0])).all()  # unseen images are drawn soon
+    assert buffer.images[:4, 0, 0, 0].tolist() == [
+        0,
+        3,
+        2,
+        2,
+    ]  # slot 1, the worst, got the best candidate
+    assert (
+        buffer.priority[:4] == torch.tensor([5.0, 9.0, 9.0, 9.0])
+    ).all()  # unseen images are drawn soon
 
 
 @pytest.mark.parametrize("half_life, gone", [(0.0, 1), (10.0, 0)])
@@ -73,19 +84,25 @@ def test_priority_fades_with_age_where_one_has_to_go(half_life, gone):
     buffer = ReplayBuffer([3], (1, 2, 2))
     for call in range(3):
         offer(buffer, [0], call=10 * call)
-    buffer.priority[:3] = torch.tensor([5.0, 2.6, 4.0])  # at call 20 and with this half-life 1.25, 1.3 and 4
+    buffer.priority[:3] = torch.tensor(
+        [5.0, 2.6, 4.0]
+    )  # at call 20 and with this half-life 1.25, 1.3 and 4
     offer(buffer, [0], call=20, refresh=0.3, half_life=half_life)
     assert buffer.round[:3].tolist() == [20 if slot == gone else 10 * slot for slot in range(3)]
 
 
-@pytest.mark.parametrize("quotas, held", [([20, 10], 3), ([5] * 6, 3), ([7, 20, 3], 3), ([1] * 30, 0), ([3, 3], 0)])
+@pytest.mark.parametrize(
+    "quotas, held", [([20, 10], 3), ([5] * 6, 3), ([7, 20, 3], 3), ([1] * 30, 0), ([3, 3], 0)]
+)
 def test_a_part_is_held_out_however_small_the_classes_are(quotas, held):
     buffer = ReplayBuffer(quotas, (1, 2, 2), held_out=0.1)
     assert int(buffer.is_held_out.sum()) == held and not buffer.is_held_out[-1]
     assert len(buffer.to_ask()) == (held or sum(quotas))
 
 
-@pytest.mark.parametrize("refresh, taken", [(0.3, 60), (0.6, 120), (0.301, 61), (0.001, 1), (0.0, 0)])
+@pytest.mark.parametrize(
+    "refresh, taken", [(0.3, 60), (0.6, 120), (0.301, 61), (0.001, 1), (0.0, 0)]
+)
 def test_the_part_that_is_replaced_is_rounded_up_once(refresh, taken):
     buffer = ReplayBuffer([200], (1, 2, 2))
     offer(buffer, [0] * 200)
@@ -95,7 +112,9 @@ def test_the_part_that_is_replaced_is_rounded_up_once(refresh, taken):
 def test_held_out_images_are_never_drawn():
     buffer = ReplayBuffer([10, 10], (1, 2, 2), held_out=0.2)
     offer(buffer, [0, 1] * 10)
-    drawn, weights = draw_batch(buffer, 5000, ReplayOptions(), 0.0, torch.Generator().manual_seed(0))
+    drawn, weights = draw_batch(
+        buffer, 5000, ReplayOptions(), 0.0, torch.Generator().manual_seed(0)
+    )
     assert not buffer.is_held_out[drawn].any()
     assert len(drawn.unique()) == 16
     assert weights.max() == 1
@@ -135,7 +154,11 @@ def test_state_is_whole():
     for same in (copy, other):
         theirs = same.state_dict()
         for name, stored in buffer.state_dict().items():
-            for a, b in zip(stored, theirs[name], strict=True) if name == "hints" else [(stored, theirs[name])]:
+            for a, b in (
+                zip(stored, theirs[name], strict=True)
+                if name == "hints"
+                else [(stored, theirs[name])]
+            ):
                 assert torch.equal(a, b), name
     other = ReplayBuffer([3, 2], (1, 2, 2), **shapes)
     other.take_over(buffer)
@@ -177,25 +200,40 @@ def test_a_growing_pool_keeps_what_comes_whatever_its_class():
     assert pool.full and pool.counts().tolist() == [1, 3, 6]
     assert (pool.logits[:-1].argmax(1) == pool.labels[:-1]).all()
     assert int(pool.is_held_out.sum()) == 3 and not pool.filled[-1]
-    drawn, _ = draw_batch(pool, 500, ReplayOptions(sampling="uniform"), 0.0, torch.Generator().manual_seed(0))
+    drawn, _ = draw_batch(
+        pool, 500, ReplayOptions(sampling="uniform"), 0.0, torch.Generator().manual_seed(0)
+    )
     assert len(drawn.unique()) == 7
 
 
 def test_a_new_image_begins_with_nothing_of_the_one_before_it():
     buffer = ReplayBuffer([3], (1, 2, 2))
     offer(buffer, [0] * 3)
-    record_visit(buffer, torch.arange(3), torch.tensor([1.0, 9.0, 5.0]), torch.tensor([0.1, 0.2, 0.3]))
+    record_visit(
+        buffer, torch.arange(3), torch.tensor([1.0, 9.0, 5.0]), torch.tensor([0.1, 0.2, 0.3])
+    )
     offer(buffer, [0], call=1, refresh=0.3)
     fresh = buffer.round[:3] == 1
     assert fresh.sum() == 1 and fresh[buffer.visits[:3] == 0].all()
-    for name, value in (("weight", 1), ("trend", 0), ("visits", 0), ("priority", 9), ("disagreement", 9)):
+    for name, value in (
+        ("weight", 1),
+        ("trend", 0),
+        ("visits", 0),
+        ("priority", 9),
+        ("disagreement", 9),
+    ):
         assert getattr(buffer, name)[:3][fresh].item() == pytest.approx(value), name
 
 
 def test_a_growing_pool_asks_held_out_images_it_has_spread_over_all(monkeypatch):
     monkeypatch.setattr(GrowingPool, "MOST_ASKED", 4)
     pool = GrowingPool([100, 100], (1, 2, 2), held_out=0.1)
-    assert pool.to_ask().tolist() == [9, 9, 9, 9]  # nothing there yet, and whoever asks leaves out empty slots
+    assert pool.to_ask().tolist() == [
+        9,
+        9,
+        9,
+        9,
+    ]  # nothing there yet, and whoever asks leaves out empty slots
     offer(pool, [0] * 50)
     assert pool.to_ask().tolist() == [9, 19, 39, 49]
     offer(pool, [1] * 150)
@@ -209,16 +247,28 @@ def test_no_image_weighs_more_than_five_times_the_mean():
 
 
 def test_likeness_is_of_correlations_within_a_class():
-    images, wanted = torch.rand(7, 3, 24, 24, dtype=torch.float64), torch.tensor([0, 1, 0, 2, 1, 0, 1])
+    images, wanted = (
+        torch.rand(7, 3, 24, 24, dtype=torch.float64),
+        torch.tensor([0, 1, 0, 2, 1, 0, 1]),
+    )
     blocks = images.view(7, 3, 8, 3, 8, 3).mean((3, 5)).flatten(1)
     correlation = torch.from_numpy(np.corrcoef(blocks.numpy()))
     others = [[j for j in range(7) if i != j and wanted[i] == wanted[j]] for i in range(7)]
-    means = [(4 * (correlation[i][mine] - 1)).exp().mean() if mine else torch.tensor(0.0) for i, mine in enumerate(others)]
+    means = [
+        (4 * (correlation[i][mine] - 1)).exp().mean() if mine else torch.tensor(0.0)
+        for i, mine in enumerate(others)
+    ]
     expected = torch.stack(means).mean().log()
     torch.testing.assert_close(likeness(images, wanted), expected)
-    # Light and contrast make no difference; a picture shown again does, and so does the lack of any pair.
-    torch.testing.assert_close(likeness(images * torch.linspace(0.5, 0.9, 7)[:, None, None, None] + 0.1, wanted), expected)
-    assert abs(likeness(images[:1].expand(7, -1, -1, -1), wanted) - np.log(6 / 7)) < 1e-9 and expected < -1
+    # Light and contrast make no difference; a picture shown again does, and so does the lack of any
+    # pair.
+    torch.testing.assert_close(
+        likeness(images * torch.linspace(0.5, 0.9, 7)[:, None, None, None] + 0.1, wanted), expected
+    )
+    assert (
+        abs(likeness(images[:1].expand(7, -1, -1, -1), wanted) - np.log(6 / 7)) < 1e-9
+        and expected < -1
+    )
     assert likeness(images[:3], torch.arange(3)) < expected
     assert torch.autograd.gradcheck(lambda x: likeness(x, wanted), images.requires_grad_())
 

@@ -4,24 +4,43 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distill.data import fit_pixels
-from distill.transfer_set import write_manifest, write_shard
-from inversion.sources import fractals, leaves, shaders
+from distill.data.images import fit_pixels
+from distill.sets.transfer_set import write_manifest, write_shard
+from inversion.sources import DRAWN, fractals, leaves, shaders
 from inversion.sources.exposure import expose
 from inversion.sources.fractals import Fractals
 from inversion.sources.leaves import Leaves
 from inversion.sources.noise import GaussianNoise, UniformNoise
 from inversion.sources.random import Random
-from inversion.sources.shaders import FIELDS, JOINS, PALETTES, SYMMETRIES, TONES, WARPS, Program, Shaders
-from inversion.sources.stream import BLOCK, DRAWN, open_source, open_sources
+from inversion.sources.shaders import (
+    FIELDS,
+    JOINS,
+    PALETTES,
+    SYMMETRIES,
+    TONES,
+    WARPS,
+    Program,
+    Shaders,
+)
+from inversion.sources.stream import BLOCK, open_source, open_sources
 from synthesis_kernels.errors import EchosetError
 
 CPU = torch.device("cpu")
-FAST = ["noise", "gaussian", "smooth", "pink", "leaves:smallest=0.3,cover=0.5", "shaders", "fractals"]  # plain leaves take long
+FAST = [
+    "noise",
+    "gaussian",
+    "smooth",
+    "pink",
+    "leaves:smallest=0.3,cover=0.5",
+    "shaders",
+    "fractals",
+    "strokes:thickest=0.1",
+]  # plain leaves take long
 
 
 def random(*key):
@@ -45,7 +64,11 @@ def test_every_drawn_source_is_tested():
 def test_blocks_have_the_shape_and_type_that_was_asked_for(address, size, channels):
     source = open_source(address, channels, size)
     block = source.block(0)
-    assert block.shape == (BLOCK, channels, size, size) and block.dtype == torch.uint8 and source.blocks is None
+    assert (
+        block.shape == (BLOCK, channels, size, size)
+        and block.dtype == torch.uint8
+        and source.blocks is None
+    )
     assert block.min() <= 2 and block.max() >= 253  # the range is used
     assert len(block.flatten(1).unique(dim=0)) > 0.9 * BLOCK  # and the pictures differ
 
@@ -68,7 +91,10 @@ def test_a_block_follows_from_source_seed_and_number_alone(address):
 
 
 def test_another_address_is_another_stream():
-    assert not torch.equal(open_source("gaussian", 1, 8).block(0), open_source("gaussian:deviation=0.25", 1, 8).block(0))
+    assert not torch.equal(
+        open_source("gaussian", 1, 8).block(0),
+        open_source("gaussian:deviation=0.25", 1, 8).block(0),
+    )
 
 
 # Noise
@@ -78,7 +104,9 @@ def test_uniform_noise_is_uniform_and_each_pixel_drawn_alone():
     values = open_source("noise", 3, 28).block(0)
     expected = torch.full((256,), values.numel() / 255).double()
     expected[[0, -1]] /= 2  # rounding leaves the ends half as wide
-    surprise = ((torch.bincount(values.flatten().long(), minlength=256) - expected).square() / expected).sum()
+    surprise = (
+        (torch.bincount(values.flatten().long(), minlength=256) - expected).square() / expected
+    ).sum()
     assert 255 - 5 * 22.6 < surprise < 255 + 5 * 22.6  # χ² with 255 degrees of freedom
     centred = values.double() - values.double().mean()
     for one, other in (
@@ -93,14 +121,18 @@ def test_uniform_noise_is_uniform_and_each_pixel_drawn_alone():
 
 def test_gaussian_noise_has_the_stated_deviation():
     narrow = open_source("gaussian:deviation=0.1", 1, 28).block(0).double()
-    assert narrow.mean().item() == pytest.approx(127.5, abs=0.2) and narrow.std().item() == pytest.approx(25.5, abs=0.1)
+    assert narrow.mean().item() == pytest.approx(
+        127.5, abs=0.2
+    ) and narrow.std().item() == pytest.approx(25.5, abs=0.1)
     wide = open_source("gaussian", 1, 28).block(0)
     for end in (0, 255):  # two deviations away
         assert (wide == end).double().mean().item() == pytest.approx(0.0228, abs=0.002)
 
 
 def amplitude_slopes(pictures):  # (N, size, size) -> (N,)
-    """The exponents by which amplitude falls with frequency, by numpy's transform and least squares."""
+    """The exponents by which amplitude falls with frequency, by numpy's transform and least
+    squares.
+    """
     size = pictures.shape[-1]
     amplitude = np.abs(np.fft.fft2(pictures.numpy())).reshape(len(pictures), -1)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size))).ravel()
@@ -113,7 +145,12 @@ def amplitude_slopes(pictures):  # (N, size, size) -> (N,)
 def test_pink_noise_falls_with_frequency():
     slopes = amplitude_slopes(floats("pink", 1, 32)[:, 0])
     assert slopes.mean() == pytest.approx(-1.25, abs=0.06)  # uniform from 0.5 to 2
-    assert np.percentile(slopes, 5) < -1.75 and np.percentile(slopes, 95) > -0.75 and slopes.min() > -2.3 and slopes.max() < -0.2
+    assert (
+        np.percentile(slopes, 5) < -1.75
+        and np.percentile(slopes, 95) > -0.75
+        and slopes.min() > -2.3
+        and slopes.max() < -0.2
+    )
     assert amplitude_slopes(floats("noise", 1, 32)[:, 0]).mean() == pytest.approx(0, abs=0.05)
 
 
@@ -137,14 +174,21 @@ def test_leaves_are_flat_shapes():
     flat = (pictures[..., 1:] == pictures[..., :-1]).all(1).double().mean((1, 2))
     assert flat.min() > 0.4 and flat.mean() > 0.7
     for picture in pictures:
-        counts = picture.flatten(1).T.unique(dim=0, return_counts=True)[1].sort(descending=True).values
+        counts = (
+            picture.flatten(1).T.unique(dim=0, return_counts=True)[1].sort(descending=True).values
+        )
         assert counts[:40].sum() > 0.5 * 48 * 48
     assert pictures.min() >= 0 and pictures.max() <= 1
 
 
 def test_leaves_cover_as_much_as_was_asked():
     def black(cover):
-        return (Leaves(smallest=0.1, cover=cover).draw(random("cover"), 32, 3, 24) == 0).all(1).double().mean((1, 2))
+        return (
+            (Leaves(smallest=0.1, cover=cover).draw(random("cover"), 32, 3, 24) == 0)
+            .all(1)
+            .double()
+            .mean((1, 2))
+        )
 
     assert black(1.0).max() < 0.002  # what shapes left bare has a colour of its own
     little = black(0.15)
@@ -156,9 +200,13 @@ def test_radii_have_density_proportional_to_the_inverse_cube(smallest):
     shapes = leaves._shapes(random("radii"), 20_000, smallest, 40)
     radius = shapes[:, 3].double().sort().values / 40
     assert radius.min() >= smallest * 0.999 and radius.max() <= 1.001
-    law = (smallest**-2 - radius**-2) / (smallest**-2 - 1)  # ∫ r⁻³ from the least radius, over the whole
+    law = (smallest**-2 - radius**-2) / (
+        smallest**-2 - 1
+    )  # ∫ r⁻³ from the least radius, over the whole
     steps = torch.arange(1, 20_001).double() / 20_000
-    assert torch.maximum((law - steps).abs(), (law - steps + 1 / 20_000).abs()).max() < 1.63 / math.sqrt(20_000)
+    assert torch.maximum(
+        (law - steps).abs(), (law - steps + 1 / 20_000).abs()
+    ).max() < 1.63 / math.sqrt(20_000)
     centres = shapes[:, 1:3] / 40
     assert centres.min() >= 0 and centres.max() <= 1 and (centres.mean(0) - 0.5).abs().max() < 0.01
 
@@ -175,11 +223,16 @@ def test_shapes_cover_the_areas_of_their_kinds():
     square = ~circle & ~triangle & ((distance - math.sqrt(0.5)).abs() < 1e-4).all(1)
     for kind, expected in ((circle, math.pi), (triangle, 3 * math.sqrt(3) / 4), (square, 2.0)):
         assert 60 < kind.sum() < 140
-        torch.testing.assert_close(area[kind], torch.full_like(area[kind], expected), rtol=0.01, atol=0)
-    # Any other: of the triangles between the centre and two corners, whose angle is twice that between side and corner.
+        torch.testing.assert_close(
+            area[kind], torch.full_like(area[kind], expected), rtol=0.01, atol=0
+        )
+    # Any other: of the triangles between the centre and two corners, whose angle is twice that
+    # between side and corner.
     other = ~(circle | triangle | square)
     half = distance[other].clamp(-1, 1).acos()
-    torch.testing.assert_close(half.sum(1), torch.full((int(other.sum()),), math.pi), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        half.sum(1), torch.full((int(other.sum()),), math.pi), atol=1e-2, rtol=0
+    )
     torch.testing.assert_close(area[other], ((2 * half).sin() / 2).sum(1), rtol=0, atol=0.04)
 
 
@@ -187,11 +240,15 @@ def test_shapes_cover_the_areas_of_their_kinds():
 def test_small_shapes_drawn_in_windows_come_out_as_on_the_whole_canvas(size):
     shapes = leaves._shapes(random("windows"), 600, 0.03, size)
     pixels = torch.arange(size)
-    everywhere = leaves._covered(shapes, pixels.expand(600, -1), pixels.expand(600, -1)).view(600, size, size)
+    everywhere = leaves._covered(shapes, pixels.expand(600, -1), pixels.expand(600, -1)).view(
+        600, size, size
+    )
     pieces, seen = torch.zeros_like(everywhere), torch.zeros(600)
     for some, rows, columns in leaves._windows(shapes, size):
         seen[some] += 1
-        masks = leaves._covered(shapes[some], rows, columns).view(len(some), rows.shape[1], columns.shape[1])
+        masks = leaves._covered(shapes[some], rows, columns).view(
+            len(some), rows.shape[1], columns.shape[1]
+        )
         pieces[some[:, None, None], rows[:, :, None], columns[:, None]] = masks
     assert (seen == 1).all()
     # Sharp corners are drawn beyond the radius, and a window may cut these tips off.
@@ -216,7 +273,9 @@ def test_windows_change_next_to_nothing_in_a_picture(monkeypatch):
 
 
 class KnownMaps(Random):
-    """Three maps of half size about three corners, then random walks: a flat triangle of Sierpiński's, white on black."""
+    """Three maps of half size about three corners, then random walks: a flat triangle of
+    Sierpiński's, white on black.
+    """
 
     def __init__(self):
         super().__init__("cpu", "known")
@@ -224,8 +283,18 @@ class KnownMaps(Random):
         offsets = torch.zeros(2, count, maps)
         offsets[:, 0, :3] = torch.tensor([[0.0, 0.5, 0.25], [0.0, 0.0, 0.25]])
         half, ones = torch.full((count, maps), 0.5), torch.ones(count, maps)
-        self.known = [torch.zeros(2, count, maps), half, ones, ones, offsets]  # turns, sizes, ratios, signs, offsets
-        self.after = [torch.ones(1, 1, 1, 1), torch.tensor([1.0, 0.0]).view(2, 1, 1, 1, 1), torch.ones(1, 1, 1, 1)]
+        self.known = [
+            torch.zeros(2, count, maps),
+            half,
+            ones,
+            ones,
+            offsets,
+        ]  # turns, sizes, ratios, signs, offsets
+        self.after = [
+            torch.ones(1, 1, 1, 1),
+            torch.tensor([1.0, 0.0]).view(2, 1, 1, 1, 1),
+            torch.ones(1, 1, 1, 1),
+        ]
 
     def uniform(self, *shape, low=0.0, high=1.0):
         if self.known:
@@ -245,10 +314,13 @@ class KnownMaps(Random):
 def test_known_maps_give_their_known_attractor():
     size = 33
     lit = Fractals().draw(KnownMaps(), 1, 1, size)[0, 0] > 0
-    # The same set from its own definition: all images of a corner under seven maps, one after another.
+    # The same set from its own definition: all images of a corner under seven maps, one after
+    # another.
     points = np.zeros((1, 2))
     for _ in range(7):
-        points = np.concatenate([points / 2 + corner for corner in ([0, 0], [0.5, 0], [0.25, 0.25])])
+        points = np.concatenate(
+            [points / 2 + corner for corner in ([0, 0], [0.5, 0], [0.25, 0.25])]
+        )
     known = torch.zeros(size, size)
     points = points / points.max() + [0, 0.25]  # half as high as wide, and in the middle
     place = np.rint(points * (size - 1)).astype(int)
@@ -273,11 +345,18 @@ def test_fractals_fill_the_canvas_along_their_longer_side_and_are_sparse():
         assert abs(shorter.min() + shorter.max() - 31) <= 1  # in the middle along the other
         colour = picture.flatten(1)[:, picture.amax(0).flatten().argmax()]
         shade = picture / colour[:, None, None].clamp_min(1e-9)
-        torch.testing.assert_close(shade, shade[:1].expand(3, -1, -1), atol=1e-4, rtol=0)  # one colour, more or less bright
+        torch.testing.assert_close(
+            shade, shade[:1].expand(3, -1, -1), atol=1e-4, rtol=0
+        )  # one colour, more or less bright
 
 
 def test_fractals_are_of_many_kinds():
-    covered = torch.cat([(p.amax(0, keepdim=True) > 0).double().mean((1, 2)) for p in Fractals().draw(random(1), 64, 1, 32)])
+    covered = torch.cat(
+        [
+            (p.amax(0, keepdim=True) > 0).double().mean((1, 2))
+            for p in Fractals().draw(random(1), 64, 1, 32)
+        ]
+    )
     assert covered.min() < 0.15 and covered.max() > 0.4
 
 
@@ -296,11 +375,20 @@ def test_there_are_thousands_of_programs_and_a_few_draws_meet_them():
         ("tone", TONES),
         ("palette", PALETTES),
     ):
-        assert len(set(parts)) == len(parts) and {getattr(program, kind) for program in met} == set(parts)
+        assert len(set(parts)) == len(parts) and {getattr(program, kind) for program in met} == set(
+            parts
+        )
 
 
 def test_programs_that_differ_in_an_unused_field_count_once(monkeypatch):
-    for name, length in (("SYMMETRIES", 1), ("WARPS", 2), ("FIELDS", 3), ("JOINS", 2), ("TONES", 1), ("PALETTES", 1)):
+    for name, length in (
+        ("SYMMETRIES", 1),
+        ("WARPS", 2),
+        ("FIELDS", 3),
+        ("JOINS", 2),
+        ("TONES", 1),
+        ("PALETTES", 1),
+    ):
         monkeypatch.setattr(shaders, name, getattr(shaders, name)[:length])
     assert shaders.JOINS[0] is shaders.one and shaders.programs_count() == 2 * (3 + 3 * 3)
 
@@ -318,7 +406,9 @@ def plane(seed, count=3, size=12):
 @plain
 def test_every_change_of_the_plane_keeps_it_finite(part, seed):
     for changed in part(random(seed), plane(seed)):
-        assert changed.shape == (3, 12, 12) and changed.isfinite().all() and changed.abs().max() < 30
+        assert (
+            changed.shape == (3, 12, 12) and changed.isfinite().all() and changed.abs().max() < 30
+        )
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda part: part.__name__)
@@ -326,7 +416,9 @@ def test_every_change_of_the_plane_keeps_it_finite(part, seed):
 @plain
 def test_every_field_is_finite_and_the_same_again(field, seed):
     value = field(random(seed), plane(seed))
-    assert value.shape == (3, 12, 12) and value.isfinite().all() and value.max() < 20  # far below nothing is dark
+    assert (
+        value.shape == (3, 12, 12) and value.isfinite().all() and value.max() < 20
+    )  # far below nothing is dark
     assert torch.equal(value, field(random(seed), plane(seed)))
     far = field(random(seed), tuple(10 * part for part in plane(seed)))  # a warp may look far away
     assert far.isfinite().all()
@@ -362,7 +454,10 @@ def test_every_palette_gives_colours_in_range(palette, seed, channels, spread):
 @given(seeds, st.sampled_from([1, 3]), st.integers(1, 5))
 @settings(max_examples=60)
 def test_any_program_paints_pictures_and_the_same_again(seed, channels, count):
-    one, other = (shaders.random_program(r).paint(r, count, channels, 11) for r in (random(seed), random(seed)))
+    one, other = (
+        shaders.random_program(r).paint(r, count, channels, 11)
+        for r in (random(seed), random(seed))
+    )
     assert torch.equal(one, other) and one.shape == (count, channels, 11, 11)
     assert one.isfinite().all() and one.min() >= 0 and one.max() <= 1
 
@@ -377,7 +472,9 @@ def test_pictures_of_a_group_share_a_program_and_no_number(monkeypatch):
 
     monkeypatch.setattr(Program, "paint", watched)
     pictures = Shaders().draw(random("groups"), 40, 1, 16)
-    assert [count for _, count in calls] == [16, 16, 8] and len({program for program, _ in calls}) == 3
+    assert [count for _, count in calls] == [16, 16, 8] and len(
+        {program for program, _ in calls}
+    ) == 3
     assert pictures.shape == (40, 1, 16, 16) and len(pictures.flatten(1).unique(dim=0)) == 40
 
 
@@ -389,12 +486,21 @@ def test_symmetries_and_warps_do_what_they_say():
         for ours, theirs in zip(part(random(0), (x, y)), part(random(0), (-x, y)), strict=True):
             assert torch.equal(ours, theirs)
     sector = math.pi / random(0).integers(3, 8, 3, 1, 1)
-    turned = x * (2 * sector).cos() - y * (2 * sector).sin(), x * (2 * sector).sin() + y * (2 * sector).cos()
-    for ours, theirs in zip(*(shaders.kaleidoscope(random(0), p) for p in ((x, y), turned)), strict=True):
+    turned = (
+        x * (2 * sector).cos() - y * (2 * sector).sin(),
+        x * (2 * sector).sin() + y * (2 * sector).cos(),
+    )
+    for ours, theirs in zip(
+        *(shaders.kaleidoscope(random(0), p) for p in ((x, y), turned)), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     side = random(0).uniform(3, 1, 1, low=0.5, high=1.2)
-    for ours, theirs in zip(*(shaders.tiles(random(0), p) for p in ((x, y), (x + 2 * side, y))), strict=True):
-        assert ((ours - theirs).abs() % (2 * side).max() < 1e-4).double().mean() > 0.95  # but for a seam moved by rounding
+    for ours, theirs in zip(
+        *(shaders.tiles(random(0), p) for p in ((x, y), (x + 2 * side, y))), strict=True
+    ):
+        assert (
+            (ours - theirs).abs() % (2 * side).max() < 1e-4
+        ).double().mean() > 0.95  # but for a seam moved by rounding
     squares = shaders.mosaic(random(0), (x, y))
     assert all(len(values.unique()) <= 45 for part in squares for values in part)
 
@@ -406,7 +512,12 @@ def test_known_fields_by_their_formulas():
     points = random(3).uniform(8, 2, 3, 1, 1, low=-1.3, high=1.3)
     distances = torch.hypot(x - points[:, 0], y - points[:, 1]).sort(0).values
     torch.testing.assert_close(shaders.cells(random(3), (x, y)), 2 * distances[0] - 1)
-    torch.testing.assert_close(shaders.cracks(random(3), (x, y)), 4 * (distances[1] - distances[0]) - 1, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        shaders.cracks(random(3), (x, y)),
+        4 * (distances[1] - distances[0]) - 1,
+        atol=1e-5,
+        rtol=1e-5,
+    )
 
 
 def test_joins_and_palettes_by_their_formulas():
@@ -417,14 +528,23 @@ def test_joins_and_palettes_by_their_formulas():
         return p[1]
 
     x, y = plane(1)
-    expected = {shaders.one: x, shaders.product: x * y, shaders.larger: x.maximum(y), shaders.smaller: x.minimum(y)}
+    expected = {
+        shaders.one: x,
+        shaders.product: x * y,
+        shaders.larger: x.maximum(y),
+        shaders.smaller: x.minimum(y),
+    }
     for join, value in expected.items():
         assert torch.equal(join(random(1), first, second, (x, y)), value)
     hidden = shaders.stencil(random(1), first, second, (x, y))
-    torch.testing.assert_close(hidden[y < -1], torch.full_like(hidden[y < -1], -1), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        hidden[y < -1], torch.full_like(hidden[y < -1], -1), atol=1e-2, rtol=0
+    )
     shade = torch.linspace(0, 1, 4)[:, None].expand(4, 4)[None]
     colours = random(1).uniform(4, 1, 3, 1, 1)  # four stops, met at thirds
-    torch.testing.assert_close(shaders.stops(random(1), shade, 3)[0, :, :3, 0].T, colours[:3, 0, :, 0, 0])
+    torch.testing.assert_close(
+        shaders.stops(random(1), shade, 3)[0, :, :3, 0].T, colours[:3, 0, :, 0, 0]
+    )
 
 
 # Exposure
@@ -437,13 +557,22 @@ def test_exposure_makes_the_darker_part_black_and_the_brightest_white(channels):
     figures = expose(images, random(0), 1.0)
     assert figures.dtype == torch.uint8 and figures.shape == images.shape
     assert (figures.flatten(1).amin(1) == 0).all()
-    assert (figures.flatten(1).amax(1) == 255).double().mean() > 0.98  # but where less than a twentieth of the range is left
+    assert (
+        figures.flatten(1).amax(1) == 255
+    ).double().mean() > 0.98  # but where less than a twentieth of the range is left
     black = (figures == 0).all(1).double().mean((1, 2))
     if channels == 1:
-        assert 0.4 < black.mean() < 0.75 and black.min() < 0.1 and black.max() > 0.85 and black.max() < 0.99
+        assert (
+            0.4 < black.mean() < 0.75
+            and black.min() < 0.1
+            and black.max() > 0.85
+            and black.max() < 0.99
+        )
     else:
         assert black.mean() > 0.15
-    assert torch.equal(expose(images, random(0), 1.0), figures) and not torch.equal(expose(images, random(1), 1.0), figures)
+    assert torch.equal(expose(images, random(0), 1.0), figures) and not torch.equal(
+        expose(images, random(1), 1.0), figures
+    )
 
 
 def test_exposure_takes_about_the_share_that_was_asked_and_leaves_the_others_alone():
@@ -457,7 +586,9 @@ def test_exposure_takes_about_the_share_that_was_asked_and_leaves_the_others_alo
 
 def test_every_second_exposed_picture_has_a_frame_with_black_around_it():
     flat = torch.full((BLOCK, 1, 24, 24), 200, dtype=torch.uint8)
-    figures = expose(flat, random(3), 1.0)[:, 0]  # without a frame there is nothing to tell apart, and all becomes black
+    figures = expose(flat, random(3), 1.0)[
+        :, 0
+    ]  # without a frame there is nothing to tell apart, and all becomes black
     framed = (figures.flatten(1) > 0).any(1)
     assert abs(int(framed.sum()) - 256) < 3 * math.sqrt(BLOCK / 4)
     corners = figures[framed][:, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -484,7 +615,11 @@ def test_settings_are_read_from_the_address():
         ("leaves:cover=0", "leaves:cover must lie above 0 and up to 1, got 0"),
         ("gaussian:deviation=1.5", "gaussian:deviation must lie above 0 and up to 1, got 1.5"),
         ("gaussian:deviation=nan", "must lie above 0 and up to 1, got nan"),
-        ("nois", "no source 'nois': it is neither noise, gaussian, smooth, pink, leaves, shaders, fractals, nor a file or folder"),
+        (
+            "nois",
+            "no source 'nois': it is neither noise, gaussian, smooth, pink, leaves, shaders, "
+            "fractals, strokes, nor a file or folder",
+        ),
     ],
 )
 def test_addresses_that_lead_nowhere_are_refused_by_name(address, message):
@@ -512,8 +647,16 @@ def test_a_folder_of_any_pictures_is_a_source(tmp_path, channels, labelled):
         Image.fromarray(array).save(folder / f"{number}.png")
     source = open_source(str(tmp_path), channels, 10)
     block = source.block(0)
-    assert block.shape == (3, channels, 10, 10) and block.dtype == torch.uint8 and source.blocks == 1 and source.drawer is None
-    pixels = [torch.from_numpy(a).permute(2, 0, 1) if a.ndim == 3 else torch.from_numpy(a)[None] for a in arrays]
+    assert (
+        block.shape == (3, channels, 10, 10)
+        and block.dtype == torch.uint8
+        and source.blocks == 1
+        and source.drawer is None
+    )
+    pixels = [
+        torch.from_numpy(a).permute(2, 0, 1) if a.ndim == 3 else torch.from_numpy(a)[None]
+        for a in arrays
+    ]
     expected = {fit_pixels(p[None], channels, 10).numpy().tobytes() for p in pixels}
     assert {image.numpy().tobytes() for image in block} == expected
 
@@ -549,11 +692,24 @@ def test_a_transfer_set_is_a_source(tmp_path):
     images = torch.from_numpy(picture(4, 5, 1, 8, 8))
     logits = torch.eye(2)[[0, 1, 0, 1, 0]]
     zeros = torch.zeros(5)
-    tensors = {"images": images, "labels": logits.argmax(1), "logits": logits, "priority": zeros, "round": zeros}
+    tensors = {
+        "images": images,
+        "labels": logits.argmax(1),
+        "logits": logits,
+        "priority": zeros,
+        "round": zeros,
+    }
     name = "shard-00000-of-00001.safetensors"
     entry = {"file": name, "sha256": write_shard(tmp_path / name, tensors), "count": 5}
     contract = {"channels": 1, "size": 8, "classes": 2, "mean": [0.0], "std": [1.0]}
-    manifest = {"code_version": "0", "config": {}, "teacher": {}, "input": contract, "counts": [3, 2], "shards": [entry]}
+    manifest = {
+        "code_version": "0",
+        "config": {},
+        "teacher": {},
+        "input": contract,
+        "counts": [3, 2],
+        "shards": [entry],
+    }
     write_manifest(tmp_path, manifest)
     block = open_source(str(tmp_path), 1, 8).block(0)
     assert {i.numpy().tobytes() for i in block} == {i.numpy().tobytes() for i in images}
@@ -563,3 +719,17 @@ def test_a_transfer_set_is_a_source(tmp_path):
 def test_a_folder_without_pictures_says_so(tmp_path):
     with pytest.raises(EchosetError, match=str(tmp_path)):
         open_source(str(tmp_path), 1, 8)
+
+
+def test_strokes_are_lines_on_a_ground():
+    """Most of an image is one plain colour, and every image has a line on it."""
+    images = floats("strokes", 1, 28)
+    ground = images.flatten(1).mode(1).values[:, None]
+    share = ((images.flatten(1) - ground).abs() < 1e-6).double().mean(1)
+    assert share.median() > 0.5
+    assert share.max() < 1
+
+
+def test_the_page_lists_every_drawn_source():
+    page = (ROOT / "docs" / "sources.md").read_text()
+    assert not [name for name in DRAWN if f"| `{name}`" not in page and f", `{name}`" not in page]

@@ -14,7 +14,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")  # naming a device needs n
 
 
 class Graph:
-    """Stands in for a CUDA graph: a replay computes from the fixed inputs into the fixed outputs."""
+    """Stands in for a CUDA graph: a replay computes from the fixed inputs into the fixed
+    outputs.
+    """
 
     captured = None
 
@@ -23,7 +25,9 @@ class Graph:
 
     def replay(self):
         self.replays += 1
-        for place, found in zip(self.captured.outputs, self.captured.function(*self.captured.inputs), strict=True):
+        for place, found in zip(
+            self.captured.outputs, self.captured.function(*self.captured.inputs), strict=True
+        ):
             place.copy_(found)
 
 
@@ -101,19 +105,26 @@ def test_what_a_captured_step_returns_stays_in_its_place(counted):
     "make, states",
     [
         (lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9), ("momentum_buffer",)),
-        (lambda groups: torch.optim.Adam(groups, 0.1, fused=True), ("step", "exp_avg", "exp_avg_sq")),
+        (
+            lambda groups: torch.optim.Adam(groups, 0.1, fused=True),
+            ("step", "exp_avg", "exp_avg_sq"),
+        ),
     ],
 )
 def test_optimiser_tensors_are_the_parameters_and_their_state(make, states):
     layer, noise = nn.Linear(3, 2), nn.Parameter(torch.zeros(4))
     optimiser = make([{"params": list(layer.parameters())}, {"params": [noise], "lr": 1.0}])
     parameters = [*layer.parameters(), noise]
-    assert identities(optimiser_tensors(optimiser)) == identities(parameters)  # no state before the first step
+    assert identities(optimiser_tensors(optimiser)) == identities(
+        parameters
+    )  # no state before the first step
     (layer(torch.ones(1, 3)).sum() + noise.sum()).backward()
     optimiser.step()
     state = [optimiser.state[p][name] for p in parameters for name in states]
     found = optimiser_tensors(optimiser)
-    assert identities(found) == identities([*parameters, *state]) and len(found) == len(parameters) + len(state)
+    assert identities(found) == identities([*parameters, *state]) and len(found) == len(
+        parameters
+    ) + len(state)
 
 
 def identities(tensors):

@@ -13,10 +13,11 @@ from conftest import ROOT, environment
 
 from distill import Classifier, DistillOptions, StudentOptions, load_images
 from distill.options import StudyOptions
+from distill.runtime import Runtime
 from distill.study import Cell, method_loss, plan, run_study, summarise
 from inversion import MNIST_SLICE
-from inversion.cli import main
-from inversion.study_page import grid, write_study
+from inversion.cli.main import main
+from inversion.pages.study import grid, write_study
 from synthesis_kernels.errors import EchosetError
 
 SHORT = DistillOptions(steps=3, batch=16, views_per_image=2)
@@ -31,12 +32,27 @@ def few():
 
 def study(teacher, few, out, options=SMALL, distillation=SHORT, sets=None, **more):
     sets = {"real": few.chosen(torch.arange(100))} if sets is None else sets
-    return run_study(teacher, sets, few, out, NETWORK, options, distillation, device="cpu", quiet=True, **more)
+    return run_study(
+        teacher,
+        sets,
+        few,
+        out,
+        NETWORK,
+        options,
+        distillation,
+        original=more.pop("original", None),
+        runtime=Runtime(device="cpu", quiet=True, **more),
+    )
 
 
 def test_a_grid_is_filled_once(teacher, few, tmp_path):
     cells = study(teacher, few, tmp_path)
-    assert [(cell["method"], cell["seed"]) for cell in cells] == [("plain", 0), ("hinton", 0), ("plain", 1), ("hinton", 1)]
+    assert [(cell["method"], cell["seed"]) for cell in cells] == [
+        ("plain", 0),
+        ("hinton", 0),
+        ("plain", 1),
+        ("hinton", 1),
+    ]
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     assert len(times) == 4
     again = study(teacher, few, tmp_path, replace(SMALL, methods=("plain", "hinton", "at")))
@@ -45,7 +61,9 @@ def test_a_grid_is_filled_once(teacher, few, tmp_path):
 
 def test_cells_of_other_options_are_not_mixed_in(teacher, few, tmp_path):
     study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)))
-    with pytest.raises(EchosetError, match=r"real--none--plain--0\.json was made with other options"):
+    with pytest.raises(
+        EchosetError, match=r"real--none--plain--0\.json was made with other options"
+    ):
         study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)), replace(SHORT, steps=4))
     both = tmp_path / "both"
     study(teacher, few, both, replace(SMALL, seeds=(1,)))
@@ -53,7 +71,13 @@ def test_cells_of_other_options_are_not_mixed_in(teacher, few, tmp_path):
         study(teacher, few, both, SMALL, replace(SHORT, steps=4))
     assert not list(both.glob("cells/*--0.json"))  # it was refused before any other was computed
     with pytest.raises(EchosetError, match="was made with other options or data"):
-        study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)), sets={"real": few.chosen(torch.arange(1, 101))})
+        study(
+            teacher,
+            few,
+            tmp_path,
+            replace(SMALL, seeds=(0,)),
+            sets={"real": few.chosen(torch.arange(1, 101))},
+        )
 
 
 def test_cells_of_another_process_with_other_options_are_not_mixed_in(teacher, few, tmp_path):
@@ -73,7 +97,9 @@ def test_another_normalisation_is_another_teacher(teacher, few, tmp_path):
 def test_a_damaged_cell_is_named(teacher, few, tmp_path, content):
     study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)))
     (tmp_path / "cells" / "real--none--plain--0.json").write_text(content)
-    with pytest.raises(EchosetError, match=r"real--none--plain--0\.json is not a cell of a study, or is damaged"):
+    with pytest.raises(
+        EchosetError, match=r"real--none--plain--0\.json is not a cell of a study, or is damaged"
+    ):
         study(teacher, few, tmp_path, replace(SMALL, seeds=(0,)))
 
 
@@ -86,13 +112,33 @@ def test_processes_share_a_grid(teacher, few, tmp_path):
 
 
 def test_damage_is_done_alike_to_all_methods_and_told(teacher, few, tmp_path):
-    options = StudyOptions(("plain", "hinton"), ("none", "noise=0.5", "imbalance=1"), (0,), images=100, attacks=0)
+    options = StudyOptions(
+        ("plain", "hinton"), ("none", "noise=0.5", "imbalance=1"), (0,), images=100, attacks=0
+    )
     cells = study(teacher, few, tmp_path, options, replace(SHORT, labels="data"), {"real": few})
     reports = {cell["corruption"]: cell["report"] for cell in cells}
     assert len({(cell["corruption"], cell["report"]) for cell in cells}) == 3
-    assert "labels drawn anew" in reports["noise=0.5"] and "by class [10, " in reports["imbalance=1"]
+    assert (
+        "labels drawn anew" in reports["noise=0.5"] and "by class [10, " in reports["imbalance=1"]
+    )
     assert {cell["set_size"] for cell in cells if cell["corruption"] == "noise=0.5"} == {100}
-    assert {cell["method"]: cell["loss"] for cell in cells} == {"plain": {"labels": 1.0}, "hinton": {"hinton": 0.9, "labels": 0.1}}
+    assert {cell["method"]: cell["loss"] for cell in cells} == {
+        "plain": {"labels": 1.0},
+        "hinton": {"hinton": 0.9, "labels": 0.1},
+    }
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"methods": ("hintn",)}, "no method 'hintn'"),
+        ({"seeds": ()}, "one seed"),
+        ({"attacks": -1}, "attacks must be at least 0"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_when_it_is_named(change, message):
+    with pytest.raises(EchosetError, match=message):
+        replace(SMALL, **change)
 
 
 def test_rows_on_the_original_data_are_added_and_never_damaged(teacher, few, tmp_path):
@@ -109,19 +155,23 @@ def test_rows_on_the_original_data_are_added_and_never_damaged(teacher, few, tmp
 @pytest.mark.parametrize(
     "options, labels, sets, message",
     [
-        (replace(SMALL, methods=("hintn",)), "teacher", None, "no method 'hintn'"),
-        (replace(SMALL, corruptions=("noise=0.2",)), "teacher", None, "add --distillation.labels data"),
+        (
+            replace(SMALL, corruptions=("noise=0.2",)),
+            "teacher",
+            None,
+            "add --distillation.labels data",
+        ),
         (replace(SMALL, corruptions=("blur=1",)), "data", None, "'blur=1' is no corruption"),
         (replace(SMALL, images=500), "data", None, "images in its smallest class"),
-        (replace(SMALL, seeds=()), "teacher", None, "one seed"),
         (replace(SMALL, methods=("plain", "dml+one")), "teacher", None, "choose one of them"),
-        (replace(SMALL, attacks=-1), "teacher", None, "attacks and images"),
         (SMALL, "teacher", {}, "a study needs a set"),
         (SMALL, "teacher", {"a/b": None}, "'a/b' can't be the name of a set"),
         (SMALL, "teacher", {"original": None}, "'original' is taken"),
     ],
 )
-def test_what_would_fail_later_is_refused_first(teacher, few, tmp_path, options, labels, sets, message):
+def test_what_would_fail_later_is_refused_first(
+    teacher, few, tmp_path, options, labels, sets, message
+):
     with pytest.raises(EchosetError, match=message):
         study(teacher, few, tmp_path, options, replace(SHORT, labels=labels), sets)
     assert not (tmp_path / "cells").exists()
@@ -131,7 +181,10 @@ def test_methods_are_their_published_losses():
     assert method_loss("plain", True) == {"labels": 1.0}
     assert method_loss("hinton", False) == {"hinton": 1.0}
     assert method_loss("hinton", True) == {"hinton": 0.9, "labels": 0.1}
-    assert method_loss("hinton+dml", True) == {"hinton": 1.0, "dml": 1.0}  # and labels at 1 for all students
+    assert method_loss("hinton+dml", True) == {
+        "hinton": 1.0,
+        "dml": 1.0,
+    }  # and labels at 1 for all students
     assert method_loss("hinton+at", False) == {"hinton": 1.0, "at": 1000.0}
 
 
@@ -143,20 +196,34 @@ def test_seeds_are_outermost():
 
 
 def row(accuracy, seed, method="plain", **more):
-    figures = dict.fromkeys(("agreement", "ece", "entropy", "magnitude_similarity", "angle_similarity", "transfer"))
-    return {"set": "real", "corruption": "none", "method": method, "seed": seed, "accuracy": accuracy, **figures, **more}
+    figures = dict.fromkeys(
+        ("agreement", "ece", "entropy", "magnitude_similarity", "angle_similarity", "transfer")
+    )
+    return {
+        "set": "real",
+        "corruption": "none",
+        "method": method,
+        "seed": seed,
+        "accuracy": accuracy,
+        **figures,
+        **more,
+    }
 
 
 def test_means_and_deviations_are_those_of_numpy(tmp_path):
     accuracies = [0.97, 0.98, 0.96]
     cells = [row(a, s) for s, a in enumerate(accuracies)] + [row(0.5, 0, "at")]
     plain, at = summarise(cells)
-    assert plain["accuracy"] == pytest.approx(np.mean(accuracies)) and plain["accuracy_sd"] == pytest.approx(
-        np.std(accuracies, ddof=1)
-    )
+    assert plain["accuracy"] == pytest.approx(np.mean(accuracies)) and plain[
+        "accuracy_sd"
+    ] == pytest.approx(np.std(accuracies, ddof=1))
     assert plain["worst"] == 0.96 and at["accuracy_sd"] is None
     assert grid([{**plain, "entropy": 0.5}], "real", "entropy")[1] == ("plain", "0.500")
-    assert grid([plain, at], "real") == [("method", "none"), ("plain", "97.00 ± 1.00"), ("at", "50.00")]
+    assert grid([plain, at], "real") == [
+        ("method", "none"),
+        ("plain", "97.00 ± 1.00"),
+        ("at", "50.00"),
+    ]
     write_study([plain, at], "echoset study <b>", tmp_path / "s.html")
     page = (tmp_path / "s.html").read_text()
     assert "97.00 ± 1.00" in page and "<b>" not in page and "<script" not in page
@@ -173,44 +240,108 @@ def test_one_level_is_drawn_by_method_beside_the_references(tmp_path):
     page = page_of(tmp_path, summarise(cells))
     assert page.count("<svg") == 2  # of the set, and of the original data
     chart = page[page.index("<svg") : page.index("</svg>")]
-    names = ["plain: 96.00 ± 1.41", "at: 50.00 ± 0.00", "plain training: 99.00 ± 0.00", "KD on the original data: 99.50 ± 0.00"]
+    names = [
+        "plain: 96.00 ± 1.41",
+        "at: 50.00 ± 0.00",
+        "plain training: 99.00 ± 0.00",
+        "KD on the original data: 99.50 ± 0.00",
+    ]
     assert re.findall("<title>(.*?)</title>", chart) == names
     places = [float(x) for x in re.findall(r"<circle cx=([\d.]+)", chart)]
-    assert sorted(places) == [places[1], places[0], places[2], places[3]]  # the better, the farther to the right
+    assert sorted(places) == [
+        places[1],
+        places[0],
+        places[2],
+        places[3],
+    ]  # the better, the farther to the right
     assert "<td>plain training<td>99.00" in page and "<td>KD on the original data<td>99.50" in page
 
 
 def test_levels_of_one_corruption_are_joined_and_others_stand_alone(tmp_path):
     damages = ("none", "noise=0.2", "imbalance=1")
-    page = page_of(tmp_path, summarise([row(0.9, 0, method, corruption=d) for d in damages for method in ("plain", "at")]))
-    assert re.findall('aria-label="(.*?)"', page) == ["accuracy by noise", "accuracy by method, %, imbalance=1"]
+    page = page_of(
+        tmp_path,
+        summarise(
+            [row(0.9, 0, method, corruption=d) for d in damages for method in ("plain", "at")]
+        ),
+    )
+    assert re.findall('aria-label="(.*?)"', page) == [
+        "accuracy by noise",
+        "accuracy by method, %, imbalance=1",
+    ]
 
 
 def test_a_line_follows_the_levels_by_number(tmp_path):
     damages = {"noise=0.4": 0.5, "noise=0.05": 0.7, "none": 0.9}
-    page = page_of(tmp_path, summarise([row(accuracy, 0, corruption=damage) for damage, accuracy in damages.items()]))
+    page = page_of(
+        tmp_path,
+        summarise([row(accuracy, 0, corruption=damage) for damage, accuracy in damages.items()]),
+    )
     assert re.findall(r"text-anchor=middle>([^<]*)<", page) == ["none", "noise=0.05", "noise=0.4"]
 
 
 def test_images_are_drawn_evenly_from_a_labelled_file(tmp_path, capsys):
     whole = load_images(MNIST_SLICE)
-    np.savez(tmp_path / "set.npz", images=whole.images[:200, 0].numpy(), labels=whole.labels[:200].numpy())
-    flags = [f"--sets={json.dumps({'mine': str(tmp_path / 'set.npz')})}", f"--out={tmp_path / 'out'}", "--images=40"]
-    flags += ["--study.seeds=[0]", "--study.attacks=0", "--student=convnet-4", '--study.methods=["hinton"]', "--device=cpu"]
-    assert main(["study", *flags, "--distillation.steps=2", "--distillation.batch=16", "--quiet", "--json"]) == 0
+    np.savez(
+        tmp_path / "set.npz",
+        images=whole.images[:200, 0].numpy(),
+        labels=whole.labels[:200].numpy(),
+    )
+    flags = [
+        f"--sets={json.dumps({'mine': str(tmp_path / 'set.npz')})}",
+        f"--out={tmp_path / 'out'}",
+        "--images=40",
+    ]
+    flags += [
+        "--study.seeds=[0]",
+        "--study.attacks=0",
+        "--student=convnet-4",
+        '--study.methods=["hinton"]',
+        "--device=cpu",
+    ]
+    assert (
+        main(
+            [
+                "study",
+                *flags,
+                "--distillation.steps=2",
+                "--distillation.batch=16",
+                "--quiet",
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "out" / "study.json").read_text())["runs"][0]["set_size"] == 40
 
 
 def test_a_killed_study_goes_on(tmp_path, capsys):
     digits = load_images(MNIST_SLICE)
     np.savez(tmp_path / "set.npz", images=digits.images[:200, 0].numpy())
-    np.savez(tmp_path / "test.npz", images=digits.images[-100:, 0].numpy(), labels=digits.labels[-100:].numpy())
+    np.savez(
+        tmp_path / "test.npz",
+        images=digits.images[-100:, 0].numpy(),
+        labels=digits.labels[-100:].numpy(),
+    )
     sets = json.dumps({"mine": str(tmp_path / "set.npz")})
-    flags = [f"--sets={sets}", f"--out={tmp_path / 'out'}", "--study.seeds=[0]", "--study.attacks=0", "--student=convnet-4"]
-    flags += [f"--data={tmp_path / 'test.npz'}", "--distillation.steps=60", "--distillation.batch=32", "--device=cpu"]
+    flags = [
+        f"--sets={sets}",
+        f"--out={tmp_path / 'out'}",
+        "--study.seeds=[0]",
+        "--study.attacks=0",
+        "--student=convnet-4",
+    ]
+    flags += [
+        f"--data={tmp_path / 'test.npz'}",
+        "--distillation.steps=60",
+        "--distillation.batch=32",
+        "--device=cpu",
+    ]
     flags += ['--study.methods=["hinton","labels","at","sp"]']
-    command = [sys.executable, "-m", "inversion.cli", "study", *flags, "--quiet"]
-    process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "inversion.cli.main", "study", *flags, "--quiet"]
+    process = subprocess.Popen(
+        command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
     first = tmp_path / "out" / "cells" / "mine--none--hinton--0.json"
     while not first.exists() and process.poll() is None:
         time.sleep(0.01)
@@ -220,8 +351,15 @@ def test_a_killed_study_goes_on(tmp_path, capsys):
     assert len(list(first.parent.glob("*.json"))) < 4
     assert main(["study", *flags, "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert document["cells"] == document["of"] == 4 and {r["method"] for r in document["rows"]} == {"hinton", "labels", "at", "sp"}
-    assert first.read_bytes() == then and not [path for path in first.parent.iterdir() if path.is_dir()]
+    assert document["cells"] == document["of"] == 4 and {r["method"] for r in document["rows"]} == {
+        "hinton",
+        "labels",
+        "at",
+        "sp",
+    }
+    assert first.read_bytes() == then and not [
+        path for path in first.parent.iterdir() if path.is_dir()
+    ]
     assert (tmp_path / "out" / "study.html").is_file() and len(
         json.loads((tmp_path / "out" / "study.json").read_text())["runs"]
     ) == 4

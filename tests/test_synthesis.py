@@ -16,19 +16,19 @@ import torch
 from conftest import ROOT, TINY_FLAGS, assert_learnt, environment, needs_inductor, tiny_options
 
 from distill import DistillOptions, TransferSet, distill, load_images
-from distill.augment import make_views
+from distill.data.augment import make_views
 from distill.evaluation import evaluate, predict
 from distill.files import read_log
 from distill.models import Classifier, ModelSpec, load_classifier
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions, ViewOptions
+from distill.runtime import Runtime
 from distill.train import StudentStep, build_student
 from distill.views import to_input
-from inversion import MNIST_SLICE, plan, synthesis, synthesize, verbs
-from inversion.cli import main
-from inversion.generators import Generator
-from inversion.inner import InnerLoop
-from inversion.objectives import phi
+from inversion import MNIST_SLICE, plan, synthesize
+from inversion.cli import verbs
+from inversion.cli.main import main
+from inversion.cli.schema import DemoRun, VerifyRun
 from inversion.options import (
     AdversaryOptions,
     GeneratorOptions,
@@ -38,10 +38,18 @@ from inversion.options import (
     TeacherOptions,
     TeacherViewOptions,
 )
-from inversion.replay import ReplayBuffer
-from inversion.reweight import record_visit
-from inversion.runs import DemoRun, VerifyRun
-from inversion.synthesis import SynthesisState, _ask_held_out, _store, _view, adversary_steps, draw_targets, generator_call
+from inversion.parts import adversary as synthesis
+from inversion.parts.adversary import adversary_steps
+from inversion.parts.adversary import ask_held_out as _ask_held_out
+from inversion.parts.adversary import view_of as _view
+from inversion.parts.buffer import ReplayBuffer
+from inversion.parts.call import draw_targets, generator_call
+from inversion.parts.call import store as _store
+from inversion.parts.generator import Generator
+from inversion.parts.inner import InnerLoop
+from inversion.parts.sampling import record_visit
+from inversion.parts.state import SynthesisState
+from inversion.parts.terms import phi
 from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -50,7 +58,7 @@ CPU = torch.device("cpu")
 
 
 def make(teacher, options, out, **more):
-    return synthesize(teacher, options, out, quiet=True, device="cpu", **more)
+    return synthesize(teacher, options, out, runtime=Runtime(device="cpu", quiet=True, **more))
 
 
 def shard_bytes(folder):
@@ -72,10 +80,20 @@ def test_the_set_is_balanced_and_labelled_by_the_teacher(teacher, made):
     assert torch.equal(answers.argmax(1), found.labels)
     torch.testing.assert_close(answers, found.logits.float(), rtol=2e-3, atol=2e-3)
     assert found.manifest["teacher"]["weight_hash"] == teacher.weight_hash()
-    assert found.manifest["input"] == {"channels": 1, "size": 28, "classes": 10, "mean": [0.1307], "std": [0.3081]}
+    assert found.manifest["input"] == {
+        "channels": 1,
+        "size": 28,
+        "classes": 10,
+        "mean": [0.1307],
+        "std": [0.3081],
+    }
     assert not found.manifest["short"]
     # What the teacher's file says of its training, spelled out.
-    assert found.manifest["config"]["objective"]["views"] == {"shift": 0.1, "flip": False, "cutout": 0.0}
+    assert found.manifest["config"]["objective"]["views"] == {
+        "shift": 0.1,
+        "flip": False,
+        "cutout": 0.0,
+    }
     assert len(list(folder.glob(".*.state"))) == 0
     TransferSet.load(folder, check_hashes=True)
 
@@ -112,7 +130,9 @@ def test_two_processes_worth_of_ranks_make_what_one_does(teacher, tiny, tmp_path
     assert len(together.manifest["shards"]) == 2 and len(together) == sum(together.counts()) <= 12
 
 
-@pytest.mark.parametrize(("banked", "mixed", "hints"), [(0, 0.0, 0.0), (2, 0.0, 0.0), (2, 0.5, 0.0), (2, 0.5, 20.0)])
+@pytest.mark.parametrize(
+    ("banked", "mixed", "hints"), [(0, 0.0, 0.0), (2, 0.0, 0.0), (2, 0.5, 0.0), (2, 0.5, 20.0)]
+)
 def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed, hints):
     adversary = replace(tiny.adversary, views_per_image=banked, hints=hints)
     tiny = replace(tiny, adversary=adversary, views=replace(tiny.views, cutmix=mixed, mixup=mixed))
@@ -152,7 +172,9 @@ def run_call(teacher, state, options, step="eager"):
     inner = InnerLoop(frozen, state.generator, student, options, capacity, torch.float32, 0, step)
     images, logits, rank, _ = generator_call(inner, teacher, state, options)
     _store(state, frozen, images, logits, rank, options, torch.float32)
-    train = StudentStep(state.adversary, options.adversary.temperature, torch.float32, learner=state.learner)
+    train = StudentStep(
+        state.adversary, options.adversary.temperature, torch.float32, learner=state.learner
+    )
     adversary_steps(train, frozen, state, options, torch.float32)
     state.call += 1
 
@@ -173,34 +195,48 @@ def assert_equal(one, two):
 
 @pytest.mark.parametrize("way", [pytest.param("compiled", marks=needs_inductor), "reference"])
 def test_every_way_to_run_a_step_has_the_same_gradients(teacher, tiny, way):
-    """Compiled or not, with the native kernels or their definitions. (After Adam's first update only signs would count.)"""
+    """Compiled or not, with the native kernels or their definitions. (After Adam's first update
+    only signs would count.)
+    """
     found = []
     wanted, number, held = torch.arange(40) % 10, torch.tensor(7), torch.arange(10)
-    for step, form in (("eager", "auto"), ("compiled", "auto") if way == "compiled" else ("eager", "reference")):
+    for step, form in (
+        ("eager", "auto"),
+        ("compiled", "auto") if way == "compiled" else ("eager", "reference"),
+    ):
         state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
         frozen = Frozen(teacher)
-        inner = InnerLoop(frozen, state.generator, state.adversary.student, tiny, 30, torch.float32, 0, step)
+        inner = InnerLoop(
+            frozen, state.generator, state.adversary.student, tiny, 30, torch.float32, 0, step
+        )
         average = inner.target.mean + 0.1, inner.target.variance * 1.1
         inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), average)
         with kernel_form(form):
             result = inner.run(wanted, number, held, adversarial=True)
         inner.end(wanted)
         gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters()])
-        found.append((gradient, result.bn, result.alike, result.wrong_class, result.mean, result.variance))
+        found.append(
+            (gradient, result.bn, result.alike, result.wrong_class, result.mean, result.variance)
+        )
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
 
 
 def test_images_are_those_after_the_last_update(teacher, tiny):
     state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
-    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, tiny, 30, torch.float32, 0)
+    inner = InnerLoop(
+        Frozen(teacher), state.generator, state.adversary.student, tiny, 30, torch.float32, 0
+    )
     wanted = torch.arange(40) % 10
     inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), None)
     for number in range(2):
         before = inner.clone(inner.noise, wanted)
         inner.run(wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
     images = inner.end(wanted)
-    assert torch.equal(images, inner.clone(inner.noise, wanted)) and (images - before).abs().max() > 0.01
+    assert (
+        torch.equal(images, inner.clone(inner.noise, wanted))
+        and (images - before).abs().max() > 0.01
+    )
 
 
 def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
@@ -222,9 +258,20 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
 
 
 def command(out):
-    # With a policy, banked answers and hints of mixed views and an optimiser that goes on, a run has the most state.
-    flags = [*TINY_FLAGS, "--synthesis.replay.sampling=policy", "--synthesis.held_out=0.34", "--quiet", "--device=cpu"]
-    flags += ["--synthesis.generator.learning=plain", "--synthesis.adversary.views_per_image=2", "--synthesis.views.cutmix=0.5"]
+    # With a policy, banked answers and hints of mixed views and an optimiser that goes on, a run
+    # has the most state.
+    flags = [
+        *TINY_FLAGS,
+        "--synthesis.replay.sampling=policy",
+        "--synthesis.held_out=0.34",
+        "--quiet",
+        "--device=cpu",
+    ]
+    flags += [
+        "--synthesis.generator.learning=plain",
+        "--synthesis.adversary.views_per_image=2",
+        "--synthesis.views.cutmix=0.5",
+    ]
     flags += ["--synthesis.adversary.hints=20"]
     return ["synthesize", f"--out={out}", *flags]
 
@@ -241,11 +288,28 @@ def test_the_manifest_tells_what_was_drawn_and_what_the_bytes_depend_on(whole, t
     manifest = TransferSet.load(whole).manifest
     calls = [event for event in read_log(whole / "log.jsonl") if event["event"] == "call"]
     assert len(manifest["raw_counts"]) == 10 and sum(manifest["raw_counts"]) == 40 * len(calls)
-    assert all(raw >= kept for raw, kept in zip(manifest["raw_counts"], manifest["counts"], strict=True))
+    assert all(
+        raw >= kept for raw, kept in zip(manifest["raw_counts"], manifest["counts"], strict=True)
+    )
     shard = manifest["shards"][0]
-    assert (shard["step"], shard["torch"]) == ("eager", torch.__version__) and {"precision", "kernels"} <= shard.keys()
+    assert (shard["step"], shard["torch"]) == ("eager", torch.__version__) and {
+        "precision",
+        "kernels",
+    } <= shard.keys()
     # The scorecard takes it for the teacher's decisions before filtering.
-    assert main(["score", f"made={whole}", f"--out={tmp_path / 's.html'}", "--scores.gradients=5", "--quiet", "--json"]) == 0
+    assert (
+        main(
+            [
+                "score",
+                f"made={whole}",
+                f"--out={tmp_path / 's.html'}",
+                "--scores.gradients=5",
+                "--quiet",
+                "--json",
+            ]
+        )
+        == 0
+    )
     card = json.loads(capsys.readouterr().out.splitlines()[-1])["sets"]["made"]
     assert card["raw_counts"] == manifest["raw_counts"] and 0 < card["values"]["coverage_raw"] < 1
 
@@ -255,13 +319,18 @@ def test_a_network_of_ones_own_is_given_back_as_it_was(teacher, tiny, tmp_path):
     mine.network.head.requires_grad_(False)
     make(mine, replace(tiny, calls=1, images=10), tmp_path)
     assert all(module.training for module in mine.modules())
-    assert {name for name, p in mine.named_parameters() if not p.requires_grad} == {"network.head.weight", "network.head.bias"}
+    assert {name for name, p in mine.named_parameters() if not p.requires_grad} == {
+        "network.head.weight",
+        "network.head.bias",
+    }
 
 
 def test_a_shard_that_changed_is_not_taken_for_finished(whole, tmp_path):
     out = tmp_path / "set"
     shutil.copytree(whole, out)
-    (state := out / ".shard-00000-of-00001.safetensors.state").write_bytes(b"of a run that was killed at its very end")
+    (state := out / ".shard-00000-of-00001.safetensors.state").write_bytes(
+        b"of a run that was killed at its very end"
+    )
     assert main(command(out)) == 0 and not state.exists()
     shard = next(out.glob("shard-*"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
@@ -271,22 +340,46 @@ def test_a_shard_that_changed_is_not_taken_for_finished(whole, tmp_path):
 
 
 def test_a_student_learns_digits_from_a_set_of_100_images(teacher, tmp_path):
-    """The smallest run that shows it: a teacher, no image, and a student far above the one in ten of chance."""
-    generator = GeneratorOptions(width=16, inner_steps=5, learning="plain", learning_rate=1e-2, latent_rate=0.05)
-    options = SynthesisOptions(images=100, batch=60, calls=8, patience=99, generator=generator, adversary=AdversaryOptions(steps=3))
+    """The smallest run that shows it: a teacher, no image, and a student far above the one in ten
+    of chance.
+    """
+    generator = GeneratorOptions(
+        width=16, inner_steps=5, learning="plain", learning_rate=1e-2, latent_rate=0.05
+    )
+    options = SynthesisOptions(
+        images=100,
+        batch=60,
+        calls=8,
+        patience=99,
+        generator=generator,
+        adversary=AdversaryOptions(steps=3),
+    )
     transfer_set = make(teacher, options, tmp_path, seed=0)
     bn = [event["bn"] for event in read_log(tmp_path / "log.jsonl")]
     assert sum(bn[-3:]) < 0.95 * sum(bn[:3])
     student = build_student(StudentOptions("convnet-8"), teacher.contract, 0)
-    distill(student, transfer_set, teacher, DistillOptions(steps=250, batch=64, views_per_image=4), device="cpu", quiet=True)
-    assert evaluate(student, load_images(MNIST_SLICE), device="cpu", quiet=True).accuracy > 0.25
+    distill(
+        student,
+        transfer_set,
+        teacher,
+        DistillOptions(steps=250, batch=64, views_per_image=4),
+        runtime=Runtime(device="cpu", quiet=True),
+    )
+    assert (
+        evaluate(
+            student, load_images(MNIST_SLICE), runtime=Runtime(device="cpu", quiet=True)
+        ).accuracy
+        > 0.25
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_goes_on_to_the_same_bytes(whole, tmp_path, number):
     stopped = tmp_path / "stopped"
-    program = [sys.executable, "-m", "inversion.cli", *command(stopped)]
-    process = subprocess.Popen(program, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    program = [sys.executable, "-m", "inversion.cli.main", *command(stopped)]
+    process = subprocess.Popen(
+        program, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
     while len(read_log(stopped / "log.jsonl")) < 3 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
@@ -294,7 +387,11 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(whole, tmp_path, number):
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 130 and "run the same command again" in errors and "Traceback" not in errors
+        assert (
+            process.returncode == 130
+            and "run the same command again" in errors
+            and "Traceback" not in errors
+        )
         assert list(stopped.glob(".*.state"))
     assert not (stopped / "manifest.json").exists()
     assert main(command(stopped)) == 0
@@ -312,19 +409,37 @@ def test_views_before_the_teacher_are_those_it_was_trained_on(teacher):
     def told(**views):
         return trained_views(replace(teacher.spec, notes={"views": views}))
 
-    assert trained_views(load_teacher(TeacherOptions("cifar10")).spec) == TeacherViewOptions(0.125, True, 0.25)
-    assert trained_views(teacher.spec) == TeacherViewOptions(shift=0.1)  # the bundled teacher's recipe: rotations are left out
-    assert told(shift=0.125, flip=True, cutout=0.25, cutmix=1.0, rotate=0) == TeacherViewOptions(0.125, True, 0.25)
+    assert trained_views(load_teacher(TeacherOptions("cifar10")).spec) == TeacherViewOptions(
+        0.125, True, 0.25
+    )
+    assert trained_views(teacher.spec) == TeacherViewOptions(
+        shift=0.1
+    )  # the bundled teacher's recipe: rotations are left out
+    assert told(shift=0.125, flip=True, cutout=0.25, cutmix=1.0, rotate=0) == TeacherViewOptions(
+        0.125, True, 0.25
+    )
     assert told() == TeacherViewOptions(shift=0)
     assert trained_views(replace(teacher.spec, notes={})) == TeacherViewOptions()
-    for name, value in (("shift", 3), ("shift", "far"), ("cutout", float("nan")), ("cutout", True), ("flip", "yes")):
-        with pytest.raises(EchosetError, match=f"notes on its views: {name} must .*--synthesis.objective.views"):
+    for name, value in (
+        ("shift", 3),
+        ("shift", "far"),
+        ("cutout", float("nan")),
+        ("cutout", True),
+        ("flip", "yes"),
+    ):
+        with pytest.raises(
+            EchosetError, match=f"notes on its views: {name} must .*--synthesis.objective.views"
+        ):
             told(**{name: value})
 
 
 def test_a_demo_refuses_bad_notes_before_it_deletes_anything_unless_told_better(teacher):
     odd = Classifier(teacher.network, replace(teacher.spec, notes={"views": {"shift": 3}})).eval()
-    run, data, student = DemoRun(), load_images(MNIST_SLICE), build_student(DemoRun().student, teacher.contract)
+    run, data, student = (
+        DemoRun(),
+        load_images(MNIST_SLICE),
+        build_student(DemoRun().student, teacher.contract),
+    )
     with pytest.raises(EchosetError, match="notes on its views: shift must lie in"):
         verbs._check_demo(run, odd, student, data)
     told = replace(run.synthesis, objective=ObjectiveOptions(views=TeacherViewOptions()))
@@ -333,16 +448,30 @@ def test_a_demo_refuses_bad_notes_before_it_deletes_anything_unless_told_better(
 
 def test_the_teacher_sees_each_image_in_a_view_of_its_own(teacher, tiny, monkeypatch):
     seen = []
-    monkeypatch.setattr(Frozen, "with_moments", lambda self, x, whole=Frozen.with_moments: seen.append(x) or whole(self, x))
-    options = replace(tiny, objective=replace(tiny.objective, views=TeacherViewOptions(shift=0.25, cutout=0.25)))
+    monkeypatch.setattr(
+        Frozen,
+        "with_moments",
+        lambda self, x, whole=Frozen.with_moments: seen.append(x) or whole(self, x),
+    )
+    options = replace(
+        tiny, objective=replace(tiny.objective, views=TeacherViewOptions(shift=0.25, cutout=0.25))
+    )
     state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
-    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32, 0)
+    inner = InnerLoop(
+        Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32, 0
+    )
     inner.begin(torch.zeros(40, 128), None)
     for number in (0, 0, 1):
         inner.clone.load_state_dict(inner.generator.state_dict())
         inner.noise.data.zero_()
-        inner.run(torch.zeros(40, dtype=torch.long), torch.tensor(number), torch.zeros(10), adversarial=False)
-    # One and the same image forty times over (same noise, same class): only the view tells them apart.
+        inner.run(
+            torch.zeros(40, dtype=torch.long),
+            torch.tensor(number),
+            torch.zeros(10),
+            adversarial=False,
+        )
+    # One and the same image forty times over (same noise, same class): only the view tells them
+    # apart.
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
     assert len(seen[0].flatten(1).unique(dim=0)) > 30
     black = (seen[0] == 0).float().mean((1, 2, 3))
@@ -374,22 +503,35 @@ def weights(state):
 )
 def test_each_term_of_the_objective_moves_the_generator(teacher, tiny, change):
     changed = replace(tiny, objective=dataclasses.replace(tiny.objective, **change))
-    calls = 8 if "adversary" in change else 2  # an untrained student decides as the teacher does nowhere
-    assert not torch.equal(weights(one_call(teacher, tiny, calls)), weights(one_call(teacher, changed, calls)))
+    calls = (
+        8 if "adversary" in change else 2
+    )  # an untrained student decides as the teacher does nowhere
+    assert not torch.equal(
+        weights(one_call(teacher, tiny, calls)), weights(one_call(teacher, changed, calls))
+    )
 
 
 def test_without_adversary_its_student_never_reaches_the_generator(teacher, tiny):
     lonely = replace(
-        tiny, objective=replace(tiny.objective, adversary=0.0, phi=False), replay=ReplayOptions(balanced_targets=False)
+        tiny,
+        objective=replace(tiny.objective, adversary=0.0, phi=False),
+        replay=ReplayOptions(balanced_targets=False),
     )
     other_student = replace(lonely, adversary=replace(lonely.adversary, learning_rate=0.2))
-    # The student's training draws from the run's random stream alike, so only its effect could make a difference.
-    assert torch.equal(weights(one_call(teacher, lonely)), weights(one_call(teacher, other_student)))
+    # The student's training draws from the run's random stream alike, so only its effect could make
+    # a difference.
+    assert torch.equal(
+        weights(one_call(teacher, lonely)), weights(one_call(teacher, other_student))
+    )
 
 
 REPLAYS = pytest.mark.parametrize(
     "replay",
-    [ReplayOptions(), ReplayOptions(replace_all=True), ReplayOptions(keep_all=True, balanced_targets=False)],
+    [
+        ReplayOptions(),
+        ReplayOptions(replace_all=True),
+        ReplayOptions(keep_all=True, balanced_targets=False),
+    ],
     ids=["partial", "all at once", "growing"],
 )
 MIXED = pytest.mark.parametrize("mixed", [{"cutmix": 1.0}, {"mixup": 1.0}], ids=["cutmix", "mixup"])
@@ -402,43 +544,66 @@ def store(state, frozen, options, images):
 
 
 def lessons(teacher, options, calls, count, brightest=256):
-    """The state after so many calls of `count` random images, and what the adversarial student saw and was told."""
-    state, given, frozen = SynthesisState(teacher, plan(options, 10)[0], options, CPU), [], Frozen(teacher)
+    """The state after so many calls of `count` random images, and what the adversarial student saw
+    and was told.
+    """
+    state, given, frozen = (
+        SynthesisState(teacher, plan(options, 10)[0], options, CPU),
+        [],
+        Frozen(teacher),
+    )
 
     def step(images, answers, weights, *hints):
         given.append((images, answers, *hints))
         return torch.zeros_like(answers)
 
     for state.call in range(calls):
-        store(state, frozen, options, torch.randint(brightest, (count, 1, 28, 28), dtype=torch.uint8))
+        store(
+            state, frozen, options, torch.randint(brightest, (count, 1, 28, 28), dtype=torch.uint8)
+        )
         adversary_steps(step, frozen, state, options, torch.float32)
     return state, given
 
 
 @REPLAYS
-@pytest.mark.parametrize("mixed", [{}, {"cutmix": 1.0}, {"mixup": 1.0}], ids=["by themselves", "cutmix", "mixup"])
-def test_banked_answers_are_the_teachers_for_the_very_views_that_are_drawn(teacher, tiny, replay, mixed):
+@pytest.mark.parametrize(
+    "mixed", [{}, {"cutmix": 1.0}, {"mixup": 1.0}], ids=["by themselves", "cutmix", "mixup"]
+)
+def test_banked_answers_are_the_teachers_for_the_very_views_that_are_drawn(
+    teacher, tiny, replay, mixed
+):
     adversary = replace(tiny.adversary, views_per_image=3)
     options = replace(tiny, replay=replay, adversary=adversary, views=replace(tiny.views, **mixed))
-    state, given = lessons(teacher, options, calls=8, count=20)  # long enough for slots to be taken again
+    state, given = lessons(
+        teacher, options, calls=8, count=20
+    )  # long enough for slots to be taken again
     assert len(given) >= 6 * options.adversary.steps
     for images, answers, *none in given:
         torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
         assert not none
     buffer, slots = state.buffer, torch.arange(30)
-    views = (_view(buffer, buffer.images, slots, torch.full((30,), which), options, state.seed) for which in (0, 1))
+    views = (
+        _view(buffer, buffer.images, slots, torch.full((30,), which), options, state.seed)
+        for which in (0, 1)
+    )
     first, second = (buffer.seen[:30, which] for which in (0, 1)) if mixed else views
     assert (first != second).flatten(1).any(1)[buffer.filled[:30] & ~buffer.is_held_out[:30]].all()
 
 
 @REPLAYS
 def test_a_mixed_view_is_kept_with_the_image_that_it_shows(teacher, tiny, replay):
-    """Half of a pixel's chances are the image's own where the pasted share is uniform; another image has the same one in 256."""
+    """Half of a pixel's chances are the image's own where the pasted share is uniform; another
+    image has the same one in 256.
+    """
     still = ViewOptions(rotate=0, scale=0, shift=0, cutmix=1.0)
     adversary = replace(tiny.adversary, views_per_image=3)
-    state, _ = lessons(teacher, replace(tiny, replay=replay, adversary=adversary, views=still), calls=8, count=20)
+    state, _ = lessons(
+        teacher, replace(tiny, replay=replay, adversary=adversary, views=still), calls=8, count=20
+    )
     buffer = state.buffer
-    same = (buffer.seen == buffer.images[:, None])[buffer.filled & ~buffer.is_held_out].float().mean()
+    same = (
+        (buffer.seen == buffer.images[:, None])[buffer.filled & ~buffer.is_held_out].float().mean()
+    )
     assert 0.35 < same < 0.8
 
 
@@ -447,7 +612,10 @@ def test_a_mixed_view_is_kept_with_the_image_that_it_shows(teacher, tiny, replay
 def test_what_is_held_out_is_mixed_into_nothing(teacher, tiny, banked, mixed, monkeypatch):
     """Held-out images are white here, all others dark; so is every view."""
     adversary = replace(tiny.adversary, views_per_image=banked, steps=30)
-    options, add = replace(tiny, held_out=0.4, views=ViewOptions(**mixed), adversary=adversary), ReplayBuffer.add
+    options, add = (
+        replace(tiny, held_out=0.4, views=ViewOptions(**mixed), adversary=adversary),
+        ReplayBuffer.add,
+    )
 
     def add_and_paint(buffer, *given):
         taken = add(buffer, *given)
@@ -461,27 +629,45 @@ def test_what_is_held_out_is_mixed_into_nothing(teacher, tiny, banked, mixed, mo
 
 @REPLAYS
 @pytest.mark.parametrize("cutmix", [0.0, 0.5])
-def test_hints_are_the_teachers_features_for_the_very_views_that_are_drawn(teacher, tiny, replay, cutmix):
+def test_hints_are_the_teachers_features_for_the_very_views_that_are_drawn(
+    teacher, tiny, replay, cutmix
+):
     adversary = replace(tiny.adversary, views_per_image=2, hints=20.0)
-    options = replace(tiny, replay=replay, adversary=adversary, views=replace(tiny.views, cutmix=cutmix))
+    options = replace(
+        tiny, replay=replay, adversary=adversary, views=replace(tiny.views, cutmix=cutmix)
+    )
     state, given = lessons(teacher, options, calls=8, count=20)
-    layers, head = state.learner.theirs.layers, state.learner.theirs.head
+    layers, head = state.learner.teacher_stages.layers, state.learner.teacher_stages.head
     assert len(layers) > 1 and len(given) >= 6 * options.adversary.steps
     looked, seen = copy.deepcopy(teacher), {}
     for name in layers:
-        looked.network.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
-    looked.network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: seen.update(head=inputs[0]))
+        looked.network.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: seen.update({name: out})
+        )
+    looked.network.get_submodule(head).register_forward_pre_hook(
+        lambda _, inputs: seen.update(head=inputs[0])
+    )
     for images, answers, *maps, embedding in given:
         torch.testing.assert_close(answers, looked(images), rtol=1e-3, atol=1e-3)
         side = seen[layers[-1]].shape[-1]
-        wanted = [seen[name].unflatten(3, (side, -1)).unflatten(2, (side, -1)).mean((3, 5)) for name in layers]
-        for found, exact in zip([*maps, embedding], [*wanted, seen["head"][:, :, None, None]], strict=True):
-            torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02 * exact.abs().max().item())
+        wanted = [
+            seen[name].unflatten(3, (side, -1)).unflatten(2, (side, -1)).mean((3, 5))
+            for name in layers
+        ]
+        for found, exact in zip(
+            [*maps, embedding], [*wanted, seen["head"][:, :, None, None]], strict=True
+        ):
+            torch.testing.assert_close(
+                found.float(), exact, rtol=0.02, atol=0.02 * exact.abs().max().item()
+            )
 
 
 def test_an_adversary_by_hints_learns_what_a_student_by_hints_does(teacher, tiny):
     options = replace(tiny, adversary=replace(tiny.adversary, views_per_image=2, hints=5.0))
-    state, images = SynthesisState(teacher, plan(options, 10)[0], options, CPU), torch.rand(16, 1, 28, 28)
+    state, images = (
+        SynthesisState(teacher, plan(options, 10)[0], options, CPU),
+        torch.rand(16, 1, 28, 28),
+    )
     learner, even = state.learner, torch.ones(16)
     answers, *hints = learner.ask_for_hints(images)
     step = StudentStep(state.adversary, learner.options.temperature, torch.float32, learner=learner)
@@ -493,11 +679,15 @@ def test_an_adversary_by_hints_learns_what_a_student_by_hints_does(teacher, tiny
     step(images, answers, even, *hints)
     for mine, theirs in zip(learner.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-6)
-    assert learner.readers[0].weight.grad.abs().max() > 0
+    assert learner.parts["HintReaders"].layers[0].weight.grad.abs().max() > 0
 
 
 def test_an_adversary_waits_for_its_first_lesson(teacher, tiny):
-    late = replace(tiny, objective=replace(tiny.objective, adversary_after=4), adversary=replace(tiny.adversary, begins=3))
+    late = replace(
+        tiny,
+        objective=replace(tiny.objective, adversary_after=4),
+        adversary=replace(tiny.adversary, begins=3),
+    )
     fresh = SynthesisState(teacher, plan(late, 10)[0], late, CPU).adversary.student
     waiting, begun = (one_call(teacher, late, calls).adversary for calls in (3, 4))
     assert waiting.step == 0 and begun.step == late.adversary.steps
@@ -511,7 +701,10 @@ def test_balanced_targets_ask_for_what_lacks(teacher, tiny):
     wanted = torch.bincount(draw_targets(state.buffer, tiny, state.random), minlength=10)
     assert wanted[7] == 22 and wanted.sum() == 40  # 2 of the even half and all of the other
     off = replace(tiny, replay=ReplayOptions(balanced_targets=False))
-    assert torch.bincount(draw_targets(state.buffer, off, state.random), minlength=10).tolist() == [4] * 10
+    assert (
+        torch.bincount(draw_targets(state.buffer, off, state.random), minlength=10).tolist()
+        == [4] * 10
+    )
 
 
 def test_more_classes_than_places_in_a_batch_all_get_their_turn(tiny):
@@ -526,10 +719,15 @@ def test_more_classes_than_places_in_a_batch_all_get_their_turn(tiny):
 
 def test_partial_refresh_against_replacing_everything(teacher, tiny):
     def changed_slots(replay, batch):
-        """Feed batches with two images of each class; how many of the 30 slots does each replace once the buffer is full?"""
+        """Feed batches with two images of each class; how many of the 30 slots does each replace
+        once the buffer is full?
+        """
         options, changes, frozen = replace(tiny, replay=replay), [], Frozen(teacher)
         state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
-        images, logits = torch.zeros(batch, 1, 28, 28, dtype=torch.uint8), 9 * torch.eye(10)[torch.arange(batch) % 10]
+        images, logits = (
+            torch.zeros(batch, 1, 28, 28, dtype=torch.uint8),
+            9 * torch.eye(10)[torch.arange(batch) % 10],
+        )
         for state.call in range(1, 9):
             before = state.buffer.round[:-1].clone()
             _store(state, frozen, images, logits, torch.zeros(batch), options, torch.float32)
@@ -538,14 +736,25 @@ def test_partial_refresh_against_replacing_everything(teacher, tiny):
         return changes
 
     assert changed_slots(ReplayOptions(refresh=0.0), 20) == [20, 10, 0, 0, 0, 0, 0, 0]
-    assert changed_slots(ReplayOptions(refresh=0.3), 20) == [20, 20, 10, 10, 10, 10, 10, 10]  # one of three in each class
+    assert changed_slots(ReplayOptions(refresh=0.3), 20) == [
+        20,
+        20,
+        10,
+        10,
+        10,
+        10,
+        10,
+        10,
+    ]  # one of three in each class
     # New images wait until they can replace everything, which takes two calls.
     assert changed_slots(ReplayOptions(replace_all=True), 20)[2:] == [0, 30, 0, 30, 0, 30]
 
 
 def test_uniform_sampling_changes_the_adversary(teacher, tiny):
     uniform = replace(tiny, replay=ReplayOptions(sampling="uniform"))
-    students = [one_call(teacher, options, 4).adversary.student.weight_hash() for options in (tiny, uniform)]
+    students = [
+        one_call(teacher, options, 4).adversary.student.weight_hash() for options in (tiny, uniform)
+    ]
     assert students[0] != students[1]
 
 
@@ -556,7 +765,9 @@ def test_it_stops_when_agreement_no_longer_rises(teacher, tiny, tmp_path):
     assert len(calls) == made.manifest["shards"][0]["calls"] < 40
     full = best = best_call = 0
     for call in calls:
-        if not full or call["held_out_agreement"] > best + 1e-3:  # what it was before the buffer was full does not count
+        if (
+            not full or call["held_out_agreement"] > best + 1e-3
+        ):  # what it was before the buffer was full does not count
             best, best_call = call["held_out_agreement"], call["call"]
         full = sum(call["counts"]) == 30
     assert len(calls) - best_call == 4
@@ -576,42 +787,67 @@ def test_a_class_that_falls_short_is_named(teacher, tiny, tmp_path):
 
 def test_the_adversarial_student_learns_in_calls_beyond_those_planned(teacher, tiny):
     state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
-    state.buffer.images[:-1], state.buffer.filled[:-1] = torch.randint(0, 256, (30, 1, 28, 28)).byte(), True
+    state.buffer.images[:-1], state.buffer.filled[:-1] = (
+        torch.randint(0, 256, (30, 1, 28, 28)).byte(),
+        True,
+    )
     state.adversary.step = tiny.calls * tiny.adversary.steps
     before = [parameter.detach().clone() for parameter in state.adversary.student.parameters()]
-    adversary_steps(StudentStep(state.adversary, 20.0, torch.float32), Frozen(teacher), state, tiny, torch.float32)
+    adversary_steps(
+        StudentStep(state.adversary, 20.0, torch.float32),
+        Frozen(teacher),
+        state,
+        tiny,
+        torch.float32,
+    )
     assert_learnt(state.adversary.student, before)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"images": 0}, "images"),
-        ({"batch": 1}, "batch"),
-        ({"calls": 0}, "calls"),
-        ({"held_out": 1.0}, "held_out"),
-        ({"generator": GeneratorOptions(inner_steps=0)}, "inner_steps"),
-        ({"generator": GeneratorOptions(blocks=-1)}, "generator.blocks"),
-        ({"generator": GeneratorOptions(smooth=float("nan"))}, "generator.smooth"),
-        ({"replay": ReplayOptions(refresh=2.0)}, "refresh"),
-        ({"replay": ReplayOptions(half_life=float("inf"))}, "half_life"),
-        ({"replay": ReplayOptions(beta=1.5)}, "beta"),
-        ({"objective": ObjectiveOptions(bn_momentum=1.0)}, "bn_momentum"),
-        ({"objective": ObjectiveOptions(gamma=-1.0)}, "gamma"),
-        ({"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))}, "objective.views: shift"),
-        ({"adversary": AdversaryOptions(hints=-1)}, "adversary.hints must be a number of at least 0"),
-        ({"adversary": AdversaryOptions(hints=20)}, "hints are kept for the views in adversary.views_per_image, which is 0"),
-        ({"adversary": AdversaryOptions(views_per_image=-1)}, "adversary.views_per_image"),
-        ({"views": ViewOptions(cutmix=50)}, "views.cutmix must lie in"),
-        ({"views": ViewOptions(mixup=-0.5)}, "views.mixup must lie in"),
-        ({"adversary": AdversaryOptions(begins=1)}, "adversary_after 1 would ask an adversarial student that has learnt nothing"),
-        ({"adversary": AdversaryOptions(begins=14)}, "begins 14 leaves the adversarial student nothing to learn in 14 calls"),
-        ({"adversary": AdversaryOptions(student=StudentOptions(weights="none.pt"))}, "no weights file at none.pt"),
+        (lambda: {"images": 0}, "images"),
+        (lambda: {"batch": 1}, "batch"),
+        (lambda: {"calls": 0}, "calls"),
+        (lambda: {"held_out": 1.0}, "held_out"),
+        (lambda: {"generator": GeneratorOptions(inner_steps=0)}, "inner_steps"),
+        (lambda: {"generator": GeneratorOptions(blocks=-1)}, "generator.blocks"),
+        (lambda: {"generator": GeneratorOptions(smooth=float("nan"))}, "generator.smooth"),
+        (lambda: {"replay": ReplayOptions(refresh=2.0)}, "refresh"),
+        (lambda: {"replay": ReplayOptions(half_life=float("inf"))}, "half_life"),
+        (lambda: {"replay": ReplayOptions(beta=1.5)}, "beta"),
+        (lambda: {"objective": ObjectiveOptions(bn_momentum=1.0)}, "bn_momentum"),
+        (lambda: {"objective": ObjectiveOptions(gamma=-1.0)}, "gamma"),
+        (
+            lambda: {"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))},
+            "objective.views: shift",
+        ),
+        (
+            lambda: {"adversary": AdversaryOptions(hints=-1)},
+            "adversary.hints must be a number of at least 0",
+        ),
+        (
+            lambda: {"adversary": AdversaryOptions(hints=20)},
+            "hints are kept for the views in adversary.views_per_image, which is 0",
+        ),
+        (lambda: {"adversary": AdversaryOptions(views_per_image=-1)}, "adversary.views_per_image"),
+        (
+            lambda: {"adversary": AdversaryOptions(begins=1)},
+            "adversary_after 1 would ask an adversarial student that has learnt nothing",
+        ),
+        (
+            lambda: {"adversary": AdversaryOptions(begins=14)},
+            "begins 14 leaves the adversarial student nothing to learn in 14 calls",
+        ),
+        (
+            lambda: {"adversary": AdversaryOptions(student=StudentOptions(weights="none.pt"))},
+            "no weights file at none.pt",
+        ),
     ],
 )
 def test_options_out_of_range_are_named(teacher, tiny, tmp_path, change, message):
     with pytest.raises(EchosetError, match=message):
-        make(teacher, replace(tiny, **change), tmp_path / "set")
+        make(teacher, replace(tiny, **change()), tmp_path / "set")
 
 
 def test_hints_that_cannot_be_had_are_refused_before_the_folder_is_claimed(teacher, tiny, tmp_path):
@@ -628,13 +864,17 @@ def test_hints_that_cannot_be_had_are_refused_before_the_folder_is_claimed(teach
         def forward(self, images):
             return self.head(self.norm(images.flatten(1)))
 
-    flat = Classifier(Flat(), ModelSpec("flat", channels=1, size=28, classes=10, mean=(0.1307,), std=(0.3081,)))
+    flat = Classifier(
+        Flat(), ModelSpec("flat", channels=1, size=28, classes=10, mean=(0.1307,), std=(0.3081,))
+    )
     with pytest.raises(EchosetError, match=r"adversary\.hints: no layer of flat gives maps"):
         make(flat, options, tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 
-@pytest.mark.parametrize("channels, size, classes", [(1, 28, 10), (3, 32, 2), (3, 17, 5), (1, 64, 3)])
+@pytest.mark.parametrize(
+    "channels, size, classes", [(1, 28, 10), (3, 32, 2), (3, 17, 5), (1, 64, 3)]
+)
 def test_generator_makes_any_square_size(channels, size, classes):
     for blocks in (0, 2):
         generator = Generator(channels, size, classes, latent=16, width=4, blocks=blocks)
@@ -643,9 +883,14 @@ def test_generator_makes_any_square_size(channels, size, classes):
 
 
 def test_blocks_let_one_place_depend_on_another_far_away():
-    for blocks, reach in ((0, 8), (2, 16)):  # rows of the image that the seed's first row reaches, by the convolutions' sizes
+    for blocks, reach in (
+        (0, 8),
+        (2, 16),
+    ):  # rows of the image that the seed's first row reaches, by the convolutions' sizes
         generator = Generator(1, 32, 2, latent=16, width=4, blocks=blocks).eval()
-        generator.seed.weight.data.view(8, 8, 8, 16)[:, 1:] = 0  # noise reaches the seed's first row only
+        generator.seed.weight.data.view(8, 8, 8, 16)[:, 1:] = (
+            0  # noise reaches the seed's first row only
+        )
         with torch.no_grad():
             one, other = (generator(torch.randn(4, 16), torch.zeros(4).long()) for _ in range(2))
         touched = ((one - other).abs().amax((0, 1, 3)) > 0).sum()
@@ -653,11 +898,17 @@ def test_blocks_let_one_place_depend_on_another_far_away():
 
 
 def test_a_smooth_seed_map_falls_off_with_frequency_as_asked():
-    white, smooth = (Generator(3, 32, 10, 64, 32, smooth=power).seed.weight.detach() for power in (0.0, 1.5))
+    white, smooth = (
+        Generator(3, 32, 10, 64, 32, smooth=power).seed.weight.detach() for power in (0.0, 1.5)
+    )
     assert smooth.std() == pytest.approx(white.std().item(), rel=0.01)
-    amplitude = torch.fft.fft2(smooth.view(64, 8, 8, 64), dim=(1, 2)).abs().square().mean((0, 3)).sqrt()
+    amplitude = (
+        torch.fft.fft2(smooth.view(64, 8, 8, 64), dim=(1, 2)).abs().square().mean((0, 3)).sqrt()
+    )
     for axis in (amplitude[0], amplitude[:, 0]):
-        assert (axis[0] / axis[1]).item() == pytest.approx(2**1.5, rel=0.1)  # the mean counts as half a period
+        assert (axis[0] / axis[1]).item() == pytest.approx(
+            2**1.5, rel=0.1
+        )  # the mean counts as half a period
         assert (axis[1] / axis[4]).item() == pytest.approx(4**1.5, rel=0.1)
         torch.testing.assert_close(axis[1:4], axis[5:].flip(0))
 
@@ -665,7 +916,9 @@ def test_a_smooth_seed_map_falls_off_with_frequency_as_asked():
 def test_plain_learning_keeps_what_a_call_has_learnt(teacher, tiny):
     plain = replace(tiny, generator=replace(tiny.generator, learning="plain"))
     state = SynthesisState(teacher, plan(plain, 10)[0], plain, CPU)
-    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, plain, 30, torch.float32, 0)
+    inner = InnerLoop(
+        Frozen(teacher), state.generator, state.adversary.student, plain, 30, torch.float32, 0
+    )
     drawn, wanted = state.generator.seed.weight.clone(), torch.arange(40) % 10
     for call in range(1, 3):
         inner.begin(torch.randn(40, 128), None)
@@ -674,14 +927,22 @@ def test_plain_learning_keeps_what_a_call_has_learnt(teacher, tiny):
         inner.end(wanted)
         for mine, learnt in zip(state.generator.learned(), inner.clone.learned(), strict=True):
             assert torch.equal(mine, learnt)
-        assert torch.equal(state.generator.seed.weight, drawn) and not torch.equal(inner.clone.seed.weight, drawn)
+        assert torch.equal(state.generator.seed.weight, drawn) and not torch.equal(
+            inner.clone.seed.weight, drawn
+        )
         moments = inner.optimiser.state
         assert moments[inner.clone.image.weight]["step"] == 3 * call  # goes on
-        assert moments[inner.noise]["step"] == moments[inner.clone.seed.weight]["step"] == 3  # new noise, and the drawn seed map
+        assert (
+            moments[inner.noise]["step"] == moments[inner.clone.seed.weight]["step"] == 3
+        )  # new noise, and the drawn seed map
 
 
 def test_a_picture_that_the_seed_map_gives_every_image_does_not_come_through():
-    generator, noise, wanted = Generator(3, 32, 5, latent=16, width=4), torch.randn(40, 16), torch.arange(40) % 5
+    generator, noise, wanted = (
+        Generator(3, 32, 5, latent=16, width=4),
+        torch.randn(40, 16),
+        torch.arange(40) % 5,
+    )
     before = generator(noise, wanted)
     assert (generator(noise + 3 * torch.randn(16), wanted) - before).abs().max() < 1e-4
 
@@ -689,7 +950,9 @@ def test_a_picture_that_the_seed_map_gives_every_image_does_not_come_through():
 def test_the_seed_map_stays_as_it_was_drawn_and_all_else_is_learned(teacher, tiny):
     drawn = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU).generator.state_dict()
     learned = dict(one_call(teacher, tiny).generator.named_parameters())
-    assert [name for name, value in learned.items() if torch.equal(value, drawn[name])] == ["seed.weight"]
+    assert [name for name, value in learned.items() if torch.equal(value, drawn[name])] == [
+        "seed.weight"
+    ]
 
 
 def test_a_foreign_colour_teacher_of_odd_size_and_few_classes(tmp_path):
@@ -704,7 +967,9 @@ def test_a_foreign_colour_teacher_of_odd_size_and_few_classes(tmp_path):
     network.train()
     for _ in range(20):
         network(torch.rand(16, 3, 19, 19))
-    teacher = Classifier(network, ModelSpec("mine", channels=3, size=19, classes=3, mean=(0.5, 0.4, 0.3), std=(0.2,)))
+    teacher = Classifier(
+        network, ModelSpec("mine", channels=3, size=19, classes=3, mean=(0.5, 0.4, 0.3), std=(0.2,))
+    )
     options = SynthesisOptions(
         images=4,
         batch=16,
@@ -721,7 +986,11 @@ def test_a_foreign_colour_teacher_of_odd_size_and_few_classes(tmp_path):
 def test_fast_datafree_by_config_keeps_every_image_and_its_student(teacher, tiny, tmp_path):
     replay = ReplayOptions(keep_all=True, balanced_targets=False, sampling="uniform")
     options = replace(
-        tiny, calls=4, objective=replace(tiny.objective, phi=False), replay=replay, adversary=replace(tiny.adversary, keep=True)
+        tiny,
+        calls=4,
+        objective=replace(tiny.objective, phi=False),
+        replay=replay,
+        adversary=replace(tiny.adversary, keep=True),
     )
     made = make(teacher, options, tmp_path / "set")
     assert len(made) == 4 * 40 and made.manifest["short"] == {}
@@ -734,10 +1003,21 @@ def test_fast_datafree_by_config_keeps_every_image_and_its_student(teacher, tiny
         make(teacher, replace(options, replay=ReplayOptions(keep_all=True)), tmp_path / "other")
 
 
-def test_each_step_of_the_adversary_is_weighted_scheduled_and_remembered(teacher, tiny, monkeypatch):
-    adversary, replay = replace(tiny.adversary, begins=2, learning_rate=0.02), ReplayOptions(alpha=0.5, beta=0.25)
-    options = replace(tiny, adversary=adversary, replay=replay)
-    state, frozen, given, visits = SynthesisState(teacher, plan(options, 10)[0], options, CPU), Frozen(teacher), [], []
+def test_each_step_of_the_adversary_is_weighted_scheduled_and_remembered(
+    teacher, tiny, monkeypatch
+):
+    adversary, replay = (
+        replace(tiny.adversary, begins=2, learning_rate=0.02),
+        ReplayOptions(alpha=0.5, beta=0.25),
+    )
+    objective = replace(tiny.objective, adversary_after=3)
+    options = replace(tiny, adversary=adversary, replay=replay, objective=objective)
+    state, frozen, given, visits = (
+        SynthesisState(teacher, plan(options, 10)[0], options, CPU),
+        Frozen(teacher),
+        [],
+        [],
+    )
     store(state, frozen, options, torch.randint(256, (30, 1, 28, 28), dtype=torch.uint8))
     buffer, odd = state.buffer, torch.arange(16)[:, None] % 2 > 0
     buffer.priority[:-1] = torch.rand(30) + 0.1
@@ -745,7 +1025,15 @@ def test_each_step_of_the_adversary_is_weighted_scheduled_and_remembered(teacher
 
     def train(images, answers, importance):
         logits = torch.where(odd, -answers, answers / 2)  # every second decision is another one
-        given.append((images, answers, importance, logits, state.adversary.optimiser.param_groups[0]["lr"].item()))
+        given.append(
+            (
+                images,
+                answers,
+                importance,
+                logits,
+                state.adversary.optimiser.param_groups[0]["lr"].item(),
+            )
+        )
         state.adversary.step += 1
         return logits
 
@@ -759,20 +1047,28 @@ def test_each_step_of_the_adversary_is_weighted_scheduled_and_remembered(teacher
     allowed = buffer.filled & ~buffer.is_held_out
     for step, (lesson, visit) in enumerate(zip(given, visits, strict=True), start=7):
         (images, answers, importance, logits, rate), (drawn, apart, kept, priority) = lesson, visit
-        assert rate == pytest.approx(0.02 * 0.5 * (1 + math.cos(math.pi * (step + 0.5) / 36)), rel=1e-5)  # (14 − 2)·3 steps
+        assert rate == pytest.approx(
+            0.02 * 0.5 * (1 + math.cos(math.pi * (step + 0.5) / 36)), rel=1e-5
+        )  # (14 − 2)·3 steps
         view = step * 16 + torch.arange(16)
-        torch.testing.assert_close(images, make_views(buffer.images, drawn, view, options.views, state.seed))
+        torch.testing.assert_close(
+            images, make_views(buffer.images, drawn, view, options.views, state.seed)
+        )
         torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
         chances = (priority + 1e-3).sqrt() * allowed
         exact = (chances / chances.sum() * allowed.sum())[drawn] ** -(0.25 + 0.75 * step / 36)
         torch.testing.assert_close(importance, exact / exact.max(), rtol=1e-4, atol=1e-5)
         assert torch.equal(kept, importance)
         log_p, log_q = answers.log_softmax(1), logits.log_softmax(1)
-        torch.testing.assert_close(apart, (log_p.exp() * (log_p - log_q)).sum(1), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            apart, (log_p.exp() * (log_p - log_q)).sum(1), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_held_out_images_are_asked_of_the_student_as_it_stands(teacher, tiny):
-    """Asking leaves nothing in it, and in the buffer their priorities alone; empty slots don't count."""
+    """Asking leaves nothing in it, and in the buffer their priorities alone; empty slots don't
+    count.
+    """
     state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
     buffer, student = state.buffer, state.adversary.student
     buffer.images[:-1] = torch.randint(256, (30, 1, 28, 28), dtype=torch.uint8)
@@ -798,20 +1094,32 @@ def test_what_a_generator_call_asks_for_and_tells(teacher, tiny, monkeypatch):
     asked, run = [], InnerLoop.run
 
     def watched(inner, wanted, view, held, adversarial):
-        asked.append((wanted, int(view), held.tolist(), adversarial, run(inner, wanted, view, held, adversarial)))
+        asked.append(
+            (
+                wanted,
+                int(view),
+                held.tolist(),
+                adversarial,
+                run(inner, wanted, view, held, adversarial),
+            )
+        )
         return asked[-1][-1]
 
     monkeypatch.setattr(InnerLoop, "run", watched)
     options = replace(tiny, objective=replace(tiny.objective, adversary_after=2, gamma=1.5))
     state, frozen = SynthesisState(teacher, plan(options, 10)[0], options, CPU), Frozen(teacher)
-    inner = InnerLoop(frozen, state.generator, state.adversary.student, options, 30, torch.float32, 0)
+    inner = InnerLoop(
+        frozen, state.generator, state.adversary.student, options, 30, torch.float32, 0
+    )
     for state.call in range(4):
         asked.clear()
         held = state.buffer.counts()
         images, logits, rank, figures = generator_call(inner, teacher, state, options)
         wanted, found = asked[0][0], asked[-1][-1]
         assert [view for _, view, *_ in asked] == [3 * state.call + step for step in range(3)]
-        assert all(step[0] is wanted and step[2:4] == (held.tolist(), state.call >= 2) for step in asked)
+        assert all(
+            step[0] is wanted and step[2:4] == (held.tolist(), state.call >= 2) for step in asked
+        )
         torch.testing.assert_close(logits, teacher(to_input(images)), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(rank, phi(logits, held, 30, 1.5))
         hit = (logits.argmax(1) == wanted).float().mean()
@@ -822,10 +1130,17 @@ def test_what_a_generator_call_asks_for_and_tells(teacher, tiny, monkeypatch):
 
 def test_what_waits_to_replace_everything_says_what_is_lacking(teacher, tiny, monkeypatch):
     options, asked, run = replace(tiny, replay=ReplayOptions(replace_all=True)), [], InnerLoop.run
-    monkeypatch.setattr(InnerLoop, "run", lambda inner, *given: asked.append(given) or run(inner, *given))
+    monkeypatch.setattr(
+        InnerLoop, "run", lambda inner, *given: asked.append(given) or run(inner, *given)
+    )
     state = SynthesisState(teacher, plan(options, 10)[0], options, CPU)
-    state.buffer.filled[:-1], state.staged.filled[:3] = True, True  # of what waits, the first class is complete
-    inner = InnerLoop(Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32, 0)
+    state.buffer.filled[:-1], state.staged.filled[:3] = (
+        True,
+        True,
+    )  # of what waits, the first class is complete
+    inner = InnerLoop(
+        Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32, 0
+    )
     generator_call(inner, teacher, state, options)
     wanted, _, held, _ = asked[0]
     assert held.tolist() == [3] + [0] * 9 and (wanted == 0).sum() == 2  # of the even half alone
@@ -838,7 +1153,9 @@ def test_age_has_the_say_that_the_options_give_it(teacher, tiny, half_life, gone
     one_each = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)
     for state.call in (0, 10, 20):
         store(state, frozen, options, one_each)
-    state.buffer.priority[:-1] = torch.tensor([5.0, 2.6, 4.0]).repeat(10)  # at call 20 worth 1.25, 1.3 and 4
+    state.buffer.priority[:-1] = torch.tensor([5.0, 2.6, 4.0]).repeat(
+        10
+    )  # at call 20 worth 1.25, 1.3 and 4
     store(state, frozen, options, one_each)
     expected = [20 if slot == gone else 10 * slot for slot in range(3)]
     assert state.buffer.round[:-1].view(10, 3).tolist() == [expected] * 10

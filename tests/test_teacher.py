@@ -47,7 +47,9 @@ class Twice(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(1, 8, 3, padding=1)
         self.norm = nn.BatchNorm2d(8)
-        self.body = nn.Sequential(self.first, self.norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            self.first, self.norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.head = nn.Linear(8, 10)
 
     def forward(self, x):
@@ -68,7 +70,15 @@ def test_layers_of_two_names(tmp_path):
     assert torch.equal(again.norm.running_mean, network.network.norm.running_mean)
 
 
-@pytest.mark.parametrize("name", ["convnet-4", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"])
+def test_a_zoo_network_without_batch_norm():
+    named, plain = (build_classifier(ModelSpec(name)) for name in ("convnet-gn-16", "convnet-16"))
+    assert named.parameters_count == plain.parameters_count  # a scale and a shift a channel, too
+    assert not find_batch_norms(named.network)
+
+
+@pytest.mark.parametrize(
+    "name", ["convnet-4", "convnet-gn-4", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"]
+)
 @pytest.mark.parametrize("channels, size, classes", [(1, 20, 2), (3, 33, 7)])
 def test_zoo_takes_any_shape(name, channels, size, classes):
     model = build_classifier(ModelSpec(name, channels=channels, size=size, classes=classes)).eval()
@@ -77,7 +87,9 @@ def test_zoo_takes_any_shape(name, channels, size, classes):
 
 def test_same_seed_same_weights_and_the_global_random_state_is_left_alone():
     before = torch.random.get_rng_state()
-    one, two, other = (build_classifier(ModelSpec("convnet-4"), seed).weight_hash() for seed in (1, 1, 2))
+    one, two, other = (
+        build_classifier(ModelSpec("convnet-4"), seed).weight_hash() for seed in (1, 1, 2)
+    )
     assert one == two != other
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -85,7 +97,9 @@ def test_same_seed_same_weights_and_the_global_random_state_is_left_alone():
 def test_torchvision_and_import_path_models():
     model = build_classifier(ModelSpec("mobilenet_v2", channels=3, size=64, classes=5)).eval()
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 5)
-    model = build_classifier(ModelSpec("distill.models.convnet:ConvNet", {"width": "8"}, classes=3))
+    model = build_classifier(
+        ModelSpec("distill.models.zoo.convnet:ConvNet", {"width": "8"}, classes=3)
+    )
     assert model.network.head.in_features == 32
 
 
@@ -94,10 +108,14 @@ def test_torchvision_and_import_path_models():
     [
         (ModelSpec("resnt18"), "Did you mean resnet18"),
         (ModelSpec("no_such_package.Net"), "cannot import no_such_package"),
-        (ModelSpec("distill.models.convnet.Nothing"), "no class or function named Nothing"),
-        (ModelSpec("distill.models.convnet.ConvNet", {"widht": 3}), "takes no argument widht; it takes channels, classes, width"),
-        (ModelSpec("distill.models.convnet.ConvNet", {"width": "wide"}), "width"),
+        (ModelSpec("distill.models.zoo.convnet.Nothing"), "no class or function named Nothing"),
+        (
+            ModelSpec("distill.models.zoo.convnet.ConvNet", {"widht": 3}),
+            "takes no argument widht; it takes channels, classes, width",
+        ),
+        (ModelSpec("distill.models.zoo.convnet.ConvNet", {"width": "wide"}), "width"),
         (ModelSpec("wrn-15-1"), "depth must be 10, 16, 22"),
+        (ModelSpec("convnet-gn-6"), "width must be a multiple of 4, got 6"),
         (ModelSpec("lenet5", size=8), "at least 16×16"),
         (ModelSpec("convnet-4", mean=(0.1, 0.2)), "mean has 2 values"),
         (ModelSpec("convnet-4", std=(0.0,)), "std must be positive"),
@@ -109,7 +127,9 @@ def test_models_that_cannot_be_built_say_why(spec, message):
 
 
 def test_saved_model_comes_back_and_equal_weights_give_equal_bytes(tmp_path):
-    spec = ModelSpec("convnet-4", classes=3, mean=(0.5,), std=(0.2,), notes={"recipe": "none", "accuracy": 0.1})
+    spec = ModelSpec(
+        "convnet-4", classes=3, mean=(0.5,), std=(0.2,), notes={"recipe": "none", "accuracy": 0.1}
+    )
     model = build_classifier(spec).to(memory_format=torch.channels_last).eval()
     for name in "ab":
         save_classifier(model, tmp_path / f"{name}.safetensors")
@@ -135,7 +155,8 @@ def test_a_teacher_is_looked_at_on_the_cpu_whatever_kernels_will_run(teacher, mo
 
 
 @pytest.mark.parametrize(
-    ("model", "name", "least"), [("cifar10", "cifar10_wrn40x2", 0.94), ("cifar10-small", "cifar10_convnet32", 0.89)]
+    ("model", "name", "least"),
+    [("cifar10", "cifar10_wrn40x2", 0.94), ("cifar10-small", "cifar10_convnet32", 0.89)],
 )
 def test_the_other_bundled_teachers_are_what_their_record_says(model, name, least):
     teacher = load_teacher(TeacherOptions(model=model))
@@ -143,7 +164,10 @@ def test_the_other_bundled_teachers_are_what_their_record_says(model, name, leas
     entry = next(entry for entry in listed if entry["name"] == name)
     assert entry["sha256"] == sha256((ROOT / entry["file"]).read_bytes()).hexdigest()
     assert entry["accuracy"] == teacher.spec.notes["accuracy"] >= least
-    assert entry["recipe"].items() <= teacher.spec.notes.items() and entry["parameters"] == inspect_teacher(teacher).parameters
+    assert (
+        entry["recipe"].items() <= teacher.spec.notes.items()
+        and entry["parameters"] == inspect_teacher(teacher).parameters
+    )
     assert (ROOT / entry["file"]).stat().st_size < 5e6
 
 
@@ -152,7 +176,11 @@ class Masked(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.convolution, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+        self.convolution, self.norm, self.head = (
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Linear(4, 3),
+        )
 
     def forward(self, x, mask=None, scale=2.0):
         x = torch.relu(self.norm(self.convolution(x)))
@@ -180,7 +208,12 @@ def test_a_classifier_is_where_its_network_is():
 def test_weights_that_know_their_normalisation_keep_it(tmp_path):
     path = tmp_path / "w.safetensors"
     notes = {"views": {"shift": 0.25}}
-    saved = build_classifier(ModelSpec("convnet-4", channels=1, size=16, classes=3, mean=(0.3,), std=(0.2,), notes=notes), 1)
+    saved = build_classifier(
+        ModelSpec(
+            "convnet-4", channels=1, size=16, classes=3, mean=(0.3,), std=(0.2,), notes=notes
+        ),
+        1,
+    )
     save_classifier(saved, path)
     for given in ({}, {"mean": (0.3,), "size": 16}):
         loaded = load_teacher(TeacherOptions("convnet-4", str(path), **given))
@@ -188,11 +221,14 @@ def test_weights_that_know_their_normalisation_keep_it(tmp_path):
         assert loaded.weight_hash() == saved.weight_hash()
     for model, weights in (("convnet-4", str(path)), (str(path), None)):
         with pytest.raises(
-            EchosetError, match=r"w\.safetensors says of itself that its mean is \(0\.3,\), not \(0\.5,\); leave mean away"
+            EchosetError,
+            match=r"w\.safetensors says of itself that its mean is \(0\.3,\), not \(0\.5,\); leave mean away",
         ):
             load_teacher(TeacherOptions(model, weights, mean=(0.5,)))
     other = tmp_path / "o.safetensors"
-    save_classifier(build_classifier(ModelSpec("convnet-4", channels=1, size=16, classes=3), 1), other)
+    save_classifier(
+        build_classifier(ModelSpec("convnet-4", channels=1, size=16, classes=3), 1), other
+    )
     with pytest.raises(EchosetError, match="give the weights' own network as the model"):
         load_teacher(TeacherOptions(str(other), str(path)))
 
@@ -202,7 +238,9 @@ def test_weights_that_know_their_normalisation_keep_it(tmp_path):
 
 def test_a_checkpoint_with_its_script_s_arguments_is_read(tmp_path):
     source = build_classifier(ModelSpec("convnet-4"), 1).network
-    torch.save({"model": source.state_dict(), "args": Namespace(lr=0.1, data="x")}, tmp_path / "w.pt")
+    torch.save(
+        {"model": source.state_dict(), "args": Namespace(lr=0.1, data="x")}, tmp_path / "w.pt"
+    )
     assert read_weights(tmp_path / "w.pt").keys() == source.state_dict().keys()
 
 
@@ -213,7 +251,10 @@ def test_checkpoints_are_unwrapped(tmp_path, nest, prefix):
     content = {prefix + k: v for k, v in source.state_dict().items()}
     torch.save({nest: content, "epoch": 3} if nest else content, tmp_path / "w.pt")
     load_weights(target, read_weights(tmp_path / "w.pt"), "w.pt")
-    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
+    )
 
 
 def test_weights_that_do_not_fit_are_named():
@@ -224,7 +265,12 @@ def test_weights_that_do_not_fit_are_named():
     weights["head.weight"] = torch.zeros(10, 3)
     with pytest.raises(EchosetError) as error:
         load_weights(network, weights, "mine.pt")
-    for part in ("mine.pt", "missing: head.bias", "unexpected: extra.weight", "head.weight is (10, 3), the model's is (10, 16)"):
+    for part in (
+        "mine.pt",
+        "missing: head.bias",
+        "unexpected: extra.weight",
+        "head.weight is (10, 3), the model's is (10, 16)",
+    ):
         assert part in str(error.value)
 
 
@@ -245,7 +291,12 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
 
 def test_a_model_file_cannot_name_code_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    spec = {"model": "os.system", "arguments": {"command": "touch echoset-was-here"}, "mean": [0.0], "std": [1.0]}
+    spec = {
+        "model": "os.system",
+        "arguments": {"command": "touch echoset-was-here"},
+        "mean": [0.0],
+        "std": [1.0],
+    }
     save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"echoset": json.dumps(spec)})
     with pytest.raises(EchosetError, match=r"asks to import 'os\.system'"):
         load_teacher(TeacherOptions(str(tmp_path / "m.safetensors")))
@@ -254,12 +305,16 @@ def test_a_model_file_cannot_name_code_to_run(tmp_path, monkeypatch):
     assert not (tmp_path / "echoset-was-here").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+@pytest.mark.parametrize(
+    "content", [b"", b"not weights at all", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "]
+)
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 def test_damaged_weights_files(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(EchosetError, match=name):
-        load_weights(build_classifier(ModelSpec("convnet-4")).network, read_weights(tmp_path / name), name)
+        load_weights(
+            build_classifier(ModelSpec("convnet-4")).network, read_weights(tmp_path / name), name
+        )
 
 
 def test_a_weights_file_is_no_teacher_by_itself(tmp_path):
@@ -276,11 +331,20 @@ def test_a_weights_file_is_no_teacher_by_itself(tmp_path):
 def trained(network, **changes):
     for layer in find_batch_norms(network).values():
         layer.running_mean.uniform_(-1, 1)
-    return Classifier(network, ModelSpec("test", **({"channels": 1, "size": 16, "classes": 4} | changes))).eval()
+    return Classifier(
+        network, ModelSpec("test", **({"channels": 1, "size": 16, "classes": 4} | changes))
+    ).eval()
 
 
 def small(norm=nn.BatchNorm2d, channels=1):
-    return nn.Sequential(nn.Conv2d(channels, 6, 3), norm(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 3),
+        norm(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
 
 
 def test_teachers_that_cannot_be_inverted_say_why():
@@ -292,15 +356,24 @@ def test_teachers_that_cannot_be_inverted_say_why():
     weights = trained(small())
     weights.network[0].weight.data[0] = float("inf")
     cases = [
-        (Classifier(small(nn.Identity), ModelSpec("test", channels=1, size=16, classes=4)), "or make its set without a generator"),
-        (Classifier(small(nn.InstanceNorm2d), ModelSpec("test", channels=1, size=16, classes=4)), "no BatchNorm layer"),
+        (
+            Classifier(small(nn.Identity), ModelSpec("test", channels=1, size=16, classes=4)),
+            "or no generator: echoset collect",
+        ),
+        (
+            Classifier(small(nn.InstanceNorm2d), ModelSpec("test", channels=1, size=16, classes=4)),
+            "no BatchNorm layer",
+        ),
         (untrained, "never trained"),
         (nan, "layer 1 has running statistics that are not finite"),
         (negative, "layer 1 has a negative running variance"),
         (weights, "parameter 0.weight is not finite"),
         (trained(small(channels=3)), "does not take images of shape"),
         (trained(small(), classes=5), r"answers \(2, 4\) to two images, expected \(2, 5\)"),
-        (trained(nn.Sequential(small()[:3], nn.Flatten(), nn.Linear(6 * 26 * 26, 4))), "--teacher.size"),
+        (
+            trained(nn.Sequential(small()[:3], nn.Flatten(), nn.Linear(6 * 26 * 26, 4))),
+            "--teacher.size",
+        ),
     ]
     for teacher, message in cases:
         with pytest.raises(EchosetError, match=message):
@@ -336,7 +409,9 @@ def test_batch_norm_1d_is_tapped():
     assert inspect_teacher(trained(network)).layers == {"2": 6}
 
 
-@pytest.mark.parametrize("model", ["wrn-10-1", "cifar-resnet18", "cifar-mobilenetv2", "convnet-8", "resnet18"])
+@pytest.mark.parametrize(
+    "model", ["wrn-10-1", "cifar-resnet18", "cifar-mobilenetv2", "convnet-8", "resnet18"]
+)
 def test_a_frozen_copy_answers_as_the_original(model):
     spec = ModelSpec(model, channels=3, size=32, classes=10, mean=(0.5,), std=(0.25,))
     original = build_classifier(spec)
@@ -352,15 +427,25 @@ def test_a_frozen_copy_answers_as_the_original(model):
     def record(name):
         return lambda layer, inputs: given.update({name: inputs[0]})
 
-    handles = [layer.register_forward_pre_hook(record(name)) for name, layer in find_batch_norms(original.network).items()]
+    handles = [
+        layer.register_forward_pre_hook(record(name))
+        for name, layer in find_batch_norms(original.network).items()
+    ]
     expected = original(images)
     for handle in handles:
         handle.remove()
     frozen = Frozen(original)
     logits, mean, variance = frozen.with_moments(images)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(mean, torch.cat([x.mean((0, 2, 3)) for x in given.values()]), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(variance, torch.cat([x.var((0, 2, 3), correction=0) for x in given.values()]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        mean, torch.cat([x.mean((0, 2, 3)) for x in given.values()]), rtol=1e-3, atol=1e-4
+    )
+    torch.testing.assert_close(
+        variance,
+        torch.cat([x.var((0, 2, 3), correction=0) for x in given.values()]),
+        rtol=1e-3,
+        atol=1e-4,
+    )
     # The original is as it was, its weights still learn, and `refresh` follows them.
     assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
     assert all(p.requires_grad for p in original.parameters())
@@ -408,7 +493,11 @@ def test_layers_that_run_twice_or_never_are_named():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4)
+            self.first, self.norm, self.head = (
+                nn.Conv2d(1, 4, 3),
+                nn.BatchNorm2d(4),
+                nn.Linear(4, 4),
+            )
 
         def forward(self, x):
             return self.head(self.norm(torch.relu(self.norm(self.first(x)))).mean((2, 3)))
@@ -468,7 +557,9 @@ def test_a_model_file_s_description_is_checked(tmp_path, change, said):
 def test_a_model_file_gets_no_memory_that_its_weights_do_not_fill(tmp_path):
     told = asdict(ModelSpec("convnet-1000000"))  # 36 TB
     save_file({"w": torch.zeros(1)}, tmp_path / "m.safetensors", {"echoset": json.dumps(told)})
-    with pytest.raises(EchosetError, match=r"m.safetensors do not fit the model; missing: .*; unexpected: w"):
+    with pytest.raises(
+        EchosetError, match=r"m.safetensors do not fit the model; missing: .*; unexpected: w"
+    ):
         load_classifier(tmp_path / "m.safetensors")
 
 
@@ -491,6 +582,8 @@ def test_a_frozen_copy_in_bfloat16_follows_what_its_original_learns():
             layer.running_mean.uniform_(-0.2, 0.2)
     frozen.refresh()
     now, anew = frozen.state_dict(), Frozen(original, torch.bfloat16).state_dict()
-    assert now.keys() == anew.keys() and all(torch.equal(value, anew[name]) for name, value in now.items())
+    assert now.keys() == anew.keys() and all(
+        torch.equal(value, anew[name]) for name, value in now.items()
+    )
     matrices = [name for name, value in now.items() if value.dtype is torch.bfloat16]
     assert matrices and not any(torch.equal(now[name], before[name]) for name in matrices)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from distill import TransferSet
 from distill.files import JsonLines, load_state, read_log, save_state
-from distill.transfer_set import shard_name, write_manifest, write_shard
+from distill.sets.transfer_set import shard_name, write_manifest, write_shard
 from inversion import plan
 from inversion.options import SynthesisOptions
 from synthesis_kernels.errors import EchosetError
@@ -36,7 +36,14 @@ def folder(tmp_path):
     counts = torch.bincount(content["labels"], minlength=3).tolist()
     contract = {"channels": 1, "size": 4, "classes": 3, "mean": [0.0], "std": [1.0]}
     shards = [{"file": shard_name(0, 1), "sha256": digest, "count": 6}]
-    manifest = {"code_version": "0", "teacher": {}, "config": {}, "input": contract, "counts": counts, "shards": shards}
+    manifest = {
+        "code_version": "0",
+        "teacher": {},
+        "config": {},
+        "input": contract,
+        "counts": counts,
+        "shards": shards,
+    }
     write_manifest(tmp_path, manifest)
     return tmp_path
 
@@ -48,7 +55,9 @@ def edit(folder, change):
 
 
 def test_what_killed_runs_left_of_a_state_is_cleared_away(tmp_path):
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
     gone, own, alive = int(done.stdout), os.getpid(), os.getppid()
     for process in (gone, own, alive):
         (tmp_path / f".s.state.{process}-abcd.tmp").write_text("half")
@@ -93,7 +102,10 @@ def test_a_changed_byte_is_found(folder):
         (lambda m: m.update(shards=[]), "no shards"),
         (lambda m: m["input"].update(size="4"), "'input': size must be a whole number"),
         (lambda m: m["input"].update(channels=True), "'input': channels must be a whole number"),
-        (lambda m: m["input"].update(classes=10**9), "'input': classes must be a whole number from 2 to"),
+        (
+            lambda m: m["input"].update(classes=10**9),
+            "'input': classes must be a whole number from 2 to",
+        ),
         (lambda m: m["input"].update(std=["x"]), "'input': std must be a list of numbers"),
         (lambda m: m["input"].update(std=[float("nan")]), "'input': std must be a list of numbers"),
         (lambda m: m["input"].update(std=[0]), "'input': every std must be positive"),
@@ -169,7 +181,9 @@ def test_a_job_depends_on_seed_and_index_alone():
 def test_state_files_belong_to_one_job_and_hold_no_code(tmp_path):
     path = tmp_path / "x.state"
     save_state(path, "mine", {"a": torch.ones(2), "b": (1, 2.0)})
-    with pytest.raises(EchosetError, match=r"x\.state was left by a stopped run with other options"):
+    with pytest.raises(
+        EchosetError, match=r"x\.state was left by a stopped run with other options"
+    ):
         load_state(path, "another")
     assert load_state(path, "mine")["b"] == (1, 2.0)
     assert load_state(tmp_path / "none", "mine") is None

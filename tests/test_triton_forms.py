@@ -1,4 +1,6 @@
-"""What only the Triton forms have: blocks that don't fit, and code that a GPU must be able to run."""
+"""What only the Triton forms have: blocks that don't fit, and code that a GPU must be able to
+run.
+"""
 
 import os
 import subprocess
@@ -29,7 +31,9 @@ def test_bn_match_over_several_programs_and_steps(monkeypatch, programs, block, 
     scale, shift = torch.randn(2, channels, device=DEVICE)
     with kernel_form("triton"):
         ours, again = bn_match(x, scale, shift, relu=True), bn_match(x, scale, shift, relu=True)
-    for value, repeated, exact in zip(ours, again, bn_match_reference(x, scale, shift, relu=True), strict=True):
+    for value, repeated, exact in zip(
+        ours, again, bn_match_reference(x, scale, shift, relu=True), strict=True
+    ):
         torch.testing.assert_close(value, exact, rtol=1e-5, atol=1e-5)
         assert torch.equal(value, repeated)
 
@@ -40,7 +44,9 @@ def test_divergence_of_many_classes(classes):
     teacher, student = torch.randn(2, 65 if classes < 100 else 3, classes, device=DEVICE)
     with kernel_form("triton"):
         ours = divergence(teacher, student, 3.0, "js")
-    torch.testing.assert_close(ours, divergence_reference(teacher, student, 3.0, "js"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours, divergence_reference(teacher, student, 3.0, "js"), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_views_larger_than_a_block():
@@ -84,10 +90,18 @@ print("built")
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="triton brings its assembler for x86-64")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.uname().machine != "x86_64",
+    reason="triton brings its assembler for x86-64",
+)
 def test_kernels_compile_for_a_gpu(tmp_path):
     """The interpreter takes more than the compiler does; the compiler needs no GPU."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parent.parent), "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
+    environment |= {
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "TRITON_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0 and done.stdout.strip() == "built", done.stderr

@@ -1,4 +1,6 @@
-"""What a type checker sees of the public names, as somebody who builds on them does. `make lint` checks it; nothing runs it."""
+"""What a type checker sees of the public names, as somebody who builds on them does. `make lint`
+checks it; nothing runs it.
+"""
 
 from pathlib import Path
 from typing import assert_type
@@ -43,7 +45,9 @@ from inversion import (
 
 def whole_path(network: nn.Module) -> float:
     """Every stage, with the types it takes and gives."""
-    mine = Classifier(network, ModelSpec("mine", channels=3, size=32, classes=10, mean=(0.5,), std=(0.25,)))
+    mine = Classifier(
+        network, ModelSpec("mine", channels=3, size=32, classes=10, mean=(0.5,), std=(0.25,))
+    )
     teacher = load_teacher(TeacherOptions(model="mnist")) if mine.training else mine
     assert_type(inspect_teacher(teacher), Inspection)
     made = synthesize(teacher, SynthesisOptions(images=2000), out="runs/mine")
@@ -58,7 +62,13 @@ def whole_path(network: nn.Module) -> float:
     both = subsample(merge([made, chosen]), 1000, seed=1)
     assert_type(export(both, "runs/out", "webdataset"), Path)
     student = build_student(StudentOptions("convnet-16"), both.manifest["input"])
-    learnt = distill(student, both, teacher, DistillOptions(steps=100, views=ViewOptions(flip=True)), folder="runs/student")
+    learnt = distill(
+        student,
+        both,
+        teacher,
+        DistillOptions(steps=100, views=ViewOptions(flip=True)),
+        folder="runs/student",
+    )
     assert_type(learnt, DistillResult)
     save_classifier(learnt.student, "runs/student.safetensors")
     data = load_images(MNIST_SLICE)

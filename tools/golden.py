@@ -50,6 +50,7 @@ from distill import (
     load_images,
     run_study,
 )
+from distill.runtime import Runtime
 from inversion import (
     MNIST_SLICE,
     CollectOptions,
@@ -79,7 +80,7 @@ from synthesis_kernels.backend import (
 
 Thing = dict[str, Any]
 """Something to hash: tensors or figures by their names."""
-ALIKE = {"device": "cpu", "quiet": True}
+ALIKE = Runtime(device="cpu", quiet=True)
 """How every run is called; its precision is `auto`, but for the run that says otherwise."""
 SHARED = "shared-set"
 """Folder of the demo's set, from which other runs learn."""
@@ -296,7 +297,7 @@ def study(folder: Path) -> list[Thing]:
         out=folder / "study",
         options=options,
         distillation=replace(SHORT, labels="data"),
-        **ALIKE,
+        runtime=ALIKE,
     )
     return [{name: cell[name] for name in (*JUDGED, *ATTACKED)} for cell in cells]
 
@@ -304,7 +305,9 @@ def study(folder: Path) -> list[Thing]:
 def scorecard(folder: Path) -> list[Thing]:
     """The demo's set, scored; the dearer scores look at a part of it."""
     images = TransferSet.load(demo_set(folder)).images
-    card = score(images, load_teacher(), "own", ScoreOptions(gradients=40, compared=50), **ALIKE)
+    card = score(
+        images, load_teacher(), "own", ScoreOptions(gradients=40, compared=50), runtime=ALIKE
+    )
     return [{name: getattr(card, name) for name in SCORED}]
 
 
@@ -341,7 +344,9 @@ def make_set(
     **more: Any,
 ) -> list[Thing]:
     """The shards of a synthesis, and its adversarial student where that is kept."""
-    synthesize(load_teacher(TeacherOptions(teacher)), options, folder, **ALIKE, **more)
+    synthesize(
+        load_teacher(TeacherOptions(teacher)), options, folder, runtime=replace(ALIKE, **more)
+    )
     return read_tensors(folder)
 
 
@@ -351,7 +356,7 @@ def collect_set(
     options: CollectOptions,
 ) -> list[Thing]:
     """The shards of a collection."""
-    collect(load_teacher(), sources, options, folder, **ALIKE)
+    collect(load_teacher(), sources, options, folder, runtime=ALIKE)
     return read_tensors(folder)
 
 
@@ -359,7 +364,14 @@ def make_student(folder: Path, data: Path, options: DistillOptions, **more: Any)
     """A fresh student that has learnt from a set."""
     teacher = load_teacher()
     student = build_student(StudentOptions(), teacher.contract)
-    distill(student, TransferSet.load(data), teacher, options, folder=folder, **ALIKE, **more)
+    distill(
+        student,
+        TransferSet.load(data),
+        teacher,
+        options,
+        folder=folder,
+        runtime=replace(ALIKE, **more),
+    )
     return [student.state_dict()]
 
 

@@ -1,8 +1,10 @@
-"""Everything that wants a CUDA device, in one go: its tests, the benchmark, a real synthesis and distillation.
+"""Everything that wants a CUDA device, in one go: its tests, the benchmark, a real synthesis and
+distillation.
 
     python tools/gpu.py --out runs/gpu.json
 
-Figures go to the file after each part, so that a part that fails or is cut off leaves the others' on record.
+Figures go to the file after each part, so that a part that fails or is cut off leaves the others'
+on record.
 """
 
 from __future__ import annotations
@@ -17,9 +19,17 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ECHOSET = [sys.executable, "-m", "inversion.cli"]
+ECHOSET = [sys.executable, "-m", "inversion.cli.main"]
 PARTS = {
-    "tests": [sys.executable, "-m", "pytest", "-q", "tests/test_gpu.py", "tests/test_triton_forms.py", "tests/test_kernels.py"],
+    "tests": [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/test_gpu.py",
+        "tests/test_triton_forms.py",
+        "tests/test_kernels.py",
+    ],
     "bench": [*ECHOSET, "bench", "--device=cuda", "--repeats=15"],
     "demo": [*ECHOSET, "demo", "--device=cuda", "--out=runs/gpu-demo", "--json"],
 }
@@ -27,7 +37,9 @@ PARTS = {
 
 def run_part(command: list[str], seconds: float) -> tuple[int, str]:
     """Exit status and output; when its time is up, a part ends with all that it has started."""
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as part:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as part:
         try:
             output, _ = part.communicate(timeout=seconds)
             return part.returncode, output
@@ -48,26 +60,39 @@ def main(out: Path, limit: int) -> int:
     if not torch.cuda.is_available():
         print("no CUDA device: torch sees none here", file=sys.stderr)
         return 1
-    found: dict = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "python": sys.version.split()[0]}
+    found: dict = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
     began, failed = time.monotonic(), 0
     for name, command in PARTS.items():
         started = time.monotonic()
         status, output = run_part(command, max(limit - (started - began), 1))
         lines = output.strip().splitlines() or [""]
         failed += status != 0
-        print("\n".join(lines[-40:] if status else lines[:-1] if name != "tests" else lines[-3:]), flush=True)
+        print(
+            "\n".join(lines[-40:] if status else lines[:-1] if name != "tests" else lines[-3:]),
+            flush=True,
+        )
         try:
             result = json.loads(lines[-1])
         except ValueError:
             result = "\n".join(lines[-40:]) if status else lines[-1]
-        found[name] = {"status": status, "seconds": round(time.monotonic() - started, 1), "result": result}
+        found[name] = {
+            "status": status,
+            "seconds": round(time.monotonic() - started, 1),
+            "result": result,
+        }
         write_json(out, found)
     print(f"figures: {out}")
     return failed
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu.json")
     parser.add_argument("--limit", type=int, default=480, help="seconds for everything")
     given = parser.parse_args()

@@ -9,13 +9,18 @@ import argparse
 
 import numpy as np
 
-from distill.data import load_images
+from distill.data.images import load_images
 from inversion import MNIST_SLICE
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", help="folder with MNIST's test set")
     data = load_images(parser.parse_args().data, "test")
     images, labels = data.images[::5, 0].numpy(), data.labels[::5].numpy().astype(np.uint8)
     np.savez_compressed(MNIST_SLICE, test_images=images, test_labels=labels)
-    print(f"{MNIST_SLICE}: {len(images)} images, per class {np.bincount(labels).tolist()}, {MNIST_SLICE.stat().st_size:,} bytes")
+    print(
+        f"{MNIST_SLICE}: {len(images)} images, per class {np.bincount(labels).tolist()}, "
+        f"{MNIST_SLICE.stat().st_size:,} bytes"
+    )

@@ -2,8 +2,9 @@
 
     python tools/publish_study.py runs/study-mnist/study.json --name study-mnist
 
-Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command (of the whole grid, and with
-names for where things lie), and the commit of this checkout, which should be the one that made the study.
+Writes configs/results/<name>.json: every cell with its figures, seconds and device, the command (of
+the whole grid, and with names for where things lie), and the commit of this checkout, which should
+be the one that made the study.
 """
 
 from __future__ import annotations
@@ -16,12 +17,33 @@ from pathlib import Path
 from results import RESULTS, hide, write_study
 from tables import rows_to_markdown
 
-from inversion.study_page import grid
+from inversion.pages.study import grid
 from synthesis_kernels.backend import repository_commit
 
 KEPT = (
-    *("set", "corruption", "method", "seed", "set_size", "report", "loss", "labels", "accuracy", "agreement", "ece", "entropy"),
-    *("magnitude_similarity", "angle_similarity", "boundary_pairs", "transfer", "transfer_teacher", "steps", "seconds"),
+    *(
+        "set",
+        "corruption",
+        "method",
+        "seed",
+        "set_size",
+        "report",
+        "loss",
+        "labels",
+        "accuracy",
+        "agreement",
+        "ece",
+        "entropy",
+    ),
+    *(
+        "magnitude_similarity",
+        "angle_similarity",
+        "boundary_pairs",
+        "transfer",
+        "transfer_teacher",
+        "steps",
+        "seconds",
+    ),
 )
 
 
@@ -49,14 +71,23 @@ def _short(value: object) -> object:
 def markdown(rows: list[dict], figure: str) -> str:
     """One table a set: methods down, corruptions across."""
     names = dict.fromkeys(row["set"] for row in rows)
-    return "\n".join(f"\n{name}, {figure}:\n\n{rows_to_markdown(grid(rows, name, figure))}" for name in names)
+    return "\n".join(
+        f"\n{name}, {figure}:\n\n{rows_to_markdown(grid(rows, name, figure))}" for name in names
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path)
     parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--figures", nargs="+", default=["accuracy"], help="accuracy, agreement, ece, angle_similarity …")
+    parser.add_argument(
+        "--figures",
+        nargs="+",
+        default=["accuracy"],
+        help="accuracy, agreement, ece, angle_similarity …",
+    )
     given = parser.parse_args()
     published = publish(given.study, given.name)
     print("\n".join(markdown(published, figure) for figure in given.figures))

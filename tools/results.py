@@ -1,4 +1,6 @@
-"""What the measuring tools share: verbs in processes of their own, polite stops, and files of figures."""
+"""What the measuring tools share: verbs in processes of their own, polite stops, and files of
+figures.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from typing import Any
 
 from distill.files import write_atomically, write_json
 from distill.loop import Interrupted, StopFlag
-from distill.transfer_set import TransferSet
+from distill.sets.transfer_set import TransferSet
 from synthesis_kernels.errors import EchosetError
 
 RESULTS = Path(__file__).parent.parent / "configs" / "results"
@@ -35,7 +37,9 @@ _stopped = False
 def plain_endings() -> Iterator[None]:
     """End with a line, as the verbs do, where there is a mistake to mend or a stop."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)  # a closed terminal stops the verbs, too
+        signal.signal(
+            signal.SIGHUP, signal.default_int_handler
+        )  # a closed terminal stops the verbs, too
     try:
         yield
     except EchosetError as error:
@@ -51,10 +55,12 @@ def run_verb(*command: str) -> dict[str, Any]:
 
 
 def run_verbs(commands: Sequence[Sequence[str]], processes: int = 1) -> list[dict[str, Any]]:
-    """The documents of several, run so many at a time, each on a thread of its own if there are several.
+    """The documents of several, run so many at a time, each on a thread of its own if there are
+    several.
 
-    A stop is passed on to those that run (in sessions of their own, so that they hear it once) and waits for them, as they keep
-    what is done. If all of them finish in spite of it, their documents are returned, and the next call raises `Interrupted`.
+    A stop is passed on to those that run (in sessions of their own, so that they hear it once) and
+    waits for them, as they keep what is done. If all of them finish in spite of it, their documents
+    are returned, and the next call raises `Interrupted`.
     """
     global _stopped
     if _stopped:
@@ -69,18 +75,26 @@ def run_verbs(commands: Sequence[Sequence[str]], processes: int = 1) -> list[dic
             while running or (waiting and not stop.raised):
                 while waiting and len(running) < processes and not stop.raised:
                     number = waiting.pop(0)
-                    running[number] = _start(commands[number], Path(folder) / str(number), environment)
+                    running[number] = _start(
+                        commands[number], Path(folder) / str(number), environment
+                    )
                 time.sleep(0.2)
                 if stop.raised and not told:
                     told = True
                     _terminate(running)
-                for number in [number for number, process in running.items() if process.poll() is not None]:
+                for number in [
+                    number for number, process in running.items() if process.poll() is not None
+                ]:
                     status, said = running.pop(number).returncode, Path(folder) / str(number)
                     if status == 0:
-                        documents[number] = json.loads(said.with_suffix(".out").read_text().splitlines()[-1])
+                        documents[number] = json.loads(
+                            said.with_suffix(".out").read_text().splitlines()[-1]
+                        )
                     elif status != STOPPED and not stop.raised:
                         wrong = said.with_suffix(".err").read_text()
-                        raise SystemExit(f"failed: {shlex.join(['echoset', *commands[number]])}\n{wrong}")
+                        raise SystemExit(
+                            f"failed: {shlex.join(['echoset', *commands[number]])}\n{wrong}"
+                        )
         finally:  # another one failed, or Ctrl-C came twice
             _terminate(running)
             for process in running.values():
@@ -93,9 +107,14 @@ def run_verbs(commands: Sequence[Sequence[str]], processes: int = 1) -> list[dic
 
 def _start(command: Sequence[str], said: Path, environment: dict[str, str]) -> subprocess.Popen:
     print("echoset", *command, file=sys.stderr, flush=True)
-    whole = [sys.executable, "-m", "inversion.cli", *command, "--json", "--quiet"]
-    with open(said.with_suffix(".out"), "w") as output, open(said.with_suffix(".err"), "w") as errors:
-        return subprocess.Popen(whole, env=environment, stdout=output, stderr=errors, start_new_session=True)
+    whole = [sys.executable, "-m", "inversion.cli.main", *command, "--json", "--quiet"]
+    with (
+        open(said.with_suffix(".out"), "w") as output,
+        open(said.with_suffix(".err"), "w") as errors,
+    ):
+        return subprocess.Popen(
+            whole, env=environment, stdout=output, stderr=errors, start_new_session=True
+        )
 
 
 def _terminate(running: dict[int, subprocess.Popen]) -> None:
@@ -104,8 +123,12 @@ def _terminate(running: dict[int, subprocess.Popen]) -> None:
 
 
 def digest(run: Any, *places: str) -> str:
-    """Short hash of a verb's options, leaving out its seed, its --out and the other `places` named: only those may differ."""
-    options = asdict(replace(run, seed=0, **{name: getattr(type(run), name) for name in ("out", *places)}))
+    """Short hash of a verb's options, leaving out its seed, its --out and the other `places` named:
+    only those may differ.
+    """
+    options = asdict(
+        replace(run, seed=0, **{name: getattr(type(run), name) for name in ("out", *places)})
+    )
     return sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -120,10 +143,13 @@ def this_command(places: dict[str | None, str]) -> str:
 
 
 def hide(command: str, places: dict[str | None, str]) -> str:
-    """The command with `places[path]` for each path, so that it doesn't tell where things lie here; a path without a slash is
-    replaced only as the value of one of the options `PLACES`."""
+    """The command with `places[path]` for each path, so that it doesn't tell where things lie here;
+    a path without a slash is replaced only as the value of one of the options `PLACES`.
+    """
     for path in sorted(filter(None, places), key=len, reverse=True):
-        before = r"(?<![\w./-])" if "/" in path else "|".join(rf"(?<=--{name}[ =])" for name in PLACES)
+        before = (
+            r"(?<![\w./-])" if "/" in path else "|".join(rf"(?<=--{name}[ =])" for name in PLACES)
+        )
         command = re.sub(rf"(?:{before}){re.escape(path)}(?![\w.-])", places[path], command)
     return command
 

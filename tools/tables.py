@@ -1,6 +1,8 @@
-"""Write the tables of measured figures in README.md and configs/README.md from `configs/results`, so that none is typed by hand.
+"""Write the tables of measured figures in README.md and configs/README.md from `configs/results`,
+so that none is typed by hand.
 
-`python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a test holds both pages to it.
+`python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a
+test holds both pages to it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "configs" / "results"
-PAGES = ROOT / "README.md", ROOT / "configs" / "README.md"
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's quantile, 1 to 9 degrees of freedom
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "configs" / "README.md",
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+)
+T95 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+)  # Student's quantile, 1 to 9 degrees of freedom
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -51,20 +67,41 @@ def teachers(name: str) -> str:
     rows = [["network", "test accuracy, %", "parameters", "minutes", "device"]]
     for run in load(name)["teachers"]:
         rows.append(
-            [run["name"], f"{100 * run['accuracy']:.2f}", f"{run['parameters']:,}", f"{run['seconds'] / 60:.0f}", run["device"]]
+            [
+                run["name"],
+                f"{100 * run['accuracy']:.2f}",
+                f"{run['parameters']:,}",
+                f"{run['seconds'] / 60:.0f}",
+                run["device"],
+            ]
         )
     return rows_to_markdown(rows)
 
 
 def demos(pattern: str) -> str:
     """Every run of the configurations whose result files the pattern names."""
-    rows = [["configuration", "images", "seeds", "student, %", "worst", "synthesis, min", "beside", "distillation", "in all"]]
+    rows = [
+        [
+            "configuration",
+            "images",
+            "seeds",
+            "student, %",
+            "worst",
+            "synthesis, min",
+            "beside",
+            "distillation",
+            "in all",
+        ]
+    ]
     stages = ("synthesis", "collection", "distillation", "total")
     for path in sorted(RESULTS.glob(pattern)):
         runs = json.loads(path.read_text()).get("runs", [])
         if not runs:
             continue
-        accuracy, times = [run["student_accuracy"] for run in runs], [run["seconds"] for run in runs]
+        accuracy, times = (
+            [run["student_accuracy"] for run in runs],
+            [run["seconds"] for run in runs],
+        )
         rows.append(
             [
                 f"`{path.stem}`",
@@ -80,7 +117,18 @@ def demos(pattern: str) -> str:
 
 def students(name: str) -> str:
     """Kinds of student taught by one set, by `tools/measure_students.py`."""
-    rows = [["student", "parameters", "images", "steps", "seeds", "student, %", "same decision as the teacher, %", "minutes"]]
+    rows = [
+        [
+            "student",
+            "parameters",
+            "images",
+            "steps",
+            "seeds",
+            "student, %",
+            "same decision as the teacher, %",
+            "minutes",
+        ]
+    ]
     kinds: dict[tuple[str, int, str], list[dict]] = {}
     for run in load(name)["runs"]:
         kinds.setdefault((run["name"], run["steps"], _taught_by(run)), []).append(run)
@@ -88,7 +136,17 @@ def students(name: str) -> str:
         figures = [spread([run[key] for run in runs]) for key in ("student_accuracy", "agreement")]
         took = minutes([run["seconds"]["distillation"] for run in runs])
         before = ", taught before" if runs[0].get("taught_before") else ""
-        rows.append([kind + before, f"{runs[0]['parameters']:,}", images(runs[0]), f"{steps:,}", str(len(runs)), *figures, took])
+        rows.append(
+            [
+                kind + before,
+                f"{runs[0]['parameters']:,}",
+                images(runs[0]),
+                f"{steps:,}",
+                str(len(runs)),
+                *figures,
+                took,
+            ]
+        )
     return rows_to_markdown(rows)
 
 
@@ -101,10 +159,22 @@ def _taught_by(run: dict) -> str:
 
 def curve(name: str) -> str:
     """Students of synthetic and of real images, by the size of the set."""
-    rows = [["learnt from", "loss", "images", "steps", "seeds", "student, %", "same decision as the teacher, %"]]
+    rows = [
+        [
+            "learnt from",
+            "loss",
+            "images",
+            "steps",
+            "seeds",
+            "student, %",
+            "same decision as the teacher, %",
+        ]
+    ]
     cells: dict[tuple[str, str, int, int], list[dict]] = {}
     for cell in load(name)["study"]:
-        cells.setdefault((cell["method"], cell["set"], cell["set_size"], cell["steps"]), []).append(cell)
+        cells.setdefault((cell["method"], cell["set"], cell["set_size"], cell["steps"]), []).append(
+            cell
+        )
     for (method, source, size, steps), found in sorted(cells.items()):
         figures = [spread([cell[key] for cell in found]) for key in ("accuracy", "agreement")]
         rows.append([source, f"`{method}`", f"{size:,}", f"{steps:,}", str(len(found)), *figures])
@@ -115,12 +185,24 @@ def interval(values: list[float]) -> tuple[float, float]:
     """Mean, and half of the width of its 95 % interval; infinite for a single value."""
     if len(values) < 2:
         return values[0], math.inf
-    return statistics.mean(values), T95[min(len(values) - 2, len(T95) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), T95[min(len(values) - 2, len(T95) - 1)] * statistics.stdev(
+        values
+    ) / math.sqrt(len(values))
 
 
 def reweighting(runs: list[dict]) -> str:
     """Ways to draw from the buffer, by `tools/measure_reweighting.py`: one row a way."""
-    rows = [["draws", "agreement on other seeds' sets", "… less δ's", "test accuracy", "… less δ's", "synthesis, s", "calls"]]
+    rows = [
+        [
+            "draws",
+            "agreement on other seeds' sets",
+            "… less δ's",
+            "test accuracy",
+            "… less δ's",
+            "synthesis, s",
+            "calls",
+        ]
+    ]
     mine: dict[str, dict[int, dict]] = {}
     for run in runs:
         mine.setdefault(run["name"], {})[run["seed"]] = run
@@ -128,10 +210,20 @@ def reweighting(runs: list[dict]) -> str:
         row = [name]
         for figure in ("cross_agreement", "student_accuracy"):
             values = [100 * run[figure] for run in by_seed.values()]
-            mean, half = interval([100 * (run[figure] - mine["priority"][seed][figure]) for seed, run in by_seed.items()])
-            row += [f"{statistics.mean(values):.2f} %", "–" if name == "priority" else f"{mean:+.2f} ± {half:.2f}"]
+            mean, half = interval(
+                [
+                    100 * (run[figure] - mine["priority"][seed][figure])
+                    for seed, run in by_seed.items()
+                ]
+            )
+            row += [
+                f"{statistics.mean(values):.2f} %",
+                "–" if name == "priority" else f"{mean:+.2f} ± {half:.2f}",
+            ]
         seconds = statistics.median(run["seconds"]["synthesis"] for run in by_seed.values())
-        rows.append([*row, f"{seconds:.0f}", ", ".join(str(run["calls"]) for run in by_seed.values())])
+        rows.append(
+            [*row, f"{seconds:.0f}", ", ".join(str(run["calls"]) for run in by_seed.values())]
+        )
     return rows_to_markdown(rows)
 
 

@@ -2,11 +2,12 @@
 
 The bundled MNIST teacher was made by
 
-    python tools/train_teacher.py --data /path/to/MNIST --out inversion/assets/mnist_convnet32.safetensors
+    python tools/train_teacher.py --data /path/to/MNIST --out
+    inversion/assets/mnist_convnet32.safetensors
 
-at commit 4b9e0fa; now the same command makes one like it, with other random numbers. `configs/teachers/` holds the recipes of
-others. Images and labels stay on the device. The test set is asked once, after the last step. A stopped run goes on when the same
-command is given again.
+at commit 4b9e0fa; now the same command makes one like it, with other random numbers.
+`configs/teachers/` holds the recipes of others. Images and labels stay on the device. The test set
+is asked once, after the last step. A stopped run goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -24,15 +25,22 @@ import torch
 import torch.nn.functional as F
 from results import write_json
 
-from distill.augment import check_views, make_views
-from distill.data import Images, content_hash, fit_pixels, load_images
+from distill.data.augment import make_views
+from distill.data.images import Images, content_hash, fit_pixels, load_images
 from distill.evaluation import check_fit, evaluate
 from distill.files import load_state, save_state
 from distill.loop import Every, StepProgress, StopFlag
 from distill.models import Classifier, ModelSpec, build_classifier, save_classifier
-from distill.options import Device, DistillOptions, Precision, ViewOptions
+from distill.options import DistillOptions, ViewOptions
+from distill.runtime import Device, Precision, Runtime
 from distill.train import StudentState, one_cycle
-from synthesis_kernels.backend import describe_device, forward_pass, repository_commit, resolve_device, resolve_precision
+from synthesis_kernels.backend import (
+    describe_device,
+    forward_pass,
+    repository_commit,
+    resolve_device,
+    resolve_precision,
+)
 from synthesis_kernels.errors import EchosetError
 
 STAGES = 4
@@ -58,24 +66,33 @@ class TeacherRecipe:
     channels: int = 3
     """Of the images, 1 or 3, where `size` is given."""
     size: int = 0
-    """Resize all images to squares of this side: for folders of pictures; 0 = they are squares of one size as they are."""
+    """Resize all images to squares of this side: for folders of pictures; 0 = they are squares of
+    one size as they are.
+    """
     epochs: int = 12
     """Passes over the training images."""
     small: float = 0.0
-    """Part of the steps in which images are shown smaller: from half their side upwards in four equal stages."""
+    """Part of the steps in which images are shown smaller: from half their side upwards in four
+    equal stages.
+    """
     batch: int = 256
     """Images in an update."""
     learning_rate: float = 0.05
     """Peak of Muon's one-cycle schedule."""
     weight_decay: float = 5e-4
-    """Of weights of two dimensions and more. Before BatchNorm it sets how far a step turns a weight: with too little of it the
-    weights outgrow their steps."""
+    """Of weights of two dimensions and more. Before BatchNorm it sets how far a step turns a
+    weight: with too little of it the weights outgrow their steps.
+    """
     views: ViewOptions = ViewOptions()
     """Augmentation, without mixup and cutmix: the labels stay as they are."""
     half: bool = False
-    """Store matrices and convolutions in 16 bits; the accuracy is then that of the stored weights."""
+    """Store matrices and convolutions in 16 bits; the accuracy is then that of the stored
+    weights.
+    """
     compile: bool = False
-    """Compile the network, again for each size of the images: for runs of an hour and more, and for GPUs."""
+    """Compile the network, again for each size of the images: for runs of an hour and more, and for
+    GPUs.
+    """
     seed: int = 0
     """Fixes the result."""
     device: Device = "auto"
@@ -91,24 +108,44 @@ def side_at(progress: float, side: int, small: float) -> int:
 
 
 def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
-    """The network before its first step, and training and test images; what does not fit is refused now and not at the end."""
+    """The network before its first step, and training and test images; what does not fit is refused
+    now and not at the end.
+    """
     if recipe.size and recipe.channels not in (1, 3):
         raise SystemExit(f"channels must be 1 or 3 where size is given, got {recipe.channels}")
     fit = (recipe.channels, recipe.size) if recipe.size else (None, None)
     data, test = (load_images(recipe.data, split, *fit, quiet=False) for split in ("train", "test"))
     if content_hash(data.images, None) == content_hash(test.images, None):
-        raise SystemExit(f"{recipe.data} has no test images of its own, so no accuracy could be told; split it into train and test")
+        raise SystemExit(
+            f"{recipe.data} has no test images of its own, so no accuracy could be told; split it "
+            "into train and test"
+        )
     if not 0 <= recipe.small <= 1 or not 1 <= recipe.batch <= len(data) or recipe.epochs < 1:
-        raise SystemExit(f"small lies in [0, 1], batch in [1, {len(data)}] (the images), epochs from 1 on; got {recipe}")
-    check_views(recipe.views, "views")
+        raise SystemExit(
+            f"small lies in [0, 1], batch in [1, {len(data)}] (the images), epochs from 1 on; got "
+            f"{recipe}"
+        )
     if recipe.views.mixup or recipe.views.cutmix:
-        raise SystemExit("views.mixup and views.cutmix blend images, and labels stay as they are: leave both at 0")
+        raise SystemExit(
+            "views.mixup and views.cutmix blend images, and labels stay as they are: leave both "
+            "at 0"
+        )
     if data.labels is None:
         raise SystemExit(f"{data.name} has no labels to learn from")
     (_, channels, size, width), classes = data.images.shape, int(data.labels.max()) + 1
     if size != width:
-        raise SystemExit(f"{data.name} has images of {width} × {size} pixels, and networks here take squares: give --size")
-    spec = ModelSpec(recipe.model, channels=channels, size=size, classes=classes, mean=recipe.mean, std=recipe.std)
+        raise SystemExit(
+            f"{data.name} has images of {width} × {size} pixels, and networks here take squares: "
+            "give --size"
+        )
+    spec = ModelSpec(
+        recipe.model,
+        channels=channels,
+        size=size,
+        classes=classes,
+        mean=recipe.mean,
+        std=recipe.std,
+    )
     student = build_classifier(spec, recipe.seed)
     for split in (data, test):
         check_fit(student, split)
@@ -137,7 +174,10 @@ def train(recipe: TeacherRecipe) -> float:
     total, shown, save_due = recipe.epochs * per_epoch, images, Every(60)
     state.student.train()
     network = torch.compile(state.student, dynamic=False) if recipe.compile else state.student
-    with StopFlag() as stop, StepProgress(f"training {recipe.model}", total, start=state.step) as progress:
+    with (
+        StopFlag() as stop,
+        StepProgress(f"training {recipe.model}", total, start=state.step) as progress,
+    ):
         while state.step < total:
             began = time.perf_counter()
             epoch, place = divmod(state.step, per_epoch)
@@ -148,7 +188,11 @@ def train(recipe: TeacherRecipe) -> float:
             index = order[place * recipe.batch : (place + 1) * recipe.batch]
             state.optimiser.set_share(one_cycle(state.step, total, warmup=0.2))
             with forward_pass(device, precision):
-                logits = network(make_views(shown, index, torch.full_like(index, epoch), recipe.views, recipe.seed))
+                logits = network(
+                    make_views(
+                        shown, index, torch.full_like(index, epoch), recipe.views, recipe.seed
+                    )
+                )
             loss = F.cross_entropy(logits.float(), labels[index])
             state.optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -157,7 +201,9 @@ def train(recipe: TeacherRecipe) -> float:
             if state.step % 25 == 0 or state.step == total:
                 if not math.isfinite(figure := loss.item()):
                     state_file.unlink(missing_ok=True)  # nobody can go on from there
-                    raise SystemExit(f"the loss is {figure} at step {state.step}; lower the learning rate")
+                    raise SystemExit(
+                        f"the loss is {figure} at step {state.step}; lower the learning rate"
+                    )
                 progress.update(state.step, f"loss {figure:.4f}, {side} pixels")
             stopping = stop.raised and state.step < total
             saving = stopping or save_due()
@@ -172,12 +218,21 @@ def train(recipe: TeacherRecipe) -> float:
         for parameter in state.student.parameters():
             if parameter.ndim > 1:
                 parameter.data = parameter.data.half().float()
-    accuracy = evaluate(state.student, test, device=device.type).accuracy
-    notes = {"recipe": "tools/train_teacher.py", **settings, "accuracy": accuracy, "device": describe_device(device)}
+    accuracy = evaluate(state.student, test, runtime=Runtime(device=device.type)).accuracy
+    notes = {
+        "recipe": "tools/train_teacher.py",
+        **settings,
+        "accuracy": accuracy,
+        "device": describe_device(device),
+    }
     state.student.spec = replace(spec, notes=notes)
     save_classifier(state.student.cpu(), recipe.out, recipe.half)
     if recipe.record:
-        figures = {"parameters": state.student.parameters_count, "seconds": round(state.seconds), "recipe": settings}
+        figures = {
+            "parameters": state.student.parameters_count,
+            "seconds": round(state.seconds),
+            "recipe": settings,
+        }
         figures |= {"accuracy": accuracy, "device": describe_device(device)}
         record(Path(recipe.record), Path(recipe.out), figures)
     state_file.unlink(missing_ok=True)
@@ -187,12 +242,22 @@ def train(recipe: TeacherRecipe) -> float:
 
 
 def record(results: Path, file: Path, figures: dict[str, Any]) -> None:
-    """List the teacher saved as `file` among the others in `results`, in place of one of the same name."""
+    """List the teacher saved as `file` among the others in `results`, in place of one of the same
+    name.
+    """
     found = json.loads(results.read_text()) if results.is_file() else {"teachers": []}
     others = [entry for entry in found["teachers"] if entry["name"] != file.stem]
-    entry = {"name": file.stem, "file": file.as_posix(), "sha256": sha256(file.read_bytes()).hexdigest(), **figures}
+    entry = {
+        "name": file.stem,
+        "file": file.as_posix(),
+        "sha256": sha256(file.read_bytes()).hexdigest(),
+        **figures,
+    }
     commit = repository_commit()
-    found["command"] = f"python tools/train_teacher.py --config configs/teachers/NAME.yaml --data DIR --out FILE --record {results}"
+    found["command"] = (
+        "python tools/train_teacher.py --config configs/teachers/NAME.yaml --data DIR --out FILE "
+        f"--record {results}"
+    )
     entry |= (where := {"commit": commit, "device": figures["device"], "torch": torch.__version__})
     found |= where
     found["teachers"] = sorted([*others, entry], key=lambda entry: entry["name"])

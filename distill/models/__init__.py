@@ -1,12 +1,8 @@
-"""The zoo: networks by name, from torchvision or by import path, built for any channels, classes and size."""
+"""Networks by name, of whatever kind, built for any channels, classes and size."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
-from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,35 +11,35 @@ import torch
 from torch import nn
 
 from distill.models.classifier import Classifier, ModelSpec, as_found, read_spec, save_classifier
-from distill.models.convnet import ConvNet
-from distill.models.lenet import LeNet5
-from distill.models.mobilenet import CifarMobileNetV2
-from distill.models.resnet import CifarResNet
-from distill.models.vgg import CifarVGG11
+from distill.models.kinds import comes_trained, kind_of
+from distill.models.kinds.kind import Constructor
 from distill.models.weights import check_fit, load_weights, read_weights
-from distill.models.wrn import WideResNet
 from synthesis_kernels.errors import EchosetError
 
-__all__ = ["ZOO", "Classifier", "ModelSpec", "as_found", "build_classifier", "load_classifier", "read_spec", "save_classifier"]
-
-ZOO: dict[str, Callable[..., nn.Module]] = {
-    "lenet5": LeNet5,
-    "cifar-resnet18": partial(CifarResNet, blocks=(2, 2, 2, 2)),
-    "cifar-resnet34": partial(CifarResNet, blocks=(3, 4, 6, 3)),
-    "cifar-vgg11": CifarVGG11,
-    "cifar-mobilenetv2": CifarMobileNetV2,
-}
-FAMILIES = "lenet5, convnet-<width>, wrn-<depth>-<widen>, cifar-resnet18, cifar-resnet34, cifar-vgg11, cifar-mobilenetv2"
+__all__ = [
+    "Classifier",
+    "ModelSpec",
+    "as_found",
+    "build_classifier",
+    "comes_trained",
+    "load_classifier",
+    "read_spec",
+    "save_classifier",
+]
 
 
 def build_classifier(spec: ModelSpec, seed: int = 0) -> Classifier:
-    """Build `spec.model` with fresh weights drawn from `seed`; the global random state is left as it was."""
-    constructor = _find(spec.model)
+    """Build `spec.model` with fresh weights drawn from `seed`; the global random state is left as
+    it was.
+    """
+    constructor = kind_of(spec.model).constructor(spec.model)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # that of the CPU alone, where networks are built
         network = _construct(constructor, spec)
     if not isinstance(network, nn.Module):
-        raise EchosetError(f"model '{spec.model}' made a {type(network).__name__}, not a torch.nn.Module")
+        raise EchosetError(
+            f"model '{spec.model}' made a {type(network).__name__}, not a torch.nn.Module"
+        )
     return Classifier(network, spec)
 
 
@@ -53,11 +49,16 @@ def load_classifier(path: str | Path) -> Classifier:
         raise EchosetError(f"no model file at {path}")
     spec = read_spec(path) if Path(path).suffix == ".safetensors" else None
     if spec is None:
-        raise EchosetError(f"{path} holds weights without a description of the model: name it with model and weights")
-    if is_import_path(spec.model):
-        # The name comes from whoever wrote the file: importing and calling it would run what they like.
         raise EchosetError(
-            f"{path} asks to import '{spec.model}', which would run code named by the file. Where you trust it, name the "
+            f"{path} holds weights without a description of the model: name it with model and "
+            "weights"
+        )
+    if kind_of(spec.model).runs_user_code:
+        # The name comes from whoever wrote the file: importing and calling it would run what they
+        # like.
+        raise EchosetError(
+            f"{path} asks to import '{spec.model}', which would run code named by the file. Where "
+            "you trust it, name the "
             "network yourself: its import path as the model, and this file as its weights"
         )
     weights = read_weights(path)
@@ -69,7 +70,8 @@ def load_classifier(path: str | Path) -> Classifier:
 
 
 def _outline(spec: ModelSpec) -> nn.Module | None:
-    """The network's shapes without their memory, of which a file from elsewhere may ask for any amount.
+    """The network's shapes without their memory, of which a file from elsewhere may ask for any
+    amount.
 
     None where the constructor looks at values (torchvision's regnets do), or can't build it at all.
     """
@@ -80,57 +82,30 @@ def _outline(spec: ModelSpec) -> nn.Module | None:
         return None
 
 
-def is_import_path(name: str) -> bool:
-    """Whether building this model imports a module of the user's."""
-    return "." in name or ":" in name
-
-
-def _find(name: str) -> Callable[..., nn.Module]:
-    if name in ZOO:
-        return ZOO[name]
-    if match := re.fullmatch(r"wrn-(\d{1,4})-(\d+)", name):
-        return partial(WideResNet, depth=int(match[1]), widen=int(match[2]))
-    if match := re.fullmatch(r"convnet-(\d+)", name):
-        return partial(ConvNet, width=int(match[1]))
-    if "/" in name or Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
-        raise EchosetError(f"'{name}' is a file, not a network: give the network's name as the model and this file as its weights")
-    if is_import_path(name):
-        return _import(name)
-    from distill.torchvision_shim import torchvision
-
-    if name in torchvision.models.list_models(module=torchvision.models):
-        return partial(torchvision.models.get_model, name, weights=None)
-    close = get_close_matches(name, [*ZOO, *torchvision.models.list_models(module=torchvision.models)], n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    raise EchosetError(
-        f"no model named '{name}'.{hint} Known: {FAMILIES}; a torchvision name such as resnet18; a file saved by echoset; "
-        "or an import path such as my_package.my_module.MyNet"
-    )
-
-
-def _import(path: str) -> Callable[..., nn.Module]:
-    """`package.module.Name` or `package.module:Name`. This runs the user's own code."""
-    module_name, _, attribute = path.replace(":", ".").rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises while it is imported
-        raise EchosetError(f"model '{path}': cannot import {module_name} ({error}); is it installed or on PYTHONPATH?") from error
-    if not callable(constructor := getattr(module, attribute, None)):
-        raise EchosetError(f"model '{path}': {module_name} has no class or function named {attribute}")
-    return constructor
-
-
-def _construct(constructor: Callable[..., nn.Module], spec: ModelSpec) -> nn.Module:
-    """Call with the user's arguments, type-checked, plus what the spec knows under the names the signature uses."""
+def _construct(constructor: Constructor, spec: ModelSpec) -> nn.Module:
+    """Call with the user's arguments, type-checked, plus what the spec knows under the names the
+    signature uses.
+    """
     parameters = inspect.signature(constructor).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    # A partial's bound keywords (the depth in wrn-40-2) belong to the name and are not the user's to set.
+    # A partial's bound keywords (the depth in wrn-40-2) belong to the name and are not the user's
+    # to set.
     bound = set(constructor.keywords) if isinstance(constructor, partial) else set()
     unknown = [k for k in spec.arguments if k in bound or (k not in parameters and not open_ended)]
     if unknown:
-        accepted = [k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD and k not in bound]
-        raise EchosetError(f"model '{spec.model}' takes no argument {', '.join(unknown)}; it takes {', '.join(accepted) or 'none'}")
-    known = {"channels": spec.channels, "in_channels": spec.channels, "in_chans": spec.channels, "size": spec.size}
+        accepted = [
+            k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD and k not in bound
+        ]
+        raise EchosetError(
+            f"model '{spec.model}' takes no argument {', '.join(unknown)}; it takes "
+            f"{', '.join(accepted) or 'none'}"
+        )
+    known = {
+        "channels": spec.channels,
+        "in_channels": spec.channels,
+        "in_chans": spec.channels,
+        "size": spec.size,
+    }
     known |= {"classes": spec.classes, "num_classes": spec.classes}
     known = {k: v for k, v in known.items() if k in parameters and k not in bound}
     if open_ended and isinstance(constructor, partial):
@@ -141,17 +116,24 @@ def _construct(constructor: Callable[..., nn.Module], spec: ModelSpec) -> nn.Mod
     except EchosetError:
         raise
     except Exception as error:
-        raise EchosetError(f"model '{spec.model}' could not be built with {arguments}: {type(error).__name__}: {error}") from error
+        raise EchosetError(
+            f"model '{spec.model}' could not be built with {arguments}: {type(error).__name__}: "
+            f"{error}"
+        ) from error
 
 
-def _typed(constructor: Callable[..., nn.Module], spec: ModelSpec) -> dict:
-    """The user's arguments parsed against the constructor's annotations, as the command line would parse them."""
+def _typed(constructor: Constructor, spec: ModelSpec) -> dict:
+    """The user's arguments parsed against the constructor's annotations, as the command line would
+    parse them.
+    """
     if not spec.arguments or isinstance(constructor, partial):
         return spec.arguments
     import jsonargparse
 
     try:
-        hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+        hints = get_type_hints(
+            constructor.__init__ if inspect.isclass(constructor) else constructor
+        )
     except Exception:  # annotations that can't be resolved leave the values as they are
         hints = {}
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
@@ -160,4 +142,6 @@ def _typed(constructor: Callable[..., nn.Module], spec: ModelSpec) -> dict:
             parser.add_argument(f"--{name}", type=hints.get(name, Any))
         return vars(parser.instantiate(parser.parse_object(spec.arguments)))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise EchosetError(f"model '{spec.model}', argument {' '.join(str(error).split())}") from error
+        raise EchosetError(
+            f"model '{spec.model}', argument {' '.join(str(error).split())}"
+        ) from error

@@ -1,7 +1,9 @@
-"""A network together with what it expects of an image: the one form in which the project handles teachers and students.
+"""A network together with what it expects of an image: the one form in which the project handles
+teachers and students.
 
-A `Classifier` takes images in [0, 1] and normalises them itself, so nothing else needs to know about means. Saved, it
-is one safetensors file whose metadata rebuilds it: `save_classifier(student, path)`, then `load_classifier(path)`.
+A `Classifier` takes images in [0, 1] and normalises them itself, so nothing else needs to know
+about means. Saved, it is one safetensors file whose metadata rebuilds it: `save_classifier(student,
+path)`, then `load_classifier(path)`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from torch import Tensor, nn
 from distill.files import write_atomically
 from synthesis_kernels.errors import EchosetError
 
-METADATA_KEY = "echoset"  # one key only: safetensors writes several in an order that changes from run to run
+METADATA_KEY = (
+    "echoset"  # one key only: safetensors writes several in an order that changes from run to run
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,12 @@ class Classifier(nn.Module):
         self.network = network
         self.spec = spec
         place = next((tensor.device for tensor in network.state_dict().values()), None)
-        self.register_buffer("mean", torch.tensor(spec.mean, device=place).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std, device=place).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(spec.mean, device=place).view(1, -1, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(spec.std, device=place).view(1, -1, 1, 1), persistent=False
+        )
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
         return self.network((images - self.mean) / self.std)
@@ -64,25 +72,39 @@ class Classifier(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def check_forward(self) -> None:
-        """Two grey images through the network: the cheapest way to learn that channels, size or classes are wrong."""
+        """Two grey images through the network: the cheapest way to learn that channels, size or
+        classes are wrong.
+        """
         spec = self.spec
         training = self.training
         try:
             with torch.inference_mode():
-                logits = self.eval()(torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=self.mean.device))
+                logits = self.eval()(
+                    torch.full(
+                        (2, spec.channels, spec.size, spec.size), 0.5, device=self.mean.device
+                    )
+                )
         except EchosetError:
             raise
         except Exception as error:  # whatever the network raises
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
             shape = (spec.channels, spec.size, spec.size)
-            raise EchosetError(f"{spec.model} does not take images of shape {shape} (channels, height, width): {reason}") from error
+            raise EchosetError(
+                f"{spec.model} does not take images of shape {shape} (channels, height, width): "
+                f"{reason}"
+            ) from error
         finally:
             self.train(training)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, spec.classes):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise EchosetError(f"{spec.model} answers {found} to two images, expected (2, {spec.classes})")
+            raise EchosetError(
+                f"{spec.model} answers {found} to two images, expected (2, {spec.classes})"
+            )
         if not torch.isfinite(logits).all():
-            raise EchosetError(f"the answer of {spec.model} to a grey image is not finite; the checkpoint is damaged")
+            raise EchosetError(
+                f"the answer of {spec.model} to a grey image is not finite; the checkpoint is "
+                "damaged"
+            )
 
     @property
     def contract(self) -> dict[str, Any]:
@@ -96,17 +118,24 @@ class Classifier(nn.Module):
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
 
 
 @contextmanager
 def as_found(classifier: Classifier | None) -> Iterator[None]:
-    """Afterwards the classifier, which may be a user's own, is on the device where it was, and trained or frozen as it was."""
+    """Afterwards the classifier, which may be a user's own, is on the device where it was, and
+    trained or frozen as it was.
+    """
     if classifier is None:
         yield
         return
-    home, modes = classifier.mean.device, {module: module.training for module in classifier.modules()}
+    home, modes = (
+        classifier.mean.device,
+        {module: module.training for module in classifier.modules()},
+    )
     trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     try:
         yield
@@ -121,32 +150,56 @@ def as_found(classifier: Classifier | None) -> Iterator[None]:
 def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:
     """Write weights and spec as one safetensors file; equal weights give equal bytes.
 
-    Weights that several layers share are written for each of them. With `half`, matrices and convolutions are rounded to 16
-    bits: half the file. BatchNorm's statistics never are.
+    Weights that several layers share are written for each of them. With `half`, matrices and
+    convolutions are rounded to 16 bits: half the file. BatchNorm's statistics never are.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in classifier.network.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in classifier.network.state_dict().items()
+    }
     if half:
-        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
-    write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: json.dumps(asdict(classifier.spec), sort_keys=True)}))
+        tensors = {
+            name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
+        }
+    write_atomically(
+        Path(path),
+        to_safetensors(
+            tensors, {METADATA_KEY: json.dumps(asdict(classifier.spec), sort_keys=True)}
+        ),
+    )
 
 
 def check_contract(contract: Mapping[str, Any], where: str) -> None:
-    """Refuse what can't be an input of a network, as a file from elsewhere may say anything; `where` names it for the message."""
-    for key, (least, most) in {"channels": (1, 1024), "size": (1, 8192), "classes": (2, 1_000_000)}.items():
+    """Refuse what can't be an input of a network, as a file from elsewhere may say anything;
+    `where` names it for the message.
+    """
+    for key, (least, most) in {
+        "channels": (1, 1024),
+        "size": (1, 8192),
+        "classes": (2, 1_000_000),
+    }.items():
         value = contract.get(key)
         if type(value) is not int or not least <= value <= most:
-            raise EchosetError(f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}")
+            raise EchosetError(
+                f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}"
+            )
     for key in ("mean", "std"):
         values = contract.get(key)
-        if not isinstance(values, list | tuple) or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+        if not isinstance(values, list | tuple) or not all(
+            type(v) in (int, float) and math.isfinite(v) for v in values
+        ):
             raise EchosetError(f"{where}: {key} must be a list of numbers, got {values!r:.40}")
     _check_normaliser(contract["mean"], contract["std"], contract["channels"], f"{where}: ")
 
 
-def _check_normaliser(mean: Sequence[float], std: Sequence[float], channels: int, where: str = "") -> None:
+def _check_normaliser(
+    mean: Sequence[float], std: Sequence[float], channels: int, where: str = ""
+) -> None:
     for name, given in (("mean", mean), ("std", std)):
         if len(given) not in (1, channels):
-            raise EchosetError(f"{where}{name} has {len(given)} values, but the input has {channels} channels")
+            raise EchosetError(
+                f"{where}{name} has {len(given)} values, but the input has {channels} channels"
+            )
     if min(std) <= 0:
         raise EchosetError(f"{where}every std must be positive, got {list(std)}")
 
@@ -164,9 +217,13 @@ def read_spec(path: str | Path) -> ModelSpec | None:
         values = json.loads(stored)
         spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise EchosetError(f"{path}: its '{METADATA_KEY}' metadata is not a model description ({error})") from error
+        raise EchosetError(
+            f"{path}: its '{METADATA_KEY}' metadata is not a model description ({error})"
+        ) from error
     for name, kind in (("model", str), ("arguments", dict), ("notes", dict)):
         if not isinstance(getattr(spec, name), kind):
-            raise EchosetError(f"{path}: '{name}' of its '{METADATA_KEY}' metadata is not a {kind.__name__}")
+            raise EchosetError(
+                f"{path}: '{name}' of its '{METADATA_KEY}' metadata is not a {kind.__name__}"
+            )
     check_contract(asdict(spec), str(path))
     return spec

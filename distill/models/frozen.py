@@ -1,4 +1,6 @@
-"""A network made ready to be asked many times and never trained: frozen, fused, and telling its BatchNorm moments."""
+"""A network made ready to be asked many times and never trained: frozen, fused, and telling its
+BatchNorm moments.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from synthesis_kernels.errors import EchosetError
 def find_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
     """Every layer that keeps running statistics, by name.
 
-    Recognised by what they hold and not by class, so that SyncBatchNorm and frozen variants of torchvision, timm and
-    detectron2 count as well.
+    Recognised by what they hold and not by class, so that SyncBatchNorm and frozen variants of
+    torchvision, timm and detectron2 count as well.
     """
     return {
         name: module
@@ -35,10 +37,11 @@ def find_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
 class Frozen(nn.Module):
     """A copy of a classifier in evaluation mode; `frozen(images)` gives float32 logits.
 
-    Every BatchNorm is replaced by `bn_match`, together with the ReLU where a ReLU is all that follows it. Weights are
-    shared with the original, except those of convolutions and linear layers where it computes in bfloat16: they are cast
-    once, and wide 3×3 convolutions run as `FrozenConv3x3`. The original is never touched, so there is nothing to switch
-    off. `refresh()` takes over what changed in it.
+    Every BatchNorm is replaced by `bn_match`, together with the ReLU where a ReLU is all that
+    follows it. Weights are shared with the original, except those of convolutions and linear layers
+    where it computes in bfloat16: they are cast once, and wide 3×3 convolutions run as
+    `FrozenConv3x3`. The original is never touched, so there is nothing to switch off. `refresh()`
+    takes over what changed in it.
     """
 
     def __init__(self, original: Classifier, precision: torch.dtype = torch.float32) -> None:
@@ -47,7 +50,9 @@ class Frozen(nn.Module):
         # Not submodules: the original is not ours to move, save or train.
         self._norms = find_batch_norms(original.network)
         shared: dict[int, Tensor] = {id(t): t for t in original.buffers()}
-        shared |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in original.parameters()}  # the same memory
+        shared |= {
+            id(p): nn.Parameter(p.detach(), requires_grad=False) for p in original.parameters()
+        }  # the same memory
         network = copy.deepcopy(original, shared).eval()
         self._seen: dict[str, tuple[Tensor, Tensor]] | None = None
         self._taps = {name: _Tap(name, layer, self) for name, layer in self._norms.items()}
@@ -61,7 +66,9 @@ class Frozen(nn.Module):
         self.classifier = network
 
     def _cast(self, network: nn.Module) -> None:
-        """Cast weights once, not at every pass as autocast would; convolutions with a faster form get it."""
+        """Cast weights once, not at every pass as autocast would; convolutions with a faster form
+        get it.
+        """
         fast = {}
         for layer in network.modules():
             if pays(layer):
@@ -75,7 +82,9 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the original's present weights and statistics, where they are not the same memory."""
+        """Take over the original's present weights and statistics, where they are not the same
+        memory.
+        """
         for cast, weight in self._casts:
             cast.copy_(weight)
         for fast, layer in self._convolutions:
@@ -88,7 +97,8 @@ class Frozen(nn.Module):
             return self.classifier(images).float()
 
     def with_moments(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B, K), (ΣC,), (ΣC,)
-        """Logits, and the batch's mean and biased variance at the inputs of all BatchNorm layers, end to end.
+        """Logits, and the batch's mean and biased variance at the inputs of all BatchNorm layers,
+        end to end.
 
         Differentiable in the images.
         """
@@ -100,14 +110,19 @@ class Frozen(nn.Module):
             self._seen = None
         missing = [name for name in self._norms if name not in seen]
         if missing:
-            raise EchosetError(f"BatchNorm layer {missing[0]} took no part in the forward pass, so it can't be matched")
+            raise EchosetError(
+                f"BatchNorm layer {missing[0]} took no part in the forward pass, so it can't be "
+                "matched"
+            )
         means, variances = zip(*(seen[name] for name in self._norms), strict=True)
         return logits, torch.cat(means), torch.cat(variances)
 
     def target(self, relative: bool = False) -> MomentTarget:
         """What those moments should be: the statistics the layers keep."""
         layers = self._norms.values()
-        return MomentTarget([m.running_mean for m in layers], [m.running_var for m in layers], relative)
+        return MomentTarget(
+            [m.running_mean for m in layers], [m.running_var for m in layers], relative
+        )
 
 
 def _replace(network: nn.Module, new: dict[int, nn.Module]) -> None:
@@ -125,7 +140,8 @@ class _Tap(nn.Module):
         super().__init__()
         self.name, self.relu = name, False
         self._owner = [owner]  # in a list, so that it is no submodule
-        # A subclass may do more than normalise (timm's also activates): then it runs itself, and only its input is measured.
+        # A subclass may do more than normalise (timm's also activates): then it runs itself, and
+        # only its input is measured.
         exact = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
         self.layer = None if exact or type(layer).__name__ == "FrozenBatchNorm2d" else layer
         self.register_buffer("scale", torch.ones_like(layer.running_mean, dtype=torch.float32))
@@ -136,7 +152,9 @@ class _Tap(nn.Module):
     def take(self, layer: nn.Module) -> None:
         """Fold the layer's statistics and affine map."""
         if self.layer is None:
-            scale, shift = fold_batch_norm(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
+            scale, shift = fold_batch_norm(
+                layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps
+            )
             self.scale.copy_(scale)
             self.shift.copy_(shift)
 
@@ -145,13 +163,18 @@ class _Tap(nn.Module):
         y, mean, variance = bn_match(x, self.scale, self.shift, self.relu)
         if seen is not None:
             if self.name in seen:
-                raise EchosetError(f"BatchNorm layer {self.name} runs twice in one forward pass; its statistics can't be matched")
+                raise EchosetError(
+                    f"BatchNorm layer {self.name} runs twice in one forward pass; its statistics "
+                    "can't be matched"
+                )
             seen[self.name] = (mean, variance)
         return y if self.layer is None else self.layer(y)
 
 
 class _OneInput(nn.Module):
-    """The network with its images alone: fx would make a proxy of every optional argument, too, which is then not None."""
+    """The network with its images alone: fx would make a proxy of every optional argument, too,
+    which is then not None.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -167,14 +190,22 @@ class _Tracer(fx.Tracer):
 
 
 def _fuse_relu(network: nn.Module) -> nn.Module:
-    """The network with a ReLU that alone follows a tap moved into the tap; unchanged where it can't be traced."""
+    """The network with a ReLU that alone follows a tap moved into the tap; unchanged where it can't
+    be traced.
+    """
     whole, network = network, _OneInput(network)
     try:
         graph = _Tracer().trace(network)
     except Exception:  # whatever a module's own Python does when no tensor comes through it
         return whole
-    taps = {node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
-    taps = {node: module for node, module in taps.items() if isinstance(module, _Tap) and module.layer is None}
+    taps = {
+        node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
+    }
+    taps = {
+        node: module
+        for node, module in taps.items()
+        if isinstance(module, _Tap) and module.layer is None
+    }
     if len(set(taps.values())) < len(taps):
         return whole  # a layer that runs twice, perhaps with a ReLU behind one of the two
     for node, tap in taps.items():

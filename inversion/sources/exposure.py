@@ -1,6 +1,8 @@
-"""Exposure: a figure on black made of any picture, by cutting its darker part away and, often, all outside a frame.
+"""Exposure: a figure on black made of any picture, by cutting its darker part away and, often, all
+outside a frame.
 
-Teachers of figures on a ground, such as digits, call whole canvases one class; exposed ones they tell apart.
+Teachers of figures on a ground, such as digits, call whole canvases one class; exposed ones they
+tell apart.
 """
 
 from __future__ import annotations
@@ -32,8 +34,14 @@ def expose(images: Tensor, random: Random, share: float) -> Tensor:  # (B, C, H,
 def _frame(random: Random, count: int, size: int) -> Tensor:  # (count, H, W)
     """1 in an ellipse anywhere and 0 outside, with a soft edge."""
     steps = torch.linspace(-1, 1, size, device=random.device)
-    x, y = steps - random.uniform(count, 1, 1, low=-0.4, high=0.4), steps[:, None] - random.uniform(count, 1, 1, low=-0.4, high=0.4)
+    x, y = (
+        steps - random.uniform(count, 1, 1, low=-0.4, high=0.4),
+        steps[:, None] - random.uniform(count, 1, 1, low=-0.4, high=0.4),
+    )
     angle = random.uniform(count, 1, 1, high=math.pi)
     along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-    radius, ratio = random.uniform(count, 1, 1, low=0.3, high=0.9), random.uniform(count, 1, 1, low=0.3, high=1.1)
+    radius, ratio = (
+        random.uniform(count, 1, 1, low=0.3, high=0.9),
+        random.uniform(count, 1, 1, low=0.3, high=1.1),
+    )
     return (8 * (radius - torch.hypot(along, across / ratio))).sigmoid()

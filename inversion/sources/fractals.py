@@ -1,4 +1,6 @@
-"""Fractals: attractors of random affine maps, drawn by the chaos game (as for pre-training in Kataoka et al. 2020)."""
+"""Fractals: attractors of random affine maps, drawn by the chaos game (as for pre-training in
+Kataoka et al. 2020).
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,33 @@ MAPS, WALKERS, STEPS, SETTLING = 6, 96, 48, 12
 
 @dataclass(frozen=True)
 class Fractals:
-    """The attractor of two to six contractions in one colour, brighter where it is met more often, on black or another colour."""
+    """The attractor of two to six contractions in one colour, brighter where it is met more often,
+    on black or another colour.
+    """
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:  # (count, C, H, W) in [0, 1]
-        # A map is rotation · diag(singular values) · rotation; values below 1 make it a contraction.
+    def draw(
+        self, random: Random, count: int, channels: int, size: int
+    ) -> Tensor:  # (count, C, H, W) in [0, 1]
+        # A map is rotation · diag(singular values) · rotation; values below 1 make it a
+        # contraction.
         turn = random.uniform(2, count, MAPS, high=2 * math.pi)
         long = random.uniform(count, MAPS, low=0.3, high=0.9)
-        short = long * random.uniform(count, MAPS, low=0.2) * random.uniform(count, MAPS).sub(0.3).sign()
+        short = (
+            long
+            * random.uniform(count, MAPS, low=0.2)
+            * random.uniform(count, MAPS).sub(0.3).sign()
+        )
         (c, d), (s, t) = turn.cos(), turn.sin()
         matrix = torch.stack([c * d * long - s * t * short, -c * t * long - s * d * short])
-        matrix = torch.stack([matrix, torch.stack([s * d * long + c * t * short, -s * t * long + c * d * short])])
+        matrix = torch.stack(
+            [matrix, torch.stack([s * d * long + c * t * short, -s * t * long + c * d * short])]
+        )
         offset = random.uniform(2, count, MAPS, low=-1.0)
         # The larger a map's image, the more often it is applied.
         chances = (long * short).abs() + 0.05
-        chances = chances * (torch.arange(MAPS, device=chances.device) < random.integers(2, MAPS, count, 1))
+        chances = chances * (
+            torch.arange(MAPS, device=chances.device) < random.integers(2, MAPS, count, 1)
+        )
         limits = chances.cumsum(1) / chances.sum(1, keepdim=True)
 
         point, met = torch.zeros(2, count, WALKERS, device=random.device), []

@@ -15,7 +15,9 @@ from inversion.sources.random import Random
 class UniformNoise:
     """Each pixel drawn alone, all values alike."""
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:  # (count, C, H, W) in [0, 1]
+    def draw(
+        self, random: Random, count: int, channels: int, size: int
+    ) -> Tensor:  # (count, C, H, W) in [0, 1]
         return random.uniform(count, channels, size, size)
 
 
@@ -32,7 +34,9 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class SmoothNoise:
-    """Uniform noise on a coarse grid of 2 to 8 cells a side, enlarged smoothly, stretched to the full range."""
+    """Uniform noise on a coarse grid of 2 to 8 cells a side, enlarged smoothly, stretched to the
+    full range.
+    """
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
         coarse = random.uniform(count, channels, 8, 8)
@@ -40,19 +44,25 @@ class SmoothNoise:
         images = torch.empty(count, channels, size, size, device=coarse.device)
         for side in range(2, 9):
             mine = cells == side
-            fine = F.interpolate(coarse[:, :, :side, :side], (size, size), mode="bicubic", align_corners=False)
+            fine = F.interpolate(
+                coarse[:, :, :side, :side], (size, size), mode="bicubic", align_corners=False
+            )
             images = torch.where(mine[:, None, None, None], fine, images)
         return _stretch(images)
 
 
 @dataclass(frozen=True)
 class PinkNoise:
-    """Noise whose amplitude falls as frequency to the power of 0.5 to 2, as photographs' does, stretched to the full range."""
+    """Noise whose amplitude falls as frequency to the power of 0.5 to 2, as photographs' does,
+    stretched to the full range.
+    """
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
         spectrum = torch.fft.rfft2(random.normal(count, channels, size, size))
         device = spectrum.device
-        frequency = torch.hypot(torch.fft.fftfreq(size, device=device)[:, None], torch.fft.rfftfreq(size, device=device))
+        frequency = torch.hypot(
+            torch.fft.fftfreq(size, device=device)[:, None], torch.fft.rfftfreq(size, device=device)
+        )
         slope = random.uniform(count, 1, 1, 1, low=0.5, high=2.0)
         frequency[0, 0] = torch.inf  # no mean: stretching would take it away again
         return _stretch(torch.fft.irfft2(spectrum * frequency**-slope, s=(size, size)))

@@ -1,4 +1,6 @@
-"""Random numbers for procedural sources: a stream on the device, and one for choices that decide what is computed."""
+"""Random numbers for procedural sources: a stream on the device, and one for choices that decide
+what is computed.
+"""
 
 from __future__ import annotations
 

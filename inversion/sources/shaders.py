@@ -2,8 +2,9 @@
 
     symmetry of the plane → warp → two fields, joined → tone → palette
 
-A program is one choice of each; its numbers (frequencies, places, colours …) are drawn anew for every picture. Fields take
-coordinates x, y (B, H, W), the picture being the square from −1 to 1, and give values of about −1 to 1.
+A program is one choice of each; its numbers (frequencies, places, colours …) are drawn anew for
+every picture. Fields take coordinates x, y (B, H, W), the picture being the square from −1 to 1,
+and give values of about −1 to 1.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Program:
     tone: Callable[[Random, Tensor], Tensor]
     palette: Callable[[Random, Tensor, int], Tensor]
 
-    def paint(self, random: Random, count: int, channels: int, size: int) -> Tensor:  # (count, C, H, W) in [0, 1]
+    def paint(
+        self, random: Random, count: int, channels: int, size: int
+    ) -> Tensor:  # (count, C, H, W) in [0, 1]
         """`count` pictures."""
         plane = self.warp(random, self.symmetry(random, _camera(random, count, size)))
         shade = self.tone(random, self.join(random, self.first, self.second, plane))
@@ -48,9 +51,13 @@ class Program:
 class Shaders:
     """Procedural pictures by random programs."""
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:  # (count, C, H, W) in [0, 1]
+    def draw(
+        self, random: Random, count: int, channels: int, size: int
+    ) -> Tensor:  # (count, C, H, W) in [0, 1]
         groups = [min(TOGETHER, count - first) for first in range(0, count, TOGETHER)]
-        return torch.cat([random_program(random).paint(random, some, channels, size) for some in groups])
+        return torch.cat(
+            [random_program(random).paint(random, some, channels, size) for some in groups]
+        )
 
 
 def random_program(random: Random) -> Program:
@@ -61,7 +68,9 @@ def random_program(random: Random) -> Program:
 
 def programs_count() -> int:
     """How many different programs there are."""
-    pictures = len(FIELDS) * (1 + (len(JOINS) - 1) * len(FIELDS))  # `one` leaves the second field out
+    pictures = len(FIELDS) * (
+        1 + (len(JOINS) - 1) * len(FIELDS)
+    )  # `one` leaves the second field out
     return pictures * math.prod(map(len, (SYMMETRIES, WARPS, TONES, PALETTES)))
 
 
@@ -133,7 +142,11 @@ def inversion(random: Random, plane: Plane) -> Plane:
 def ripple(random: Random, plane: Plane) -> Plane:
     """Wavy, both ways."""
     x, y = plane
-    size, frequency, start = _like(random, plane, 0.05, 0.4), _like(random, plane, 2, 8), _like(random, plane, 0, 6)
+    size, frequency, start = (
+        _like(random, plane, 0.05, 0.4),
+        _like(random, plane, 2, 8),
+        _like(random, plane, 0, 6),
+    )
     return x + size * (frequency * y + start).sin(), y + size * (frequency * x - start).sin()
 
 
@@ -169,7 +182,9 @@ def mosaic(random: Random, plane: Plane) -> Plane:
 def waves(random: Random, plane: Plane) -> Tensor:
     """Parallel waves."""
     angle, frequency = _like(random, plane, 0, 2 * math.pi), _like(random, plane, 2, 14)
-    return (frequency * (plane[0] * angle.cos() + plane[1] * angle.sin()) + _like(random, plane, 0, 6)).sin()
+    return (
+        frequency * (plane[0] * angle.cos() + plane[1] * angle.sin()) + _like(random, plane, 0, 6)
+    ).sin()
 
 
 def slope(random: Random, plane: Plane) -> Tensor:
@@ -206,7 +221,9 @@ def clouds(random: Random, plane: Plane) -> Tensor:
     values = random.uniform(len(plane[0]), 1, 8, 8, low=-1.0)
     scale = _like(random, plane, 0.4, 1.0)
     grid = torch.stack([_fold(part * scale) for part in plane], 3)
-    return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
+    return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=True)[
+        :, 0
+    ]
 
 
 def _fold(x: Tensor) -> Tensor:
@@ -239,7 +256,10 @@ def _nearest(random: Random, plane: Plane, count: int = 8) -> tuple[Tensor, Tens
     first = second = torch.full_like(plane[0], torch.inf)
     for x, y in random.uniform(count, 2, len(plane[0]), 1, 1, low=-1.3, high=1.3):
         distance = (plane[0] - x).square() + (plane[1] - y).square()
-        first, second = torch.minimum(first, distance), torch.minimum(second, torch.maximum(first, distance))
+        first, second = (
+            torch.minimum(first, distance),
+            torch.minimum(second, torch.maximum(first, distance)),
+        )
     return first.sqrt(), second.sqrt()
 
 
@@ -256,7 +276,10 @@ def polygon(random: Random, plane: Plane) -> Tensor:
     """A regular polygon, or a star where its sides are drawn in: positive inside."""
     x, y = plane[0] - _like(random, plane, -0.4, 0.4), plane[1] - _like(random, plane, -0.4, 0.4)
     sides = random.integers(3, 7, len(x), 1, 1)
-    angle = torch.remainder(torch.atan2(y, x) + _like(random, plane, 0, 6), 2 * math.pi / sides) - math.pi / sides
+    angle = (
+        torch.remainder(torch.atan2(y, x) + _like(random, plane, 0, 6), 2 * math.pi / sides)
+        - math.pi / sides
+    )
     edge = angle.abs().mul(_like(random, plane, 0, 1.5)).cos()
     return 3 * (_like(random, plane, 0.2, 0.8) - torch.hypot(x, y) * edge)
 
@@ -272,9 +295,13 @@ def strokes(random: Random, plane: Plane) -> Tensor:
     """One to four straight strokes: positive on them."""
     count = len(plane[0])
     nearest = torch.full_like(plane[0], torch.inf)
-    for number, (x, y, end_x, end_y) in enumerate(random.uniform(4, 4, count, 1, 1, low=-0.9, high=0.9)):
+    for number, (x, y, end_x, end_y) in enumerate(
+        random.uniform(4, 4, count, 1, 1, low=-0.9, high=0.9)
+    ):
         right, down = end_x - x, end_y - y
-        along = ((plane[0] - x) * right + (plane[1] - y) * down) / (right.square() + down.square()).clamp_min(1e-3)
+        along = ((plane[0] - x) * right + (plane[1] - y) * down) / (
+            right.square() + down.square()
+        ).clamp_min(1e-3)
         along = along.clamp(0, 1)
         distance = (plane[0] - x - along * right).square() + (plane[1] - y - along * down).square()
         unused = number > random.integers(0, 3, count, 1, 1) if number else False
@@ -285,7 +312,11 @@ def strokes(random: Random, plane: Plane) -> Tensor:
 def scribble(random: Random, plane: Plane) -> Tensor:
     """A closed or open curve of random harmonics: positive on it."""
     count, points = len(plane[0]), 32
-    time = torch.arange(points, device=random.device) / points * _like(random, plane, 2, 2 * math.pi)[:, :, 0]
+    time = (
+        torch.arange(points, device=random.device)
+        / points
+        * _like(random, plane, 2, 2 * math.pi)[:, :, 0]
+    )
     curve = torch.zeros(2, count, points, device=random.device)
     for harmonic in (1, 2, 3):
         size = random.uniform(2, count, 1, low=-1.0) / harmonic
@@ -398,7 +429,10 @@ def stretched(random: Random, shade: Tensor, channels: int) -> Tensor:
     """From a dark colour to a bright one, all of the range used."""
     low, high = shade.amin((1, 2), keepdim=True), shade.amax((1, 2), keepdim=True)
     shade = ((shade - low) / (high - low).clamp_min(1e-3))[:, None]
-    dark, bright = 0.3 * random.uniform(len(shade), channels, 1, 1), 0.5 + 0.5 * random.uniform(len(shade), channels, 1, 1)
+    dark, bright = (
+        0.3 * random.uniform(len(shade), channels, 1, 1),
+        0.5 + 0.5 * random.uniform(len(shade), channels, 1, 1),
+    )
     return torch.lerp(dark, bright, shade)
 
 
@@ -414,7 +448,10 @@ def paper(random: Random, shade: Tensor, channels: int) -> Tensor:
 
 def rainbow(random: Random, shade: Tensor, channels: int) -> Tensor:
     """Each channel goes up and down at its own pace."""
-    pace, start = random.uniform(len(shade), channels, 1, 1, low=0.5, high=2.5), random.uniform(len(shade), channels, 1, 1)
+    pace, start = (
+        random.uniform(len(shade), channels, 1, 1, low=0.5, high=2.5),
+        random.uniform(len(shade), channels, 1, 1),
+    )
     return 0.5 + 0.5 * (2 * math.pi * (pace * shade[:, None] + start)).cos()
 
 

@@ -1,4 +1,6 @@
-"""`bn_match` for CUDA: one pass over rows of channels each way. Sums are added up in a fixed order, so results repeat."""
+"""`bn_match` for CUDA: one pass over rows of channels each way. Sums are added up in a fixed order,
+so results repeat.
+"""
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
 from __future__ import annotations
@@ -9,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 2048  # elements a program holds at a time: sixteen per thread, and as many of each sum
-PROGRAMS = 1024  # about one wave on a large GPU; each walks over several blocks, so there are few partial sums
+# About one wave on a large GPU; each walks over several blocks, so there are few partial sums
+PROGRAMS = 1024
 
 
 @triton.jit
@@ -93,7 +96,9 @@ def forward(
 
 
 @forward.register_fake
-def _(rows: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    rows: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(rows), torch.empty_like(scale), torch.empty_like(scale)
 
 
@@ -108,19 +113,38 @@ def backward(
     base: Tensor,
     relu: bool,
 ) -> Tensor:
-    """The gradient of rows: grad through ReLU and scale, plus (rows − mean)·slope + base for the moments."""
+    """The gradient of rows: grad through ReLU and scale, plus (rows − mean)·slope + base for the
+    moments.
+    """
     count, channels, block_rows, block_channels = _blocks(rows)
     out = torch.empty_like(rows)
     vectors = [v.contiguous() for v in (scale, shift, mean, slope, base)]
     with torch.cuda.device_of(rows):
         _backward_kernel[triton.cdiv(count, block_rows), triton.cdiv(channels, block_channels)](
-            rows, grad, out, *vectors, count, C=channels, RELU=relu, BLOCK_R=block_rows, BLOCK_C=block_channels
+            rows,
+            grad,
+            out,
+            *vectors,
+            count,
+            C=channels,
+            RELU=relu,
+            BLOCK_R=block_rows,
+            BLOCK_C=block_channels,
         )
     return out
 
 
 @backward.register_fake
-def _(rows: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, slope: Tensor, base: Tensor, relu: bool) -> Tensor:
+def _(
+    rows: Tensor,
+    grad: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    slope: Tensor,
+    base: Tensor,
+    relu: bool,
+) -> Tensor:
     return torch.empty_like(rows)
 
 

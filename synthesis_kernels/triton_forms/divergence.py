@@ -1,4 +1,6 @@
-"""`divergence` for CUDA: a block holds all classes of a few samples, so logits are read once each way."""
+"""`divergence` for CUDA: a block holds all classes of a few samples, so logits are read once each
+way.
+"""
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
 from __future__ import annotations
@@ -8,12 +10,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-NOWHERE = tl.constexpr(-1e30)  # the logit of classes that pad a block: finite, so that differences of two are 0
+NOWHERE = tl.constexpr(
+    -1e30
+)  # the logit of classes that pad a block: finite, so that differences of two are 0
 LOG_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _log_softmax(ptr, base, stride, rows, K: tl.constexpr, BLOCK_K: tl.constexpr, temperature, WIDE: tl.constexpr):
+def _log_softmax(
+    ptr, base, stride, rows, K: tl.constexpr, BLOCK_K: tl.constexpr, temperature, WIDE: tl.constexpr
+):
     k = tl.arange(0, BLOCK_K)[None, :]
     mask = rows & (k < K)
     z = tl.load(ptr + base + k * stride, mask=mask, other=0.0).to(WIDE) / temperature
@@ -40,8 +46,12 @@ def _forward_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     rows, b, s = (row < samples)[:, None], (row // places)[:, None], (row % places)[:, None]
-    log_p = _log_softmax(teacher_ptr, b * teacher_b + s * teacher_s, teacher_k, rows, K, BLOCK_K, temperature, WIDE)
-    log_q = _log_softmax(student_ptr, b * student_b + s * student_s, student_k, rows, K, BLOCK_K, temperature, WIDE)
+    log_p = _log_softmax(
+        teacher_ptr, b * teacher_b + s * teacher_s, teacher_k, rows, K, BLOCK_K, temperature, WIDE
+    )
+    log_q = _log_softmax(
+        student_ptr, b * student_b + s * student_s, student_k, rows, K, BLOCK_K, temperature, WIDE
+    )
     towards_p, towards_q = _towards(log_p, log_q, JS)
     terms = tl.exp(log_p) * towards_p
     if JS:
@@ -59,13 +69,17 @@ def _backward_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     rows, b, s = (row < samples)[:, None], (row // places)[:, None], (row % places)[:, None]
-    log_p = _log_softmax(teacher_ptr, b * teacher_b + s * teacher_s, teacher_k, rows, K, BLOCK_K, temperature, WIDE)
-    log_q = _log_softmax(student_ptr, b * student_b + s * student_s, student_k, rows, K, BLOCK_K, temperature, WIDE)
+    log_p = _log_softmax(
+        teacher_ptr, b * teacher_b + s * teacher_s, teacher_k, rows, K, BLOCK_K, temperature, WIDE
+    )
+    log_q = _log_softmax(
+        student_ptr, b * student_b + s * student_s, student_k, rows, K, BLOCK_K, temperature, WIDE
+    )
     grad = tl.load(grad_ptr + row, mask=row < samples, other=0.0).to(WIDE)[:, None] * temperature
     p, q = tl.exp(log_p), tl.exp(log_q)
     towards_p, towards_q = _towards(log_p, log_q, JS)
     to_teacher = grad * p * (towards_p - tl.sum(p * towards_p, axis=1)[:, None])
-    if JS:  # noqa: SIM108
+    if JS:
         to_student = grad * q * (towards_q - tl.sum(q * towards_q, axis=1)[:, None])
     else:
         to_student = grad * (q - p)
@@ -84,12 +98,16 @@ def forward(
     temperature: float,
     kind: str,
 ) -> Tensor:  # (B, *)
-    """The divergence of each sample. Triton rounds `temperature` to float32, also where logits are float64."""
+    """The divergence of each sample. Triton rounds `temperature` to float32, also where logits are
+    float64.
+    """
     t, s = _three_axes(teacher), _three_axes(student)
     out = _like_samples(teacher, student)
     settings, grid = _launch(t, s, kind)
     with torch.cuda.device_of(student):
-        _forward_kernel[grid](t, s, out, out.numel(), t.shape[2], *t.stride(), *s.stride(), temperature, **settings)
+        _forward_kernel[grid](
+            t, s, out, out.numel(), t.shape[2], *t.stride(), *s.stride(), temperature, **settings
+        )
     return out
 
 
@@ -112,17 +130,23 @@ def backward(
     strides = (*t.stride(), *s.stride(), *to_t.stride(), *to_s.stride())
     settings, grid = _launch(t, s, kind)
     with torch.cuda.device_of(student):
-        _backward_kernel[grid](t, s, grad, to_t, to_s, grad.numel(), t.shape[2], *strides, temperature, **settings)
+        _backward_kernel[grid](
+            t, s, grad, to_t, to_s, grad.numel(), t.shape[2], *strides, temperature, **settings
+        )
     return to_t.view(teacher.shape), to_s.view(student.shape)
 
 
 @backward.register_fake
-def _(teacher: Tensor, student: Tensor, grad: Tensor, temperature: float, kind: str) -> tuple[Tensor, Tensor]:
+def _(
+    teacher: Tensor, student: Tensor, grad: Tensor, temperature: float, kind: str
+) -> tuple[Tensor, Tensor]:
     t, s = _three_axes(teacher), _three_axes(student)
     return torch.empty_like(t).view(teacher.shape), torch.empty_like(s).view(student.shape)
 
 
-def _three_axes(logits: Tensor) -> Tensor:  # (B, K, *) -> (B, K, S); a copy only where no one stride steps through *
+def _three_axes(
+    logits: Tensor,
+) -> Tensor:  # (B, K, *) -> (B, K, S); a copy only where no one stride steps through *
     return logits.flatten(2) if logits.ndim > 2 else logits.unsqueeze(2)
 
 
@@ -138,5 +162,12 @@ def _launch(teacher: Tensor, student: Tensor, kind: str) -> tuple[dict, tuple[in
     rows = max(1, 1024 // block)
     wide = tl.float64 if torch.float64 in (teacher.dtype, student.dtype) else tl.float32
     warps = min(max(block // 512, 4), 16)
-    settings = {"K": classes, "JS": kind == "js", "WIDE": wide, "BLOCK_R": rows, "BLOCK_K": block, "num_warps": warps}
+    settings = {
+        "K": classes,
+        "JS": kind == "js",
+        "WIDE": wide,
+        "BLOCK_R": rows,
+        "BLOCK_K": block,
+        "num_warps": warps,
+    }
     return settings, (triton.cdiv(samples, rows),)

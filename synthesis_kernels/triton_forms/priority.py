@@ -18,8 +18,11 @@ def _race_kernel(chances_ptr, luck_ptr, out_ptr, count, BLOCK: tl.constexpr):
     chance = tl.load(chances_ptr + place, mask=mask, other=0.0).to(tl.float64)
     luck = tl.load(luck_ptr + place, mask=mask, other=0.0).to(tl.float64)
     possible = chance > 0
-    # In float64 1 − u is exact, so a plain logarithm keeps the small times that float32 would need a log1p for.
-    wait = (0.0 - tl.log(1.0 - luck)) / tl.where(possible, chance, tl.full(chance.shape, 1.0, tl.float64))
+    # In float64 1 − u is exact, so a plain logarithm keeps the small times that float32 would need
+    # a log1p for.
+    wait = (0.0 - tl.log(1.0 - luck)) / tl.where(
+        possible, chance, tl.full(chance.shape, 1.0, tl.float64)
+    )
     wait = tl.where(possible, wait, tl.full(chance.shape, float("inf"), tl.float64))
     tl.store(out_ptr + place, wait.to(out_ptr.dtype.element_ty), mask=mask)
 
@@ -40,4 +43,6 @@ def _(chances: Tensor, luck: Tensor) -> Tensor:
 
 
 def _like_keys(chances: Tensor, luck: Tensor) -> Tensor:
-    return torch.empty(len(chances), dtype=torch.promote_types(chances.dtype, luck.dtype), device=chances.device)
+    return torch.empty(
+        len(chances), dtype=torch.promote_types(chances.dtype, luck.dtype), device=chances.device
+    )

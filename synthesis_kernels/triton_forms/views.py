@@ -1,4 +1,6 @@
-"""`views` for CUDA: where a pixel comes from is computed where it is read, and nothing in between is stored."""
+"""`views` for CUDA: where a pixel comes from is computed where it is read, and nothing in between
+is stored.
+"""
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
 from __future__ import annotations
@@ -50,11 +52,17 @@ def _views_kernel(
     value = tl.div_rn(tl.load(pool_ptr + image + place, mask=seen, other=0).to(tl.float32), 255.0)
     if MIXES:
         partner = _whole(tl.load(draw + 6 * count), images) * (C * H * W)
-        partner = tl.where(tl.load(draw + 5 * count) < mixup, partner, image)  # blended with itself, a view stays as it is
+        partner = tl.where(
+            tl.load(draw + 5 * count) < mixup, partner, image
+        )  # blended with itself, a view stays as it is
         share = tl.load(draw + 7 * count)
-        other = tl.div_rn(tl.load(pool_ptr + partner + place, mask=seen, other=0).to(tl.float32), 255.0)
+        other = tl.div_rn(
+            tl.load(pool_ptr + partner + place, mask=seen, other=0).to(tl.float32), 255.0
+        )
         apart = value - other
-        value = tl.where(share < 0.5, other + share * apart, value - apart * (1.0 - share))  # torch.lerp's own two sides
+        value = tl.where(
+            share < 0.5, other + share * apart, value - apart * (1.0 - share)
+        )  # torch.lerp's own two sides
     tl.store(out_ptr + b * (C * H * W) + pixel[:, None] * C + channel[None, :], value, mask=real)
 
 
@@ -65,14 +73,26 @@ def gather_views(
     plan: ViewPlan,
 ) -> Tensor:  # (B, C, H, W) float32, channels last
     """The views that `draws` describe, in one launch."""
-    return _gather(pool, index, draws, plan.crop, plan.flip, plan.cutout, float(plan.mixup)).permute(0, 3, 1, 2)
+    return _gather(
+        pool, index, draws, plan.crop, plan.flip, plan.cutout, float(plan.mixup)
+    ).permute(0, 3, 1, 2)
 
 
 @torch.library.custom_op("echoset::triton_views", mutates_args=())
-def _gather(pool: Tensor, index: Tensor, draws: Tensor, crop: int, flip: bool, cutout: int, mixup: float) -> Tensor:
+def _gather(
+    pool: Tensor, index: Tensor, draws: Tensor, crop: int, flip: bool, cutout: int, mixup: float
+) -> Tensor:
     count, (images, channels, height, width) = len(index), pool.shape
     out = torch.empty(count, height, width, channels, device=pool.device)
-    sizes = {"C": channels, "H": height, "W": width, "CROP": crop, "FLIP": flip, "CUTOUT": cutout, "MIXES": mixup > 0}
+    sizes = {
+        "C": channels,
+        "H": height,
+        "W": width,
+        "CROP": crop,
+        "FLIP": flip,
+        "CUTOUT": cutout,
+        "MIXES": mixup > 0,
+    }
     grid = (count, triton.cdiv(height * width, PIXELS))
     with torch.cuda.device_of(pool):
         _views_kernel[grid](
@@ -83,6 +103,8 @@ def _gather(pool: Tensor, index: Tensor, draws: Tensor, crop: int, flip: bool, c
 
 
 @_gather.register_fake
-def _(pool: Tensor, index: Tensor, draws: Tensor, crop: int, flip: bool, cutout: int, mixup: float) -> Tensor:
+def _(
+    pool: Tensor, index: Tensor, draws: Tensor, crop: int, flip: bool, cutout: int, mixup: float
+) -> Tensor:
     _, channels, height, width = pool.shape
     return pool.new_empty(len(index), height, width, channels, dtype=torch.float32)

@@ -1,0 +1,134 @@
+"""What a student sees of a stored image: its v-th view, a function of image, v and seed.
+
+In order: mixup, shift, mirror and cutout (one kernel), rotation and scale, RandAugment, cutmix,
+erasing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.options import ViewOptions
+from synthesis_kernels.counter import uniforms
+from synthesis_kernels.views import LANES, ViewPlan, views
+
+# Each part draws from a stream of its own, so that switching one on leaves the others as they were.
+TURN, PASTE, ERASE, OPERATIONS = 1, 1_000_003, 2_000_003, 3_000_017
+
+
+def make_views(
+    pool: Tensor,  # (N, C, H, W) uint8
+    index: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64
+    options: ViewOptions,
+    seed: int,
+) -> Tensor:  # (B, C, H, W) float32 in [0, 1], channels last
+    """View `view[b]` of image `index[b]`: always the same one, in whatever batch it is asked
+    for.
+    """
+    turned = bool(options.rotate or options.scale)
+    # Whole pixels shift in the gather; turned views are resampled anyway, so there the shift is
+    # part of that.
+    crop = 0 if turned else round(options.shift * pool.shape[-1])
+    plan = ViewPlan(crop, options.flip, round(options.cutout * pool.shape[-1]), options.mixup)
+    images = views(pool, index, view, plan, seed)
+    if turned:
+        images = _turn(images, uniforms(index, view, seed + TURN, 4), options)
+    if options.operations:
+        from distill.data.operations import randaugment
+
+        draws = uniforms(index, view, seed + OPERATIONS, 3 * options.operations)
+        images = randaugment(images, draws.view(options.operations, 3, -1), options.strength)
+    if options.cutmix:
+        partner, box = _pastes(pool, index, view, options, seed)
+        images = torch.where(
+            box[:, None], pool[partner].float() / (255 if pool.dtype is torch.uint8 else 1), images
+        )
+    if options.erase:
+        draws = uniforms(index, view, seed + ERASE, 5)
+        # Where the first draw says that there is a box, it also says how large: 2 to 33 % of the
+        # area, as published.
+        box = _boxes(draws[1:], 0.02 + 0.31 * draws[0] / options.erase, *images.shape[2:])
+        box &= (draws[0] < options.erase)[:, None, None]
+        images = torch.where(box[:, None], _noise(index, view, seed + ERASE, images), images)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def view_labels(
+    labels: Tensor,  # (N, K) one row an image of the pool
+    index: Tensor,  # (B,)
+    view: Tensor,  # (B,)
+    pool: Tensor,
+    options: ViewOptions,
+    seed: int,
+) -> Tensor:  # (B, K)
+    """The pool's labels blended as `make_views` blends its images."""
+    rows = labels[index]
+    if options.mixup:
+        draws = uniforms(index, view, seed, LANES)
+        blend, share = draws[5] < options.mixup, draws[7]
+        partner = (draws[6] * len(pool)).long().clamp_max(len(pool) - 1)
+        rows = torch.where(blend[:, None], torch.lerp(labels[partner], rows, share[:, None]), rows)
+    if options.cutmix:
+        partner, box = _pastes(pool, index, view, options, seed)
+        rows = torch.lerp(rows, labels[partner], box.float().mean((1, 2))[:, None])
+    return rows
+
+
+def _turn(images: Tensor, draws: Tensor, options: ViewOptions) -> Tensor:
+    """Rotate, scale and shift each image by its own four numbers from [0, 1)."""
+    draws = draws * 2 - 1
+    angle, zoom = draws[0] * math.radians(options.rotate), 1 + draws[1] * options.scale
+    # One side of the sampling grid is 2 long, hence the factor of two.
+    right, down = draws[2] * 2 * options.shift, draws[3] * 2 * options.shift
+    cosine, sine = angle.cos() * zoom, angle.sin() * zoom
+    matrix = torch.stack(
+        [torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)], 1
+    )
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def _pastes(
+    pool: Tensor, index: Tensor, view: Tensor, options: ViewOptions, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Cutmix: whose pixels are pasted, (B,), and where, (B, H, W); the pasted share is uniform, as
+    in its paper.
+    """
+    draws = uniforms(index, view, seed + PASTE, 6)
+    partner = (draws[1] * len(pool)).long().clamp_max(len(pool) - 1)
+    box = _boxes(draws[2:], draws[5], *pool.shape[2:], square=True)
+    return partner, box & (draws[0] < options.cutmix)[:, None, None]
+
+
+# (B, H, W) bool
+def _boxes(draws: Tensor, area: Tensor, height: int, width: int, square: bool = False) -> Tensor:
+    """A rectangle of about this part of the image's area around a centre anywhere, sides up to 3.3
+    : 1 unless square.
+    """
+    ratio = torch.ones_like(area) if square else (draws[2] * 2 - 1).mul(math.log(3.3) / 2).exp()
+    tall, wide = (
+        (area.sqrt() * ratio).clamp_max(1) * height,
+        (area.sqrt() / ratio).clamp_max(1) * width,
+    )
+    y, x = (
+        torch.arange(height, device=area.device) + 0.5,
+        torch.arange(width, device=area.device) + 0.5,
+    )
+    rows = (y - (draws[0] * height)[:, None]).abs() * 2 <= tall[:, None]
+    columns = (x - (draws[1] * width)[:, None]).abs() * 2 <= wide[:, None]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+# (B, C, H, W) in [0, 1)
+def _noise(index: Tensor, view: Tensor, seed: int, like: Tensor) -> Tensor:
+    """Uniform noise that belongs to (image, view), as everything else does."""
+    return uniforms(index, view, seed + 1000, like[0].numel()).T.reshape(
+        len(index), *like.shape[1:]
+    )

@@ -1,0 +1,29 @@
+"""Knowledge distillation (Hinton et al. 2015): match the teacher's softened distribution."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.batch import Batch
+from distill.methods import Method
+from synthesis_kernels.divergence import divergence
+
+
+def hinton_loss(
+    student_logits: Tensor,  # (B, K)
+    teacher_logits: Tensor,  # (B, K)
+    temperature: float,
+    weights: Tensor | None = None,  # (B,) importance weights, or None for equal ones
+) -> Tensor:
+    """mean of w·T²·KL(σ(z_T/T) ‖ σ(z_S/T)): label-free, since a synthetic image has no label but
+    the teacher's.
+    """
+    apart = divergence(teacher_logits, student_logits, temperature)
+    return (apart if weights is None else apart * weights).mean()
+
+
+def _loss(batch: Batch) -> Tensor:
+    return hinton_loss(batch.logits, batch.answers, batch.options.temperature, batch.importance)
+
+
+HINTON = Method("hinton", 1.0, frozenset({"answers"}), _loss, labels=0.0, beside_labels=(0.9, 0.1))

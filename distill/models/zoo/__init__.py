@@ -1,0 +1,1 @@
+"""Small networks for small images, built by name."""

@@ -1,0 +1,46 @@
+"""LeNet-5 (LeCun et al. 1998) with ReLU, max pooling and BatchNorm."""
+
+from torch import Tensor, nn
+
+from synthesis_kernels.errors import EchosetError
+
+
+class LeNet5(nn.Module):
+    """Two 5×5 convolutions and three linear layers; 62K parameters at 28×28×1. Needs images of at
+    least 16×16.
+    """
+
+    def __init__(self, channels: int = 1, classes: int = 10, size: int = 28) -> None:
+        super().__init__()
+        if size < 16:
+            raise EchosetError(
+                f"lenet5 needs images of at least 16×16, got {size}×{size}; use 'convnet' instead"
+            )
+        side = (size // 2 - 4) // 2
+        self.features = nn.Sequential(
+            *(
+                nn.Conv2d(channels, 6, 5, padding=2, bias=False),
+                nn.BatchNorm2d(6),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(2),
+            ),
+            *(
+                nn.Conv2d(6, 16, 5, bias=False),
+                nn.BatchNorm2d(16),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(2),
+            ),
+        )
+        self.head = nn.Sequential(
+            *(
+                nn.Flatten(),
+                nn.Linear(16 * side * side, 120, bias=False),
+                nn.BatchNorm1d(120),
+                nn.ReLU(inplace=True),
+            ),
+            *(nn.Linear(120, 84, bias=False), nn.BatchNorm1d(84), nn.ReLU(inplace=True)),
+            nn.Linear(84, classes),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))

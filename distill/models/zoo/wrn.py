@@ -1,0 +1,55 @@
+"""Wide residual networks (Zagoruyko & Komodakis 2016), pre-activation, for 32×32 images."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthesis_kernels.errors import EchosetError
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = (
+            None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        residual = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        # Where the shape changes the shortcut starts from the activated input, as in the authors'
+        # code.
+        return residual + (x if self.shortcut is None else self.shortcut(active))
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-widen: three stages of (depth − 4)/6 blocks with 16, 32 and 64 × widen channels."""
+
+    def __init__(
+        self, channels: int = 3, classes: int = 10, depth: int = 16, widen: int = 1
+    ) -> None:
+        super().__init__()
+        if not 10 <= depth < 10_000 or (depth - 4) % 6:
+            raise EchosetError(
+                f"wrn depth must be 10, 16, 22, 28, 34, 40 … (6·n + 4, below 10,000), got {depth}"
+            )
+        if widen < 1:
+            raise EchosetError(f"wrn widen must be at least 1, got {widen}")
+        self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        blocks, inputs = [], 16
+        for stage, outputs in enumerate((16 * widen, 32 * widen, 64 * widen)):
+            for index in range((depth - 4) // 6):
+                blocks.append(_Block(inputs, outputs, stride=2 if stage and not index else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.bn = nn.BatchNorm2d(inputs)
+        self.head = nn.Linear(inputs, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(F.relu(self.bn(self.blocks(self.stem(images)))).mean((2, 3)))

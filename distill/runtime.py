@@ -1,0 +1,135 @@
+"""Where and how a run computes: one object that every long function takes.
+
+The command line reads this file, so torch is imported only where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from synthesis_kernels.errors import EchosetError
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Form = Literal["auto", "reference", "native", "triton"]
+Step = Literal["auto", "eager", "compiled", "graph"]
+
+
+def _from_torchrun(name: str, default: int) -> int:
+    """A whole number from torchrun's environment."""
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise EchosetError(f"{name} in the environment must be a whole number, got '{text}'")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Device, precision, form of a step, seed, and this process's place among others."""
+
+    seed: int = 0
+    """Fixes the result: same seed, device, precision, kernels and number of threads, same bytes."""
+    device: Device = "auto"
+    """Where to compute. auto takes CUDA where there is one."""
+    precision: Precision = "auto"
+    """Precision of matrix products. auto takes bfloat16 where the processor has it."""
+    kernels: Form = "auto"
+    """Form of the kernels: native (C++ for CPUs, compiled on first use), triton (CUDA), or
+    reference (plain torch)."""
+    step: Step = "auto"
+    """How a training step runs: eager, compiled (torch.compile), or graph (a captured CUDA graph).
+    auto takes graph on CUDA and eager elsewhere."""
+    quiet: bool = False
+    """Show no progress and no tables."""
+    rank: int = field(default_factory=lambda: _from_torchrun("RANK", 0))
+    """This process's number among those that share the work; torchrun sets it."""
+    world: int = field(default_factory=lambda: _from_torchrun("WORLD_SIZE", 1))
+    """How many processes share the work; torchrun sets it."""
+
+    def __post_init__(self) -> None:
+        for name, kind in CHOICES.items():
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise EchosetError(
+                    f"{name} must be one of {', '.join(get_args(kind))}, got '{value}'"
+                )
+        if not 0 <= self.rank < self.world:
+            raise EchosetError(f"rank must lie in [0, world), got rank {self.rank} of {self.world}")
+
+    def resolve(self, steps: int = 0) -> Machine:
+        """The device, precision and step that a loop of so many steps runs with."""
+        from synthesis_kernels.backend import resolve_precision
+        from synthesis_kernels.step import resolve_step
+
+        device = self.resolve_device()
+        precision = resolve_precision(device, self.precision)
+        return Machine(device, precision, resolve_step(self.step, device, steps))
+
+    def resolve_device(self) -> Any:
+        """The device; under torchrun, each process of a machine has its own."""
+        import torch
+
+        from synthesis_kernels.backend import resolve_device
+
+        device = resolve_device(self.device)
+        if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+            device = torch.device("cuda", _from_torchrun("LOCAL_RANK", 0))
+            torch.cuda.set_device(device)
+        return device
+
+    def share(self, jobs: list[Any]) -> list[Any]:
+        """The jobs of this process: every world-th from its rank on."""
+        return jobs[self.rank :: self.world]
+
+    def require_alone(self, work: str) -> None:
+        """Refuse work that several processes can't share."""
+        if self.world > 1:
+            raise EchosetError(
+                f"{work} runs in one process, and this is one of {self.world}; start it without "
+                "torchrun, or with world 1"
+            )
+
+    def quietly(self) -> Runtime:
+        """The same without progress or tables."""
+        return replace(self, quiet=True)
+
+    def say(self, message: str) -> None:
+        """Tell the user something once, unless the run is quiet."""
+        from synthesis_kernels.backend import say_once
+
+        if not self.quiet:
+            say_once(message)
+
+
+CHOICES = {"device": Device, "precision": Precision, "kernels": Form, "step": Step}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A runtime after every auto has been decided."""
+
+    device: Any
+    """A torch.device. (Named, the type would have the command line import torch.)"""
+    precision: Any
+    """A torch.dtype."""
+    step: Step
+
+    @property
+    def key(self) -> str:
+        """What the bytes of a result depend on beside the options: part of a saved state's name."""
+        return f"{self.device.type} {self.precision} {self.step} {self._kernels()}"
+
+    def record(self) -> dict[str, str]:
+        """The same for a manifest."""
+        return {
+            "precision": str(self.precision).removeprefix("torch."),
+            "kernels": self._kernels(),
+            "step": self.step,
+        }
+
+    def _kernels(self) -> str:
+        from synthesis_kernels.backend import name_form
+
+        return name_form(self.device)

@@ -1,0 +1,1 @@
+"""The transfer set, and how it is written for other trainers."""

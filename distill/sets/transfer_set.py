@@ -1,0 +1,234 @@
+"""The transfer set: a folder of images a teacher has labelled, the one artefact both stages share.
+
+    shard-00000-of-00002.safetensors   images u8 (N,C,H,W), labels i64, logits f16 (N,K), priority
+    f32, round i32 manifest.json                      format and code version, config, teacher,
+    input contract, counts, shards with hashes
+
+Reading never trusts the folder: names are checked before they are opened, shapes and counts before
+they are used, and `check_hashes=True` reads every byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from distill.files import write_atomically
+from distill.models.classifier import check_contract
+from synthesis_kernels.errors import EchosetError
+
+FORMAT_VERSION = 1
+SHARD_NAME = re.compile(r"shard-\d{5}-of-\d{5}\.safetensors")
+MARKER = ".job"
+"""In a set's folder from its beginning: the hash of what is being made there."""
+DTYPES = {
+    "images": torch.uint8,
+    "labels": torch.int64,
+    "logits": torch.float16,
+    "priority": torch.float32,
+    "round": torch.int32,
+}
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """Images with the teacher's answers. Iterating yields (image in [0, 1], label), so a DataLoader
+    takes it as it is.
+    """
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64, the teacher's prediction
+    logits: Tensor  # (N, K) float16, the teacher's answer to exactly these images
+    # (N,) float32, the last disagreement seen while synthesising, unseen the highest; merged: in
+    # means of a part
+    priority: Tensor
+    # (N,) int32, the generator call that made it; of a collected one, its source's block; −1 if
+    # made
+    round: Tensor
+    manifest: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a set of {len(self)}")
+        return self.images[index].float() / 255, self.labels[index]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def classes(self) -> int:
+        return self.logits.shape[1]
+
+    def counts(self) -> list[int]:
+        """Images per class."""
+        return torch.bincount(self.labels, minlength=self.classes).tolist()
+
+    @classmethod
+    def load(cls, folder: str | Path, check_hashes: bool = False) -> TransferSet:
+        """Read a finished set; raises `EchosetError` naming the file if anything about it doesn't
+        hold.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        parts = [_read_shard(folder, entry, manifest, check_hashes) for entry in manifest["shards"]]
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in DTYPES}
+        loaded = cls(**tensors, manifest=manifest)
+        if loaded.counts() != manifest["counts"]:
+            raise EchosetError(
+                f"{folder / 'manifest.json'} counts {manifest['counts']} per class, the shards "
+                f"hold {loaded.counts()}"
+            )
+        return loaded
+
+
+def is_set(folder: str | Path) -> bool:
+    """Whether the folder holds a transfer set, or what is to become one."""
+    return any((Path(folder) / name).is_file() for name in ("manifest.json", MARKER))
+
+
+def raw_counts(manifest: Mapping[str, Any]) -> Any:
+    """The teacher's decisions on all images before any were chosen, as a manifest has them; None
+    where it does not say.
+    """
+    kept = manifest.get("collection")
+    return kept.get("raw_counts") if isinstance(kept, dict) else manifest.get("raw_counts")
+
+
+def shard_name(index: int, total: int) -> str:
+    """File name of one shard."""
+    return f"shard-{index:05d}-of-{total:05d}.safetensors"
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write one shard in one rename and return its SHA-256; equal tensors give equal bytes."""
+    data = to_safetensors(
+        {name: tensors[name].to("cpu", dtype).contiguous() for name, dtype in DTYPES.items()}
+    )
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `manifest.json`, which makes the set complete; its values are checked as a reader
+    would.
+    """
+    text = json.dumps({"format_version": FORMAT_VERSION, **manifest}, indent=1)
+    _check_manifest(json.loads(text), folder / "manifest.json")
+    write_atomically(folder / "manifest.json", f"{text}\n".encode())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked content of `manifest.json`."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        begun = (
+            "; give the command that began it again, to finish it"
+            if (folder / MARKER).is_file()
+            else ""
+        )
+        raise EchosetError(
+            f"{folder} is not a finished transfer set: it has no manifest.json{begun}"
+        )
+    try:
+        manifest = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise EchosetError(f"{path} is not readable JSON: {error}") from error
+    _check_manifest(manifest, path)
+    return manifest
+
+
+def _check_manifest(manifest: Any, path: Path) -> None:
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        version = manifest.get("format_version") if isinstance(manifest, dict) else None
+        raise EchosetError(
+            f"{path} has format version {version}; this echoset reads version {FORMAT_VERSION}"
+        )
+    expected = {
+        "teacher": dict,
+        "input": dict,
+        "counts": list,
+        "shards": list,
+        "config": dict,
+        "code_version": str,
+    }
+    for key, kind in expected.items():
+        if not isinstance(manifest.get(key), kind):
+            raise EchosetError(f"{path}: '{key}' is missing or not a {kind.__name__}")
+    if not manifest["shards"]:
+        raise EchosetError(f"{path} lists no shards")
+    check_contract(manifest["input"], f"{path}, 'input'")
+    for entry in manifest["shards"]:
+        # The name is checked in full, so a manifest can't make us open a file outside its folder.
+        if not isinstance(entry, dict) or not SHARD_NAME.fullmatch(str(entry.get("file"))):
+            raise EchosetError(
+                f"{path} lists a shard that is not a plain shard name: {entry!r:.200}"
+            )
+        if (
+            type(entry.get("count")) is not int
+            or entry["count"] < 0
+            or not re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256")))
+        ):
+            raise EchosetError(f"{path}: shard {entry['file']} lacks a count or a SHA-256")
+    if len({entry["file"] for entry in manifest["shards"]}) < len(manifest["shards"]):
+        raise EchosetError(f"{path} lists a shard twice")
+    if not sum(entry["count"] for entry in manifest["shards"]):
+        raise EchosetError(f"{path} lists no images")
+
+
+def _read_shard(
+    folder: Path, entry: Mapping[str, Any], manifest: Mapping[str, Any], check_hash: bool
+) -> dict[str, Tensor]:
+    path = folder / entry["file"]
+    if not path.is_file():
+        raise EchosetError(
+            f"{path} is missing, though manifest.json lists it; copy it back, or give the command "
+            "that made the set again"
+        )
+    if check_hash and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != entry["sha256"]:
+        raise EchosetError(
+            f"{path} has changed since it was made: SHA-256 {found[:16]}…, expected "
+            f"{entry['sha256'][:16]}…"
+        )
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise EchosetError(f"{path} cannot be read: {error}; it may be cut short") from error
+    contract, count = manifest["input"], entry["count"]
+    shapes = {
+        "images": (count, contract["channels"], contract["size"], contract["size"]),
+        "labels": (count,),
+        "logits": (count, contract["classes"]),
+        "priority": (count,),
+        "round": (count,),
+    }
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise EchosetError(f"{path} lacks '{name}'")
+        if tuple(tensors[name].shape) != shape or tensors[name].dtype != DTYPES[name]:
+            found = f"{tuple(tensors[name].shape)} {tensors[name].dtype}"
+            raise EchosetError(f"{path}: '{name}' is {found}, expected {shape} {DTYPES[name]}")
+    if not torch.isfinite(tensors["logits"]).all() or not torch.isfinite(tensors["priority"]).all():
+        raise EchosetError(f"{path}: logits or priorities are not finite")
+    # float16 rounding keeps order, so the label's logit stays the largest, if perhaps not the only
+    # largest.
+    best = tensors["logits"].amax(1)
+    labels = tensors["labels"]
+    if ((labels < 0) | (labels >= contract["classes"])).any() or (
+        tensors["logits"].gather(1, labels[:, None])[:, 0] < best
+    ).any():
+        raise EchosetError(f"{path}: some labels are not the classes their stored logits prefer")
+    return tensors

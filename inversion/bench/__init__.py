@@ -1,0 +1,1 @@
+"""Speed: our kernels and loops beside their definitions and the usual formulation."""

@@ -1,0 +1,270 @@
+"""What each verb takes: one frozen dataclass a verb, read by the command line and by YAML alike. No
+torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distill.options import DistillOptions, ExportForm, StudentOptions, StudyOptions
+from distill.runtime import Runtime
+from inversion.options import (
+    BesideOptions,
+    CollectOptions,
+    ScoreOptions,
+    SynthesisOptions,
+    TeacherOptions,
+)
+
+
+@dataclass(frozen=True)
+class Common(Runtime):
+    """What every verb takes: the runtime's fields, and how to answer."""
+
+    json: bool = False
+    """Print one JSON document as the last line of standard output."""
+
+
+@dataclass(frozen=True)
+class DemoRun(Common):
+    """`echoset demo`."""
+
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher; by default the bundled MNIST one. Any other needs --data."""
+    out: str = "runs/demo"
+    """Folder for the set, the student, the log and the report; a finished demo there is made
+    anew.
+    """
+    data: str | None = None
+    """Test data to judge on instead of the bundled 2,000 MNIST images: a folder such as MNIST's own
+    or CIFAR's, or an .npz file.
+    """
+    student: StudentOptions = StudentOptions()
+    """The student that learns from the finished set."""
+    start: Literal["fresh", "adversary"] = "fresh"
+    """Where that student starts: from its own options, or from what the adversarial student, which
+    must be kept, has learnt. The latter has drawn from every image that passed through the buffer,
+    so the result says less about the finished set alone. (Of one that learnt by hints the student
+    goes on, and not the layers that read the teacher's channels from its own.)
+    """
+    synthesis: SynthesisOptions = SynthesisOptions()
+    """The synthesis stage; --images N is short for --synthesis.images N."""
+    beside: BesideOptions = BesideOptions()
+    """What else the student is taught by: with --beside.images N, a set of N procedural pictures
+    (or of other sources), made in OUT/beside.
+    """
+    distillation: DistillOptions = DistillOptions()
+    """The distillation stage; with 0 steps it is skipped, which only --start adversary allows."""
+
+
+@dataclass(frozen=True)
+class InspectRun(Common):
+    """`echoset inspect`."""
+
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher."""
+
+
+@dataclass(frozen=True)
+class SynthesizeRun(Common):
+    """`echoset synthesize`."""
+
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher."""
+    out: str = "runs/set"
+    """Folder of the set. A stopped run there is continued."""
+    synthesis: SynthesisOptions = SynthesisOptions()
+    """Everything about the method; --images N is short for --synthesis.images N."""
+
+
+@dataclass(frozen=True)
+class CollectRun(Common):
+    """`echoset collect`."""
+
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher that decides; it needs no BatchNorm."""
+    sources: tuple[str, ...] = ("shaders",)
+    """Where images come from, in this order: noise, gaussian, smooth, pink, leaves, shaders,
+    fractals (with settings: leaves:smallest=0.1,cover=0.5), a transfer set, or any images as for
+    --set of distill. Short: --source shaders DIR.
+    """
+    out: str = "runs/collected"
+    """Folder of the set. A stopped run there is continued."""
+    collection: CollectOptions = CollectOptions()
+    """How they are chosen; --images N is short for --collection.images N."""
+
+
+@dataclass(frozen=True)
+class DistillRun(Common):
+    """`echoset distill`."""
+
+    set: str = "runs/set"
+    """What to learn from: a transfer set's folder, or any images: a folder of pictures or of one
+    folder per class, MNIST's raw files, torchvision's CIFAR, an .npz file, torchvision:NAME:ROOT.
+    The train split where there are splits.
+    """
+    beside: str | None = None
+    """More to learn from, as for --set: say, a set of procedural pictures that `collect` made."""
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher; of a transfer set the one that made it."""
+    corrupt: str = "none"
+    """Damage the data's labels first: noise=RATE or imbalance=GAMMA; needs --distillation.labels
+    data.
+    """
+    student: StudentOptions = StudentOptions()
+    """The student."""
+    out: str = "runs/student"
+    """Folder for student.safetensors and the log. A stopped run there is continued."""
+    distillation: DistillOptions = DistillOptions()
+    """Everything about the training."""
+
+
+@dataclass(frozen=True)
+class EvaluateRun(Common):
+    """`echoset evaluate`."""
+
+    model: TeacherOptions = TeacherOptions()
+    """The network to judge, a student's file or any that can be a teacher; --model X is short for
+    --model.model X.
+    """
+    against: TeacherOptions | None = None
+    """A second network, whose decisions the first is compared with; --against X is short for
+    --against.model X.
+    """
+    data: str | None = None
+    """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file;
+    default: the bundled MNIST slice, for its network alone.
+    """
+    attacks: int = 0
+    """With --against: how many images to attack, for boundary similarity and adversarial transfer;
+    100 say much. Each is pushed to every other class in up to 20 steps, so many classes take long.
+    0 = measure neither.
+    """
+
+
+@dataclass(frozen=True)
+class ReportRun(Common):
+    """`echoset report`."""
+
+    run: str = "runs/demo"
+    """Folder of a demo, or of a set."""
+    out: str | None = None
+    """The page to write; default: report.html in the run's folder."""
+
+
+@dataclass(frozen=True)
+class VerifyRun(Common):
+    """`echoset verify`."""
+
+    set: str = "runs/set"
+    """Folder of a transfer set."""
+    teacher: TeacherOptions | None = None
+    """Also ask this teacher, and compare its answers with the stored ones."""
+
+
+@dataclass(frozen=True)
+class ExportRun(Common):
+    """`echoset export SET [SET …]`."""
+
+    sets: tuple[str, ...] = ("runs/set",)
+    """Transfer sets of one teacher, merged in this order; short: echoset export runs/set runs/other
+    --out DIR.
+    """
+    out: str = "runs/export"
+    """The folder to write; if there is one already, it has to be empty."""
+    form: ExportForm = "folder"
+    """folder: PNGs, one folder per class, each of which needs images (torchvision's ImageFolder,
+    timm, Hugging Face's imagefolder); npz: set.npz of images, labels, logits, mean and std;
+    webdataset: tar archives of .png, .cls and .npy (the logits); set: a transfer set again.
+    """
+    images: int = 0
+    """Draw so many of the images, as many of each class and within a class by priority; a class
+    with too few leaves its places to others, which is said. 0 = all of them.
+    """
+
+
+@dataclass(frozen=True)
+class BenchRun(Common):
+    """`echoset bench`."""
+
+    teacher: TeacherOptions = TeacherOptions(model="wrn-40-2")
+    """The teacher; its weights may be untrained, only time is measured."""
+    student: StudentOptions = StudentOptions(model="wrn-16-1")
+    """The student."""
+    batch: int = 128
+    """Images in a step."""
+    images: int = 5000
+    """Images in the set the student learns from."""
+    epochs: int = 20
+    """Passes over the set that the bank of answers serves."""
+    views: int = 4
+    """Views of each image the teacher answers for."""
+    repeats: int = 7
+    """Times each side is measured, in turns."""
+    save: str | None = None
+    """Write the figures to this JSON file."""
+    against: str | None = None
+    """Compare with a file that --save wrote."""
+
+
+@dataclass(frozen=True)
+class StudyRun(Common):
+    """`echoset study`."""
+
+    sets: dict[str, str] = field(default_factory=dict)
+    """Names of sets and where they are, as for --set of distill: --sets '{"ssd-kd": "runs/set",
+    "real": "DIR"}'.
+    """
+    original: str | None = None
+    """The teacher's own training data; adds the rows "plain training" and "KD on the original
+    data".
+    """
+    data: str | None = None
+    """Test data; default: the bundled MNIST slice, for the MNIST teacher alone."""
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher."""
+    student: StudentOptions = StudentOptions()
+    """The students."""
+    out: str = "runs/study"
+    """Folder of the cells, study.json and study.html. A stopped study there is continued."""
+    study: StudyOptions = StudyOptions()
+    """What is compared."""
+    distillation: DistillOptions = DistillOptions()
+    """How each student is trained; its loss is the method's."""
+
+
+@dataclass(frozen=True)
+class ScoreRun(Common):
+    """`echoset score SET [SET …]`."""
+
+    sets: dict[str, str] = field(default_factory=dict)
+    """Names of sets and where they are; short: echoset score runs/set leaves=runs/leaves. Transfer
+    sets of this teacher, or any images, as for --set of distill.
+    """
+    teacher: TeacherOptions = TeacherOptions()
+    """The teacher; of a transfer set the one that made it."""
+    images: int = 0
+    """Take so many images of each set, evenly spread over it; 0 = all. Sets of one size compare
+    best.
+    """
+    scores: ScoreOptions = ScoreOptions()
+    """How much of a set the dearer scores look at."""
+    out: str = "runs/score.html"
+    """The page to write. Cells and validation.json go to a folder beside it, runs/score."""
+    validate: bool = False
+    """Teach students on every set, and say how well each score predicts their accuracy on --data; a
+    stopped run is continued.
+    """
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Students of each set, for --validate."""
+    data: str | None = None
+    """Test data for --validate; default: the bundled MNIST slice, for the MNIST teacher alone."""
+    original: str | None = None
+    """The teacher's own training data: with --validate, the accuracy it would have taught is shown
+    beside, and not counted.
+    """
+    student: StudentOptions = StudentOptions()
+    """The students, for --validate."""
+    distillation: DistillOptions = DistillOptions()
+    """How they are trained, for --validate; their loss is hinton."""

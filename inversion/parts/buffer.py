@@ -1,0 +1,260 @@
+"""The replay buffer: every class has its own slots, so the set can't leave balance; all of it lives
+on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synthesis_kernels.priority import draw
+
+STORED = (
+    *(
+        "images",
+        "labels",
+        "logits",
+        "priority",
+        "weight",
+        "disagreement",
+        "trend",
+        "visits",
+        "round",
+        "filled",
+    ),
+    *("answers", "seen"),
+)
+
+
+class ReplayBuffer:
+    """Σ quotas slots of uint8 images with the teacher's answers and what their visits left:
+    priority δ and last importance weight, last disagreement, its change, and their number.
+
+    A new image goes to an empty slot of its class; where there is none, to the slot with the lowest
+    priority. Which of several candidates goes in is settled by their rank (φ). A part of the slots
+    is held out: the adversarial student never trains on them, and its agreement there says whether
+    it still learns. No operation here waits for the device.
+
+    `answers` has room for what the teacher says to `views` views of each image that is not held
+    out, and `seen`, with `keep_views`, for these views themselves; `newest` names the slots that
+    the latest `add` wrote to (the spare one past the last for what it turned away). `hints` has
+    room for what its features say to these views, where `hints` gives their shapes.
+    """
+
+    def __init__(
+        self,
+        quotas: list[int],
+        image_shape: tuple[int, int, int],
+        held_out: float = 0.1,
+        device: torch.device | str = "cpu",
+        views: int = 0,
+        keep_views: bool = False,
+        hints: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
+        self.capacity, self.classes = sum(quotas), len(quotas)
+        self.quotas = torch.tensor(quotas, device=device)
+        spare = self.capacity + 1  # one slot more: what is turned away is written there
+        self.images = torch.zeros(spare, *image_shape, dtype=torch.uint8, device=device)
+        self.labels = torch.repeat_interleave(torch.arange(self.classes), torch.tensor(quotas)).to(
+            device
+        )
+        self.labels = torch.cat([self.labels, self.labels.new_zeros(1)])
+        self.logits = torch.zeros(spare, self.classes, device=device)
+        self.priority = torch.zeros(spare, device=device)
+        self.weight = torch.ones(spare, device=device)
+        self.disagreement = torch.zeros(spare, device=device)
+        self.trend = torch.zeros(spare, device=device)
+        self.visits = torch.zeros(spare, device=device)
+        self.round = torch.zeros(spare, dtype=torch.int32, device=device)
+        self.filled = torch.zeros(spare, dtype=torch.bool, device=device)
+        self.answers = torch.zeros(spare, views, self.classes, device=device)
+        self.seen = torch.zeros(
+            spare, views if keep_views else 0, *image_shape, dtype=torch.uint8, device=device
+        )
+        self.hints = [
+            torch.zeros(spare, views, *shape, dtype=torch.bfloat16, device=device)
+            for shape in hints
+        ]
+        self.newest = torch.empty(0, dtype=torch.int64, device=device)
+
+        # slots[c, i] is class c's i-th slot, or the spare one past its quota.
+        self._slots = torch.full((self.classes, max(quotas)), self.capacity, device=device)
+        self.is_held_out = torch.zeros(spare, dtype=torch.bool, device=device)
+        first = 0
+        for label, quota in enumerate(quotas):
+            self._slots[label, :quota] = torch.arange(first, first + quota)
+            # Spread, and not the first slot, so that there is something to train on early; classes
+            # too small for one of their own are counted on from one to the next.
+            place = torch.arange(quota) + (first if 1 < quota < 1 / max(held_out, 1e-9) else 0)
+            self.is_held_out[first : first + quota] = ((place + 1) * held_out).floor() > (
+                place * held_out
+            ).floor()
+            first += quota
+        held = torch.where(self.is_held_out)[0]
+        self._to_ask = held if len(held) else torch.arange(self.capacity, device=device)
+
+    def to_ask(self) -> Tensor:
+        """Slots whose agreement is measured: those held out, or all where none is."""
+        return self._to_ask
+
+    def to_mix(self, random: torch.Generator) -> Tensor:  # (N, C, H, W) uint8
+        """The images, with others in the place of those held out and in empty slots: whichever a
+        view is mixed with, the student may see it.
+        """
+        may = self.filled & ~self.is_held_out
+        others = draw(
+            may.float().clamp_min(1e-30), len(may), random
+        )  # where nothing may be mixed, there is a draw all the same
+        return self.images[torch.where(may, torch.arange(len(may), device=may.device), others)]
+
+    def counts(self) -> Tensor:  # (K,)
+        """Images held of each class."""
+        return torch.zeros_like(self.quotas).index_add_(
+            0, self.labels[:-1], self.filled[:-1].long()
+        )
+
+    @property
+    def full(self) -> Tensor:  # () bool
+        """Whether no slot is empty."""
+        return self.filled[:-1].all()
+
+    def add(
+        self,
+        images: Tensor,  # (B, C, H, W) uint8
+        logits: Tensor,  # (B, K) float32, the teacher's for exactly these images
+        rank: Tensor,  # (B,) higher enters first
+        call: int,
+        refresh: float,
+        half_life: float = 0.0,
+    ) -> Tensor:  # () images taken in
+        """Offer new images; each class takes what it lacks, and replaces at most `refresh` of its
+        quota.
+
+        Those of lowest priority go, counted half for every `half_life` calls of age (0: age has no
+        say).
+        """
+        labels = logits.argmax(1)
+        by_rank = rank.argsort(descending=True, stable=True)
+        order = by_rank[labels[by_rank].argsort(stable=True)]
+        sorted_labels = labels[order]
+        starts = torch.searchsorted(sorted_labels, torch.arange(self.classes, device=labels.device))
+        place = (
+            torch.arange(len(labels), device=labels.device) - starts[sorted_labels]
+        )  # 0 for the best of its class
+
+        # Each class's slots, empty ones first, then by rising priority; slots past the quota last.
+        fading = 0.5 ** ((call - self.round) / half_life) if half_life else 1.0
+        worth = torch.where(self.filled, self.priority.clamp_min(0) * fading, -1.0)
+        worth[-1:] = torch.inf
+        slots = self._slots.gather(1, worth[self._slots].argsort(dim=1, stable=True))
+        lacking = self.quotas - self.counts()
+        allowed = torch.minimum(
+            lacking + (refresh * self.quotas.double() - 1e-9).ceil().long(), self.quotas
+        )
+        welcome = place < allowed[sorted_labels]
+        target = torch.where(
+            welcome, slots[sorted_labels, place.clamp_max(slots.shape[1] - 1)], self.capacity
+        )
+
+        self._put(target, images[order], logits[order], call)
+        return welcome.sum()
+
+    def _put(self, target: Tensor, images: Tensor, logits: Tensor, call: int) -> None:
+        """Write new images into slots; the spare one stays empty."""
+        self.newest = target
+        highest = (
+            self.priority[:-1].amax().clamp_min(1.0)
+        )  # unseen images are drawn soon (Schaul et al.)
+        self.images[target] = images
+        self.logits[target] = logits
+        self.priority[target] = highest
+        self.disagreement[target] = highest
+        # A number assigned to places chosen by a tensor would be sent to the device, and waited
+        # for.
+        for stored, value in (
+            (self.weight, 1),
+            (self.trend, 0),
+            (self.visits, 0),
+            (self.round, call),
+            (self.filled, True),
+        ):
+            stored.index_fill_(0, target, value)
+        self.filled[-1:] = False
+        # Many were turned away to one place, and which of them stays there depends on the threads;
+        # the state must not.
+        self.images[-1], self.logits[-1] = 0, 0
+
+    def take_over(self, other: ReplayBuffer) -> None:
+        """Replace everything by another buffer's content and leave that one empty."""
+        for name in STORED:
+            getattr(self, name).copy_(getattr(other, name))
+        for mine, theirs in zip(self.hints, other.hints, strict=True):
+            mine.copy_(theirs)
+        other.filled.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every stored tensor."""
+        return {name: getattr(self, name) for name in STORED} | {"hints": self.hints}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for name in STORED:
+            getattr(self, name).copy_(state[name])
+        for mine, saved in zip(self.hints, state["hints"], strict=True):
+            mine.copy_(saved)
+
+
+class GrowingPool(ReplayBuffer):
+    """Room for every image that is made: nothing is refused or replaced, and classes come as they
+    come (Fast-Datafree).
+    """
+
+    MOST_ASKED = 500
+    """Held-out images asked after each call, spread evenly over those there are."""
+
+    def __init__(
+        self,
+        quotas: list[int],
+        image_shape: tuple[int, int, int],
+        held_out: float = 0.1,
+        device: torch.device | str = "cpu",
+        views: int = 0,
+        keep_views: bool = False,
+        hints: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
+        super().__init__(
+            [sum(quotas)] + [0] * (len(quotas) - 1),
+            image_shape,
+            held_out,
+            device,
+            views,
+            keep_views,
+            hints,
+        )
+        self.quotas = torch.tensor(quotas, device=device)
+        del self._slots  # it replaces nothing
+
+    def to_ask(self) -> Tensor:
+        held = self.filled[self._to_ask].sum()  # images arrive in the order of their slots
+        places = torch.linspace(0, 1, min(len(self._to_ask), self.MOST_ASKED), device=held.device)
+        return self._to_ask[(places * held).long().minimum(held - 1).clamp_min(0)]
+
+    def add(
+        self,
+        images: Tensor,
+        logits: Tensor,
+        rank: Tensor,
+        call: int,
+        refresh: float,
+        half_life: float = 0.0,
+    ) -> Tensor:
+        """Keep all, as long as there is room."""
+        target = (self.filled.sum() + torch.arange(len(images), device=images.device)).clamp_max(
+            self.capacity
+        )
+        self.labels[target] = logits.argmax(1)
+        self._put(target, images, logits, call)
+        return (target < self.capacity).sum()

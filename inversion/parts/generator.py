@@ -1,0 +1,109 @@
+"""Generators: noise and a wanted class in, images in [0, 1] out, for any square size and one or
+three channels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.upsample_conv import upsample_conv
+
+SMALLEST = 8
+
+
+class Generator(nn.Module):
+    """Linear seed map of at most 8×8, 3×3 convolutions there (`blocks`), then ×2 up and 3×3
+    convolution per stage (without blocks the generator of CMI and Fast-Datafree).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        classes: int,
+        latent: int = 128,
+        width: int = 32,
+        conditioning: float = 0.0,
+        blocks: int = 0,
+        smooth: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if size < SMALLEST:
+            raise EchosetError(
+                f"the generator makes images of at least {SMALLEST}×{SMALLEST}, the teacher takes "
+                f"{size}×{size}"
+            )
+        stages = max(2, math.ceil(math.log2(size / 8)))
+        # Each stage doubles the side (less one where the size is not a power of two times the
+        # seed).
+        self.sides = [math.ceil(size / 2**k) for k in range(stages, -1, -1)]
+        self.sides = [self.sides[0]] * blocks + self.sides
+        self.latent = latent
+        self.embedding = nn.Embedding(classes, latent)
+        nn.init.normal_(self.embedding.weight, std=conditioning)
+        self.seed = nn.Linear(latent, 2 * width * self.sides[0] ** 2, bias=False)
+        if smooth:
+            _smoothen(self.seed.weight, self.sides[0], smooth)
+        # Each position by itself and nothing learned: else a mean picture comes through, a layout
+        # that all images share.
+        self.seed_norm = nn.BatchNorm1d(self.seed.out_features, affine=False)
+        widths = [2 * width] * (blocks + stages) + [width]
+        self.stages = nn.ModuleList(_Stage(i, o) for i, o in itertools.pairwise(widths))
+        self.image = nn.Conv2d(width, channels, 3, padding=1)
+
+    def learned(self) -> list[nn.Parameter]:
+        """What is learned from call to call: all but the seed map. Learned too, it lets a few
+        directions of the noise take over and every class ends as one picture; as it was drawn,
+        noise keeps its say. (A call's own steps do move its copy.)
+        """
+        return [parameter for parameter in self.parameters() if parameter is not self.seed.weight]
+
+    def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
+        return torch.sigmoid(self.raw(noise, wanted))
+
+    def raw(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
+        """The last convolution's answer, before it is squeezed into [0, 1]."""
+        x = self.seed_norm(self.seed(noise + self.embedding(wanted)))
+        x = x.unflatten(1, (-1, self.sides[0], self.sides[0])).contiguous(
+            memory_format=torch.channels_last
+        )
+        for side, stage in zip(self.sides[1:], self.stages, strict=True):
+            x = stage(x, side)
+        return self.image(x).float()
+
+
+@torch.no_grad()
+def _smoothen(weight: Tensor, side: int, power: float) -> None:  # (C·side·side, latent)
+    """Make of white pictures some whose amplitude falls with frequency to this power; the mean
+    counts as half a period.
+    """
+    pictures = weight.unflatten(0, (-1, side, side))
+    across = torch.fft.fftfreq(side)
+    frequency = (across[:, None] ** 2 + across**2).sqrt().clamp_min(0.5 / side)
+    spectrum = torch.fft.fft2(pictures, dim=(1, 2)) * frequency[None, :, :, None] ** -power
+    smooth = torch.fft.ifft2(spectrum, dim=(1, 2)).real
+    weight.copy_((smooth * pictures.std() / smooth.std()).flatten(0, 2))
+
+
+class _Stage(nn.Module):
+    """Nearest-neighbour growth, where there is any, 3×3 convolution, BatchNorm, LeakyReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor, side: int) -> Tensor:
+        if side == 2 * x.shape[-1]:
+            x = upsample_conv(x, self.convolution.weight, self.convolution.bias)
+        elif side == x.shape[-1]:
+            x = self.convolution(x)
+        else:  # one pixel less than double, where the size is not a power of two times the seed
+            x = self.convolution(F.interpolate(x, size=(side, side), mode="nearest"))
+        return F.leaky_relu(self.norm(x), 0.2)

@@ -1,0 +1,206 @@
+"""One inner step of the generator: images out of a clone, the teacher's and the adversary's
+verdict, an Adam update.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import inversion.parts.terms as objectives
+from distill.models import Classifier
+from distill.models.frozen import Frozen
+from inversion.options import SynthesisOptions
+from inversion.parts.generator import Generator
+from inversion.teacher import trained_views
+from synthesis_kernels.backend import forward_pass
+from synthesis_kernels.step import Captured, Step, compiled, optimiser_tensors
+from synthesis_kernels.views import ViewPlan, views
+
+
+@dataclass(frozen=True)
+class InnerResult:
+    """What a step found, before its update. A captured step's next run overwrites it."""
+
+    bn: Tensor  # ()
+    wrong_class: Tensor  # (B,)
+    fooling: Tensor  # (B,)
+    alike: Tensor  # ()
+    mean: Tensor  # (ΣC,) this batch's, at all BatchNorm layers
+    variance: Tensor  # (ΣC,)
+
+
+class InnerLoop:
+    """A clone of the generator and its noise, which learn a batch in a few steps. What is kept of
+    them: their summed gradient, or, where learning is plain, what the clone has learnt and Adam's
+    moments; never what its seed map has (see `Generator.learned`).
+
+    Everything that changes stays where it is in memory, call after call, so a step can be compiled
+    or captured once.
+    """
+
+    def __init__(
+        self,
+        teacher: Frozen,
+        generator: Generator,
+        adversary: Classifier,
+        options: SynthesisOptions,
+        capacity: int,
+        precision: torch.dtype,
+        seed: int,
+        step: Step = "eager",
+    ) -> None:
+        self.teacher, self.generator, self.options = teacher, generator, options
+        self.capacity, self.precision, self.step = capacity, precision, step
+        self.target = teacher.target(options.objective.bn_relative)
+        spec = teacher.classifier.spec
+        trained = options.objective.views or trained_views(spec)
+        self.view_plan = ViewPlan(
+            round(trained.shift * spec.size), trained.flip, round(trained.cutout * spec.size)
+        )
+        self.seed = seed
+        self.clone = copy.deepcopy(generator)
+        device = self.target.mean.device
+        self.places = torch.arange(options.batch, device=device)
+        self.noise = nn.Parameter(
+            torch.zeros(options.batch, options.generator.latent, device=device)
+        )
+        self.parameters = list(self.clone.parameters())
+        self.plain = options.generator.learning == "plain"
+        # What begins each call anew, and Adam's moments with it.
+        self.passing = [self.noise, *([self.clone.seed.weight] if self.plain else self.parameters)]
+        groups = [
+            {"params": self.parameters},
+            {"params": [self.noise], "lr": options.generator.latent_rate},
+        ]
+        on_cuda = device.type == "cuda"
+        self.optimiser = torch.optim.Adam(
+            groups,
+            options.generator.learning_rate,
+            betas=(0.5, 0.999),
+            fused=True,
+            capturable=on_cuda,
+        )
+        self.optimiser._warned_capturable_if_run_uncaptured = (
+            True  # eager steps with it are fine here
+        )
+        self.summed = [torch.zeros_like(p) for p in self.parameters]
+        self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
+        self.average: tuple[Tensor, Tensor] | None = None
+        self._loss = compiled(self._objective) if step == "compiled" else self._objective
+        self._captured = Captured(self._update, self._tensors)
+
+    @torch.no_grad()
+    def begin(self, noise: Tensor, average: tuple[Tensor, Tensor] | None) -> None:
+        """Start a call: the clone becomes the generator again, and the adversary what it has learnt
+        to be.
+        """
+        torch._foreach_copy_(self.parameters, list(self.generator.parameters()))
+        for buffer, source in zip(self.clone.buffers(), self.generator.buffers(), strict=True):
+            buffer.copy_(source)
+        for parameter in self.passing:
+            for value in self.optimiser.state[parameter].values():
+                value.zero_()
+        torch._foreach_zero_(self.summed)
+        self.noise.copy_(noise)
+        self.average = average
+        if self.adversary is not None:
+            self.adversary.refresh()
+
+    def run(self, wanted: Tensor, view: Tensor, held: Tensor, adversarial: bool) -> InnerResult:
+        """One step towards `wanted` (B,), in view number `view` (), with `held` (K,) images of each
+        class in the buffer.
+        """
+        # The first calls go without adversary or average. They are few: only the form that stays is
+        # made fast.
+        settled = adversarial == (self.adversary is not None)
+        settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
+        if settled and self.step == "graph":
+            return InnerResult(*self._captured(wanted, view, held))
+        loss = self._loss if settled else self._objective
+        return InnerResult(*self._update(wanted, view, held, adversarial, loss))
+
+    @torch.no_grad()
+    def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
+        """The images as they are after the last update; the generator gets what is kept, and
+        running statistics.
+        """
+        with forward_pass(self.noise.device, self.precision):
+            images = self.clone(self.noise, wanted)
+        if self.plain:
+            torch._foreach_copy_(self.generator.learned(), self.clone.learned())
+        else:
+            for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
+                parameter.grad = total
+        for buffer, changed in zip(self.generator.buffers(), self.clone.buffers(), strict=True):
+            buffer.copy_(changed)
+        return images
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next call needs of this one, beside the generator."""
+        return self.optimiser.state_dict() if self.plain else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        if self.plain:
+            self.optimiser.load_state_dict(state)
+
+    def _update(
+        self,
+        wanted: Tensor,
+        view: Tensor,
+        held: Tensor,
+        adversarial: bool | None = None,
+        loss: Callable[..., tuple[Tensor, ...]] | None = None,
+    ) -> tuple:
+        if adversarial is None:
+            adversarial, loss = self.adversary is not None, self._objective
+        self.optimiser.zero_grad(set_to_none=True)
+        total, *found = loss(self.noise, wanted, view, held, adversarial, self.average)
+        total.backward()
+        torch._foreach_add_(self.summed, [p.grad for p in self.parameters])
+        self.optimiser.step()
+        return tuple(value.detach() for value in found)
+
+    def _objective(
+        self,
+        noise: Tensor,
+        wanted: Tensor,
+        view: Tensor,
+        held: Tensor,
+        adversarial: bool,
+        average: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, ...]:
+        goal = self.options.objective
+        with forward_pass(noise.device, self.precision):
+            images = self.clone(noise, wanted)
+        seen = views(images, self.places, view, self.view_plan, self.seed)
+        logits, mean, variance = self.teacher.with_moments(seen)
+        carried = mean, variance
+        if average is not None and goal.bn_momentum:
+            # Blended with earlier batches' moments, batches may differ while their union matches.
+            carried = tuple(
+                torch.lerp(new, old, goal.bn_momentum)
+                for new, old in zip(carried, average, strict=True)
+            )
+        bn = self.target.distance(*carried)
+        wrong_class = objectives.class_loss(logits, wanted)
+        phi = torch.ones_like(wrong_class)
+        if goal.phi:
+            phi = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)
+        fooling = torch.zeros_like(wrong_class)
+        if adversarial:
+            fooling = objectives.adversarial_loss(logits, self.adversary(seen))
+        loss = goal.bn * bn + (phi * (goal.classes * wrong_class + goal.adversary * fooling)).mean()
+        alike = objectives.likeness(images, wanted)
+        if goal.spread:
+            loss = loss + goal.spread * alike
+        return loss, bn, wrong_class, fooling, alike, mean, variance
+
+    def _tensors(self) -> list[Tensor]:
+        return [*optimiser_tensors(self.optimiser), *self.summed, *self.clone.buffers()]

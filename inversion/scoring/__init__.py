@@ -1,0 +1,1 @@
+"""The scorecard: what makes a set good, measured from the teacher alone."""
