@@ -26,7 +26,8 @@ from distill import (
 from distill.options import DistillOptions, StudentOptions
 from inversion import MNIST_SLICE, load_teacher
 from inversion.cli import schema as runs
-from inversion.cli.main import VERBS, _name_of, main, parse
+from inversion.cli.grammar import name_set
+from inversion.cli.main import VERBS, main, parse
 from inversion.options import SynthesisOptions, TeacherViewOptions
 from inversion.pages.page import lines, whole
 from inversion.pages.report import _synthesis_curves, told_of, weights_given, write_report
@@ -768,9 +769,9 @@ def test_a_teacher_is_not_written_over(demo, refused):
 
 
 def test_out_of_memory_is_said(monkeypatch, refused):
-    monkeypatch.setattr("inversion.cli.verbs.inspect", lambda run: torch.empty(1 << 58))
+    monkeypatch.setattr("inversion.cli.verbs.inspect.execute", lambda run: torch.empty(1 << 58))
     assert "out of memory; lower the batch" in refused("inspect")
-    monkeypatch.setattr("inversion.cli.verbs.inspect", lambda run: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr("inversion.cli.verbs.inspect.execute", lambda run: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError):
         main(["inspect"])
 
@@ -795,7 +796,7 @@ def test_sets_are_called_by_the_whole_of_their_names():
         "runs/demo/set": "demo-set",
         "a.b/set": "a.b-set",
     }
-    assert {path: _name_of(path, {}) for path in names} == names
+    assert {path: name_set(path, {}) for path in names} == names
 
 
 def test_a_failed_demo_keeps_the_finished_one(demo, refused):

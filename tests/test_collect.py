@@ -23,7 +23,7 @@ from distill.evaluation import predict
 from distill.loop import Interrupted
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Runtime
-from inversion.cli import verbs
+from inversion.cli.verbs import verify
 from inversion.cli.main import main, parse
 from inversion.options import BoundaryOptions, CollectOptions
 from inversion.pages.report import write_report
@@ -758,7 +758,7 @@ def test_verify_forgives_what_rounding_decides_and_no_more(
     answers[0, label - 1] = ahead
     stored = answers.half()
     monkeypatch.setattr(TransferSet, "load", lambda *_, **__: replace(made, logits=stored))
-    monkeypatch.setattr(verbs, "predict", lambda *_, **__: answers)
+    monkeypatch.setattr(verify, "predict", lambda *_, **__: answers)
     assert (
         main(["verify", f"--set={whole[0]}", "--teacher=mnist", "--json", "--device=cpu"]) == differ
     )
