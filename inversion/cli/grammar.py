@@ -23,7 +23,7 @@ class Words(NonParsingAction):
     """A short name, of one word or several, that sets one key: `--loss hinton=1 at`."""
 
     def __init__(self, key: str, read: Callable[[list[str]], Any], **settings: Any) -> None:
-        super().__init__(default=argparse.SUPPRESS, **settings)
+        super().__init__(**settings)
         self.key = key
         self.read = read
 
@@ -238,6 +238,7 @@ def _add_several(
         read=several.read,
         nargs=several.count,
         metavar=several.metavar,
+        default=argparse.SUPPRESS,
         help=f"Short for --{key}; the words stand together.",
         **place,
     )
