@@ -512,7 +512,7 @@ def test_help_names_every_option_and_never_imports_torch():
 
 
 @pytest.mark.parametrize(
-    "path", ["distill/options.py", "inversion/options.py", "inversion/runs.py"]
+    "path", ["distill/options.py", "inversion/options.py", "inversion/cli/schema.py"]
 )
 def test_every_option_is_explained(path):
     for schema in (
@@ -780,7 +780,9 @@ def test_a_teacher_is_not_written_over(demo, refused):
 def test_out_of_memory_is_said(monkeypatch, refused):
     monkeypatch.setattr("inversion.cli.verbs.inspect.execute", lambda run: torch.empty(1 << 58))
     assert "out of memory; lower the batch" in refused("inspect")
-    monkeypatch.setattr("inversion.cli.verbs.inspect.execute", lambda run: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(
+        "inversion.cli.verbs.inspect.execute", lambda run: torch.zeros(2) @ torch.zeros(3)
+    )
     with pytest.raises(RuntimeError):
         main(["inspect"])
 

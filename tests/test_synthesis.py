@@ -26,10 +26,10 @@ from distill.runtime import Runtime
 from distill.train import StudentStep, build_student
 from distill.views import to_input
 from inversion import MNIST_SLICE, plan, synthesize
-from inversion.cli.verbs import verify
-from inversion.cli.verbs.demo import check_demo
 from inversion.cli.main import main
 from inversion.cli.schema import DemoRun, VerifyRun
+from inversion.cli.verbs import verify
+from inversion.cli.verbs.demo import check_demo
 from inversion.options import (
     AdversaryOptions,
     GeneratorOptions,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from importlib import import_module
 
 from inversion.cli.table import VERBS
 
@@ -33,9 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(HELP, end="")
         return 0
     if verb == "--version":
-        from inversion import __version__
-
-        print(f"echoset {__version__}")
+        print(f"echoset {import_module('inversion').__version__}")
         return 0
     if verb not in VERBS:
         print(f"echoset: no verb '{verb}'{_guess(verb)}\n\n{HELP}", end="", file=sys.stderr)
@@ -76,18 +75,15 @@ def run(verb: str, options: object) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except (MemoryError, RuntimeError) as error:
-        known = any(words in str(error) for words in NO_MEMORY)
-        if not known and not isinstance(error, MemoryError):
-            raise
-        return _fail("out of memory; lower the batch, or use smaller images or networks")
+        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+            return _fail("out of memory; lower the batch, or use smaller images or networks")
+        raise
     except OSError as error:
         file = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{file}")
 
 
 def _execute(verb: str, options: object) -> int:
-    from importlib import import_module
-
     from synthesis_kernels.backend import heed_quota, keep_freed_memory, kernel_form
 
     keep_freed_memory()
