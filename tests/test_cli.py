@@ -543,6 +543,10 @@ def test_the_short_help_names_its_options_and_is_short():
     assert "--teacher " in describe("demo") and "--images" in describe("demo")
 
 
+def test_sources_are_named_in_words_or_by_an_option(refused):
+    assert "in words or by an option" in refused("collect", "--source=noise", "pink", status=2)
+
+
 def test_a_value_out_of_range_is_a_misuse(refused):
     assert "rank must lie in" in refused("synthesize", "--rank=5", status=2)
 

@@ -849,7 +849,7 @@ def test_lists_are_given_word_by_word():
         ["--sources=[noise,'leaves:smallest=0.1,cover=0.5']"],
     ):
         assert parsed(*arguments).sources == ("noise", "leaves:smallest=0.1,cover=0.5")
-    assert parsed("--source=noise", "pink", "--quiet").sources == ("noise", "pink")
+    assert parsed("--source", "noise", "pink", "--quiet").sources == ("noise", "pink")
     assert parsed("--source=leaves:cover=0.5").sources == ("leaves:cover=0.5",)
     assert parsed("noise", "pink", "--images", "9").sources == ("noise", "pink")
     assert parsed("--source", "noise", "--source", "pink").sources == ("pink",)  # the later wins

@@ -22,9 +22,12 @@ from synthesis_kernels.errors import EchosetError
 class Words(NonParsingAction):
     """A short name, of one word or several, that sets one key: `--loss hinton=1 at`."""
 
-    def __init__(self, key: str, read: Callable[[list[str]], Any], **settings: Any) -> None:
+    def __init__(
+        self, key: str, given: dict[str, str], read: Callable[[Any], Any], **settings: Any
+    ) -> None:
         super().__init__(**settings)
         self.key = key
+        self.given = given  # how each key was set: by which option, or by words alone
         self.read = read
 
     def __call__(
@@ -35,7 +38,16 @@ class Words(NonParsingAction):
         option_string: str | None = None,
     ) -> None:
         """Set the key to what the words say."""
-        del parser, option_string
+        del parser
+        place = option_string or "words"
+        if (
+            "words" in (place, self.given.get(self.key))
+            and self.given.get(self.key, place) != place
+        ):
+            raise argparse.ArgumentError(
+                self, f"name {self.key} in words or by an option, not both"
+            )
+        self.given[self.key] = place
         try:
             namespace[self.key] = self.read(values)
         except ValueError as error:
@@ -149,9 +161,10 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
         action="config",
         help="YAML file of these options; of files and options, what comes later wins.",
     )
+    given: dict[str, str] = {}
     if verb in WORDS:
         key, several = WORDS[verb]
-        _add_several(parser, "words", key, several)
+        _add_several(parser, "words", key, several, given)
     names = names_of(verb)
     kind = options_of(verb)
     hints = get_type_hints(kind)
@@ -160,7 +173,7 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
         hint = hints[field.name]
         group = group_of(hint)
         if group is not None:
-            _add_group(parser, field, group, is_optional(hint), names)
+            _add_group(parser, field, group, is_optional(hint), names, given)
         elif hint is bool:
             switch = jsonargparse.ActionYesNo(no_prefix="no-")
             parser.add_argument(
@@ -171,7 +184,7 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
                 f"--{field.name}", type=hint, default=default_of(field), help=docs[field.name]
             )
             if field.name in SEVERAL:
-                _add_several(parser, names[field.name], field.name, SEVERAL[field.name])
+                _add_several(parser, names[field.name], field.name, SEVERAL[field.name], given)
     return parser
 
 
@@ -186,6 +199,7 @@ def _add_group(
     kind: type,
     optional: bool,
     names: dict[str, str],
+    given: dict[str, str],
 ) -> None:
     """The options of a dataclass inside the verb's; some have a short name beside their own."""
     default = kind() if optional else default_of(field)
@@ -209,9 +223,9 @@ def _add_group(
     for name, option in short.items():
         key = f"{field.name}.{name}"
         if key in SEVERAL:
-            _add_several(parser, option, key, SEVERAL[key])
+            _add_several(parser, option, key, SEVERAL[key], given)
         elif name == "model":
-            _add_several(parser, option, key, Several("MODEL", _read_model, None))
+            _add_several(parser, option, key, Several("MODEL", _read_model, None), given)
         if name in own:
             several_names = [f"--{key}"] if name == "model" else [f"--{key}", option]
             parser.add_argument(
@@ -227,7 +241,11 @@ def _read_model(word: str) -> str | None:
 
 
 def _add_several(
-    parser: jsonargparse.ArgumentParser, name: str, key: str, several: Several
+    parser: jsonargparse.ArgumentParser,
+    name: str,
+    key: str,
+    several: Several,
+    given: dict[str, str],
 ) -> None:
     """An option, or the words after the verb, that set a key by several words."""
     place = {"dest": argparse.SUPPRESS} if name.startswith("-") else {}
@@ -235,6 +253,7 @@ def _add_several(
         name,
         action=Words,
         key=key,
+        given=given,
         read=several.read,
         nargs=several.count,
         metavar=several.metavar,

@@ -24,8 +24,7 @@ Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C (run again to go
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        # A × or … that the terminal's encoding lacks is no reason to stop.
+    for stream in (sys.stdout, sys.stderr):  # a × that the terminal lacks is no reason to stop
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")
     arguments = sys.argv[1:] if arguments is None else arguments
