@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         save_classifier,
     )
     from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
+    from distill.runtime import Runtime
     from distill.sets.exports import export, merge, subsample
     from distill.sets.transfer_set import TransferSet
     from distill.study import run_study
@@ -38,6 +39,7 @@ _HOMES = {
         "save_classifier",
     ),
     "distill.options": ("DistillOptions", "StudentOptions", "StudyOptions", "ViewOptions"),
+    "distill.runtime": ("Runtime",),
     "distill.study": ("run_study",),
     "distill.train": ("DistillResult", "build_student", "distill", "forget"),
     "distill.sets.transfer_set": ("TransferSet",),
@@ -50,6 +52,7 @@ __all__ = [
     "Evaluation",
     "Images",
     "ModelSpec",
+    "Runtime",
     "StudentOptions",
     "StudyOptions",
     "TransferSet",

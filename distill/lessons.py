@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.data.augment import check_views, make_views, view_labels
+from distill.data.augment import make_views, view_labels
 from distill.data.images import Images, fit_pixels
 from distill.learner import Learner
 from distill.models import Classifier
-from distill.optimisers import PEAKS
 from distill.options import DistillOptions
 from distill.sets.transfer_set import TransferSet
 from distill.views import ask, bank_answers, to_input
@@ -73,11 +72,11 @@ class Lessons:
             quiet,
             folder,
         )
-        look = (learner.ask_for_hints, str(learner.theirs)) if hints else ()
+        look = (learner.ask_for_hints, str(learner.teacher_stages)) if hints else ()
         self.bank = [part.flatten(0, 1) for part in bank_answers(*given, *look)]
         free_cycles(self.device)
-        if self.device.type == "cuda" and "bss" not in self.learner.weights:
-            self.teacher.cpu()  # it is not asked again (bss attacks it), and its memory is wanted
+        if self.device.type == "cuda" and not learner.needs("teacher"):
+            self.teacher.cpu()  # it is not asked again, and its memory is wanted
 
     def _hints_fit(self, views: int, quiet: bool) -> bool:
         """Not by how much memory is free: hints that are kept are rounded, and a run that goes on
@@ -150,32 +149,13 @@ def check_lesson(
     options: DistillOptions,
 ) -> None:
     """Refuse what can't be taught, before any work."""
-    if options.temperature <= 0:
-        raise EchosetError(f"temperature must be positive, got {options.temperature}")
-    least = {
-        "steps": 1,
-        "batch": 2,
-        "views_per_image": 0,
-        "patience": 0,
-        "label_temperature": 0,
-        "weight_decay": 0,
-    }
-    for name, bound in least.items():
-        if not getattr(options, name) >= bound:
-            raise EchosetError(f"{name} must be at least {bound}, got {getattr(options, name)}")
-    if options.learning_rate is not None and not options.learning_rate >= 0:
-        raise EchosetError(f"learning_rate must be at least 0, got {options.learning_rate}")
-    if options.optimiser not in PEAKS:
-        raise EchosetError(f"no optimiser '{options.optimiser}'; there are {', '.join(PEAKS)}")
+    if options.steps < 1:
+        raise EchosetError(f"steps must be at least 1, got {options.steps}")
     if options.patience and not 1 <= round(len(data) * options.held_out) <= len(data) - 2:
         raise EchosetError(
             f"held_out {options.held_out} of {len(data)} images leaves none to judge by, or none "
             "to learn from"
         )
-    for name in ("warmup", "ema", "held_out"):
-        if not 0 <= getattr(options, name) < 1:
-            raise EchosetError(f"{name} must lie in [0, 1), got {getattr(options, name)}")
-    check_views(options.views, "views")
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise EchosetError(
             "the student's weights are frozen, as load_teacher leaves them; call "

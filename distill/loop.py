@@ -180,11 +180,11 @@ class Loop:
         self._seconds = seconds
         self._began = time.perf_counter()
         self._due = Every(20)
-        self._stop = StopFlag()
+        self._flag = StopFlag()
         self._progress = StepProgress(title, total, quiet, start)
 
     def __enter__(self) -> Loop:
-        self._stop.__enter__()
+        self._flag.__enter__()
         self._progress.__enter__()
         return self
 
@@ -192,7 +192,7 @@ class Loop:
         self, kind: type | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.__exit__(kind, value, trace)
-        self._stop.__exit__(kind, value, trace)
+        self._flag.__exit__(kind, value, trace)
 
     @property
     def seconds(self) -> float:
@@ -202,12 +202,14 @@ class Loop:
     @property
     def stopping(self) -> bool:
         """Whether the user asked to stop."""
-        return self._stop.raised
+        return self._flag.raised
 
     def record(
         self, event: str, figures: Mapping[str, float], remedy: str, place: str, **more: Any
     ) -> None:
-        """Log a step's figures; refuse any that is not finite, naming it, the place and a remedy."""
+        """Log a step's figures; refuse any that is not finite, naming it, the place and a
+        remedy.
+        """
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
         if bad:
             raise EchosetError(f"{bad[0]} is {figures[bad[0]]} at {place}; {remedy}")
@@ -224,13 +226,13 @@ class Loop:
     ) -> None:
         """Show progress, save where it is due, and stop where the user asked for it.
 
-        Where `figures` is None, what is shown stays as it is. With `keep` the state is saved in any case. Where the work is `finished`, there is nothing
-        left to stop.
+        Where `figures` is None, what is shown stays as it is. With `keep` the state is saved in any
+        case. Where the work is `finished`, there is nothing left to stop.
         """
         if figures is not None:
             self._progress.update(done, figures, total)
         # Asked once: a signal may come between two looks.
-        stopping = self._stop.raised
+        stopping = self._flag.raised
         kept = None
         if self._save and (stopping or keep or self._due()):
             with self._due.paying():

@@ -2,10 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from math import inf
+from typing import Any, Literal, get_args
 
+from distill.methods import LABELS, METHODS
+from synthesis_kernels.errors import EchosetError
+
+Optimiser = Literal["muon", "sgd", "adamw"]
 ExportForm = Literal["folder", "npz", "webdataset", "set"]
+
+
+PLAIN = {"plain": LABELS}
+"""What a study calls plain training."""
+
+
+def check_least(options: Any, least: Mapping[str, float]) -> None:
+    """Refuse an option that is below its least value, or no number."""
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if not value >= bound:
+            raise EchosetError(f"{name} must be at least {bound}, got {value}")
+
+
+def check_loss(loss: Mapping[str, float | None]) -> None:
+    """Refuse names that no method has, weights that are none, and a loss of nothing."""
+    unknown = [name for name in loss if name not in METHODS]
+    if unknown:
+        raise EchosetError(f"no loss '{unknown[0]}'; there are {', '.join(METHODS)}")
+    for name, weight in loss.items():
+        if weight is not None and not 0 <= weight < inf:
+            raise EchosetError(f"the weight of loss '{name}' must be a number from 0, got {weight}")
+    if not any(weight is None or weight > 0 for weight in loss.values()):
+        raise EchosetError("no loss has a weight above 0")
+
+
+def split_method(method: str) -> list[str]:
+    """The losses that a study's method joins, as hinton+at does; plain is labels alone."""
+    names = [PLAIN.get(part, part) for part in method.split("+")]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise EchosetError(
+            f"no method '{unknown[0]}'; there are {', '.join((*PLAIN, *METHODS))}, and joins such "
+            "as hinton+at"
+        )
+    return names
 
 
 @dataclass(frozen=True)
@@ -40,6 +82,20 @@ class ViewOptions:
     strength: float = 0.5
     """Largest size of such a change, from 0 to 1."""
 
+    def __post_init__(self) -> None:
+        check_least(self, {"operations": 0})
+        for name in ("mixup", "cutmix", "erase", "strength"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise EchosetError(f"{name} must lie in [0, 1], got {value}")
+        wholes = {"shift": "the image's side", "cutout": "the image's side", "scale": "the size"}
+        for name, whole in wholes.items():
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise EchosetError(f"{name} is a part of {whole}, in [0, 1), got {value}")
+        if not 0 <= self.rotate <= 180:
+            raise EchosetError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
+
 
 @dataclass(frozen=True)
 class StudentOptions:
@@ -60,10 +116,9 @@ class DistillOptions:
     """How a student learns from a set and its teacher."""
 
     loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
-    """Losses and their weights, added up: hinton, labels, fitnet, hints, at, fsp, sp, rkd, rkd-d,
-    rkd-a, bss, dml, one. Unless labels is named, labels=1 is added to whatever lacks hinton, and to
-    dml and one, as these methods are published. Short: --loss hinton=1 at, a loss without a number
-    (null) at its published weight.
+    """Losses and their weights, added up; the help ends with their names. Unless labels is named,
+    it comes along at the weight the others were published with: none beside hinton, 1 beside most.
+    Short: --loss hinton=1 at, a loss without a number (null) at its published weight.
     """
     labels: Literal["teacher", "data"] = "teacher"
     """Where a loss wants labels: the teacher's own decision on each view (data-free), or the labels
@@ -77,7 +132,7 @@ class DistillOptions:
     """Student updates."""
     batch: int = 128
     """Images in an update."""
-    optimiser: Literal["muon", "sgd", "adamw"] = "muon"
+    optimiser: Optimiser = "muon"
     """Muon (matrices; Adam at a tenth of the rate for the rest), SGD with Nesterov momentum .9, or
     AdamW.
     """
@@ -123,6 +178,33 @@ class DistillOptions:
     branches: int = 3
     """Branches of the student's last stage with the loss `one`; the first is the student."""
 
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        if not self.temperature > 0:
+            raise EchosetError(f"temperature must be positive, got {self.temperature}")
+        least = {
+            "steps": 0,
+            "batch": 2,
+            "views_per_image": 0,
+            "patience": 0,
+            "label_temperature": 0,
+            "weight_decay": 0,
+            "peers": 2,
+            "branches": 2,
+        }
+        check_least(self, least)
+        if self.learning_rate is not None:
+            check_least(self, {"learning_rate": 0})
+        optimisers = get_args(Optimiser)
+        if self.optimiser not in optimisers:
+            raise EchosetError(
+                f"no optimiser '{self.optimiser}'; there are {', '.join(optimisers)}"
+            )
+        for name in ("warmup", "ema", "held_out"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise EchosetError(f"{name} must lie in [0, 1), got {value}")
+
 
 @dataclass(frozen=True)
 class StudyOptions:
@@ -154,3 +236,10 @@ class StudyOptions:
     """Draw so many images, balanced by their labels, from each set for each seed; 0 = all of it."""
     attacks: int = 50
     """Test images attacked for boundary similarity and adversarial transfer; 0 = neither."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or not self.methods or not self.corruptions:
+            raise EchosetError("a study needs one seed, one method and one corruption at least")
+        for method in self.methods:
+            split_method(method)
+        check_least(self, {"images": 0, "attacks": 0})

@@ -25,11 +25,12 @@ from distill.data.corrupt import corrupt, draw_balanced
 from distill.data.images import Images, as_images, content_hash
 from distill.evaluation import check_fit, evaluate, predict
 from distill.files import FORMAT, write_json
-from distill.learner import PUBLISHED, Learner, full_loss
+from distill.learner import Learner, full_loss
 from distill.lessons import check_lesson
 from distill.loop import StepProgress
+from distill.methods import LABELS, find_method
 from distill.models import Classifier
-from distill.options import DistillOptions, StudentOptions, StudyOptions
+from distill.options import DistillOptions, StudentOptions, StudyOptions, split_method
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.train import build_student, distill, identify_student
@@ -84,17 +85,13 @@ def method_loss(method: str, labelled: bool) -> dict[str, float]:
     """The losses behind a method's name; published weights, with labels where the data has them or
     the method wants them.
     """
-    names = ["labels" if part == "plain" else part for part in method.split("+")]
-    if unknown := [name for name in names if name not in PUBLISHED]:
-        raise EchosetError(
-            f"no method '{unknown[0]}'; there are plain, {', '.join(PUBLISHED)}, and joins such "
-            "as hinton+at"
-        )
-    loss = {name: PUBLISHED[name] for name in names}
-    if (
-        "hinton" in loss and labelled and not {"dml", "one"} & loss.keys()
-    ):  # whose networks learn from labels alone
-        loss |= {"hinton": 0.9, "labels": 0.1}  # α = .9
+    methods = [find_method(name) for name in split_method(method)]
+    loss = {each.name: each.weight for each in methods}
+    # Networks that learn together learn from labels in their own way.
+    if labelled and not any(each.crowd for each in methods):
+        for each in methods:
+            if each.beside_labels is not None:
+                loss[each.name], loss[LABELS] = each.beside_labels
     return loss
 
 
@@ -171,7 +168,7 @@ def _keys(
     settings = [
         FORMAT,
         identify_student(common.student),
-        asdict(replace(common.distillation, loss={})),
+        {**asdict(common.distillation), "loss": {}},
         options.attacks,
         options.images,
     ]
@@ -281,18 +278,12 @@ def _check(
                 f"'{name}' can't be the name of a set: it becomes part of file names, and "
                 "'original' is taken"
             )
-    if not options.seeds or not options.methods or not options.corruptions:
-        raise EchosetError("a study needs one seed, one method and one corruption at least")
     if original is not None:
         corrupt(original, classes, "none", 0)
     if any(how != "none" for how in options.corruptions) and labels != "data":
         raise EchosetError(
             "corruptions change the data's labels, and the teacher's are used: add "
             "--distillation.labels data"
-        )
-    if options.attacks < 0 or options.images < 0:
-        raise EchosetError(
-            f"attacks and images must be at least 0, got {options.attacks} and {options.images}"
         )
     student = build_student(common.student, common.teacher.contract)
     if sets:

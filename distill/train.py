@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from distill.data.images import Images, content_hash
 from distill.files import load_state, save_state
-from distill.learner import ATTACKS_END, Learner
+from distill.learner import Learner
 from distill.lessons import Lessons, check_lesson
 from distill.loop import Interrupted, Loop
 from distill.methods.hinton import hinton_loss
@@ -213,7 +213,7 @@ class StudentStep:
         self, images: Tensor, teacher_logits: Tensor, weights: Tensor, *hints: Tensor
     ) -> tuple[Tensor, Tensor]:
         learner = self.learner
-        looks = Taps(learner.student, learner.mine) if learner else nullcontext()
+        looks = Taps(learner.student, learner.student_stages) if learner else nullcontext()
         with looks, forward_pass(images.device, self.precision):
             logits = self._network(images)
         logits = logits.float()
@@ -351,7 +351,7 @@ def distill(
             lessons.ask_beforehand(quiet, folder)
         with loop:
             while state.step < options.steps and not _patience_is_over(state, options):
-                if learner.attacks and state.step / options.steps >= ATTACKS_END:
+                if learner.attacks and state.step / options.steps >= learner.attacks_end:
                     learner.attacks = False
                     train = Update(state, learner, step)  # another step, to be captured anew
                 state.optimiser.set_share(one_cycle(state.step, options.steps, options.warmup))

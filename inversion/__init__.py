@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inversion.driver import synthesize
     from inversion.jobs import plan
     from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
-    from inversion.recipes.ssdkd import synthesize
     from inversion.scoring.scorecard import Scorecard, score
     from inversion.sources.boundary import attack_boundaries
     from inversion.sources.collect import collect
@@ -27,7 +27,7 @@ _HOMES = {
     "inversion.scoring.scorecard": ("Scorecard", "score"),
     "inversion.sources.boundary": ("attack_boundaries",),
     "inversion.sources.stream": ("open_source",),
-    "inversion.recipes.ssdkd": ("synthesize",),
+    "inversion.driver": ("synthesize",),
     "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
 }
 __all__ = [

@@ -41,11 +41,6 @@ def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJo
     min ≤ 1); a growing pool (replay.keep_all) is one job, of as many images as are made, and its
     quotas only their sum.
     """
-    if options.images < 1 or options.shard_images < 1:
-        raise EchosetError(
-            f"images and shard_images must be at least 1, got {options.images} and "
-            f"{options.shard_images}"
-        )
     images, total = options.images, -(-options.images // options.shard_images)
     if options.replay.keep_all:
         images, total = options.calls * options.batch, 1
@@ -132,7 +127,9 @@ def assemble(
             if len(drawn) == len(shards)
             else {}
         )
-        finish_set(out, "ssd-kd", options, seed, teacher, teacher_hash, shards, wanted, **more)
+        finish_set(
+            out, options.recipe, options, seed, teacher, teacher_hash, shards, wanted, **more
+        )
     return TransferSet.load(out)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distill.options import StudentOptions, ViewOptions
+from distill.ranges import require_least, require_within
+from synthesis_kernels.errors import EchosetError
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class GeneratorOptions:
     meta_rate: float = 1e-2
     """Adam on the meta-learned weights; of no account where learning is plain."""
 
+    def __post_init__(self) -> None:
+        require_least(self, "generator", 0, "blocks", "smooth", "conditioning")
+        require_least(self, "generator", 0, "learning_rate", "latent_rate", "meta_rate")
+        require_least(self, "generator", 1, "inner_steps", "latent", "width")
+
 
 @dataclass(frozen=True)
 class TeacherViewOptions:
@@ -119,6 +126,10 @@ class ObjectiveOptions:
     '{"shift": 0.125, "flip": true}', or '{"shift": 0}' for none.
     """
 
+    def __post_init__(self) -> None:
+        require_least(self, "objective", 0, "bn", "classes", "adversary", "spread", "gamma")
+        require_within(self, "objective", "[0, 1)", "bn_momentum")
+
 
 @dataclass(frozen=True)
 class ReplayOptions:
@@ -155,6 +166,20 @@ class ReplayOptions:
     """Exponent of the priority δ in the chance to be drawn; 0 is uniform."""
     beta: float = 0.4
     """First exponent of the importance weights; rises to 1 over the run."""
+
+    def __post_init__(self) -> None:
+        require_least(self, "replay", 0, "alpha", "half_life", "policy_rate")
+        require_within(self, "replay", "[0, 1]", "refresh", "beta")
+        if self.keep_all and (self.balanced_targets or self.replace_all):
+            raise EchosetError(
+                "replay.keep_all has no quotas: set replay.balanced_targets and "
+                "replay.replace_all to false"
+            )
+        if self.policy and self.sampling != "policy":
+            raise EchosetError(
+                f"replay.policy is given and draws are by {self.sampling}: set replay.sampling to "
+                "policy"
+            )
 
 
 @dataclass(frozen=True)
@@ -194,11 +219,25 @@ class AdversaryOptions:
     keep: bool = False
     """Leave it beside the set, as adversary-00000.safetensors and so on."""
 
+    def __post_init__(self) -> None:
+        require_least(self, "adversary", 0, "learning_rate", "begins", "views_per_image", "hints")
+        require_least(self, "adversary", 1, "batch", "steps")
+        if self.hints and not self.views_per_image:
+            raise EchosetError(
+                "adversary.hints are kept for the views in adversary.views_per_image, which is 0; "
+                "set it to 4, say"
+            )
+        if self.temperature <= 0:
+            raise EchosetError(f"adversary.temperature must be positive, got {self.temperature}")
+
 
 @dataclass(frozen=True)
 class SynthesisOptions:
     """A whole synthesis."""
 
+    recipe: str = "ssd-kd"
+    """How the set is made: ssd-kd, fast-datafree (every image kept, nothing balanced), or
+    adversarial (needs no BatchNorm)."""
     images: int = 2000
     """Images in the finished set, divided evenly among the classes. (With replay.keep_all, calls ×
     batch instead.)
@@ -230,6 +269,23 @@ class SynthesisOptions:
     """The adversarial student."""
     views: ViewOptions = ViewOptions()
     """What the adversarial student sees of an image."""
+
+    def __post_init__(self) -> None:
+        require_least(self, "", 1, "images", "shard_images", "calls", "patience")
+        require_least(self, "", 2, "batch")
+        require_within(self, "", "[0, 1)", "held_out")
+        begins = self.adversary.begins
+        after = self.objective.adversary_after
+        if begins >= self.calls:
+            raise EchosetError(
+                f"adversary.begins {begins} leaves the adversarial student nothing to learn in "
+                f"{self.calls} calls"
+            )
+        if begins and self.objective.adversary and after <= begins:
+            raise EchosetError(
+                f"objective.adversary_after {after} would ask an adversarial student that has "
+                f"learnt nothing yet (adversary.begins {begins}); raise it to more than {begins}"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,11 +12,11 @@ from distill.models import (
     Classifier,
     ModelSpec,
     build_classifier,
-    is_import_path,
     load_classifier,
     read_spec,
 )
 from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.backend import kernel_form
@@ -38,8 +39,8 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
     """Build the teacher that `options` describe, frozen and in evaluation mode; one that has
     learnt, unless `untrained`.
 
-    A constructor given by import path may bring its own weights; other names are networks, and need
-    a file of them.
+    Some kinds of network come with their weights, or know where theirs are published; others need a
+    file of them.
     """
     path = BUNDLED.get(options.model, Path(options.model))
     weights = Path(options.weights or "")
@@ -49,21 +50,19 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
         _check_contract(options)
-        source = told or options
+        kind = kind_of(options.model)
         if told:
             _check_known(options, told, options.weights, CONTRACT)
-        contract = {key: getattr(source, key) for key in CONTRACT}
+            contract = {key: getattr(told, key) for key in CONTRACT}
+        else:
+            contract = _complete_contract(options, kind)
         teacher = build_classifier(
             ModelSpec(
                 options.model, options.arguments, **contract, notes=told.notes if told else {}
             )
         )
-        if options.weights is None and not (untrained or is_import_path(options.model)):
-            raise EchosetError(
-                f"'{options.model}' names a network that was never trained: give the file of its "
-                "weights, too "
-                "(for a teacher --teacher.weights FILE)"
-            )
+        if options.weights is None and not untrained:
+            _load_published(teacher, kind)
     if options.weights is not None:
         load_weights(teacher.network, read_weights(options.weights), options.weights)
         if told and (told.mean, told.std) != (teacher.spec.mean, teacher.spec.std):
@@ -73,6 +72,38 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
                 f"{teacher.spec.std}; give the weights' own network as the model"
             )
     return teacher.eval().requires_grad_(False)
+
+
+def _complete_contract(options: TeacherOptions, kind: Kind) -> dict[str, Any]:
+    """The options' contract; where one was left at its default, what the kind knows of the name."""
+    usual = TeacherOptions()
+    known = kind.contract(options.model, options.arguments)
+    contract = {}
+    for key in CONTRACT:
+        value = getattr(options, key)
+        untouched = value == getattr(usual, key)
+        contract[key] = known.get(key, value) if untouched else value
+    return contract
+
+
+def _load_published(teacher: Classifier, kind: Kind) -> None:
+    """Give a teacher without a file of weights those that its kind has for it; refuse one that has
+    none.
+    """
+    spec = teacher.spec
+    if kind.comes_trained:
+        return
+    if kind.weights is None:
+        raise EchosetError(
+            f"'{spec.model}' names a network that was never trained: give the file of its "
+            "weights, too "
+            "(for a teacher --teacher.weights FILE)"
+        )
+    load_weights(
+        teacher.network,
+        kind.weights(spec.model, spec.arguments),
+        f"the published weights of {spec.model}",
+    )
 
 
 def _check_known(
@@ -158,18 +189,18 @@ class Inspection:
     warnings: list[str]
 
 
-def inspect_teacher(teacher: Classifier) -> Inspection:
+def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspection:
     """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
     what to do.
     """
     layers = find_batch_norms(teacher.network)
-    if not layers:
+    if not layers and needs_batch_norm:
         raise EchosetError(
             f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and "
             "SSD-KD matches those. "
             "Use a teacher with BatchNorm (for example convnet-32, wrn-40-2, torchvision's "
-            "vgg11_bn), or make its set without a "
-            "generator, which needs none: echoset collect --source shaders"
+            "vgg11_bn), a recipe that needs none (--synthesis.recipe "
+            "adversarial), or no generator: echoset collect shaders"
         )
     untrained = []
     for name, layer in layers.items():
@@ -185,7 +216,7 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
             )
         if not mean.any() and (variance == 1).all():
             untrained.append(name)
-    if len(untrained) == len(layers):
+    if layers and len(untrained) == len(layers):
         raise EchosetError(
             "the teacher's running statistics were never trained (every mean is 0, every variance "
             "1); "
@@ -198,7 +229,9 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
         raise EchosetError(
             f"the teacher's parameter {bad} is not finite; the checkpoint is damaged"
         )
-    _check_forward(teacher)
+    check_shape(teacher)
+    if layers:
+        _check_moments(teacher)
 
     warnings = [f"layer {name} was never trained" for name in untrained]
     if set(teacher.spec.mean) == {0.0} and set(teacher.spec.std) == {1.0}:
@@ -239,12 +272,10 @@ def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
         ) from error
 
 
-def _check_forward(teacher: Classifier) -> None:
-    check_shape(teacher)
+def _check_moments(teacher: Classifier) -> None:
+    """Name a BatchNorm layer that runs twice, or never."""
     spec = teacher.spec
     grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
-    with (
-        torch.no_grad(),
-        kernel_form("reference"),
-    ):  # wherever it will run, it is looked at on the CPU
-        Frozen(teacher).with_moments(grey)  # names a layer that runs twice, or never
+    # Wherever it will run, it is looked at on the CPU.
+    with torch.no_grad(), kernel_form("reference"):
+        Frozen(teacher).with_moments(grey)

@@ -97,7 +97,8 @@ def describe_device(device: torch.device) -> str:
             )
     except OSError:
         pass
-    return f"cpu: {model or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    name = model or platform.processor() or platform.machine()
+    return f"cpu: {name}, {torch.get_num_threads()} threads"
 
 
 def keep_freed_memory() -> None:
@@ -255,7 +256,10 @@ def _why_not(form: Form, device: str) -> str | None:
         if importlib.util.find_spec("triton") is None:
             return "triton is not installed (pip install triton)"
         if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-            return "triton needs a CUDA device (TRITON_INTERPRET=1 runs it on the CPU, slowly, for tests)"
+            return (
+                "triton needs a CUDA device (TRITON_INTERPRET=1 runs it on the CPU, slowly, for "
+                "tests)"
+            )
         if device == "cuda" and torch.cuda.is_available():
             return _driver_problem()
     return None

@@ -37,6 +37,66 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
 
+SLOW = {
+    "test_bench",
+    "test_boundary_attack::test_every_sample_marked_found_holds_on_the_teacher_itself",
+    "test_cli::test_a_demo_stopped_before_its_report_is_no_finished_one",
+    "test_cli::test_a_demo_whose_student_starts_from_the_adversarial_one",
+    "test_cli::test_a_growing_pool_and_real_images_teach_the_student_that_learnt_along",
+    "test_cli::test_demo_prints_its_json_last_and_names_the_report",
+    "test_cli::test_help_names_every_option_and_never_imports_torch",
+    "test_cli::test_pictures_beside_the_set_teach_too",
+    "test_cli::test_a_student_goes_on_from_weights",
+    "test_cli::test_distilling_from_any_images_by_several_losses",
+    "test_cli::test_evaluate_measures_nearness_to_the_teacher",
+    "test_cli::test_every_config_in_the_repository_is_accepted",
+    "test_cli::test_sets_are_merged_drawn_from_and_exported",
+    "test_cli::test_the_verbs_work_on_each_others_files",
+    "test_collect::test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes",
+    "test_collect::test_a_stopped_process_goes_on_to_the_same_bytes",
+    "test_collect::test_figures_are_exposed_where_the_teacher_tells_more_of_them",
+    "test_conv3x3::test_a_network_trains_on_it_as_on_the_librarys_convolutions",
+    "test_conv3x3::test_teachers_students_and_generators_run_on_it",
+    "test_data::test_the_bundled_slice_is_real_mnist_and_the_teacher_reads_it",
+    "test_distill::test_a_compiled_step_has_the_gradients_of_the_eager_one",
+    "test_distill::test_a_stopped_distillation_goes_on_to_the_same_student",
+    "test_distill::test_a_student_learns_to_decide_as_its_teacher",
+    "test_distill::test_same_seed_same_student",
+    "test_distill::test_teacher_and_student_may_be_of_different_families",
+    "test_distill::test_views_and_mixup_change_what_is_learnt",
+    "test_kernels::test_a_form_asked_for_by_name_must_run",
+    "test_kernels::test_native_kernels_do_without_a_home_and_take_a_compiler_of_several_words",
+    "test_kernels::test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for",
+    "test_learner::test_every_method_changes_the_student_with_either_kind_of_label",
+    "test_learner::test_every_optimiser_learns",
+    "test_learner::test_patience_stops_and_keeps_the_student_that_agreed_most",
+    "test_policy::test_a_run_learns_a_policy_and_another_can_start_from_it",
+    "test_replay::test_likeness_is_of_correlations_within_a_class",
+    "test_scorecard::test_validation_is_one_command_shared_and_continued",
+    "test_study::test_a_grid_is_filled_once",
+    "test_study::test_a_killed_study_goes_on",
+    "test_study::test_processes_share_a_grid",
+    "test_synthesis",
+    "test_teacher::test_layers_of_two_names",
+    "test_tools::test_a_teacher_learns_and_says_how_it_was_made",
+    "test_tools::test_students_of_one_set_are_measured_once",
+    "test_triton_forms",
+}
+"""Files, and tests of other files, that take more than about two seconds each."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what `make fast` leaves out: see the markers in pyproject.toml."""
+    for item in items:
+        name = f"{item.path.stem}::{item.originalname}"
+        if item.path.stem == "test_gpu":
+            item.add_marker("gpu")
+        if "echoset" in item.fixturenames:
+            item.add_marker("process")
+        if name in SLOW or item.path.stem in SLOW:
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

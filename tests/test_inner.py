@@ -10,8 +10,8 @@ from distill.models.frozen import Frozen
 from inversion import plan
 from inversion.options import ObjectiveOptions
 from inversion.parts.inner import InnerLoop
+from inversion.parts.state import SynthesisState
 from inversion.parts.terms import likeness
-from inversion.recipes.ssdkd import SynthesisState
 from synthesis_kernels.bn_match import moment_distance
 from synthesis_kernels.views import ViewPlan, views_reference
 

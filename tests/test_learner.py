@@ -21,10 +21,12 @@ from distill import (
 )
 from distill.data.augment import make_views
 from distill.data.images import Images
-from distill.learner import PUBLISHED, Learner, cut_after, full_loss
+from distill.learner import Learner, full_loss
 from distill.lessons import Lessons
+from distill.methods import METHODS, find_method
 from distill.methods.attention import attention_loss
 from distill.methods.boundary import push_over
+from distill.methods.ensemble import cut_after
 from distill.methods.fitnet import fitnet_loss
 from distill.methods.fsp import fsp_loss
 from distill.methods.hints import hint_loss
@@ -40,6 +42,7 @@ from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 
 SHORT = DistillOptions(steps=4, batch=16, views_per_image=2)
+PUBLISHED = {name: find_method(name).weight for name in METHODS}
 SINGLE = [name for name in PUBLISHED if name != "labels"]
 
 
@@ -115,7 +118,7 @@ def test_features_of_other_families_are_compared(teacher, data, model):
 
 
 @pytest.mark.parametrize(
-    "name", ["hinton", "fitnet", "at", "fsp", "sp", "rkd", "rkd-d", "rkd-a", "hints"]
+    "name", ["hinton", "mse", "fitnet", "at", "fsp", "sp", "rkd", "rkd-d", "rkd-a", "hints"]
 )
 def test_a_copy_of_the_teacher_has_nothing_to_learn(teacher, data, name):
     copy = build_classifier(replace(teacher.spec, notes={}))
@@ -160,7 +163,24 @@ def test_no_labels_are_added_beside_hinton_and_one_otherwise():
     assert full_loss({"at": 5.0}) == {"labels": 1.0, "at": 5.0}
     assert full_loss({"hinton": 0.0, "sp": 1.0}) == {"labels": 1.0, "sp": 1.0}
     assert full_loss({"labels": 0.0, "sp": 1.0}) == {"sp": 1.0}
+    assert full_loss({"mse": None}) == {"labels": 0.025, "mse": 1.0}
+    assert full_loss({"mse": 2.0, "at": 5.0}) == {"labels": 0.025, "mse": 2.0, "at": 5.0}
+    assert full_loss({"mse": 1.0, "labels": 0.0}) == {"mse": 1.0}
+    assert full_loss({"mse": 1.0, "dml": 1.0}) == {"labels": 1.0, "mse": 1.0, "dml": 1.0}
     assert full_loss({"hinton": 1.0, "dml": 1.0}) == {"labels": 1.0, "hinton": 1.0, "dml": 1.0}
+
+
+def test_a_student_comes_to_the_teachers_logits_by_mse(teacher, data):
+    """In few steps, on images that it learnt from."""
+    options = DistillOptions(steps=150, batch=40, loss={"mse": None})
+    images = to_input(data.images)
+    before = student_like(teacher, "convnet-16").eval()
+    after = run(teacher, data, options, "convnet-16").student
+    with torch.no_grad():
+        answers = teacher(images)
+        far = (before(images) - answers).square().mean()
+        near = (after(images) - answers).square().mean()
+    assert near < far / 2
 
 
 def test_what_is_trained_and_what_is_not(teacher, data):
@@ -186,15 +206,21 @@ def test_what_is_trained_and_what_is_not(teacher, data):
 def test_peers_and_branches_are_as_many_as_asked_and_unlike(teacher, data):
     learner = Learner(student_like(teacher), teacher, replace(SHORT, loss={"dml": 1.0}, peers=4))
     assert (
-        len({learner.student.weight_hash(), *(peer.weight_hash() for peer in learner.peers)}) == 4
+        len(
+            {
+                learner.student.weight_hash(),
+                *(peer.weight_hash() for peer in learner.parts["Peers"].networks),
+            }
+        )
+        == 4
     )
     learner = Learner(
         student_like(teacher), teacher, replace(SHORT, loss={"one": 1.0}, branches=4)
     ).eval()
     images = to_input(data.images[:8])
-    with Taps(learner.student, learner.trunk) as trunk:
+    with Taps(learner.student, learner.parts["Tails"].stages) as trunk:
         student = learner.student(images)
-    branches = [student, *(tail(trunk.maps[0]) for tail in learner.tails)]
+    branches = [student, *(tail(trunk.maps[0]) for tail in learner.parts["Tails"].networks)]
     assert len(branches) == 4
     assert all(not torch.allclose(a, b) for i, a in enumerate(branches) for b in branches[:i])
     # What the learner reports are the first branch's answers, and that is the student whom saving
@@ -253,7 +279,10 @@ def test_layers_can_be_named(teacher):
         find_stages(teacher, ("featurs",))
     named = replace(SHORT, loss={"at": 1.0}, teacher_layers=("features.1", "features.5"))
     learner = Learner(student_like(teacher), teacher, named)
-    assert learner.theirs.layers == ("features.1", "features.5") and len(learner.mine.layers) == 2
+    assert (
+        learner.teacher_stages.layers == ("features.1", "features.5")
+        and len(learner.student_stages.layers) == 2
+    )
 
 
 class Flat(torch.nn.Module):
@@ -288,20 +317,33 @@ class Flat(torch.nn.Module):
         ({"ema": 1.0}, "ema"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"optimiser": "foo"}, "no optimiser 'foo'"),
-        ({"views": ViewOptions(operations=-1)}, "views.operations"),
-        ({"views": ViewOptions(cutout=8)}, "views.cutout is a part of the image's side"),
-        ({"views": ViewOptions(shift=-0.1)}, "views.shift is a part"),
-        ({"views": ViewOptions(rotate=float("nan"))}, "views.rotate"),
         ({"patience": 1, "held_out": 0.0}, "leaves none to judge by"),
         ({"patience": 1, "held_out": 0.999}, "none to learn from"),
         ({"held_out": 1.0}, "held_out"),
         ({"patience": -1}, "patience"),
-        ({"views": ViewOptions(mixup=2.0)}, "views.mixup"),
     ],
 )
 def test_what_cannot_be_done_is_refused(teacher, data, change, message):
     with pytest.raises(EchosetError, match=message):
         run(teacher, data, replace(SHORT, **change))
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("operations", -1, "operations"),
+        ("cutout", 8, "cutout is a part of the image's side"),
+        ("shift", -0.1, "shift is a part"),
+        ("rotate", float("nan"), "rotate"),
+        ("mixup", 2.0, "mixup"),
+        ("mixup", -0.5, "mixup must lie in"),
+        ("cutmix", 50, "cutmix must lie in"),
+        ("erase", 1.5, "erase must lie in"),
+    ],
+)
+def test_views_that_cannot_be_made_are_refused_when_they_are_named(name, value, message):
+    with pytest.raises(EchosetError, match=message):
+        ViewOptions(**{name: value})
 
 
 def test_a_network_without_maps_is_told_which_loss_to_use(teacher, data):
@@ -538,7 +580,7 @@ def test_boundary_samples_end_at_three_quarters(teacher, data, monkeypatch):
         pushed.append(len(images))
         return push_over(network, images, *rest)
 
-    monkeypatch.setattr("distill.learner.push_over", spy)
+    monkeypatch.setattr("distill.methods.boundary.push_over", spy)
     run(teacher, data, replace(SHORT, steps=8, loss={"bss": 1.0}))
     assert pushed == [4] * 6
 
@@ -608,7 +650,8 @@ def test_each_loss_compares_what_it_is_defined_on(teacher, data, name):
         pairs, everyone, adapted = list(zip(mine.maps, theirs.maps, strict=True)), [logits], []
         if name in ("fitnet", "fsp"):
             adapted = [
-                (adapter(m), t) for adapter, (m, t) in zip(learner.adapters, pairs, strict=True)
+                (adapter(m), t)
+                for adapter, (m, t) in zip(learner.parts["Projections"].layers, pairs, strict=True)
             ]
         if name == "hints":  # at the size of the last map, and the embedding as one more
             side = mine.maps[-1].shape[2:]
@@ -617,17 +660,19 @@ def test_each_loss_compares_what_it_is_defined_on(teacher, data, name):
             ]
             small.append((mine.embedding[:, :, None, None], theirs.embedding[:, :, None, None]))
             adapted = [
-                (reader(m), t) for reader, (m, t) in zip(learner.readers, small, strict=True)
+                (reader(m), t)
+                for reader, (m, t) in zip(learner.parts["HintReaders"].layers, small, strict=True)
             ]
         if name == "dml":
-            everyone += [peer(images) for peer in learner.peers]
+            everyone += [peer(images) for peer in learner.parts["Peers"].networks]
         if name == "one":
-            everyone += [tail(mine.maps[-2]) for tail in learner.tails]
-            gates = learner.gate(mine.maps[-2].mean((2, 3)))
+            everyone += [tail(mine.maps[-2]) for tail in learner.parts["Tails"].networks]
+            gates = learner.parts["Tails"].gate(mine.maps[-2].mean((2, 3)))
             everyone.append(sum(gates[:, i, None] * each for i, each in enumerate(everyone)))
         expected = {
             "labels": lambda: F.cross_entropy(logits, labels.argmax(1)),
             "hinton": lambda: kl(answers, logits, 3.0),
+            "mse": lambda: (logits - answers).square().mean(),
             "fitnet": lambda: sum(fitnet_loss(*pair) for pair in adapted) / 3,
             "hints": lambda: sum(hint_loss(*pair) for pair in adapted) / 4,
             "at": lambda: sum(attention_loss(*pair) for pair in pairs),
@@ -662,7 +707,7 @@ def test_boundary_samples_count_less_and_less(teacher, data, monkeypatch, share,
         asked.append((network, unit))
         return images.flip(3), crossed
 
-    monkeypatch.setattr("distill.learner.push_over", push)
+    monkeypatch.setattr("distill.methods.boundary.push_over", push)
     learner = Learner(student, teacher, replace(SHORT, loss={"bss": 1.0, "labels": 0.0})).eval()
     images, answers, _, _, draws = lesson(teacher, data, SHORT, learner)
     with torch.no_grad():
@@ -758,7 +803,7 @@ def test_hints_of_large_images_are_made_small_part_by_part(teacher, monkeypatch)
 
 
 def test_hints_of_other_layers_are_not_taken_for_these(teacher, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.views.Every", lambda seconds: lambda: True)
+    monkeypatch.setattr("distill.loop.Every.__call__", lambda every: True)
     options, hashes = replace(SHORT, steps=20, loss={"hinton": 1.0, "hints": 1.0}), []
     for layers in ((), (find_stages(teacher).layers[-1],), ()):
         (tmp_path / "student.state").unlink(missing_ok=True)

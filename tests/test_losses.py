@@ -17,6 +17,7 @@ from distill.methods.fitnet import fitnet_loss
 from distill.methods.fsp import fsp_loss
 from distill.methods.hinton import hinton_loss
 from distill.methods.hints import hint_loss
+from distill.methods.mse import logit_loss
 from distill.methods.mutual import mutual_loss
 from distill.methods.relational import angle_loss, distance_loss, relational_loss
 from distill.methods.shapes import same_side
@@ -34,6 +35,7 @@ MAPS = [
 ON_EMBEDDINGS = [distance_loss, angle_loss, relational_loss]
 ON_PAIRS = {
     "hinton": (lambda student, teacher: hinton_loss(student, teacher, 4.0), (4, 5)),
+    "mse": (logit_loss, (4, 5)),
     "soft": (lambda student, teacher: soft_loss(student, teacher), (4, 5)),
     "fitnet": (fitnet_loss, (3, 2, 4, 4)),
     "hints": (hint_loss, (3, 2, 4, 4)),
@@ -43,6 +45,11 @@ ON_PAIRS = {
     "angle": (angle_loss, (5, 3)),
     "relational": (relational_loss, (5, 3)),
 }
+
+
+def grid(*sizes):
+    """Every place of a table of these sizes."""
+    return product(*map(range, sizes))
 
 
 def normal(seed, *shapes):
@@ -184,6 +191,26 @@ def slopes(function, point, step=1e-6):
 
 
 # Each loss and its formula
+
+
+def test_mse_is_the_mean_over_images_and_classes():
+    student, teacher = normal(18, (6, 5), (6, 5))
+    exact = math.fsum((student[i, k].item() - teacher[i, k].item()) ** 2 for i, k in grid(6, 5))
+    assert_near(logit_loss(student, teacher), exact / 30)
+    assert logit_loss(teacher, teacher) == 0
+
+
+def test_gradient_of_mse_is_that_of_finite_differences():
+    student, teacher = normal(19, (4, 5), (4, 5))
+    leaf = student.clone().requires_grad_()
+    logit_loss(leaf, teacher).backward()
+    step = 1e-6
+    for i, k in grid(4, 5):
+        shift = torch.zeros_like(student)
+        shift[i, k] = step
+        above = logit_loss(student + shift, teacher).item()
+        below = logit_loss(student - shift, teacher).item()
+        assert_near(leaf.grad[i, k], (above - below) / (2 * step), 1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])

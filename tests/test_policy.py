@@ -16,11 +16,12 @@ from distill.train import StudentStep
 from inversion import plan, synthesize
 from inversion.options import ReplayOptions
 from inversion.pages.report import write_report
+from inversion.parts import adversary as synthesis
+from inversion.parts.adversary import adversary_steps
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.policy import EVEN, FEATURES, SPREAD, Policy, features
 from inversion.parts.sampling import draw_batch, record_visit
-from inversion.recipes import ssdkd as synthesis
-from inversion.recipes.ssdkd import SynthesisState, adversary_steps
+from inversion.parts.state import SynthesisState
 from synthesis_kernels.errors import EchosetError
 
 RUN = Runtime(seed=3, device="cpu", precision="float32", quiet=True)
@@ -186,8 +187,6 @@ def test_a_policy_that_cannot_be_is_refused(teacher, tiny, tmp_path):
         (ReplayOptions(sampling="policy", policy=(math.nan,) * 7), 0.4, "needs 7 weights"),
         (ReplayOptions(sampling="policy"), 0.0, "of 30 images is none; raise held_out"),
         (ReplayOptions(sampling="policy"), 0.03, "of 30 images is none; raise held_out"),
-        (ReplayOptions(policy=(1.0,) * 7), 0.4, "draws are by priority"),
-        (ReplayOptions(policy_rate=-1.0), 0.4, "policy_rate must be a number of at least 0"),
     ):
         with pytest.raises(EchosetError, match=message):
             synthesize(
@@ -196,6 +195,10 @@ def test_a_policy_that_cannot_be_is_refused(teacher, tiny, tmp_path):
                 tmp_path / "set",
                 runtime=RUN,
             )
+    with pytest.raises(EchosetError, match="draws are by priority"):
+        ReplayOptions(policy=(1.0,) * 7)
+    with pytest.raises(EchosetError, match="policy_rate must be a number of at least 0"):
+        ReplayOptions(policy_rate=-1.0)
 
 
 def test_the_reward_is_what_held_out_divergence_loses(teacher, tiny, monkeypatch):
@@ -206,7 +209,7 @@ def test_the_reward_is_what_held_out_divergence_loses(teacher, tiny, monkeypatch
     state = SynthesisState(teacher, plan(options, 10)[0], options, torch.device("cpu"))
     state.buffer.filled[:-1] = True
     found = iter([torch.tensor(3.0), torch.tensor(1.0)])
-    monkeypatch.setattr(synthesis, "_ask_held_out", lambda *_: (torch.tensor(0.5), next(found)))
+    monkeypatch.setattr(synthesis, "ask_held_out", lambda *_: (torch.tensor(0.5), next(found)))
     train = StudentStep(state.adversary, 20.0, torch.float32)
     figures = adversary_steps(train, Frozen(teacher), state, options, torch.float32)
     assert figures["reward"].item() == pytest.approx(math.log(3))

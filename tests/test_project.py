@@ -52,26 +52,10 @@ def test_assets_are_small():
         assert path.stat().st_size < 5_000_000
 
 
-def test_the_readme_code_runs(tmp_path):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    assert len(code.splitlines()) <= 14
-    small = "SynthesisOptions(images=20, batch=20, calls=2, generator=GeneratorOptions(inner_steps=1, width=4))"
-    code, swapped = re.subn(r"SynthesisOptions\(images=\d+\)", small, code)
-    assert swapped == 1
-    code = "from inversion.options import GeneratorOptions\n" + code.replace(
-        "distill(student,", "distill(student, options=DistillOptions(steps=3),"
-    )
-    code = code.replace("transfer_set, teacher)", "data=transfer_set, teacher=teacher)")
-    code = "from distill import DistillOptions\n" + code
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.strip().splitlines()[-1].split()[-1]) <= 1
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1500
 
 
 NUMBER, WHOLE = (int, float), int
@@ -115,6 +99,14 @@ PAGES = (
 """Pages that hold measured figures, or say where they are."""
 
 
+LINKED = (
+    *ROOT.glob("*.md"),
+    ROOT / "configs" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
+"""Pages whose links are followed."""
+
+
 def read_pages():
     return "\n".join(page.read_text() for page in PAGES)
 
@@ -154,8 +146,10 @@ def test_the_pages_tables_are_those_of_the_result_files():
 
 def test_the_pages_links_lead_somewhere():
     """Files are there, and so are the headings that a link names."""
-    for page in PAGES:
+    for page in LINKED:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if "://" in target:
+                continue
             path, _, heading = target.partition("#")
             file = (page.parent / path).resolve() if path else page
             assert file.exists(), f"{page}: {target}"

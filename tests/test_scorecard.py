@@ -557,7 +557,7 @@ def test_validation_is_one_command_shared_and_continued(folder, tmp_path, capsys
         ([], "there is nothing to score; name sets"),
         (["/nowhere"], "no data at /nowhere"),
         (
-            ["a=x.npz", "--validate", "b=y.npz"],
+            ["--validate", "a=x.npz", "b=y.npz"],
             "validation needs 4 sets at least, and better 8, got 2",
         ),
         (["x.npz", "--images=-1"], "images must be at least 0"),
@@ -592,8 +592,8 @@ def test_sets_are_named_on_the_command_line(capsys):
     assert "NAME=b" in capsys.readouterr().err
 
 
-def test_the_readme_has_every_definition():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_has_every_definition():
+    text = (ROOT / "docs" / "scorecard.md").read_text()
     for one in SCORES:
         assert f"| {one.heading} | {one.definition} | {one.range} | {one.good} |" in text
 

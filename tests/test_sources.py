@@ -4,13 +4,14 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from distill.data.images import fit_pixels
 from distill.sets.transfer_set import write_manifest, write_shard
-from inversion.sources import fractals, leaves, shaders
+from inversion.sources import DRAWN, fractals, leaves, shaders
 from inversion.sources.exposure import expose
 from inversion.sources.fractals import Fractals
 from inversion.sources.leaves import Leaves
@@ -26,7 +27,7 @@ from inversion.sources.shaders import (
     Program,
     Shaders,
 )
-from inversion.sources.stream import BLOCK, DRAWN, open_source, open_sources
+from inversion.sources.stream import BLOCK, open_source, open_sources
 from synthesis_kernels.errors import EchosetError
 
 CPU = torch.device("cpu")
@@ -38,6 +39,7 @@ FAST = [
     "leaves:smallest=0.3,cover=0.5",
     "shaders",
     "fractals",
+    "strokes:thickest=0.1",
 ]  # plain leaves take long
 
 
@@ -717,3 +719,17 @@ def test_a_transfer_set_is_a_source(tmp_path):
 def test_a_folder_without_pictures_says_so(tmp_path):
     with pytest.raises(EchosetError, match=str(tmp_path)):
         open_source(str(tmp_path), 1, 8)
+
+
+def test_strokes_are_lines_on_a_ground():
+    """Most of an image is one plain colour, and every image has a line on it."""
+    images = floats("strokes", 1, 28)
+    ground = images.flatten(1).mode(1).values[:, None]
+    share = ((images.flatten(1) - ground).abs() < 1e-6).double().mean(1)
+    assert share.median() > 0.5
+    assert share.max() < 1
+
+
+def test_the_page_lists_every_drawn_source():
+    page = (ROOT / "docs" / "sources.md").read_text()
+    assert not [name for name in DRAWN if f"| `{name}`" not in page and f", `{name}`" not in page]

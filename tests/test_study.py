@@ -128,6 +128,19 @@ def test_damage_is_done_alike_to_all_methods_and_told(teacher, few, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"methods": ("hintn",)}, "no method 'hintn'"),
+        ({"seeds": ()}, "one seed"),
+        ({"attacks": -1}, "attacks must be at least 0"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_when_it_is_named(change, message):
+    with pytest.raises(EchosetError, match=message):
+        replace(SMALL, **change)
+
+
 def test_rows_on_the_original_data_are_added_and_never_damaged(teacher, few, tmp_path):
     options = StudyOptions(("sp",), ("noise=0.5",), (0,), attacks=0)
     cells = study(teacher, few, tmp_path, options, replace(SHORT, labels="data"), original=few)
@@ -142,7 +155,6 @@ def test_rows_on_the_original_data_are_added_and_never_damaged(teacher, few, tmp
 @pytest.mark.parametrize(
     "options, labels, sets, message",
     [
-        (replace(SMALL, methods=("hintn",)), "teacher", None, "no method 'hintn'"),
         (
             replace(SMALL, corruptions=("noise=0.2",)),
             "teacher",
@@ -151,9 +163,7 @@ def test_rows_on_the_original_data_are_added_and_never_damaged(teacher, few, tmp
         ),
         (replace(SMALL, corruptions=("blur=1",)), "data", None, "'blur=1' is no corruption"),
         (replace(SMALL, images=500), "data", None, "images in its smallest class"),
-        (replace(SMALL, seeds=()), "teacher", None, "one seed"),
         (replace(SMALL, methods=("plain", "dml+one")), "teacher", None, "choose one of them"),
-        (replace(SMALL, attacks=-1), "teacher", None, "attacks and images"),
         (SMALL, "teacher", {}, "a study needs a set"),
         (SMALL, "teacher", {"a/b": None}, "'a/b' can't be the name of a set"),
         (SMALL, "teacher", {"original": None}, "'original' is taken"),

@@ -70,7 +70,15 @@ def test_layers_of_two_names(tmp_path):
     assert torch.equal(again.norm.running_mean, network.network.norm.running_mean)
 
 
-@pytest.mark.parametrize("name", ["convnet-4", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"])
+def test_a_zoo_network_without_batch_norm():
+    named, plain = (build_classifier(ModelSpec(name)) for name in ("convnet-gn-16", "convnet-16"))
+    assert named.parameters_count == plain.parameters_count  # a scale and a shift a channel, too
+    assert not find_batch_norms(named.network)
+
+
+@pytest.mark.parametrize(
+    "name", ["convnet-4", "convnet-gn-4", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"]
+)
 @pytest.mark.parametrize("channels, size, classes", [(1, 20, 2), (3, 33, 7)])
 def test_zoo_takes_any_shape(name, channels, size, classes):
     model = build_classifier(ModelSpec(name, channels=channels, size=size, classes=classes)).eval()
@@ -107,6 +115,7 @@ def test_torchvision_and_import_path_models():
         ),
         (ModelSpec("distill.models.zoo.convnet.ConvNet", {"width": "wide"}), "width"),
         (ModelSpec("wrn-15-1"), "depth must be 10, 16, 22"),
+        (ModelSpec("convnet-gn-6"), "width must be a multiple of 4, got 6"),
         (ModelSpec("lenet5", size=8), "at least 16×16"),
         (ModelSpec("convnet-4", mean=(0.1, 0.2)), "mean has 2 values"),
         (ModelSpec("convnet-4", std=(0.0,)), "std must be positive"),

@@ -533,7 +533,6 @@ def test_students_of_one_set_are_measured_once(data, tmp_path, monkeypatch):
             ({"views": ViewOptions(**{name: 0.5})}, "labels stay as they are")
             for name in ("mixup", "cutmix")
         ),
-        ({"views": ViewOptions(erase=1.5)}, "views.erase must lie in"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(data, tmp_path, change, said):

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from results import write_json
 
-from distill.data.augment import check_views, make_views
+from distill.data.augment import make_views
 from distill.data.images import Images, content_hash, fit_pixels, load_images
 from distill.evaluation import check_fit, evaluate
 from distill.files import load_state, save_state
@@ -125,7 +125,6 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
             f"small lies in [0, 1], batch in [1, {len(data)}] (the images), epochs from 1 on; got "
             f"{recipe}"
         )
-    check_views(recipe.views, "views")
     if recipe.views.mixup or recipe.views.cutmix:
         raise SystemExit(
             "views.mixup and views.cutmix blend images, and labels stay as they are: leave both "

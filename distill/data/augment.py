@@ -14,25 +14,10 @@ from torch import Tensor
 
 from distill.options import ViewOptions
 from synthesis_kernels.counter import uniforms
-from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.views import LANES, ViewPlan, views
 
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
 TURN, PASTE, ERASE, OPERATIONS = 1, 1_000_003, 2_000_003, 3_000_017
-
-
-def check_views(options: ViewOptions, name: str) -> None:
-    """Refuse what can't be made."""
-    if options.operations < 0:
-        raise EchosetError(f"{name}.operations must be at least 0, got {options.operations}")
-    for part in ("mixup", "cutmix", "erase", "strength"):
-        if not 0 <= getattr(options, part) <= 1:
-            raise EchosetError(f"{name}.{part} must lie in [0, 1], got {getattr(options, part)}")
-    for part, whole in {"shift": "the image's side", "cutout": "the image's side", "scale": "the size"}.items():
-        if not 0 <= getattr(options, part) < 1:
-            raise EchosetError(f"{name}.{part} is a part of {whole}, in [0, 1), got {getattr(options, part)}")
-    if not 0 <= options.rotate <= 180:
-        raise EchosetError(f"{name}.rotate must lie in [0, 180] degrees, got {options.rotate}")
 
 
 def make_views(
@@ -60,7 +45,9 @@ def make_views(
         images = randaugment(images, draws.view(options.operations, 3, -1), options.strength)
     if options.cutmix:
         partner, box = _pastes(pool, index, view, options, seed)
-        images = torch.where(box[:, None], pool[partner].float() / (255 if pool.dtype is torch.uint8 else 1), images)
+        images = torch.where(
+            box[:, None], pool[partner].float() / (255 if pool.dtype is torch.uint8 else 1), images
+        )
     if options.erase:
         draws = uniforms(index, view, seed + ERASE, 5)
         # Where the first draw says that there is a box, it also says how large: 2 to 33 % of the
@@ -99,12 +86,18 @@ def _turn(images: Tensor, draws: Tensor, options: ViewOptions) -> Tensor:
     # One side of the sampling grid is 2 long, hence the factor of two.
     right, down = draws[2] * 2 * options.shift, draws[3] * 2 * options.shift
     cosine, sine = angle.cos() * zoom, angle.sin() * zoom
-    matrix = torch.stack([torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)], 1)
+    matrix = torch.stack(
+        [torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)], 1
+    )
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False).contiguous(memory_format=torch.channels_last)
+    return F.grid_sample(images, grid, align_corners=False).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
-def _pastes(pool: Tensor, index: Tensor, view: Tensor, options: ViewOptions, seed: int) -> tuple[Tensor, Tensor]:
+def _pastes(
+    pool: Tensor, index: Tensor, view: Tensor, options: ViewOptions, seed: int
+) -> tuple[Tensor, Tensor]:
     """Cutmix: whose pixels are pasted, (B,), and where, (B, H, W); the pasted share is uniform, as
     in its paper.
     """
@@ -120,8 +113,14 @@ def _boxes(draws: Tensor, area: Tensor, height: int, width: int, square: bool = 
     : 1 unless square.
     """
     ratio = torch.ones_like(area) if square else (draws[2] * 2 - 1).mul(math.log(3.3) / 2).exp()
-    tall, wide = (area.sqrt() * ratio).clamp_max(1) * height, (area.sqrt() / ratio).clamp_max(1) * width
-    y, x = torch.arange(height, device=area.device) + 0.5, torch.arange(width, device=area.device) + 0.5
+    tall, wide = (
+        (area.sqrt() * ratio).clamp_max(1) * height,
+        (area.sqrt() / ratio).clamp_max(1) * width,
+    )
+    y, x = (
+        torch.arange(height, device=area.device) + 0.5,
+        torch.arange(width, device=area.device) + 0.5,
+    )
     rows = (y - (draws[0] * height)[:, None]).abs() * 2 <= tall[:, None]
     columns = (x - (draws[1] * width)[:, None]).abs() * 2 <= wide[:, None]
     return rows[:, :, None] & columns[:, None, :]
@@ -130,4 +129,6 @@ def _boxes(draws: Tensor, area: Tensor, height: int, width: int, square: bool = 
 # (B, C, H, W) in [0, 1)
 def _noise(index: Tensor, view: Tensor, seed: int, like: Tensor) -> Tensor:
     """Uniform noise that belongs to (image, view), as everything else does."""
-    return uniforms(index, view, seed + 1000, like[0].numel()).T.reshape(len(index), *like.shape[1:])
+    return uniforms(index, view, seed + 1000, like[0].numel()).T.reshape(
+        len(index), *like.shape[1:]
+    )

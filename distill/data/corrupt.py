@@ -60,7 +60,12 @@ def add_label_noise(data: Images, classes: int, rate: float, seed: int) -> Corru
     changed = (noisy != labels).float().mean().item()
     counts = _counts(noisy, classes)
     rates = f"{drawn.float().mean():.1%} of the labels drawn anew, {changed:.1%} changed"
-    return Corrupted(replace(data, labels=noisy), f"{len(labels)} images: {rates}, by class {counts}", counts, changed)
+    return Corrupted(
+        replace(data, labels=noisy),
+        f"{len(labels)} images: {rates}, by class {counts}",
+        counts,
+        changed,
+    )
 
 
 def unbalance(data: Images, classes: int, gamma: float, seed: int) -> Corrupted:
@@ -72,16 +77,25 @@ def unbalance(data: Images, classes: int, gamma: float, seed: int) -> Corrupted:
     labels = _labels(data, classes)
     wanted = imbalance_counts(min(_counts(labels, classes)), classes, gamma)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    kept = torch.cat([order[labels[order] == c][:count] for c, count in enumerate(wanted)]).sort().values
+    kept = (
+        torch.cat([order[labels[order] == c][:count] for c, count in enumerate(wanted)])
+        .sort()
+        .values
+    )
     return Corrupted(data.chosen(kept), f"{len(kept)} images left, by class {wanted}", wanted, 0.0)
 
 
-def imbalance_counts(largest: int, classes: int, gamma: float, smallest: float = SMALLEST) -> list[int]:
+def imbalance_counts(
+    largest: int, classes: int, gamma: float, smallest: float = SMALLEST
+) -> list[int]:
     """n_c = round(a/(b + c^γ)) with a and b such that n_1 = `largest` and n_K = `smallest`·n_1."""
     if not 0 < gamma <= 20:
         raise EchosetError(f"the exponent of imbalance must lie above 0 and up to 20, got {gamma}")
     if classes < 2 or largest < 1:
-        raise EchosetError(f"imbalance needs two classes and images in each, got {classes} classes and {largest} images")
+        raise EchosetError(
+            f"imbalance needs two classes and images in each, got {classes} classes and {largest} "
+            "images"
+        )
     first, last = largest, largest * smallest
     b = (last * classes**gamma - first) / (first - last)
     a = first * (b + 1)

@@ -56,7 +56,11 @@ class Images:
 
     def chosen(self, index: Tensor) -> Images:
         """The images at these places, with their labels."""
-        return replace(self, images=self.images[index], labels=None if self.labels is None else self.labels[index])
+        return replace(
+            self,
+            images=self.images[index],
+            labels=None if self.labels is None else self.labels[index],
+        )
 
 
 def as_images(data: Any, name: str) -> Images:
@@ -68,7 +72,11 @@ def join(parts: Iterable[Images], name: str) -> Images:
     """Images of one shape as one collection; with labels if all have them."""
     parts = list(parts)
     labels = [part.labels for part in parts if part.labels is not None]
-    return Images(torch.cat([part.images for part in parts]), torch.cat(labels) if len(labels) == len(parts) else None, name)
+    return Images(
+        torch.cat([part.images for part in parts]),
+        torch.cat(labels) if len(labels) == len(parts) else None,
+        name,
+    )
 
 
 def content_hash(images: Tensor, labels: Tensor | None) -> str:
@@ -87,14 +95,21 @@ def fit_pixels(pixels: Tensor, channels: int, size: int) -> Tensor:
     if tuple(pixels.shape[1:]) == (channels, size, size):
         return pixels
     if pixels.shape[1] not in (1, 3) or channels not in (1, 3):
-        raise EchosetError(f"images have {pixels.shape[1]} channels, the network takes {channels}; only 1 and 3 can be converted")
+        raise EchosetError(
+            f"images have {pixels.shape[1]} channels, the network takes {channels}; only 1 and 3 "
+            "can be converted"
+        )
     parts = []
     for part in pixels.split(1000):
         part = part.float()
         if part.shape[1] > channels:
-            part = (part * torch.tensor(LUMA, device=part.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            part = (part * torch.tensor(LUMA, device=part.device).view(1, 3, 1, 1)).sum(
+                1, keepdim=True
+            )
         if tuple(part.shape[2:]) != (size, size):
-            part = F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
+            part = F.interpolate(
+                part, (size, size), mode="bilinear", antialias=True, align_corners=False
+            )
         parts.append(part.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1))
     return torch.cat(parts)
 
@@ -117,12 +132,21 @@ def load_images(
         raise EchosetError(f"give both channels and size, or neither; got {channels} and {size}")
     named = str(root).startswith("torchvision:")
     fit = (channels, size, quiet)
-    data = _read_torchvision(str(root), split, *fit) if named else _read(Path(root), split, *fit, labelled)
+    data = (
+        _read_torchvision(str(root), split, *fit)
+        if named
+        else _read(Path(root), split, *fit, labelled)
+    )
     images, labels = data.images, data.labels
     if len(images) and not images[0].numel():
-        raise EchosetError(f"{root}: its {len(images)} images have no pixels, but a shape of {tuple(images.shape[1:])}")
+        raise EchosetError(
+            f"{root}: its {len(images)} images have no pixels, but a shape of "
+            f"{tuple(images.shape[1:])}"
+        )
     if not len(images) or (labels is not None and len(images) != len(labels)):
-        raise EchosetError(f"{root}: {len(images)} images but {0 if labels is None else len(labels)} labels")
+        raise EchosetError(
+            f"{root}: {len(images)} images but {0 if labels is None else len(labels)} labels"
+        )
     return data if size is None else data.fitted(channels, size)
 
 
@@ -133,46 +157,82 @@ def from_dataset(dataset: Iterable[Any], name: str, channels: int = 3, size: int
     """
     images, labels = [], []
     for number, item in enumerate(dataset):
-        picture, label = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, tuple | list) else (item, None)
-        images.append(fit_pixels(_to_pixels(picture, f"{name}, item {number}")[None], channels, size))
+        picture, label = (
+            (item[0], item[1] if len(item) > 1 else None)
+            if isinstance(item, tuple | list)
+            else (item, None)
+        )
+        images.append(
+            fit_pixels(_to_pixels(picture, f"{name}, item {number}")[None], channels, size)
+        )
         labels.append(label)
     if not images:
         raise EchosetError(f"{name} is empty")
-    whole = all(isinstance(v, int | np.integer) or (getattr(v, "ndim", 1) == 0 and "int" in str(v.dtype)) for v in labels)
-    return Images(torch.cat(images), torch.tensor([int(label) for label in labels]) if whole else None, name)
+    whole = all(
+        isinstance(v, int | np.integer) or (getattr(v, "ndim", 1) == 0 and "int" in str(v.dtype))
+        for v in labels
+    )
+    return Images(
+        torch.cat(images), torch.tensor([int(label) for label in labels]) if whole else None, name
+    )
 
 
 def _to_pixels(picture: Any, name: str) -> Tensor:  # (C, H, W) uint8
     """One picture in any of the forms that data sets give."""
     if isinstance(picture, Tensor):
         pixels = picture
-        if pixels.is_floating_point() and pixels.ndim == 3 and pixels.numel() and pixels.min() >= 0 and pixels.max() <= 1:
+        if (
+            pixels.is_floating_point()
+            and pixels.ndim == 3
+            and pixels.numel()
+            and pixels.min() >= 0
+            and pixels.max() <= 1
+        ):
             pixels = (pixels * 255).round().to(torch.uint8)
     elif isinstance(picture, np.ndarray):
-        pixels = torch.from_numpy(picture[..., None] if picture.ndim == 2 else picture).movedim(-1, 0)
+        pixels = torch.from_numpy(picture[..., None] if picture.ndim == 2 else picture).movedim(
+            -1, 0
+        )
     elif hasattr(picture, "convert"):
         if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip and not scale
-            return torch.from_numpy((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8))[None]
-        pixels = torch.from_numpy(np.array(picture if picture.mode == "L" else picture.convert("RGB")))
+            return torch.from_numpy(
+                (np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8)
+            )[None]
+        pixels = torch.from_numpy(
+            np.array(picture if picture.mode == "L" else picture.convert("RGB"))
+        )
         pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
     else:
-        raise EchosetError(f"{name} is a {type(picture).__name__}, not a picture, an array or a tensor")
+        raise EchosetError(
+            f"{name} is a {type(picture).__name__}, not a picture, an array or a tensor"
+        )
     if pixels.dtype is not torch.uint8 or pixels.ndim != 3:
         found = f"{str(pixels.dtype).removeprefix('torch.')} of shape {tuple(picture.shape)}"
         raise EchosetError(f"{name} is {found}; expected uint8, or a tensor (C, H, W) in [0, 1]")
     return pixels
 
 
-def _read_torchvision(address: str, split: str, channels: int | None, size: int | None, quiet: bool) -> Images:
+def _read_torchvision(
+    address: str, split: str, channels: int | None, size: int | None, quiet: bool
+) -> Images:
     """`torchvision:NAME:ROOT`, already downloaded: nothing here reaches for the network."""
     from distill.torchvision_shim import torchvision
 
     _, name, root = (*address.split(":", 2), "", "")[:3]
     kind = getattr(torchvision.datasets, name, None)
     if not inspect.isclass(kind) or not root:
-        raise EchosetError(f"'{address}' should be torchvision:NAME:ROOT with NAME a class of torchvision.datasets, such as SVHN")
+        raise EchosetError(
+            f"'{address}' should be torchvision:NAME:ROOT with NAME a class of "
+            "torchvision.datasets, such as SVHN"
+        )
     takes = inspect.signature(kind).parameters
-    way = {"train": split == "train"} if "train" in takes else {"split": split} if "split" in takes else {}
+    way = (
+        {"train": split == "train"}
+        if "train" in takes
+        else {"split": split}
+        if "split" in takes
+        else {}
+    )
     try:
         dataset = kind(root, **way)
         if size is None:
@@ -181,7 +241,9 @@ def _read_torchvision(address: str, split: str, channels: int | None, size: int 
     except EchosetError:
         raise
     except Exception as error:  # each data set has its own
-        raise EchosetError(f"{address}: torchvision cannot read it ({type(error).__name__}: {error})") from error
+        raise EchosetError(
+            f"{address}: torchvision cannot read it ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _watched(items: Any, quiet: bool) -> Iterator[Any]:
@@ -192,7 +254,9 @@ def _watched(items: Any, quiet: bool) -> Iterator[Any]:
             progress.update(index + 1)
 
 
-def _read(root: Path, split: str, channels: int | None, size: int | None, quiet: bool, labelled: bool) -> Images:
+def _read(
+    root: Path, split: str, channels: int | None, size: int | None, quiet: bool, labelled: bool
+) -> Images:
     if not root.exists():
         raise EchosetError(f"no data at {root}")
     if root.suffix == ".npz":
@@ -200,7 +264,9 @@ def _read(root: Path, split: str, channels: int | None, size: int | None, quiet:
     elif found := _find_published(root, split):
         images, labels = _read_cifar(found[0], split) if len(found) == 1 else _read_mnist(*found)
     elif root.is_dir() and any(root.iterdir()):
-        images, labels = _read_folders(_folder_of(root, split, labelled), channels, size, quiet, labelled)
+        images, labels = _read_folders(
+            _folder_of(root, split, labelled), channels, size, quiet, labelled
+        )
     else:
         raise EchosetError(
             f"{root} is no data set this understands: expected an .npz file, MNIST's raw files "
@@ -215,18 +281,28 @@ def _read_npz(path: Path, split: str, labelled: bool) -> tuple[Tensor, Tensor | 
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{split}_" if f"{split}_images" in arrays else ""
             if f"{prefix}images" not in arrays:
-                raise EchosetError(f"{path} has no '{split}_images' and no 'images'; it has {', '.join(arrays.files)}")
-            images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels") if labelled else None
+                raise EchosetError(
+                    f"{path} has no '{split}_images' and no 'images'; it has "
+                    f"{', '.join(arrays.files)}"
+                )
+            images, labels = (
+                arrays[f"{prefix}images"],
+                arrays.get(f"{prefix}labels") if labelled else None,
+            )
     except EchosetError:
         raise
     except Exception as error:  # numpy, zip and zlib each have their own
         raise EchosetError(f"{path} is not a readable .npz file: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise EchosetError(f"{path}: images are {images.dtype} {images.shape}; expected uint8 (N,H,W[,C])")
+        raise EchosetError(
+            f"{path}: images are {images.dtype} {images.shape}; expected uint8 (N,H,W[,C])"
+        )
     if labels is not None and labels.shape[1:] == (1,):
         labels = labels[:, 0]
     if labels is not None and (not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1):
-        raise EchosetError(f"{path}: labels are {labels.dtype} {labels.shape}; expected integers (N,)")
+        raise EchosetError(
+            f"{path}: labels are {labels.dtype} {labels.shape}; expected integers (N,)"
+        )
     images = images[..., None] if images.ndim == 3 else images
     numbers = None if labels is None else torch.from_numpy(labels.astype(np.int64))
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), numbers
@@ -239,10 +315,14 @@ def _find_published(root: Path, split: str) -> tuple[Path, ...]:
     """MNIST's two files, or CIFAR's folder, at the path or below it; several would be a choice that
     is not ours.
     """
-    if pair := _idx_pair(root, split) or ((root,) if root.name in CIFAR and root.is_dir() else None):
+    if pair := _idx_pair(root, split) or (
+        (root,) if root.name in CIFAR and root.is_dir() else None
+    ):
         return pair
     places = [root / "raw", *sorted(root.glob("*/raw"))]
-    found: list[tuple[Path, ...]] = [pair for folder in places if (pair := _idx_pair(folder, split))]
+    found: list[tuple[Path, ...]] = [
+        pair for folder in places if (pair := _idx_pair(folder, split))
+    ]
     found += [(root / name,) for name in CIFAR if (root / name).is_dir()]
     if len(found) > 1:
         names = [str(each[0] if len(each) == 1 else each[0].parent) for each in found]
@@ -252,7 +332,10 @@ def _find_published(root: Path, split: str) -> tuple[Path, ...]:
 
 def _idx_pair(folder: Path, split: str) -> tuple[Path, Path] | None:
     for suffix in ("", ".gz"):
-        pair = [folder / f"{IDX_NAMES.get(split, split)}-{kind}-ubyte{suffix}" for kind in ("images-idx3", "labels-idx1")]
+        pair = [
+            folder / f"{IDX_NAMES.get(split, split)}-{kind}-ubyte{suffix}"
+            for kind in ("images-idx3", "labels-idx1")
+        ]
         if all(p.is_file() for p in pair):
             return pair[0], pair[1]
     return None
@@ -263,7 +346,11 @@ def _folder_of(root: Path, split: str, labelled: bool) -> Path:
     classes.
     """
     others = [name for name in ("train", "test", "val") if (root / name).is_dir()]
-    beside = [p for p in root.iterdir() if p.is_dir() and p.name not in others and not p.name.startswith(".")]
+    beside = [
+        p
+        for p in root.iterdir()
+        if p.is_dir() and p.name not in others and not p.name.startswith(".")
+    ]
     if labelled and len(others) == 1 and any(map(_pictures, beside)):
         raise EchosetError(
             f"{root}: is '{others[0]}' what to train or test with, or a class like the folders "
@@ -273,12 +360,17 @@ def _folder_of(root: Path, split: str, labelled: bool) -> Path:
     if (root / split).is_dir():
         return root / split
     if others:
-        raise EchosetError(f"{root} has no folder '{split}', but {', '.join(others)}; name one of these to use it whole")
+        raise EchosetError(
+            f"{root} has no folder '{split}', but {', '.join(others)}; name one of these to use "
+            "it whole"
+        )
     return root
 
 
 def _read_mnist(images: Path, labels: Path) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(_read_idx(images, 3))[:, None], torch.from_numpy(_read_idx(labels, 1)).long()
+    return torch.from_numpy(_read_idx(images, 3))[:, None], torch.from_numpy(
+        _read_idx(labels, 1)
+    ).long()
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -294,7 +386,10 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise EchosetError(f"{path} is not an IDX file of {dimensions}-dimensional bytes")
     shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
     if len(data) != header + math.prod(shape):
-        raise EchosetError(f"{path} should hold {math.prod(shape)} bytes after its header, it holds {len(data) - header}")
+        raise EchosetError(
+            f"{path} should hold {math.prod(shape)} bytes after its header, it holds "
+            f"{len(data) - header}"
+        )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()
 
 
@@ -307,7 +402,9 @@ def _read_cifar(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     try:
         data = kind(folder.parent, train=split == "train")
     except RuntimeError as error:
-        raise EchosetError(f"{folder}: {kind.__name__} is incomplete or altered ({error})") from error
+        raise EchosetError(
+            f"{folder}: {kind.__name__} is incomplete or altered ({error})"
+        ) from error
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
@@ -320,8 +417,17 @@ def _read_folders(
     from PIL import Image
 
     classes = _classes(folder) if labelled else []
-    places = [(path, label) for label, place in enumerate(classes) if place.is_dir() for path in _pictures(place)]
-    loose = _pictures(folder) if labelled else sorted(p for deep in [folder, *_folders(folder)] for p in _pictures(deep))
+    places = [
+        (path, label)
+        for label, place in enumerate(classes)
+        if place.is_dir()
+        for path in _pictures(place)
+    ]
+    loose = (
+        _pictures(folder)
+        if labelled
+        else sorted(p for deep in [folder, *_folders(folder)] for p in _pictures(deep))
+    )
     if places and loose:
         raise EchosetError(f"{loose[0]} lies beside folders of classes; move it into one, or away")
     places = places or [(path, None) for path in loose]
@@ -331,7 +437,10 @@ def _read_folders(
             # By its content, too: some readers start other programs
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > MOST_PIXELS:
-                    raise ValueError(f"{picture.width} × {picture.height} pixels are more than {MOST_PIXELS:,}; make it smaller")
+                    raise ValueError(
+                        f"{picture.width} × {picture.height} pixels are more than "
+                        f"{MOST_PIXELS:,}; make it smaller"
+                    )
                 pixels = _to_pixels(picture, str(path))
         except Exception as error:  # Pillow's readers raise many kinds
             raise EchosetError(f"{path} is not a readable picture: {error}") from error
@@ -343,7 +452,9 @@ def _read_folders(
             raise EchosetError(f"{path} is {found}; make them all {same}")
         images.append(pixels)
     if not images:
-        raise EchosetError(f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them")
+        raise EchosetError(
+            f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them"
+        )
     labels = None if places[0][1] is None else torch.tensor([label for _, label in places])
     return torch.stack(images).contiguous(), labels
 
@@ -362,9 +473,14 @@ def _classes(folder: Path) -> list[Path]:
         theirs, known = [], set()
     if known and full - known and known - full:
         one, other = min(full - known), min(known - full)
-        raise EchosetError(f"{trained} lacks the class '{one}' of {folder}, which lacks '{other}'; give both splits both")
+        raise EchosetError(
+            f"{trained} lacks the class '{one}' of {folder}, which lacks '{other}'; give both "
+            "splits both"
+        )
     counted = full | known
-    if full and (empty := [directory for directory in (*mine, *theirs) if directory.name not in counted]):
+    if full and (
+        empty := [directory for directory in (*mine, *theirs) if directory.name not in counted]
+    ):
         raise EchosetError(
             f"{empty[0]} is a class without pictures, and nothing beside it says whether it "
             "counts; add some, or remove it if the "
@@ -379,8 +495,14 @@ def _directories(folder: Path) -> list[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     """All folders below, without hidden ones and what lies in them."""
-    return [p for p in folder.rglob("*") if p.is_dir() and not any(n.startswith(".") for n in p.relative_to(folder).parts)]
+    return [
+        p
+        for p in folder.rglob("*")
+        if p.is_dir() and not any(n.startswith(".") for n in p.relative_to(folder).parts)
+    ]
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")
+    )

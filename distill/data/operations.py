@@ -17,7 +17,9 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 def _shear(images: Tensor, size: Tensor, axis: int) -> Tensor:
     matrix = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
     matrix[:, axis, 1 - axis] = 0.6 * size
-    return F.grid_sample(images, F.affine_grid(matrix, list(images.shape), align_corners=False), align_corners=False)
+    return F.grid_sample(
+        images, F.affine_grid(matrix, list(images.shape), align_corners=False), align_corners=False
+    )
 
 
 def _saturate(images: Tensor, size: Tensor) -> Tensor:
@@ -35,7 +37,9 @@ def _stretch(images: Tensor, size: Tensor) -> Tensor:
 # Sizes lie in [−strength, strength]: half of the changes of light go each way.
 OPERATIONS: dict[str, Operation] = {
     "brightness": lambda images, size: enhance.adjust_brightness(images, 0.7 * size),
-    "contrast": lambda images, size: enhance.adjust_contrast_with_mean_subtraction(images, 1 + 0.9 * size),
+    "contrast": lambda images, size: enhance.adjust_contrast_with_mean_subtraction(
+        images, 1 + 0.9 * size
+    ),
     "colour": _saturate,
     "sharpness": lambda images, size: enhance.sharpness(images, 1 + 0.9 * size),
     "posterize": lambda images, size: enhance.posterize(images, (8 - 6 * size.abs()).round().int()),
@@ -66,6 +70,8 @@ def randaugment(
             # Finding out whose turn it is would wait for the device: everyone's is computed, and
             # taken where wanted
             else:
-                changed = torch.where((choice == number)[:, None, None, None], operation(images, size), changed)
+                changed = torch.where(
+                    (choice == number)[:, None, None, None], operation(images, size), changed
+                )
         images = changed.clamp(0, 1)
     return images

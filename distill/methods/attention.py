@@ -2,10 +2,14 @@
 are.
 """
 
+from __future__ import annotations
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from distill.batch import Batch
+from distill.methods import Method
 from distill.methods.shapes import same_side
 
 
@@ -18,3 +22,11 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:  # (B, C, h, w),
     """mean (â_S − â_T)²; blind to the scale and to the order of channels of either."""
     student, teacher = same_side(student, teacher)
     return F.mse_loss(attention(student), attention(teacher))
+
+
+def _loss(batch: Batch) -> Tensor:
+    pairs = zip(batch.maps, batch.teacher_maps, strict=True)
+    return sum(attention_loss(student, teacher) for student, teacher in pairs)
+
+
+AT = Method("at", 1000.0, frozenset({"maps"}), _loss)

@@ -4,14 +4,21 @@ boundary, learnt from as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from distill.batch import Batch
+from distill.methods import Method
 from synthesis_kernels.divergence import divergence
 
 STEPS, RATE, SLACK, TEMPERATURE = 10, 0.3, 1e-4, 3.0
+ATTACKED = 0.25
+"""Part of a batch that is pushed over the boundary."""
+ATTACKS_END = 0.75
+"""Part of the training after which the boundary is left alone."""
 
 
 def push_over(
@@ -93,3 +100,47 @@ def choose_bases(
     target = (sums <= draws[:, None] * sums[:, -1:]).sum(1).clamp_max(chances.shape[1] - 1)
     target = torch.where(target == labels[chosen], (target + 1) % chances.shape[1], target)
     return chosen, target, known[chosen]
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Forward passes in training leave the running statistics of BatchNorm layers alone."""
+    layers = [
+        layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
+    usual = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, usual, strict=True):
+            layer.momentum = momentum
+
+
+def _loss(batch: Batch) -> Tensor:
+    """r·KL + r_a·KL on pushed images, both at T = 3; r falls from 4 to 1, r_a from 2 to 0 at three
+    quarters.
+    """
+    images = batch.images
+    loss = (1 + 3 * (1 - batch.share)) * soft_loss(batch.logits, batch.answers).mean()
+    if not batch.early:
+        return loss
+    truth = batch.labels.argmax(1)
+    count = max(int(len(images) * ATTACKED), 2)
+    chosen, target, fit = choose_bases(
+        batch.logits.detach(), batch.answers, truth, count, batch.draws[:count]
+    )
+    std = batch.student.spec.std
+    unit = sum(std) / len(std)
+    pushed, crossed = push_over(batch.frozen, images[chosen], truth[chosen], target, unit)
+    with statistics_kept(batch.student):  # pushed images are no part of what the student will see
+        logits = batch.answer(batch.network, pushed)
+    with torch.no_grad():
+        answers = batch.frozen(pushed)
+    counts = (fit & crossed).float()
+    apart = (soft_loss(logits, answers) * counts).sum() / counts.sum().clamp_min(1)
+    return loss + 2 * (1 - batch.share / ATTACKS_END).clamp_min(0) * apart
+
+
+BSS = Method("bss", 1.0, frozenset({"answers", "draws", "teacher"}), _loss, early=ATTACKS_END)

@@ -2,10 +2,14 @@
 equal the teacher's.
 """
 
+from __future__ import annotations
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.methods.shapes import same_side
+from distill.batch import Batch
+from distill.methods import Method
+from distill.methods.shapes import Projections, same_side
 
 
 def fitnet_loss(
@@ -14,3 +18,12 @@ def fitnet_loss(
 ) -> Tensor:
     """mean (A_S − A_T)², after averaging the larger map down to the smaller one's size."""
     return F.mse_loss(*same_side(student, teacher))
+
+
+def _loss(batch: Batch) -> Tensor:
+    pairs = zip(batch.prepared["Projections"], batch.teacher_maps, strict=True)
+    total = sum(fitnet_loss(student, teacher) for student, teacher in pairs)
+    return total / len(batch.teacher_maps)
+
+
+FITNET = Method("fitnet", 100.0, frozenset({"maps"}), _loss, Projections)

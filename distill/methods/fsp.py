@@ -2,10 +2,16 @@
 one's.
 """
 
+from __future__ import annotations
+
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, einsum
 
-from distill.methods.shapes import same_side
+from distill.batch import Batch
+from distill.methods import Method
+from distill.methods.shapes import Projections, same_side
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:  # (B, C, h, w), (B, D, H, W) -> (B, C, D)
@@ -20,3 +26,11 @@ def fsp_loss(
 ) -> Tensor:
     """Mean squared difference of the two flow matrices; blind to a permutation of pixels."""
     return F.mse_loss(flow(*student), flow(*teacher))
+
+
+def _loss(batch: Batch) -> Tensor:
+    flows = zip(pairwise(batch.prepared["Projections"]), pairwise(batch.teacher_maps), strict=True)
+    return sum(fsp_loss(student, teacher) for student, teacher in flows)
+
+
+FSP = Method("fsp", 50.0, frozenset({"maps"}), _loss, Projections, pairs=2)

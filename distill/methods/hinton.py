@@ -1,7 +1,11 @@
 """Knowledge distillation (Hinton et al. 2015): match the teacher's softened distribution."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
+from distill.batch import Batch
+from distill.methods import Method
 from synthesis_kernels.divergence import divergence
 
 
@@ -16,3 +20,10 @@ def hinton_loss(
     """
     apart = divergence(teacher_logits, student_logits, temperature)
     return (apart if weights is None else apart * weights).mean()
+
+
+def _loss(batch: Batch) -> Tensor:
+    return hinton_loss(batch.logits, batch.answers, batch.options.temperature)
+
+
+HINTON = Method("hinton", 1.0, frozenset({"answers"}), _loss, labels=0.0, beside_labels=(0.9, 0.1))

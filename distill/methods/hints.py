@@ -2,11 +2,17 @@
 features a student can't tell.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from distill.batch import Batch, Pair, Part
+from distill.methods import Method
 from distill.methods.shapes import same_side
+from distill.models import Classifier
+from distill.taps import Stages
 
 
 def hint_loss(
@@ -24,3 +30,60 @@ def hint_loss(
     # would blow up the gradient.
     live = spread > 1e-10 * teacher.square().mean()
     return F.mse_loss(student, teacher) / torch.where(live, spread, torch.inf)
+
+
+class HintReaders(Part):
+    """For each stage, and for the embedding, what tells the teacher's features from the
+    student's.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        own = _widths(pair.student, pair.student_stages)
+        given = _widths(pair.teacher, pair.teacher_stages)
+        self.side = min(pair.teacher_stages.sides)
+        self.layers = nn.ModuleList(_reader(*widths) for widths in zip(own, given, strict=True))
+
+    def keep(self, maps: list[Tensor], embedding: Tensor) -> list[Tensor]:  # of (B, C, h, w)
+        """Maps averaged down to the smallest of the teacher's, and the embedding as a map of one
+        pixel.
+        """
+        small = [
+            F.adaptive_avg_pool2d(each, self.side) if each.shape[2] > self.side else each
+            for each in maps
+        ]
+        return [*small, embedding[:, :, None, None]]
+
+
+def _reader(own: int, given: int) -> nn.Conv2d:
+    """A 1×1 convolution that tells the teacher's channels from the student's; of as many it begins
+    as the same ones.
+    """
+    reader = nn.Conv2d(own, given, 1)
+    if own == given:
+        nn.init.dirac_(reader.weight)
+        nn.init.zeros_(reader.bias)
+    return reader
+
+
+def _widths(classifier: Classifier, stages: Stages) -> tuple[int, ...]:
+    """Channels of the maps, and numbers in the embedding."""
+    embedding = stages.channels[-1]
+    if stages.head:
+        embedding = classifier.network.get_submodule(stages.head).in_features
+    return *stages.channels, embedding
+
+
+def _loss(batch: Batch) -> Tensor:
+    """The mean over all stages and the embedding."""
+    readers = batch.parts["HintReaders"]
+    given = batch.kept or readers.keep(batch.teacher_maps, batch.teacher_embedding)
+    own = readers.keep(batch.looks.maps, batch.looks.embedding)
+    shares = [
+        hint_loss(read(student), teacher.float())
+        for read, student, teacher in zip(readers.layers, own, given, strict=True)
+    ]
+    return sum(shares) / len(shares)
+
+
+HINTS = Method("hints", 20.0, frozenset({"maps", "embedding"}), _loss, HintReaders, keeps=True)

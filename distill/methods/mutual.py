@@ -2,8 +2,13 @@
 without a teacher.
 """
 
-from torch import Tensor
+from __future__ import annotations
 
+from torch import Tensor, nn
+
+from distill.batch import Batch, Pair, Part
+from distill.methods import Method
+from distill.methods.copies import build_like
 from synthesis_kernels.divergence import divergence
 
 
@@ -16,3 +21,25 @@ def mutual_loss(logits: list[Tensor]) -> Tensor:  # n of (B, K)
         if other is not one
     ]
     return sum(pairs) / (len(logits) - 1)
+
+
+class Peers(Part):
+    """The networks that learn beside the student."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        count = pair.options.peers - 1
+        self.networks = nn.ModuleList(
+            build_like(pair.student, pair.seed + 1 + peer) for peer in range(count)
+        )
+
+
+def _loss(batch: Batch) -> Tensor:
+    """The peers' logits join those of everyone."""
+    peers = batch.parts["Peers"].networks
+    batch.everyone.extend([batch.answer(peer, batch.images) for peer in peers])
+    return mutual_loss(batch.everyone)
+
+
+# Peers have nothing to say before labels have taught them.
+DML = Method("dml", 1.0, frozenset(), _loss, Peers, labels=1.0, crowd=True)

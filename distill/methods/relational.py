@@ -2,9 +2,15 @@
 between triples of them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from distill.methods import Method
 
 
 def distances(embedding: Tensor) -> Tensor:  # (B, D) -> (B, B)
@@ -47,3 +53,18 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:  # (B, D), (B, E)
 def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:  # (B, D), (B, E)
     """RKD-DA: 25·RKD-D + 50·RKD-A."""
     return 25 * distance_loss(student, teacher) + 50 * angle_loss(student, teacher)
+
+
+def _method(name: str, weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> Method:
+    """The method that compares embeddings by this loss."""
+    return Method(
+        name,
+        weight,
+        frozenset({"embedding"}),
+        lambda batch: loss(batch.looks.embedding, batch.teacher_embedding),
+    )
+
+
+RKD = _method("rkd", 1.0, relational_loss)
+RKD_D = _method("rkd-d", 25.0, distance_loss)
+RKD_A = _method("rkd-a", 50.0, angle_loss)

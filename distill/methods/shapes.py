@@ -1,7 +1,11 @@
-"""Maps of two networks, or of two stages of one, brought to one size."""
+"""Maps of two networks, or of two stages of one, brought to one shape."""
+
+from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from distill.batch import Pair, Part
 
 
 def same_side(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:  # (B, C, h, w), (B, D, H, W)
@@ -12,3 +16,20 @@ def same_side(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:  # (B, C, h, w
         maps if maps.shape[2:] == sides else F.adaptive_avg_pool2d(maps, sides)
         for maps in (one, two)
     )
+
+
+class Projections(Part):
+    """For each stage a 1×1 convolution from the student's channels to the teacher's, or nothing
+    where they are as many.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Identity() if own == given else nn.Conv2d(own, given, 1, bias=False)
+            for own, given in pair.channels
+        )
+
+    def prepare(self, maps: list[Tensor]) -> list[Tensor]:  # of (B, C, h, w)
+        """The student's maps with the teacher's channels."""
+        return [layer(each) for layer, each in zip(self.layers, maps, strict=True)]

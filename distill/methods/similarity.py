@@ -2,9 +2,14 @@
 should be to the student.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from distill.batch import Batch
+from distill.methods import Method
 
 
 def similarity(features: Tensor) -> Tensor:  # (B, …) -> (B, B)
@@ -22,3 +27,10 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:  # (B, …), (B
     features.
     """
     return F.mse_loss(similarity(student), similarity(teacher))
+
+
+def _loss(batch: Batch) -> Tensor:
+    return similarity_loss(batch.maps[-1], batch.teacher_maps[-1])
+
+
+SP = Method("sp", 3000.0, frozenset({"maps"}), _loss)

@@ -1,14 +1,8 @@
-"""The zoo: networks by name, from torchvision or by import path, built for any channels, classes
-and size.
-"""
+"""Networks by name, of whatever kind, built for any channels, classes and size."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
-from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,41 +11,28 @@ import torch
 from torch import nn
 
 from distill.models.classifier import Classifier, ModelSpec, as_found, read_spec, save_classifier
+from distill.models.kinds import comes_trained, kind_of
+from distill.models.kinds.kind import Constructor
 from distill.models.weights import check_fit, load_weights, read_weights
-from distill.models.zoo.convnet import ConvNet
-from distill.models.zoo.lenet import LeNet5
-from distill.models.zoo.mobilenet import CifarMobileNetV2
-from distill.models.zoo.resnet import CifarResNet
-from distill.models.zoo.vgg import CifarVGG11
-from distill.models.zoo.wrn import WideResNet
 from synthesis_kernels.errors import EchosetError
 
 __all__ = [
-    "ZOO",
     "Classifier",
     "ModelSpec",
     "as_found",
     "build_classifier",
+    "comes_trained",
     "load_classifier",
     "read_spec",
     "save_classifier",
 ]
-
-ZOO: dict[str, Callable[..., nn.Module]] = {
-    "lenet5": LeNet5,
-    "cifar-resnet18": partial(CifarResNet, blocks=(2, 2, 2, 2)),
-    "cifar-resnet34": partial(CifarResNet, blocks=(3, 4, 6, 3)),
-    "cifar-vgg11": CifarVGG11,
-    "cifar-mobilenetv2": CifarMobileNetV2,
-}
-FAMILIES = "lenet5, convnet-<width>, wrn-<depth>-<widen>, cifar-resnet18, cifar-resnet34, cifar-vgg11, cifar-mobilenetv2"
 
 
 def build_classifier(spec: ModelSpec, seed: int = 0) -> Classifier:
     """Build `spec.model` with fresh weights drawn from `seed`; the global random state is left as
     it was.
     """
-    constructor = _find(spec.model)
+    constructor = kind_of(spec.model).constructor(spec.model)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # that of the CPU alone, where networks are built
         network = _construct(constructor, spec)
@@ -72,7 +53,7 @@ def load_classifier(path: str | Path) -> Classifier:
             f"{path} holds weights without a description of the model: name it with model and "
             "weights"
         )
-    if is_import_path(spec.model):
+    if kind_of(spec.model).runs_user_code:
         # The name comes from whoever wrote the file: importing and calling it would run what they
         # like.
         raise EchosetError(
@@ -101,58 +82,7 @@ def _outline(spec: ModelSpec) -> nn.Module | None:
         return None
 
 
-def is_import_path(name: str) -> bool:
-    """Whether building this model imports a module of the user's."""
-    return "." in name or ":" in name
-
-
-def _find(name: str) -> Callable[..., nn.Module]:
-    if name in ZOO:
-        return ZOO[name]
-    if match := re.fullmatch(r"wrn-(\d{1,4})-(\d+)", name):
-        return partial(WideResNet, depth=int(match[1]), widen=int(match[2]))
-    if match := re.fullmatch(r"convnet-(\d+)", name):
-        return partial(ConvNet, width=int(match[1]))
-    if "/" in name or Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
-        raise EchosetError(
-            f"'{name}' is a file, not a network: give the network's name as the model and this "
-            "file as its weights"
-        )
-    if is_import_path(name):
-        return _import(name)
-    from distill.torchvision_shim import torchvision
-
-    if name in torchvision.models.list_models(module=torchvision.models):
-        return partial(torchvision.models.get_model, name, weights=None)
-    close = get_close_matches(
-        name, [*ZOO, *torchvision.models.list_models(module=torchvision.models)], n=3
-    )
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    raise EchosetError(
-        f"no model named '{name}'.{hint} Known: {FAMILIES}; a torchvision name such as resnet18; "
-        "a file saved by echoset; "
-        "or an import path such as my_package.my_module.MyNet"
-    )
-
-
-def _import(path: str) -> Callable[..., nn.Module]:
-    """`package.module.Name` or `package.module:Name`. This runs the user's own code."""
-    module_name, _, attribute = path.replace(":", ".").rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises while it is imported
-        raise EchosetError(
-            f"model '{path}': cannot import {module_name} ({error}); is it installed or on "
-            "PYTHONPATH?"
-        ) from error
-    if not callable(constructor := getattr(module, attribute, None)):
-        raise EchosetError(
-            f"model '{path}': {module_name} has no class or function named {attribute}"
-        )
-    return constructor
-
-
-def _construct(constructor: Callable[..., nn.Module], spec: ModelSpec) -> nn.Module:
+def _construct(constructor: Constructor, spec: ModelSpec) -> nn.Module:
     """Call with the user's arguments, type-checked, plus what the spec knows under the names the
     signature uses.
     """
@@ -192,7 +122,7 @@ def _construct(constructor: Callable[..., nn.Module], spec: ModelSpec) -> nn.Mod
         ) from error
 
 
-def _typed(constructor: Callable[..., nn.Module], spec: ModelSpec) -> dict:
+def _typed(constructor: Constructor, spec: ModelSpec) -> dict:
     """The user's arguments parsed against the constructor's annotations, as the command line would
     parse them.
     """

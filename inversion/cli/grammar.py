@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn, get_args, get_type_hints
 import jsonargparse
 from jsonargparse._common import NonParsingAction  # what a file of options never names
 
+from distill.methods import METHODS
 from inversion.cli.help import EVERYTHING, default_of, group_of, names_of, options_of, read_docs
 from inversion.cli.table import VERBS
 from synthesis_kernels.errors import EchosetError
@@ -161,6 +162,8 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
         action="config",
         help="YAML file of these options; of files and options, what comes later wins.",
     )
+    if "distillation" in {field.name for field in dataclasses.fields(options_of(verb))}:
+        parser.epilog = f"Losses: {', '.join(METHODS)}."
     given: dict[str, str] = {}
     if verb in WORDS:
         key, several = WORDS[verb]

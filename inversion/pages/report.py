@@ -15,12 +15,12 @@ import numpy as np
 
 from distill.files import read_log, write_atomically
 from distill.learner import asks_teacher
-from distill.models import is_import_path
+from distill.models import comes_trained
 from distill.options import DistillOptions, StudentOptions
 from distill.sets.transfer_set import TransferSet
 from inversion.pages.page import bars, gallery, lines, table, whole
 from inversion.parts.policy import FEATURES
-from inversion.sources.stream import DRAWN
+from inversion.sources import DRAWN
 from synthesis_kernels.errors import EchosetError
 
 
@@ -89,7 +89,7 @@ def weights_given(*students: StudentOptions) -> list[str]:
     """What students may have learnt elsewhere: files of weights, and networks by import path, which
     may bring their own.
     """
-    own = [student.model for student in students if is_import_path(student.model)]
+    own = [student.model for student in students if comes_trained(student.model)]
     return sorted({*own, *(student.weights for student in students if student.weights)})
 
 

@@ -65,13 +65,17 @@ class Generator(nn.Module):
         return [parameter for parameter in self.parameters() if parameter is not self.seed.weight]
 
     def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
+        return torch.sigmoid(self.raw(noise, wanted))
+
+    def raw(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
+        """The last convolution's answer, before it is squeezed into [0, 1]."""
         x = self.seed_norm(self.seed(noise + self.embedding(wanted)))
         x = x.unflatten(1, (-1, self.sides[0], self.sides[0])).contiguous(
             memory_format=torch.channels_last
         )
         for side, stage in zip(self.sides[1:], self.stages, strict=True):
             x = stage(x, side)
-        return torch.sigmoid(self.image(x).float())
+        return self.image(x).float()
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ verdict, an Adam update.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,7 +151,12 @@ class InnerLoop:
             self.optimiser.load_state_dict(state)
 
     def _update(
-        self, wanted: Tensor, view: Tensor, held: Tensor, adversarial: bool | None = None, loss=None
+        self,
+        wanted: Tensor,
+        view: Tensor,
+        held: Tensor,
+        adversarial: bool | None = None,
+        loss: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> tuple:
         if adversarial is None:
             adversarial, loss = self.adversary is not None, self._objective

@@ -22,13 +22,16 @@ follows priority and age alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inversion.options import ReplayOptions
 from inversion.parts.buffer import ReplayBuffer
+from synthesis_kernels.errors import EchosetError
 
 FEATURES = ("disagreement", "trend", "confidence", "entropy", "class", "age", "visits")
 START = (0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -72,6 +75,16 @@ def features(buffer: ReplayBuffer, call: int, allowed: Tensor) -> Tensor:  # (N,
     centred = found - (found * weight).sum(0) / count
     deviation = ((centred.square() * weight).sum(0) / count).sqrt()
     return torch.where(deviation > 1e-6, centred / deviation.clamp_min(1e-6), 0).clamp(-4, 4)
+
+
+def check_policy(options: ReplayOptions) -> None:
+    """Refuse weights that are not one finite number a feature."""
+    weights = options.policy
+    if weights and (len(weights) != len(FEATURES) or not all(map(math.isfinite, weights))):
+        raise EchosetError(
+            f"replay.policy needs {len(FEATURES)} weights ({', '.join(FEATURES)}), got "
+            f"{list(weights)}"
+        )
 
 
 class Policy:

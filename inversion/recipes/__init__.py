@@ -1,1 +1,89 @@
-"""How a set is made by training a generator: one file a recipe."""
+"""How a set is made by training a generator: one file a recipe, and one line in `RECIPES`.
+
+A recipe is a class with what `Recipe` names. The driver (`inversion/driver.py`) plans the
+shards, calls `step` until the recipe is done, and writes what `shard` gives.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill.models import Classifier
+    from distill.runtime import Machine, Runtime
+    from inversion.jobs import ShardJob
+    from inversion.options import SynthesisOptions
+    from inversion.parts.progress import StepResult
+
+RECIPES = {
+    "ssd-kd": "inversion.recipes.ssdkd:SSDKD",
+    "fast-datafree": "inversion.recipes.fast_datafree:FastDatafree",
+    "adversarial": "inversion.recipes.adversarial:Adversarial",
+}
+"""Every recipe's name and its class, which is imported when it is asked for."""
+
+
+class Recipe(Protocol):
+    """One shard in the making: its options, its whole state, its steps, and what comes out."""
+
+    needs_batch_norm: bool
+    """Whether it matches BatchNorm statistics, so that a teacher without them is refused."""
+    call: int
+    """Steps made so far."""
+    seconds: float
+    """Seconds these steps took."""
+
+    @classmethod
+    def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:
+        """The options with everything spelled out that the recipe or the teacher decides."""
+
+    @classmethod
+    def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
+        """Refuse, before any work, what this recipe can't do."""
+
+    def __init__(
+        self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine
+    ) -> None: ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the shard is finished."""
+
+    @property
+    def planned(self) -> int:
+        """How many steps there will be, as far as one can tell now."""
+
+    def notice(self) -> str | None:
+        """What the user should know before the first step."""
+
+    def step(self) -> StepResult:
+        """One turn of everything: a batch is made, kept, and learnt from."""
+
+    def shard(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The finished shard's tensors, and what is noted beside them."""
+
+    def leave(self, folder: Path) -> None:
+        """Write what is kept beside the set."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on to the same bytes."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+
+
+def find_recipe(name: str) -> type[Recipe]:
+    """The recipe of this name."""
+    if name not in RECIPES:
+        close = get_close_matches(name, RECIPES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise EchosetError(f"no recipe '{name}'; there are {', '.join(RECIPES)}{hint}")
+    module, _, attribute = RECIPES[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.augment import check_views, make_views
+from distill.data.augment import make_views
 from distill.files import load_state, save_state
 from distill.loop import Loop, StepProgress
 from distill.models import Classifier, as_found
@@ -408,8 +408,12 @@ def summary(state: Collection, quotas: list[int] | None) -> dict[str, Any]:
 def _figures_line(state: Collection, phase: Phase) -> str:
     missing = state.stock.missing().tolist()
     short = [label for label, count in enumerate(missing) if count]
-    lacks = f"short: {', '.join(f'{label} by {missing[label]}' for label in short[:5])}{' …' if len(short) > 5 else ''}"
-    return f"{phase.name}, block {state.block} of {state.blocks}; {lacks if state.stock.balanced and short else ''}"
+    line = f"{phase.name}, block {state.block} of {state.blocks}; "
+    if not (state.stock.balanced and short):
+        return line
+    named = ", ".join(f"{label} by {missing[label]}" for label in short[:5])
+    more = " …" if len(short) > 5 else ""
+    return f"{line}short: {named}{more}"
 
 
 def _write(
@@ -475,4 +479,3 @@ def check_options(options: CollectOptions, teacher: Classifier) -> None:
             "is false"
         )
     check_boundary(options.boundary)
-    check_views(options.views, "collection.views")

@@ -14,26 +14,13 @@ from torch import Tensor
 
 from distill.data.images import content_hash, fit_pixels, load_images
 from distill.sets.transfer_set import TransferSet, is_set
+from inversion.sources import DRAWN, Drawer, find_drawer
 from inversion.sources.exposure import expose
-from inversion.sources.fractals import Fractals
-from inversion.sources.leaves import Leaves
-from inversion.sources.noise import GaussianNoise, PinkNoise, SmoothNoise, UniformNoise
 from inversion.sources.random import Random
-from inversion.sources.shaders import Shaders
 from synthesis_kernels.errors import EchosetError
 
 BLOCK = 512
 """Images that are drawn together."""
-DRAWN = {
-    "noise": UniformNoise,
-    "gaussian": GaussianNoise,
-    "smooth": SmoothNoise,
-    "pink": PinkNoise,
-    "leaves": Leaves,
-    "shaders": Shaders,
-    "fractals": Fractals,
-}
-"""Sources that are made from a seed, without end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +33,7 @@ class Source:
     shape: tuple[int, int, int]
     seed: int
     device: torch.device
-    drawer: (
-        UniformNoise | GaussianNoise | SmoothNoise | PinkNoise | Leaves | Shaders | Fractals | None
-    ) = None
+    drawer: Drawer | None = None
     stored: Tensor | None = None  # (N, C, H, W) uint8, in the order they come
     finished: bool = False
     """Whether it is a transfer set: its images are what somebody chose, and stay as they are."""
@@ -134,9 +119,10 @@ def open_sources(
     return [open_source(address, channels, size, seed, device, quiet) for address in addresses]
 
 
-def _drawer(name: str, settings: str) -> object:
+def _drawer(name: str, settings: str) -> Drawer:
     """The drawer with `key=value,…` in place of its defaults."""
-    known = {field.name: field.default for field in dataclasses.fields(DRAWN[name])}
+    drawer_class = find_drawer(name)
+    known = {field.name: field.default for field in dataclasses.fields(drawer_class)}
     values = {}
     for part in filter(None, settings.split(",")):
         key, _, value = part.partition("=")
@@ -150,4 +136,4 @@ def _drawer(name: str, settings: str) -> object:
             raise EchosetError(f"{name}:{key}: '{value}' is not a number") from None
         if not 0 < values[key] <= 1:
             raise EchosetError(f"{name}:{key} must lie above 0 and up to 1, got {value}")
-    return DRAWN[name](**values)
+    return drawer_class(**values)

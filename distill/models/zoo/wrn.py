@@ -32,8 +32,10 @@ class WideResNet(nn.Module):
         self, channels: int = 3, classes: int = 10, depth: int = 16, widen: int = 1
     ) -> None:
         super().__init__()
-        if depth < 10 or (depth - 4) % 6:
-            raise EchosetError(f"wrn depth must be 10, 16, 22, 28, 34, 40 … (6·n + 4), got {depth}")
+        if not 10 <= depth < 10_000 or (depth - 4) % 6:
+            raise EchosetError(
+                f"wrn depth must be 10, 16, 22, 28, 34, 40 … (6·n + 4, below 10,000), got {depth}"
+            )
         if widen < 1:
             raise EchosetError(f"wrn widen must be at least 1, got {widen}")
         self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)

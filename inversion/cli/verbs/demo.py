@@ -26,14 +26,16 @@ from distill.train import distill as train_student
 from inversion.cli.schema import DemoRun
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import STUDENT, load_test_data, require_balance, require_data
+from inversion.driver import check_synthesis
+from inversion.driver import synthesize as synthesize_set
 from inversion.jobs import plan as plan_shards
 from inversion.options import CollectOptions
 from inversion.pages.report import told_of, weights_given, write_report
-from inversion.recipes.ssdkd import check_adversary, check_options
-from inversion.recipes.ssdkd import synthesize as synthesize_set
+from inversion.recipes import find_recipe
+from inversion.sources import DRAWN
 from inversion.sources.collect import collect as collect_set
-from inversion.sources.stream import DRAWN, open_sources
-from inversion.teacher import inspect_teacher, load_teacher, trained_views
+from inversion.sources.stream import open_sources
+from inversion.teacher import inspect_teacher, load_teacher
 from synthesis_kernels.backend import describe_device, describe_forms
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
@@ -167,8 +169,8 @@ def _join_beside(
 def check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Images) -> None:
     """Whatever can be refused is refused before anything is deleted or computed."""
     check_fit(teacher, data)
-    check_options(run.synthesis, teacher.spec.classes)
-    jobs = plan_shards(run.synthesis, teacher.spec.classes)
+    synthesis = check_synthesis(teacher, run.synthesis, run)
+    jobs = plan_shards(synthesis, teacher.spec.classes)
     if run.distillation.steps:
         count = sum(sum(job.quotas) for job in jobs)
         to_be_made = Images(
@@ -180,11 +182,8 @@ def check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Image
         Learner(fresh, teacher, run.distillation).check_step(run.step)
     describe_forms(run.resolve_device())
     resolve_step(run.step, run.resolve_device(), run.distillation.steps)
-    inspect_teacher(teacher)
-    if run.synthesis.objective.views is None:
-        trained_views(teacher.spec)
+    inspect_teacher(teacher, find_recipe(run.synthesis.recipe).needs_batch_norm)
     keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
-    check_adversary(teacher, run.synthesis, run.step)
     stored = [source for source in run.beside.sources if source.partition(":")[0] not in DRAWN]
     ours = {(Path(run.out) / name).resolve() for name in (*DEMO_FILES, STATE, "set", "beside")}
     teachers = [

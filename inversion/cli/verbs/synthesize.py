@@ -5,7 +5,7 @@ from __future__ import annotations
 from inversion.cli.schema import SynthesizeRun
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_balance
-from inversion.recipes.ssdkd import synthesize as synthesize_set
+from inversion.driver import synthesize as synthesize_set
 from inversion.teacher import load_teacher
 
 

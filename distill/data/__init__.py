@@ -1,0 +1,1 @@
+"""Images: reading, damaging and augmenting them."""

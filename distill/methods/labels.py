@@ -1,0 +1,21 @@
+"""Cross-entropy to labels: the data's own, or the teacher's decisions."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.batch import Batch
+from distill.methods import Method
+
+
+def label_loss(logits: list[Tensor], labels: Tensor) -> Tensor:  # n of (B, K), (B, K) -> ()
+    """Σᵢ mean CE(labels, zᵢ) over all networks that learn."""
+    return sum(F.cross_entropy(each, labels) for each in logits)
+
+
+def _loss(batch: Batch) -> Tensor:
+    return label_loss(batch.everyone, batch.labels)
+
+
+LABELS = Method("labels", 1.0, frozenset(), _loss)

@@ -1,0 +1,62 @@
+"""The kinds of network, in the order in which they are asked for a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from importlib import import_module
+
+from distill.models.kinds.kind import Kind, looks_like_file
+from synthesis_kernels.errors import EchosetError
+
+__all__ = ["Kind", "all_kinds", "comes_trained", "find_kind", "kind_of"]
+
+TABLE = (
+    "zoo",
+    "timm",
+    "import_path",
+    "torchvision",
+)
+"""Files of this package; each is imported only when all before it have declined."""
+
+
+def all_kinds() -> Iterator[Kind]:
+    """The kinds in order, each imported as it is reached."""
+    for module in TABLE:
+        yield import_module(f"{__name__}.{module}").KIND
+
+
+def find_kind(name: str) -> Kind | None:
+    """The kind that answers for `name`, or None."""
+    return next((kind for kind in all_kinds() if kind.takes(name)), None)
+
+
+def kind_of(name: str) -> Kind:
+    """The kind that answers for `name`; where none does, the message suggests names."""
+    kind = find_kind(name)
+    if kind is not None:
+        return kind
+    if looks_like_file(name):
+        raise EchosetError(
+            f"'{name}' is a file, not a network: give the network's name as the model and this "
+            "file as its weights"
+        )
+    kinds = list(all_kinds())
+    names = [known for kind in kinds for known in kind.names()]
+    known = "; ".join(kind.form for kind in kinds)
+    raise EchosetError(
+        f"no model named '{name}'.{suggestion(name, names)} Known: {known}; or a file saved by "
+        "echoset"
+    )
+
+
+def suggestion(name: str, names: list[str]) -> str:
+    """A sentence, after a space, with the names most like `name`; empty where none is."""
+    close = get_close_matches(name, names, n=3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def comes_trained(name: str) -> bool:
+    """Whether a network of this name may have learnt before it is given any weights."""
+    kind = find_kind(name)
+    return kind is not None and kind.comes_trained

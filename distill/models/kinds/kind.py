@@ -1,0 +1,55 @@
+"""What a kind of network is: where a name leads, and what may be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+Constructor = Callable[..., nn.Module]
+WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+
+
+def looks_like_file(name: str) -> bool:
+    """Whether a name is that of a file of weights."""
+    return "/" in name or Path(name).suffix in WEIGHT_FILES
+
+
+def no_names() -> list[str]:
+    """For a kind whose names nobody can list."""
+    return []
+
+
+def no_contract(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """For a kind whose names say nothing of a network's images and classes."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of network. A new one is a file here that defines `KIND`, and a line in the table of
+    `distill.models.kinds`.
+    """
+
+    form: str
+    """How its names look, for the message that lists what is known."""
+    takes: Callable[[str], bool]
+    """Whether this kind answers for a name. It imports nothing heavy unless it comes last."""
+    constructor: Callable[[str], Constructor]
+    """What builds the network, with fresh weights; it is called with the arguments it names."""
+    names: Callable[[], list[str]] = no_names
+    """Names to suggest after a misspelt one."""
+    runs_user_code: bool = False
+    """Whether building it runs code that the name points at. A file may not ask for that."""
+    comes_trained: bool = False
+    """Whether its constructor may give a network that has learnt."""
+    contract: Callable[[str, Mapping[str, Any]], dict[str, Any]] = no_contract
+    """What a name and the user's arguments say of channels, size, classes, mean and std; each
+    counts where the option was left at its default.
+    """
+    weights: Callable[[str, Mapping[str, Any]], Mapping[str, Tensor]] | None = None
+    """The published weights of a name, for a teacher without a file of them; None: there are none.
+    """

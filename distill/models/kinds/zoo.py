@@ -1,0 +1,83 @@
+"""Networks of this project, by name: `wrn-40-2`. A new one is a file in `distill/models/zoo/` and a
+line in the table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from distill.models.kinds.kind import Constructor, Kind
+from distill.models.zoo.convnet import ConvNet
+from distill.models.zoo.groupnorm import GroupNormConvNet
+from distill.models.zoo.lenet import LeNet5
+from distill.models.zoo.mobilenet import CifarMobileNetV2
+from distill.models.zoo.resnet import CifarResNet
+from distill.models.zoo.vgg import CifarVGG11
+from distill.models.zoo.wrn import WideResNet
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks of one form of name."""
+
+    form: str
+    """The name; `<width>` stands for a whole number, given to the constructor as `width`."""
+    constructor: Constructor
+    bound: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that belong to the name."""
+
+    def read(self, name: str) -> Constructor | None:
+        """The constructor with what the name binds, or None for a name of another form."""
+        pattern = re.sub(r"<(\w+)>", r"(?P<\1>\\d{1,9})", self.form)
+        match = re.fullmatch(pattern, name)
+        if match is None:
+            return None
+        numbers = {key: int(digits) for key, digits in match.groupdict().items()}
+        bound = {**self.bound, **numbers}
+        return partial(self.constructor, **bound) if bound else self.constructor
+
+
+FAMILIES = (
+    Family("lenet5", LeNet5),
+    Family("convnet-<width>", ConvNet),
+    Family("convnet-gn-<width>", GroupNormConvNet),
+    Family("wrn-<depth>-<widen>", WideResNet),
+    Family("cifar-resnet18", CifarResNet, {"blocks": (2, 2, 2, 2)}),
+    Family("cifar-resnet34", CifarResNet, {"blocks": (3, 4, 6, 3)}),
+    Family("cifar-vgg11", CifarVGG11),
+    Family("cifar-mobilenetv2", CifarMobileNetV2),
+)
+
+
+def _read(name: str) -> Constructor | None:
+    constructors = (family.read(name) for family in FAMILIES)
+    return next((found for found in constructors if found is not None), None)
+
+
+def takes(name: str) -> bool:
+    """Whether a family of the zoo has a name of this form."""
+    return _read(name) is not None
+
+
+def constructor(name: str) -> Constructor:
+    """The network's class, with what the name binds."""
+    found = _read(name)
+    assert found is not None  # only a name that `takes` accepted comes here
+    return found
+
+
+def names() -> list[str]:
+    """The names without numbers of one's own choice."""
+    return [family.form for family in FAMILIES if "<" not in family.form]
+
+
+KIND = Kind(
+    form=", ".join(family.form for family in FAMILIES),
+    takes=takes,
+    constructor=constructor,
+    names=names,
+)

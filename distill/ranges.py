@@ -1,0 +1,29 @@
+"""Checks of numbers in a class of options, for its `__post_init__`. No torch here."""
+
+from __future__ import annotations
+
+import math
+
+from synthesis_kernels.errors import EchosetError
+
+
+def require_least(options: object, group: str, least: float, *names: str) -> None:
+    """Refuse a field below `least`, infinite, or not a number; `group` is where its name begins."""
+    for name in names:
+        value = getattr(options, name)
+        if not least <= value < math.inf:
+            kind = "a number of at least 0" if least == 0 else f"at least {least}"
+            raise EchosetError(f"{_full(group, name)} must be {kind}, got {value}")
+
+
+def require_within(options: object, group: str, interval: str, *names: str) -> None:
+    """Refuse a field outside [0, 1], or [0, 1) where the interval says so."""
+    for name in names:
+        value = getattr(options, name)
+        below = value < 1 if interval.endswith(")") else value <= 1
+        if not (value >= 0 and below):
+            raise EchosetError(f"{_full(group, name)} must lie in {interval}, got {value}")
+
+
+def _full(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name

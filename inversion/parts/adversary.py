@@ -1,0 +1,185 @@
+"""The adversarial student: built, taught by draws from the buffer, and asked about held-out
+images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from distill.data.augment import make_views
+from distill.learner import Learner
+from distill.models import Classifier
+from distill.models.frozen import Frozen
+from distill.options import DistillOptions
+from distill.runtime import Step
+from distill.train import StudentStep, build_student, one_cycle
+from distill.views import ask, to_input
+from inversion.options import SynthesisOptions
+from inversion.parts.buffer import ReplayBuffer
+from inversion.parts.sampling import draw_batch, record_visit
+from synthesis_kernels.divergence import divergence, same_decision
+from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from inversion.parts.state import SynthesisState
+
+LONGER = 0.05
+"""Share of the peak rate in calls beyond those planned, which a class that is short asks for."""
+
+
+def build_adversary(
+    teacher: Classifier,
+    options: SynthesisOptions,
+    seed: int = 0,
+    precision: torch.dtype = torch.float32,
+) -> tuple[Classifier, Learner | None]:
+    """The adversarial student, and what asks for and compares the teacher's hints where it learns
+    by them.
+    """
+    run = options.adversary
+    student = build_student(run.student, teacher.contract, seed)
+    if not run.hints:
+        return student, None
+    lesson = DistillOptions(loss={"hinton": 1.0, "hints": run.hints}, temperature=run.temperature)
+    try:
+        return student, Learner(student, teacher, lesson, precision, seed)
+    except EchosetError as error:
+        raise EchosetError(f"adversary.hints: {error}") from error
+
+
+def check_adversary(teacher: Classifier, options: SynthesisOptions, step: Step) -> None:
+    """Refuse an adversarial student that can't be built, or taught as asked."""
+    learner = build_adversary(teacher, options)[1]
+    if learner and step == "compiled":
+        raise EchosetError(
+            "step 'compiled' can't be had with adversary.hints, which look into the student; use "
+            "--step eager"
+        )
+
+
+def adversary_steps(
+    train: StudentStep,
+    teacher: Frozen,
+    state: SynthesisState,
+    options: SynthesisOptions,
+    precision: torch.dtype,
+) -> dict[str, Tensor]:
+    """Train the adversarial student on draws from the buffer, write priorities back, and ask the
+    held-out slots.
+    """
+    buffer, run = state.buffer, options.adversary
+    if not state.has_begun:  # once only: the answer has to come from the device
+        state.has_begun = bool((buffer.filled & ~buffer.is_held_out).any())
+    if not state.has_begun or state.call < run.begins:
+        nothing = torch.zeros((), device=buffer.images.device)
+        return {"agreement": nothing, "held_out_agreement": nothing, "reward": nothing}
+    total = (options.calls - run.begins) * run.steps
+    agreement = torch.zeros((), device=buffer.images.device)
+    if state.policy:
+        state.policy.begin(state.random)
+        before = ask_held_out(state, precision)[1]
+    state.adversary.student.train()
+    mixing = mixes(options)
+    pool = buffer.to_mix(state.random) if mixing and not run.views_per_image else buffer.images
+    for _ in range(run.steps):
+        step = state.adversary.step
+        state.adversary.optimiser.set_share(
+            one_cycle(step, total, warmup=0.0) if step < total else LONGER
+        )
+        progress = min(step / total, 1.0)
+        drawn, weights = draw_batch(
+            buffer, run.batch, options.replay, progress, state.random, state.policy, state.call
+        )
+        if run.views_per_image:
+            which = torch.randint(
+                run.views_per_image, (run.batch,), generator=state.random, device=drawn.device
+            )
+            seen = (
+                to_input(buffer.seen[drawn, which])
+                if mixing
+                else view_of(buffer, pool, drawn, which, options, state.seed)
+            )
+            answers = buffer.answers[drawn, which]
+            hints = [each[drawn, which] for each in buffer.hints]
+        else:
+            view = step * run.batch + torch.arange(
+                run.batch, device=drawn.device
+            )  # never the same view twice
+            seen = make_views(pool, drawn, view, options.views, state.seed)
+            answers, hints = ask(teacher, seen, precision), []
+        logits = train(seen, answers, weights, *hints)
+        record_visit(buffer, drawn, divergence(answers, logits), weights)
+        agreement += same_decision(answers, logits).float().mean() / run.steps
+    held_out_agreement, after = ask_held_out(state, precision)
+    figures = {"agreement": agreement, "held_out_agreement": held_out_agreement}
+    if state.policy:
+        figures["reward"] = (before.clamp_min(1e-6) / after.clamp_min(1e-6)).log()
+        state.policy.learn(figures["reward"])
+    return figures
+
+
+def ask_views(
+    buffer: ReplayBuffer,
+    teacher: Frozen,
+    state: SynthesisState,
+    options: SynthesisOptions,
+    precision: torch.dtype,
+) -> None:
+    """Store the teacher's answers to views of the newest images, but for those held out. Views that
+    mix two images are stored, too: the other image may be replaced before they are used.
+    """
+    if not options.adversary.views_per_image:
+        return
+    newest, mixing = buffer.newest, mixes(options)
+    newest = torch.where(buffer.is_held_out[newest], buffer.capacity, newest)
+    pool = buffer.to_mix(state.random) if mixing else buffer.images
+    for view in range(options.adversary.views_per_image):
+        seen = view_of(buffer, pool, newest, torch.full_like(newest, view), options, state.seed)
+        if mixing:
+            pixels = (seen * 255).round().to(torch.uint8)
+            buffer.seen[newest, view] = pixels
+            seen = to_input(pixels)
+        found = (
+            state.learner.ask_for_hints(seen) if state.learner else [ask(teacher, seen, precision)]
+        )
+        for kept, new in zip([buffer.answers, *buffer.hints], found, strict=True):
+            kept[newest, view] = new
+    for kept in (buffer.answers, buffer.seen, *buffer.hints):
+        kept[-1] = 0
+
+
+def view_of(
+    buffer: ReplayBuffer,
+    pool: Tensor,
+    slots: Tensor,
+    which: Tensor,
+    options: SynthesisOptions,
+    seed: int,
+) -> Tensor:  # (B, C, H, W)
+    """The views of an image that the teacher answers for; the next image in its slot has others."""
+    view = buffer.round[slots] * options.adversary.views_per_image + which
+    return make_views(pool, slots, view, options.views, seed)
+
+
+def mixes(options: SynthesisOptions) -> bool:
+    """Whether the adversarial student sees views of two images at once."""
+    return bool(options.views.mixup or options.views.cutmix)
+
+
+def ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Agreement of teacher and adversarial student on images it never trained on, and their mean
+    divergence there, which is also each one's priority.
+    """
+    buffer, student = state.buffer, state.adversary.student.eval()
+    slots = buffer.to_ask()
+    logits = ask(student, to_input(buffer.images[slots]), precision)
+    filled = buffer.filled[slots]
+    theirs = filled & buffer.is_held_out[slots]
+    apart, count = divergence(buffer.logits[slots], logits), filled.sum().clamp_min(1)
+    buffer.priority[slots] = torch.where(theirs, apart, buffer.priority[slots])
+    return (same_decision(buffer.logits[slots], logits) & filled).sum() / count, (
+        apart * filled
+    ).sum() / count

@@ -1,0 +1,116 @@
+"""One call of the generator: which classes it is asked for, what it makes, and what the buffer
+takes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import inversion.parts.terms as objectives
+from distill.models import Classifier
+from distill.models.frozen import Frozen
+from distill.views import ask, to_input
+from inversion.options import SynthesisOptions
+from inversion.parts.adversary import ask_views
+from inversion.parts.buffer import ReplayBuffer
+from inversion.parts.inner import InnerLoop
+from inversion.parts.state import SynthesisState
+
+
+def generator_call(
+    inner: InnerLoop,
+    teacher: Classifier,
+    state: SynthesisState,
+    options: SynthesisOptions,
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """The generator learns a batch in a few steps, and keeps of them what `generator.learning`
+    says.
+
+    Returns the batch as uint8, the teacher's logits for exactly these images, their rank (φ) and
+    figures for the log.
+    """
+    goal, device = options.objective, state.buffer.images.device
+    growing = state.staged if state.staged is not None and bool(state.buffer.full) else state.buffer
+    wanted = draw_targets(growing, options, state.random)
+    noise = torch.randn(
+        options.batch, options.generator.latent, generator=state.random, device=device
+    )
+    held = growing.counts()
+    state.adversary.student.eval()
+    adversarial = goal.adversary > 0 and state.call >= goal.adversary_after
+    inner.begin(noise, state.bn_average)
+    for step in range(options.generator.inner_steps):
+        view = torch.full((), state.call * options.generator.inner_steps + step, device=device)
+        found = inner.run(wanted, view, held, adversarial)
+    images = inner.end(wanted)
+    state.meta_optimiser.step()
+    state.carry_moments(found.mean, found.variance, goal.bn_momentum)
+
+    pixels = (images * 255).round().to(torch.uint8)
+    logits = ask(
+        teacher, to_input(pixels), torch.float32
+    )  # in full precision: these decide the stored labels
+    state.raw_counts.index_add_(0, decided := logits.argmax(1), torch.ones_like(decided))
+    rank = (
+        objectives.phi(logits, held, state.buffer.capacity, goal.gamma)
+        if goal.phi
+        else torch.zeros_like(logits[:, 0])
+    )
+    figures = {
+        "bn": found.bn.clone(),
+        "classes": found.wrong_class.mean(),
+        "adversary": found.fooling.mean(),
+        "alike": found.alike.clone(),
+        "hit": (decided == wanted).float().mean(),
+    }
+    return pixels, logits, rank, figures
+
+
+def draw_targets(
+    buffer: ReplayBuffer, options: SynthesisOptions, generator: torch.Generator
+) -> Tensor:  # (B,)
+    """The classes to ask for: half of them all alike, half by what the buffer lacks.
+
+    The teacher's running statistics describe all classes together, so a batch of lacking classes
+    alone could not match.
+    """
+    device = buffer.quotas.device
+    count = options.batch // 2 if options.replay.balanced_targets else options.batch
+    classes = torch.arange(buffer.classes, device=device)
+    if (
+        count % buffer.classes
+    ):  # some get a place more than others, and not the same ones every time
+        classes = torch.randperm(buffer.classes, device=device, generator=generator)
+    even = classes[torch.arange(count, device=device) % buffer.classes]
+    if not options.replay.balanced_targets:
+        return even
+    lacking = (buffer.quotas - buffer.counts()).float()
+    chances = torch.where(lacking.sum() > 0, lacking, torch.ones_like(lacking))
+    drawn = torch.multinomial(chances, options.batch - count, replacement=True, generator=generator)
+    return torch.cat([even, drawn])
+
+
+def store(
+    state: SynthesisState,
+    teacher: Frozen,
+    images: Tensor,
+    logits: Tensor,
+    rank: Tensor,
+    options: SynthesisOptions,
+    precision: torch.dtype,
+) -> Tensor:  # () images taken in
+    """Partial refresh: new images replace the least useful. With `replace_all`, they wait until
+    they replace everything.
+    """
+    replay, into = options.replay, state.buffer
+    refresh, half_life = replay.refresh, replay.half_life
+    if state.staged is not None:
+        refresh, half_life = 0.0, 0.0
+        if int(into.filled.sum()) == into.capacity:
+            into = state.staged
+    taken = into.add(images, logits, rank, state.call, refresh, half_life)
+    ask_views(into, teacher, state, options, precision)
+    if into is state.staged and bool(into.filled[:-1].all()):
+        state.buffer.take_over(into)
+    return taken

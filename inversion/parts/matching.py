@@ -1,0 +1,190 @@
+"""The body of recipes that match BatchNorm statistics: a generator, a buffer, an adversarial
+student.
+
+A step is one call: the generator learns a batch in a few inner steps, the buffer takes what it
+lacks or what is better than what it has, and the adversarial student learns from draws of it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.models import Classifier, save_classifier
+from distill.models.frozen import Frozen
+from distill.runtime import Machine, Runtime
+from distill.train import StudentStep
+from inversion.jobs import ShardJob
+from inversion.options import SynthesisOptions
+from inversion.parts.adversary import adversary_steps, check_adversary
+from inversion.parts.call import generator_call, store
+from inversion.parts.inner import InnerLoop
+from inversion.parts.progress import StepResult, show_counts
+from inversion.parts.shard import buffer_tensors
+from inversion.parts.state import SynthesisState
+from inversion.teacher import check_teacher_views, trained_views
+
+FIGURES = (
+    "bn",
+    "classes",
+    "adversary",
+    "alike",
+    "hit",
+    "taken",
+    "agreement",
+    "held_out_agreement",
+)
+RISE = 1e-3
+"""A rise of the held-out agreement that counts."""
+
+
+class Matching:
+    """One shard in the making by BatchNorm matching (see `inversion.recipes.Recipe`)."""
+
+    needs_batch_norm = True
+
+    @classmethod
+    def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:
+        """Spell the teacher's views out, so that the manifest says what was done."""
+        if options.objective.views is not None:
+            return options
+        objective = replace(options.objective, views=trained_views(teacher.spec))
+        return replace(options, objective=objective)
+
+    @classmethod
+    def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
+        """Refuse an adversarial student that can't be built or taught as asked."""
+        check_teacher_views(options.objective.views, "objective.views")
+        check_adversary(teacher, options, runtime.step)
+
+    def __init__(
+        self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine
+    ) -> None:
+        self.teacher = teacher
+        self.job = job
+        self.options = options
+        self.machine = machine
+        self.state = SynthesisState(teacher, job, options, machine.device, machine.precision)
+        self.frozen = Frozen(teacher, machine.precision)
+        self.inner = InnerLoop(
+            self.frozen,
+            self.state.generator,
+            self.state.adversary.student,
+            options,
+            self.state.buffer.capacity,
+            machine.precision,
+            job.seed,
+            machine.step,
+        )
+        self.train = StudentStep(
+            self.state.adversary,
+            options.adversary.temperature,
+            machine.precision,
+            machine.step,
+            self.state.learner,
+        )
+
+    @property
+    def call(self) -> int:
+        """Calls made so far."""
+        return self.state.call
+
+    @property
+    def seconds(self) -> float:
+        """Seconds they took."""
+        return self.state.seconds
+
+    @property
+    def done(self) -> bool:
+        """Full, balanced and no longer rising; or out of calls (twice as many while a class is
+        short).
+        """
+        state = self.state
+        calls = self.options.calls
+        if not bool(state.buffer.full):
+            return state.call >= 2 * calls
+        waited = state.call - max(state.best_call, self.options.adversary.begins)
+        return state.call >= calls or (state.call > 0 and waited >= self.options.patience)
+
+    @property
+    def planned(self) -> int:
+        """The calls asked for; twice as many where a class is still short after them."""
+        calls = self.options.calls
+        late = self.state.call >= calls and not bool(self.state.buffer.full)
+        return 2 * calls if late else calls
+
+    def notice(self) -> str | None:
+        """How much memory the hints take, where there are any."""
+        if not self.state.learner:
+            return None
+        size = sum(hints.nbytes for hints in self.state.buffer.hints)
+        if self.state.staged:
+            size *= 2
+        return f"hints of the buffer: {size / 2**30:.1f} GiB, and as much in saved states"
+
+    def step(self) -> StepResult:
+        """One call."""
+        state = self.state
+        options = self.options
+        began = time.perf_counter()
+        before = state.buffer.counts().tolist()
+        images, logits, rank, figures = generator_call(self.inner, self.teacher, state, options)
+        if self.machine.device.type == "cuda":
+            # Or the generator's work would count as the student's; a call ends with a look anyway.
+            torch.cuda.synchronize()
+        generator_seconds = time.perf_counter() - began
+        precision = self.machine.precision
+        figures["taken"] = store(state, self.frozen, images, logits, rank, options, precision)
+        figures |= adversary_steps(self.train, self.frozen, state, options, precision)
+        state.call += 1
+
+        names = [*FIGURES, "reward"] if state.policy else FIGURES
+        stacked = torch.stack([figures[name].float() for name in names]).tolist()
+        values = dict(zip(names, stacked, strict=True))
+        agreement = values["held_out_agreement"]
+        # Agreement counts from the call that fills the buffer: before, the few images held out may
+        # all be of one class.
+        if sum(before) < state.buffer.capacity or agreement > state.best_agreement + RISE:
+            state.best_agreement = agreement
+            state.best_call = state.call
+        counts = state.buffer.counts().tolist()
+        elapsed = time.perf_counter() - began
+        state.seconds += elapsed
+        notes: dict[str, Any] = {"seconds": elapsed, "generator_seconds": generator_seconds}
+        if state.policy:
+            notes["policy"] = state.policy.theta.tolist()
+        line = (
+            f"{show_counts(counts, self.job.quotas)}  bn {values['bn']:.2f}  "
+            f"class {values['classes']:.2f}  adversary {values['adversary']:.2f}  "
+            f"agreement {agreement:.3f}  {options.batch / elapsed:.0f} images/s"
+        )
+        return StepResult(values, counts, notes, line)
+
+    def shard(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The buffer's images, and what is noted of how they came about."""
+        state = self.state
+        note: dict[str, Any] = {"raw_counts": state.raw_counts.tolist()}
+        if state.policy:
+            note["policy"] = [round(value, 4) for value in state.policy.theta.tolist()]
+        note["held_out_agreement"] = round(state.best_agreement, 4)
+        return buffer_tensors(state.buffer), note
+
+    def leave(self, folder: Path) -> None:
+        """The adversarial student, where it is to be kept."""
+        if self.options.adversary.keep:
+            path = folder / f"adversary-{self.job.index:05d}.safetensors"
+            save_classifier(self.state.adversary.student, path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The job's state, and what the inner steps carry from call to call."""
+        return {"job": self.state.state_dict(), "inner": self.inner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.state.load_state_dict(state["job"])
+        self.inner.load_state_dict(state["inner"])

@@ -1,0 +1,270 @@
+"""Adversarial images alone, after DFAD (Fang et al. 2019) and ZSKT (Micaelli and Storkey 2019).
+
+The generator looks for images on which teacher and student differ; the student learns to agree.
+Nothing of the teacher is looked at but its answers, so it needs no BatchNorm. The whole image
+prior is the generator's last layer: tanh, then each channel brought to the mean and deviation that
+the teacher's normaliser expects.
+
+    L_S = mean |z_S − z_T|        L_G = −L_S + classes · CE(T(x), y)
+
+The second term of L_G is ours: it asks for the classes the set still lacks, so that the finished
+set can be balanced. With `objective.classes` 0 the recipe is as published.
+
+A call is `generator.inner_steps` rounds of `adversary.steps` student steps and one generator step.
+Then one batch is offered to the buffer, which has a quota for each class. Generator and student
+learn at `generator.learning_rate` and `adversary.learning_rate`, the latter along half a cosine.
+The other options of `generator.meta_rate`, `objective` and `replay.sampling` play no part.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.models import Classifier, save_classifier
+from distill.models.frozen import Frozen
+from distill.options import DistillOptions
+from distill.runtime import Machine, Runtime
+from distill.train import StudentState, Update, build_student, one_cycle
+from distill.views import ask, to_input
+from inversion.jobs import ShardJob
+from inversion.options import SynthesisOptions
+from inversion.parts.buffer import ReplayBuffer
+from inversion.parts.call import draw_targets
+from inversion.parts.generator import Generator
+from inversion.parts.progress import StepResult, show_counts
+from inversion.parts.shard import buffer_tensors
+from inversion.parts.terms import class_loss
+from synthesis_kernels.backend import forward_pass
+from synthesis_kernels.divergence import divergence, same_decision
+from synthesis_kernels.errors import EchosetError
+
+
+class Adversarial:
+    """One shard in the making (see `inversion.recipes.Recipe`)."""
+
+    needs_batch_norm = False
+
+    @classmethod
+    def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:
+        """Nothing follows from the teacher."""
+        return options
+
+    @classmethod
+    def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
+        """Refuse what only BatchNorm matching has."""
+        if runtime.step in ("compiled", "graph"):
+            raise EchosetError(f"recipe adversarial runs eager steps only, not '{runtime.step}'")
+        for name in ("keep_all", "replace_all"):
+            if getattr(options.replay, name):
+                raise EchosetError(f"recipe adversarial has no replay.{name}; leave it false")
+        if options.adversary.hints:
+            raise EchosetError("recipe adversarial has no adversary.hints; leave it 0")
+        build_student(options.adversary.student, teacher.contract)
+
+    def __init__(
+        self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine
+    ) -> None:
+        self.teacher = teacher
+        self.job = job
+        self.options = options
+        self.machine = machine
+        self.frozen = Frozen(teacher, machine.precision)
+        device = machine.device
+        spec = teacher.spec
+        self.generator = _build_generator(teacher, options, job.seed).to(device)
+        self.optimiser = torch.optim.Adam(
+            self.generator.parameters(), options.generator.learning_rate, betas=(0.5, 0.999)
+        )
+        student = build_student(options.adversary.student, teacher.contract, job.seed)
+        learning = DistillOptions(learning_rate=options.adversary.learning_rate)
+        self.adversary = StudentState(student, device, job.seed, learning)
+        self.update = Update(self.adversary, self._student_loss)
+        shape = (spec.channels, spec.size, spec.size)
+        self.buffer = ReplayBuffer(job.quotas, shape, options.held_out, device)
+        self.random = torch.Generator(device).manual_seed(job.seed)
+        self.raw_counts = torch.zeros(spec.classes, dtype=torch.int64, device=device)
+        self.call = 0
+        self.seconds = 0.0
+        self.agreement = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Out of calls; twice as many are made while a class is short."""
+        if not bool(self.buffer.full):
+            return self.call >= 2 * self.options.calls
+        return self.call >= self.options.calls
+
+    @property
+    def planned(self) -> int:
+        """The calls asked for; twice as many where a class is still short after them."""
+        late = self.call >= self.options.calls and not bool(self.buffer.full)
+        return 2 * self.options.calls if late else self.options.calls
+
+    def notice(self) -> str | None:
+        """Nothing."""
+        return None
+
+    def step(self) -> StepResult:
+        """One call."""
+        began = time.perf_counter()
+        options = self.options
+        for _ in range(options.generator.inner_steps):
+            for _ in range(options.adversary.steps):
+                difference = self._student_step()
+            generator_loss = self._generator_step()
+        taken, hit = self._offer()
+        self.call += 1
+        figures = torch.stack([difference, generator_loss, taken.float(), hit, self._held_out()])
+        names = ("difference", "generator", "taken", "hit", "held_out_agreement")
+        values = dict(zip(names, figures.tolist(), strict=True))
+        self.agreement = values["held_out_agreement"]
+        counts = self.buffer.counts().tolist()
+        elapsed = time.perf_counter() - began
+        self.seconds += elapsed
+        line = (
+            f"{show_counts(counts, self.job.quotas)}  difference {values['difference']:.3f}  "
+            f"agreement {self.agreement:.3f}"
+        )
+        return StepResult(values, counts, {"seconds": elapsed}, line)
+
+    def _make(self) -> tuple[Tensor, Tensor]:  # (B, C, H, W) in [0, 1], (B,)
+        """A batch of fresh images, and the classes they were asked for."""
+        wanted = draw_targets(self.buffer, self.options, self.random)
+        shape = (len(wanted), self.options.generator.latent)
+        noise = torch.randn(shape, generator=self.random, device=self.random.device)
+        with forward_pass(noise.device, self.machine.precision):
+            images = self.generator(noise, wanted)
+        return images, wanted
+
+    def _student_step(self) -> Tensor:  # ()
+        options = self.options
+        total = options.calls * options.generator.inner_steps * options.adversary.steps
+        share = one_cycle(self.adversary.step, total, warmup=0.0)
+        self.adversary.optimiser.set_share(max(share, 0.05))
+        self.adversary.student.train()
+        with torch.no_grad():
+            images, _ = self._make()
+        (difference,) = self.update(images, ask(self.frozen, images, self.machine.precision))
+        return difference
+
+    def _student_loss(self, images: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+        with forward_pass(images.device, self.machine.precision):
+            logits = self.adversary.student(images)
+        difference = (logits.float() - answers).abs().mean()
+        return difference, difference
+
+    def _generator_step(self) -> Tensor:  # ()
+        images, wanted = self._make()
+        answers = self.frozen(images)
+        student = self.adversary.student.eval()
+        with forward_pass(images.device, self.machine.precision):
+            logits = student(images).float()
+        loss = -(logits - answers).abs().mean()
+        if self.options.objective.classes:
+            loss = loss + self.options.objective.classes * class_loss(answers, wanted).mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        parameters = list(self.generator.parameters())
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimiser.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _offer(self) -> tuple[Tensor, Tensor]:  # (), ()
+        """Offer a batch to the buffer, those that student and teacher differ on first."""
+        images, wanted = self._make()
+        pixels = (images * 255).round().to(torch.uint8)
+        logits = ask(self.teacher, to_input(pixels), torch.float32)
+        labels = logits.argmax(1)
+        self.raw_counts.index_add_(0, labels, torch.ones_like(labels))
+        student = self.adversary.student.eval()
+        rank = divergence(logits, ask(student, to_input(pixels), self.machine.precision))
+        replay = self.options.replay
+        taken = self.buffer.add(pixels, logits, rank, self.call, replay.refresh, replay.half_life)
+        return taken, (labels == wanted).float().mean()
+
+    def _held_out(self) -> Tensor:  # ()
+        """Agreement of teacher and student on the images held out."""
+        slots = self.buffer.to_ask()
+        student = self.adversary.student.eval()
+        logits = ask(student, to_input(self.buffer.images[slots]), self.machine.precision)
+        filled = self.buffer.filled[slots]
+        agree = same_decision(self.buffer.logits[slots], logits) & filled
+        return agree.sum() / filled.sum().clamp_min(1)
+
+    def shard(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The buffer's images, and what is noted of how they came about."""
+        note = {
+            "raw_counts": self.raw_counts.tolist(),
+            "held_out_agreement": round(self.agreement, 4),
+        }
+        return buffer_tensors(self.buffer), note
+
+    def leave(self, folder: Path) -> None:
+        """The student, where it is to be kept."""
+        if self.options.adversary.keep:
+            path = folder / f"adversary-{self.job.index:05d}.safetensors"
+            save_classifier(self.adversary.student, path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Modules, optimisers, buffer, counters and random states."""
+        return {
+            "generator": self.generator.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "adversary": self.adversary.state_dict(),
+            "buffer": self.buffer.state_dict(),
+            "random": self.random.get_state(),
+            "raw_counts": self.raw_counts,
+            "counters": (self.call, self.seconds, self.agreement),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for part in ("generator", "optimiser", "adversary", "buffer"):
+            getattr(self, part).load_state_dict(state[part])
+        self.random.set_state(state["random"].cpu())
+        self.raw_counts.copy_(state["raw_counts"])
+        self.call, self.seconds, self.agreement = state["counters"]
+
+
+class _Normalised(nn.Module):
+    """A generator whose images have the mean and deviation that the teacher's normaliser
+    expects.
+    """
+
+    def __init__(self, generator: Generator, teacher: Classifier) -> None:
+        super().__init__()
+        self.generator = generator
+        channels = teacher.spec.channels
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.register_buffer("mean", teacher.mean.detach().clone().cpu())
+        self.register_buffer("std", teacher.std.detach().clone().cpu())
+
+    def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1]
+        images = self.norm(self.generator.raw(noise, wanted).tanh())
+        return (images * self.std + self.mean).clamp(0, 1)
+
+
+def _build_generator(teacher: Classifier, options: SynthesisOptions, seed: int) -> _Normalised:
+    """The generator, with weights that follow from the seed."""
+    spec = teacher.spec
+    shape = options.generator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = Generator(
+            spec.channels,
+            spec.size,
+            spec.classes,
+            latent=shape.latent,
+            width=shape.width,
+            conditioning=shape.conditioning or 1.0,
+            blocks=shape.blocks,
+            smooth=shape.smooth,
+        )
+    return _Normalised(generator, teacher)

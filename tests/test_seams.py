@@ -1,0 +1,38 @@
+"""Who may know whom: floors import from those below them, and the learner knows no method."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from distill.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+ABOVE = {"synthesis_kernels": {"distill", "inversion"}, "distill": {"inversion"}}
+
+
+def imports(path):
+    """Full names of the modules a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("package", ABOVE)
+def test_a_floor_imports_only_from_those_below(package):
+    for path in (ROOT / package).rglob("*.py"):
+        wrong = [name for name in imports(path) if name.partition(".")[0] in ABOVE[package]]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_the_learner_names_no_method():
+    path = ROOT / "distill" / "learner.py"
+    texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if is_text(node)}
+    assert not texts & METHODS.keys()
+    assert not [name for name in imports(path) if name.startswith("distill.methods.")]
+
+
+def is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -1,0 +1,186 @@
+"""Write the tables of options in docs/command-line.md from the source, so that none is typed by
+hand.
+
+`python tools/command_line.py` rewrites what stands below `<!-- options -->`; a test holds the page
+to it. The source is read as text: neither torch nor the packages are imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "command-line.md"
+MARK = "<!-- options -->\n"
+COMMON = ("Runtime", "Common")
+"""Classes of the options that every verb takes."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of an options class."""
+
+    name: str
+    group: str | None
+    """The options class of its type, where it is a group of options."""
+    default: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """An options class: its bases, its fields, and what its docstring says."""
+
+    bases: tuple[str, ...]
+    options: tuple[Option, ...]
+    text: str
+
+
+def read_groups() -> dict[str, Group]:
+    """Every options class of the packages, by name."""
+    groups: dict[str, Group] = {}
+    for package in ("synthesis_kernels", "distill", "inversion"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and _is_options(node.name):
+                    groups[node.name] = _read_group(node)
+    return groups
+
+
+def read_verbs() -> dict[str, str]:
+    """What each verb does, by name: the table of the command line."""
+    for path in sorted((ROOT / "inversion" / "cli").rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            target = _target(node)
+            if target == "VERBS":
+                return _sentences(node.value)
+    raise SystemExit("no table VERBS in inversion/cli")
+
+
+def render() -> str:
+    """The page's generated part."""
+    groups = read_groups()
+    parts = ["## Every verb\n", _table(_common(groups))]
+    used: list[str] = []
+    for verb, text in read_verbs().items():
+        group = groups[f"{verb.capitalize()}Run"]
+        parts.append(f"## {verb}\n\n{text[0].upper()}{text[1:]}.\n")
+        parts.append(_table(group.options))
+        _use(group, groups, used)
+    parts.append("## Groups of options\n")
+    for name in used:
+        group = groups[name]
+        parts.append(f"### {name}\n\n{group.text}\n")
+        parts.append(_table(group.options))
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the page; with --check, only say whether it would change."""
+    page = PAGE.read_text()
+    head, mark, _ = page.partition(MARK)
+    if not mark:
+        raise SystemExit(f"{PAGE} has no line {MARK.strip()}")
+    written = f"{head}{mark}\n{render()}"
+    if "--check" in sys.argv[1:]:
+        return int(written != page)
+    PAGE.write_text(written)
+    return 0
+
+
+def _sentences(table: ast.expr) -> dict[str, str]:
+    """Verbs and what they do: a dictionary of texts, or of calls that begin with one."""
+    found = {}
+    for key, value in zip(table.keys, table.values, strict=True):
+        text = value.args[0] if isinstance(value, ast.Call) else value
+        found[ast.literal_eval(key)] = ast.literal_eval(text)
+    return found
+
+
+def _is_options(name: str) -> bool:
+    return name in COMMON or name.endswith(("Options", "Run"))
+
+
+def _target(node: ast.stmt) -> str | None:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return node.target.id
+    return None
+
+
+def _read_group(node: ast.ClassDef) -> Group:
+    """A class's fields, each with the string below it."""
+    options = []
+    for field, below in zip(node.body, [*node.body[1:], None], strict=True):
+        if not isinstance(field, ast.AnnAssign):
+            continue
+        names = re.findall(r"\b\w+Options\b", ast.unparse(field.annotation))
+        group = names[0] if names else None
+        options.append(Option(field.target.id, group, _default(field.value), _string(below)))
+    bases = tuple(ast.unparse(base) for base in node.bases)
+    return Group(bases, tuple(options), _flat(ast.get_docstring(node) or ""))
+
+
+def _default(value: ast.expr | None) -> str:
+    """A field's default as a reader would write it."""
+    if value is None:
+        return "(required)"
+    if isinstance(value, ast.Call) and ast.unparse(value.func) in ("field", "dataclasses.field"):
+        made = value.keywords[0].value
+        if isinstance(made, ast.Lambda):
+            return ast.unparse(made.body)
+        return "{}" if ast.unparse(made) == "dict" else ""
+    return ast.unparse(value)
+
+
+def _string(node: ast.stmt | None) -> str:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return _flat(str(node.value.value))
+    return ""
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _common(groups: dict[str, Group]) -> tuple[Option, ...]:
+    options = [option for name in COMMON for option in groups[name].options]
+    defaults = {"rank": "`RANK`, or 0", "world": "`WORLD_SIZE`, or 1"}
+    return tuple(
+        Option(option.name, None, defaults.get(option.name, option.default), option.text)
+        for option in options
+    )
+
+
+def _use(group: Group, groups: dict[str, Group], used: list[str]) -> None:
+    """Add the groups that a class's fields name, and theirs, in the order of their appearance."""
+    for option in group.options:
+        if option.group and option.group not in used:
+            used.append(option.group)
+            _use(groups[option.group], groups, used)
+
+
+def _table(options: tuple[Option, ...]) -> str:
+    lines = ["| option | default | what it is |", "| --- | --- | --- |"]
+    for option in options:
+        name = f"`--{option.name}`"
+        default = option.default.replace("'", '"')
+        shown = default if "`" in default else f"`{default}`"
+        if option.group:
+            name = f"`--{option.name}.…`"
+            link = f"[{option.group}](#{option.group.lower()})"
+            plain = default in (f"{option.group}()", "None")
+            changed = default.removeprefix(option.group)
+            shown = link if plain else f"{link}, but `{changed}`"
+        text = option.text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+        lines.append(f"| {name} | {shown} | {text} |".replace("|  |", "| |"))
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
