@@ -23,8 +23,8 @@ from distill.evaluation import predict
 from distill.loop import Interrupted
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Runtime
-from inversion.cli import verbs
 from inversion.cli.main import main, parse
+from inversion.cli.verbs import verify
 from inversion.options import BoundaryOptions, CollectOptions
 from inversion.pages.report import write_report
 from inversion.sources.boundary import attack_boundaries
@@ -758,7 +758,7 @@ def test_verify_forgives_what_rounding_decides_and_no_more(
     answers[0, label - 1] = ahead
     stored = answers.half()
     monkeypatch.setattr(TransferSet, "load", lambda *_, **__: replace(made, logits=stored))
-    monkeypatch.setattr(verbs, "predict", lambda *_, **__: answers)
+    monkeypatch.setattr(verify, "predict", lambda *_, **__: answers)
     assert (
         main(["verify", f"--set={whole[0]}", "--teacher=mnist", "--json", "--device=cpu"]) == differ
     )
@@ -849,12 +849,10 @@ def test_lists_are_given_word_by_word():
         ["--sources=[noise,'leaves:smallest=0.1,cover=0.5']"],
     ):
         assert parsed(*arguments).sources == ("noise", "leaves:smallest=0.1,cover=0.5")
-    assert parsed("--source=noise", "pink", "--quiet").sources == ("noise", "pink")
+    assert parsed("--source", "noise", "pink", "--quiet").sources == ("noise", "pink")
     assert parsed("--source=leaves:cover=0.5").sources == ("leaves:cover=0.5",)
-    assert parsed("--source", "noise", "--images", "9", "--source", "pink").sources == (
-        "noise",
-        "pink",
-    )  # none is dropped
+    assert parsed("noise", "pink", "--images", "9").sources == ("noise", "pink")
+    assert parsed("--source", "noise", "--source", "pink").sources == ("pink",)  # the later wins
     assert parsed().sources == ("shaders",) and parsed().collection == CollectOptions()
     assert parsed("--short", "draw", "mixup", "--json").collection.short == ("draw", "mixup")
     assert parsed("--short").collection.short == parsed("--short", "--quiet").collection.short == ()
@@ -875,7 +873,7 @@ def test_flags_win_over_a_file(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "sources: [pink]\nseed: 4\ncollection:\n  images: 7\n  short: [draw]\n"
     )
-    run = parsed("--source", "noise", f"--config={tmp_path / 'c.yaml'}", "--short")
+    run = parsed(f"--config={tmp_path / 'c.yaml'}", "--source", "noise", "--short")
     assert (run.sources, run.seed, run.collection.images, run.collection.short) == (
         ("noise",),
         4,

@@ -17,7 +17,7 @@ from distill.models.frozen import Frozen
 from distill.runtime import Runtime
 from distill.sets.transfer_set import write_manifest, write_shard
 from inversion import MNIST_SLICE, ScoreOptions, score
-from inversion.cli.main import _gather_sets, main
+from inversion.cli.main import main, parse
 from inversion.scoring import measures
 from inversion.scoring.scorecard import ask, bn_gap, boundary_distances, content_order, steadiness
 from inversion.scoring.scores import SCORES
@@ -557,7 +557,7 @@ def test_validation_is_one_command_shared_and_continued(folder, tmp_path, capsys
         ([], "there is nothing to score; name sets"),
         (["/nowhere"], "no data at /nowhere"),
         (
-            ["a=x.npz", "--validate", "b=y.npz"],
+            ["--validate", "a=x.npz", "b=y.npz"],
             "validation needs 4 sets at least, and better 8, got 2",
         ),
         (["x.npz", "--images=-1"], "images must be at least 0"),
@@ -582,23 +582,13 @@ def test_another_teacher_s_set_and_damaged_counts_are_refused(
     )
 
 
-def test_sets_are_named_on_the_command_line(capsys, tmp_path):
-    assert _gather_sets(
-        ["a/set", "--seed", "3", "n=b/x.npz", "--validate", "c/y.npz", "--json"]
-    ) == [
-        *("--seed", "3", "--validate", "--json"),
-        '--sets={"a-set": "a/set", "n": "b/x.npz", "y": "c/y.npz"}',
-    ]
-    assert _gather_sets(["--validate", "true", "--config", "f.yaml"]) == [
-        "--validate",
-        "true",
-        "--config",
-        "f.yaml",
-    ]
-    for arguments in (["n=a", "n=b"], ["a", '--sets={"b": "c"}']):
-        with pytest.raises(SystemExit) as stopped:
-            _gather_sets(arguments)
-        assert stopped.value.code == 2
+def test_sets_are_named_on_the_command_line(capsys):
+    run = parse("score", ["--seed", "3", "--validate", "a/set", "n=b/x.npz", "c/y.npz", "--json"])
+    assert run.sets == {"a-set": "a/set", "n": "b/x.npz", "y": "c/y.npz"}
+    assert run.seed == 3 and run.validate and run.json
+    with pytest.raises(SystemExit) as stopped:
+        parse("score", ["n=a", "n=b"])
+    assert stopped.value.code == 2
     assert "NAME=b" in capsys.readouterr().err
 
 

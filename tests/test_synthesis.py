@@ -26,9 +26,10 @@ from distill.runtime import Runtime
 from distill.train import StudentStep, build_student
 from distill.views import to_input
 from inversion import MNIST_SLICE, plan, synthesize
-from inversion.cli import verbs
 from inversion.cli.main import main
 from inversion.cli.schema import DemoRun, VerifyRun
+from inversion.cli.verbs import verify
+from inversion.cli.verbs.demo import check_demo
 from inversion.options import (
     AdversaryOptions,
     GeneratorOptions,
@@ -441,9 +442,9 @@ def test_a_demo_refuses_bad_notes_before_it_deletes_anything_unless_told_better(
         build_student(DemoRun().student, teacher.contract),
     )
     with pytest.raises(EchosetError, match="notes on its views: shift must lie in"):
-        verbs._check_demo(run, odd, student, data)
+        check_demo(run, odd, student, data)
     told = replace(run.synthesis, objective=ObjectiveOptions(views=TeacherViewOptions()))
-    verbs._check_demo(replace(run, synthesis=told), odd, student, data)
+    check_demo(replace(run, synthesis=told), odd, student, data)
 
 
 def test_the_teacher_sees_each_image_in_a_view_of_its_own(teacher, tiny, monkeypatch):
@@ -998,7 +999,7 @@ def test_fast_datafree_by_config_keeps_every_image_and_its_student(teacher, tiny
     assert not made.images[40:80].equal(made.images[:40])
     student = load_classifier(tmp_path / "set" / "adversary-00000.safetensors")
     assert student.spec.model == tiny.adversary.student.model
-    assert verbs.verify(VerifyRun(set=str(tmp_path / "set"), quiet=True)) == 0
+    assert verify.execute(VerifyRun(set=str(tmp_path / "set"), quiet=True)) == 0
     with pytest.raises(EchosetError, match="keep_all has no quotas"):
         make(teacher, replace(options, replay=ReplayOptions(keep_all=True)), tmp_path / "other")
 

@@ -1,0 +1,42 @@
+"""Tables, and JSON as the very last line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from inversion.cli.schema import Common
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """An empty table with a title and named columns."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def rows_table(title: str, rows: list[tuple[str, ...]]) -> Table:
+    """A table of these rows, of which the first names the columns."""
+    table = new_table(title)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
+
+
+def finish(
+    run: Common, table: Table | None, document: dict[str, Any], line: str | None = None
+) -> int:
+    """Show the table, then the JSON as the very last line."""
+    if not run.quiet and table is not None:
+        Console(markup=False).print(table)
+    if not run.quiet and line:
+        print(line)
+    if run.json:
+        print(json.dumps(document))
+    return 0

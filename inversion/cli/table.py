@@ -1,0 +1,103 @@
+"""The verbs: what each does, and which of its options matter first. Nothing is imported here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """A verb of the command line; `inversion/cli/verbs/NAME.py` does its work."""
+
+    sentence: str
+    """What it does."""
+    options: str
+    """Keys of the options that its help shows, in this order; the docstrings say the rest."""
+    words: str = ""
+    """What may follow the verb without an option."""
+
+
+VERBS = {
+    "demo": Verb(
+        "the whole path on the bundled MNIST teacher, or on yours: set, student, accuracy, report",
+        "teacher.model data student.model out synthesis.images distillation.loss "
+        "distillation.steps distillation.patience beside.images start",
+    ),
+    "inspect": Verb(
+        "say what a teacher is, and whether a set can be made from it",
+        "teacher.model teacher.weights teacher.arguments teacher.channels teacher.size "
+        "teacher.classes teacher.mean teacher.std device json",
+    ),
+    "synthesize": Verb(
+        "make a class-balanced transfer set from a teacher",
+        "teacher.model teacher.weights out synthesis.images synthesis.calls synthesis.batch "
+        "synthesis.patience synthesis.shard_images seed device",
+    ),
+    "collect": Verb(
+        "choose a class-balanced transfer set from procedural pictures, folders or other sets",
+        "sources teacher.model out collection.images collection.balanced collection.confidence "
+        "collection.only collection.short collection.draws seed",
+        "[SOURCE …]",
+    ),
+    "distill": Verb(
+        "train a student on a transfer set, or on any images, by any of ten methods",
+        "set beside teacher.model student.model out distillation.loss distillation.labels "
+        "corrupt distillation.steps distillation.patience",
+    ),
+    "evaluate": Verb(
+        "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
+        "model.model model.weights data against.model against.weights attacks device precision "
+        "quiet json",
+    ),
+    "report": Verb(
+        "write one self-contained HTML page about a run",
+        "run out quiet json",
+    ),
+    "export": Verb(
+        "merge transfer sets, draw a part of one, write it for other trainers",
+        "sets out form images seed quiet json",
+        "[SET …]",
+    ),
+    "verify": Verb(
+        "check a transfer set: hashes, shapes, balance, and the teacher's answers",
+        "set teacher.model teacher.weights device quiet json",
+    ),
+    "study": Verb(
+        "compare methods on sets, under label noise and imbalance, over seeds",
+        "sets teacher.model student.model data out study.methods study.corruptions study.seeds "
+        "study.images original",
+    ),
+    "score": Verb(
+        "say what sets are worth to a distillation, from the teacher alone, and whether that holds",
+        "sets teacher.model images out validate data student.model seeds original json",
+        "[[NAME=]SET …]",
+    ),
+    "bench": Verb(
+        "time the kernels and both loops against their definitions and the usual formulation",
+        "teacher.model student.model batch images epochs views repeats save against json",
+    ),
+}
+
+SHORT = {
+    "teacher.model": "--teacher",
+    "student.model": "--student",
+    "model.model": "--model",
+    "against.model": "--against",
+    "synthesis.images": "--images",
+    "collection.images": "--images",
+    "study.images": "--images",
+    "distillation.patience": "--patience",
+    "synthesis.patience": "--patience",
+    "distillation.loss": "--loss",
+    "collection.short": "--short",
+    "sources": "--source",
+}
+"""Short names of keys. Of two keys of one verb that share a name, the first here has it."""
+
+
+def short_names(keys: list[str]) -> dict[str, str]:
+    """The short names that a verb with these keys has: key to name."""
+    names: dict[str, str] = {}
+    for key, name in SHORT.items():
+        if key in keys and name not in names.values():
+            names[key] = name
+    return names

@@ -1,0 +1,34 @@
+"""Merge sets, draw a part, write them for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill.sets.exports import export as export_set
+from distill.sets.exports import merge, subsample
+from distill.sets.transfer_set import TransferSet
+from inversion.cli.schema import ExportRun
+from inversion.cli.show import finish
+from synthesis_kernels.errors import EchosetError
+
+
+def execute(run: ExportRun) -> int:
+    """Merge sets, draw from them, write them for others."""
+    if len({Path(folder).resolve() for folder in run.sets}) < len(run.sets):
+        raise EchosetError(f"a set is named twice: {', '.join(run.sets)}")
+    data = merge([TransferSet.load(folder, check_hashes=True) for folder in run.sets], run.sets)
+    if run.images:
+        data = subsample(data, run.images, run.seed)
+    place = export_set(data, run.out, run.form, run.quiet)
+    counts = data.counts()
+    short = data.manifest.get("short") or {}
+    document = {
+        "out": str(place),
+        "form": run.form,
+        "images": len(data),
+        "per_class": counts,
+        "short": short,
+    }
+    lacks = "".join(f"; class {label} is {count} short" for label, count in short.items())
+    line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}{lacks}"
+    return finish(run, None, document, line)

@@ -1,0 +1,112 @@
+"""What several verbs need: data and sets that fit a teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from distill.data.images import Images, load_images
+from distill.models import Classifier
+from distill.options import StudyOptions
+from distill.sets.transfer_set import TransferSet, is_set
+from distill.study import plan, run_study
+from inversion.cli.schema import ScoreRun, StudyRun
+from inversion.options import TeacherOptions
+from inversion.teacher import MNIST_SLICE
+from synthesis_kernels.errors import EchosetError
+
+STUDENT = "student.safetensors"
+
+
+def require_data(path: str | None, teacher: TeacherOptions) -> bool:
+    """Whether the teacher is the one that the bundled test images are for; any other needs test
+    data of its own.
+    """
+    bundled = (teacher.model, teacher.weights) == ("mnist", None)
+    if path is None and not bundled:
+        raise EchosetError(
+            "the bundled test images are MNIST's, for teacher mnist alone; give this one's test "
+            "data with --data"
+        )
+    return bundled
+
+
+def load_test_data(path: str | None, model: Classifier, quiet: bool) -> Images:
+    """What to judge on, as the network takes it."""
+    if path is not None:
+        return load_images(path, "test", model.spec.channels, model.spec.size, quiet)
+    if (model.spec.channels, model.spec.size, model.spec.classes) != (1, 28, 10):
+        raise EchosetError(
+            f"the bundled test images are MNIST's, not for {model.spec.model}; give its test data "
+            "with --data"
+        )
+    data = load_images(MNIST_SLICE)
+    return dataclasses.replace(
+        data, name="every fifth image of the MNIST test set (2,000 of 10,000)"
+    )
+
+
+def load_set(
+    path: str, teacher: Classifier, quiet: bool, labelled: bool = True
+) -> TransferSet | Images:
+    """A transfer set this teacher made, or any images, as it takes them."""
+    if is_set(path):
+        transfer_set = TransferSet.load(path)
+        require_same_teacher(transfer_set, teacher, path)
+        return transfer_set
+    return load_images(path, "train", teacher.spec.channels, teacher.spec.size, quiet, labelled)
+
+
+def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder: str) -> None:
+    """Refuse a set that another teacher made, or that was made with other settings of it."""
+    made_by, weight_hash = transfer_set.manifest["teacher"], teacher.weight_hash()
+    if made_by.get("weight_hash") != weight_hash:
+        raise EchosetError(
+            f"{folder} was made by teacher '{made_by.get('model')}' with weights "
+            f"{str(made_by.get('weight_hash'))[:16]}…, "
+            f"the teacher given has {weight_hash[:16]}…; give the same one with --teacher"
+        )
+    if differ := [
+        key
+        for key, value in teacher.contract.items()
+        if value != transfer_set.manifest["input"][key]
+    ]:
+        raise EchosetError(
+            f"{folder} was made with another {', '.join(differ)} of the teacher; give the same "
+            f"--teacher.{differ[0]}"
+        )
+
+
+def require_balance(short: dict[str, int], folder: Path | str) -> None:
+    """Refuse a set whose classes are short of images."""
+    if short:
+        lacks = ", ".join(f"class {label} lacks {count}" for label, count in short.items())
+        raise EchosetError(
+            f"{folder} is written but not balanced: {lacks}. The teacher gave too few of the "
+            "generated images these classes; "
+            "raise synthesis.objective.classes or synthesis.calls"
+        )
+
+
+def fill_grid(
+    run: StudyRun | ScoreRun,
+    teacher: Classifier,
+    sets: dict[str, Any],
+    data: Images,
+    out: Path,
+    options: StudyOptions,
+) -> tuple[list[dict[str, Any]], int]:
+    """Teach this process's part of the students; all that are finished, and how many there are to
+    be.
+    """
+    spec = teacher.spec
+    original = (
+        load_images(run.original, "train", spec.channels, spec.size, run.quiet)
+        if run.original
+        else None
+    )
+    cells = run_study(
+        teacher, sets, data, out, run.student, options, run.distillation, original, runtime=run
+    )
+    return cells, len(plan(sets, options, original is not None))
