@@ -482,9 +482,9 @@ def test_sets_are_scored_side_by_side(echoset, folder, tmp_path):
         "score",
         folder / "made/set",
         f"kinds={folder / 'few.npz'}",
+        folder / "twice.npz",
         "--out",
         page,
-        folder / "twice.npz",
         "--json",
     )
     found = last_json(done)

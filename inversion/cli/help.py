@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from distill.methods import METHODS
 from inversion.cli import schema
 from inversion.cli.table import VERBS, short_names
 
@@ -82,6 +83,8 @@ def describe(verb: str) -> str:
     column = max(len(name) for name, _ in rows) + 4
     for name, text in rows:
         lines += _wrap(f"  {name}".ljust(column), text)
+    if "distillation.loss" in about.options.split():
+        lines += ["", *_wrap("Losses: ", f"{', '.join(METHODS)}.")]
     lines += ["", f"echoset {verb} {EVERYTHING} shows every option. --config FILE.yaml reads them"]
     lines += [
         "from a file; of a file and options, what comes later wins. --print_config writes one."

@@ -39,7 +39,7 @@ VERBS = {
         "[SOURCE …]",
     ),
     "distill": Verb(
-        "train a student on a transfer set, or on any images, by any of ten methods",
+        "train a student on a transfer set, or on any images, by any of the published methods",
         "set beside teacher.model student.model out distillation.loss distillation.labels "
         "corrupt distillation.steps distillation.patience",
     ),
