@@ -13,7 +13,7 @@ set can be balanced. With `objective.classes` 0 the recipe is as published.
 A call is `generator.inner_steps` rounds of `adversary.steps` student steps and one generator step.
 Then one batch is offered to the buffer, which has a quota for each class. Generator and student
 learn at `generator.learning_rate` and `adversary.learning_rate`, the latter along half a cosine.
-The other options of `generator.meta_rate`, `objective` and `replay.sampling` play no part.
+`generator.meta_rate`, the rest of `objective`, and `replay.sampling` play no part.
 """
 
 from __future__ import annotations
