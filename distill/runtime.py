@@ -17,12 +17,17 @@ Form = Literal["auto", "reference", "native", "triton"]
 Step = Literal["auto", "eager", "compiled", "graph"]
 
 
-def _from_torchrun(name: str, default: int) -> int:
-    """A whole number from torchrun's environment."""
-    text = os.environ.get(name, str(default))
-    if not text.isdigit():
-        raise EchosetError(f"{name} in the environment must be a whole number, got '{text}'")
-    return int(text)
+def place_in_torchrun() -> tuple[int, int]:
+    """Rank and world from torchrun's environment; 0 of 1 where it did not start this process.
+
+    torchrun sets both, and other launchers use these names otherwise: what is no place at all is
+    passed over, as this is read when the package is imported.
+    """
+    rank = os.environ.get("RANK", "")
+    world = os.environ.get("WORLD_SIZE", "")
+    if rank.isdigit() and world.isdigit() and int(rank) < int(world):
+        return int(rank), int(world)
+    return 0, 1
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,9 @@ class Runtime:
     auto takes graph on CUDA and eager elsewhere."""
     quiet: bool = False
     """Show no progress and no tables."""
-    rank: int = field(default_factory=lambda: _from_torchrun("RANK", 0))
+    rank: int = field(default_factory=lambda: place_in_torchrun()[0])
     """This process's number among those that share the work; torchrun sets it."""
-    world: int = field(default_factory=lambda: _from_torchrun("WORLD_SIZE", 1))
+    world: int = field(default_factory=lambda: place_in_torchrun()[1])
     """How many processes share the work; torchrun sets it."""
 
     def __post_init__(self) -> None:
@@ -74,8 +79,9 @@ class Runtime:
         from synthesis_kernels.backend import resolve_device
 
         device = resolve_device(self.device)
-        if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-            device = torch.device("cuda", _from_torchrun("LOCAL_RANK", 0))
+        local = os.environ.get("LOCAL_RANK", "")
+        if device.type == "cuda" and self.world > 1 and local.isdigit():
+            device = torch.device("cuda", int(local))
             torch.cuda.set_device(device)
         return device
 

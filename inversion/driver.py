@@ -57,7 +57,7 @@ def synthesize(
             # For dropout in the adversary; everything else has a generator of its own.
             with random_apart(job.seed, machine.device):
                 recipe = recipe_class(teacher, job, options, machine)
-                make_shard(recipe, job, out, f"{key} {machine.key}", machine, runtime.quiet)
+                make_shard(recipe, job, out, f"{key} {machine.key}", machine, runtime)
         return assemble(out, jobs, teacher, inspection.weight_hash, options, runtime.seed)
 
 
@@ -86,7 +86,7 @@ def _check_calls(options: SynthesisOptions, classes: int) -> None:
 
 
 def make_shard(
-    recipe: Recipe, job: ShardJob, out: Path, key: str, machine: Machine, quiet: bool
+    recipe: Recipe, job: ShardJob, out: Path, key: str, machine: Machine, runtime: Runtime
 ) -> None:
     """Run one job to its end."""
     file = _state_file(out, job)
@@ -100,13 +100,13 @@ def make_shard(
         return file
 
     notice = recipe.notice()
-    if notice and not quiet:
-        print(notice)
+    if notice:
+        runtime.say(notice)
     title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
     loop = Loop(
         title,
         recipe.planned,
-        quiet,
+        runtime.quiet,
         recipe.call,
         save=save,
         log=out / "log.jsonl",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill.methods import METHODS
+from inversion.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 ABOVE = {"synthesis_kernels": {"distill", "inversion"}, "distill": {"inversion"}}
@@ -36,3 +37,27 @@ def test_the_learner_names_no_method():
 
 def is_text(node):
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_recipes_do_not_know_one_another_and_parts_know_no_recipe():
+    folder = ROOT / "inversion"
+    recipes = [path for path in (folder / "recipes").glob("*.py") if path.name != "__init__.py"]
+    assert len(recipes) >= len(RECIPES)
+    for path in [*recipes, *(folder / "parts").glob("*.py")]:
+        wrong = [name for name in imports(path) if name.startswith("inversion.recipes")]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_the_driver_names_no_recipe():
+    path = ROOT / "inversion" / "driver.py"
+    texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if is_text(node)}
+    assert not texts & RECIPES.keys()
+    assert not [name for name in imports(path) if name.startswith("inversion.recipes.")]
+
+
+def test_only_the_loop_helper_stops_and_draws_what_can_be_stopped():
+    """Loops that only show progress, and save nothing, may use the bar alone."""
+    for package in ("distill", "inversion"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name != "loop.py":
+                assert "StopFlag" not in path.read_text(), path

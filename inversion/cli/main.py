@@ -1,4 +1,4 @@
-"""The front door: `echoset VERB`. It parses first, and imports torch only when there is work."""
+"""The front door: `echoset VERB`. Parses first; imports torch only when there is work."""
 
 from __future__ import annotations
 
@@ -85,10 +85,13 @@ def run(verb: str, options: object) -> int:
 def _execute(verb: str, options: object) -> int:
     from synthesis_kernels.backend import heed_quota, keep_freed_memory, kernel_form
 
+    if not VERBS[verb].shared:
+        options.require_alone(verb)
     keep_freed_memory()
     heed_quota()
+    module = import_module(f"inversion.cli.verbs.{verb}")
     with kernel_form(options.kernels):
-        return import_module(f"inversion.cli.verbs.{verb}").execute(options)
+        return module.execute(options)
 
 
 def _fail(message: str, status: int = 1) -> int:

@@ -14,6 +14,8 @@ class Verb(NamedTuple):
     """Keys of the options that its help shows, in this order; the docstrings say the rest."""
     words: str = ""
     """What may follow the verb without an option."""
+    shared: bool = False
+    """Whether several processes can share its work."""
 
 
 VERBS = {
@@ -31,6 +33,7 @@ VERBS = {
         "make a class-balanced transfer set from a teacher",
         "teacher.model teacher.weights out synthesis.images synthesis.calls synthesis.batch "
         "synthesis.patience synthesis.shard_images seed device",
+        shared=True,
     ),
     "collect": Verb(
         "choose a class-balanced transfer set from procedural pictures, folders or other sets",
@@ -65,11 +68,13 @@ VERBS = {
         "compare methods on sets, under label noise and imbalance, over seeds",
         "sets teacher.model student.model data out study.methods study.corruptions study.seeds "
         "study.images original",
+        shared=True,
     ),
     "score": Verb(
         "say what sets are worth to a distillation, from the teacher alone, and whether that holds",
         "sets teacher.model images out validate data student.model seeds original json",
         "[[NAME=]SET …]",
+        shared=True,
     ),
     "bench": Verb(
         "time the kernels and both loops against their definitions and the usual formulation",

@@ -88,6 +88,14 @@ class Matching:
             machine.step,
             self.state.learner,
         )
+        self.counts = (
+            self.state.buffer.counts().tolist()
+        )  # read once a call: it waits for the device
+
+    @property
+    def full(self) -> bool:
+        """Whether the buffer has no empty slot."""
+        return sum(self.counts) == self.state.buffer.capacity
 
     @property
     def call(self) -> int:
@@ -106,7 +114,7 @@ class Matching:
         """
         state = self.state
         calls = self.options.calls
-        if not bool(state.buffer.full):
+        if not self.full:
             return state.call >= 2 * calls
         waited = state.call - max(state.best_call, self.options.adversary.begins)
         return state.call >= calls or (state.call > 0 and waited >= self.options.patience)
@@ -115,7 +123,7 @@ class Matching:
     def planned(self) -> int:
         """The calls asked for; twice as many where a class is still short after them."""
         calls = self.options.calls
-        late = self.state.call >= calls and not bool(self.state.buffer.full)
+        late = self.state.call >= calls and not self.full
         return 2 * calls if late else calls
 
     def notice(self) -> str | None:
@@ -132,7 +140,7 @@ class Matching:
         state = self.state
         options = self.options
         began = time.perf_counter()
-        before = state.buffer.counts().tolist()
+        was_full = self.full
         images, logits, rank, figures = generator_call(self.inner, self.teacher, state, options)
         if self.machine.device.type == "cuda":
             # Or the generator's work would count as the student's; a call ends with a look anyway.
@@ -149,21 +157,21 @@ class Matching:
         agreement = values["held_out_agreement"]
         # Agreement counts from the call that fills the buffer: before, the few images held out may
         # all be of one class.
-        if sum(before) < state.buffer.capacity or agreement > state.best_agreement + RISE:
+        if not was_full or agreement > state.best_agreement + RISE:
             state.best_agreement = agreement
             state.best_call = state.call
-        counts = state.buffer.counts().tolist()
+        self.counts = state.buffer.counts().tolist()
         elapsed = time.perf_counter() - began
         state.seconds += elapsed
         notes: dict[str, Any] = {"seconds": elapsed, "generator_seconds": generator_seconds}
         if state.policy:
             notes["policy"] = state.policy.theta.tolist()
         line = (
-            f"{show_counts(counts, self.job.quotas)}  bn {values['bn']:.2f}  "
+            f"{show_counts(self.counts, self.job.quotas)}  bn {values['bn']:.2f}  "
             f"class {values['classes']:.2f}  adversary {values['adversary']:.2f}  "
             f"agreement {agreement:.3f}  {options.batch / elapsed:.0f} images/s"
         )
-        return StepResult(values, counts, notes, line)
+        return StepResult(values, self.counts, notes, line)
 
     def shard(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The buffer's images, and what is noted of how they came about."""
@@ -188,3 +196,4 @@ class Matching:
         """Restore what `state_dict` gave."""
         self.state.load_state_dict(state["job"])
         self.inner.load_state_dict(state["inner"])
+        self.counts = self.state.buffer.counts().tolist()

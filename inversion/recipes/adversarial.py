@@ -13,7 +13,10 @@ set can be balanced. With `objective.classes` 0 the recipe is as published.
 A call is `generator.inner_steps` rounds of `adversary.steps` student steps and one generator step.
 Then one batch is offered to the buffer, which has a quota for each class. Generator and student
 learn at `generator.learning_rate` and `adversary.learning_rate`, the latter along half a cosine.
-`generator.meta_rate`, the rest of `objective`, and `replay.sampling` play no part.
+Every batch has `batch` images. `generator.conditioning` 0 counts as 1, or no class could be asked
+for. No part is played by `generator.learning`, `latent_rate` and `meta_rate`, the rest of
+`objective`, `replay.sampling` and its exponents, `adversary.batch` and `temperature`, `views` and
+`patience`.
 """
 
 from __future__ import annotations
@@ -43,6 +46,11 @@ from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 
+SLOWEST = 0.05
+"""Least share of the student's peak rate, so that it still follows in the last calls and in those
+beyond the planned ones.
+"""
+
 
 class Adversarial:
     """One shard in the making (see `inversion.recipes.Recipe`)."""
@@ -62,8 +70,9 @@ class Adversarial:
         for name in ("keep_all", "replace_all"):
             if getattr(options.replay, name):
                 raise EchosetError(f"recipe adversarial has no replay.{name}; leave it false")
-        if options.adversary.hints:
-            raise EchosetError("recipe adversarial has no adversary.hints; leave it 0")
+        for name in ("hints", "begins", "views_per_image"):
+            if getattr(options.adversary, name):
+                raise EchosetError(f"recipe adversarial has no adversary.{name}; leave it 0")
         build_student(options.adversary.student, teacher.contract)
 
     def __init__(
@@ -91,18 +100,24 @@ class Adversarial:
         self.call = 0
         self.seconds = 0.0
         self.agreement = 0.0
+        self.counts = self.buffer.counts().tolist()
+
+    @property
+    def full(self) -> bool:
+        """Whether the buffer has no empty slot."""
+        return sum(self.counts) == self.buffer.capacity
 
     @property
     def done(self) -> bool:
         """Out of calls; twice as many are made while a class is short."""
-        if not bool(self.buffer.full):
+        if not self.full:
             return self.call >= 2 * self.options.calls
         return self.call >= self.options.calls
 
     @property
     def planned(self) -> int:
         """The calls asked for; twice as many where a class is still short after them."""
-        late = self.call >= self.options.calls and not bool(self.buffer.full)
+        late = self.call >= self.options.calls and not self.full
         return 2 * self.options.calls if late else self.options.calls
 
     def notice(self) -> str | None:
@@ -123,14 +138,14 @@ class Adversarial:
         names = ("difference", "generator", "taken", "hit", "held_out_agreement")
         values = dict(zip(names, figures.tolist(), strict=True))
         self.agreement = values["held_out_agreement"]
-        counts = self.buffer.counts().tolist()
+        self.counts = self.buffer.counts().tolist()
         elapsed = time.perf_counter() - began
         self.seconds += elapsed
         line = (
-            f"{show_counts(counts, self.job.quotas)}  difference {values['difference']:.3f}  "
+            f"{show_counts(self.counts, self.job.quotas)}  difference {values['difference']:.3f}  "
             f"agreement {self.agreement:.3f}"
         )
-        return StepResult(values, counts, {"seconds": elapsed}, line)
+        return StepResult(values, self.counts, {"seconds": elapsed}, line)
 
     def _make(self) -> tuple[Tensor, Tensor]:  # (B, C, H, W) in [0, 1], (B,)
         """A batch of fresh images, and the classes they were asked for."""
@@ -145,7 +160,7 @@ class Adversarial:
         options = self.options
         total = options.calls * options.generator.inner_steps * options.adversary.steps
         share = one_cycle(self.adversary.step, total, warmup=0.0)
-        self.adversary.optimiser.set_share(max(share, 0.05))
+        self.adversary.optimiser.set_share(max(share, SLOWEST))
         self.adversary.student.train()
         with torch.no_grad():
             images, _ = self._make()
@@ -231,6 +246,7 @@ class Adversarial:
         self.random.set_state(state["random"].cpu())
         self.raw_counts.copy_(state["raw_counts"])
         self.call, self.seconds, self.agreement = state["counters"]
+        self.counts = self.buffer.counts().tolist()
 
 
 class _Normalised(nn.Module):

@@ -1,0 +1,64 @@
+"""Where a process stands among others, and what it refuses."""
+
+import pytest
+
+from distill.runtime import Runtime
+from inversion.cli.main import main
+from synthesis_kernels.errors import EchosetError
+
+
+@pytest.mark.parametrize(
+    "rank, world, place",
+    [
+        ("1", "3", (1, 3)),
+        ("0", "1", (0, 1)),
+        (None, None, (0, 1)),
+        ("1", None, (0, 1)),
+        ("", "", (0, 1)),
+        ("one", "2", (0, 1)),
+        ("2", "2", (0, 1)),
+    ],
+)
+def test_the_place_is_torchruns_where_it_gives_one(monkeypatch, rank, world, place):
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    runtime = Runtime()
+    assert (runtime.rank, runtime.world) == place
+
+
+def test_what_is_given_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    runtime = Runtime(rank=0, world=1)
+    assert (runtime.rank, runtime.world) == (0, 1)
+
+
+def test_processes_share_all_jobs_and_none_twice():
+    jobs = list(range(7))
+    shares = [Runtime(rank=rank, world=3).share(jobs) for rank in range(3)]
+    assert sorted(job for share in shares for job in share) == jobs
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"rank": 2, "world": 2}, "rank must lie in"),
+        ({"rank": -1}, "rank must lie in"),
+        ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
+        ({"precision": "half"}, "precision must be one of"),
+    ],
+)
+def test_what_can_not_be_is_refused(change, message):
+    with pytest.raises(EchosetError, match=message):
+        Runtime(**change)
+
+
+def test_a_verb_that_can_not_be_shared_refuses_a_second_process(tmp_path, capsys):
+    flags = ["--rank", "0", "--world", "2"]
+    assert main(["collect", "shaders", "--out", str(tmp_path / "set"), *flags]) == 1
+    assert "collect runs in one process, and this is one of 2" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
