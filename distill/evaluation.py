@@ -5,18 +5,20 @@ teacher.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distill.data.images import Images
+from distill.lessons import check_label_shape
 from distill.loop import StepProgress
 from distill.methods.boundary import push_over
 from distill.models import Classifier, as_found
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
+from distill.tasks.places import count_decisions, decide
 from distill.views import at_once, to_input
 from synthesis_kernels.backend import forward_pass, free_cycles
 from synthesis_kernels.errors import EchosetError
@@ -31,6 +33,7 @@ class Evaluation:
     """Figures on one set of labelled images."""
 
     accuracy: float
+    """Share of decisions that are right."""
     top5: float | None
     """Share of images whose class is among the five likeliest; None with five classes or fewer."""
     per_class: list[float | None]
@@ -63,6 +66,8 @@ class Evaluation:
     """
     transfer_teacher: float | None = None
     """The same for the teacher itself, the most that could transfer."""
+    own: dict[str, float] = field(default_factory=dict)
+    """Figures of the task's own, such as the mean IoU of a segmentation."""
 
 
 def predict(
@@ -72,7 +77,7 @@ def predict(
     batch: int = 500,
     title: str = "evaluating",
     quiet: bool = True,
-) -> Tensor:  # (N, K) float32, on the device
+) -> Tensor:  # (N, K, *places) float32, on the device
     """Logits in float32 for stored images, in evaluation mode."""
     free_cycles(device)
     classifier = classifier.to(device, memory_format=torch.channels_last).eval()
@@ -97,6 +102,7 @@ def check_fit(classifier: Classifier, data: Images) -> None:
         raise EchosetError(f"{data.name} has no labels to judge by")
     if not len(data):
         raise EchosetError(f"{data.name} has no images")
+    check_label_shape(data.labels, classifier, data.name)
     low, high = int(data.labels.min()), int(data.labels.max())
     if low < 0 or high >= spec.classes:
         raise EchosetError(
@@ -110,7 +116,7 @@ def evaluate(
     data: Images,
     teacher: Classifier | None = None,
     attacks: int = 0,
-    # (N, K) where the teacher's answers to these images are known already
+    # (N, K, *places) where the teacher's answers to these images are known already
     teacher_logits: Tensor | None = None,
     runtime: Runtime = Runtime(),
 ) -> Evaluation:
@@ -118,9 +124,14 @@ def evaluate(
     images, evenly spread over the data, boundary similarity and adversarial transfer.
     """
     check_fit(classifier, data)
+    if attacks and classifier.answer_shape[1:]:
+        raise EchosetError(
+            f"attacks push an image over one decision's boundary, and {classifier.spec.task} has "
+            "several an image; leave attacks at 0"
+        )
     if attacks < 0:
         raise EchosetError(f"attacks must be at least 0, got {attacks}")
-    for name in ("channels", "size", "classes") if teacher is not None else ():
+    for name in ("channels", "size", "classes", "task") if teacher is not None else ():
         mine, theirs = getattr(classifier.spec, name), getattr(teacher.spec, name)
         if mine != theirs:
             raise EchosetError(
@@ -131,10 +142,10 @@ def evaluate(
     labels = data.labels.to(where)
     with as_found(classifier), as_found(teacher):
         logits = predict(classifier, data.images, where, quiet=quiet)
-        chosen = logits.argmax(1)
+        chosen = decide(logits)
         right = chosen == labels
-        totals = torch.bincount(labels, minlength=classes).tolist()
-        rights = torch.bincount(labels[right], minlength=classes).tolist()
+        totals = count_decisions(labels, classes).tolist()
+        rights = count_decisions(labels[right], classes).tolist()
         figures: dict[str, float | int | None] = {}
         if teacher is not None:
             teacher.to(where)
@@ -147,9 +158,8 @@ def evaluate(
                     f"teacher_logits are {tuple(teacher_logits.shape)}, expected "
                     f"{tuple(logits.shape)}"
                 )
-            figures["agreement"] = (
-                (teacher_logits.to(where).argmax(1) == chosen).float().mean().item()
-            )
+            agreed = decide(teacher_logits.to(where)) == chosen
+            figures["agreement"] = agreed.float().mean().item()
             if attacks:
                 some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
                 images = to_input(data.images[some].to(where))
@@ -158,9 +168,7 @@ def evaluate(
                 figures |= adversarial_transfer(*networks, images, labels[some.to(where)])
     return Evaluation(
         accuracy=right.float().mean().item(),
-        top5=(logits.topk(5, 1).indices == labels[:, None]).any(1).float().mean().item()
-        if classes > 5
-        else None,
+        top5=_share_in_first(5, logits, labels) if classes > 5 else None,
         per_class=[
             correct / total if total else None
             for correct, total in zip(rights, totals, strict=True)
@@ -168,17 +176,28 @@ def evaluate(
         ece=calibration_error(logits, labels),
         entropy=-(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean().item(),
         images=len(data),
+        own=classifier.task.measure(logits, labels),
         **figures,
     )
 
 
-def calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:  # (N, K), (N,)
+def _share_in_first(count: int, logits: Tensor, labels: Tensor) -> float:
+    """Share of decisions whose class is among the `count` likeliest."""
+    first = logits.topk(count, 1).indices
+    return (first == labels.unsqueeze(1)).any(1).float().mean().item()
+
+
+def calibration_error(
+    logits: Tensor,  # (N, K, *places)
+    labels: Tensor,  # (N, *places)
+    bins: int = BINS,
+) -> float:
     """Σ over bins of n_b/N·|accuracy_b − confidence_b|."""
     confidence, chosen = logits.softmax(1).max(1)
-    place = (confidence * bins).long().clamp_max(bins - 1)
-    surplus = confidence.double() - (chosen == labels).double()
+    place = (confidence * bins).long().clamp_max(bins - 1).flatten()
+    surplus = (confidence.double() - (chosen == labels).double()).flatten()
     sums = torch.zeros(bins, dtype=torch.double, device=logits.device).index_add_(0, place, surplus)
-    return (sums.abs().sum() / len(labels)).item()
+    return (sums.abs().sum() / labels.numel()).item()
 
 
 def boundary_similarity(

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.batch import Batch, Pair
@@ -22,6 +21,7 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions, check_loss
 from distill.runtime import Step
 from distill.taps import Stages, Taps, find_stages
+from distill.tasks.places import decide, label_rows
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.errors import EchosetError
@@ -86,6 +86,7 @@ class Learner(nn.Module):
         self.methods = find_methods(self.weights)
         if not answered:
             self._check(teacher)
+        self._check_places()
         self._teacher = [teacher]  # in a list, so that it is no submodule and nothing trains it
         self._frozen = [None]
         if self.needs("teacher") and teacher is not None:
@@ -108,6 +109,16 @@ class Learner(nn.Module):
             asking = sorted(method.name for method in self.methods if method.asks_teacher)
             raise EchosetError(
                 f"loss {', '.join(asking) or LABELS} needs a teacher; without one use labels='data'"
+            )
+
+    def _check_places(self) -> None:
+        """Refuse a method that has no meaning where there are several decisions an image."""
+        places = self.student.answer_shape[1:]
+        unfit = [method.name for method in self.methods if method.one_decision]
+        if places and unfit:
+            raise EchosetError(
+                f"loss {', '.join(unfit)} is for one decision an image, and "
+                f"{self.student.spec.task} has {' × '.join(map(str, places))}; leave it out"
             )
 
     def _pair_stages(self, student: Classifier, teacher: Classifier) -> None:
@@ -197,9 +208,9 @@ class Learner(nn.Module):
     def forward(
         self,
         images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
-        # (B, K) the teacher's logits for them; (0,) where it is asked here, or nobody has one
+        # (B, K, *places) the teacher's logits for them; (0,) where it is asked here, or nobody has one
         answers: Tensor,
-        # (B, K) the data's labels as probabilities; (0,) where the teacher's decisions are the
+        # (B, K, *places) the data's labels as probabilities; (0,) where the teacher's decisions are the
         # labels
         labels: Tensor,
         share: Tensor,  # () part of the training that is over
@@ -208,7 +219,7 @@ class Learner(nn.Module):
         *hints: Tensor,
         # (B,) how much each image counts; None where all count alike
         importance: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K), (B, K)
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K, *places) twice
         looks = Taps(self.student, self.student_stages or NOWHERE)
         taps = {
             name: Taps(self.student, part.stages)
@@ -252,14 +263,14 @@ class Learner(nn.Module):
 
     def _answer(
         self, network: Callable[[Tensor], Tensor], images: Tensor
-    ) -> Tensor:  # (B, C, H, W) -> (B, K) float32
+    ) -> Tensor:  # (B, C, H, W) -> (B, K, *places) float32
         with forward_pass(images.device, self.precision):
             return network(images).float()
 
-    def _decisions(self, answers: Tensor) -> Tensor:  # (B, K) -> (B, K)
+    def _decisions(self, answers: Tensor) -> Tensor:  # (B, K, *places), the same
         if self.options.label_temperature:
             return (answers / self.options.label_temperature).softmax(1)
-        return F.one_hot(answers.argmax(1), answers.shape[1]).float()
+        return label_rows(decide(answers), answers.shape[1])
 
     def _ask_teacher(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """The teacher's answers, its maps and its embedding."""

@@ -7,15 +7,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from distill.data.augment import make_views, view_labels
+from distill.data.augment import make_views
 from distill.data.images import Images, fit_pixels
 from distill.learner import Learner
 from distill.models import Classifier
 from distill.options import DistillOptions
 from distill.sets.transfer_set import TransferSet
+from distill.tasks.places import label_rows
 from distill.views import ask, bank_answers, to_input
 from synthesis_kernels.backend import free_cycles, say_once
 from synthesis_kernels.errors import EchosetError
@@ -40,15 +40,17 @@ class Lessons:
         device: torch.device,
     ) -> None:
         self.learner, self.teacher, self.seed, self.device = learner, teacher, seed, device
-        self.options, spec = learner.options, learner.student.spec
+        self.options = learner.options
+        self.task = learner.student.task
+        spec = learner.student.spec
         pool = fit_pixels(data.images, spec.channels, spec.size).to(device)
         kept, held = _split(len(pool), self.options, seed, device)
         self.pool, self.held_out = pool[kept], pool[held]  # (N, C, H, W) uint8
         self.rows = self.held_out_labels = (
-            None  # (N, K) and (M,); None where the teacher's decisions are the labels
+            None  # (N, K, *places) and (M, *places); None where the teacher's decisions are the labels
         )
         if self.options.labels == "data":
-            rows = F.one_hot(data.labels.to(device), spec.classes).float()
+            rows = label_rows(data.labels.to(device), spec.classes)
             self.rows, self.held_out_labels = rows[kept], rows[held].argmax(1)
         self.bank: list[Tensor] = []  # answers (N·V, K), then hints (N·V, C, h, w)
 
@@ -112,7 +114,9 @@ class Lessons:
         if self.learner.takes_answers and not self.bank:
             answers = ask(self.teacher, images, self.learner.precision)
         labels = (
-            nothing if self.rows is None else view_labels(self.rows, index, view, self.pool, *views)
+            nothing
+            if self.rows is None
+            else self.task.mixed_rows(self.rows, index, view, self.pool, *views)
         )
         draws = (
             torch.rand(options.batch, generator=generator, device=device)
@@ -164,10 +168,10 @@ def check_lesson(
     if len(data) < 2:
         raise EchosetError(f"there must be two images at least to learn from, got {len(data)}")
     spec = student.spec
-    for name in ("channels", "size", "classes"):
+    for name in ("channels", "size", "classes", "task"):
         if teacher is not None and getattr(teacher.spec, name) != getattr(spec, name):
             raise EchosetError(
-                f"the student takes {getattr(spec, name)} {name}, the teacher "
+                f"the student has {name} {getattr(spec, name)}, the teacher "
                 f"{getattr(teacher.spec, name)}"
             )
     if isinstance(data, TransferSet) and data.classes != spec.classes:
@@ -177,9 +181,20 @@ def check_lesson(
             raise EchosetError(
                 f"{getattr(data, 'name', 'the data')} has no labels; use labels=teacher"
             )
+        check_label_shape(data.labels, student, getattr(data, "name", "the data"))
         low, high = int(data.labels.min()), int(data.labels.max())
         if low < 0 or high >= spec.classes:
             raise EchosetError(
                 f"the data has labels from {low} to {high}, the student knows classes 0 to "
                 f"{spec.classes - 1}"
             )
+
+
+def check_label_shape(labels: Tensor, network: Classifier, name: str) -> None:
+    """Refuse labels that are not one for each decision of the network."""
+    expected = network.answer_shape[1:]
+    given = tuple(labels.shape[1:])
+    if given != expected:
+        raise EchosetError(
+            f"{name} has labels of shape {given} an image, and {network.spec.task} takes {expected}"
+        )

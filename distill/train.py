@@ -20,12 +20,14 @@ from distill.files import load_state, save_state
 from distill.learner import Learner
 from distill.lessons import Lessons, check_lesson
 from distill.loop import Interrupted, Loop
-from distill.models import Classifier, ModelSpec, as_found, build_classifier, read_spec
+from distill.models import Classifier, as_found, build_classifier, read_spec
+from distill.models.classifier import spec_of
 from distill.models.weights import load_weights, read_weights
 from distill.optimisers import make_optimiser
 from distill.options import DistillOptions, StudentOptions
 from distill.runtime import Runtime, Step
 from distill.sets.transfer_set import TransferSet
+from distill.tasks.places import decide
 from distill.views import ask, to_input
 from synthesis_kernels.backend import (
     describe_forms,
@@ -226,14 +228,7 @@ def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) 
     """A student for a set, fresh unless the options name weights. `like` is the `input` entry of
     its manifest: channels, size, classes, mean, std.
     """
-    contract = {key: like[key] for key in ("channels", "size", "classes")}
-    spec = ModelSpec(
-        options.model,
-        options.arguments,
-        mean=tuple(like["mean"]),
-        std=tuple(like["std"]),
-        **contract,
-    )
+    spec = spec_of(like, options.model, options.arguments)
     student = build_classifier(spec, seed)
     if options.weights:
         load_weights(student.network, read_weights(options.weights), options.weights)
@@ -408,10 +403,7 @@ class _Judge:
 
     def _decide(self, network: Classifier) -> Tensor:
         return torch.cat(
-            [
-                ask(network, to_input(part), self.precision).argmax(1)
-                for part in self.pool.split(500)
-            ]
+            [decide(ask(network, to_input(part), self.precision)) for part in self.pool.split(500)]
         )
 
     def look(self, state: StudentState) -> float:

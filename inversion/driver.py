@@ -16,6 +16,7 @@ from distill.loop import Interrupted, Loop
 from distill.models import Classifier, as_found
 from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet, write_shard
+from distill.tasks.places import count_decisions
 from distill.train import identify_student
 from inversion.jobs import ShardJob, assemble, claim, finished, note_of, plan
 from inversion.options import SynthesisOptions
@@ -139,11 +140,11 @@ def _write(recipe: Recipe, job: ShardJob, out: Path, machine: Machine) -> None:
     # The note of a shard that was lost does not count for this one.
     note_of(out, job).unlink(missing_ok=True)
     digest = write_shard(out / job.file, tensors)
-    counts = torch.bincount(tensors["labels"], minlength=len(job.quotas)).tolist()
+    counts = count_decisions(tensors["labels"], len(job.quotas)).tolist()
     note = {
         "file": job.file,
         "sha256": digest,
-        "count": sum(counts),
+        "count": len(tensors["labels"]),
         "seed": job.seed,
         "calls": recipe.call,
         "counts": counts,

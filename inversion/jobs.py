@@ -150,10 +150,7 @@ def finish_set(
     from inversion import __version__
 
     counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
-    lacking = {
-        str(label): want - have
-        for label, (want, have) in enumerate(zip(wanted or counts, counts, strict=True))
-    }
+    short = {} if wanted is None else teacher.task.shortfall(counts, wanted)
     manifest = {
         "code_version": __version__,
         "method": method,
@@ -162,7 +159,7 @@ def finish_set(
         "teacher": {"model": teacher.spec.model, "weight_hash": teacher_hash},
         "input": teacher.contract,
         "counts": counts,
-        "short": {label: count for label, count in lacking.items() if count > 0},
+        "short": {str(label): lack for label, lack in short.items()},
         **more,
         "shards": shards,
     }

@@ -29,6 +29,8 @@ class TeacherOptions:
     """Side of the square input in pixels."""
     classes: int = 10
     """Number of classes."""
+    task: str = "classification"
+    """What a decision is; classification: one label an image."""
     mean: tuple[float, ...] = (0.0,)
     """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
     std: tuple[float, ...] = (1.0,)

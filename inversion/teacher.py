@@ -18,6 +18,7 @@ from distill.models import (
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
+from distill.tasks import find_task
 from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -32,7 +33,7 @@ BUNDLED = {
     "cifar10-small": ASSETS / "cifar10_convnet32.safetensors",
 }
 DEAD_VARIANCE = 1e-8
-CONTRACT = ("channels", "size", "classes", "mean", "std")
+CONTRACT = ("channels", "size", "classes", "task", "mean", "std")
 
 
 def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = False) -> Classifier:
@@ -144,6 +145,7 @@ def _check_contract(options: TeacherOptions) -> None:
     ):
         if value < least:
             raise EchosetError(f"{name} must be at least {least}, got {value}")
+    find_task(options.task)
     if options.channels not in (1, 3):
         raise EchosetError(f"channels must be 1 or 3, got {options.channels}")
 

@@ -77,6 +77,8 @@ class Method:
     """
     crowd: bool = False
     """Whether it trains further networks like the student, in a training of its own."""
+    one_decision: bool = False
+    """Whether it has a meaning only where a network decides once an image."""
     early: float = 1.0
     """Part of the training after which some of its loss is left out."""
 

@@ -143,4 +143,11 @@ def _loss(batch: Batch) -> Tensor:
     return loss + 2 * (1 - batch.share / ATTACKS_END).clamp_min(0) * apart
 
 
-BSS = Method("bss", 1.0, frozenset({"answers", "draws", "teacher"}), _loss, early=ATTACKS_END)
+BSS = Method(
+    "bss",
+    1.0,
+    frozenset({"answers", "draws", "teacher"}),
+    _loss,
+    one_decision=True,
+    early=ATTACKS_END,
+)

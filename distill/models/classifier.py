@@ -23,6 +23,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from distill.files import write_atomically
+from distill.tasks import TASKS, Task, find_task
 from synthesis_kernels.errors import EchosetError
 
 METADATA_KEY = (
@@ -42,6 +43,8 @@ class ModelSpec:
     size: int = 28
     """Side of the square input in pixels."""
     classes: int = 10
+    task: str = "classification"
+    """What a decision is: a name in `distill.tasks`."""
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     notes: dict = field(default_factory=dict)
@@ -66,6 +69,16 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
         return self.network((images - self.mean) / self.std)
+
+    @property
+    def task(self) -> Task:
+        """What its decisions are."""
+        return find_task(self.spec.task)
+
+    @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """Shape of the logits for one image: (K, *places)."""
+        return (self.spec.classes, *self.task.places(self.spec))
 
     @property
     def parameters_count(self) -> int:
@@ -95,11 +108,10 @@ class Classifier(nn.Module):
             ) from error
         finally:
             self.train(training)
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, spec.classes):
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise EchosetError(
-                f"{spec.model} answers {found} to two images, expected (2, {spec.classes})"
-            )
+        expected = (2, *self.answer_shape)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+            answer = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise EchosetError(f"{spec.model} answers {answer} to two images, expected {expected}")
         if not torch.isfinite(logits).all():
             raise EchosetError(
                 f"the answer of {spec.model} to a grey image is not finite; the checkpoint is "
@@ -110,8 +122,14 @@ class Classifier(nn.Module):
     def contract(self) -> dict[str, Any]:
         """What the network takes and gives: the part of the spec a transfer set repeats."""
         spec = self.spec
-        shape = {"channels": spec.channels, "size": spec.size, "classes": spec.classes}
-        return shape | {"mean": list(spec.mean), "std": list(spec.std)}
+        return {
+            "channels": spec.channels,
+            "size": spec.size,
+            "classes": spec.classes,
+            "task": spec.task,
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+        }
 
     def weight_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of the network's state, the same on any device."""
@@ -169,6 +187,22 @@ def save_classifier(classifier: Classifier, path: str | Path, half: bool = False
     )
 
 
+def spec_of(
+    contract: Mapping[str, Any], model: str = "", arguments: Mapping[str, Any] | None = None
+) -> ModelSpec:
+    """The spec of a network that takes and gives what the contract says."""
+    return ModelSpec(
+        model,
+        dict(arguments or {}),
+        channels=contract["channels"],
+        size=contract["size"],
+        classes=contract["classes"],
+        task=contract["task"],
+        mean=tuple(contract["mean"]),
+        std=tuple(contract["std"]),
+    )
+
+
 def check_contract(contract: Mapping[str, Any], where: str) -> None:
     """Refuse what can't be an input of a network, as a file from elsewhere may say anything;
     `where` names it for the message.
@@ -183,6 +217,10 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
             raise EchosetError(
                 f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}"
             )
+    task = contract.get("task", ModelSpec.task)  # files from before there were tasks have none
+    if task not in TASKS:
+        known = ", ".join(TASKS)
+        raise EchosetError(f"{where}: task must be one of {known}, got {task!r:.40}")
     for key in ("mean", "std"):
         values = contract.get(key)
         if not isinstance(values, list | tuple) or not all(

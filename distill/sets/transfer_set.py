@@ -25,20 +25,23 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from distill.files import write_atomically
-from distill.models.classifier import check_contract
+from distill.models.classifier import ModelSpec, check_contract, spec_of
+from distill.tasks import Task, find_task
+from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 
 FORMAT_VERSION = 1
 SHARD_NAME = re.compile(r"shard-\d{5}-of-\d{5}\.safetensors")
 MARKER = ".job"
 """In a set's folder from its beginning: the hash of what is being made there."""
-DTYPES = {
+DTYPES: dict[str, torch.dtype | None] = {
     "images": torch.uint8,
-    "labels": torch.int64,
+    "labels": None,
     "logits": torch.float16,
     "priority": torch.float32,
     "round": torch.int32,
 }
+"""What a shard holds; labels are stored as the task has them."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class TransferSet:
     """
 
     images: Tensor  # (N, C, H, W) uint8
-    labels: Tensor  # (N,) int64, the teacher's prediction
-    logits: Tensor  # (N, K) float16, the teacher's answer to exactly these images
+    labels: Tensor  # (N, *places) as the task stores them, the teacher's prediction
+    logits: Tensor  # (N, K, *places) float16, the teacher's answer to exactly these images
     # (N,) float32, the last disagreement seen while synthesising, unseen the highest; merged: in
     # means of a part
     priority: Tensor
@@ -73,9 +76,19 @@ class TransferSet:
     def classes(self) -> int:
         return self.logits.shape[1]
 
+    @property
+    def task(self) -> Task:
+        """What the teacher's decisions are."""
+        return find_task(self.manifest["input"]["task"])
+
+    @property
+    def groups(self) -> Tensor:  # (N,)
+        """The class that each image counts for."""
+        return self.task.group(self.labels, self.classes)
+
     def counts(self) -> list[int]:
-        """Images per class."""
-        return torch.bincount(self.labels, minlength=self.classes).tolist()
+        """Decisions for each class: images, where there is one an image."""
+        return count_decisions(self.labels, self.classes).tolist()
 
     @classmethod
     def load(cls, folder: str | Path, check_hashes: bool = False) -> TransferSet:
@@ -116,7 +129,10 @@ def shard_name(index: int, total: int) -> str:
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write one shard in one rename and return its SHA-256; equal tensors give equal bytes."""
     data = to_safetensors(
-        {name: tensors[name].to("cpu", dtype).contiguous() for name, dtype in DTYPES.items()}
+        {
+            name: tensors[name].to(device="cpu", dtype=dtype).contiguous()
+            for name, dtype in DTYPES.items()
+        }
     )
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
@@ -170,7 +186,9 @@ def _check_manifest(manifest: Any, path: Path) -> None:
             raise EchosetError(f"{path}: '{key}' is missing or not a {kind.__name__}")
     if not manifest["shards"]:
         raise EchosetError(f"{path} lists no shards")
-    check_contract(manifest["input"], f"{path}, 'input'")
+    contract = manifest["input"]
+    check_contract(contract, f"{path}, 'input'")
+    contract.setdefault("task", ModelSpec.task)  # sets from before there were tasks have none
     for entry in manifest["shards"]:
         # The name is checked in full, so a manifest can't make us open a file outside its folder.
         if not isinstance(entry, dict) or not SHARD_NAME.fullmatch(str(entry.get("file"))):
@@ -207,28 +225,32 @@ def _read_shard(
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise EchosetError(f"{path} cannot be read: {error}; it may be cut short") from error
-    contract, count = manifest["input"], entry["count"]
+    count = entry["count"]
+    contract = manifest["input"]
+    classes = contract["classes"]
+    task = find_task(contract["task"])
+    places = task.places(spec_of(contract))
+    dtypes = {**DTYPES, "labels": task.label_dtype}
     shapes = {
         "images": (count, contract["channels"], contract["size"], contract["size"]),
-        "labels": (count,),
-        "logits": (count, contract["classes"]),
+        "labels": (count, *places),
+        "logits": (count, classes, *places),
         "priority": (count,),
         "round": (count,),
     }
     for name, shape in shapes.items():
         if name not in tensors:
             raise EchosetError(f"{path} lacks '{name}'")
-        if tuple(tensors[name].shape) != shape or tensors[name].dtype != DTYPES[name]:
+        if tuple(tensors[name].shape) != shape or tensors[name].dtype != dtypes[name]:
             found = f"{tuple(tensors[name].shape)} {tensors[name].dtype}"
-            raise EchosetError(f"{path}: '{name}' is {found}, expected {shape} {DTYPES[name]}")
+            raise EchosetError(f"{path}: '{name}' is {found}, expected {shape} {dtypes[name]}")
     if not torch.isfinite(tensors["logits"]).all() or not torch.isfinite(tensors["priority"]).all():
         raise EchosetError(f"{path}: logits or priorities are not finite")
     # float16 rounding keeps order, so the label's logit stays the largest, if perhaps not the only
     # largest.
-    best = tensors["logits"].amax(1)
-    labels = tensors["labels"]
-    if ((labels < 0) | (labels >= contract["classes"])).any() or (
-        tensors["logits"].gather(1, labels[:, None])[:, 0] < best
-    ).any():
+    logits = tensors["logits"]
+    labels = tensors["labels"].long()
+    outside = (labels < 0) | (labels >= classes)
+    if outside.any() or (logits.gather(1, labels.unsqueeze(1)).squeeze(1) < logits.amax(1)).any():
         raise EchosetError(f"{path}: some labels are not the classes their stored logits prefer")
     return tensors

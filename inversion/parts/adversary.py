@@ -15,6 +15,7 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.runtime import Step
+from distill.tasks.places import per_image
 from distill.train import StudentStep, build_student, one_cycle
 from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
@@ -111,7 +112,7 @@ def adversary_steps(
             seen = make_views(pool, drawn, view, options.views, state.seed)
             answers, hints = ask(teacher, seen, precision), []
         logits = train(seen, answers, weights, *hints)
-        record_visit(buffer, drawn, divergence(answers, logits), weights)
+        record_visit(buffer, drawn, per_image(divergence(answers, logits)), weights)
         agreement += same_decision(answers, logits).float().mean() / run.steps
     held_out_agreement, after = ask_held_out(state, precision)
     figures = {"agreement": agreement, "held_out_agreement": held_out_agreement}
@@ -177,9 +178,9 @@ def ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor,
     slots = buffer.to_ask()
     logits = ask(student, to_input(buffer.images[slots]), precision)
     filled = buffer.filled[slots]
-    theirs = filled & buffer.is_held_out[slots]
-    apart, count = divergence(buffer.logits[slots], logits), filled.sum().clamp_min(1)
-    buffer.priority[slots] = torch.where(theirs, apart, buffer.priority[slots])
-    return (same_decision(buffer.logits[slots], logits) & filled).sum() / count, (
-        apart * filled
-    ).sum() / count
+    count = filled.sum().clamp_min(1)
+    apart = per_image(divergence(buffer.logits[slots], logits))
+    held_out = filled & buffer.is_held_out[slots]
+    buffer.priority[slots] = torch.where(held_out, apart, buffer.priority[slots])
+    agreed = per_image(same_decision(buffer.logits[slots], logits).float())
+    return (agreed * filled).sum() / count, (apart * filled).sum() / count

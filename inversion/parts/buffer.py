@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.tasks import Task, find_task
+from distill.tasks.places import decide
 from synthesis_kernels.priority import draw
 
 STORED = (
     *(
         "images",
-        "labels",
+        "groups",
         "logits",
         "priority",
         "weight",
@@ -53,16 +55,20 @@ class ReplayBuffer:
         views: int = 0,
         keep_views: bool = False,
         hints: Sequence[tuple[int, int, int]] = (),
+        task: Task | None = None,
+        places: tuple[int, ...] = (),
     ) -> None:
-        self.capacity, self.classes = sum(quotas), len(quotas)
+        self.task = task or find_task("classification")
+        self.capacity = sum(quotas)
+        self.classes = len(quotas)
         self.quotas = torch.tensor(quotas, device=device)
         spare = self.capacity + 1  # one slot more: what is turned away is written there
         self.images = torch.zeros(spare, *image_shape, dtype=torch.uint8, device=device)
-        self.labels = torch.repeat_interleave(torch.arange(self.classes), torch.tensor(quotas)).to(
+        self.groups = torch.repeat_interleave(torch.arange(self.classes), torch.tensor(quotas)).to(
             device
         )
-        self.labels = torch.cat([self.labels, self.labels.new_zeros(1)])
-        self.logits = torch.zeros(spare, self.classes, device=device)
+        self.groups = torch.cat([self.groups, self.groups.new_zeros(1)])
+        self.logits = torch.zeros(spare, self.classes, *places, device=device)
         self.priority = torch.zeros(spare, device=device)
         self.weight = torch.ones(spare, device=device)
         self.disagreement = torch.zeros(spare, device=device)
@@ -70,7 +76,7 @@ class ReplayBuffer:
         self.visits = torch.zeros(spare, device=device)
         self.round = torch.zeros(spare, dtype=torch.int32, device=device)
         self.filled = torch.zeros(spare, dtype=torch.bool, device=device)
-        self.answers = torch.zeros(spare, views, self.classes, device=device)
+        self.answers = torch.zeros(spare, views, self.classes, *places, device=device)
         self.seen = torch.zeros(
             spare, views if keep_views else 0, *image_shape, dtype=torch.uint8, device=device
         )
@@ -113,7 +119,7 @@ class ReplayBuffer:
     def counts(self) -> Tensor:  # (K,)
         """Images held of each class."""
         return torch.zeros_like(self.quotas).index_add_(
-            0, self.labels[:-1], self.filled[:-1].long()
+            0, self.groups[:-1], self.filled[:-1].long()
         )
 
     @property
@@ -124,7 +130,7 @@ class ReplayBuffer:
     def add(
         self,
         images: Tensor,  # (B, C, H, W) uint8
-        logits: Tensor,  # (B, K) float32, the teacher's for exactly these images
+        logits: Tensor,  # (B, K, *places) float32, the teacher's for exactly these images
         rank: Tensor,  # (B,) higher enters first
         call: int,
         refresh: float,
@@ -136,14 +142,13 @@ class ReplayBuffer:
         Those of lowest priority go, counted half for every `half_life` calls of age (0: age has no
         say).
         """
-        labels = logits.argmax(1)
+        groups = self.task.group(decide(logits), self.classes)
         by_rank = rank.argsort(descending=True, stable=True)
-        order = by_rank[labels[by_rank].argsort(stable=True)]
-        sorted_labels = labels[order]
-        starts = torch.searchsorted(sorted_labels, torch.arange(self.classes, device=labels.device))
-        place = (
-            torch.arange(len(labels), device=labels.device) - starts[sorted_labels]
-        )  # 0 for the best of its class
+        order = by_rank[groups[by_rank].argsort(stable=True)]
+        sorted_groups = groups[order]
+        starts = torch.searchsorted(sorted_groups, torch.arange(self.classes, device=groups.device))
+        # 0 for the best of its class.
+        place = torch.arange(len(groups), device=groups.device) - starts[sorted_groups]
 
         # Each class's slots, empty ones first, then by rising priority; slots past the quota last.
         fading = 0.5 ** ((call - self.round) / half_life) if half_life else 1.0
@@ -154,9 +159,9 @@ class ReplayBuffer:
         allowed = torch.minimum(
             lacking + (refresh * self.quotas.double() - 1e-9).ceil().long(), self.quotas
         )
-        welcome = place < allowed[sorted_labels]
+        welcome = place < allowed[sorted_groups]
         target = torch.where(
-            welcome, slots[sorted_labels, place.clamp_max(slots.shape[1] - 1)], self.capacity
+            welcome, slots[sorted_groups, place.clamp_max(slots.shape[1] - 1)], self.capacity
         )
 
         self._put(target, images[order], logits[order], call)
@@ -224,6 +229,8 @@ class GrowingPool(ReplayBuffer):
         views: int = 0,
         keep_views: bool = False,
         hints: Sequence[tuple[int, int, int]] = (),
+        task: Task | None = None,
+        places: tuple[int, ...] = (),
     ) -> None:
         super().__init__(
             [sum(quotas)] + [0] * (len(quotas) - 1),
@@ -233,6 +240,8 @@ class GrowingPool(ReplayBuffer):
             views,
             keep_views,
             hints,
+            task,
+            places,
         )
         self.quotas = torch.tensor(quotas, device=device)
         del self._slots  # it replaces nothing
@@ -255,6 +264,6 @@ class GrowingPool(ReplayBuffer):
         target = (self.filled.sum() + torch.arange(len(images), device=images.device)).clamp_max(
             self.capacity
         )
-        self.labels[target] = logits.argmax(1)
+        self.groups[target] = self.task.group(decide(logits), self.classes)
         self._put(target, images, logits, call)
         return (target < self.capacity).sum()

@@ -10,6 +10,7 @@ from torch import Tensor
 import inversion.parts.terms as objectives
 from distill.models import Classifier
 from distill.models.frozen import Frozen
+from distill.tasks.places import count_decisions, decide
 from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import ask_views
@@ -32,7 +33,8 @@ def generator_call(
     """
     goal, device = options.objective, state.buffer.images.device
     growing = state.staged if state.staged is not None and bool(state.buffer.full) else state.buffer
-    wanted = draw_targets(growing, options, state.random)
+    wanted = draw_classes(growing, options, state.random)
+    targets = growing.task.targets(wanted, teacher.spec, state.random)
     noise = torch.randn(
         options.batch, options.generator.latent, generator=state.random, device=device
     )
@@ -42,7 +44,7 @@ def generator_call(
     inner.begin(noise, state.bn_average)
     for step in range(options.generator.inner_steps):
         view = torch.full((), state.call * options.generator.inner_steps + step, device=device)
-        found = inner.run(wanted, view, held, adversarial)
+        found = inner.run(wanted, targets, view, held, adversarial)
     images = inner.end(wanted)
     state.meta_optimiser.step()
     state.carry_moments(found.mean, found.variance, goal.bn_momentum)
@@ -51,23 +53,22 @@ def generator_call(
     logits = ask(
         teacher, to_input(pixels), torch.float32
     )  # in full precision: these decide the stored labels
-    state.raw_counts.index_add_(0, decided := logits.argmax(1), torch.ones_like(decided))
-    rank = (
-        objectives.phi(logits, held, state.buffer.capacity, goal.gamma)
-        if goal.phi
-        else torch.zeros_like(logits[:, 0])
-    )
+    decisions = decide(logits)
+    state.raw_counts += count_decisions(decisions, growing.classes)
+    rank = torch.zeros(len(logits), device=device)
+    if goal.phi:
+        rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma)
     figures = {
         "bn": found.bn.clone(),
         "classes": found.wrong_class.mean(),
         "adversary": found.fooling.mean(),
         "alike": found.alike.clone(),
-        "hit": (decided == wanted).float().mean(),
+        "hit": (decisions == targets).float().mean(),
     }
     return pixels, logits, rank, figures
 
 
-def draw_targets(
+def draw_classes(
     buffer: ReplayBuffer, options: SynthesisOptions, generator: torch.Generator
 ) -> Tensor:  # (B,)
     """The classes to ask for: half of them all alike, half by what the buffer lacks.

@@ -112,18 +112,23 @@ class InnerLoop:
         if self.adversary is not None:
             self.adversary.refresh()
 
-    def run(self, wanted: Tensor, view: Tensor, held: Tensor, adversarial: bool) -> InnerResult:
-        """One step towards `wanted` (B,), in view number `view` (), with `held` (K,) images of each
-        class in the buffer.
-        """
+    def run(
+        self,
+        wanted: Tensor,  # (B,) the class each image is made for
+        targets: Tensor,  # (B, *places) the decisions asked of the teacher
+        view: Tensor,  # () number of the view
+        held: Tensor,  # (K,) images of each class in the buffer
+        adversarial: bool,
+    ) -> InnerResult:
+        """One step towards the targets."""
         # The first calls go without adversary or average. They are few: only the form that stays is
         # made fast.
         settled = adversarial == (self.adversary is not None)
         settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
         if settled and self.step == "graph":
-            return InnerResult(*self._captured(wanted, view, held))
+            return InnerResult(*self._captured(wanted, targets, view, held))
         loss = self._loss if settled else self._objective
-        return InnerResult(*self._update(wanted, view, held, adversarial, loss))
+        return InnerResult(*self._update(wanted, targets, view, held, adversarial, loss))
 
     @torch.no_grad()
     def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
@@ -153,6 +158,7 @@ class InnerLoop:
     def _update(
         self,
         wanted: Tensor,
+        targets: Tensor,
         view: Tensor,
         held: Tensor,
         adversarial: bool | None = None,
@@ -161,7 +167,7 @@ class InnerLoop:
         if adversarial is None:
             adversarial, loss = self.adversary is not None, self._objective
         self.optimiser.zero_grad(set_to_none=True)
-        total, *found = loss(self.noise, wanted, view, held, adversarial, self.average)
+        total, *found = loss(self.noise, wanted, targets, view, held, adversarial, self.average)
         total.backward()
         torch._foreach_add_(self.summed, [p.grad for p in self.parameters])
         self.optimiser.step()
@@ -171,6 +177,7 @@ class InnerLoop:
         self,
         noise: Tensor,
         wanted: Tensor,
+        targets: Tensor,
         view: Tensor,
         held: Tensor,
         adversarial: bool,
@@ -189,7 +196,7 @@ class InnerLoop:
                 for new, old in zip(carried, average, strict=True)
             )
         bn = self.target.distance(*carried)
-        wrong_class = objectives.class_loss(logits, wanted)
+        wrong_class = objectives.class_loss(logits, targets)
         phi = torch.ones_like(wrong_class)
         if goal.phi:
             phi = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)

@@ -51,19 +51,19 @@ def features(buffer: ReplayBuffer, call: int, allowed: Tensor) -> Tensor:  # (N,
     log odds of the teacher's choice; entropy of its answer; class: mean disagreement of the image's
     class; age in calls and number of visits, as logarithms.
     """
-    logs = buffer.logits.log_softmax(1)
+    logs = buffer.task.summary(buffer.logits).log_softmax(1)
     best = logs.amax(1)
     disagreement = buffer.disagreement.clamp_min(1e-4).log()
     # A product of matrices, and not a scattered sum, whose order would change from run to run on
     # CUDA.
-    members = F.one_hot(buffer.labels, buffer.classes).float() * allowed[:, None]  # (N, K)
+    members = F.one_hot(buffer.groups, buffer.classes).float() * allowed[:, None]  # (N, K)
     by_class = (members.T @ disagreement) / members.sum(0).clamp_min(1)
     columns = [
         disagreement,
         buffer.trend,
         best - (1 - best.exp()).clamp_min(1e-6).log(),
         -(logs.exp() * logs).sum(1),
-        by_class[buffer.labels],
+        by_class[buffer.groups],
         (call - buffer.round).clamp_min(0).float().log1p(),
         buffer.visits.log1p(),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from distill.tasks.places import decide
 from inversion.parts.buffer import ReplayBuffer
 
 LARGEST = 65504
@@ -14,6 +15,7 @@ def buffer_tensors(buffer: ReplayBuffer) -> dict[str, Tensor]:
     """What a shard holds of every filled slot."""
     keep = buffer.filled
     tensors = {name: getattr(buffer, name)[keep] for name in ("images", "priority", "round")}
-    tensors["labels"] = buffer.labels[keep]
-    tensors["logits"] = buffer.logits[keep].clamp(-LARGEST, LARGEST)
+    logits = buffer.logits[keep]
+    tensors["labels"] = decide(logits).to(buffer.task.label_dtype)
+    tensors["logits"] = logits.clamp(-LARGEST, LARGEST)
     return tensors

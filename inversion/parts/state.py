@@ -59,6 +59,8 @@ class SynthesisState:
             options.adversary.views_per_image,
             mixes(options),
             [hint.shape[1:] for hint in hints],
+            teacher.task,
+            teacher.answer_shape[1:],
         )
         place = job.quotas, shape, options.held_out, device, *views
         self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(*place)

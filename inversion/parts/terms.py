@@ -8,26 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.tasks.places import decide, per_image
 from synthesis_kernels.divergence import adversarial_divergence
 
 
 def diversity(
-    teacher_logits: Tensor,  # (B, K)
+    teacher_logits: Tensor,  # (B, K, *places)
     held: Tensor,  # (K,) samples of each class in the buffer
     capacity: int,
 ) -> Tensor:  # (B,)
     """1 − n_c/N with c the teacher's class: a class the buffer holds little of counts more; mean 1
-    over the batch.
+    over the batch. With several decisions an image, their mean.
     """
-    value = 1 - held.to(teacher_logits.dtype)[teacher_logits.argmax(1)] / capacity
+    value = per_image(1 - held.to(teacher_logits.dtype)[decide(teacher_logits)] / capacity)
     return value / value.mean().clamp_min(1e-6)
 
 
-def difficulty(teacher_logits: Tensor, gamma: float) -> Tensor:  # (B, K) -> (B,)
+def difficulty(teacher_logits: Tensor, gamma: float) -> Tensor:  # (B, K, *places) -> (B,)
     """(1 − p_c)^γ with c the teacher's class, as in the focal loss: a sample near a boundary counts
     more.
     """
-    return (1 - F.softmax(teacher_logits, 1).amax(1)) ** gamma
+    return per_image((1 - F.softmax(teacher_logits, 1).amax(1)) ** gamma)
 
 
 def phi(
@@ -40,18 +41,21 @@ def phi(
     return (value / value.mean().clamp_min(1e-6)).clamp_max(ceiling)
 
 
-def class_loss(teacher_logits: Tensor, wanted: Tensor) -> Tensor:  # (B, K), (B,) -> (B,)
-    """L_cls: the teacher's cross-entropy with the class that was asked for."""
-    return F.cross_entropy(teacher_logits, wanted, reduction="none")
+def class_loss(
+    teacher_logits: Tensor,  # (B, K, *places)
+    targets: Tensor,  # (B, *places)
+) -> Tensor:  # (B,)
+    """L_cls: the teacher's cross-entropy with what was asked for."""
+    return per_image(F.cross_entropy(teacher_logits, targets, reduction="none"))
 
 
 def adversarial_loss(
     teacher_logits: Tensor, student_logits: Tensor
-) -> Tensor:  # (B, K), (B, K) -> (B,)
+) -> Tensor:  # (B, K, *places) twice -> (B,)
     """L_adv = −KL(p_T ‖ p_S) where both choose the same class, else 0: a sample the student has
     wrong is hard enough.
     """
-    return -adversarial_divergence(teacher_logits, student_logits)
+    return -per_image(adversarial_divergence(teacher_logits, student_logits))
 
 
 def likeness(images: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W), (B,) -> ()

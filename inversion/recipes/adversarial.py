@@ -32,12 +32,13 @@ from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.runtime import Machine, Runtime
+from distill.tasks.places import count_decisions, decide, per_image
 from distill.train import StudentState, Update, build_student, one_cycle
 from distill.views import ask, to_input
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
-from inversion.parts.call import draw_targets
+from inversion.parts.call import draw_classes
 from inversion.parts.generator import Generator
 from inversion.parts.progress import StepResult, show_counts
 from inversion.parts.shard import buffer_tensors
@@ -94,7 +95,14 @@ class Adversarial:
         self.adversary = StudentState(student, device, job.seed, learning)
         self.update = Update(self.adversary, self._student_loss)
         shape = (spec.channels, spec.size, spec.size)
-        self.buffer = ReplayBuffer(job.quotas, shape, options.held_out, device)
+        self.buffer = ReplayBuffer(
+            job.quotas,
+            shape,
+            options.held_out,
+            device,
+            task=teacher.task,
+            places=teacher.answer_shape[1:],
+        )
         self.random = torch.Generator(device).manual_seed(job.seed)
         self.raw_counts = torch.zeros(spec.classes, dtype=torch.int64, device=device)
         self.call = 0
@@ -147,14 +155,16 @@ class Adversarial:
         )
         return StepResult(values, self.counts, {"seconds": elapsed}, line)
 
-    def _make(self) -> tuple[Tensor, Tensor]:  # (B, C, H, W) in [0, 1], (B,)
-        """A batch of fresh images, and the classes they were asked for."""
-        wanted = draw_targets(self.buffer, self.options, self.random)
+    # (B, C, H, W) in [0, 1], (B, *places)
+    def _make(self) -> tuple[Tensor, Tensor]:
+        """A batch of fresh images, and the decisions they were asked for."""
+        wanted = draw_classes(self.buffer, self.options, self.random)
+        targets = self.teacher.task.targets(wanted, self.teacher.spec, self.random)
         shape = (len(wanted), self.options.generator.latent)
         noise = torch.randn(shape, generator=self.random, device=self.random.device)
         with forward_pass(noise.device, self.machine.precision):
             images = self.generator(noise, wanted)
-        return images, wanted
+        return images, targets
 
     def _student_step(self) -> Tensor:  # ()
         options = self.options
@@ -174,14 +184,14 @@ class Adversarial:
         return difference, difference
 
     def _generator_step(self) -> Tensor:  # ()
-        images, wanted = self._make()
+        images, targets = self._make()
         answers = self.frozen(images)
         student = self.adversary.student.eval()
         with forward_pass(images.device, self.machine.precision):
             logits = student(images).float()
         loss = -(logits - answers).abs().mean()
         if self.options.objective.classes:
-            loss = loss + self.options.objective.classes * class_loss(answers, wanted).mean()
+            loss = loss + self.options.objective.classes * class_loss(answers, targets).mean()
         self.optimiser.zero_grad(set_to_none=True)
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(loss, parameters)
@@ -193,16 +203,17 @@ class Adversarial:
     @torch.no_grad()
     def _offer(self) -> tuple[Tensor, Tensor]:  # (), ()
         """Offer a batch to the buffer, those that student and teacher differ on first."""
-        images, wanted = self._make()
+        images, targets = self._make()
         pixels = (images * 255).round().to(torch.uint8)
         logits = ask(self.teacher, to_input(pixels), torch.float32)
-        labels = logits.argmax(1)
-        self.raw_counts.index_add_(0, labels, torch.ones_like(labels))
+        decisions = decide(logits)
+        self.raw_counts += count_decisions(decisions, self.buffer.classes)
         student = self.adversary.student.eval()
-        rank = divergence(logits, ask(student, to_input(pixels), self.machine.precision))
+        answers = ask(student, to_input(pixels), self.machine.precision)
+        rank = per_image(divergence(logits, answers))
         replay = self.options.replay
         taken = self.buffer.add(pixels, logits, rank, self.call, replay.refresh, replay.half_life)
-        return taken, (labels == wanted).float().mean()
+        return taken, (decisions == targets).float().mean()
 
     def _held_out(self) -> Tensor:  # ()
         """Agreement of teacher and student on the images held out."""
@@ -210,8 +221,8 @@ class Adversarial:
         student = self.adversary.student.eval()
         logits = ask(student, to_input(self.buffer.images[slots]), self.machine.precision)
         filled = self.buffer.filled[slots]
-        agree = same_decision(self.buffer.logits[slots], logits) & filled
-        return agree.sum() / filled.sum().clamp_min(1)
+        agreed = per_image(same_decision(self.buffer.logits[slots], logits).float())
+        return (agreed * filled).sum() / filled.sum().clamp_min(1)
 
     def shard(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The buffer's images, and what is noted of how they came about."""

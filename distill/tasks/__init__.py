@@ -1,0 +1,85 @@
+"""What a decision is: one file a task, and one line in `TASKS`.
+
+A network answers with one number a class, at one place of an image or at several: logits
+(B, K, *places). What follows from that alone is written for any number of places. A task says the
+rest: which class an image counts for, how labels are stored, and what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
+
+from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distill.models.classifier import ModelSpec
+    from distill.options import ViewOptions
+
+TASKS = {
+    "classification": "distill.tasks.classification:Classification",
+}
+"""Every task's name and its class, which is imported when it is asked for."""
+
+
+class Task(Protocol):
+    """What a network decides, and what that means for quotas, targets, labels and figures.
+
+    Decisions and labels have the same form: (B, *places) whole numbers below the count of classes.
+    """
+
+    label_dtype: torch.dtype
+    """How labels are stored in a transfer set."""
+
+    def places(self, spec: ModelSpec) -> tuple[int, ...]:
+        """Where in an image there is a decision: () for one an image, (height, width) for maps."""
+
+    def group(self, labels: Tensor, classes: int) -> Tensor:  # (B, *places) -> (B,) int64
+        """The class whose quota an image counts towards."""
+
+    def targets(self, wanted: Tensor, spec: ModelSpec, random: torch.Generator) -> Tensor:
+        """Decisions to ask of the teacher where images of the classes `wanted`, (B,), are made."""
+
+    def mixed_rows(
+        self,
+        rows: Tensor,  # (N, K, *places) one row an image of the pool
+        index: Tensor,  # (B,)
+        view: Tensor,  # (B,)
+        pool: Tensor,  # (N, C, H, W)
+        options: ViewOptions,
+        seed: int,
+    ) -> Tensor:  # (B, K, *places)
+        """The rows of labels changed as the views of their images are."""
+
+    def shortfall(self, counts: Sequence[int], quotas: Sequence[int]) -> dict[int, int]:
+        """What each class lacks of its quota, where it lacks anything; `counts` are decisions."""
+
+    def is_balanced(self, counts: Sequence[int]) -> bool:
+        """Whether these counts of decisions are as even as the task can have them."""
+
+    def summary(self, logits: Tensor) -> Tensor:  # (B, K, *places) -> (B, K)
+        """An answer as one of the whole image, for what compares images."""
+
+    def measure(
+        self,
+        logits: Tensor,  # (N, K, *places) float32
+        labels: Tensor,  # (N, *places)
+    ) -> dict[str, float]:
+        """Figures of the task's own, the one to judge by first."""
+
+
+@cache
+def find_task(name: str) -> Task:
+    """The task of this name."""
+    if name not in TASKS:
+        close = get_close_matches(name, TASKS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise EchosetError(f"no task '{name}'; there are {', '.join(TASKS)}{hint}")
+    module, _, attribute = TASKS[name].partition(":")
+    return getattr(import_module(module), attribute)()

@@ -1,0 +1,62 @@
+"""Classification: one decision an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from distill.data.augment import view_labels
+
+if TYPE_CHECKING:
+    from distill.models.classifier import ModelSpec
+    from distill.options import ViewOptions
+
+
+class Classification:
+    """One label an image (see `distill.tasks.Task`)."""
+
+    label_dtype = torch.int64
+
+    def places(self, spec: ModelSpec) -> tuple[int, ...]:
+        """One decision for the whole image."""
+        return ()
+
+    def group(self, labels: Tensor, classes: int) -> Tensor:  # (B,) -> (B,)
+        """The label itself."""
+        return labels
+
+    def targets(self, wanted: Tensor, spec: ModelSpec, random: torch.Generator) -> Tensor:
+        """The class that is wanted."""
+        return wanted
+
+    def mixed_rows(
+        self,
+        rows: Tensor,  # (N, K)
+        index: Tensor,  # (B,)
+        view: Tensor,  # (B,)
+        pool: Tensor,  # (N, C, H, W)
+        options: ViewOptions,
+        seed: int,
+    ) -> Tensor:  # (B, K)
+        """Blended by how much of either image is seen."""
+        return view_labels(rows, index, view, pool, options, seed)
+
+    def shortfall(self, counts: Sequence[int], quotas: Sequence[int]) -> dict[int, int]:
+        """Images that are missing."""
+        lacking = enumerate(quota - count for quota, count in zip(quotas, counts, strict=True))
+        return {label: count for label, count in lacking if count > 0}
+
+    def is_balanced(self, counts: Sequence[int]) -> bool:
+        """As many images of one class as of any other, or one more."""
+        return max(counts) - min(counts) <= 1
+
+    def summary(self, logits: Tensor) -> Tensor:  # (B, K) -> (B, K)
+        """The answer itself."""
+        return logits
+
+    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """Nothing beside accuracy and calibration, which every task has."""
+        return {}
