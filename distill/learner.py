@@ -208,10 +208,10 @@ class Learner(nn.Module):
     def forward(
         self,
         images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
-        # (B, K, *places) the teacher's logits for them; (0,) where it is asked here, or nobody has one
+        # (B, K, *places) the teacher's logits; (0,) where it is asked here, or there is none
         answers: Tensor,
-        # (B, K, *places) the data's labels as probabilities; (0,) where the teacher's decisions are the
-        # labels
+        # (B, K, *places) the data's labels as probabilities; (0,) where the teacher's decisions
+        # are the labels
         labels: Tensor,
         share: Tensor,  # () part of the training that is over
         draws: Tensor,  # (B,) in [0, 1), for methods that choose at random

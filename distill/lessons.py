@@ -46,9 +46,9 @@ class Lessons:
         pool = fit_pixels(data.images, spec.channels, spec.size).to(device)
         kept, held = _split(len(pool), self.options, seed, device)
         self.pool, self.held_out = pool[kept], pool[held]  # (N, C, H, W) uint8
-        self.rows = self.held_out_labels = (
-            None  # (N, K, *places) and (M, *places); None where the teacher's decisions are the labels
-        )
+        # None where the teacher's decisions are the labels.
+        self.rows: Tensor | None = None  # (N, K, *places)
+        self.held_out_labels: Tensor | None = None  # (M, *places)
         if self.options.labels == "data":
             rows = label_rows(data.labels.to(device), spec.classes)
             self.rows, self.held_out_labels = rows[kept], rows[held].argmax(1)

@@ -54,7 +54,14 @@ def folder(teacher, tmp_path_factory):
         "round": torch.zeros(200).int(),
     }
     digest = write_shard(folder / shard_name(0, 1), {k: v.clone() for k, v in rows.items()})
-    contract = {"channels": 1, "size": 28, "classes": 10, "mean": [0.1307], "std": [0.3081]}
+    contract = {
+        "channels": 1,
+        "size": 28,
+        "classes": 10,
+        "task": "classification",
+        "mean": [0.1307],
+        "std": [0.3081],
+    }
     shards = [{"file": shard_name(0, 1), "sha256": digest, "count": 200}]
     made_by = {"model": "convnet-32", "weight_hash": teacher.weight_hash()}
     counts = torch.bincount(labels, minlength=10).tolist()
@@ -299,7 +306,7 @@ def test_a_compiled_step_has_the_gradients_of_the_eager_one(transfer_set):
 
 
 def test_refusals(teacher, transfer_set):
-    with pytest.raises(EchosetError, match="the student takes 3 channels, the teacher 1"):
+    with pytest.raises(EchosetError, match="the student has channels 3, the teacher 1"):
         wrong = build_student(
             StudentOptions("convnet-4"), transfer_set.manifest["input"] | {"channels": 3}
         )

@@ -28,6 +28,7 @@ def make(count=40, classes=12, channels=3, seed=0, teacher="a" * 64, size=8):
         "channels": channels,
         "size": size,
         "classes": classes,
+        "task": "classification",
         "mean": [0.5],
         "std": [0.25],
     }

@@ -410,7 +410,14 @@ def test_peers_and_branches_need_a_student_that_can_be_built_again(teacher, data
 
 def test_a_student_that_answers_otherwise_in_training_is_told_so():
     options = StudentOptions("googlenet", {"init_weights": False})
-    like = {"channels": 3, "size": 32, "classes": 10, "mean": (0.5,), "std": (0.5,)}
+    like = {
+        "channels": 3,
+        "size": 32,
+        "classes": 10,
+        "task": "classification",
+        "mean": (0.5,),
+        "std": (0.5,),
+    }
     with pytest.raises(
         EchosetError, match=r"GoogLeNetOutputs while it is trained.*aux_logits=false"
     ):

@@ -77,8 +77,8 @@ def test_features_by_hand():
         ]
     )
     logs = buffer.disagreement.clamp_min(1e-4).log()
-    by_class = torch.stack([logs[allowed & (buffer.labels == label)].mean() for label in range(3)])[
-        buffer.labels
+    by_class = torch.stack([logs[allowed & (buffer.groups == label)].mean() for label in range(3)])[
+        buffer.groups
     ]
     expected = {"entropy": entropy, "confidence": odds, "disagreement": logs, "class": by_class}
     expected |= {

@@ -37,7 +37,7 @@ def test_no_class_ever_exceeds_its_quota(quotas, batches, refresh):
         min(q, o) for q, o in zip(quotas, offered.tolist(), strict=True)
     ]
     filled = buffer.filled
-    assert (buffer.logits[filled].argmax(1) == buffer.labels[filled]).all()
+    assert (buffer.logits[filled].argmax(1) == buffer.groups[filled]).all()
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=25), st.floats(0, 0.6), st.integers(0, 99))
@@ -198,7 +198,7 @@ def test_a_growing_pool_keeps_what_comes_whatever_its_class():
     assert pool.round[:8].tolist() == [1] * 4 + [2] * 4
     assert offer(pool, [1, 1, 1, 1], call=3) == 2  # room for two
     assert pool.full and pool.counts().tolist() == [1, 3, 6]
-    assert (pool.logits[:-1].argmax(1) == pool.labels[:-1]).all()
+    assert (pool.logits[:-1].argmax(1) == pool.groups[:-1]).all()
     assert int(pool.is_held_out.sum()) == 3 and not pool.filled[-1]
     drawn, _ = draw_batch(
         pool, 500, ReplayOptions(sampling="uniform"), 0.0, torch.Generator().manual_seed(0)

@@ -701,7 +701,14 @@ def test_a_transfer_set_is_a_source(tmp_path):
     }
     name = "shard-00000-of-00001.safetensors"
     entry = {"file": name, "sha256": write_shard(tmp_path / name, tensors), "count": 5}
-    contract = {"channels": 1, "size": 8, "classes": 2, "mean": [0.0], "std": [1.0]}
+    contract = {
+        "channels": 1,
+        "size": 8,
+        "classes": 2,
+        "task": "classification",
+        "mean": [0.0],
+        "std": [1.0],
+    }
     manifest = {
         "code_version": "0",
         "config": {},

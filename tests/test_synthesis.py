@@ -44,7 +44,7 @@ from inversion.parts.adversary import adversary_steps
 from inversion.parts.adversary import ask_held_out as _ask_held_out
 from inversion.parts.adversary import view_of as _view
 from inversion.parts.buffer import ReplayBuffer
-from inversion.parts.call import draw_targets, generator_call
+from inversion.parts.call import draw_classes, generator_call
 from inversion.parts.call import store as _store
 from inversion.parts.generator import Generator
 from inversion.parts.inner import InnerLoop
@@ -698,12 +698,12 @@ def test_an_adversary_waits_for_its_first_lesson(teacher, tiny):
 
 def test_balanced_targets_ask_for_what_lacks(teacher, tiny):
     state = SynthesisState(teacher, plan(tiny, 10)[0], tiny, CPU)
-    state.buffer.filled[:-1] = state.buffer.labels[:-1] != 7
-    wanted = torch.bincount(draw_targets(state.buffer, tiny, state.random), minlength=10)
+    state.buffer.filled[:-1] = state.buffer.groups[:-1] != 7
+    wanted = torch.bincount(draw_classes(state.buffer, tiny, state.random), minlength=10)
     assert wanted[7] == 22 and wanted.sum() == 40  # 2 of the even half and all of the other
     off = replace(tiny, replay=ReplayOptions(balanced_targets=False))
     assert (
-        torch.bincount(draw_targets(state.buffer, off, state.random), minlength=10).tolist()
+        torch.bincount(draw_classes(state.buffer, off, state.random), minlength=10).tolist()
         == [4] * 10
     )
 
@@ -713,7 +713,7 @@ def test_more_classes_than_places_in_a_batch_all_get_their_turn(tiny):
     buffer = SimpleNamespace(quotas=quotas, classes=70, counts=lambda: quotas)
     for balanced, places in ((True, 20), (False, 40)):
         options = replace(tiny, replay=ReplayOptions(balanced_targets=balanced))
-        alike = [draw_targets(buffer, options, random)[:places].tolist() for _ in range(40)]
+        alike = [draw_classes(buffer, options, random)[:places].tolist() for _ in range(40)]
         assert all(len(set(classes)) == places for classes in alike)
         assert set().union(*alike) == set(range(70))
 

@@ -34,7 +34,14 @@ def folder(tmp_path):
     content = tensors()
     digest = write_shard(tmp_path / shard_name(0, 1), content)
     counts = torch.bincount(content["labels"], minlength=3).tolist()
-    contract = {"channels": 1, "size": 4, "classes": 3, "mean": [0.0], "std": [1.0]}
+    contract = {
+        "channels": 1,
+        "size": 4,
+        "classes": 3,
+        "task": "classification",
+        "mean": [0.0],
+        "std": [1.0],
+    }
     shards = [{"file": shard_name(0, 1), "sha256": digest, "count": 6}]
     manifest = {
         "code_version": "0",
