@@ -94,7 +94,7 @@ def test_the_objective_is_the_sum_of_its_terms(teacher, tiny, change):
         [slope.flatten() for slope in torch.autograd.grad(loss, [*generator.parameters(), noise])]
     )
     inner.begin(noise.detach(), average)
-    result = inner.run(wanted, torch.tensor(7), held, adversarial=goal.adversary > 0)
+    result = inner.run(wanted, wanted, torch.tensor(7), held, adversarial=goal.adversary > 0)
     found = torch.cat([parameter.grad.flatten() for parameter in (*inner.parameters, inner.noise)])
     assert (found - exact).norm() < 1e-2 * exact.norm() and exact.norm() > 0
     for ours, theirs in zip(vars(result).values(), told, strict=True):
@@ -113,7 +113,7 @@ def test_meta_learning_leaves_the_sum_of_one_calls_gradients(teacher, tiny):
         assert all(map(torch.equal, inner.parameters, before))
         total = [torch.zeros_like(parameter) for parameter in before]
         for number in range(3):
-            inner.run(wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
+            inner.run(wanted, wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
             torch._foreach_add_(total, [parameter.grad for parameter in inner.parameters])
         inner.end(wanted)
         for parameter, old, exact in zip(state.generator.parameters(), before, total, strict=True):

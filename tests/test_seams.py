@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill.methods import METHODS
+from distill.tasks import TASKS
 from inversion.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -61,3 +62,15 @@ def test_only_the_loop_helper_stops_and_draws_what_can_be_stopped():
         for path in (ROOT / package).rglob("*.py"):
             if path.name != "loop.py":
                 assert "StopFlag" not in path.read_text(), path
+
+
+def test_nothing_but_its_own_file_names_a_task():
+    """What follows from answers alone holds for any number of decisions an image."""
+    for package in ABOVE.keys() | {"inversion"}:
+        for path in (ROOT / package).rglob("*.py"):
+            if path.parent.name == "tasks" or path.name == "options.py":
+                continue
+            texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if is_text(node)}
+            assert not texts & TASKS.keys(), path
+            wrong = [name for name in imports(path) if name.startswith("distill.tasks.class")]
+            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"

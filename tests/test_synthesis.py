@@ -85,6 +85,7 @@ def test_the_set_is_balanced_and_labelled_by_the_teacher(teacher, made):
         "channels": 1,
         "size": 28,
         "classes": 10,
+        "task": "classification",
         "mean": [0.1307],
         "std": [0.3081],
     }
@@ -213,7 +214,7 @@ def test_every_way_to_run_a_step_has_the_same_gradients(teacher, tiny, way):
         average = inner.target.mean + 0.1, inner.target.variance * 1.1
         inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), average)
         with kernel_form(form):
-            result = inner.run(wanted, number, held, adversarial=True)
+            result = inner.run(wanted, wanted, number, held, adversarial=True)
         inner.end(wanted)
         gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters()])
         found.append(
@@ -232,7 +233,7 @@ def test_images_are_those_after_the_last_update(teacher, tiny):
     inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), None)
     for number in range(2):
         before = inner.clone(inner.noise, wanted)
-        inner.run(wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
+        inner.run(wanted, wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
     images = inner.end(wanted)
     assert (
         torch.equal(images, inner.clone(inner.noise, wanted))
@@ -249,7 +250,7 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
     for _ in range(2):
         inner.begin(torch.randn(40, 128), average)
         for number in range(3):
-            inner.run(wanted, torch.tensor(number), held, adversarial=True)
+            inner.run(wanted, wanted, torch.tensor(number), held, adversarial=True)
         inner.end(wanted)
         state.meta_optimiser.step()
         frozen = [*inner.teacher.state_dict().values(), *inner.adversary.state_dict().values()]
@@ -466,6 +467,7 @@ def test_the_teacher_sees_each_image_in_a_view_of_its_own(teacher, tiny, monkeyp
         inner.clone.load_state_dict(inner.generator.state_dict())
         inner.noise.data.zero_()
         inner.run(
+            torch.zeros(40, dtype=torch.long),
             torch.zeros(40, dtype=torch.long),
             torch.tensor(number),
             torch.zeros(10),
@@ -924,7 +926,7 @@ def test_plain_learning_keeps_what_a_call_has_learnt(teacher, tiny):
     for call in range(1, 3):
         inner.begin(torch.randn(40, 128), None)
         for number in range(3):
-            inner.run(wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
+            inner.run(wanted, wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
         inner.end(wanted)
         for mine, learnt in zip(state.generator.learned(), inner.clone.learned(), strict=True):
             assert torch.equal(mine, learnt)
@@ -1094,14 +1096,14 @@ def test_held_out_images_are_asked_of_the_student_as_it_stands(teacher, tiny):
 def test_what_a_generator_call_asks_for_and_tells(teacher, tiny, monkeypatch):
     asked, run = [], InnerLoop.run
 
-    def watched(inner, wanted, view, held, adversarial):
+    def watched(inner, wanted, targets, view, held, adversarial):
         asked.append(
             (
                 wanted,
                 int(view),
                 held.tolist(),
                 adversarial,
-                run(inner, wanted, view, held, adversarial),
+                run(inner, wanted, targets, view, held, adversarial),
             )
         )
         return asked[-1][-1]
@@ -1143,7 +1145,7 @@ def test_what_waits_to_replace_everything_says_what_is_lacking(teacher, tiny, mo
         Frozen(teacher), state.generator, state.adversary.student, options, 30, torch.float32, 0
     )
     generator_call(inner, teacher, state, options)
-    wanted, _, held, _ = asked[0]
+    wanted, _, _, held, _ = asked[0]
     assert held.tolist() == [3] + [0] * 9 and (wanted == 0).sum() == 2  # of the even half alone
 
 

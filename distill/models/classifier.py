@@ -23,7 +23,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from distill.files import write_atomically
-from distill.tasks import TASKS, Task, find_task
+from distill.tasks import TASKS, USUAL, Task, find_task
 from synthesis_kernels.errors import EchosetError
 
 METADATA_KEY = (
@@ -43,7 +43,7 @@ class ModelSpec:
     size: int = 28
     """Side of the square input in pixels."""
     classes: int = 10
-    task: str = "classification"
+    task: str = USUAL
     """What a decision is: a name in `distill.tasks`."""
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -217,7 +217,7 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
             raise EchosetError(
                 f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}"
             )
-    task = contract.get("task", ModelSpec.task)  # files from before there were tasks have none
+    task = contract.get("task", USUAL)  # files from before there were tasks have none
     if task not in TASKS:
         known = ", ".join(TASKS)
         raise EchosetError(f"{where}: task must be one of {known}, got {task!r:.40}")

@@ -25,8 +25,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from distill.files import write_atomically
-from distill.models.classifier import ModelSpec, check_contract, spec_of
-from distill.tasks import Task, find_task
+from distill.models.classifier import check_contract, spec_of
+from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 
@@ -188,7 +188,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         raise EchosetError(f"{path} lists no shards")
     contract = manifest["input"]
     check_contract(contract, f"{path}, 'input'")
-    contract.setdefault("task", ModelSpec.task)  # sets from before there were tasks have none
+    contract.setdefault("task", USUAL)  # sets from before there were tasks have none
     for entry in manifest["shards"]:
         # The name is checked in full, so a manifest can't make us open a file outside its folder.
         if not isinstance(entry, dict) or not SHARD_NAME.fullmatch(str(entry.get("file"))):

@@ -27,6 +27,9 @@ TASKS = {
 }
 """Every task's name and its class, which is imported when it is asked for."""
 
+USUAL = "classification"
+"""The task where nobody names one."""
+
 
 class Task(Protocol):
     """What a network decides, and what that means for quotas, targets, labels and figures.

@@ -399,7 +399,7 @@ def our_synthesis_step(bench: Bench) -> Work:
         torch.ones(teacher.spec.classes, device=bench.device),
     )
     inner.begin(noise, average)
-    return lambda: inner.run(wanted, view, held, adversarial=True)
+    return lambda: inner.run(wanted, wanted, view, held, adversarial=True)
 
 
 def their_synthesis_step(bench: Bench) -> Work:

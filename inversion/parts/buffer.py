@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.tasks import Task, find_task
+from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import decide
 from synthesis_kernels.priority import draw
 
@@ -58,7 +58,7 @@ class ReplayBuffer:
         task: Task | None = None,
         places: tuple[int, ...] = (),
     ) -> None:
-        self.task = task or find_task("classification")
+        self.task = task or find_task(USUAL)
         self.capacity = sum(quotas)
         self.classes = len(quotas)
         self.quotas = torch.tensor(quotas, device=device)
