@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
+import torch
 from torch import Tensor, nn
 
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.taps import Stages, Taps
+
+Network = Callable[[Tensor], Tensor]
 
 
 class Part(nn.Module):
@@ -19,11 +23,11 @@ class Part(nn.Module):
     stages: Stages | None = None
     """Where in the student this part listens, beside the stages that are paired."""
 
-    def prepare(self, maps: list[Tensor]) -> list[Tensor]:
+    def prepare(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """From the student's maps, what the methods that share this part compare."""
         return []
 
-    def keep(self, maps: list[Tensor], embedding: Tensor) -> list[Tensor]:
+    def keep(self, maps: Sequence[Tensor], embedding: Tensor) -> list[Tensor]:
         """Of the teacher's features, what may be kept beforehand."""
         raise NotImplementedError
 
@@ -35,9 +39,9 @@ class Pair:
     student: Classifier
     teacher: Classifier | None
     options: DistillOptions
-    student_stages: Stages | None
-    """The student's stages that are compared with the teacher's; None where nothing compares."""
-    teacher_stages: Stages | None
+    student_stages: Stages
+    """The student's stages that are compared with the teacher's; none where nothing compares."""
+    teacher_stages: Stages
     """As many of the teacher's."""
     seed: int
 
@@ -53,46 +57,55 @@ class Batch:
     """One batch, as every method sees it."""
 
     options: DistillOptions
-    parts: nn.ModuleDict
+    parts: Mapping[str, Part]
     """What the methods train, by the names of its classes."""
+    student: Classifier
+    network: Network
+    """The student, or its compiled form."""
+    answer: Callable[[Network, Tensor], Tensor]
+    """Call a network in the precision of the training; logits in float32."""
+
+    images: Tensor
+    """(B, C, H, W) in [0, 1]."""
+    logits: Tensor
+    """(B, K, *places), the student's."""
+    answers: Tensor
+    """(B, K, *places), the teacher's logits; empty where it is not asked."""
+    labels: Tensor
+    """(B, K, *places), probabilities."""
+    share: Tensor
+    """(), the part of the training that is over."""
+    draws: Tensor
+    """(B,) in [0, 1), for methods that choose at random."""
+    importance: Tensor | None
+    """(B,), how much each image counts in the softened answers; None where all count alike."""
+    everyone: list[Tensor]
+    """Logits of all networks that learn, the student's first; a method that trains further networks
+    adds theirs.
+    """
+    early: bool
+    """Whether methods that leave something out late in the training still do all."""
+
     looks: Taps
     """The student's pass; what it gives is cast to float32 afresh each time it is asked."""
-    importance: Tensor | None = None  # (B,)
-    """How much each image counts in the softened answers; None where all count alike."""
+    taps: Mapping[str, Taps]
+    """The student's maps that a part of this name listens to."""
     kept: Sequence[Tensor] = ()
     """What was kept of the teacher's features, where the lesson brought it."""
     maps: Sequence[Tensor] = ()
     """The student's maps, (B, C, H, W) each in float32, shared by the methods that compare them."""
-    prepared: dict[str, list[Tensor]] = field(default_factory=dict)
+    prepared: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     """What the parts made of the student's maps."""
     teacher_maps: Sequence[Tensor] = ()
     """The teacher's."""
-    teacher_embedding: Tensor | None = None
-    """(B, E), what the teacher's last linear layer read."""
-    images: Tensor | None = None
-    """(B, C, H, W) in [0, 1]."""
-    logits: Tensor | None = None
-    """(B, K), the student's."""
-    answers: Tensor | None = None
-    """(B, K), the teacher's logits; empty where it is not asked."""
-    labels: Tensor | None = None
-    """(B, K), probabilities."""
-    share: Tensor | None = None
-    """(), the part of the training that is over."""
-    draws: Tensor | None = None
-    """(B,) in [0, 1), for methods that choose at random."""
-    everyone: list[Tensor] = field(default_factory=list)
-    """Logits of all networks that learn, the student's first; a method that trains further networks
-    adds theirs.
-    """
-    taps: Mapping[str, Taps] = field(default_factory=dict)
-    """The student's maps that a part of this name listens to."""
-    student: Classifier | None = None
+    teacher_embedding: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(B, E), what the teacher's last linear layer read; empty where no method compares it."""
     frozen: Frozen | None = None
-    """The teacher, to be asked for other images; its gradients reach the images."""
-    network: Callable[[Tensor], Tensor] | None = None
-    """The student, or its compiled form."""
-    answer: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
-    """Call a network in the precision of the training; logits in float32."""
-    early: bool = True
-    """Whether methods that leave something out late in the training still do all."""
+    """The teacher, to be asked for other images; its gradients reach the images. None where no
+    method needs that.
+    """
+
+
+def add_up(terms: Iterable[Tensor]) -> Tensor:
+    """Their sum, from the first to the last."""
+    return reduce(torch.add, terms)

@@ -7,14 +7,14 @@ up. Nothing here knows a method by its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Pair
+from distill.batch import Batch, Network, Pair, Part, add_up
 from distill.methods import LABELS, Method, Need, find_method, find_methods
 from distill.models import Classifier
 from distill.models.frozen import Frozen
@@ -25,6 +25,9 @@ from distill.tasks.places import decide, label_rows
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.errors import EchosetError
+
+NOWHERE = Stages((), (), (), None)
+"""Where methods listen that look at logits alone."""
 
 
 def full_loss(loss: Mapping[str, float | None]) -> dict[str, float]:
@@ -87,22 +90,21 @@ class Learner(nn.Module):
         if not answered:
             self._check(teacher)
         self._check_places()
-        self._teacher = [teacher]  # in a list, so that it is no submodule and nothing trains it
-        self._frozen = [None]
+        # In lists, so that they are no submodules and nothing trains them.
+        self._teacher = [teacher]
+        self._frozen: list[Frozen | None] = [None]
         if self.needs("teacher") and teacher is not None:
             self._frozen = [Frozen(teacher, precision)]
         self.attacks_end = min((method.early for method in self.methods), default=1.0)
         self.attacks = self.attacks_end < 1  # switched off by the loop at `attacks_end`
-        self.network: Callable[[Tensor], Tensor] = student.__call__  # or a compiled form of it
+        self.network: Network = student.__call__  # or a compiled form of it
         self.on_features = any(method.on_features for method in self.methods)
-        self.student_stages: Stages | None = None
-        self.teacher_stages: Stages | None = None
+        self.student_stages = NOWHERE
+        self.teacher_stages = NOWHERE
         if self.on_features:
-            self._pair_stages(student, teacher)
+            self._pair_stages(student, self.teacher)
         pair = Pair(student, teacher, options, self.student_stages, self.teacher_stages, seed)
-        classes = {method.part.__name__: method.part for method in self.methods if method.part}
-        # By their names, so that what is drawn depends on nothing else.
-        self.parts = nn.ModuleDict({name: classes[name](pair) for name in sorted(classes)})
+        self.parts = nn.ModuleDict(_build_parts(self.methods, pair))
 
     def _check(self, teacher: Classifier | None) -> None:
         if teacher is None and asks_teacher(self.options):
@@ -110,6 +112,14 @@ class Learner(nn.Module):
             raise EchosetError(
                 f"loss {', '.join(asking) or LABELS} needs a teacher; without one use labels='data'"
             )
+
+    @property
+    def teacher(self) -> Classifier:
+        """The teacher, where a method asks it."""
+        (teacher,) = self._teacher
+        if teacher is None:
+            raise EchosetError(f"loss {', '.join(self.weights)} needs a teacher, and there is none")
+        return teacher
 
     def _check_places(self) -> None:
         """Refuse a method that has no meaning where there are several decisions an image."""
@@ -126,27 +136,30 @@ class Learner(nn.Module):
         or embeddings alone.
         """
         maps = self.needs("maps")
-        options = self.options
-        own = find_stages(student, options.student_layers, maps)
-        given = find_stages(teacher, options.teacher_layers, maps)
+        own = find_stages(student, self.options.student_layers, maps)
+        given = find_stages(teacher, self.options.teacher_layers, maps)
         if maps:
-            named = options.student_layers and options.teacher_layers
-            if named and len(own.layers) != len(given.layers):
-                raise EchosetError(
-                    f"{len(own.layers)} student_layers and {len(given.layers)} teacher_layers make "
-                    "no pairs"
-                )
+            self._check_pairs(own, given)
             count = min(len(own.layers), len(given.layers))
-            for method in self.methods:
-                if method.pairs > count:
-                    raise EchosetError(
-                        f"{method.name} compares {method.pairs} stages with one another, and only "
-                        "one pair was found; name more layers"
-                    )
             own = _last(own, count)
             given = _last(given, count)
         self.student_stages = own
         self.teacher_stages = given
+
+    def _check_pairs(self, own: Stages, given: Stages) -> None:
+        named = self.options.student_layers and self.options.teacher_layers
+        if named and len(own.layers) != len(given.layers):
+            raise EchosetError(
+                f"{len(own.layers)} student_layers and {len(given.layers)} teacher_layers make no "
+                "pairs"
+            )
+        count = min(len(own.layers), len(given.layers))
+        for method in self.methods:
+            if method.pairs > count:
+                raise EchosetError(
+                    f"{method.name} compares {method.pairs} stages with one another, and only one "
+                    "pair was found; name more layers"
+                )
 
     def needs(self, need: Need) -> bool:
         """Whether a method needs this."""
@@ -167,33 +180,35 @@ class Learner(nn.Module):
         return self._keeper is not None
 
     @property
-    def _keeper(self) -> Method | None:
-        """The one method on features, where its part says what to keep of them."""
+    def _keeper(self) -> Part | None:
+        """The part of the one method on features, where it says what to keep of them."""
         looking = [method for method in self.methods if method.on_features]
-        return looking[0] if len(looking) == 1 and looking[0].keeps else None
+        if len(looking) != 1 or not looking[0].keeps or looking[0].part is None:
+            return None
+        return self._parts[looking[0].part.__name__]
+
+    @property
+    def _parts(self) -> Mapping[str, Part]:
+        return cast(Mapping[str, Part], self.parts)
 
     @torch.no_grad()
-    def ask_for_hints(
-        self, images: Tensor
-    ) -> list[Tensor]:  # (B, C, H, W) -> (B, K), then (B, C, h, w) each
-        """The teacher's answers and, in bfloat16, what is kept of its features."""
-        part = self.parts[self._keeper.part.__name__]
-        asked = (self._ask_teacher(each) for each in images.split(at_once(images.shape[-1])))
-        small = (
-            [answers, *(each.bfloat16() for each in part.keep(*features))]
-            for answers, *features in asked
-        )
-        return [torch.cat(each) for each in zip(*small, strict=True)]
-
-    def compare_hints(self, looks: Taps, hints: Sequence[Tensor]) -> Tensor:  # ()
-        """The term of the method whose features are kept: the student's, in the pass `looks` saw,
-        against the teacher's.
+    def ask_for_hints(self, images: Tensor) -> list[Tensor]:  # (B, C, H, W)
+        """The teacher's answers, (B, K, *places), and what is kept of its features, (B, C, h, w)
+        each in bfloat16.
         """
-        return self._keeper.loss(Batch(self.options, self.parts, looks, kept=hints))
+        keeper = self._keeper
+        if keeper is None:
+            raise EchosetError(f"nothing can be kept for the losses {', '.join(self.weights)}")
+        rows: list[list[Tensor]] = []
+        for part in images.split(at_once(images.shape[-1])):
+            answers, maps, embedding = self._ask_teacher(part)
+            kept = [each.bfloat16() for each in keeper.keep(maps, embedding)]
+            rows.append([answers, *kept])
+        return [torch.cat(column) for column in zip(*rows, strict=True)]
 
     def check_step(self, step: Step) -> None:
         """Refuse to compile a student that the losses look into."""
-        listening = any(part.stages for part in self.parts.values())
+        listening = any(part.stages for part in self._parts.values())
         if step == "compiled" and (self.on_features or listening):
             raise EchosetError(
                 f"step 'compiled' can't be had with the losses {', '.join(self.weights)}; use "
@@ -220,50 +235,68 @@ class Learner(nn.Module):
         # (B,) how much each image counts; None where all count alike
         importance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K, *places) twice
-        looks = Taps(self.student, self.student_stages or NOWHERE)
-        taps = {
-            name: Taps(self.student, part.stages)
-            for name, part in self.parts.items()
-            if part.stages
-        }
+        logits, looks, taps = self._pass(images)
+        features: dict[str, Any] = {"kept": hints}
+        if self.on_features and not hints:
+            answers, teacher_maps, embedding = self._ask_teacher(images)
+            features = self._features(looks, teacher_maps, embedding)
+        if not labels.numel():
+            labels = self._decisions(answers)
+        batch = Batch(
+            options=self.options,
+            parts=self._parts,
+            student=self.student,
+            network=self.network,
+            answer=self._answer,
+            images=images,
+            logits=logits,
+            answers=answers,
+            labels=labels,
+            share=share,
+            draws=draws,
+            importance=importance,
+            everyone=[logits],
+            early=self.attacks,
+            looks=looks,
+            taps=taps,
+            frozen=self._frozen[0],
+            **features,
+        )
+        loss = add_up(self.weights[method.name] * method.loss(batch) for method in self.methods)
+        if not answers.numel():
+            # Labels as logits: what follows compares decisions and divergences.
+            answers = labels.clamp_min(1e-9).log()
+        return loss, logits, answers
+
+    def _pass(self, images: Tensor) -> tuple[Tensor, Taps, dict[str, Taps]]:
+        """The student's logits, and what was heard on the way: at the stages that are compared,
+        and at those that a part asked for.
+        """
+        looks = Taps(self.student, self.student_stages)
+        taps: dict[str, Taps] = {}
+        for name, part in self._parts.items():
+            if part.stages:
+                taps[name] = Taps(self.student, part.stages)
         with ExitStack() as listening:
             for each in (looks, *taps.values()):
                 listening.enter_context(each)
             logits = self._answer(self.network, images)
-        batch = Batch(
-            self.options,
-            self.parts,
-            looks,
-            importance=importance,
-            kept=hints,
-            images=images,
-            logits=logits,
-            share=share,
-            draws=draws,
-            everyone=[logits],
-            taps=taps,
-            student=self.student,
-            frozen=self._frozen[0],
-            network=self.network,
-            answer=self._answer,
-            early=self.attacks,
-        )
-        if self.on_features and not hints:
-            answers, maps, embedding = self._ask_teacher(images)
-            batch = replace(batch, teacher_maps=maps, teacher_embedding=embedding, maps=looks.maps)
-            prepared = {name: part.prepare(batch.maps) for name, part in self.parts.items()}
-            batch = replace(batch, prepared=prepared)
-        labels = labels if labels.numel() else self._decisions(answers)
-        batch = replace(batch, answers=answers, labels=labels)
-        terms = {method.name: method.loss(batch) for method in self.methods}
-        loss = sum(self.weights[name] * term for name, term in terms.items())
-        # Labels as logits, where there are no answers: what follows compares decisions and
-        # divergences.
-        return loss, logits, answers if answers.numel() else labels.clamp_min(1e-9).log()
+        return logits, looks, taps
 
-    def _answer(
-        self, network: Callable[[Tensor], Tensor], images: Tensor
-    ) -> Tensor:  # (B, C, H, W) -> (B, K, *places) float32
+    def _features(
+        self, looks: Taps, teacher_maps: list[Tensor], embedding: Tensor
+    ) -> dict[str, Any]:
+        """What the methods compare, where the teacher was asked just now."""
+        maps = looks.maps
+        return {
+            "maps": maps,
+            "prepared": {name: part.prepare(maps) for name, part in self._parts.items()},
+            "teacher_maps": teacher_maps,
+            "teacher_embedding": embedding,
+        }
+
+    # (B, C, H, W) -> (B, K, *places) float32
+    def _answer(self, network: Network, images: Tensor) -> Tensor:
         with forward_pass(images.device, self.precision):
             return network(images).float()
 
@@ -274,14 +307,18 @@ class Learner(nn.Module):
 
     def _ask_teacher(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """The teacher's answers, its maps and its embedding."""
-        teacher = self._teacher[0]
+        teacher = self.teacher
         with torch.no_grad(), Taps(teacher, self.teacher_stages) as taps:
             answers = self._answer(teacher, images)
         return answers, taps.maps, taps.embedding
 
 
-NOWHERE = Stages((), (), (), None)
-"""Where methods listen that look at logits alone."""
+def _build_parts(methods: list[Method], pair: Pair) -> dict[str, Part]:
+    """What the methods train, by the names of the classes: what is drawn depends on nothing
+    else.
+    """
+    classes = {method.part.__name__: method.part for method in methods if method.part}
+    return {name: classes[name](pair) for name in sorted(classes)}
 
 
 def _last(stages: Stages, count: int) -> Stages:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from distill.batch import Batch
+from distill.batch import Batch, add_up
 from distill.methods import Method
 from distill.methods.shapes import same_side
 
@@ -26,7 +26,7 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:  # (B, C, h, w),
 
 def _loss(batch: Batch) -> Tensor:
     pairs = zip(batch.maps, batch.teacher_maps, strict=True)
-    return sum(attention_loss(student, teacher) for student, teacher in pairs)
+    return add_up(attention_loss(student, teacher) for student, teacher in pairs)
 
 
 AT = Method("at", 1000.0, frozenset({"maps"}), _loss)

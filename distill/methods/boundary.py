@@ -14,7 +14,10 @@ from distill.batch import Batch
 from distill.methods import Method
 from synthesis_kernels.divergence import divergence
 
-STEPS, RATE, SLACK, TEMPERATURE = 10, 0.3, 1e-4, 3.0
+STEPS = 10
+RATE = 0.3
+SLACK = 1e-4
+TEMPERATURE = 3.0
 ATTACKED = 0.25
 """Part of a batch that is pushed over the boundary."""
 ATTACKS_END = 0.75
@@ -42,27 +45,32 @@ def push_over(
     crossed = torch.zeros_like(base, dtype=torch.bool)
     with torch.enable_grad():
         for step in range(steps + 1):
-            # Most cross at once. On CUDA, asking which ones are left would wait for the device, and
-            # all go along.
-            left = (
-                (~crossed).nonzero()[:, 0]
-                if images.device.type == "cpu"
-                else torch.arange(len(base), device=images.device)
-            )
+            left = _left(crossed)
             if not len(left):
                 break
             here = images[left].requires_grad_(step < steps)
             logits = network(here).float()
-            gap = (logits.gather(1, target[left, None]) - logits.gather(1, base[left, None]))[:, 0]
+            wanted = logits.gather(1, target[left, None])
+            present = logits.gather(1, base[left, None])
+            gap = (wanted - present)[:, 0]
             crossed[left] |= gap.detach() > 0
             if step == steps:
                 break
             (slope,) = torch.autograd.grad(gap.sum(), here)
             length = slope.flatten(1).norm(dim=1).clamp_min(1e-12)
-            size = 1.02 / length if unit is None else RATE * unit
+            size = RATE * unit if unit is not None else 1.02 / length
             stride = size * (SLACK - gap.detach()) / length * ~crossed[left]
             images[left] = here.detach() + stride[:, None, None, None] * slope
     return images, crossed
+
+
+def _left(crossed: Tensor) -> Tensor:  # (B,) bool -> (n,)
+    """The images to push further. Most cross at once; but on CUDA, asking which ones are left would
+    wait for the device, and all go along.
+    """
+    if crossed.device.type == "cpu":
+        return (~crossed).nonzero()[:, 0]
+    return torch.arange(len(crossed), device=crossed.device)
 
 
 def soft_loss(
@@ -92,9 +100,8 @@ def choose_bases(
     known = (student_logits.argmax(1) == labels) & (teacher_logits.argmax(1) == labels)
     worth = soft_loss(student_logits, teacher_logits)
     chosen = torch.where(known, worth, -1.0).topk(count).indices
-    chances = (
-        (teacher_logits[chosen] / TEMPERATURE).softmax(1).scatter(1, labels[chosen, None], 0.0)
-    )
+    softened = (teacher_logits[chosen] / TEMPERATURE).softmax(1)
+    chances = softened.scatter(1, labels[chosen, None], 0.0)
     sums = chances.cumsum(1)
     # Counting up to the draw, kept below the last class that has a chance at all.
     target = (sums <= draws[:, None] * sums[:, -1:]).sum(1).clamp_max(chances.shape[1] - 1)
@@ -126,6 +133,7 @@ def _loss(batch: Batch) -> Tensor:
     loss = (1 + 3 * (1 - batch.share)) * soft_loss(batch.logits, batch.answers).mean()
     if not batch.early:
         return loss
+    assert batch.frozen is not None, "the method says that it needs the teacher"
     truth = batch.labels.argmax(1)
     count = max(int(len(images) * ATTACKED), 2)
     chosen, target, fit = choose_bases(
@@ -140,7 +148,8 @@ def _loss(batch: Batch) -> Tensor:
         answers = batch.frozen(pushed)
     counts = (fit & crossed).float()
     apart = (soft_loss(logits, answers) * counts).sum() / counts.sum().clamp_min(1)
-    return loss + 2 * (1 - batch.share / ATTACKS_END).clamp_min(0) * apart
+    weight = 2 * (1 - batch.share / ATTACKS_END).clamp_min(0)
+    return loss + weight * apart
 
 
 BSS = Method(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from distill.models import Classifier, build_classifier
 from synthesis_kernels.errors import EchosetError
 
@@ -21,5 +23,5 @@ def build_like(student: Classifier, seed: int) -> Classifier:
     return other
 
 
-def _shapes(classifier: Classifier) -> dict:
+def _shapes(classifier: Classifier) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in classifier.state_dict().items()}

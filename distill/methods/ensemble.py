@@ -4,9 +4,11 @@ ensemble.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, fx, nn
 
-from distill.batch import Batch, Pair, Part
+from distill.batch import Batch, Pair, Part, add_up
 from distill.methods import Method
 from distill.methods.copies import build_like
 from distill.models import Classifier
@@ -19,14 +21,14 @@ TEMPERATURE = 3.0
 
 def gated(branches: list[Tensor], gates: Tensor) -> Tensor:  # n of (B, K), (B, n) -> (B, K)
     """The ensemble's logits Σ gᵢ zᵢ."""
-    return sum(
-        gate[:, None] * logits for gate, logits in zip(gates.unbind(1), branches, strict=True)
-    )
+    pairs = zip(gates.unbind(1), branches, strict=True)
+    return add_up(gate[:, None] * logits for gate, logits in pairs)
 
 
 def ensemble_loss(branches: list[Tensor], ensemble: Tensor) -> Tensor:
     """T²·Σᵢ KL(ensemble ‖ branchᵢ), T = 3; the ensemble itself learns from labels alone."""
-    return sum(divergence(ensemble.detach(), logits, TEMPERATURE).mean() for logits in branches)
+    target = ensemble.detach()
+    return add_up(divergence(target, logits, TEMPERATURE).mean() for logits in branches)
 
 
 def ramp(share: Tensor) -> Tensor:  # part of the training that is over
@@ -67,18 +69,16 @@ def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:
     model = classifier.spec.model
     try:
         tail = fx.GraphModule(classifier, Tracer().trace(classifier))
-    except (
-        Exception
-    ) as error:  # whatever a module's own Python does when no tensor comes through it
+    # Whatever a module's own Python does when no tensor comes through it.
+    except Exception as error:
         raise EchosetError(
             f"one needs a network that torch.fx can trace, and {model} can't be: {error}"
         ) from error
     graph = tail.graph
-    end = next(
-        (node for node in graph.nodes if node.op == "call_module" and node.target == name), None
-    )
-    if end is None:
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
+    if not calls:
         raise EchosetError(f"{model} has no layer '{layer}' to branch after")
+    end = calls[0]
     with graph.inserting_before(end):
         entrance = graph.placeholder("features")
     end.replace_all_uses_with(entrance)
@@ -97,7 +97,7 @@ def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:
 
 def _loss(batch: Batch) -> Tensor:
     """The branches' logits join those of everyone, and the ensemble's."""
-    tails = batch.parts["Tails"]
+    tails = cast(Tails, batch.parts["Tails"])
     trunk = batch.taps["Tails"]
     everyone = batch.everyone
     everyone.extend([batch.answer(tail, trunk.maps[0]) for tail in tails.networks])

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.batch import Batch
+from distill.batch import Batch, add_up
 from distill.methods import Method
 from distill.methods.shapes import Projections, same_side
 
@@ -22,7 +22,7 @@ def fitnet_loss(
 
 def _loss(batch: Batch) -> Tensor:
     pairs = zip(batch.prepared["Projections"], batch.teacher_maps, strict=True)
-    total = sum(fitnet_loss(student, teacher) for student, teacher in pairs)
+    total = add_up(fitnet_loss(student, teacher) for student, teacher in pairs)
     return total / len(batch.teacher_maps)
 
 

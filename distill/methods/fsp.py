@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, einsum
 
-from distill.batch import Batch
+from distill.batch import Batch, add_up
 from distill.methods import Method
 from distill.methods.shapes import Projections, same_side
 
@@ -29,8 +29,10 @@ def fsp_loss(
 
 
 def _loss(batch: Batch) -> Tensor:
-    flows = zip(pairwise(batch.prepared["Projections"]), pairwise(batch.teacher_maps), strict=True)
-    return sum(fsp_loss(student, teacher) for student, teacher in flows)
+    own = pairwise(batch.prepared["Projections"])
+    given = pairwise(batch.teacher_maps)
+    flows = zip(own, given, strict=True)
+    return add_up(fsp_loss(student, teacher) for student, teacher in flows)
 
 
 FSP = Method("fsp", 50.0, frozenset({"maps"}), _loss, Projections, pairs=2)

@@ -4,11 +4,14 @@ features a student can't tell.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.batch import Batch, Pair, Part
+from distill.batch import Batch, Pair, Part, add_up
 from distill.methods import Method
 from distill.methods.shapes import same_side
 from distill.models import Classifier
@@ -39,20 +42,24 @@ class HintReaders(Part):
 
     def __init__(self, pair: Pair) -> None:
         super().__init__()
+        assert pair.teacher is not None, "the learner asks for a teacher before parts are built"
         own = _widths(pair.student, pair.student_stages)
         given = _widths(pair.teacher, pair.teacher_stages)
         self.side = min(pair.teacher_stages.sides)
         self.layers = nn.ModuleList(_reader(*widths) for widths in zip(own, given, strict=True))
 
-    def keep(self, maps: list[Tensor], embedding: Tensor) -> list[Tensor]:  # of (B, C, h, w)
+    # of (B, C, h, w)
+    def keep(self, maps: Sequence[Tensor], embedding: Tensor) -> list[Tensor]:
         """Maps averaged down to the smallest of the teacher's, and the embedding as a map of one
         pixel.
         """
-        small = [
-            F.adaptive_avg_pool2d(each, self.side) if each.shape[2] > self.side else each
-            for each in maps
-        ]
+        small = [self._averaged(each) for each in maps]
         return [*small, embedding[:, :, None, None]]
+
+    def _averaged(self, maps: Tensor) -> Tensor:
+        if maps.shape[2] > self.side:
+            return F.adaptive_avg_pool2d(maps, self.side)
+        return maps
 
 
 def _reader(own: int, given: int) -> nn.Conv2d:
@@ -62,7 +69,8 @@ def _reader(own: int, given: int) -> nn.Conv2d:
     reader = nn.Conv2d(own, given, 1)
     if own == given:
         nn.init.dirac_(reader.weight)
-        nn.init.zeros_(reader.bias)
+        if reader.bias is not None:
+            nn.init.zeros_(reader.bias)
     return reader
 
 
@@ -70,20 +78,21 @@ def _widths(classifier: Classifier, stages: Stages) -> tuple[int, ...]:
     """Channels of the maps, and numbers in the embedding."""
     embedding = stages.channels[-1]
     if stages.head:
-        embedding = classifier.network.get_submodule(stages.head).in_features
+        head = cast(nn.Linear, classifier.network.get_submodule(stages.head))
+        embedding = head.in_features
     return *stages.channels, embedding
 
 
 def _loss(batch: Batch) -> Tensor:
     """The mean over all stages and the embedding."""
-    readers = batch.parts["HintReaders"]
+    readers = cast(HintReaders, batch.parts["HintReaders"])
     given = batch.kept or readers.keep(batch.teacher_maps, batch.teacher_embedding)
     own = readers.keep(batch.looks.maps, batch.looks.embedding)
     shares = [
         hint_loss(read(student), teacher.float())
         for read, student, teacher in zip(readers.layers, own, given, strict=True)
     ]
-    return sum(shares) / len(shares)
+    return add_up(shares) / len(shares)
 
 
 HINTS = Method("hints", 20.0, frozenset({"maps", "embedding"}), _loss, HintReaders, keeps=True)

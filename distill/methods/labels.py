@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.batch import Batch
+from distill.batch import Batch, add_up
 from distill.methods import Method
 
 
 def label_loss(logits: list[Tensor], labels: Tensor) -> Tensor:  # n of (B, K), (B, K) -> ()
     """Σᵢ mean CE(labels, zᵢ) over all networks that learn."""
-    return sum(F.cross_entropy(each, labels) for each in logits)
+    return add_up(F.cross_entropy(each, labels) for each in logits)
 
 
 def _loss(batch: Batch) -> Tensor:

@@ -4,9 +4,11 @@ without a teacher.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
-from distill.batch import Batch, Pair, Part
+from distill.batch import Batch, Pair, Part, add_up
 from distill.methods import Method
 from distill.methods.copies import build_like
 from synthesis_kernels.divergence import divergence
@@ -20,7 +22,7 @@ def mutual_loss(logits: list[Tensor]) -> Tensor:  # n of (B, K)
         for other in logits
         if other is not one
     ]
-    return sum(pairs) / (len(logits) - 1)
+    return add_up(pairs) / (len(logits) - 1)
 
 
 class Peers(Part):
@@ -36,8 +38,8 @@ class Peers(Part):
 
 def _loss(batch: Batch) -> Tensor:
     """The peers' logits join those of everyone."""
-    peers = batch.parts["Peers"].networks
-    batch.everyone.extend([batch.answer(peer, batch.images) for peer in peers])
+    peers = cast(Peers, batch.parts["Peers"])
+    batch.everyone.extend([batch.answer(peer, batch.images) for peer in peers.networks])
     return mutual_loss(batch.everyone)
 
 

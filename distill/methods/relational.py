@@ -15,9 +15,8 @@ from distill.methods import Method
 
 def distances(embedding: Tensor) -> Tensor:  # (B, D) -> (B, B)
     """Pairwise Euclidean distances in units of their mean over different images."""
-    embedding = embedding - embedding.mean(
-        0
-    )  # distances don't change, and far from the origin float32 would lose them
+    # Distances don't change, and far from the origin float32 would lose them.
+    embedding = embedding - embedding.mean(0)
     gram = embedding @ embedding.T
     square = gram.diagonal()
     apart = (square[:, None] + square[None] - 2 * gram).clamp_min(0)

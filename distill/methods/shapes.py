@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,12 +12,15 @@ from distill.batch import Pair, Part
 
 def same_side(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:  # (B, C, h, w), (B, D, H, W)
     """The two maps, the larger one averaged down to the smaller one's height and width."""
-    height, width = (min(pair) for pair in zip(one.shape[2:], two.shape[2:], strict=True))
-    sides = (height, width)
-    return tuple(
-        maps if maps.shape[2:] == sides else F.adaptive_avg_pool2d(maps, sides)
-        for maps in (one, two)
-    )
+    height = min(one.shape[2], two.shape[2])
+    width = min(one.shape[3], two.shape[3])
+    return _averaged(one, height, width), _averaged(two, height, width)
+
+
+def _averaged(maps: Tensor, height: int, width: int) -> Tensor:
+    if maps.shape[2:] == (height, width):
+        return maps
+    return F.adaptive_avg_pool2d(maps, (height, width))
 
 
 class Projections(Part):
@@ -30,6 +35,6 @@ class Projections(Part):
             for own, given in pair.channels
         )
 
-    def prepare(self, maps: list[Tensor]) -> list[Tensor]:  # of (B, C, h, w)
+    def prepare(self, maps: Sequence[Tensor]) -> list[Tensor]:  # of (B, C, h, w)
         """The student's maps with the teacher's channels."""
         return [layer(each) for layer, each in zip(self.layers, maps, strict=True)]
