@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from distill.runtime import Runtime
     from distill.sets.exports import export, merge, subsample
     from distill.sets.transfer_set import TransferSet
+    from distill.students import build_student
     from distill.study import run_study
-    from distill.train import DistillResult, build_student, distill, forget
+    from distill.train import DistillResult, distill, forget
 
 _HOMES = {
     "distill.data.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
@@ -41,7 +42,8 @@ _HOMES = {
     "distill.options": ("DistillOptions", "StudentOptions", "StudyOptions", "ViewOptions"),
     "distill.runtime": ("Runtime",),
     "distill.study": ("run_study",),
-    "distill.train": ("DistillResult", "build_student", "distill", "forget"),
+    "distill.students": ("build_student",),
+    "distill.train": ("DistillResult", "distill", "forget"),
     "distill.sets.transfer_set": ("TransferSet",),
 }
 __all__ = [

@@ -33,7 +33,8 @@ from distill.models import Classifier
 from distill.options import DistillOptions, StudentOptions, StudyOptions, split_method
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
-from distill.train import build_student, distill, identify_student
+from distill.students import build_student, identify_student
+from distill.train import distill
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
 

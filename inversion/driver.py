@@ -16,8 +16,8 @@ from distill.loop import Interrupted, Loop
 from distill.models import Classifier, as_found
 from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet, write_shard
+from distill.students import identify_student
 from distill.tasks.places import count_decisions
-from distill.train import identify_student
 from inversion.jobs import ShardJob, assemble, claim, finished, note_of, plan
 from inversion.options import SynthesisOptions
 from inversion.recipes import Recipe, find_recipe

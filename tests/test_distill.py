@@ -27,7 +27,8 @@ from distill.optimisers import Muon, Scheduled, orthogonalise
 from distill.options import ViewOptions
 from distill.runtime import Runtime
 from distill.sets.transfer_set import shard_name, write_manifest, write_shard
-from distill.train import StudentState, StudentStep, forget, one_cycle
+from distill.train import forget
+from distill.update import StudentState, StudentStep, one_cycle
 from distill.views import bank_answers
 from inversion import MNIST_SLICE
 from inversion.cli.main import main

@@ -25,7 +25,7 @@ from distill.lessons import Lessons
 from distill.methods import METHODS
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
-from distill.train import StudentState, StudentStep, Update, one_cycle
+from distill.update import StudentState, StudentStep, Update, one_cycle
 from inversion import (
     MNIST_SLICE,
     CollectOptions,

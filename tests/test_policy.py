@@ -12,7 +12,7 @@ from distill.files import read_log
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
-from distill.train import StudentStep
+from distill.update import StudentStep
 from inversion import plan, synthesize
 from inversion.options import ReplayOptions
 from inversion.pages.report import write_report

@@ -23,7 +23,8 @@ from distill.models import Classifier, ModelSpec, load_classifier
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions, ViewOptions
 from distill.runtime import Runtime
-from distill.train import StudentStep, build_student
+from distill.students import build_student
+from distill.update import StudentStep
 from distill.views import to_input
 from inversion import MNIST_SLICE, plan, synthesize
 from inversion.cli.main import main

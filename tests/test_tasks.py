@@ -11,9 +11,9 @@ from distill.data.images import Images
 from distill.models import Classifier, ModelSpec, load_classifier, save_classifier
 from distill.options import DistillOptions, StudentOptions
 from distill.runtime import Runtime
+from distill.students import build_student
 from distill.tasks import TASKS, find_task
 from distill.tasks.places import count_decisions, decide, label_rows, per_image
-from distill.train import build_student
 from inversion import SynthesisOptions, plan, synthesize
 from inversion.options import AdversaryOptions, GeneratorOptions
 from synthesis_kernels.errors import EchosetError

@@ -34,7 +34,7 @@ from results import (
 
 from distill.data.images import load_images
 from distill.sets.transfer_set import TransferSet
-from distill.train import build_student
+from distill.students import build_student
 from inversion.cli.main import parse
 from synthesis_kernels.backend import describe_device, repository_commit, resolve_device
 

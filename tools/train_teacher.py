@@ -33,7 +33,7 @@ from distill.loop import Every, StepProgress, StopFlag
 from distill.models import Classifier, ModelSpec, build_classifier, save_classifier
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Device, Precision, Runtime
-from distill.train import StudentState, one_cycle
+from distill.update import StudentState, one_cycle
 from synthesis_kernels.backend import (
     describe_device,
     forward_pass,

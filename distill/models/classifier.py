@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,9 +26,10 @@ from distill.files import write_atomically
 from distill.tasks import TASKS, USUAL, Task, find_task
 from synthesis_kernels.errors import EchosetError
 
-METADATA_KEY = (
-    "echoset"  # one key only: safetensors writes several in an order that changes from run to run
-)
+Network = TypeVar("Network", bound=nn.Module)
+
+# One key only: safetensors writes several in an order that changes from run to run.
+METADATA_KEY = "echoset"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ModelSpec:
 
     model: str
     """A zoo name, a torchvision name or an import path."""
-    arguments: dict = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the constructor."""
     channels: int = 1
     size: int = 28
@@ -47,12 +48,15 @@ class ModelSpec:
     """What a decision is: a name in `distill.tasks`."""
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    notes: dict = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
     """Anything worth keeping with the weights: recipe, seed, accuracy."""
 
 
 class Classifier(nn.Module):
     """`network` behind its normaliser."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
@@ -90,18 +94,14 @@ class Classifier(nn.Module):
         """
         spec = self.spec
         training = self.training
+        shape = (spec.channels, spec.size, spec.size)
         try:
             with torch.inference_mode():
-                logits = self.eval()(
-                    torch.full(
-                        (2, spec.channels, spec.size, spec.size), 0.5, device=self.mean.device
-                    )
-                )
+                logits = self.eval()(torch.full((2, *shape), 0.5, device=self.mean.device))
         except EchosetError:
             raise
         except Exception as error:  # whatever the network raises
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            shape = (spec.channels, spec.size, spec.size)
             raise EchosetError(
                 f"{spec.model} does not take images of shape {shape} (channels, height, width): "
                 f"{reason}"
@@ -142,6 +142,12 @@ class Classifier(nn.Module):
         return digest.hexdigest()
 
 
+def on_device(network: Network, device: torch.device) -> Network:
+    """The network itself, moved to the device, its convolutions with the channels last."""
+    # torch's stubs know no memory_format beside a device.
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 @contextmanager
 def as_found(classifier: Classifier | None) -> Iterator[None]:
     """Afterwards the classifier, which may be a user's own, is on the device where it was, and
@@ -150,10 +156,8 @@ def as_found(classifier: Classifier | None) -> Iterator[None]:
     if classifier is None:
         yield
         return
-    home, modes = (
-        classifier.mean.device,
-        {module: module.training for module in classifier.modules()},
-    )
+    home = classifier.mean.device
+    modes = {module: module.training for module in classifier.modules()}
     trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     try:
         yield
@@ -171,20 +175,12 @@ def save_classifier(classifier: Classifier, path: str | Path, half: bool = False
     Weights that several layers share are written for each of them. With `half`, matrices and
     convolutions are rounded to 16 bits: half the file. BatchNorm's statistics never are.
     """
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in classifier.network.state_dict().items()
-    }
-    if half:
-        tensors = {
-            name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
-        }
-    write_atomically(
-        Path(path),
-        to_safetensors(
-            tensors, {METADATA_KEY: json.dumps(asdict(classifier.spec), sort_keys=True)}
-        ),
-    )
+    tensors = {}
+    for name, tensor in classifier.network.state_dict().items():
+        stored = tensor.detach().cpu().contiguous().clone()
+        tensors[name] = stored.half() if half and tensor.ndim > 1 else stored
+    description = json.dumps(asdict(classifier.spec), sort_keys=True)
+    write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: description}))
 
 
 def spec_of(
@@ -203,15 +199,15 @@ def spec_of(
     )
 
 
+LIMITS = {"channels": (1, 1024), "size": (1, 8192), "classes": (2, 1_000_000)}
+"""Least and most of what an input may have."""
+
+
 def check_contract(contract: Mapping[str, Any], where: str) -> None:
     """Refuse what can't be an input of a network, as a file from elsewhere may say anything;
     `where` names it for the message.
     """
-    for key, (least, most) in {
-        "channels": (1, 1024),
-        "size": (1, 8192),
-        "classes": (2, 1_000_000),
-    }.items():
+    for key, (least, most) in LIMITS.items():
         value = contract.get(key)
         if type(value) is not int or not least <= value <= most:
             raise EchosetError(

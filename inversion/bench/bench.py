@@ -34,7 +34,8 @@ from distill.loop import StepProgress
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
-from distill.train import StudentState, StudentStep, build_student
+from distill.students import build_student
+from distill.update import StudentState, StudentStep
 from distill.views import CHUNK, ask
 from inversion.bench import peers
 from inversion.cli.schema import BenchRun

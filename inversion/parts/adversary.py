@@ -15,8 +15,9 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.runtime import Step
+from distill.students import build_student
 from distill.tasks.places import per_image
-from distill.train import StudentStep, build_student, one_cycle
+from distill.update import StudentStep, one_cycle
 from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer

@@ -18,7 +18,7 @@ from torch import Tensor
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Machine, Runtime
-from distill.train import StudentStep
+from distill.update import StudentStep
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import adversary_steps, check_adversary

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.models import Classifier
 from distill.options import DistillOptions
-from distill.train import StudentState
+from distill.update import StudentState
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import build_adversary, mixes

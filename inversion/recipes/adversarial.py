@@ -32,8 +32,9 @@ from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.runtime import Machine, Runtime
+from distill.students import build_student
 from distill.tasks.places import count_decisions, decide, per_image
-from distill.train import StudentState, Update, build_student, one_cycle
+from distill.update import StudentState, Update, one_cycle
 from distill.views import ask, to_input
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions

@@ -21,7 +21,8 @@ from distill.lessons import check_lesson
 from distill.models import Classifier, save_classifier
 from distill.options import StudentOptions
 from distill.sets.transfer_set import MARKER
-from distill.train import STATE, build_student, forget
+from distill.students import build_student
+from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.schema import DemoRun
 from inversion.cli.show import finish, new_table

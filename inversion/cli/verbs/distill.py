@@ -8,8 +8,9 @@ from distill.data.corrupt import corrupt
 from distill.data.images import as_images, join
 from distill.learner import full_loss
 from distill.models import save_classifier
-from distill.train import build_student, forget
+from distill.students import build_student
 from distill.train import distill as train_student
+from distill.train import forget
 from inversion.cli.schema import DistillRun
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import STUDENT, load_set

@@ -1,0 +1,184 @@
+"""One update of a student, and everything its training consists of."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.learner import Learner
+from distill.models import Classifier
+from distill.models.classifier import on_device
+from distill.optimisers import make_optimiser
+from distill.options import DistillOptions
+from distill.runtime import Step
+from synthesis_kernels.step import Captured, compiled, optimiser_tensors
+
+
+class StudentState:
+    """Everything a student's training consists of; saving a run is saving this.
+
+    Dropout inside a student can only draw from torch's global generator, so its state is saved too;
+    whoever runs the loop forks and seeds it.
+    """
+
+    def __init__(
+        self,
+        student: Classifier,
+        device: torch.device,
+        seed: int,
+        options: DistillOptions = DistillOptions(),
+        trained: nn.Module | None = None,
+    ) -> None:
+        self.student = on_device(student, device)
+        # What is optimised: the student, or a learner that holds it.
+        self.trained: nn.Module = student
+        if trained is not None:
+            self.trained = on_device(trained, device)
+        self.optimiser = make_optimiser(
+            self.trained, options.optimiser, options.learning_rate, options.weight_decay
+        )
+        self.generator = torch.Generator(device).manual_seed(seed)
+        # A moving average; read only when it is shown.
+        self.agreement = torch.zeros((), device=device)
+        self.average = copy.deepcopy(student).requires_grad_(False) if options.ema else None
+        # Weights of the student that agreed most on held-out images.
+        self.best: dict[str, Tensor] = {}
+        self.best_agreement = -1.0
+        self.checks_since_best = 0
+        self.step = 0
+        self.seconds = 0.0
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor a step changes in place."""
+        return [*optimiser_tensors(self.optimiser), *self.trained.buffers()]
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the running average towards the student; a young average moves faster."""
+        if self.average is None:
+            return
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        new = self.student.state_dict()
+        for name, average in self.average.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(new[name], 1 - decay)
+            else:
+                average.copy_(new[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser, counters and random state."""
+        cuda_dropout = None
+        if self.agreement.is_cuda:
+            cuda_dropout = torch.cuda.get_rng_state(self.agreement.device)
+        return {
+            "trained": self.trained.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "agreement": self.agreement,
+            "average": self.average.state_dict() if self.average else {},
+            "best": self.best,
+            "best_agreement": self.best_agreement,
+            "checks_since_best": self.checks_since_best,
+            "step": self.step,
+            "seconds": self.seconds,
+            "dropout": torch.get_rng_state(),
+            "cuda_dropout": cuda_dropout,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.trained.load_state_dict(state["trained"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.agreement.copy_(state["agreement"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        for name in ("best", "best_agreement", "checks_since_best", "step", "seconds"):
+            setattr(self, name, state[name])
+        torch.set_rng_state(state["dropout"])
+        if self.agreement.is_cuda:
+            torch.cuda.set_rng_state(state["cuda_dropout"], self.agreement.device)
+
+
+def one_cycle(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: a linear rise over the warm-up, then half a cosine down to
+    zero.
+    """
+    position = min((step + 0.5) / steps, 1.0)
+    if position < warmup:
+        return position / warmup
+    return 0.5 * (1 + math.cos(math.pi * (position - warmup) / (1 - warmup)))
+
+
+class Update:
+    """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager or captured; a call
+    gives the outputs.
+    """
+
+    def __init__(
+        self, state: StudentState, lesson: Callable[..., tuple[Tensor, ...]], step: Step = "eager"
+    ) -> None:
+        self.state = state
+        self.lesson = lesson
+        self._run: Callable[..., tuple[Tensor, ...]] = self._update
+        if step == "graph":
+            self._run = Captured(self._update, state.tensors)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self.state.step += 1
+        return self._run(*inputs)
+
+    def _update(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self.state.optimiser.zero_grad(set_to_none=True)
+        loss, *outputs = self.lesson(*inputs)
+        loss.backward()
+        self.state.optimiser.step()
+        return tuple(output.detach() for output in outputs)
+
+
+class StudentStep:
+    """One update on images that count differently: the step of the adversarial student.
+
+    It is an ordinary learner's, on answers that are known. Without a `learner` there is one by
+    hinton alone.
+    """
+
+    def __init__(
+        self,
+        state: StudentState,
+        temperature: float,
+        precision: torch.dtype,
+        step: Step = "eager",
+        learner: Learner | None = None,
+    ) -> None:
+        options = DistillOptions(temperature=temperature)
+        self.learner = learner or Learner(state.student, None, options, precision, answered=True)
+        if step == "compiled":
+            self.learner.network = compiled(state.student)
+        device = state.agreement.device
+        self._nothing = torch.empty(0, device=device)
+        self._share = torch.zeros((), device=device)
+        self._update = Update(state, self._lesson, step)
+
+    def __call__(
+        self,
+        images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
+        teacher_logits: Tensor,  # (B, K) for these very views
+        weights: Tensor,  # (B,)
+        *hints: Tensor,  # (B, C, h, w) as the learner gives them
+    ) -> Tensor:  # (B, K) the student's logits before the update
+        return self._update(images, teacher_logits, weights, *hints)[0]
+
+    def _lesson(
+        self, images: Tensor, teacher_logits: Tensor, weights: Tensor, *hints: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        nothing = self._nothing
+        loss, logits, _ = self.learner(
+            images, teacher_logits, nothing, self._share, nothing, *hints, importance=weights
+        )
+        return loss, logits
