@@ -35,37 +35,42 @@ class Lessons:
         self,
         data: TransferSet | Images,
         learner: Learner,
-        teacher: Classifier | None,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.learner, self.teacher, self.seed, self.device = learner, teacher, seed, device
+        self.learner = learner
+        self.seed = seed
+        self.device = device
         self.options = learner.options
         self.task = learner.student.task
         spec = learner.student.spec
         pool = fit_pixels(data.images, spec.channels, spec.size).to(device)
         kept, held = _split(len(pool), self.options, seed, device)
-        self.pool, self.held_out = pool[kept], pool[held]  # (N, C, H, W) uint8
+        self.pool = pool[kept]  # (N, C, H, W) uint8
+        self.held_out = pool[held]
         # None where the teacher's decisions are the labels.
         self.rows: Tensor | None = None  # (N, K, *places)
         self.held_out_labels: Tensor | None = None  # (M, *places)
-        if self.options.labels == "data":
+        if self.options.labels == "data" and data.labels is not None:
             rows = label_rows(data.labels.to(device), spec.classes)
-            self.rows, self.held_out_labels = rows[kept], rows[held].argmax(1)
-        self.bank: list[Tensor] = []  # answers (N·V, K), then hints (N·V, C, h, w)
+            self.rows = rows[kept]
+            self.held_out_labels = rows[held].argmax(1)
+        # Answers (N·V, K, *places), then hints (N·V, C, h, w).
+        self.bank: list[Tensor] = []
 
     def ask_beforehand(self, quiet: bool, folder: Path | None = None) -> None:
         """Keep the teacher's answers and hints for every view, unless so few steps are taken that
         asking at each is less work.
         """
-        options, learner = self.options, self.learner
+        options = self.options
+        learner = self.learner
         views = len(self.pool) * options.views_per_image
         pays = 0 < views <= options.steps * options.batch
         hints = pays and learner.takes_hints and self._hints_fit(views, quiet)
         if not (pays and (hints or learner.takes_answers)):
             return
-        given = (
-            self.teacher,
+        bank = bank_answers(
+            learner.teacher,
             self.pool,
             options.views_per_image,
             options.views,
@@ -73,64 +78,59 @@ class Lessons:
             learner.precision,
             quiet,
             folder,
+            look=learner.ask_for_hints if hints else None,
+            what=str(learner.teacher_stages) if hints else "logits",
         )
-        look = (learner.ask_for_hints, str(learner.teacher_stages)) if hints else ()
-        self.bank = [part.flatten(0, 1) for part in bank_answers(*given, *look)]
+        self.bank = [part.flatten(0, 1) for part in bank]
         free_cycles(self.device)
         if self.device.type == "cuda" and not learner.needs("teacher"):
-            self.teacher.cpu()  # it is not asked again, and its memory is wanted
+            learner.teacher.cpu()  # it is not asked again, and its memory is wanted
 
     def _hints_fit(self, views: int, quiet: bool) -> bool:
         """Not by how much memory is free: hints that are kept are rounded, and a run that goes on
         has to decide as before.
         """
-        size = views * sum(
-            part.nbytes for part in self.learner.ask_for_hints(to_input(self.pool[:1]))[1:]
-        )
+        _, *hints = self.learner.ask_for_hints(to_input(self.pool[:1]))
+        size = views * sum(part.nbytes for part in hints)
+        fit = size <= MOST_HINTS
         if not quiet:
-            kept = (
-                "kept beforehand"
-                if size <= MOST_HINTS
-                else "not kept, so the teacher is asked at every step"
-            )
-            say_once(f"hints for {views:,} views: {size / 2**30:.1f} GiB, {kept}")
-        return size <= MOST_HINTS
+            fate = "kept beforehand" if fit else "not kept, so the teacher is asked at every step"
+            say_once(f"hints for {views:,} views: {size / 2**30:.1f} GiB, {fate}")
+        return fit
 
     def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training
         that is over, draws, hints.
         """
-        options, device, nothing = self.options, self.device, torch.empty(0, device=self.device)
-        per_image, views = options.views_per_image, (options.views, self.seed)
-        drawn = torch.randint(
-            len(self.pool) * max(per_image, 1), (options.batch,), generator=generator, device=device
-        )
+        options = self.options
+        device = self.device
+        per_image = options.views_per_image
+        count = len(self.pool) * max(per_image, 1)
+        drawn = torch.randint(count, (options.batch,), generator=generator, device=device)
         if per_image:
-            index, view = drawn // per_image, drawn % per_image
+            index = drawn // per_image
+            view = drawn % per_image
         else:  # a view nobody has seen yet
-            index, view = drawn, step * options.batch + torch.arange(options.batch, device=device)
-        images = make_views(self.pool, index, view, *views)
-        answers, *hints = [part[drawn] for part in self.bank] or [nothing]
-        if self.learner.takes_answers and not self.bank:
-            answers = ask(self.teacher, images, self.learner.precision)
-        labels = (
-            nothing
-            if self.rows is None
-            else self.task.mixed_rows(self.rows, index, view, self.pool, *views)
-        )
-        draws = (
-            torch.rand(options.batch, generator=generator, device=device)
-            if self.learner.draws
-            else nothing
-        )
-        return (
-            images,
-            answers,
-            labels,
-            torch.full((), step / options.steps, device=device),
-            draws,
-            *hints,
-        )
+            index = drawn
+            view = step * options.batch + torch.arange(options.batch, device=device)
+        images = make_views(self.pool, index, view, options.views, self.seed)
+        nothing = torch.empty(0, device=device)
+        answers = nothing
+        hints: list[Tensor] = []
+        if self.bank:
+            answers, *hints = [part[drawn] for part in self.bank]
+        elif self.learner.takes_answers:
+            answers = ask(self.learner.teacher, images, self.learner.precision)
+        labels = nothing
+        if self.rows is not None:
+            labels = self.task.mixed_rows(
+                self.rows, index, view, self.pool, options.views, self.seed
+            )
+        draws = nothing
+        if self.learner.draws:
+            draws = torch.rand(options.batch, generator=generator, device=device)
+        share = torch.full((), step / options.steps, device=device)
+        return images, answers, labels, share, draws, *hints
 
 
 def _split(

@@ -126,7 +126,7 @@ class _Training:
         self.key = ""
         if folder is not None:
             self.key = _job_key(student, data, teacher, options, seed, machine.key)
-        self.lessons = Lessons(data, self.learner, teacher, seed, device)
+        self.lessons = Lessons(data, self.learner, seed, device)
         self.judge: _Judge | None = None
         if options.patience:
             self.judge = _Judge(self.lessons, teacher, machine.precision)

@@ -14,6 +14,7 @@ import torch
 from distill.files import load_state, save_state, write_atomically
 from distill.loop import Interrupted, Loop
 from distill.models import Classifier, as_found
+from distill.models.classifier import on_device
 from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet, write_shard
 from distill.students import identify_student
@@ -48,8 +49,7 @@ def synthesize(
     key = claim(out, _identity(teacher, options, runtime.seed, inspection.weight_hash))
     machine = runtime.resolve(options.calls * options.generator.inner_steps)
     with as_found(teacher):
-        teacher = teacher.to(machine.device, memory_format=torch.channels_last)
-        teacher = teacher.eval().requires_grad_(False)
+        teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         runtime.say(describe_forms(machine.device))
         for job in runtime.share(jobs):
             if finished(out, job, check=True) is not None:

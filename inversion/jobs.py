@@ -8,6 +8,7 @@ share a plan.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -41,17 +42,21 @@ def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJo
     min ≤ 1); a growing pool (replay.keep_all) is one job, of as many images as are made, and its
     quotas only their sum.
     """
-    images, total = options.images, -(-options.images // options.shard_images)
+    images = options.images
+    total = -(-options.images // options.shard_images)
     if options.replay.keep_all:
-        images, total = options.calls * options.batch, 1
+        images = options.calls * options.batch
+        total = 1
     jobs = []
     for index in range(total):
         # Image i of the whole set is of class i mod K, and a job makes one run of consecutive
         # images.
-        first, last = images * index // total, images * (index + 1) // total
-        quotas = [
-            len(range(first + (label - first) % classes, last, classes)) for label in range(classes)
-        ]
+        first = images * index // total
+        last = images * (index + 1) // total
+        quotas = []
+        for label in range(classes):
+            first_of_class = first + (label - first) % classes
+            quotas.append(len(range(first_of_class, last, classes)))
         job_seed = int.from_bytes(sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
         jobs.append(ShardJob(index, total, job_seed, quotas))
     return jobs
@@ -87,7 +92,8 @@ def finished(out: Path, job: ShardJob, check: bool = False) -> dict[str, Any] | 
     """The note left beside a finished shard, or None where the shard is still to be made; with
     `check`, its bytes are compared.
     """
-    path, shard = note_of(out, job), out / job.file
+    path = note_of(out, job)
+    shard = out / job.file
     if not path.is_file() or not shard.is_file():
         return None
     try:
@@ -118,19 +124,21 @@ def assemble(
         return None
     shards = [note for note in notes if note is not None]
     if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
-        wanted = [sum(column) for column in zip(*(job.quotas for job in jobs), strict=True)]
-        # In a growing pool every image counts, and no class can be short.
-        wanted = None if options.replay.keep_all else wanted
-        drawn = [note["raw_counts"] for note in shards if "raw_counts" in note]
-        more = (
-            {"raw_counts": [sum(column) for column in zip(*drawn, strict=True)]}
-            if len(drawn) == len(shards)
-            else {}
-        )
+        wanted: list[int] | None = None
+        if not options.replay.keep_all:  # in a growing pool every image counts
+            wanted = _sums(job.quotas for job in jobs)
+        more = {}
+        if all("raw_counts" in note for note in shards):
+            more["raw_counts"] = _sums(note["raw_counts"] for note in shards)
         finish_set(
             out, options.recipe, options, seed, teacher, teacher_hash, shards, wanted, **more
         )
     return TransferSet.load(out)
+
+
+def _sums(rows: Iterable[list[int]]) -> list[int]:
+    """The sum of each column."""
+    return [sum(column) for column in zip(*rows, strict=True)]
 
 
 def finish_set(
@@ -149,7 +157,7 @@ def finish_set(
     """
     from inversion import __version__
 
-    counts = [sum(column) for column in zip(*(shard["counts"] for shard in shards), strict=True)]
+    counts = _sums(shard["counts"] for shard in shards)
     short = {} if wanted is None else teacher.task.shortfall(counts, wanted)
     manifest = {
         "code_version": __version__,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from distill.models import (
     Classifier,
@@ -44,8 +46,7 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
     file of them.
     """
     path = BUNDLED.get(options.model, Path(options.model))
-    weights = Path(options.weights or "")
-    told = read_spec(weights) if weights.suffix == ".safetensors" and weights.is_file() else None
+    told = _description(options.weights)
     if path.suffix == ".safetensors" and read_spec_if_file(path):
         teacher = load_classifier(path)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
@@ -53,14 +54,14 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         _check_contract(options)
         kind = kind_of(options.model)
         if told:
-            _check_known(options, told, options.weights, CONTRACT)
+            _check_known(options, told, str(options.weights), CONTRACT)
             contract = {key: getattr(told, key) for key in CONTRACT}
+            notes = told.notes
         else:
             contract = _complete_contract(options, kind)
+            notes = {}
         teacher = build_classifier(
-            ModelSpec(
-                options.model, options.arguments, **contract, notes=told.notes if told else {}
-            )
+            ModelSpec(options.model, options.arguments, **contract, notes=notes)
         )
         if options.weights is None and not untrained:
             _load_published(teacher, kind)
@@ -69,10 +70,18 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         if told and (told.mean, told.std) != (teacher.spec.mean, teacher.spec.std):
             raise EchosetError(
                 f"{options.weights} was trained with mean {told.mean} and std {told.std}, {path} "
-                f"with {teacher.spec.mean} and "
-                f"{teacher.spec.std}; give the weights' own network as the model"
+                f"with {teacher.spec.mean} and {teacher.spec.std}; give the weights' own network "
+                "as the model"
             )
     return teacher.eval().requires_grad_(False)
+
+
+def _description(weights: str | None) -> ModelSpec | None:
+    """What a file of weights says of its network, if it says anything."""
+    path = Path(weights or "")
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    return read_spec(path)
 
 
 def _complete_contract(options: TeacherOptions, kind: Kind) -> dict[str, Any]:
@@ -97,8 +106,7 @@ def _load_published(teacher: Classifier, kind: Kind) -> None:
     if kind.weights is None:
         raise EchosetError(
             f"'{spec.model}' names a network that was never trained: give the file of its "
-            "weights, too "
-            "(for a teacher --teacher.weights FILE)"
+            "weights, too (for a teacher --teacher.weights FILE)"
         )
     load_weights(
         teacher.network,
@@ -115,7 +123,8 @@ def _check_known(
     """
     usual = TeacherOptions()
     for name in names:
-        given, own = getattr(options, name), getattr(spec, name)
+        given = getattr(options, name)
+        own = getattr(spec, name)
         if given not in (own, getattr(usual, name)):
             raise EchosetError(
                 f"{file} says of itself that its {name} is {own}, not {given}; leave {name} away"
@@ -199,14 +208,36 @@ def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspe
     if not layers and needs_batch_norm:
         raise EchosetError(
             f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and "
-            "SSD-KD matches those. "
-            "Use a teacher with BatchNorm (for example convnet-32, wrn-40-2, torchvision's "
-            "vgg11_bn), a recipe that needs none (--synthesis.recipe "
+            "SSD-KD matches those. Use a teacher with BatchNorm (for example convnet-32, "
+            "wrn-40-2, torchvision's vgg11_bn), a recipe that needs none (--synthesis.recipe "
             "adversarial), or no generator: echoset collect shaders"
         )
+    statistics = {
+        name: (cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var))
+        for name, layer in layers.items()
+    }
+    untrained = _check_statistics(statistics)
+    _check_parameters(teacher)
+    check_shape(teacher)
+    if layers:
+        _check_moments(teacher)
+    kinds = Counter(type(layer).__name__ for layer in layers.values())
+    dead = [int((variance < DEAD_VARIANCE).sum()) for _, variance in statistics.values()]
+    return Inspection(
+        spec=teacher.spec,
+        parameters=teacher.parameters_count,
+        weight_hash=teacher.weight_hash(),
+        layers={name: mean.numel() for name, (mean, _) in statistics.items()},
+        kinds=dict(kinds),
+        dead_channels=sum(dead),
+        warnings=[f"layer {name} was never trained" for name in untrained] + _doubts(teacher),
+    )
+
+
+def _check_statistics(statistics: dict[str, tuple[Tensor, Tensor]]) -> list[str]:
+    """Refuse running statistics that can't be right; gives the layers that were never trained."""
     untrained = []
-    for name, layer in layers.items():
-        mean, variance = layer.running_mean, layer.running_var
+    for name, (mean, variance) in statistics.items():
         if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
             raise EchosetError(
                 f"BatchNorm layer {name} has running statistics that are not finite; the "
@@ -218,47 +249,35 @@ def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspe
             )
         if not mean.any() and (variance == 1).all():
             untrained.append(name)
-    if layers and len(untrained) == len(layers):
+    if statistics and len(untrained) == len(statistics):
         raise EchosetError(
             "the teacher's running statistics were never trained (every mean is 0, every variance "
-            "1); "
-            "give its trained weights with --teacher.weights"
+            "1); give its trained weights with --teacher.weights"
         )
-    if bad := next(
-        (name for name, p in teacher.network.named_parameters() if not torch.isfinite(p).all()),
-        None,
-    ):
-        raise EchosetError(
-            f"the teacher's parameter {bad} is not finite; the checkpoint is damaged"
-        )
-    check_shape(teacher)
-    if layers:
-        _check_moments(teacher)
+    return untrained
 
-    warnings = [f"layer {name} was never trained" for name in untrained]
+
+def _check_parameters(teacher: Classifier) -> None:
+    for name, parameter in teacher.network.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise EchosetError(
+                f"the teacher's parameter {name} is not finite; the checkpoint is damaged"
+            )
+
+
+def _doubts(teacher: Classifier) -> list[str]:
+    """What its user may have forgotten to say of it."""
+    doubts = []
     if set(teacher.spec.mean) == {0.0} and set(teacher.spec.std) == {1.0}:
-        warnings.append(
+        doubts.append(
             "no mean and std given: assuming the network takes images in [0, 1] as they are"
         )
     if "views" not in teacher.spec.notes:
-        warnings.append(
+        doubts.append(
             "its file doesn't say how its training images were shifted and mirrored: see "
             "synthesis.objective.views"
         )
-    kinds: dict[str, int] = {}
-    for layer in layers.values():
-        kinds[type(layer).__name__] = kinds.get(type(layer).__name__, 0) + 1
-    return Inspection(
-        spec=teacher.spec,
-        parameters=teacher.parameters_count,
-        weight_hash=teacher.weight_hash(),
-        layers={name: layer.running_mean.numel() for name, layer in layers.items()},
-        kinds=kinds,
-        dead_channels=sum(
-            int((layer.running_var < DEAD_VARIANCE).sum()) for layer in layers.values()
-        ),
-        warnings=warnings,
-    )
+    return doubts
 
 
 def check_shape(teacher: Classifier, option: str = "--teacher") -> None:

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from distill import evaluate, load_images
-from distill.data.images import Images
-from distill.evaluation import (
+from distill.boundaries import (
     PUSHES,
+    Similarity,
+    Transfer,
     adversarial_transfer,
     boundary_similarity,
-    calibration_error,
-    predict,
 )
+from distill.data.images import Images
+from distill.evaluation import calibration_error, predict
 from distill.methods.boundary import SLACK, push_over
 from distill.models import Classifier, ModelSpec
 from distill.runtime import Runtime
@@ -199,9 +200,9 @@ def test_boundary_similarity_of_two_linear_networks(seed):
         boundary_similarity(one, other, images),
         exact_similarity(one, other, images),
     )
-    assert found["boundary_pairs"] == pairs > 0
-    assert found["magnitude_similarity"] == pytest.approx(magnitude, abs=1e-3)
-    assert found["angle_similarity"] == pytest.approx(angle, abs=1e-3)
+    assert found.boundary_pairs == pairs > 0
+    assert found.magnitude_similarity == pytest.approx(magnitude, abs=1e-3)
+    assert found.angle_similarity == pytest.approx(angle, abs=1e-3)
 
 
 def test_boundary_similarity_knows_no_scale_of_logits():
@@ -210,21 +211,21 @@ def test_boundary_similarity_knows_no_scale_of_logits():
         boundary_similarity(*pair, images) for pair in ((one, other), (one, large), (other, one))
     )
     for name in ("magnitude_similarity", "angle_similarity"):
-        assert scaled[name] == pytest.approx(found[name], abs=2e-3) and swapped[
-            name
-        ] == pytest.approx(found[name], abs=1e-6)
+        value = getattr(found, name)
+        assert getattr(scaled, name) == pytest.approx(value, abs=2e-3)
+        assert getattr(swapped, name) == pytest.approx(value, abs=1e-6)
     itself = boundary_similarity(other, large, images)
-    assert itself["magnitude_similarity"] == pytest.approx(1, abs=1e-2)
-    assert itself["angle_similarity"] == pytest.approx(1, abs=1e-5)
+    assert itself.magnitude_similarity == pytest.approx(1, abs=1e-2)
+    assert itself.angle_similarity == pytest.approx(1, abs=1e-5)
 
 
 def test_a_network_has_its_own_boundaries(teacher):
     images = load_images(MNIST_SLICE).images[:4].float() / 255
     for network, some, classes in ((Linear(2), unit_images(2), 4), (teacher, images, 10)):
         found = boundary_similarity(network, network, some)
-        assert found["magnitude_similarity"] == pytest.approx(1, abs=1e-5)
-        assert found["angle_similarity"] == pytest.approx(1, abs=1e-5)
-        assert 0 < found["boundary_pairs"] <= len(some) * (classes - 1)
+        assert found.magnitude_similarity == pytest.approx(1, abs=1e-5)
+        assert found.angle_similarity == pytest.approx(1, abs=1e-5)
+        assert 0 < found.boundary_pairs <= len(some) * (classes - 1)
 
 
 def test_only_boundaries_that_both_can_reach_are_compared():
@@ -237,16 +238,16 @@ def test_only_boundaries_that_both_can_reach_are_compared():
     agreed = one(images).argmax(1) < 3
     for pair in ((one, walled), (walled, one)):
         found = boundary_similarity(*pair, images)
-        assert found["boundary_pairs"] == 2 * agreed.sum() > 0
-        assert found["magnitude_similarity"] == pytest.approx(1, abs=1e-5)
+        assert found.boundary_pairs == 2 * agreed.sum() > 0
+        assert found.magnitude_similarity == pytest.approx(1, abs=1e-5)
 
 
 def test_networks_that_never_agree_have_no_similarity():
     images, one, never = unit_images(3), Linear(3, 2), Linear(3, 2, scale=-1)
     found = boundary_similarity(one, never, images)
-    assert found == {"boundary_pairs": 0, "magnitude_similarity": None, "angle_similarity": None}
+    assert found == Similarity(0)
     nothing = adversarial_transfer(never, one, images, one(images).argmax(1))
-    assert nothing == {"transfer": None, "transfer_teacher": None}
+    assert nothing == Transfer()
 
 
 def test_the_attack_stays_within_its_bounds():
@@ -254,7 +255,7 @@ def test_the_attack_stays_within_its_bounds():
     images[:5], images[5:10] = 0, 1
     labels = network(images).argmax(1)
     found = adversarial_transfer(network, recorder, images, labels)
-    assert found["transfer"] == found["transfer_teacher"]
+    assert found.transfer == found.transfer_teacher
     assert all(
         (batch - images).abs().max() <= 0.031 + 1e-6 and batch.min() >= 0 and batch.max() <= 1
         for batch in recorder.asked
@@ -264,7 +265,7 @@ def test_the_attack_stays_within_its_bounds():
     slope = torch.from_numpy(network.weight)[1 - labels] - torch.from_numpy(network.weight)[labels]
     expected = (images + 0.031 * slope.sign().view_as(images)).clamp(0, 1).float()
     torch.testing.assert_close(recorder.asked[-1], expected)
-    assert found["transfer"] == pytest.approx(
+    assert found.transfer == pytest.approx(
         (network(expected).argmax(1) != labels).float().mean().item()
     )
 

@@ -134,7 +134,7 @@ def test_a_student_s_step_never_waits_for_the_host(teacher, step, views, loss):
     data = load_images(MNIST_SLICE).chosen(torch.arange(64))
     train, lessons = (
         Update(state, learner, step),
-        Lessons(data, learner, teacher, 0, torch.device("cuda")),
+        Lessons(data, learner, 0, torch.device("cuda")),
     )
     lessons.ask_beforehand(True, None)
     try:

@@ -771,7 +771,7 @@ def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, m
     """Then the teacher is not asked again, and the loss is that of live hints."""
     options = replace(SHORT, steps=40, loss=beside | {"hints": 20.0})
     learner = Learner(student_like(teacher, model), teacher, options)
-    lessons = Lessons(data, learner, teacher, 0, torch.device("cpu"))
+    lessons = Lessons(data, learner, 0, torch.device("cpu"))
     lessons.ask_beforehand(quiet=True)
     inputs = lessons.draw(10, torch.Generator().manual_seed(0))
     answers, *hints = learner.ask_for_hints(inputs[0])
@@ -788,7 +788,7 @@ def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, m
     monkeypatch.setattr(
         "distill.lessons.MOST_HINTS", sum(part.nbytes for part in lessons.bank[1:]) - 1
     )
-    asking = Lessons(data, learner, teacher, 0, torch.device("cpu"))
+    asking = Lessons(data, learner, 0, torch.device("cpu"))
     asking.ask_beforehand(quiet=True)
     assert not asking.bank and len(asking.draw(0, torch.Generator())) == 5
 
@@ -845,7 +845,7 @@ def test_a_lesson_gives_each_image_its_own_answer_and_label(
     still = ViewOptions(rotate=0, scale=0, shift=0)
     for views in (still, ViewOptions()):
         learner = Learner(student_like(teacher), teacher, replace(options, views=views))
-        lessons = Lessons(data, learner, teacher, 0, torch.device("cpu"))
+        lessons = Lessons(data, learner, 0, torch.device("cpu"))
         lessons.ask_beforehand(quiet=True)
         assert bool(lessons.bank) == bool(per_image)
         images, answers, labels, share, _ = lessons.draw(10, torch.Generator().manual_seed(0))

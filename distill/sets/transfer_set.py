@@ -1,8 +1,9 @@
 """The transfer set: a folder of images a teacher has labelled, the one artefact both stages share.
 
-    shard-00000-of-00002.safetensors   images u8 (N,C,H,W), labels i64, logits f16 (N,K), priority
-    f32, round i32 manifest.json                      format and code version, config, teacher,
-    input contract, counts, shards with hashes
+    shard-00000-of-00002.safetensors   images u8 (N,C,H,W), labels i64 (N) or as the task stores
+                                       them, logits f16 (N,K,*places), priority f32, round i32
+    manifest.json                      format and code version, config, teacher, input contract,
+                                       counts, shards with hashes
 
 Reading never trusts the folder: names are checked before they are opened, shapes and counts before
 they are used, and `check_hashes=True` reads every byte.
@@ -31,6 +32,15 @@ from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 
 FORMAT_VERSION = 1
+ENTRIES = {
+    "teacher": dict,
+    "input": dict,
+    "counts": list,
+    "shards": list,
+    "config": dict,
+    "code_version": str,
+}
+"""What a manifest has at least."""
 SHARD_NAME = re.compile(r"shard-\d{5}-of-\d{5}\.safetensors")
 MARKER = ".job"
 """In a set's folder from its beginning: the hash of what is being made there."""
@@ -54,10 +64,10 @@ class TransferSet:
     labels: Tensor  # (N, *places) as the task stores them, the teacher's prediction
     logits: Tensor  # (N, K, *places) float16, the teacher's answer to exactly these images
     # (N,) float32, the last disagreement seen while synthesising, unseen the highest; merged: in
-    # means of a part
+    # means of a part.
     priority: Tensor
     # (N,) int32, the generator call that made it; of a collected one, its source's block; −1 if
-    # made
+    # made.
     round: Tensor
     manifest: Mapping[str, Any]
 
@@ -151,11 +161,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The checked content of `manifest.json`."""
     path = folder / "manifest.json"
     if not path.is_file():
-        begun = (
-            "; give the command that began it again, to finish it"
-            if (folder / MARKER).is_file()
-            else ""
-        )
+        begun = ""
+        if (folder / MARKER).is_file():
+            begun = "; give the command that began it again, to finish it"
         raise EchosetError(
             f"{folder} is not a finished transfer set: it has no manifest.json{begun}"
         )
@@ -168,20 +176,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_manifest(manifest: Any, path: Path) -> None:
-    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
-        version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
         raise EchosetError(
             f"{path} has format version {version}; this echoset reads version {FORMAT_VERSION}"
         )
-    expected = {
-        "teacher": dict,
-        "input": dict,
-        "counts": list,
-        "shards": list,
-        "config": dict,
-        "code_version": str,
-    }
-    for key, kind in expected.items():
+    for key, kind in ENTRIES.items():
         if not isinstance(manifest.get(key), kind):
             raise EchosetError(f"{path}: '{key}' is missing or not a {kind.__name__}")
     if not manifest["shards"]:
@@ -190,21 +190,23 @@ def _check_manifest(manifest: Any, path: Path) -> None:
     check_contract(contract, f"{path}, 'input'")
     contract.setdefault("task", USUAL)  # sets from before there were tasks have none
     for entry in manifest["shards"]:
-        # The name is checked in full, so a manifest can't make us open a file outside its folder.
-        if not isinstance(entry, dict) or not SHARD_NAME.fullmatch(str(entry.get("file"))):
-            raise EchosetError(
-                f"{path} lists a shard that is not a plain shard name: {entry!r:.200}"
-            )
-        if (
-            type(entry.get("count")) is not int
-            or entry["count"] < 0
-            or not re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256")))
-        ):
-            raise EchosetError(f"{path}: shard {entry['file']} lacks a count or a SHA-256")
+        _check_entry(entry, path)
     if len({entry["file"] for entry in manifest["shards"]}) < len(manifest["shards"]):
         raise EchosetError(f"{path} lists a shard twice")
     if not sum(entry["count"] for entry in manifest["shards"]):
         raise EchosetError(f"{path} lists no images")
+
+
+def _check_entry(entry: Any, path: Path) -> None:
+    """What a manifest says of one shard. The name is checked in full, so a manifest can't make us
+    open a file outside its folder.
+    """
+    if not isinstance(entry, dict) or not SHARD_NAME.fullmatch(str(entry.get("file"))):
+        raise EchosetError(f"{path} lists a shard that is not a plain shard name: {entry!r:.200}")
+    count = entry.get("count")
+    digest = str(entry.get("sha256"))
+    if type(count) is not int or count < 0 or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise EchosetError(f"{path}: shard {entry['file']} lacks a count or a SHA-256")
 
 
 def _read_shard(
@@ -216,17 +218,25 @@ def _read_shard(
             f"{path} is missing, though manifest.json lists it; copy it back, or give the command "
             "that made the set again"
         )
-    if check_hash and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != entry["sha256"]:
-        raise EchosetError(
-            f"{path} has changed since it was made: SHA-256 {found[:16]}…, expected "
-            f"{entry['sha256'][:16]}…"
-        )
+    if check_hash:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != entry["sha256"]:
+            raise EchosetError(
+                f"{path} has changed since it was made: SHA-256 {digest[:16]}…, expected "
+                f"{entry['sha256'][:16]}…"
+            )
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise EchosetError(f"{path} cannot be read: {error}; it may be cut short") from error
-    count = entry["count"]
-    contract = manifest["input"]
+    _check_shard(tensors, entry["count"], manifest["input"], path)
+    return tensors
+
+
+def _check_shard(
+    tensors: Mapping[str, Tensor], count: int, contract: Mapping[str, Any], path: Path
+) -> None:
+    """Shapes, types and values of a shard's tensors."""
     classes = contract["classes"]
     task = find_task(contract["task"])
     places = task.places(spec_of(contract))
@@ -241,16 +251,18 @@ def _read_shard(
     for name, shape in shapes.items():
         if name not in tensors:
             raise EchosetError(f"{path} lacks '{name}'")
-        if tuple(tensors[name].shape) != shape or tensors[name].dtype != dtypes[name]:
-            found = f"{tuple(tensors[name].shape)} {tensors[name].dtype}"
-            raise EchosetError(f"{path}: '{name}' is {found}, expected {shape} {dtypes[name]}")
-    if not torch.isfinite(tensors["logits"]).all() or not torch.isfinite(tensors["priority"]).all():
-        raise EchosetError(f"{path}: logits or priorities are not finite")
-    # float16 rounding keeps order, so the label's logit stays the largest, if perhaps not the only
-    # largest.
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != dtypes[name]:
+            raise EchosetError(
+                f"{path}: '{name}' is {tuple(tensor.shape)} {tensor.dtype}, expected {shape} "
+                f"{dtypes[name]}"
+            )
     logits = tensors["logits"]
+    if not torch.isfinite(logits).all() or not torch.isfinite(tensors["priority"]).all():
+        raise EchosetError(f"{path}: logits or priorities are not finite")
     labels = tensors["labels"].long()
     outside = (labels < 0) | (labels >= classes)
+    # float16 rounding keeps order, so the label's logit stays the largest, if perhaps not the only
+    # largest.
     if outside.any() or (logits.gather(1, labels.unsqueeze(1)).squeeze(1) < logits.amax(1)).any():
         raise EchosetError(f"{path}: some labels are not the classes their stored logits prefer")
-    return tensors

@@ -80,38 +80,30 @@ def adversary_steps(
         return {"agreement": nothing, "held_out_agreement": nothing, "reward": nothing}
     total = (options.calls - run.begins) * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
+    before = agreement
     if state.policy:
         state.policy.begin(state.random)
         before = ask_held_out(state, precision)[1]
     state.adversary.student.train()
-    mixing = mixes(options)
-    pool = buffer.to_mix(state.random) if mixing and not run.views_per_image else buffer.images
+    pool = buffer.images
+    if mixes(options) and not run.views_per_image:
+        pool = buffer.to_mix(state.random)
     for _ in range(run.steps):
         step = state.adversary.step
-        state.adversary.optimiser.set_share(
-            one_cycle(step, total, warmup=0.0) if step < total else LONGER
-        )
+        share = one_cycle(step, total, warmup=0.0) if step < total else LONGER
+        state.adversary.optimiser.set_share(share)
         progress = min(step / total, 1.0)
         drawn, weights = draw_batch(
             buffer, run.batch, options.replay, progress, state.random, state.policy, state.call
         )
+        hints: list[Tensor] = []
         if run.views_per_image:
-            which = torch.randint(
-                run.views_per_image, (run.batch,), generator=state.random, device=drawn.device
-            )
-            seen = (
-                to_input(buffer.seen[drawn, which])
-                if mixing
-                else view_of(buffer, pool, drawn, which, options, state.seed)
-            )
-            answers = buffer.answers[drawn, which]
-            hints = [each[drawn, which] for each in buffer.hints]
+            seen, answers, hints = _stored_views(state, drawn, options)
         else:
-            view = step * run.batch + torch.arange(
-                run.batch, device=drawn.device
-            )  # never the same view twice
+            # Never the same view twice.
+            view = step * run.batch + torch.arange(run.batch, device=drawn.device)
             seen = make_views(pool, drawn, view, options.views, state.seed)
-            answers, hints = ask(teacher, seen, precision), []
+            answers = ask(teacher, seen, precision)
         logits = train(seen, answers, weights, *hints)
         record_visit(buffer, drawn, per_image(divergence(answers, logits)), weights)
         agreement += same_decision(answers, logits).float().mean() / run.steps
@@ -121,6 +113,23 @@ def adversary_steps(
         figures["reward"] = (before.clamp_min(1e-6) / after.clamp_min(1e-6)).log()
         state.policy.learn(figures["reward"])
     return figures
+
+
+def _stored_views(
+    state: SynthesisState, drawn: Tensor, options: SynthesisOptions
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """A view of each image drawn, of those that the teacher has answered for, with its answers and
+    hints.
+    """
+    buffer = state.buffer
+    views = options.adversary.views_per_image
+    which = torch.randint(views, (len(drawn),), generator=state.random, device=drawn.device)
+    if mixes(options):
+        seen = to_input(buffer.seen[drawn, which])
+    else:
+        seen = view_of(buffer, buffer.images, drawn, which, options, state.seed)
+    hints = [each[drawn, which] for each in buffer.hints]
+    return seen, buffer.answers[drawn, which], hints
 
 
 def ask_views(
@@ -135,8 +144,8 @@ def ask_views(
     """
     if not options.adversary.views_per_image:
         return
-    newest, mixing = buffer.newest, mixes(options)
-    newest = torch.where(buffer.is_held_out[newest], buffer.capacity, newest)
+    mixing = mixes(options)
+    newest = torch.where(buffer.is_held_out[buffer.newest], buffer.capacity, buffer.newest)
     pool = buffer.to_mix(state.random) if mixing else buffer.images
     for view in range(options.adversary.views_per_image):
         seen = view_of(buffer, pool, newest, torch.full_like(newest, view), options, state.seed)
@@ -144,10 +153,11 @@ def ask_views(
             pixels = (seen * 255).round().to(torch.uint8)
             buffer.seen[newest, view] = pixels
             seen = to_input(pixels)
-        found = (
-            state.learner.ask_for_hints(seen) if state.learner else [ask(teacher, seen, precision)]
-        )
-        for kept, new in zip([buffer.answers, *buffer.hints], found, strict=True):
+        if state.learner:
+            given = state.learner.ask_for_hints(seen)
+        else:
+            given = [ask(teacher, seen, precision)]
+        for kept, new in zip([buffer.answers, *buffer.hints], given, strict=True):
             kept[newest, view] = new
     for kept in (buffer.answers, buffer.seen, *buffer.hints):
         kept[-1] = 0
@@ -175,7 +185,8 @@ def ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor,
     """Agreement of teacher and adversarial student on images it never trained on, and their mean
     divergence there, which is also each one's priority.
     """
-    buffer, student = state.buffer, state.adversary.student.eval()
+    buffer = state.buffer
+    student = state.adversary.student.eval()
     slots = buffer.to_ask()
     logits = ask(student, to_input(buffer.images[slots]), precision)
     filled = buffer.filled[slots]

@@ -15,20 +15,20 @@ from distill.tasks.places import decide
 from synthesis_kernels.priority import draw
 
 STORED = (
-    *(
-        "images",
-        "groups",
-        "logits",
-        "priority",
-        "weight",
-        "disagreement",
-        "trend",
-        "visits",
-        "round",
-        "filled",
-    ),
-    *("answers", "seen"),
+    "images",
+    "groups",
+    "logits",
+    "priority",
+    "weight",
+    "disagreement",
+    "trend",
+    "visits",
+    "round",
+    "filled",
+    "answers",
+    "seen",
 )
+"""The tensors that are a buffer's state, beside its hints."""
 
 
 class ReplayBuffer:
@@ -54,7 +54,7 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
         views: int = 0,
         keep_views: bool = False,
-        hints: Sequence[tuple[int, int, int]] = (),
+        hints: Sequence[Sequence[int]] = (),
         task: Task | None = None,
         places: tuple[int, ...] = (),
     ) -> None:
@@ -89,18 +89,26 @@ class ReplayBuffer:
         # slots[c, i] is class c's i-th slot, or the spare one past its quota.
         self._slots = torch.full((self.classes, max(quotas)), self.capacity, device=device)
         self.is_held_out = torch.zeros(spare, dtype=torch.bool, device=device)
+        self._number_slots(quotas, held_out)
+        self._to_ask = torch.where(self.is_held_out)[0]
+        if not len(self._to_ask):
+            self._to_ask = torch.arange(self.capacity, device=device)
+
+    def _number_slots(self, quotas: list[int], held_out: float) -> None:
+        """Give each class its slots, and say which of them are held out: spread, and not the first
+        one, so that there is something to train on early.
+        """
         first = 0
         for label, quota in enumerate(quotas):
-            self._slots[label, :quota] = torch.arange(first, first + quota)
-            # Spread, and not the first slot, so that there is something to train on early; classes
-            # too small for one of their own are counted on from one to the next.
-            place = torch.arange(quota) + (first if 1 < quota < 1 / max(held_out, 1e-9) else 0)
-            self.is_held_out[first : first + quota] = ((place + 1) * held_out).floor() > (
-                place * held_out
-            ).floor()
-            first += quota
-        held = torch.where(self.is_held_out)[0]
-        self._to_ask = held if len(held) else torch.arange(self.capacity, device=device)
+            last = first + quota
+            self._slots[label, :quota] = torch.arange(first, last)
+            place = torch.arange(quota)
+            if 1 < quota < 1 / max(held_out, 1e-9):
+                # Too small for one of its own: counted on from the class before.
+                place = place + first
+            before = (place * held_out).floor()
+            self.is_held_out[first:last] = ((place + 1) * held_out).floor() > before
+            first = last
 
     def to_ask(self) -> Tensor:
         """Slots whose agreement is measured: those held out, or all where none is."""
@@ -111,10 +119,10 @@ class ReplayBuffer:
         view is mixed with, the student may see it.
         """
         may = self.filled & ~self.is_held_out
-        others = draw(
-            may.float().clamp_min(1e-30), len(may), random
-        )  # where nothing may be mixed, there is a draw all the same
-        return self.images[torch.where(may, torch.arange(len(may), device=may.device), others)]
+        # Where nothing may be mixed, there is a draw all the same.
+        others = draw(may.float().clamp_min(1e-30), len(may), random)
+        own = torch.arange(len(may), device=may.device)
+        return self.images[torch.where(may, own, others)]
 
     def counts(self) -> Tensor:  # (K,)
         """Images held of each class."""
@@ -151,28 +159,31 @@ class ReplayBuffer:
         place = torch.arange(len(groups), device=groups.device) - starts[sorted_groups]
 
         # Each class's slots, empty ones first, then by rising priority; slots past the quota last.
-        fading = 0.5 ** ((call - self.round) / half_life) if half_life else 1.0
-        worth = torch.where(self.filled, self.priority.clamp_min(0) * fading, -1.0)
+        worth = torch.where(self.filled, self._worth(call, half_life), -1.0)
         worth[-1:] = torch.inf
         slots = self._slots.gather(1, worth[self._slots].argsort(dim=1, stable=True))
         lacking = self.quotas - self.counts()
-        allowed = torch.minimum(
-            lacking + (refresh * self.quotas.double() - 1e-9).ceil().long(), self.quotas
-        )
+        replaced = (refresh * self.quotas.double() - 1e-9).ceil().long()
+        allowed = torch.minimum(lacking + replaced, self.quotas)
         welcome = place < allowed[sorted_groups]
-        target = torch.where(
-            welcome, slots[sorted_groups, place.clamp_max(slots.shape[1] - 1)], self.capacity
-        )
+        slot = slots[sorted_groups, place.clamp_max(slots.shape[1] - 1)]
+        target = torch.where(welcome, slot, self.capacity)
 
         self._put(target, images[order], logits[order], call)
         return welcome.sum()
 
+    def _worth(self, call: int, half_life: float) -> Tensor:
+        """By what a stored image is kept: its priority, half for every half-life of its age."""
+        priority = self.priority.clamp_min(0)
+        if not half_life:
+            return priority
+        return priority * 0.5 ** ((call - self.round) / half_life)
+
     def _put(self, target: Tensor, images: Tensor, logits: Tensor, call: int) -> None:
         """Write new images into slots; the spare one stays empty."""
         self.newest = target
-        highest = (
-            self.priority[:-1].amax().clamp_min(1.0)
-        )  # unseen images are drawn soon (Schaul et al.)
+        # Unseen images are drawn soon (Schaul et al.).
+        highest = self.priority[:-1].amax().clamp_min(1.0)
         self.images[target] = images
         self.logits[target] = logits
         self.priority[target] = highest
@@ -190,14 +201,15 @@ class ReplayBuffer:
         self.filled[-1:] = False
         # Many were turned away to one place, and which of them stays there depends on the threads;
         # the state must not.
-        self.images[-1], self.logits[-1] = 0, 0
+        self.images[-1] = 0
+        self.logits[-1] = 0
 
     def take_over(self, other: ReplayBuffer) -> None:
         """Replace everything by another buffer's content and leave that one empty."""
         for name in STORED:
             getattr(self, name).copy_(getattr(other, name))
-        for mine, theirs in zip(self.hints, other.hints, strict=True):
-            mine.copy_(theirs)
+        for own, given in zip(self.hints, other.hints, strict=True):
+            own.copy_(given)
         other.filled.zero_()
 
     def state_dict(self) -> dict[str, Any]:
@@ -208,8 +220,8 @@ class ReplayBuffer:
         """Restore what `state_dict` gave."""
         for name in STORED:
             getattr(self, name).copy_(state[name])
-        for mine, saved in zip(self.hints, state["hints"], strict=True):
-            mine.copy_(saved)
+        for own, saved in zip(self.hints, state["hints"], strict=True):
+            own.copy_(saved)
 
 
 class GrowingPool(ReplayBuffer):
@@ -228,7 +240,7 @@ class GrowingPool(ReplayBuffer):
         device: torch.device | str = "cpu",
         views: int = 0,
         keep_views: bool = False,
-        hints: Sequence[tuple[int, int, int]] = (),
+        hints: Sequence[Sequence[int]] = (),
         task: Task | None = None,
         places: tuple[int, ...] = (),
     ) -> None:

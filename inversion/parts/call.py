@@ -31,8 +31,11 @@ def generator_call(
     Returns the batch as uint8, the teacher's logits for exactly these images, their rank (φ) and
     figures for the log.
     """
-    goal, device = options.objective, state.buffer.images.device
-    growing = state.staged if state.staged is not None and bool(state.buffer.full) else state.buffer
+    goal = options.objective
+    device = state.buffer.images.device
+    growing = state.buffer
+    if state.staged is not None and bool(state.buffer.full):
+        growing = state.staged
     wanted = draw_classes(growing, options, state.random)
     targets = growing.task.targets(wanted, teacher.spec, state.random)
     noise = torch.randn(
@@ -44,25 +47,24 @@ def generator_call(
     inner.begin(noise, state.bn_average)
     for step in range(options.generator.inner_steps):
         view = torch.full((), state.call * options.generator.inner_steps + step, device=device)
-        found = inner.run(wanted, targets, view, held, adversarial)
+        result = inner.run(wanted, targets, view, held, adversarial)
     images = inner.end(wanted)
     state.meta_optimiser.step()
-    state.carry_moments(found.mean, found.variance, goal.bn_momentum)
+    state.carry_moments(result.mean, result.variance, goal.bn_momentum)
 
     pixels = (images * 255).round().to(torch.uint8)
-    logits = ask(
-        teacher, to_input(pixels), torch.float32
-    )  # in full precision: these decide the stored labels
+    # In full precision: these decide the stored labels.
+    logits = ask(teacher, to_input(pixels), torch.float32)
     decisions = decide(logits)
     state.raw_counts += count_decisions(decisions, growing.classes)
     rank = torch.zeros(len(logits), device=device)
     if goal.phi:
         rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma)
     figures = {
-        "bn": found.bn.clone(),
-        "classes": found.wrong_class.mean(),
-        "adversary": found.fooling.mean(),
-        "alike": found.alike.clone(),
+        "bn": result.bn.clone(),
+        "classes": result.wrong_class.mean(),
+        "adversary": result.fooling.mean(),
+        "alike": result.alike.clone(),
         "hit": (decisions == targets).float().mean(),
     }
     return pixels, logits, rank, figures
@@ -77,11 +79,12 @@ def draw_classes(
     alone could not match.
     """
     device = buffer.quotas.device
-    count = options.batch // 2 if options.replay.balanced_targets else options.batch
+    count = options.batch
+    if options.replay.balanced_targets:
+        count = options.batch // 2
     classes = torch.arange(buffer.classes, device=device)
-    if (
-        count % buffer.classes
-    ):  # some get a place more than others, and not the same ones every time
+    if count % buffer.classes:
+        # Some get a place more than others, and not the same ones every time.
         classes = torch.randperm(buffer.classes, device=device, generator=generator)
     even = classes[torch.arange(count, device=device) % buffer.classes]
     if not options.replay.balanced_targets:
@@ -104,10 +107,12 @@ def store(
     """Partial refresh: new images replace the least useful. With `replace_all`, they wait until
     they replace everything.
     """
-    replay, into = options.replay, state.buffer
-    refresh, half_life = replay.refresh, replay.half_life
+    into = state.buffer
+    refresh = options.replay.refresh
+    half_life = options.replay.half_life
     if state.staged is not None:
-        refresh, half_life = 0.0, 0.0
+        refresh = 0.0
+        half_life = 0.0
         if int(into.filled.sum()) == into.capacity:
             into = state.staged
     taken = into.add(images, logits, rank, state.call, refresh, half_life)

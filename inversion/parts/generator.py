@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.models import ModelSpec
+from inversion.options import GeneratorOptions
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.upsample_conv import upsample_conv
 
@@ -76,6 +78,24 @@ class Generator(nn.Module):
         for side, stage in zip(self.sides[1:], self.stages, strict=True):
             x = stage(x, side)
         return self.image(x).float()
+
+
+def build_generator(
+    spec: ModelSpec, options: GeneratorOptions, seed: int, conditioning: float | None = None
+) -> Generator:
+    """The generator of a teacher's images, with weights that follow from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Generator(
+            spec.channels,
+            spec.size,
+            spec.classes,
+            latent=options.latent,
+            width=options.width,
+            conditioning=options.conditioning if conditioning is None else conditioning,
+            blocks=options.blocks,
+            smooth=options.smooth,
+        )
 
 
 @torch.no_grad()

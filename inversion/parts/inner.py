@@ -5,7 +5,7 @@ verdict, an Adam update.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,12 @@ from inversion.teacher import trained_views
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.step import Captured, Step, compiled, optimiser_tensors
 from synthesis_kernels.views import ViewPlan, views
+
+Objective = Callable[..., tuple[Tensor, ...]]
+
+
+def _copy_all(into: Iterable[Tensor], source: Iterable[Tensor]) -> None:
+    torch._foreach_copy_(list(into), list(source))
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,12 @@ class InnerLoop:
         seed: int,
         step: Step = "eager",
     ) -> None:
-        self.teacher, self.generator, self.options = teacher, generator, options
-        self.capacity, self.precision, self.step = capacity, precision, step
+        self.teacher = teacher
+        self.generator = generator
+        self.options = options
+        self.capacity = capacity
+        self.precision = precision
+        self.step = step
         self.target = teacher.target(options.objective.bn_relative)
         spec = teacher.classifier.spec
         trained = options.objective.views or trained_views(spec)
@@ -74,7 +84,7 @@ class InnerLoop:
         self.plain = options.generator.learning == "plain"
         # What begins each call anew, and Adam's moments with it.
         self.passing = [self.noise, *([self.clone.seed.weight] if self.plain else self.parameters)]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": self.parameters},
             {"params": [self.noise], "lr": options.generator.latent_rate},
         ]
@@ -86,13 +96,14 @@ class InnerLoop:
             fused=True,
             capturable=on_cuda,
         )
-        self.optimiser._warned_capturable_if_run_uncaptured = (
-            True  # eager steps with it are fine here
-        )
+        # Eager steps with it are fine here.
+        self.optimiser._warned_capturable_if_run_uncaptured = True
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
         self.average: tuple[Tensor, Tensor] | None = None
-        self._loss = compiled(self._objective) if step == "compiled" else self._objective
+        self._loss: Objective = self._objective
+        if step == "compiled":
+            self._loss = compiled(self._objective)
         self._captured = Captured(self._update, self._tensors)
 
     @torch.no_grad()
@@ -100,7 +111,7 @@ class InnerLoop:
         """Start a call: the clone becomes the generator again, and the adversary what it has learnt
         to be.
         """
-        torch._foreach_copy_(self.parameters, list(self.generator.parameters()))
+        _copy_all(self.parameters, self.generator.parameters())
         for buffer, source in zip(self.clone.buffers(), self.generator.buffers(), strict=True):
             buffer.copy_(source)
         for parameter in self.passing:
@@ -138,7 +149,7 @@ class InnerLoop:
         with forward_pass(self.noise.device, self.precision):
             images = self.clone(self.noise, wanted)
         if self.plain:
-            torch._foreach_copy_(self.generator.learned(), self.clone.learned())
+            _copy_all(self.generator.learned(), self.clone.learned())
         else:
             for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
                 parameter.grad = total
@@ -162,16 +173,20 @@ class InnerLoop:
         view: Tensor,
         held: Tensor,
         adversarial: bool | None = None,
-        loss: Callable[..., tuple[Tensor, ...]] | None = None,
-    ) -> tuple:
+        loss: Objective | None = None,
+    ) -> tuple[Tensor, ...]:
         if adversarial is None:
-            adversarial, loss = self.adversary is not None, self._objective
+            adversarial = self.adversary is not None
         self.optimiser.zero_grad(set_to_none=True)
-        total, *found = loss(self.noise, wanted, targets, view, held, adversarial, self.average)
+        objective = loss or self._objective
+        total, *result = objective(
+            self.noise, wanted, targets, view, held, adversarial, self.average
+        )
         total.backward()
-        torch._foreach_add_(self.summed, [p.grad for p in self.parameters])
+        gradients: Any = [parameter.grad for parameter in self.parameters]
+        torch._foreach_add_(self.summed, gradients)
         self.optimiser.step()
-        return tuple(value.detach() for value in found)
+        return tuple(value.detach() for value in result)
 
     def _objective(
         self,
@@ -188,26 +203,31 @@ class InnerLoop:
             images = self.clone(noise, wanted)
         seen = views(images, self.places, view, self.view_plan, self.seed)
         logits, mean, variance = self.teacher.with_moments(seen)
-        carried = mean, variance
-        if average is not None and goal.bn_momentum:
-            # Blended with earlier batches' moments, batches may differ while their union matches.
-            carried = tuple(
-                torch.lerp(new, old, goal.bn_momentum)
-                for new, old in zip(carried, average, strict=True)
-            )
-        bn = self.target.distance(*carried)
+        bn = self.target.distance(*self._carried(mean, variance, average))
         wrong_class = objectives.class_loss(logits, targets)
         phi = torch.ones_like(wrong_class)
         if goal.phi:
             phi = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)
         fooling = torch.zeros_like(wrong_class)
-        if adversarial:
+        if adversarial and self.adversary is not None:
             fooling = objectives.adversarial_loss(logits, self.adversary(seen))
         loss = goal.bn * bn + (phi * (goal.classes * wrong_class + goal.adversary * fooling)).mean()
         alike = objectives.likeness(images, wanted)
         if goal.spread:
             loss = loss + goal.spread * alike
         return loss, bn, wrong_class, fooling, alike, mean, variance
+
+    def _carried(
+        self, mean: Tensor, variance: Tensor, average: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """The moments that are to match: blended with those of earlier batches, batches may differ
+        while their union matches.
+        """
+        momentum = self.options.objective.bn_momentum
+        if average is None or not momentum:
+            return mean, variance
+        old_mean, old_variance = average
+        return torch.lerp(mean, old_mean, momentum), torch.lerp(variance, old_variance, momentum)
 
     def _tensors(self) -> list[Tensor]:
         return [*optimiser_tensors(self.optimiser), *self.summed, *self.clone.buffers()]

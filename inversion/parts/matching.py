@@ -59,7 +59,8 @@ class Matching:
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
         """Refuse an adversarial student that can't be built or taught as asked."""
-        check_teacher_views(options.objective.views, "objective.views")
+        if options.objective.views is not None:
+            check_teacher_views(options.objective.views, "objective.views")
         check_adversary(teacher, options, runtime.step)
 
     def __init__(
@@ -88,9 +89,8 @@ class Matching:
             machine.step,
             self.state.learner,
         )
-        self.counts = (
-            self.state.buffer.counts().tolist()
-        )  # read once a call: it waits for the device
+        # Read once a call: it waits for the device.
+        self.counts = self.state.buffer.counts().tolist()
 
     @property
     def full(self) -> bool:

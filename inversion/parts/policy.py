@@ -67,12 +67,10 @@ def features(buffer: ReplayBuffer, call: int, allowed: Tensor) -> Tensor:  # (N,
         (call - buffer.round).clamp_min(0).float().log1p(),
         buffer.visits.log1p(),
     ]
-    found, weight, count = (
-        torch.stack(columns, 1),
-        allowed.float()[:, None],
-        allowed.sum().clamp_min(1),
-    )
-    centred = found - (found * weight).sum(0) / count
+    values = torch.stack(columns, 1)
+    weight = allowed.float()[:, None]
+    count = allowed.sum().clamp_min(1)
+    centred = values - (values * weight).sum(0) / count
     deviation = ((centred.square() * weight).sum(0) / count).sqrt()
     return torch.where(deviation > 1e-6, centred / deviation.clamp_min(1e-6), 0).clamp(-4, 4)
 
@@ -105,7 +103,9 @@ class Policy:
         """The weights that draws follow now: θ + σξ, then θ − σξ; a policy that does not learn is
         θ.
         """
-        return self.theta + (SPREAD if self.rewards % 2 == 0 else -SPREAD) * self.noise
+        if self.rewards % 2 == 0:
+            return self.theta + SPREAD * self.noise
+        return self.theta + (-SPREAD) * self.noise
 
     def begin(self, generator: torch.Generator) -> None:
         """Draw a new direction where a pair begins."""
@@ -126,10 +126,8 @@ class Policy:
             # The first pairs have no past to be measured by: the mean is over as many as there are,
             # ten at most.
             self.scale = self.scale.lerp(gain.square(), max(0.1, 1 / (1 + self.rewards // 2)))
-            self.theta = (
-                self.theta
-                + self.rate * SPREAD * gain / (2 * self.scale.sqrt().clamp_min(1e-8)) * self.noise
-            )
+            stride = self.rate * SPREAD * gain / (2 * self.scale.sqrt().clamp_min(1e-8))
+            self.theta = self.theta + stride * self.noise
         self.rewards += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,9 +31,8 @@ def draw_batch(
     """
     allowed = buffer.filled & ~buffer.is_held_out
     if policy is None:
-        chances = draw_chances(
-            buffer.priority, options.alpha if options.sampling == "priority" else 0.0, allowed
-        )
+        alpha = options.alpha if options.sampling == "priority" else 0.0
+        chances = draw_chances(buffer.priority, alpha, allowed)
     else:
         chances = policy.chances(buffer, call, allowed)
     drawn = draw(chances, count, generator)

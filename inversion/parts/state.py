@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from distill.models import Classifier
+from distill.models.classifier import on_device
 from distill.options import DistillOptions
 from distill.update import StudentState
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import build_adversary, mixes
 from inversion.parts.buffer import GrowingPool, ReplayBuffer
-from inversion.parts.generator import Generator
+from inversion.parts.generator import build_generator
 from inversion.parts.policy import START, Policy
 
 
@@ -31,62 +32,68 @@ class SynthesisState:
         device: torch.device,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        spec = teacher.spec
-        shape = (spec.channels, spec.size, spec.size)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.seed)
-            shape_options = {
-                key: getattr(options.generator, key)
-                for key in ("latent", "width", "conditioning", "blocks", "smooth")
-            }
-            generator = Generator(spec.channels, spec.size, spec.classes, **shape_options)
-        self.generator = generator.to(device, memory_format=torch.channels_last)
+        self.generator = on_device(
+            build_generator(teacher.spec, options.generator, job.seed), device
+        )
         self.meta_optimiser = torch.optim.Adam(
-            generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999)
+            self.generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999)
         )
-        (student, self.learner), replay = (
-            build_adversary(teacher, options, job.seed, precision),
-            options.replay,
-        )
+        student, self.learner = build_adversary(teacher, options, job.seed, precision)
         optimised = DistillOptions(learning_rate=options.adversary.learning_rate)
         self.adversary = StudentState(student, device, job.seed, optimised, self.learner)
-        hints = (
-            self.learner.ask_for_hints(torch.zeros(1, *shape, device=device))[1:]
-            if self.learner
-            else []
+        replay = options.replay
+        self.buffer = self._build_buffer(
+            GrowingPool if replay.keep_all else ReplayBuffer, teacher, job, options
         )
-        views = (
+        self.staged: ReplayBuffer | None = None
+        if replay.replace_all:
+            self.staged = self._build_buffer(ReplayBuffer, teacher, job, options)
+        self.policy: Policy | None = None
+        if replay.sampling == "policy":
+            self.policy = Policy(device, replay.policy_rate, replay.policy or START)
+        self.bn_average: tuple[Tensor, Tensor] | None = None
+        self.seed = job.seed
+        # Of all that was generated.
+        self.raw_counts = torch.zeros(teacher.spec.classes, dtype=torch.int64, device=device)
+        self.has_begun = False
+        self.random = torch.Generator(device).manual_seed(job.seed)
+        self.call = 0
+        self.best_agreement = 0.0
+        self.best_call = 0
+        self.seconds = 0.0
+
+    def _build_buffer(
+        self,
+        kind: type[ReplayBuffer],
+        teacher: Classifier,
+        job: ShardJob,
+        options: SynthesisOptions,
+    ) -> ReplayBuffer:
+        """A buffer with room for images, the teacher's answers to views of them, and its hints."""
+        spec = teacher.spec
+        shape = (spec.channels, spec.size, spec.size)
+        device = self.adversary.agreement.device
+        hints: list[Tensor] = []
+        if self.learner:
+            hints = self.learner.ask_for_hints(torch.zeros(1, *shape, device=device))[1:]
+        return kind(
+            job.quotas,
+            shape,
+            options.held_out,
+            device,
             options.adversary.views_per_image,
             mixes(options),
             [hint.shape[1:] for hint in hints],
             teacher.task,
             teacher.answer_shape[1:],
         )
-        place = job.quotas, shape, options.held_out, device, *views
-        self.buffer = (GrowingPool if replay.keep_all else ReplayBuffer)(*place)
-        self.staged = ReplayBuffer(*place) if options.replay.replace_all else None
-        self.policy = (
-            Policy(device, replay.policy_rate, replay.policy or START)
-            if replay.sampling == "policy"
-            else None
-        )
-        self.bn_average: tuple[Tensor, Tensor] | None = None
-        self.seed = job.seed
-        self.raw_counts = torch.zeros(
-            spec.classes, dtype=torch.int64, device=device
-        )  # of all that was generated
-        self.has_begun = False
-        self.random = torch.Generator(device).manual_seed(job.seed)
-        self.call = 0
-        self.best_agreement, self.best_call = 0.0, 0
-        self.seconds = 0.0
 
     def carry_moments(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
         """Blend a batch's moments into those of earlier batches; the average stays where it is in
         memory.
         """
         if self.bn_average is None:
-            self.bn_average = mean.clone(), variance.clone()
+            self.bn_average = (mean.clone(), variance.clone())
         for old, new in zip(self.bn_average, (mean, variance), strict=True):
             old.copy_(torch.lerp(new, old, momentum))
 
@@ -109,13 +116,15 @@ class SynthesisState:
         """Restore what `state_dict` gave."""
         for part in ("generator", "meta_optimiser", "adversary", "buffer"):
             getattr(self, part).load_state_dict(state[part])
-        if self.staged:
+        if self.staged is not None:
             self.staged.load_state_dict(state["staged"])
         if self.policy:
             self.policy.load_state_dict(state["policy"])
         device = self.buffer.images.device
-        average = state["bn_average"]
-        self.bn_average = average and tuple(value.to(device) for value in average)
+        self.bn_average = None
+        if state["bn_average"] is not None:
+            mean, variance = state["bn_average"]
+            self.bn_average = (mean.to(device), variance.to(device))
         self.random.set_state(state["random"].cpu())
         self.raw_counts.copy_(state["raw_counts"])
         self.call, self.best_agreement, self.best_call, self.seconds = state["counters"]

@@ -67,11 +67,9 @@ def likeness(images: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W), (B,) ->
     from two hundred; this can. An image that is alone in its class counts as unlike.
     """
     small = F.avg_pool2d(images, max(1, round(images.shape[-1] / 8))).flatten(1)
-    small = F.normalize(
-        small - small.mean(1, keepdim=True), dim=1, eps=0.1
-    )  # a blank image has no direction to be pushed in
-    pairs = (wanted[:, None] == wanted) & ~torch.eye(
-        len(wanted), dtype=torch.bool, device=wanted.device
-    )
+    # A blank image has no direction to be pushed in.
+    small = F.normalize(small - small.mean(1, keepdim=True), dim=1, eps=0.1)
+    itself = torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
+    pairs = (wanted[:, None] == wanted) & ~itself
     near = (4 * (small @ small.T - 1)).exp() * pairs
     return (near.sum(1) / pairs.sum(1).clamp_min(1)).mean().clamp_min(1e-6).log()

@@ -40,7 +40,7 @@ from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.call import draw_classes
-from inversion.parts.generator import Generator
+from inversion.parts.generator import Generator, build_generator
 from inversion.parts.progress import StepResult, show_counts
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.terms import class_loss
@@ -266,6 +266,9 @@ class _Normalised(nn.Module):
     expects.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, generator: Generator, teacher: Classifier) -> None:
         super().__init__()
         self.generator = generator
@@ -280,19 +283,9 @@ class _Normalised(nn.Module):
 
 
 def _build_generator(teacher: Classifier, options: SynthesisOptions, seed: int) -> _Normalised:
-    """The generator, with weights that follow from the seed."""
-    spec = teacher.spec
-    shape = options.generator
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        generator = Generator(
-            spec.channels,
-            spec.size,
-            spec.classes,
-            latent=shape.latent,
-            width=shape.width,
-            conditioning=shape.conditioning or 1.0,
-            blocks=shape.blocks,
-            smooth=shape.smooth,
-        )
+    """The generator behind the teacher's normaliser. Without any conditioning no class could be
+    asked for.
+    """
+    conditioning = options.generator.conditioning or 1.0
+    generator = build_generator(teacher.spec, options.generator, seed, conditioning)
     return _Normalised(generator, teacher)
