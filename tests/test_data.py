@@ -12,7 +12,8 @@ from PIL import Image
 
 from distill import evaluate, load_images
 from distill.data.augment import make_views
-from distill.data.images import Images, fit_pixels, from_dataset
+from distill.data.images import Images, from_dataset
+from distill.data.pixels import fit_pixels
 from distill.evaluation import predict
 from distill.options import ViewOptions
 from distill.runtime import Runtime
