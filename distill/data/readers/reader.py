@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -55,7 +55,7 @@ class Indexed(Protocol[Item]):
     def __getitem__(self, index: int, /) -> Item: ...
 
 
-def watch(items: Indexed[Item] | Sequence[Item], quiet: bool) -> Iterator[Item]:
+def watch(items: Indexed[Item], quiet: bool) -> Iterator[Item]:
     """Items by index, with progress: iterating need not end where `len` says."""
     with StepProgress("reading", len(items), quiet) as progress:
         for index in range(len(items)):
