@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -216,3 +217,27 @@ def test_imbalance_needs_images_in_every_class():
 def test_exponents_beyond_all_bounds(how):
     with pytest.raises(EchosetError, match="exponent"):
         corrupt(MANY, CLASSES, how, 0)
+
+
+class ByMajority:
+    """A task of several decisions an image: it counts for the class that most of them are."""
+
+    def group(self, labels, classes):
+        return labels.flatten(1).mode(1).values
+
+
+def test_images_of_several_labels_are_drawn_by_the_class_they_count_for():
+    groups = torch.arange(60) % 3
+    maps = groups[:, None, None].repeat(1, 2, 2)
+    maps[:, 0, 0] = 0  # a quarter of every image is of another class
+    data = replace(numbered(groups), labels=maps)
+    drawn = draw_balanced(data, 3, 30, 0, ByMajority())
+    assert numbers(drawn) == numbers(draw_balanced(numbered(groups), 3, 30, 0))
+    assert torch.equal(drawn.labels, maps[numbers(drawn)])
+    left = corrupt(data, 3, "imbalance=1", 0, ByMajority())
+    assert left.counts == imbalance_counts(20, 3, 1.0)
+    assert corrupt(data, 3, "none", 0, ByMajority()).counts == [20] * 3
+    with pytest.raises(EchosetError, match="numbered has several labels an image; give the task"):
+        draw_balanced(data, 3, 30, 0)
+    with pytest.raises(EchosetError, match="2 × 2 labels an image, and label noise is for one"):
+        corrupt(data, 3, "noise=0.4", 0, ByMajority())

@@ -12,7 +12,9 @@ from PIL import Image
 
 from distill import evaluate, load_images
 from distill.data.augment import make_views
-from distill.data.images import Images, fit_pixels, from_dataset
+from distill.data.images import Images, from_dataset
+from distill.data.pixels import fit_pixels
+from distill.data.readers import READERS
 from distill.evaluation import predict
 from distill.options import ViewOptions
 from distill.runtime import Runtime
@@ -572,7 +574,7 @@ def test_a_picture_is_what_its_name_says(tmp_path, monkeypatch):
     with pytest.raises(EchosetError, match=r"x\.png is not a readable picture"):
         load_images(tmp_path, labelled=False)
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
-    monkeypatch.setattr("distill.data.images.MOST_PIXELS", 1000)
+    monkeypatch.setattr("distill.data.readers.folders.MOST_PIXELS", 1000)
     with pytest.raises(EchosetError, match="40 × 30 pixels are more than 1,000"):
         load_images(tmp_path, labelled=False)
 
@@ -587,4 +589,33 @@ def test_idx_files_without_pixels_or_of_impossible_shapes(tmp_path, shape):
     with pytest.raises(
         EchosetError, match=r"images have no pixels|should hold 18446744073709551616 bytes"
     ):
+        load_images(tmp_path)
+
+
+def test_a_layout_is_a_line_in_the_table(tmp_path, monkeypatch):
+    """One that numbers a picture's rows: read where it lies, found below, and named in refusals."""
+
+    class Rows:
+        def describe(self, split):
+            return f"{split}.rows"
+
+        def is_at(self, path, split):
+            return (path / f"{split}.rows").is_file()
+
+        def find_below(self, root, split):
+            return [path.parent for path in root.glob(f"*/{split}.rows")]
+
+        def read(self, path, request):
+            text = (path / f"{request.split}.rows").read_bytes()
+            return torch.tensor(list(text), dtype=torch.uint8).view(1, 1, 1, -1), None
+
+    monkeypatch.setattr("distill.data.readers.READERS", (*READERS, Rows()))
+    with pytest.raises(EchosetError, match=r"cifar-10-batches-py, test\.rows, or folders of"):
+        load_images(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "test.rows").write_bytes(b"\1\2\3")
+    for root in (tmp_path, tmp_path / "a"):
+        assert load_images(root).images.tolist() == [[[[1, 2, 3]]]]
+    write_mnist(tmp_path / "MNIST" / "raw")
+    with pytest.raises(EchosetError, match=r"several data sets; name one of .*MNIST/raw, .*/a$"):
         load_images(tmp_path)

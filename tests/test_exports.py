@@ -242,3 +242,55 @@ def test_what_stops_an_export_leaves_nothing_behind(tmp_path, monkeypatch):
     (tmp_path / ".out.part").mkdir()  # of one that was killed
     (tmp_path / ".out.part" / "x").write_text("half")
     assert not (export(make(), tmp_path / "out") / "x").exists()
+
+
+class ByPixel:
+    """A task of one decision a pixel, whose labels are masks beside the pictures."""
+
+    def group(self, labels, classes):
+        return labels.flatten(1).mode(1).values.long()
+
+    def is_balanced(self, counts):
+        return True
+
+    def check_folders(self, counts):
+        pass
+
+    def picture_folder(self, label, classes):
+        return "images"
+
+    def folder_files(self, label, name):
+        return {f"masks/{name}.raw": label.numpy().tobytes()}
+
+    def label_files(self, label):
+        return {"mask": label.numpy().tobytes()}
+
+
+def make_maps():
+    """The usual set, every image a map of its class, with one pixel of class 0."""
+    data = make(20, 4)
+    labels = data.labels[:, None, None].repeat(1, 8, 8).to(torch.uint8)
+    labels[:, 0, 0] = 0
+    logits = data.logits[:, :, None, None].repeat(1, 1, 8, 8)
+    return replace(data, labels=labels, logits=logits)
+
+
+def test_what_is_written_beside_a_picture_is_the_tasks_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(distill.sets.transfer_set, "find_task", lambda name: ByPixel())
+    data = make_maps()
+    folder = export(data, tmp_path / "folder")
+    assert sorted(path.name for path in folder.iterdir()) == ["about.json", "images", "masks"]
+    assert len(list((folder / "images").iterdir())) == len(list((folder / "masks").iterdir())) == 20
+    assert (folder / "masks" / "000003.raw").read_bytes() == data.labels[3].numpy().tobytes()
+    with tarfile.open(export(data, tmp_path / "tar", "webdataset") / "set-00000.tar") as archive:
+        assert archive.getnames()[:3] == ["000000.png", "000000.mask", "000000.npy"]
+        assert archive.extractfile("000003.mask").read() == data.labels[3].numpy().tobytes()
+    export(data, tmp_path / "set", "set")
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert manifest["shards"][0]["counts"] == data.counts() == [335, 315, 315, 315]
+
+
+def test_a_part_is_drawn_by_the_class_an_image_counts_for(monkeypatch):
+    monkeypatch.setattr(distill.sets.transfer_set, "find_task", lambda name: ByPixel())
+    part = subsample(make_maps(), 8)
+    assert part.groups.bincount().tolist() == [2] * 4 and part.manifest["short"] == {}

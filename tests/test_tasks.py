@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill import TransferSet, distill, evaluate
+from distill import TransferSet, distill, evaluate, export
 from distill.data.images import Images
 from distill.models import Classifier, ModelSpec, load_classifier, save_classifier
 from distill.options import DistillOptions, StudentOptions
@@ -69,6 +69,19 @@ class PixelMaps:
         both = [((decided == c) & (labels == c)).sum() for c in range(CLASSES)]
         either = [((decided == c) | (labels == c)).sum() for c in range(CLASSES)]
         return {"mean_iou": sum(float(b / e) for b, e in zip(both, either, strict=True)) / CLASSES}
+
+
+    def check_folders(self, counts):
+        pass
+
+    def picture_folder(self, label, classes):
+        return "images"
+
+    def folder_files(self, label, name):
+        return {f"labels/{name}": label.numpy().tobytes()}
+
+    def label_files(self, label):
+        return {"map": label.numpy().tobytes()}
 
 
 class DenseNet(nn.Module):
@@ -140,6 +153,12 @@ def test_a_task_of_many_decisions_goes_the_whole_way(tmp_path, teacher, recipe):
     assert torch.bincount(loaded.groups, minlength=CLASSES).max() <= -(-12 // CLASSES)
     answers = teacher(loaded.images.float() / 255)
     assert torch.equal(decide(answers).to(torch.uint8), loaded.labels)
+
+    export(loaded, tmp_path / "folder", "folder")
+    pictures_written = sorted((tmp_path / "folder" / "images").iterdir())
+    assert len(pictures_written) == len(made)
+    maps = (tmp_path / "folder" / "labels" / pictures_written[0].name).read_bytes()
+    assert maps == loaded.labels[0].numpy().tobytes()
 
     student = build_student(StudentOptions("test_tasks.DenseNet"), loaded.manifest["input"], 3)
     lesson = DistillOptions(steps=60, batch=12, learning_rate=0.03)

@@ -7,13 +7,20 @@ seed=0).report)`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from distill.data.images import Images
+from distill.tasks import find_task
+from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from distill.tasks import Task
 
 SMALLEST = 1 / 20
 """The last class's part of the first one's images under imbalance: 250 of 5,000 in the study."""
@@ -27,25 +34,27 @@ class Corrupted:
     report: str
     """One line: the realised rate, and the images of each class."""
     counts: list[int]
-    """Images per (given) label."""
+    """Images that count for each class by the labels they have now."""
     changed: float
     """Share of labels that are not what they were."""
 
 
-def corrupt(data: Images, classes: int, how: str, seed: int) -> Corrupted:
-    """`none`, `noise=0.4` or `imbalance=1`."""
+def corrupt(data: Images, classes: int, how: str, seed: int, task: Task | None = None) -> Corrupted:
+    """`none`, `noise=0.4` or `imbalance=1`; `task` says which class an image counts for, as for
+    `unbalance`.
+    """
     kind, _, size = how.partition("=")
     try:
         amount = float(size) if size else 0.0
     except ValueError:
         raise EchosetError(f"'{how}': {size} is not a number") from None
     if how == "none":
-        labels = _labels(data, classes)
-        return Corrupted(data, f"{len(data)} images as they are", _counts(labels, classes), 0.0)
+        counts = _counts(_groups(data, classes, task), classes)
+        return Corrupted(data, f"{len(data)} images as they are", counts, 0.0)
     if kind == "noise" and size:
         return add_label_noise(data, classes, amount, seed)
     if kind == "imbalance" and size:
-        return unbalance(data, classes, amount, seed)
+        return unbalance(data, classes, amount, seed, task)
     raise EchosetError(f"'{how}' is no corruption; there are none, noise=RATE and imbalance=GAMMA")
 
 
@@ -54,35 +63,39 @@ def add_label_noise(data: Images, classes: int, rate: float, seed: int) -> Corru
     if not 0 <= rate <= 1:
         raise EchosetError(f"the rate of label noise must lie in [0, 1], got {rate}")
     labels = _labels(data, classes)
+    if labels.ndim > 1:
+        places = " × ".join(str(side) for side in labels.shape[1:])
+        raise EchosetError(
+            f"{data.name} has {places} labels an image, and label noise is for one; use "
+            "imbalance=GAMMA or none"
+        )
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.rand(len(labels), generator=generator) < rate
-    noisy = torch.where(drawn, torch.randint(classes, labels.shape, generator=generator), labels)
+    is_drawn = torch.rand(len(labels), generator=generator) < rate
+    others = torch.randint(classes, labels.shape, generator=generator)
+    noisy = torch.where(is_drawn, others, labels)
     changed = (noisy != labels).float().mean().item()
     counts = _counts(noisy, classes)
-    rates = f"{drawn.float().mean():.1%} of the labels drawn anew, {changed:.1%} changed"
-    return Corrupted(
-        replace(data, labels=noisy),
-        f"{len(labels)} images: {rates}, by class {counts}",
-        counts,
-        changed,
+    drawn = is_drawn.float().mean()
+    report = (
+        f"{len(labels)} images: {drawn:.1%} of the labels drawn anew, {changed:.1%} changed, by "
+        f"class {counts}"
     )
+    return Corrupted(replace(data, labels=noisy), report, counts, changed)
 
 
-def unbalance(data: Images, classes: int, gamma: float, seed: int) -> Corrupted:
+def unbalance(
+    data: Images, classes: int, gamma: float, seed: int, task: Task | None = None
+) -> Corrupted:
     """Keep n_c = round(a/(b + c^γ)) images of the c-th class, c = 1 … K, from all that every class
     has down to a twentieth.
 
-    A small γ drops at once and stays low; a large one falls late.
+    A small γ drops at once and stays low; a large one falls late. `task` says which class an image
+    counts for: without one, its label.
     """
-    labels = _labels(data, classes)
-    wanted = imbalance_counts(min(_counts(labels, classes)), classes, gamma)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    kept = (
-        torch.cat([order[labels[order] == c][:count] for c, count in enumerate(wanted)])
-        .sort()
-        .values
-    )
-    return Corrupted(data.chosen(kept), f"{len(kept)} images left, by class {wanted}", wanted, 0.0)
+    groups = _groups(data, classes, task)
+    quotas = imbalance_counts(min(_counts(groups, classes)), classes, gamma)
+    kept = data.chosen(_draw(groups, quotas, seed))
+    return Corrupted(kept, f"{len(kept)} images left, by class {quotas}", quotas, 0.0)
 
 
 def imbalance_counts(
@@ -96,28 +109,53 @@ def imbalance_counts(
             f"imbalance needs two classes and images in each, got {classes} classes and {largest} "
             "images"
         )
-    first, last = largest, largest * smallest
-    b = (last * classes**gamma - first) / (first - last)
-    a = first * (b + 1)
+    last = largest * smallest
+    b = (last * classes**gamma - largest) / (largest - last)
+    a = largest * (b + 1)
     return [max(round(a / (b + c**gamma)), 1) for c in range(1, classes + 1)]
 
 
-def draw_balanced(data: Images, classes: int, count: int, seed: int) -> Images:
-    """`count` images drawn at random, as many of each class as of any other."""
-    labels = _labels(data, classes)
+def draw_balanced(
+    data: Images, classes: int, count: int, seed: int, task: Task | None = None
+) -> Images:
+    """`count` images drawn at random, as many of each class as of any other; `task` says which
+    class an image counts for: without one, its label.
+    """
+    groups = _groups(data, classes, task)
     if count < 1:
         raise EchosetError(f"a draw takes one image at least, got {count}")
     share, rest = divmod(count, classes)
-    have = _counts(labels, classes)
-    if any(n < share + (c < rest) for c, n in enumerate(have)):
-        needs = f"{count} would take {share + bool(rest)} of each"
-        raise EchosetError(f"{data.name} has {min(have)} images in its smallest class, {needs}")
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    kept = [order[labels[order] == c][: share + (c < rest)] for c in range(classes)]
-    return data.chosen(torch.cat(kept).sort().values)
+    quotas = [share + (label < rest) for label in range(classes)]
+    counts = _counts(groups, classes)
+    if any(have < quota for have, quota in zip(counts, quotas, strict=True)):
+        raise EchosetError(
+            f"{data.name} has {min(counts)} images in its smallest class, {count} would take "
+            f"{max(quotas)} of each"
+        )
+    return data.chosen(_draw(groups, quotas, seed))
 
 
-def _labels(data: Images, classes: int) -> Tensor:
+def _draw(groups: Tensor, quotas: Sequence[int], seed: int) -> Tensor:  # (N,) -> (sum,)
+    """Indices of images drawn at random, so many of each class, in the order they have."""
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
+    ordered = groups[order]
+    kept = [order[ordered == label][:quota] for label, quota in enumerate(quotas)]
+    return torch.cat(kept).sort().values
+
+
+def _groups(data: Images, classes: int, task: Task | None) -> Tensor:  # (N,)
+    """The class that each image counts for."""
+    task = task or find_task("classification")
+    groups = task.group(_labels(data, classes), classes)
+    if groups.ndim > 1:
+        raise EchosetError(
+            f"{data.name} has several labels an image; give the task that says which class such "
+            "an image counts for"
+        )
+    return groups
+
+
+def _labels(data: Images, classes: int) -> Tensor:  # (N, *places)
     if data.labels is None:
         raise EchosetError(f"{data.name} has no labels, so they can't be corrupted or balanced")
     if len(data) and not 0 <= int(data.labels.min()) <= int(data.labels.max()) < classes:
@@ -125,5 +163,5 @@ def _labels(data: Images, classes: int) -> Tensor:
     return data.labels.cpu()
 
 
-def _counts(labels: Tensor, classes: int) -> list[int]:
-    return torch.bincount(labels, minlength=classes).tolist()
+def _counts(groups: Tensor, classes: int) -> list[int]:
+    return count_decisions(groups, classes).tolist()

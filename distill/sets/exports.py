@@ -1,4 +1,7 @@
-"""Transfer sets merged, drawn down, and in the forms that other trainers read."""
+"""Transfer sets merged, drawn down, and in the forms that other trainers read.
+
+What is written beside a picture is the task's own (`distill.tasks`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from distill.sets.transfer_set import (
     write_manifest,
     write_shard,
 )
+from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.priority import draw_by_class, draw_chances
 
@@ -35,6 +39,9 @@ SHARD = 5000
 """Most images in one file of a set or archive."""
 EXPONENT = 0.5
 """Of the priority, in the chance to be drawn, as while synthesising."""
+
+Progress = Callable[[int], None]
+"""Told how many images are written."""
 
 
 def merge(sets: Sequence[TransferSet], names: Sequence[str] = ()) -> TransferSet:
@@ -48,31 +55,32 @@ def merge(sets: Sequence[TransferSet], names: Sequence[str] = ()) -> TransferSet
     first = sets[0].manifest
     for number, other in enumerate(sets[1:], 1):
         name = names[number] if number < len(names) else f"set {number}"
-        if other.manifest["teacher"].get("weight_hash") != first["teacher"].get("weight_hash"):
-            raise EchosetError(
-                f"{name} was made by another teacher than the first; sets of one teacher can be "
-                "merged"
-            )
-        if differ := [
-            key
-            for key, value in first["input"].items()
-            if other.manifest["input"].get(key) != value
-        ]:
-            raise EchosetError(
-                f"{name} was made for another {', '.join(differ)} than the first; it can't be "
-                "merged with that"
-            )
+        _check_same_teacher(first, other.manifest, name)
     if len(sets) == 1:
         return sets[0]
     tensors = {name: torch.cat([getattr(one, name) for one in sets]) for name in DTYPES}
-    means = [one.priority.mean() for one in sets]
-    tensors["priority"] = torch.cat(
-        [
-            one.priority / mean if mean > 0 else torch.ones_like(one.priority)
-            for one, mean in zip(sets, means, strict=True)
-        ]
-    )
+    tensors["priority"] = torch.cat([_in_units_of_mean(one.priority) for one in sets])
     return _derived(TransferSet(**tensors, manifest=first), "merged", sets)
+
+
+def _check_same_teacher(first: Mapping[str, Any], other: Mapping[str, Any], name: str) -> None:
+    if other["teacher"].get("weight_hash") != first["teacher"].get("weight_hash"):
+        raise EchosetError(
+            f"{name} was made by another teacher than the first; sets of one teacher can be merged"
+        )
+    differing = [key for key, value in first["input"].items() if other["input"].get(key) != value]
+    if differing:
+        raise EchosetError(
+            f"{name} was made for another {', '.join(differing)} than the first; it can't be "
+            "merged with that"
+        )
+
+
+def _in_units_of_mean(priority: Tensor) -> Tensor:  # (N,)
+    mean = priority.mean()
+    if mean > 0:
+        return priority / mean
+    return torch.ones_like(priority)
 
 
 def subsample(data: TransferSet, images: int, seed: int = 0) -> TransferSet:
@@ -85,19 +93,14 @@ def subsample(data: TransferSet, images: int, seed: int = 0) -> TransferSet:
         raise EchosetError(
             f"images must lie in [1, {len(data)}], the images there are, got {images}"
         )
-    quotas = torch.tensor(
-        [len(range(label, images, data.classes)) for label in range(data.classes)]
-    )
-    luck = torch.Generator().manual_seed(seed)
-    drawn = (
-        draw_by_class(draw_chances(data.priority, EXPONENT), data.labels, quotas, images, luck)
-        .sort()
-        .values
-    )
-    part = TransferSet(
-        **{name: getattr(data, name)[drawn] for name in DTYPES}, manifest=data.manifest
-    )
-    lacking = (quotas - torch.tensor(part.counts())).tolist()
+    classes = data.classes
+    quotas = torch.tensor([len(range(label, images, classes)) for label in range(classes)])
+    chances = draw_chances(data.priority, EXPONENT)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = draw_by_class(chances, data.groups, quotas, images, generator).sort().values
+    tensors = {name: getattr(data, name)[drawn] for name in DTYPES}
+    part = TransferSet(**tensors, manifest=data.manifest)
+    lacking = (quotas - count_decisions(part.groups, classes)).tolist()
     short = {str(label): count for label, count in enumerate(lacking) if count > 0}
     return _derived(part, "drawn", [data], seed=seed, short=short)
 
@@ -114,25 +117,33 @@ def export(
     about.json.
     """
     out = Path(out)
-    inside = out.is_dir()  # an empty folder may be a mount, or where somebody stands: it stays
-    if out.exists() and not (inside and all(entry.name == PART for entry in out.iterdir())):
+    is_folder = out.is_dir()  # an empty one may be a mount, or where somebody stands: it stays
+    if out.exists() and not (is_folder and _holds_only_a_part(out)):
         raise EchosetError(f"{out} is there already; choose another --out")
-    part = out / PART if inside else out.with_name(f".{out.name}{PART}")
+    part = out / PART if is_folder else out.with_name(f".{out.name}{PART}")
     shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
     part.mkdir(parents=True)
     try:
         with StepProgress(f"writing {out}", len(data), quiet) as progress:
             WRITERS[form](data, part, progress.update)
-        if inside:
-            for entry in sorted(
-                part.iterdir(), key=lambda entry: entry.name == "manifest.json"
-            ):  # which makes a set complete
-                os.replace(entry, out / entry.name)
+        if is_folder:
+            _move_into(part, out)
         else:
             os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def _holds_only_a_part(folder: Path) -> bool:
+    return all(entry.name == PART for entry in folder.iterdir())
+
+
+def _move_into(part: Path, folder: Path) -> None:
+    # The manifest, which makes a set complete, comes last.
+    entries = sorted(part.iterdir(), key=lambda entry: entry.name == "manifest.json")
+    for entry in entries:
+        os.replace(entry, folder / entry.name)
 
 
 def _derived(
@@ -141,36 +152,37 @@ def _derived(
     """What was put together or drawn from sets, with a manifest that says so, and of each part all
     that its own says.
     """
-    counts, raw = data.counts(), [raw_counts(one.manifest) for one in parts]
     shared = ("teacher", "input", "format_version")
-    told = [
-        {key: value for key, value in one.manifest.items() if key not in shared} for one in parts
-    ]
+    told = []
+    for one in parts:
+        told.append({key: value for key, value in one.manifest.items() if key not in shared})
+    counts = data.counts()
+    is_meant_even = method == "drawn" or data.task.is_balanced(counts)
     manifest = {key: data.manifest[key] for key in ("code_version", "teacher", "input")}
-    meant = method == "drawn" or max(counts) - min(counts) <= 1
-    manifest |= {"method": method, "config": {"balanced": meant, "of": told}}
+    manifest |= {"method": method, "config": {"balanced": is_meant_even, "of": told}}
+    raw = [raw_counts(one.manifest) for one in parts]
     if all(isinstance(one, list) and len(one) == data.classes for one in raw):
         manifest["raw_counts"] = [sum(column) for column in zip(*raw, strict=True)]
-    return replace(data, manifest={**manifest, "counts": counts, "short": {}, **more, "shards": []})
+    manifest |= {"counts": counts, "short": {}, **more, "shards": []}
+    return replace(data, manifest=manifest)
 
 
-def _write_folder(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
-    if 0 in (counts := data.counts()):
-        raise EchosetError(
-            f"class {counts.index(0)} has no images, and who reads folders would give its number "
-            "to the next; choose --form npz, "
-            "webdataset or set"
-        )
-    digits = len(str(data.classes - 1))
-    for label in range(data.classes):
-        (folder / f"{label:0{digits}d}").mkdir()
-    for number, picture, label in _pictures(data):
-        (folder / f"{label:0{digits}d}" / f"{number:06d}.png").write_bytes(picture)
+def _write_folder(data: TransferSet, folder: Path, progress: Progress) -> None:
+    task = data.task
+    task.check_folders(data.counts())
+    for number, picture in _pictures(data):
+        label = data.labels[number]
+        name = f"{number:06d}"
+        place = task.picture_folder(label, data.classes)
+        files = {f"{place}/{name}.png": picture, **task.folder_files(label, name)}
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
         progress(number + 1)
     _write_about(data, folder)
 
 
-def _write_npz(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
+def _write_npz(data: TransferSet, folder: Path, progress: Progress) -> None:
     arrays = {name: getattr(data, name).numpy() for name in ("labels", "logits", "priority")}
     contract = data.manifest["input"]
     with open(folder / "set.npz", "wb") as file:
@@ -185,40 +197,41 @@ def _write_npz(data: TransferSet, folder: Path, progress: Callable[[int], None])
     progress(len(data))
 
 
-def _write_webdataset(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
-    for first in range(0, len(data), SHARD):
-        with tarfile.open(
-            folder / f"set-{first // SHARD:05d}.tar", "w", format=tarfile.USTAR_FORMAT
-        ) as archive:
-            for number, picture, label in _pictures(data, first, first + SHARD):
+def _write_webdataset(data: TransferSet, folder: Path, progress: Progress) -> None:
+    for index, first in enumerate(range(0, len(data), SHARD)):
+        path = folder / f"set-{index:05d}.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for number, picture in _pictures(data, first, first + SHARD):
                 logits = io.BytesIO()
                 np.save(logits, data.logits[number].numpy())
-                for suffix, content in (
-                    ("png", picture),
-                    ("cls", str(label).encode()),
-                    ("npy", logits.getvalue()),
-                ):
-                    entry = tarfile.TarInfo(
-                        f"{number:06d}.{suffix}"
-                    )  # without owner or time: equal sets, equal bytes
-                    entry.size = len(content)
-                    archive.addfile(entry, io.BytesIO(content))
+                labels = data.task.label_files(data.labels[number])
+                files = {"png": picture, **labels, "npy": logits.getvalue()}
+                for suffix, content in files.items():
+                    _add_file(archive, f"{number:06d}.{suffix}", content)
                 progress(number + 1)
     _write_about(data, folder)
 
 
-def _write_set(data: TransferSet, folder: Path, progress: Callable[[int], None]) -> None:
-    if data.manifest[
-        "shards"
-    ]:  # as it was loaded; what its shards say is kept as the manifest of a part
+def _add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """A file without owner or time: equal sets give equal bytes."""
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _write_set(data: TransferSet, folder: Path, progress: Progress) -> None:
+    # As it was loaded; what its shards say is kept as the manifest of a part.
+    if data.manifest["shards"]:
         data = _derived(data, "copied", [data])
-    total, shards = -(-len(data) // SHARD), []
+    total = -(-len(data) // SHARD)
+    shards = []
     for index in range(total):
-        first, last = len(data) * index // total, len(data) * (index + 1) // total
+        first = len(data) * index // total
+        last = len(data) * (index + 1) // total
         tensors = {name: getattr(data, name)[first:last] for name in DTYPES}
         file = shard_name(index, total)
         digest = write_shard(folder / file, tensors)
-        counts = torch.bincount(tensors["labels"], minlength=data.classes).tolist()
+        counts = count_decisions(tensors["labels"], data.classes).tolist()
         shards.append(
             {
                 "file": file,
@@ -232,7 +245,7 @@ def _write_set(data: TransferSet, folder: Path, progress: Callable[[int], None])
     write_manifest(folder, {**data.manifest, "shards": shards})
 
 
-WRITERS: dict[str, Callable[[TransferSet, Path, Callable[[int], None]], None]] = {
+WRITERS: dict[ExportForm, Callable[[TransferSet, Path, Progress], None]] = {
     "folder": _write_folder,
     "npz": _write_npz,
     "webdataset": _write_webdataset,
@@ -242,17 +255,19 @@ WRITERS: dict[str, Callable[[TransferSet, Path, Callable[[int], None]], None]] =
 
 def _pictures(
     data: TransferSet, first: int = 0, last: int | None = None
-) -> Iterator[tuple[int, bytes, int]]:
-    """The number, PNG and class of each image in the range."""
+) -> Iterator[tuple[int, bytes]]:
+    """The number and PNG of each image in the range."""
     for number in range(len(data))[first:last]:
         buffer = io.BytesIO()
         Image.fromarray(_channels_last(data.images[number])).save(buffer, "PNG")
-        yield number, buffer.getvalue(), int(data.labels[number])
+        yield number, buffer.getvalue()
 
 
 def _channels_last(images: Tensor) -> np.ndarray:  # (…, C, H, W) -> (…, H, W[, 3])
     pixels = images.movedim(-3, -1).contiguous().numpy()
-    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    if pixels.shape[-1] == 1:
+        return pixels[..., 0]
+    return pixels
 
 
 def _write_about(data: TransferSet, folder: Path) -> None:

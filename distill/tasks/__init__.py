@@ -76,6 +76,20 @@ class Task(Protocol):
     ) -> dict[str, float]:
         """Figures of the task's own, the one to judge by first."""
 
+    def check_folders(self, counts: Sequence[int]) -> None:
+        """Refuse to export what folders of pictures can't say; `counts` are decisions."""
+
+    def picture_folder(self, label: Tensor, classes: int) -> str:  # (*places)
+        """The folder of an image with this label, in an export of pictures."""
+
+    def folder_files(self, label: Tensor, name: str) -> dict[str, bytes]:  # (*places)
+        """Files beside the picture called `name` in an export of pictures: paths below its root,
+        and what they hold.
+        """
+
+    def label_files(self, label: Tensor) -> dict[str, bytes]:  # (*places)
+        """An image's label in an archive: suffixes, and what the files hold."""
+
 
 @cache
 def find_task(name: str) -> Task:

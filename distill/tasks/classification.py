@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.data.augment import view_labels
+from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
@@ -60,3 +61,24 @@ class Classification:
     def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Nothing beside accuracy and calibration, which every task has."""
         return {}
+
+    def check_folders(self, counts: Sequence[int]) -> None:
+        """Refuse a class without images."""
+        if 0 in counts:
+            raise EchosetError(
+                f"class {counts.index(0)} has no images, and who reads folders would give its "
+                "number to the next; choose --form npz, webdataset or set"
+            )
+
+    def picture_folder(self, label: Tensor, classes: int) -> str:  # ()
+        """The class's own, padded with zeros, so that names and classes sort alike."""
+        digits = len(str(classes - 1))
+        return f"{int(label):0{digits}d}"
+
+    def folder_files(self, label: Tensor, name: str) -> dict[str, bytes]:  # ()
+        """None: the folder is the label."""
+        return {}
+
+    def label_files(self, label: Tensor) -> dict[str, bytes]:  # ()
+        """The class as a number in text."""
+        return {"cls": str(int(label)).encode()}

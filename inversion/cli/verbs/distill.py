@@ -46,7 +46,9 @@ def execute(run: DistillRun) -> int:
                 "--corrupt changes the data's labels, and the teacher's are used: add "
                 "--distillation.labels data"
             )
-        damaged = corrupt(as_images(data, whence), teacher.spec.classes, run.corrupt, run.seed)
+        damaged = corrupt(
+            as_images(data, whence), teacher.spec.classes, run.corrupt, run.seed, teacher.task
+        )
         data = damaged.data
         if not run.quiet:
             print(damaged.report)

@@ -1,0 +1,50 @@
+"""Layouts of image data: one file each, and one line in `READERS`.
+
+A new layout is a module with the functions of `reader.Reader`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill.data.readers import cifar, folders, idx, npz
+from distill.data.readers.reader import Content, Reader, Request
+from synthesis_kernels.errors import EchosetError
+
+READERS: tuple[Reader, ...] = (
+    npz,
+    idx,
+    cifar,
+)
+"""Every layout that files name; they are asked in this order."""
+REST: Reader = folders
+"""Takes any other folder."""
+
+
+def read_path(root: Path, request: Request) -> Content:
+    """Images and labels of what lies at a path, in whatever layout."""
+    if not root.exists():
+        raise EchosetError(f"no data at {root}")
+    reader, path = _find_reader(root, request.split)
+    return reader.read(path, request)
+
+
+def _find_reader(root: Path, split: str) -> tuple[Reader, Path]:
+    """Who reads the data at the path or below it, and where; several below would be a choice that
+    is the user's.
+    """
+    for reader in READERS:
+        if reader.is_at(root, split):
+            return reader, root
+    below = [(reader, path) for reader in READERS for path in reader.find_below(root, split)]
+    if len(below) > 1:
+        names = ", ".join(str(path) for _, path in below)
+        raise EchosetError(f"{root} holds several data sets; name one of {names}")
+    if below:
+        return below[0]
+    if REST.is_at(root, split):
+        return REST, root
+    known = ", ".join(reader.describe(split) for reader in READERS)
+    raise EchosetError(
+        f"{root} is no data set this understands: expected {known}, or {REST.describe(split)}"
+    )

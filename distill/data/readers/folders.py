@@ -1,0 +1,111 @@
+"""Pictures in folders: one folder per class, optionally below the split, or pictures side by side
+without labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distill.data.pixels import fit_pixels, to_pixels
+from distill.data.readers.class_folders import (
+    PICTURES,
+    find_classes,
+    find_pictures,
+    find_split,
+    list_all_below,
+)
+from distill.data.readers.reader import Content, Request, watch
+from synthesis_kernels.errors import EchosetError
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+"""Pillow's names of what is opened."""
+MOST_PIXELS = 50_000_000
+"""Of one picture; a larger one is refused before it is unpacked."""
+
+
+def describe(split: str) -> str:
+    """What the layout is called."""
+    return "folders of pictures"
+
+
+def is_at(path: Path, split: str) -> bool:
+    """Whether there is anything in the folder."""
+    return path.is_dir() and any(path.iterdir())
+
+
+def find_below(root: Path, split: str) -> list[Path]:
+    """A folder is read as a whole."""
+    return []
+
+
+def read(path: Path, request: Request) -> Content:
+    """One folder per class, or pictures side by side without labels; where no labels are wanted,
+    all pictures at any depth.
+    """
+    folder = find_split(path, request.split, request.labelled)
+    pictures, labels = _list_pictures(folder, request.labelled)
+    if not pictures:
+        raise EchosetError(
+            f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them"
+        )
+    images = _read_pictures(pictures, request)
+    return images, torch.tensor(labels) if labels else None
+
+
+def _list_pictures(folder: Path, labelled: bool) -> tuple[list[Path], list[int]]:
+    """All pictures, and a label for each where they lie in folders of classes."""
+    if not labelled:
+        folders = [folder, *list_all_below(folder)]
+        return sorted(path for each in folders for path in find_pictures(each)), []
+    pictures: list[Path] = []
+    labels: list[int] = []
+    for label, place in enumerate(find_classes(folder)):
+        members = find_pictures(place) if place.is_dir() else []
+        pictures += members
+        labels += [label] * len(members)
+    loose = find_pictures(folder)
+    if pictures and loose:
+        raise EchosetError(f"{loose[0]} lies beside folders of classes; move it into one, or away")
+    return pictures or loose, labels
+
+
+def _read_pictures(paths: list[Path], request: Request) -> Tensor:  # (N, C, H, W) uint8
+    images: list[Tensor] = []
+    for path in watch(paths, request.quiet):
+        pixels = _read_picture(path)
+        if request.shape is not None:
+            pixels = fit_pixels(pixels[None], *request.shape)[0]
+        elif images:
+            _check_alike(pixels, images[0], path)
+        images.append(pixels)
+    return torch.stack(images).contiguous()
+
+
+def _read_picture(path: Path) -> Tensor:  # (C, H, W) uint8
+    from PIL import Image
+
+    try:
+        # By its content, too: some readers start other programs
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError(
+                    f"{picture.width} × {picture.height} pixels are more than "
+                    f"{MOST_PIXELS:,}; make it smaller"
+                )
+            return to_pixels(picture, str(path))
+    except Exception as error:  # Pillow's readers raise many kinds
+        raise EchosetError(f"{path} is not a readable picture: {error}") from error
+
+
+def _check_alike(pixels: Tensor, first: Tensor, path: Path) -> None:
+    """Refuse pictures of several shapes where no shape is asked for."""
+    if pixels.shape == first.shape:
+        return
+    wanted = "grey or all colour" if pixels.shape[1:] == first.shape[1:] else "one size"
+    raise EchosetError(
+        f"{path} is {tuple(pixels.shape)}, the pictures before it {tuple(first.shape)}; make them "
+        f"all {wanted}"
+    )

@@ -1,0 +1,71 @@
+"""NumPy's archives: `<split>_images` and `<split>_labels`, or `images` and `labels`; labels may be
+missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.data.readers.reader import Content, Request
+from synthesis_kernels.errors import EchosetError
+
+
+def describe(split: str) -> str:
+    """What the layout is called."""
+    return "an .npz file"
+
+
+def is_at(path: Path, split: str) -> bool:
+    """Whether the path itself is such data."""
+    return path.suffix == ".npz"
+
+
+def find_below(root: Path, split: str) -> list[Path]:
+    """An archive is named itself."""
+    return []
+
+
+def read(path: Path, request: Request) -> Content:
+    """Images and labels of an archive."""
+    images, labels = _load(path, request)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise EchosetError(
+            f"{path}: images are {images.dtype} {images.shape}; expected uint8 (N,H,W[,C])"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    numbers = None if labels is None else _to_numbers(labels, path)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), numbers
+
+
+def _load(path: Path, request: Request) -> tuple[np.ndarray, np.ndarray | None]:
+    split = request.split
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            prefix = f"{split}_" if f"{split}_images" in arrays else ""
+            if f"{prefix}images" not in arrays:
+                raise EchosetError(
+                    f"{path} has no '{split}_images' and no 'images'; it has "
+                    f"{', '.join(arrays.files)}"
+                )
+            images = arrays[f"{prefix}images"]
+            labels = arrays.get(f"{prefix}labels") if request.labelled else None
+    except EchosetError:
+        raise
+    except Exception as error:  # numpy, zip and zlib each have their own
+        raise EchosetError(f"{path} is not a readable .npz file: {error}") from error
+    return images, labels
+
+
+def _to_numbers(labels: np.ndarray, path: Path) -> Tensor:  # (N,) or (N, 1) -> (N,) int64
+    if labels.shape[1:] == (1,):
+        labels = labels[:, 0]
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        raise EchosetError(
+            f"{path}: labels are {labels.dtype} {labels.shape}; expected integers (N,)"
+        )
+    return torch.from_numpy(labels.astype(np.int64))

@@ -1,0 +1,101 @@
+"""The study: every method on every set under every corruption, cell by cell, so that a kill costs
+one cell at most.
+
+A finished cell is one JSON file; it is never computed again. Several processes may share a grid:
+each takes every n-th cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.data.images import Images
+from distill.evaluation import predict
+from distill.files import write_json
+from distill.loop import StepProgress
+from distill.models import Classifier
+from distill.options import DistillOptions, StudentOptions, StudyOptions
+from distill.runtime import Runtime
+from distill.sets.transfer_set import TransferSet
+from distill.study.cell import Shared, cell_keys, read_cell, run_cell
+from distill.study.check import check_study
+from distill.study.plan import ORIGINAL, Cell, method_loss, plan
+from distill.study.summary import summarise
+
+__all__ = ["Cell", "method_loss", "plan", "run_study", "summarise"]
+
+
+def run_study(
+    teacher: Classifier,
+    sets: Mapping[str, TransferSet | Images],
+    test: Images,
+    out: str | Path,
+    student: StudentOptions = StudentOptions(),
+    options: StudyOptions = StudyOptions(),
+    distillation: DistillOptions = DistillOptions(),
+    original: Images | None = None,
+    runtime: Runtime = Runtime(),
+) -> list[dict[str, Any]]:
+    """Fill the grid under `out`/cells and return every cell that is finished, this process's and
+    others'.
+    """
+    shared = Shared(teacher, test, student, options, distillation, runtime)
+    check_study(shared, sets, original)
+    everything = dict(sets)
+    if original is not None:
+        everything[ORIGINAL] = original
+    keys = cell_keys(shared, everything, plan(sets, options, original is not None))
+    place = Path(out) / "cells"
+    # What was made otherwise is refused before anything is computed.
+    _read_cells(keys, place)
+    _fill(shared, everything, keys, place)
+    return _read_cells(keys, place)
+
+
+def _fill(
+    shared: Shared,
+    sets: Mapping[str, TransferSet | Images],
+    keys: Mapping[Cell, str],
+    place: Path,
+) -> None:
+    """Compute what is missing of this process's share of the cells."""
+    runtime = shared.runtime
+    answers = None
+    todo = runtime.share(list(keys))
+    with StepProgress("cells", len(todo), runtime.quiet) as progress:
+        for number, cell in enumerate(todo):
+            key = keys[cell]
+            path = _file_of(cell, place)
+            folder = place / cell.name / key[:12]
+            figures = ""
+            if read_cell(path, key) is None:
+                if answers is None:
+                    device = runtime.resolve_device()
+                    answers = predict(shared.teacher, shared.test.images, device).cpu()
+                result = run_cell(shared, cell, sets[cell.set], answers, folder)
+                write_json(path, {"key": key, **result})
+                figures = f"{cell.name} {result['accuracy']:.2%}"
+            progress.update(number + 1, figures)
+            _remove_work(folder)
+
+
+def _file_of(cell: Cell, place: Path) -> Path:
+    return place / f"{cell.name}.json"
+
+
+def _read_cells(keys: Mapping[Cell, str], place: Path) -> list[dict[str, Any]]:
+    """The results of the cells that are finished."""
+    results = [read_cell(_file_of(cell, place), key) for cell, key in keys.items()]
+    return [result for result in results if result is not None]
+
+
+def _remove_work(folder: Path) -> None:
+    """Remove what a cell kept while it was computed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    # Another study's cell may have been stopped there.
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
