@@ -70,7 +70,6 @@ class PixelMaps:
         either = [((decided == c) | (labels == c)).sum() for c in range(CLASSES)]
         return {"mean_iou": sum(float(b / e) for b, e in zip(both, either, strict=True)) / CLASSES}
 
-
     def check_folders(self, counts):
         pass
 
@@ -78,7 +77,7 @@ class PixelMaps:
         return "images"
 
     def folder_files(self, label, name):
-        return {f"labels/{name}": label.numpy().tobytes()}
+        return {f"labels/{name}.map": label.numpy().tobytes()}
 
     def label_files(self, label):
         return {"map": label.numpy().tobytes()}
@@ -157,7 +156,7 @@ def test_a_task_of_many_decisions_goes_the_whole_way(tmp_path, teacher, recipe):
     export(loaded, tmp_path / "folder", "folder")
     pictures_written = sorted((tmp_path / "folder" / "images").iterdir())
     assert len(pictures_written) == len(made)
-    maps = (tmp_path / "folder" / "labels" / pictures_written[0].name).read_bytes()
+    maps = (tmp_path / "folder" / "labels" / f"{pictures_written[0].stem}.map").read_bytes()
     assert maps == loaded.labels[0].numpy().tobytes()
 
     student = build_student(StudentOptions("test_tasks.DenseNet"), loaded.manifest["input"], 3)
