@@ -70,9 +70,8 @@ class InnerLoop:
         self.target = teacher.target(options.objective.bn_relative)
         spec = teacher.classifier.spec
         trained = options.objective.views or trained_views(spec)
-        self.view_plan = ViewPlan(
-            round(trained.shift * spec.size), trained.flip, round(trained.cutout * spec.size)
-        )
+        shift = round(trained.shift * spec.size)
+        self.view_plan = ViewPlan(shift, trained.flip, round(trained.cutout * spec.size))
         self.seed = seed
         self.clone = copy.deepcopy(generator)
         device = self.target.mean.device
@@ -84,20 +83,7 @@ class InnerLoop:
         self.plain = options.generator.learning == "plain"
         # What begins each call anew, and Adam's moments with it.
         self.passing = [self.noise, *([self.clone.seed.weight] if self.plain else self.parameters)]
-        groups: list[dict[str, Any]] = [
-            {"params": self.parameters},
-            {"params": [self.noise], "lr": options.generator.latent_rate},
-        ]
-        on_cuda = device.type == "cuda"
-        self.optimiser = torch.optim.Adam(
-            groups,
-            options.generator.learning_rate,
-            betas=(0.5, 0.999),
-            fused=True,
-            capturable=on_cuda,
-        )
-        # Eager steps with it are fine here.
-        self.optimiser._warned_capturable_if_run_uncaptured = True
+        self.optimiser = self._build_optimiser()
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
         self.average: tuple[Tensor, Tensor] | None = None
@@ -105,6 +91,24 @@ class InnerLoop:
         if step == "compiled":
             self._loss = compiled(self._objective)
         self._captured = Captured(self._update, self._tensors)
+
+    def _build_optimiser(self) -> torch.optim.Adam:
+        """Adam for the clone and its noise, at a rate each."""
+        generator = self.options.generator
+        groups: list[dict[str, Any]] = [
+            {"params": self.parameters},
+            {"params": [self.noise], "lr": generator.latent_rate},
+        ]
+        optimiser = torch.optim.Adam(
+            groups,
+            generator.learning_rate,
+            betas=(0.5, 0.999),
+            fused=True,
+            capturable=self.noise.is_cuda,
+        )
+        # Eager steps with it are fine here.
+        optimiser._warned_capturable_if_run_uncaptured = True
+        return optimiser
 
     @torch.no_grad()
     def begin(self, noise: Tensor, average: tuple[Tensor, Tensor] | None) -> None:
