@@ -77,7 +77,10 @@ def adversary_steps(
         state.has_begun = bool((buffer.filled & ~buffer.is_held_out).any())
     if not state.has_begun or state.call < run.begins:
         nothing = torch.zeros((), device=buffer.images.device)
-        return {"agreement": nothing, "held_out_agreement": nothing, "reward": nothing}
+        figures = {"agreement": nothing, "held_out_agreement": nothing}
+        if state.policy:
+            figures["reward"] = nothing
+        return figures
     total = (options.calls - run.begins) * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
     before = agreement

@@ -24,21 +24,11 @@ from inversion.options import SynthesisOptions
 from inversion.parts.adversary import adversary_steps, check_adversary
 from inversion.parts.call import generator_call, store
 from inversion.parts.inner import InnerLoop
-from inversion.parts.progress import StepResult, show_counts
+from inversion.parts.progress import StepResult, planned_calls, read_figures, show_counts
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.state import SynthesisState
 from inversion.teacher import check_teacher_views, trained_views
 
-FIGURES = (
-    "bn",
-    "classes",
-    "adversary",
-    "alike",
-    "hit",
-    "taken",
-    "agreement",
-    "held_out_agreement",
-)
 RISE = 1e-3
 """A rise of the held-out agreement that counts."""
 
@@ -113,18 +103,15 @@ class Matching:
         short).
         """
         state = self.state
-        calls = self.options.calls
-        if not self.full:
-            return state.call >= 2 * calls
+        if state.call >= planned_calls(state.call, self.options.calls, self.full):
+            return True
         waited = state.call - max(state.best_call, self.options.adversary.begins)
-        return state.call >= calls or (state.call > 0 and waited >= self.options.patience)
+        return self.full and state.call > 0 and waited >= self.options.patience
 
     @property
     def planned(self) -> int:
         """The calls asked for; twice as many where a class is still short after them."""
-        calls = self.options.calls
-        late = self.state.call >= calls and not self.full
-        return 2 * calls if late else calls
+        return planned_calls(self.call, self.options.calls, self.full)
 
     def notice(self) -> str | None:
         """How much memory the hints take, where there are any."""
@@ -151,9 +138,7 @@ class Matching:
         figures |= adversary_steps(self.train, self.frozen, state, options, precision)
         state.call += 1
 
-        names = [*FIGURES, "reward"] if state.policy else FIGURES
-        stacked = torch.stack([figures[name].float() for name in names]).tolist()
-        values = dict(zip(names, stacked, strict=True))
+        values = read_figures(figures)
         agreement = values["held_out_agreement"]
         # Agreement counts from the call that fills the buffer: before, the few images held out may
         # all be of one class.

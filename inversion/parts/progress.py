@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -18,6 +21,17 @@ class StepResult:
     """What else the log keeps: seconds, a policy's weights."""
     line: str = ""
     """The same in words, for the progress bar."""
+
+
+def planned_calls(call: int, calls: int, full: bool) -> int:
+    """The calls asked for; twice as many where a class is still short after them."""
+    return 2 * calls if call >= calls and not full else calls
+
+
+def read_figures(figures: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars as numbers, in one wait for the device."""
+    values = torch.stack([value.float() for value in figures.values()]).tolist()
+    return dict(zip(figures, values, strict=True))
 
 
 def show_counts(counts: list[int], quotas: list[int]) -> str:

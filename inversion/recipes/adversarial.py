@@ -41,7 +41,7 @@ from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.call import draw_classes
 from inversion.parts.generator import Generator, build_generator
-from inversion.parts.progress import StepResult, show_counts
+from inversion.parts.progress import StepResult, planned_calls, read_figures, show_counts
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.terms import class_loss
 from synthesis_kernels.backend import forward_pass
@@ -119,15 +119,12 @@ class Adversarial:
     @property
     def done(self) -> bool:
         """Out of calls; twice as many are made while a class is short."""
-        if not self.full:
-            return self.call >= 2 * self.options.calls
-        return self.call >= self.options.calls
+        return self.call >= self.planned
 
     @property
     def planned(self) -> int:
         """The calls asked for; twice as many where a class is still short after them."""
-        late = self.call >= self.options.calls and not self.full
-        return 2 * self.options.calls if late else self.options.calls
+        return planned_calls(self.call, self.options.calls, self.full)
 
     def notice(self) -> str | None:
         """Nothing."""
@@ -143,9 +140,14 @@ class Adversarial:
             generator_loss = self._generator_step()
         taken, hit = self._offer()
         self.call += 1
-        figures = torch.stack([difference, generator_loss, taken.float(), hit, self._held_out()])
-        names = ("difference", "generator", "taken", "hit", "held_out_agreement")
-        values = dict(zip(names, figures.tolist(), strict=True))
+        figures = {
+            "difference": difference,
+            "generator": generator_loss,
+            "taken": taken,
+            "hit": hit,
+            "held_out_agreement": self._held_out(),
+        }
+        values = read_figures(figures)
         self.agreement = values["held_out_agreement"]
         self.counts = self.buffer.counts().tolist()
         elapsed = time.perf_counter() - began
