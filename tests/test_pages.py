@@ -13,6 +13,7 @@ from drawings import curves_in, dots_in, pictures_of, words_in
 from distill.sets.transfer_set import write_manifest, write_shard
 from inversion.pages.plots import LONGEST, Dot, bars, dots, histogram, lines, scatter
 from inversion.pages.report import write_report
+from inversion.pages.run_sections import synthesis_seconds, synthesis_section
 from inversion.pages.study import write_study
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -176,3 +177,14 @@ def test_templates_load_nothing():
     for file in (ROOT / "inversion" / "pages" / "templates").iterdir():
         text = file.read_text()
         assert not re.search(r"(src|href)=.?(https?:|/|\.)|<script|url\(|@import|\| *safe", text)
+
+
+def test_a_recipe_is_shown_by_the_figures_it_logs():
+    call = {"shard": 0, "counts": [1, 2], "seconds": 2.0, "taken": 3.0}
+    call |= {"held_out_agreement": 0.5, "difference": 0.2, "generator": -0.1}
+    calls = [call | {"call": number} for number in (1, 2)]
+    growth, agreement, losses = synthesis_section(calls, 1).plots
+    assert words_in(growth.svg)[-2:] == ["kept", "taken in"]
+    assert "trained images" not in agreement.svg
+    assert words_in(losses.svg)[-2:] == ["generator", "teacher − student"]
+    assert synthesis_seconds(calls) == {"synthesis": 4.0}

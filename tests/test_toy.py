@@ -1,4 +1,3 @@
-
 import pytest
 
 from inversion.toy import SIZE, draw_picture, main, run
