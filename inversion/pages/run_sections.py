@@ -15,7 +15,7 @@ LOSSES = {
     "bn": "BatchNorm",
     "classes": "class",
     "generator": "generator",
-    "difference": "teacher − student",
+    "difference": "student's distance to the teacher",
 }
 """What a call may log, and what it is called in a plot. Recipes log some of these."""
 CALLS = "generator call"
@@ -96,9 +96,7 @@ def synthesis_section(calls: Sequence[Mapping[str, Any]], shards: int) -> Sectio
             share=True,
             limits=(0, 1),
         ),
-        lines(
-            "generator's losses, by call", numbers, _series(first, LOSSES), CALLS, "loss (no unit)"
-        ),
+        lines("losses, by call", numbers, _series(first, LOSSES), CALLS, "loss (no unit)"),
     ]
     learnt = [call for call in first if "policy" in call]
     if learnt:
