@@ -164,6 +164,8 @@ def test_templates_and_style_are_packaged():
     )
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_the_pages_load_no_plotting_before_they_draw():
     code = "import sys, inversion.pages.report, inversion.pages.scores, inversion.pages.study\n"
     code += "print('matplotlib' in sys.modules)"

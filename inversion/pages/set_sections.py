@@ -73,8 +73,10 @@ def _missing(short: Mapping[str, int]) -> str:
     if not short:
         return ""
     named = [f"class {label} lacks {count:,}" for label, count in short.items()]
-    more = ", …" if len(named) > MOST_NAMED else ""
-    return f"; {', '.join(named[:MOST_NAMED])}{more}"
+    told = ", ".join(named[:MOST_NAMED])
+    if len(named) > MOST_NAMED:
+        told += f", and {len(named) - MOST_NAMED} more classes lack some"
+    return f"; {told}"
 
 
 def _unit(transfer_set: TransferSet) -> str:
