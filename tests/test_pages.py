@@ -188,5 +188,5 @@ def test_a_recipe_is_shown_by_the_figures_it_logs():
     growth, agreement, losses = synthesis_section(calls, 1).plots
     assert words_in(growth.svg)[-2:] == ["kept", "taken in"]
     assert "trained images" not in agreement.svg
-    assert words_in(losses.svg)[-2:] == ["generator", "student's distance to the teacher"]
+    assert words_in(losses.svg)[-2:] == ["generator", "distance to the teacher"]
     assert synthesis_seconds(calls) == {"synthesis": 4.0}

@@ -15,7 +15,7 @@ LOSSES = {
     "bn": "BatchNorm",
     "classes": "class",
     "generator": "generator",
-    "difference": "student's distance to the teacher",
+    "difference": "distance to the teacher",
 }
 """What a call may log, and what it is called in a plot. Recipes log some of these."""
 CALLS = "generator call"
