@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import compress
+from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup, escape
 
@@ -103,14 +104,13 @@ def lines(
     those of the y axis; without them it takes in zero.
     """
     words = [word for word in x if isinstance(word, str)]
-    places = range(len(words)) if words else [float(value) for value in x]
-    rows = 0
+    numbers = [float(value) for value in x if not isinstance(value, str)]
     columns = _legend_columns(series)
-    if len(series) > 1:
-        rows = math.ceil(len(series) / columns)
-    with _figure(HEIGHT + ROW * rows) as figure:
+    with _figure(HEIGHT + ROW * math.ceil(len(series) / columns)) as figure:
         axes = figure.add_subplot()
-        drawn = [_line(axes, index, places, values) for index, values in enumerate(series.values())]
+        drawn = []
+        for index, values in enumerate(series.values()):
+            drawn.append(_line(axes, index, numbers or range(len(words)), values))
         low, high = limits or axes.get_ylim()
         if limits is None:
             low = min(low, 0)
@@ -121,7 +121,7 @@ def lines(
             _name_ticks(axes, words)
         else:
             _count_in_whole_numbers(axes.xaxis)
-        if rows:
+        if len(series) > 1:
             names = [_shown(name) for name in series]
             figure.legend(drawn, names, loc="outside lower center", ncols=columns)
         axes.set(xlabel=x_label, ylabel=y_label)
@@ -160,21 +160,13 @@ def scatter(
     title: str, points: Mapping[str, tuple[float, float]], x_label: str, y_label: str
 ) -> Plot:
     """One named dot a point."""
-    middle = (min(x for x, _ in points.values()) + max(x for x, _ in points.values())) / 2
+    places = [x for x, _ in points.values()]
+    middle = (min(places) + max(places)) / 2
     with _figure(max(HEIGHT, ROW * (len(points) + 5))) as figure:
         axes = figure.add_subplot()
         for index, (name, (x, y)) in enumerate(points.items()):
             axes.plot(x, y, "o", color=COLOURS[index % len(COLOURS)])
-            # Names stand towards the middle, where there is room.
-            side, shift = ("left", 6) if x <= middle else ("right", -6)
-            axes.annotate(
-                _shown(name),
-                (x, y),
-                xytext=(shift, 0),
-                textcoords="offset points",
-                horizontalalignment=side,
-                verticalalignment="center",
-            )
+            _name_point(axes, name, (x, y), on_right=x <= middle)
         _count_in_whole_numbers(axes.xaxis)
         _count_in_whole_numbers(axes.yaxis)
         axes.margins(0.08)
@@ -200,7 +192,9 @@ def dots(title: str, rows: Sequence[Dot], references: Sequence[Dot], x_label: st
     with _figure(0.7 + ROW * len(everyone)) as figure:
         axes = figure.add_subplot()
         for place, dot in enumerate(everyone):
-            colour = COLOURS[0] if place < len(rows) else GREY
+            colour = GREY
+            if place < len(rows):
+                colour = COLOURS[0]
             axes.errorbar(dot.mean, place, xerr=dot.deviation, fmt="o", color=colour)
         axes.set_yticks(range(len(everyone)), [_shown(dot.name) for dot in everyone])
         axes.set(ylim=(len(everyone) - 0.5, -0.5), xlabel=x_label)
@@ -232,15 +226,15 @@ def _plot(title: str, figure: Figure) -> Plot:
 
 
 def _line(axes: Axes, index: int, places: Sequence[float], values: Sequence[float]) -> Line2D:
-    points = [
-        (place, value) for place, value in zip(places, values, strict=True) if math.isfinite(value)
-    ]
+    """Draw a line through the points whose values are finite."""
+    finite = [math.isfinite(value) for value in values]
+    marker = "o" if sum(finite) <= FEW else ""
     (line,) = axes.plot(
-        [place for place, _ in points],
-        [value for _, value in points],
+        list(compress(places, finite)),
+        list(compress(values, finite)),
         color=COLOURS[index % len(COLOURS)],
         linestyle=DASHES[index // len(COLOURS) % len(DASHES)],
-        marker="o" if len(points) <= FEW else "",
+        marker=marker,
         markersize=3,
         # A line along the edge is not cut in half.
         clip_on=False,
@@ -248,11 +242,28 @@ def _line(axes: Axes, index: int, places: Sequence[float], values: Sequence[floa
     return line
 
 
+def _name_point(axes: Axes, name: str, point: tuple[float, float], on_right: bool) -> None:
+    """Write a name beside a dot: towards the middle, where there is room."""
+    shift = -6
+    alignment: Literal["left", "right"] = "right"
+    if on_right:
+        shift = 6
+        alignment = "left"
+    axes.annotate(
+        _shown(name),
+        point,
+        xytext=(shift, 0),
+        textcoords="offset points",
+        horizontalalignment=alignment,
+        verticalalignment="center",
+    )
+
+
 def _legend_columns(names: Mapping[str, object]) -> int:
     """How many names fit side by side."""
-    points = 72 * WIDTH
+    width = 72 * WIDTH  # points
     longest = max(len(_shown(name)) for name in names)
-    return max(1, min(len(names), int(points // (5 * longest + 36))))
+    return max(1, min(len(names), int(width // (5 * longest + 36))))
 
 
 def _show_per_cent(axis: Axis) -> None:
@@ -280,5 +291,7 @@ def _shown(name: str) -> str:
     words = " ".join(name.encode(errors="replace").decode().split())
     if len(words) > LONGEST:
         words = f"{words[: LONGEST - 1]}…"
-    # matplotlib leaves out of a legend what begins with an underscore.
-    return f" {words}" if words.startswith("_") else words
+    if words.startswith("_"):
+        # matplotlib would leave it out of a legend.
+        words = f" {words}"
+    return words
