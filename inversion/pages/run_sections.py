@@ -146,7 +146,13 @@ def distillation_section(steps: Sequence[Mapping[str, Any]], answers: str) -> Se
                 share=True,
                 limits=(0, 1),
             ),
-            lines(f"divergence from the {answers}, by step", numbers, divergence, "step", "loss"),
+            lines(
+                f"divergence from the {answers}, by step",
+                numbers,
+                divergence,
+                "step",
+                "loss (no unit)",
+            ),
         ],
     )
 
