@@ -275,11 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, accuracy in result.accuracy.items():
         counts = " ".join(map(str, result.counts[name]))
         print(f"{name:22}{counts:24}{accuracy:.2f} %")
-    try:
-        draw_picture(result, options.out)
-    except ModuleNotFoundError as error:
-        print(f"no picture ({error}): pip install 'echoset[plot]'", file=sys.stderr)
-        return 0
+    draw_picture(result, options.out)
     print(f"picture: {options.out}")
     return 0
 

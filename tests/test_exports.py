@@ -14,7 +14,7 @@ import distill.sets.exports
 from distill import TransferSet, export, load_images, merge, subsample
 from distill.sets.transfer_set import raw_counts
 from distill.torchvision_shim import torchvision
-from inversion.pages.report import _sources
+from inversion.pages.set_sections import source_names
 from synthesis_kernels.errors import EchosetError
 
 
@@ -162,9 +162,9 @@ def test_what_was_drawn_before_filtering_stays_known():
 def test_reports_name_every_source_however_sets_were_put_together():
     one, other = make(), make(seed=1)
     other.manifest["collection"] = {"raw_counts": [1] * 12, "sources": ["shaders"]}
-    assert _sources(subsample(one, 20).manifest) == ["a generator"]
-    assert _sources(merge([subsample(one, 20), other]).manifest) == ["a generator", "shaders"]
-    assert _sources(merge([merge([one, one]), subsample(other, 12)]).manifest) == [
+    assert source_names(subsample(one, 20).manifest) == ["a generator"]
+    assert source_names(merge([subsample(one, 20), other]).manifest) == ["a generator", "shaders"]
+    assert source_names(merge([merge([one, one]), subsample(other, 12)]).manifest) == [
         "a generator",
         "shaders",
     ]

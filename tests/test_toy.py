@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 
 from inversion.toy import SIZE, draw_picture, main, run
@@ -34,7 +32,6 @@ def test_the_same_seed_gives_the_same_numbers(short):
 
 
 def test_the_command_draws(result, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr("inversion.toy.run", lambda seed: result)
     picture = tmp_path / "new" / "toy.png"
     assert main([f"--out={picture}"]) == 0
@@ -42,17 +39,7 @@ def test_the_command_draws(result, tmp_path, monkeypatch, capsys):
     assert f"{result.accuracy['the set']:.2f} %" in capsys.readouterr().out
 
 
-def test_without_matplotlib_there_is_a_table(result, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("inversion.toy.run", lambda seed: result)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main([f"--out={tmp_path / 'toy.png'}"]) == 0
-    printed = capsys.readouterr()
-    assert "uniform noise" in printed.out
-    assert "pip install 'echoset[plot]'" in printed.err
-
-
 def test_a_picture_drawn_from_few_calls(short, tmp_path):
-    pytest.importorskip("matplotlib")
     draw_picture(short, tmp_path / "toy.svg")
     assert (tmp_path / "toy.svg").stat().st_size
 

@@ -1,10 +1,9 @@
-"""One page about scored sets: their pictures, their scores side by side, and how far the scores can
-be trusted.
+"""One page about scored sets: their scores side by side, how far these can be trusted, and the
+sets' pictures.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from distill.files import write_atomically
-from inversion.pages.page import bars, gallery, lines, scatter, table, whole
-from inversion.scoring.scorecard import BINS, Scorecard
+from inversion.pages.gallery import Gallery, gallery
+from inversion.pages.page import render
+from inversion.pages.plots import Plot, bars, histogram, lines, scatter
+from inversion.scoring.scorecard import Scorecard
 from inversion.scoring.scores import OVERALL, SCORES
 from inversion.scoring.validation import ranks
 
@@ -28,6 +29,27 @@ class Scored:
     card: Scorecard
 
 
+@dataclass(frozen=True)
+class SetPart:
+    """What the page shows of one set."""
+
+    name: str
+    overall: str
+    notes: list[str]
+    plots: list[Plot]
+    gallery: Gallery
+
+
+@dataclass(frozen=True)
+class ValidationPart:
+    """What the page shows of how far scores predict."""
+
+    sets: list[tuple[str, ...]]
+    plot: Plot
+    correlations: list[tuple[str, ...]]
+    notes: list[str]
+
+
 def ranked(sets: Mapping[str, Scored]) -> list[str]:
     """Names by overall, best first."""
     return sorted(sets, key=lambda name: -sets[name].card.overall)
@@ -36,43 +58,46 @@ def ranked(sets: Mapping[str, Scored]) -> list[str]:
 def score_rows(sets: Mapping[str, Scored], names: Sequence[str]) -> list[tuple[str, ...]]:
     """Head and body of the table: scores down, the named sets across."""
     cards = [sets[name].card for name in names]
-    rows = [("", *names), ("images", *(f"{card.images:,}" for card in cards))]
-    rows.append(("overall", *(f"{card.overall:.3f}" for card in cards)))
-    return rows + [
-        (score.heading, *(score.text(card.values[score.name]) for card in cards))
-        for score in SCORES
+    rows = [
+        ("", *names),
+        ("images", *(f"{card.images:,}" for card in cards)),
+        ("overall", *(f"{card.overall:.3f}" for card in cards)),
     ]
+    for score in SCORES:
+        values = [score.text(card.values[score.name]) for card in cards]
+        rows.append((score.heading, *values))
+    return rows
 
 
 def validation_rows(validation: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Head and body of the table of correlations, the overall first."""
     headings = {score.name: score.heading for score in SCORES}
     rows = [
-        ("overall ↑", validation["overall"]),
-        *((headings[row["name"]], row) for row in validation["scores"]),
-    ]
-    return [
         ("", "Spearman ρ", "95 % interval", "p", "sets"),
-        *((name, *_correlation(row)) for name, row in rows),
+        ("overall ↑", *_correlation(validation["overall"])),
     ]
+    for row in validation["scores"]:
+        rows.append((headings[row["name"]], *_correlation(row)))
+    return rows
 
 
 def _correlation(row: Mapping[str, Any]) -> tuple[str, ...]:
+    sets = str(row["sets"])
     if row["rho"] is None:
-        return ("–", "–", "–", str(row["sets"]))
-    p = "< .001" if row["p"] < 0.001 else f"{row['p']:.3f}"
-    return (f"{row['rho']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}", p, str(row["sets"]))
+        return ("–", "–", "–", sets)
+    p = f"{row['p']:.3f}"
+    if row["p"] < 0.001:
+        p = "< .001"
+    return (f"{row['rho']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}", p, sets)
 
 
 def validation_notes(validation: Mapping[str, Any]) -> list[str]:
     """What to know when reading that table."""
-    notes, spread, original = (
-        [validation["caution"]],
-        validation["overall"]["one_left_out"],
-        validation.get("original"),
-    )
+    notes = [validation["caution"]]
+    spread = validation["overall"]["one_left_out"]
     if spread:
         notes.append(f"overall's ρ with any one set left out: {spread[0]:+.2f} to {spread[1]:+.2f}")
+    original = validation.get("original")
     if original is not None:
         notes.append(f"the original data teaches {original:.2%}; it is not counted")
     return [*notes, validation["method"]]
@@ -85,59 +110,84 @@ def write_scores(
     validation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page."""
-    parts = [f"<h1>Echoset scorecard</h1><p class=note><code>{html.escape(command)}</code></p>"]
-    parts += [
-        f"<h2>Scores</h2><div class=wide>{table(score_rows(sets, ranked(sets)))}</div><p "
-        f"class=note>{html.escape(OVERALL)}</p>"
-    ]
-    parts += [_validation(validation)] if validation else []
-    parts += [_one_set(name, sets[name]) for name in ranked(sets)]
-    meaning = [("score", "what it is", "range", "claimed better", "good")]
-    meaning += [
-        (score.title, score.definition, score.range, score.better or "–", score.good)
-        for score in SCORES
-    ]
-    parts.append(f"<h2>What the scores are</h2>{table(meaning)}")
-    write_atomically(path, whole("Echoset scorecard", "".join(parts)))
+    names = ranked(sets)
+    page = render(
+        "scores.html.j2",
+        title="Echoset scorecard",
+        command=command,
+        scores=score_rows(sets, names),
+        overall=OVERALL,
+        validation=_validation(validation) if validation else None,
+        parts=[_part(name, sets[name]) for name in names],
+        meanings=_meanings(),
+    )
+    write_atomically(path, page)
 
 
-def _validation(validation: Mapping[str, Any]) -> str:
+def _meanings() -> list[tuple[str, ...]]:
+    """Head and body of the table of definitions."""
+    rows: list[tuple[str, ...]] = [("score", "what it is", "range", "claimed better", "good")]
+    for score in SCORES:
+        better = score.better or "–"
+        rows.append((score.title, score.definition, score.range, better, score.good))
+    return rows
+
+
+def _validation(validation: Mapping[str, Any]) -> ValidationPart:
     sets = validation["sets"]
-    places = (
-        ranks([found[figure] for found in sets.values()]) for figure in ("overall", "accuracy")
+    overall = ranks([figures["overall"] for figures in sets.values()])
+    accuracy = ranks([figures["accuracy"] for figures in sets.values()])
+    plot = scatter(
+        "rank by test accuracy against rank by overall, 1 the lowest",
+        dict(zip(sets, zip(overall, accuracy, strict=True), strict=True)),
+        "rank by overall score",
+        "rank by test accuracy",
     )
-    points = dict(zip(sets, zip(*places, strict=True), strict=True))
-    rows = [("set", "images", "overall", "test accuracy, %", "seeds")]
-    for name, found in sorted(sets.items(), key=lambda item: -item[1]["accuracy"]):
-        spread = "" if found["accuracy_sd"] is None else f" ± {found['accuracy_sd']:.2%}"
-        accuracy = f"{found['accuracy']:.2%}{spread}".replace("%", "")
-        rows.append(
-            (name, f"{found['images']:,}", f"{found['overall']:.3f}", accuracy, str(found["seeds"]))
-        )
-    chart = scatter(
-        points,
-        "rank by test accuracy, from the lowest, against rank by overall",
-        ("lowest overall", "highest overall"),
+    return ValidationPart(
+        sets=_accuracy_rows(sets),
+        plot=plot,
+        correlations=validation_rows(validation),
+        notes=validation_notes(validation),
     )
-    notes = "".join(
-        f"<p class=note>{html.escape(note)}</p>" for note in validation_notes(validation)
-    )
-    return f"<h2>Do the scores predict?</h2>{table(rows)}{chart}{table(validation_rows(validation))}{notes}"
 
 
-def _one_set(name: str, scored: Scored) -> str:
+def _accuracy_rows(sets: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Head and body of the table of what sets teach, best first."""
+    rows: list[tuple[str, ...]] = [("set", "images", "overall", "test accuracy, %", "seeds")]
+    for name, figures in sorted(sets.items(), key=lambda item: -item[1]["accuracy"]):
+        accuracy = f"{100 * figures['accuracy']:.2f}"
+        if figures["accuracy_sd"] is not None:
+            accuracy += f" ± {100 * figures['accuracy_sd']:.2f}"
+        images = f"{figures['images']:,}"
+        rows.append((name, images, f"{figures['overall']:.3f}", accuracy, str(figures["seeds"])))
+    return rows
+
+
+def _part(name: str, scored: Scored) -> SetPart:
     card = scored.card
-    notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in (scored.path, *card.notes))
-    classes = [str(label) for label in range(card.classes)]
-    charts = bars(card.counts, classes, "images per class, as the teacher decides")
+    images = scored.images.numpy(force=True)
+    return SetPart(
+        name=name,
+        overall=f"{card.overall:.3f}",
+        notes=[scored.path, *card.notes],
+        plots=_plots(card),
+        gallery=gallery(images, card.decisions.numpy(), card.classes),
+    )
+
+
+def _plots(card: Scorecard) -> list[Plot]:
+    title = "images per class, as the teacher decides"
+    plots = [bars(title, card.counts, "class", "images")]
     if card.raw_counts is not None and card.raw_counts != card.counts:
-        charts += bars(card.raw_counts, classes, "before filtering")
-    charts += bars(
-        card.margins, [f"{i / BINS:.2f}" for i in range(BINS)], "margin p₁ − p₂", every=4
+        plots.append(bars("before filtering", card.raw_counts, "class", "images"))
+    plots.append(histogram("margin p₁ − p₂", card.margins, "margin", "images"))
+    readout = lines(
+        "readout, by images learnt from",
+        list(card.readouts),
+        {"agreement": list(card.readouts.values())},
+        "images learnt from",
+        "same decision (%)",
+        share=True,
+        limits=(0, 1),
     )
-    sizes = [str(count) for count in card.readouts]
-    charts += lines(
-        sizes, {"agreement": list(card.readouts.values())}, "readout, by images learnt from", (0, 1)
-    )
-    pictures = gallery(scored.images.numpy(force=True), card.decisions.numpy(), card.classes)
-    return f"<h2>{html.escape(name)}</h2>{notes}{pictures}<div class=row>{charts}</div>"
+    return [*plots, readout]

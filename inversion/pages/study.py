@@ -1,125 +1,187 @@
-"""One page about a study: for each set a table of methods by corruptions, and charts of their
+"""One page about a study: for each set a table of methods by corruptions, and plots of their
 accuracy.
 """
 
 from __future__ import annotations
 
-import html
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.files import write_atomically
-from inversion.pages.page import dots, lines, table, whole
+from inversion.pages.page import render
+from inversion.pages.plots import Dot, Plot, dots, lines
 
-SHARES = ("accuracy", "agreement", "ece", "transfer")  # shown in per cent
+Row = dict[str, Any]
+"""Means over seeds of one method on one set, corrupted in one way."""
+
+SHARES = ("accuracy", "agreement", "ece", "transfer")
+"""Figures shown in per cent."""
+ORIGINAL = "original"
 REFERENCES = {"plain": "plain training", "hinton": "KD on the original data"}
 """What the methods of the set `original` are called."""
+UNDAMAGED = "none"
+KINDS = {"noise": "label noise (share of labels)", "imbalance": "imbalance (exponent)"}
+"""Corruptions that come in levels, and what their levels are."""
+MEANS = {
+    "agreement": "agreement",
+    "ece": "ECE",
+    "magnitude_similarity": "MagSim",
+    "angle_similarity": "AngSim",
+    "transfer": "adversarial transfer",
+}
+"""Figures of the second table, and their headings."""
 
 
-def cell_text(row: dict[str, Any] | None, figure: str = "accuracy") -> str:
+@dataclass(frozen=True)
+class SetPart:
+    """What the page shows of one set."""
+
+    name: str
+    accuracies: list[tuple[str, ...]]
+    plots: list[Plot]
+    means: list[tuple[str, ...]]
+
+
+def cell_text(row: Row | None, figure: str = "accuracy") -> str:
     """Mean ± standard deviation, shares in per cent; a dash where there is nothing yet."""
     if row is None or row[figure] is None:
         return "–"
-    scale, digits = (100, 2) if figure in SHARES else (1, 3)
-    known = [value for value in (row[figure], row[f"{figure}_sd"]) if value is not None]
-    return " ± ".join(f"{value * scale:.{digits}f}" for value in known)
+    scale = 1
+    digits = 3
+    if figure in SHARES:
+        scale = 100
+        digits = 2
+    values = [row[figure], row[f"{figure}_sd"]]
+    return " ± ".join(f"{value * scale:.{digits}f}" for value in values if value is not None)
 
 
 def shown_name(name: str, method: str) -> str:
     """A method as the reader knows it: on the original data it is a reference."""
-    return REFERENCES.get(method, method) if name == "original" else method
+    if name == ORIGINAL:
+        return REFERENCES.get(method, method)
+    return method
 
 
-def grid(rows: list[dict[str, Any]], name: str, figure: str = "accuracy") -> list[tuple[str, ...]]:
+def grid(rows: Sequence[Row], name: str, figure: str = "accuracy") -> list[tuple[str, ...]]:
     """Head and body of one set's table: methods down, corruptions across."""
-    mine = {(row["corruption"], row["method"]): row for row in rows if row["set"] == name}
-    damages, methods = _levels(rows, name), _methods(rows, name)
-    body = [
-        (shown_name(name, method), *(cell_text(mine.get((d, method)), figure) for d in damages))
-        for method in methods
-    ]
-    return [("method", *damages), *body]
+    rows = _of_set(rows, name)
+    cells = {(row["corruption"], row["method"]): row for row in rows}
+    levels = _levels(rows)
+    table = [("method", *levels)]
+    for method in _methods(rows):
+        texts = [cell_text(cells.get((level, method)), figure) for level in levels]
+        table.append((shown_name(name, method), *texts))
+    return table
 
 
-def write_study(rows: list[dict[str, Any]], command: str, path: Path) -> None:
+def write_study(rows: Sequence[Row], command: str, path: Path) -> None:
     """Write the page."""
-    parts = [f"<h1>Echoset study</h1><p class=note><code>{html.escape(command)}</code></p>"]
-    for name in sorted({row["set"] for row in rows}, key=lambda name: name == "original"):
-        head = f"<h2>{html.escape(name)}: accuracy, %, mean ± standard deviation over seeds</h2>"
-        parts += [head, table(grid(rows, name)), *_charts(rows, name), table(_means(rows, name))]
-    write_atomically(path, whole("Echoset study", "".join(parts)))
+    # The original data comes last.
+    names = sorted({row["set"] for row in rows}, key=lambda name: name == ORIGINAL)
+    parts = [_part(rows, name) for name in names]
+    page = render("study.html.j2", title="Echoset study", command=command, parts=parts)
+    write_atomically(path, page)
 
 
-def _charts(rows: list[dict[str, Any]], name: str) -> list[str]:
+def _part(rows: Sequence[Row], name: str) -> SetPart:
+    references = []
+    if name != ORIGINAL:
+        references = _of_set(rows, ORIGINAL)
+    of_set = _of_set(rows, name)
+    return SetPart(name, grid(rows, name), _plots(of_set, references), _means(of_set, name))
+
+
+def _plots(rows: Sequence[Row], references: Sequence[Row]) -> list[Plot]:
     """Lines over the levels of a corruption; dots for whatever level has no other to be joined
     with.
     """
-    levels, methods, charts, joined = _levels(rows, name), _methods(rows, name), [], set()
-    means = {
-        (row["corruption"], row["method"]): row["accuracy"] for row in rows if row["set"] == name
-    }
-    for kind in ("noise", "imbalance"):
-        some = [
-            level
-            for level in levels
-            if level.startswith(kind) or (level == "none" and kind == "noise")
-        ]
-        some.sort(key=lambda level: float(level.partition("=")[2] or 0))
-        whole_lines = {
-            m: [means[level, m] for level in some]
-            for m in methods
-            if all((level, m) in means for level in some)
-        }
-        if len(some) > 1 and whole_lines:
-            lowest = min(min(line) for line in whole_lines.values())
-            charts.append(lines(some, whole_lines, f"accuracy by {kind}", (lowest, 1.0)))
-            joined.update(some)
-    return charts + [_by_method(rows, name, level) for level in levels if level not in joined]
+    plots = []
+    joined: set[str] = set()
+    for kind in KINDS:
+        levels = _levels_of_kind(rows, kind)
+        accuracies = _whole_lines(rows, levels)
+        if len(levels) > 1 and accuracies:
+            plots.append(_by_level(kind, levels, accuracies))
+            joined.update(levels)
+    for level in _levels(rows):
+        if level not in joined:
+            plots.append(_by_method(rows, references, level))
+    return plots
 
 
-def _by_method(rows: list[dict[str, Any]], name: str, level: str) -> str:
-    """Accuracy of every method on one set at one level, the references on the original data below,
-    in grey.
-    """
-    mine = [row for row in rows if row["set"] == name and row["corruption"] == level]
-    beside = [row for row in rows if row["set"] == "original" != name]
-    title = "accuracy by method, %" + ("" if level == "none" else f", {level}")
-    return dots([_dot(row) for row in mine], [_dot(row) for row in beside], title)
+def _levels_of_kind(rows: Sequence[Row], kind: str) -> list[str]:
+    """The levels of one kind of corruption by their numbers; no damage is the least noise."""
+    levels = [level for level in _levels(rows) if level.startswith(kind)]
+    if kind == "noise" and UNDAMAGED in _levels(rows):
+        levels.append(UNDAMAGED)
+    return sorted(levels, key=lambda level: float(level.partition("=")[2] or 0))
 
 
-def _dot(row: dict[str, Any]) -> tuple[str, float, float]:
-    return (
-        shown_name(row["set"], row["method"]),
-        100 * row["accuracy"],
-        100 * (row["accuracy_sd"] or 0.0),
+def _whole_lines(rows: Sequence[Row], levels: Sequence[str]) -> dict[str, list[float]]:
+    """Accuracies by level, of the methods that have one at every level."""
+    accuracies = {(row["corruption"], row["method"]): row["accuracy"] for row in rows}
+    whole = {}
+    for method in _methods(rows):
+        if all((level, method) in accuracies for level in levels):
+            whole[method] = [accuracies[level, method] for level in levels]
+    return whole
+
+
+def _by_level(kind: str, levels: Sequence[str], accuracies: dict[str, list[float]]) -> Plot:
+    lowest = min(min(line) for line in accuracies.values())
+    # Where all is right, an axis of one point still has a length.
+    lowest = min(lowest, 0.99)
+    return lines(
+        f"accuracy by {kind}",
+        levels,
+        accuracies,
+        KINDS[kind],
+        "accuracy (%)",
+        share=True,
+        limits=(lowest, 1.0),
     )
 
 
-def _means(rows: list[dict[str, Any]], name: str) -> list[tuple[str, ...]]:
+def _by_method(rows: Sequence[Row], references: Sequence[Row], level: str) -> Plot:
+    """Accuracy of every method at one level, the references on the original data below, in grey."""
+    title = "accuracy by method, %"
+    if level != UNDAMAGED:
+        title += f", {level}"
+    at_level = [_dot(row) for row in rows if row["corruption"] == level]
+    return dots(title, at_level, [_dot(row) for row in references], "accuracy (%)")
+
+
+def _dot(row: Row) -> Dot:
+    name = shown_name(row["set"], row["method"])
+    return Dot(name, 100 * row["accuracy"], 100 * (row["accuracy_sd"] or 0.0))
+
+
+def _means(rows: Sequence[Row], name: str) -> list[tuple[str, ...]]:
     """Head and body of the table of all other figures."""
-    found = [
-        ("mean over corruptions", "agreement", "ECE", "MagSim", "AngSim", "adversarial transfer")
-    ]
-    for method in _methods(rows, name):
-        mine = [row for row in rows if row["set"] == name and row["method"] == method]
-        figures = ("agreement", "ece", "magnitude_similarity", "angle_similarity", "transfer")
-        found.append(
-            (
-                shown_name(name, method),
-                *(_mean([row[figure] for row in mine]) for figure in figures),
-            )
-        )
-    return found
+    table = [("mean over corruptions", *MEANS.values())]
+    for method in _methods(rows):
+        of_method = [row for row in rows if row["method"] == method]
+        texts = [_mean([row[figure] for row in of_method]) for figure in MEANS]
+        table.append((shown_name(name, method), *texts))
+    return table
 
 
-def _levels(rows: list[dict[str, Any]], name: str) -> list[str]:
-    return list(dict.fromkeys(row["corruption"] for row in rows if row["set"] == name))
+def _of_set(rows: Sequence[Row], name: str) -> list[Row]:
+    return [row for row in rows if row["set"] == name]
 
 
-def _methods(rows: list[dict[str, Any]], name: str) -> list[str]:
-    return list(dict.fromkeys(row["method"] for row in rows if row["set"] == name))
+def _levels(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["corruption"] for row in rows))
 
 
-def _mean(values: list[float | None]) -> str:
+def _methods(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in rows))
+
+
+def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3f}" if known else "–"
+    if not known:
+        return "–"
+    return f"{sum(known) / len(known):.3f}"

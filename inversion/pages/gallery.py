@@ -1,0 +1,72 @@
+"""Pictures inside a page: a strip of them for each class."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image
+
+COLUMNS = 16
+"""Pictures of a class, at most."""
+MOST_CLASSES = 20
+SMALL = 48
+"""Pictures lower than this are shown at twice their size."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures of one class, side by side."""
+
+    label: int
+    png: str
+    """The file, in base64."""
+    width: int
+    """As shown, in pixels of the page."""
+    height: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Strips of the first classes that have pictures."""
+
+    strips: list[Strip]
+    classes: int
+    """All there are; more than `most` are not shown."""
+    most: int = MOST_CLASSES
+
+
+def gallery(
+    images: NDArray[np.uint8],  # (N, C, H, W)
+    groups: NDArray[np.int64],  # (N,) the class that each image counts for
+    classes: int,
+) -> Gallery:
+    """A strip of pictures for each class."""
+    strips = []
+    for label in range(min(classes, MOST_CLASSES)):
+        of_class = images[groups == label]
+        if len(of_class):
+            strips.append(_strip(label, of_class))
+    return Gallery(strips, classes)
+
+
+def _strip(label: int, images: NDArray[np.uint8]) -> Strip:  # (N, C, H, W)
+    # Evenly spread over the stock, so that the gallery shows the class and not its best.
+    columns = min(COLUMNS, len(images))
+    chosen = np.linspace(0, len(images) - 1, columns).astype(int)
+    pixels = rearrange(images[chosen], "n c h w -> h (n w) c")
+    height, width = pixels.shape[:2]
+    zoom = 2 if height < SMALL else 1
+    return Strip(label, _png(pixels), width * zoom, height * zoom)
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:  # (H, W, C)
+    if pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,157 @@
+"""What a report tells of a transfer set: what was made, how even it is, where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distill.sets.transfer_set import TransferSet
+from inversion.pages.gallery import Gallery, gallery
+from inversion.pages.plots import Section, bars, histogram
+
+GENERATOR = "a generator"
+MOST_NAMED = 10
+"""Classes that are short of images, named one by one."""
+MOST_SHARDS = 8
+CONFIDENCE_BINS = 20
+
+
+@dataclass(frozen=True)
+class Made:
+    """The first sentence of a report."""
+
+    images: str
+    sources: list[str]
+    """Where images were chosen from; none if a generator made all."""
+    balance: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a collected set was chosen."""
+
+    rows: list[tuple[str, ...]]
+    note: str
+
+
+def made(transfer_set: TransferSet) -> Made:
+    """What was made, and whether it is balanced."""
+    sources = source_names(transfer_set.manifest)
+    if sources == [GENERATOR]:
+        sources = []
+    return Made(f"{len(transfer_set):,}", sources, _balance_sentence(transfer_set))
+
+
+def source_names(manifest: Mapping[str, Any]) -> list[str]:
+    """Where images came from, those of the sets that one was put together of among them."""
+    if "collection" in manifest:
+        return list(manifest["collection"]["sources"])
+    names: list[str] = []
+    for part in manifest["config"].get("of") or []:
+        names += source_names(part)
+    return list(dict.fromkeys(names)) or [GENERATOR]
+
+
+def _balance_sentence(transfer_set: TransferSet) -> str:
+    counts = transfer_set.counts()
+    least = min(counts)
+    most = max(counts)
+    spread = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    told = f"{spread} {_unit(transfer_set)} for each of {len(counts)} classes"
+    if transfer_set.task.is_balanced(counts):
+        return f"The set is balanced: {told}."
+    missing = _missing(transfer_set.manifest.get("short", {}))
+    return f"The set is not balanced: {told}{missing}."
+
+
+def _missing(short: Mapping[str, int]) -> str:
+    """Which classes lack images, where some do."""
+    if not short:
+        return ""
+    named = [f"class {label} lacks {count:,}" for label, count in short.items()]
+    told = ", ".join(named[:MOST_NAMED])
+    if len(named) > MOST_NAMED:
+        told += f", and {len(named) - MOST_NAMED} more classes lack some"
+    return f"; {told}"
+
+
+def _unit(transfer_set: TransferSet) -> str:
+    """What the counts count: decisions are one an image, or one a pixel."""
+    return "images" if transfer_set.labels.ndim == 1 else "pixels"
+
+
+def balance_section(transfer_set: TransferSet) -> Section:
+    """The counts of classes, and how sure the teacher is."""
+    unit = _unit(transfer_set)
+    confidence = transfer_set.logits.float().softmax(1).amax(1).numpy()
+    heights, _ = np.histogram(confidence, bins=CONFIDENCE_BINS, range=(0, 1))
+    return Section(
+        "Balance and confidence",
+        [
+            bars(f"{unit} per class", transfer_set.counts(), "class", unit),
+            histogram(
+                "the teacher's confidence",
+                heights.tolist(),
+                "softmax of the decision",
+                unit,
+            ),
+        ],
+    )
+
+
+def set_gallery(transfer_set: TransferSet) -> Gallery:
+    """Pictures of the set, by class."""
+    images = transfer_set.images.numpy()
+    return gallery(images, transfer_set.groups.numpy(), transfer_set.classes)
+
+
+def origin(transfer_set: TransferSet) -> Origin | None:
+    """What was drawn and taken from each source, where the set was collected."""
+    collection = transfer_set.manifest.get("collection")
+    if not collection:
+        return None
+    rows = [("class", "drawn", "accepted", *collection["taken"], "missing")]
+    for label in range(transfer_set.classes):
+        figures = [collection["raw_counts"][label], collection["accepted"][label]]
+        figures += [counts[label] for counts in collection["taken"].values()]
+        figures.append(collection["short"].get(str(label), 0))
+        rows.append((str(label), *map(str, figures)))
+    return Origin(rows, _origin_note(collection))
+
+
+def _origin_note(collection: Mapping[str, Any]) -> str:
+    note = (
+        f"{collection['drawn']:,} images drawn in {collection['seconds']:.0f} s; class coverage "
+        f"{collection['raw_coverage']:.3f} before choosing."
+    )
+    shares = collection["exposed"].items()
+    exposed = [f"{share:.0%} of {address}" for address, share in shares if share]
+    if exposed:
+        note += f" Shown as figures on black: {', '.join(exposed)}."
+    return note
+
+
+def provenance(summary: Mapping[str, Any], transfer_set: TransferSet) -> list[tuple[str, str]]:
+    """How a set came to be, by name; what is not known is left out."""
+    manifest = transfer_set.manifest
+    teacher = manifest["teacher"]
+    rows = [
+        ("command", summary.get("command")),
+        ("seed", manifest.get("seed")),
+        ("device", manifest["shards"][0].get("device")),
+        ("teacher", f"{teacher.get('model')}, weights SHA-256 {teacher.get('weight_hash')}"),
+        ("echoset", manifest["code_version"]),
+        ("torch", summary.get("torch")),
+    ]
+    for shard in manifest["shards"][:MOST_SHARDS]:
+        rows.append((shard["file"], f"SHA-256 {shard['sha256']}"))
+    return [(name, str(value)) for name, value in rows if value not in ("", None)]
+
+
+def options_text(transfer_set: TransferSet) -> str:
+    """All options that the set was made with."""
+    return json.dumps(transfer_set.manifest["config"], indent=1)
