@@ -17,6 +17,7 @@ from distill.models import (
     load_classifier,
     read_spec,
 )
+from distill.models.classifier import CONTRACT
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
@@ -35,7 +36,6 @@ BUNDLED = {
     "cifar10-small": ASSETS / "cifar10_convnet32.safetensors",
 }
 DEAD_VARIANCE = 1e-8
-CONTRACT = ("channels", "size", "classes", "task", "mean", "std")
 
 
 def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = False) -> Classifier:

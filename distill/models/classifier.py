@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +50,11 @@ class ModelSpec:
     std: tuple[float, ...] = (1.0,)
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything worth keeping with the weights: recipe, seed, accuracy."""
+
+
+OF_THE_NETWORK = ("model", "arguments", "notes")
+CONTRACT = tuple(one.name for one in fields(ModelSpec) if one.name not in OF_THE_NETWORK)
+"""What the spec says of images and answers, and not of the network itself."""
 
 
 class Classifier(nn.Module):
@@ -121,15 +126,8 @@ class Classifier(nn.Module):
     @property
     def contract(self) -> dict[str, Any]:
         """What the network takes and gives: the part of the spec a transfer set repeats."""
-        spec = self.spec
-        return {
-            "channels": spec.channels,
-            "size": spec.size,
-            "classes": spec.classes,
-            "task": spec.task,
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-        }
+        values = {name: getattr(self.spec, name) for name in CONTRACT}
+        return {**values, "mean": list(self.spec.mean), "std": list(self.spec.std)}
 
     def weight_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of the network's state, the same on any device."""
@@ -187,16 +185,9 @@ def spec_of(
     contract: Mapping[str, Any], model: str = "", arguments: Mapping[str, Any] | None = None
 ) -> ModelSpec:
     """The spec of a network that takes and gives what the contract says."""
-    return ModelSpec(
-        model,
-        dict(arguments or {}),
-        channels=contract["channels"],
-        size=contract["size"],
-        classes=contract["classes"],
-        task=contract["task"],
-        mean=tuple(contract["mean"]),
-        std=tuple(contract["std"]),
-    )
+    values = {name: contract[name] for name in CONTRACT}
+    values |= {"mean": tuple(contract["mean"]), "std": tuple(contract["std"])}
+    return ModelSpec(model, dict(arguments or {}), **values)
 
 
 LIMITS = {"channels": (1, 1024), "size": (1, 8192), "classes": (2, 1_000_000)}
