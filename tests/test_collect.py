@@ -28,10 +28,11 @@ from inversion.cli.verbs import verify
 from inversion.options import BoundaryOptions, CollectOptions
 from inversion.pages.report import write_report
 from inversion.sources.boundary import attack_boundaries
-from inversion.sources.collect import augmented
+from inversion.sources.collection import MADE, Collection
+from inversion.sources.making import augmented
 from inversion.sources.random import Random
 from inversion.sources.stock import Stock
-from inversion.sources.stream import BLOCK, open_source
+from inversion.sources.stream import BLOCK, DrawnSource, open_source
 from synthesis_kernels.errors import EchosetError
 
 collecting = importlib.import_module(
@@ -336,10 +337,13 @@ def test_the_cases_hold_what_they_are_there_for(linear, pictures):
 
 def test_a_source_that_suffices_leaves_the_next_alone(linear, tmp_path, monkeypatch):
     asked = []
-    block = collecting.Source.block
-    monkeypatch.setattr(
-        collecting.Source, "block", lambda self, n: (asked.append(self.address), block(self, n))[1]
-    )
+    block = DrawnSource.block
+
+    def watched(self, number):
+        asked.append(self.address)
+        return block(self, number)
+
+    monkeypatch.setattr(DrawnSource, "block", watched)
     found = make(linear, ("noise", "shaders"), PLAIN, tmp_path / "set").manifest["collection"]
     assert set(asked) == {"noise"} and list(found["taken"]) == ["noise"] and not found["short"]
 
@@ -356,7 +360,7 @@ def test_the_same_seed_gives_the_same_bytes(linear, tmp_path):
 
 def test_a_finished_set_is_not_made_again(linear, tmp_path, monkeypatch):
     made = make(linear, ("noise",), PLAIN, tmp_path / "set")
-    monkeypatch.setattr(collecting, "_run", None)
+    monkeypatch.setattr(collecting, "_walk", None)
     again = make(linear, ("noise",), PLAIN, tmp_path / "set")
     assert torch.equal(again.images, made.images) and again.manifest == made.manifest
 
@@ -434,7 +438,7 @@ SCARCE = replace(
 
 
 def made_images(found):
-    return found.round == collecting.MADE
+    return found.round == MADE
 
 
 def test_drawing_again_goes_on_where_the_stream_was(linear, tmp_path):
@@ -495,8 +499,8 @@ def test_augmented_images_mix_with_images_alone():
     stock = Stock([40, 40], (1, 8, 8), True, torch.device("cpu"))
     white = torch.full((3, 1, 8, 8), 255, dtype=torch.uint8)
     stock.offer(white, torch.tensor([[1.0, 0.0]] * 3), torch.ones(3, dtype=torch.bool), 0)
-    options = CollectOptions(views=ViewOptions(rotate=0, scale=0, shift=0, cutmix=1.0))
-    made = augmented(stock, options, Random("cpu", "augment"), 0, 0)
+    views = ViewOptions(rotate=0, scale=0, shift=0, cutmix=1.0)
+    made = augmented(stock, views, Random("cpu", "augment"), 0, 0)
     assert len(made) == BLOCK and (made == 255).all()
 
 
@@ -611,15 +615,15 @@ def test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes(
     tmp_path, monkeypatch, last, options, ways
 ):
     teacher, sources = linear_teacher(last), ("noise", "smooth")
-    take, calls, stop_at = collecting._take, [], None
+    take, calls, stop_at = Collection.take, [], None
 
-    def watched(state, phase, *rest):
-        take(state, phase, *rest)
+    def watched(self, phase, *rest):
+        take(self, phase, *rest)
         calls.append(phase.name)
         if len(calls) == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(collecting, "_take", watched)
+    monkeypatch.setattr(Collection, "take", watched)
     whole = make(teacher, sources, options, tmp_path / "whole")
     names = calls.copy()
     assert len(dict.fromkeys(names)) == ways  # sources, both again, and ways of making
@@ -655,15 +659,15 @@ FLAGS = [
     "--device=cpu",
 ]
 STOPPING = """
-import importlib, os, signal, sys
-collecting = importlib.import_module("inversion.sources.collect")
-take, calls = collecting._take, []
+import os, signal, sys
+from inversion.sources.collection import Collection
+take, calls = Collection.take, []
 def stopping(*arguments):
     take(*arguments)
     calls.append(1)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.Signals[sys.argv[1]])
-collecting._take = stopping
+Collection.take = stopping
 import distill.loop
 distill.loop.Every.__call__ = lambda self: True  # saved after every block
 from inversion.cli.main import main
@@ -916,7 +920,6 @@ def test_a_way_that_is_none_ends_with_status_two(capsys):
             "collection.short names a way twice: draw, push, draw",
         ),
         ({"balanced": False, "short": ("draw",)}, "none is where collection.balanced is false"),
-        ({"boundary": BoundaryOptions(steps=0)}, "boundary.steps must be at least 1"),
     ],
 )
 def test_options_that_cannot_work_are_refused_by_name(linear, tmp_path, change, message):
@@ -980,7 +983,7 @@ def test_a_damaged_state_is_named(linear, tmp_path, monkeypatch):
     key = {}
     monkeypatch.setattr(
         collecting,
-        "_run",
+        "_walk",
         lambda *arguments: key.update(value=arguments[5]) or (_ for _ in ()).throw(Interrupted()),
     )
     with pytest.raises(Interrupted):

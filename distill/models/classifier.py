@@ -54,6 +54,9 @@ class ModelSpec:
 class Classifier(nn.Module):
     """`network` behind its normaliser."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         _check_normaliser(spec.mean, spec.std, spec.channels)
