@@ -17,17 +17,13 @@ from inversion.sources.fractals import Fractals
 from inversion.sources.leaves import Leaves
 from inversion.sources.noise import GaussianNoise, UniformNoise
 from inversion.sources.random import Random
-from inversion.sources.shaders import (
-    FIELDS,
-    JOINS,
-    PALETTES,
-    SYMMETRIES,
-    TONES,
-    WARPS,
-    Program,
-    Shaders,
-)
-from inversion.sources.stream import BLOCK, open_source, open_sources
+from inversion.sources.shaders import Program, Shaders, changes, fields, joins, shades
+from inversion.sources.shaders.changes import SYMMETRIES, WARPS
+from inversion.sources.shaders.fields import FIELDS
+from inversion.sources.shaders.joins import JOINS
+from inversion.sources.shaders.plane import camera
+from inversion.sources.shaders.shades import PALETTES, TONES
+from inversion.sources.stream import BLOCK, DrawnSource, StoredSource, open_source, open_sources
 from synthesis_kernels.errors import EchosetError
 
 CPU = torch.device("cpu")
@@ -390,7 +386,7 @@ def test_programs_that_differ_in_an_unused_field_count_once(monkeypatch):
         ("PALETTES", 1),
     ):
         monkeypatch.setattr(shaders, name, getattr(shaders, name)[:length])
-    assert shaders.JOINS[0] is shaders.one and shaders.programs_count() == 2 * (3 + 3 * 3)
+    assert shaders.JOINS[0] is joins.one and shaders.programs_count() == 2 * (3 + 3 * 3)
 
 
 seeds = st.integers(0, 2**40)
@@ -398,7 +394,7 @@ plain = settings(max_examples=12)
 
 
 def plane(seed, count=3, size=12):
-    return shaders._camera(random("camera", seed), count, size)
+    return camera(random("camera", seed), count, size)
 
 
 @pytest.mark.parametrize("part", [*SYMMETRIES, *WARPS], ids=lambda part: part.__name__)
@@ -438,7 +434,7 @@ def test_every_join_is_finite(join, seed, first, second):
 def test_every_tone_maps_values_from_minus_one_to_one_into_the_range(tone, seed, size):
     shade = tone(random(seed), random("values", seed).uniform(3, 12, 12, low=-1.0) * size)
     assert shade.shape == (3, 12, 12) and shade.isfinite().all()
-    if size <= 1 or tone is not shaders.soft:
+    if size <= 1 or tone is not shades.soft:
         assert shade.min() >= 0 and shade.max() <= 1
 
 
@@ -480,9 +476,9 @@ def test_pictures_of_a_group_share_a_program_and_no_number(monkeypatch):
 
 def test_symmetries_and_warps_do_what_they_say():
     x, y = plane(0)
-    for part in (shaders.kaleidoscope, shaders.swirl):
+    for part in (changes.kaleidoscope, changes.swirl):
         torch.testing.assert_close(torch.hypot(*part(random(0), (x, y))), torch.hypot(x, y))
-    for part in (shaders.mirror, shaders.quarters):
+    for part in (changes.mirror, changes.quarters):
         for ours, theirs in zip(part(random(0), (x, y)), part(random(0), (-x, y)), strict=True):
             assert torch.equal(ours, theirs)
     sector = math.pi / random(0).integers(3, 8, 3, 1, 1)
@@ -491,29 +487,29 @@ def test_symmetries_and_warps_do_what_they_say():
         x * (2 * sector).sin() + y * (2 * sector).cos(),
     )
     for ours, theirs in zip(
-        *(shaders.kaleidoscope(random(0), p) for p in ((x, y), turned)), strict=True
+        *(changes.kaleidoscope(random(0), p) for p in ((x, y), turned)), strict=True
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     side = random(0).uniform(3, 1, 1, low=0.5, high=1.2)
     for ours, theirs in zip(
-        *(shaders.tiles(random(0), p) for p in ((x, y), (x + 2 * side, y))), strict=True
+        *(changes.tiles(random(0), p) for p in ((x, y), (x + 2 * side, y))), strict=True
     ):
         assert (
             (ours - theirs).abs() % (2 * side).max() < 1e-4
         ).double().mean() > 0.95  # but for a seam moved by rounding
-    squares = shaders.mosaic(random(0), (x, y))
+    squares = changes.mosaic(random(0), (x, y))
     assert all(len(values.unique()) <= 45 for part in squares for values in part)
 
 
 def test_known_fields_by_their_formulas():
     x, y = plane(3)
     angle = random(3).uniform(3, 1, 1, high=2 * math.pi)
-    torch.testing.assert_close(shaders.slope(random(3), (x, y)), x * angle.cos() + y * angle.sin())
+    torch.testing.assert_close(fields.slope(random(3), (x, y)), x * angle.cos() + y * angle.sin())
     points = random(3).uniform(8, 2, 3, 1, 1, low=-1.3, high=1.3)
     distances = torch.hypot(x - points[:, 0], y - points[:, 1]).sort(0).values
-    torch.testing.assert_close(shaders.cells(random(3), (x, y)), 2 * distances[0] - 1)
+    torch.testing.assert_close(fields.cells(random(3), (x, y)), 2 * distances[0] - 1)
     torch.testing.assert_close(
-        shaders.cracks(random(3), (x, y)),
+        fields.cracks(random(3), (x, y)),
         4 * (distances[1] - distances[0]) - 1,
         atol=1e-5,
         rtol=1e-5,
@@ -529,21 +525,21 @@ def test_joins_and_palettes_by_their_formulas():
 
     x, y = plane(1)
     expected = {
-        shaders.one: x,
-        shaders.product: x * y,
-        shaders.larger: x.maximum(y),
-        shaders.smaller: x.minimum(y),
+        joins.one: x,
+        joins.product: x * y,
+        joins.larger: x.maximum(y),
+        joins.smaller: x.minimum(y),
     }
     for join, value in expected.items():
         assert torch.equal(join(random(1), first, second, (x, y)), value)
-    hidden = shaders.stencil(random(1), first, second, (x, y))
+    hidden = joins.stencil(random(1), first, second, (x, y))
     torch.testing.assert_close(
         hidden[y < -1], torch.full_like(hidden[y < -1], -1), atol=1e-2, rtol=0
     )
     shade = torch.linspace(0, 1, 4)[:, None].expand(4, 4)[None]
     colours = random(1).uniform(4, 1, 3, 1, 1)  # four stops, met at thirds
     torch.testing.assert_close(
-        shaders.stops(random(1), shade, 3)[0, :, :3, 0].T, colours[:3, 0, :, 0, 0]
+        shades.stops(random(1), shade, 3)[0, :, :3, 0].T, colours[:3, 0, :, 0, 0]
     )
 
 
@@ -651,7 +647,7 @@ def test_a_folder_of_any_pictures_is_a_source(tmp_path, channels, labelled):
         block.shape == (3, channels, 10, 10)
         and block.dtype == torch.uint8
         and source.blocks == 1
-        and source.drawer is None
+        and isinstance(source, StoredSource)
     )
     pixels = [
         torch.from_numpy(a).permute(2, 0, 1) if a.ndim == 3 else torch.from_numpy(a)[None]
@@ -665,7 +661,7 @@ def test_a_folder_that_is_called_like_a_source_is_given_with_a_dot(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "noise").mkdir()
     Image.fromarray(picture(0, 8, 8)).save(tmp_path / "noise" / "0.png")
-    assert open_source("noise", 1, 8).stored is None
+    assert isinstance(open_source("noise", 1, 8), DrawnSource)
     assert open_source("./noise", 1, 8).block(0)[0, 0].tolist() == picture(0, 8, 8).tolist()
 
 
@@ -728,13 +724,34 @@ def test_a_folder_without_pictures_says_so(tmp_path):
         open_source(str(tmp_path), 1, 8)
 
 
-def test_strokes_are_lines_on_a_ground():
+@pytest.mark.parametrize("size", [27, 28, 33])
+def test_strokes_are_lines_on_a_ground(size):
     """Most of an image is one plain colour, and every image has a line on it."""
-    images = floats("strokes", 1, 28)
+    images = floats("strokes", 1, size)
     ground = images.flatten(1).mode(1).values[:, None]
     share = ((images.flatten(1) - ground).abs() < 1e-6).double().mean(1)
     assert share.median() > 0.5
     assert share.max() < 1
+
+
+@pytest.mark.parametrize("size", [27, 33])
+def test_strokes_are_the_same_picture_at_any_size(size):
+    """A picture drawn three times as large, and averaged down, is the picture drawn small."""
+    small = floats("strokes", 3, size)
+    large = torch.nn.functional.avg_pool2d(floats("strokes", 3, 3 * size), 3)
+    assert (small - large).abs().mean() < 0.01
+    shifted = (small - large.roll(1, -1)).abs().mean()
+    assert shifted > 3 * (small - large).abs().mean()
+
+
+def test_strokes_are_no_thinner_than_their_thinnest():
+    with pytest.raises(
+        EchosetError, match=r"thinnest must not be above thickest, got 0\.2 and 0\.1"
+    ):
+        open_source("strokes:thinnest=0.2,thickest=0.1", 1, 8)
+    with pytest.raises(EchosetError, match=r"thinnest must not be above thickest, got 0\.02 and"):
+        open_source("strokes:thickest=0.01", 1, 8)
+    assert open_source("strokes:thinnest=0.1,thickest=0.1", 1, 8).block(0).any()
 
 
 def test_the_page_lists_every_drawn_source():
