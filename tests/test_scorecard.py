@@ -19,7 +19,8 @@ from distill.sets.transfer_set import write_manifest, write_shard
 from inversion import MNIST_SLICE, ScoreOptions, score
 from inversion.cli.main import main, parse
 from inversion.scoring import measures
-from inversion.scoring.scorecard import ask, bn_gap, boundary_distances, content_order, steadiness
+from inversion.scoring.answers import bn_gap, boundary_distances, gather_answers, steadiness
+from inversion.scoring.scorecard import content_order
 from inversion.scoring.scores import SCORES
 from inversion.scoring.validation import rank_test, ranks, spearman, validate
 from synthesis_kernels.errors import EchosetError
@@ -239,7 +240,7 @@ def test_the_gap_is_nothing_for_the_data_that_made_the_statistics(normed):
     normed.train()(images.float() / 255)
     normed.eval()
     # Running variances are unbiased, and the smallest maps have 300 · 2 · 2 values.
-    assert ask(Frozen(normed), images, 50, CPU, True)[2] < 2e-3
+    assert gather_answers(Frozen(normed), images, 50, CPU, True).gap < 2e-3
     first = next(
         module for module in normed.network.modules() if isinstance(module, nn.BatchNorm2d)
     )
@@ -256,7 +257,7 @@ def test_the_set_s_moments_are_those_of_one_large_batch(normed):
     images = pixels(90)
     frozen = Frozen(normed)
     _, mean, variance = frozen.with_moments(images.float() / 255)
-    assert ask(frozen, images, 32, CPU, True)[2] == pytest.approx(
+    assert gather_answers(frozen, images, 32, CPU, True).gap == pytest.approx(
         bn_gap(frozen, mean.double(), variance.double()), rel=1e-4
     )
 
