@@ -40,7 +40,8 @@ class Score:
     def range(self) -> str:
         """Its limits as text."""
         least, most = self.limits
-        return f"{least:g} to {'…' if most is None else format(most, 'g')}"
+        end = "…" if most is None else f"{most:g}"
+        return f"{least:g} to {end}"
 
     def text(self, value: float | None) -> str:
         """A value as tables show it."""

@@ -64,13 +64,7 @@ def collect(
         teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         teacher.eval().requires_grad_(False)
         opened = [_as_shown(source, teacher, options, runtime.quiet) for source in opened]
-        collection = Collection(_empty_stock(teacher, options, device), device)
-        saved = load_state(out / STATE, f"{key} {device.type}")
-        if saved is not None:
-            collection.load_state_dict(saved)
-        phases = plan_phases(opened, teacher, options, runtime.seed)
-        _walk(collection, phases, teacher, options, out, f"{key} {device.type}", runtime.quiet)
-        _require_some(collection, out)
+        collection = _fill(teacher, opened, options, out, key, runtime)
         account = {
             "sources": list(sources),
             "exposed": {source.address: source.exposed for source in opened},
@@ -89,6 +83,29 @@ def collect(
         )
     (out / STATE).unlink(missing_ok=True)
     return TransferSet.load(out)
+
+
+def _fill(
+    teacher: Classifier,
+    sources: list[Source],
+    options: CollectOptions,
+    out: Path,
+    key: str,
+    runtime: Runtime,
+) -> Collection:
+    """Go through the sources, and what is done about short classes, from where a run was
+    stopped.
+    """
+    device = runtime.resolve_device()
+    state_key = f"{key} {device.type}"
+    collection = Collection(_empty_stock(teacher, options, device), device)
+    saved = load_state(out / STATE, state_key)
+    if saved is not None:
+        collection.load_state_dict(saved)
+    phases = plan_phases(sources, teacher, options, runtime.seed)
+    _walk(collection, phases, teacher, options, out, state_key, runtime.quiet)
+    _require_some(collection, out)
+    return collection
 
 
 def check_options(options: CollectOptions, teacher: Classifier) -> None:
