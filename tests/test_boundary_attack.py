@@ -48,7 +48,8 @@ def leads(network, pixels, target):
     with it. (N, K − 1)
     """
     layer = network.network[1]
-    weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+    weight = layer.weight.detach().double().numpy()
+    bias = layer.bias.detach().double().numpy()
     logits = pixels.flatten(1).double().numpy() / 255 @ weight.T + bias
     rows = []
     for row, t in zip(logits, target, strict=True):
@@ -68,7 +69,8 @@ def all_targets(count, classes):
 
 def count_asks(monkeypatch):
     """How many images the search asks the teacher about, as a list that grows."""
-    asked, forward = [], Frozen.forward
+    asked = []
+    forward = Frozen.forward
     monkeypatch.setattr(
         Frozen, "forward", lambda self, images: asked.append(len(images)) or forward(self, images)
     )
@@ -95,7 +97,8 @@ def attacked(teacher, digits):
 @pytest.mark.parametrize("classes", [2, 3, 6])
 @pytest.mark.parametrize("close", [0.7, 1.5, 6.0])
 def test_pairs_enclose_the_known_boundary(classes, close):
-    network, images = random_linear(classes, classes, 30.0), pictures(1, 40)
+    network = random_linear(classes, classes, 30.0)
+    images = pictures(1, 40)
     made = attack_boundaries(
         network, images, all_targets(40, classes), BoundaryOptions(close=close)
     )
@@ -104,12 +107,15 @@ def test_pairs_enclose_the_known_boundary(classes, close):
         made.found.float().mean() > 0.95 * (classes - 1) / classes
     )  # all but the class that each image has
     before, after = (leads(network, kind[made.found], target) for kind in (made.before, made.after))
-    assert (after.min(1) > 0).all() and (before.min(1) < 0).all()
-    assert (after.min(1) <= close).all() and (-before.min(1) <= close).all()
+    assert (after.min(1) > 0).all()
+    assert (before.min(1) < 0).all()
+    assert (after.min(1) <= close).all()
+    assert (-before.min(1) <= close).all()
 
 
 def test_two_classes_are_crossed_on_the_shortest_way():
-    network, images = random_linear(5, 2), pictures(2, 40, 90, 166)
+    network = random_linear(5, 2)
+    images = pictures(2, 40, 90, 166)
     start = leads(network, images, torch.zeros(40).long())[:, 0]
     target = torch.from_numpy((start > 0).astype(np.int64))
     made = attack_boundaries(network, images, target[:, None])
@@ -119,7 +125,8 @@ def test_two_classes_are_crossed_on_the_shortest_way():
 
 
 def test_the_deep_ones_lie_as_deep_as_asked():
-    network, images = random_linear(7, 2), pictures(3, 30, 90, 166)
+    network = random_linear(7, 2)
+    images = pictures(3, 30, 90, 166)
     target = torch.from_numpy(
         (leads(network, images, torch.zeros(30).long())[:, 0] > 0).astype(np.int64)
     )
@@ -136,7 +143,8 @@ def test_every_sample_marked_found_holds_on_the_teacher_itself(teacher, attacked
         logits = torch.stack(
             [teacher(kind.flatten(0, 1).float() / 255).view(10, 10, 10) for kind in kinds], 2
         )
-    labels, target = logits.argmax(3), attacked.targets[..., None]
+    labels = logits.argmax(3)
+    target = attacked.targets[..., None]
     assert torch.equal(labels, attacked.labels)
     on_target = (labels == target)[attacked.found]
     assert torch.equal(on_target, torch.tensor([False, True, False, True]).expand_as(on_target))
@@ -155,7 +163,8 @@ def test_every_sample_marked_found_holds_on_the_teacher_itself(teacher, attacked
 def test_good_gives_the_found_samples_with_their_labels(attacked):
     images, labels = attacked.good()
     count = int(attacked.found.sum())
-    assert images.shape == (4 * count, 1, 28, 28) and images.dtype == torch.uint8
+    assert images.shape == (4 * count, 1, 28, 28)
+    assert images.dtype == torch.uint8
     assert torch.equal(labels.view(count, 4), attacked.labels[attacked.found])
     for place, kind in enumerate(
         (attacked.before, attacked.after, attacked.deep_before, attacked.deep_after)
@@ -164,20 +173,24 @@ def test_good_gives_the_found_samples_with_their_labels(attacked):
 
 
 def test_the_class_an_image_has_is_no_target(monkeypatch):
-    network, images = random_linear(1, 3), pictures(4, 30)
+    network = random_linear(1, 3)
+    images = pictures(4, 30)
     own = (
         attack_boundaries(network, images, all_targets(30, 3)).found.logical_not().long().argmax(1)
     )
     asked = count_asks(monkeypatch)
     made = attack_boundaries(network, images, own[:, None])
-    assert not made.found.any() and (made.labels[:, :, 0] == own[:, None]).all()
+    assert not made.found.any()
+    assert (made.labels[:, :, 0] == own[:, None]).all()
     assert torch.equal(made.before[:, 0], images)
     assert sum(asked) == 30 + 60  # no step taken
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_batches_and_targets_change_nothing(batch):
-    network, images, targets = random_linear(3, 4), pictures(5, 12), all_targets(12, 4)
+    network = random_linear(3, 4)
+    images = pictures(5, 12)
+    targets = all_targets(12, 4)
     made = attack_boundaries(network, images, targets, batch=batch)
     for number in range(4):
         alone = attack_boundaries(network, images, targets[:, number : number + 1])
@@ -205,7 +218,9 @@ def test_the_bold_driver_asks_less_than_fixed_steps(teacher, monkeypatch):
     noise = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8)
     )
-    asked, counts, found = count_asks(monkeypatch), {}, {}
+    asked = count_asks(monkeypatch)
+    counts = {}
+    found = {}
     for growth in (1.2, 1.0):  # fixed steps are as long as the pair may be apart
         asked.clear()
         options = BoundaryOptions(steps=100, first_step=1.5, growth=growth, close=1.5)
@@ -213,7 +228,8 @@ def test_the_bold_driver_asks_less_than_fixed_steps(teacher, monkeypatch):
             attack_boundaries(teacher, noise, torch.tensor([[1, 7]] * 2), options).found.sum()
         )
         counts[growth] = sum(asked)
-    assert counts[1.2] < 0.8 * counts[1.0] and found[1.2] >= found[1.0] > 0
+    assert counts[1.2] < 0.8 * counts[1.0]
+    assert found[1.2] >= found[1.0] > 0
 
 
 def test_steps_that_jump_past_the_class_are_undone_and_halved():
@@ -229,7 +245,8 @@ def test_steps_that_jump_past_the_class_are_undone_and_halved():
         network, images, torch.tensor([[1]]), BoundaryOptions(first_step=60.0, deeper=1.0)
     )
     assert made.found.all()
-    assert made.before.unique().tolist() == [122] and made.after.unique().tolist() == [123]
+    assert made.before.unique().tolist() == [122]
+    assert made.after.unique().tolist() == [123]
 
 
 def test_pixels_at_the_end_of_their_range_take_no_part_in_the_step():
@@ -244,14 +261,16 @@ def test_pixels_at_the_end_of_their_range_take_no_part_in_the_step():
         network, images, torch.tensor([[1]]), BoundaryOptions(steps=9, growth=1.0, deeper=2.0)
     )
     assert made.found.all()
-    assert made.after.flatten()[[5, 9]].min() >= 191 and made.after.count_nonzero() == 2
+    assert made.after.flatten()[[5, 9]].min() >= 191
+    assert made.after.count_nonzero() == 2
     white = attack_boundaries(
         linear([np.zeros(PIXELS), -weight], [0.0, weight.sum() - 0.15], 10.0),
         255 - images,
         torch.tensor([[1]]),
         BoundaryOptions(steps=9, growth=1.0, deeper=2.0),
     )
-    assert white.found.all() and torch.equal(255 - white.after, made.after)
+    assert white.found.all()
+    assert torch.equal(255 - white.after, made.after)
 
 
 def test_a_way_that_ends_at_the_range_is_given_up(monkeypatch):
@@ -260,7 +279,8 @@ def test_a_way_that_ends_at_the_range_is_given_up(monkeypatch):
     made = attack_boundaries(
         network, torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8), torch.tensor([[1]])
     )
-    assert not made.found.any() and sum(asked) == 1 + 2
+    assert not made.found.any()
+    assert sum(asked) == 1 + 2
 
 
 class Never(nn.Module):
@@ -302,7 +322,8 @@ def test_a_pair_that_is_not_close_enough_is_not_found():
 
 def test_what_the_search_saw_is_never_taken_for_what_the_teacher_says(monkeypatch):
     """The frozen copy answers wrongly here; none of what it led to is marked as found."""
-    network, images = random_linear(2, 3), pictures(8, 20)
+    network = random_linear(2, 3)
+    images = pictures(8, 20)
     forward = Frozen.forward
     monkeypatch.setattr(Frozen, "forward", lambda self, images: forward(self, images).roll(1, 1))
     made = attack_boundaries(network, images, all_targets(20, 3))

@@ -37,7 +37,11 @@ def naive_walk(teacher, addresses, options, seed=0):
     """The whole procedure, one image after another."""
     quotas = [len(range(label, options.images, 4)) for label in range(4)]
     most = math.ceil(options.draws * options.images / BLOCK)
-    kept, raw, accepted, needed, taken = [[] for _ in quotas], [0] * 4, [0] * 4, [None] * 4, {}
+    kept = [[] for _ in quotas]
+    raw = [0] * 4
+    accepted = [0] * 4
+    needed = [None] * 4
+    taken = {}
 
     def enough():
         if not options.balanced:
@@ -81,7 +85,7 @@ def naive_walk(teacher, addresses, options, seed=0):
         order = [
             kept[c][place] for place in range(max(quotas)) for c in range(4) if place < len(kept[c])
         ]
-    found = {
+    result = {
         "drawn": sum(raw),
         "raw_counts": raw,
         "accepted": accepted,
@@ -93,7 +97,7 @@ def naive_walk(teacher, addresses, options, seed=0):
         if options.balanced
         else {}
     )
-    return torch.stack(order), found | {"short": short, "missing": options.images - len(order)}
+    return torch.stack(order), result | {"short": short, "missing": options.images - len(order)}
 
 
 CASES = {
@@ -123,7 +127,8 @@ def walked(request, linear, pictures, tmp_path_factory):
     """
     sources, change = CASES[request.param]
     sources = tuple(pictures if source == "PICTURES" else source for source in sources)
-    options, folder = replace(PLAIN, **change), tmp_path_factory.mktemp("walked") / "set"
+    options = replace(PLAIN, **change)
+    folder = tmp_path_factory.mktemp("walked") / "set"
     return (
         make(linear, sources, options, folder, seed=2),
         folder,
@@ -134,11 +139,12 @@ def walked(request, linear, pictures, tmp_path_factory):
 
 
 def test_a_collection_is_what_a_walk_by_hand_comes_to(walked):
-    found, _, _, (images, expected), sources = walked
-    assert torch.equal(found.images, images)
-    said = found.manifest["collection"]
+    result, _, _, (images, expected), sources = walked
+    assert torch.equal(result.images, images)
+    said = result.manifest["collection"]
     assert {name: said[name] for name in expected} == expected
-    assert said["sources"] == list(sources) and found.manifest["short"] == expected["short"]
+    assert said["sources"] == list(sources)
+    assert result.manifest["short"] == expected["short"]
     share = np.array(said["raw_counts"]) / said["drawn"]
     assert said["raw_coverage"] == pytest.approx(
         -(share * np.log(share + 1e-300)).sum() / math.log(4), abs=1e-4
@@ -146,27 +152,30 @@ def test_a_collection_is_what_a_walk_by_hand_comes_to(walked):
 
 
 def test_labels_and_logits_are_the_teachers_own(walked, linear):
-    found, folder, options, _, _ = walked
-    answers = answers_of(linear, found.images)
-    assert answers.argmax(1).tolist() == found.labels.tolist()
-    np.testing.assert_allclose(found.logits.float().numpy(), answers, rtol=2e-3, atol=2e-3)
+    result, folder, options, _, _ = walked
+    answers = answers_of(linear, result.images)
+    assert answers.argmax(1).tolist() == result.labels.tolist()
+    np.testing.assert_allclose(result.logits.float().numpy(), answers, rtol=2e-3, atol=2e-3)
     odds = np.exp(answers - answers.max(1, keepdims=True))
     first, second = np.sort(odds / odds.sum(1, keepdims=True), 1)[:, :-3:-1].T
     for value, (low, high) in ((first, options.confidence), (first - second, options.margin)):
-        assert (value >= low - 1e-6).all() and (value <= high + 1e-6).all()
+        assert (value >= low - 1e-6).all()
+        assert (value <= high + 1e-6).all()
     if options.only:
-        assert set(found.labels.tolist()) == set(options.only)
+        assert set(result.labels.tolist()) == set(options.only)
     again = TransferSet.load(folder, check_hashes=True)
-    assert torch.equal(again.images, found.images) and not list(folder.glob(".collect.state"))
+    assert torch.equal(again.images, result.images)
+    assert not list(folder.glob(".collect.state"))
 
 
 def test_balance_is_exact_where_nothing_is_short(walked):
-    found, _, options, _, _ = walked
-    if not options.balanced or found.manifest["short"]:
+    result, _, options, _, _ = walked
+    if not options.balanced or result.manifest["short"]:
         return
-    counts = found.counts()
-    assert sum(counts) == options.images and max(counts) - min(counts) <= 1
-    shards = found.manifest["shards"]
+    counts = result.counts()
+    assert sum(counts) == options.images
+    assert max(counts) - min(counts) <= 1
+    shards = result.manifest["shards"]
     assert len(shards) == -(-options.images // options.shard_images)
     assert all(max(shard["counts"]) - min(shard["counts"]) <= 1 for shard in shards)
     assert len({shard["count"] for shard in shards}) <= 2
@@ -174,18 +183,22 @@ def test_balance_is_exact_where_nothing_is_short(walked):
 
 def test_the_cases_hold_what_they_are_there_for(linear, pictures):
     """A case that never comes short, or never leaves anything out, would show nothing."""
-    found = {
+    result = {
         name: naive_walk(
             linear, [pictures if s == "PICTURES" else s for s in c[0]], replace(PLAIN, **c[1]), 2
         )[1]
         for name, c in CASES.items()
     }
-    assert found["too few"]["short"].keys() == {"3"} and not found["balanced"]["short"]
-    first, second = found["two sources"]["taken"].values()
-    assert first[:3] == [10, 10, 10] and 0 < first[3] < 10 and second == [0, 0, 0, 10 - first[3]]
-    assert sum(found["confidence"]["accepted"]) < 0.9 * found["confidence"]["drawn"]
-    assert sum(found["unbalanced margin"]["accepted"]) > 0 < found["unbalanced margin"]["missing"]
-    assert found["only"]["short"].keys() == {"0", "2"} and len(found["pictures"]["taken"]) == 2
+    assert result["too few"]["short"].keys() == {"3"}
+    assert not result["balanced"]["short"]
+    first, second = result["two sources"]["taken"].values()
+    assert first[:3] == [10, 10, 10]
+    assert 0 < first[3] < 10
+    assert second == [0, 0, 0, 10 - first[3]]
+    assert sum(result["confidence"]["accepted"]) < 0.9 * result["confidence"]["drawn"]
+    assert sum(result["unbalanced margin"]["accepted"]) > 0 < result["unbalanced margin"]["missing"]
+    assert result["only"]["short"].keys() == {"0", "2"}
+    assert len(result["pictures"]["taken"]) == 2
 
 
 def test_a_source_that_suffices_leaves_the_next_alone(linear, tmp_path, monkeypatch):
@@ -197,8 +210,10 @@ def test_a_source_that_suffices_leaves_the_next_alone(linear, tmp_path, monkeypa
         return block(self, number)
 
     monkeypatch.setattr(DrawnSource, "block", watched)
-    found = make(linear, ("noise", "shaders"), PLAIN, tmp_path / "set").manifest["collection"]
-    assert set(asked) == {"noise"} and list(found["taken"]) == ["noise"] and not found["short"]
+    result = make(linear, ("noise", "shaders"), PLAIN, tmp_path / "set").manifest["collection"]
+    assert set(asked) == {"noise"}
+    assert list(result["taken"]) == ["noise"]
+    assert not result["short"]
 
 
 def test_the_same_seed_gives_the_same_bytes(linear, tmp_path):
@@ -215,7 +230,8 @@ def test_a_finished_set_is_not_made_again(linear, tmp_path, monkeypatch):
     made = make(linear, ("noise",), PLAIN, tmp_path / "set")
     monkeypatch.setattr("inversion.sources.collect._walk", None)
     again = make(linear, ("noise",), PLAIN, tmp_path / "set")
-    assert torch.equal(again.images, made.images) and again.manifest == made.manifest
+    assert torch.equal(again.images, made.images)
+    assert again.manifest == made.manifest
 
 
 def test_a_lost_shard_is_made_again(linear, tmp_path):
@@ -229,29 +245,28 @@ def test_a_lost_shard_is_made_again(linear, tmp_path):
 def test_a_network_of_ones_own_is_given_back_as_it_was(tmp_path):
     mine = linear_teacher().train()
     make(mine, ("noise",), PLAIN, tmp_path)
-    assert (
-        mine.training and mine.network.training and all(p.requires_grad for p in mine.parameters())
-    )
+    assert mine.training
+    assert mine.network.training
+    assert all(p.requires_grad for p in mine.parameters())
 
 
 def test_figures_are_exposed_where_the_teacher_tells_more_of_them(tmp_path, teacher):
     plain = replace(PLAIN, expose=None)
     even = make(linear_teacher(), ("noise",), plain, tmp_path / "even").manifest["collection"]
     assert even["exposed"] == {"noise": 0.0}
-    found = {}
+    result = {}
     for share in (0.0, 0.5, 1.0, None):
         options = CollectOptions(images=3000, draws=2048 / 3000, short=(), expose=share)
-        found[share] = make(teacher, ("noise",), options, tmp_path / str(share)).manifest[
+        result[share] = make(teacher, ("noise",), options, tmp_path / str(share)).manifest[
             "collection"
         ]
     # To the bundled teacher all noise is an eight; in figures on black it sees other digits as
     # well.
-    best = max((0.0, 0.5, 1.0), key=lambda share: found[share]["raw_coverage"])
-    assert found[0.0]["raw_coverage"] < 0.01 and best > 0
-    assert (
-        found[None]["exposed"] == {"noise": best}
-        and found[None]["raw_counts"] == found[best]["raw_counts"]
-    )
+    best = max((0.0, 0.5, 1.0), key=lambda share: result[share]["raw_coverage"])
+    assert result[0.0]["raw_coverage"] < 0.01
+    assert best > 0
+    assert result[None]["exposed"] == {"noise": best}
+    assert result[None]["raw_counts"] == result[best]["raw_counts"]
 
 
 def test_what_somebody_chose_is_never_exposed_unasked(tmp_path, teacher):
@@ -283,8 +298,6 @@ def test_folders_of_any_depth_are_a_source(tmp_path):
 
 
 def test_options_reach_the_manifest(walked):
-    found, _, options, _, _ = walked
-    assert (
-        found.manifest["config"] == json.loads(json.dumps(dataclasses.asdict(options)))
-        and found.manifest["seed"] == 2
-    )
+    result, _, options, _, _ = walked
+    assert result.manifest["config"] == json.loads(json.dumps(dataclasses.asdict(options)))
+    assert result.manifest["seed"] == 2

@@ -60,25 +60,23 @@ def test_the_last_line_is_the_whole_account(whole):
     out, done = whole
     document = json.loads(done.stdout.strip().splitlines()[-1])
     manifest = json.loads((out / "manifest.json").read_text())
-    assert (
-        document["images"] == 30
-        and document["per_class"] == [3] * 10
-        and document["set"] == str(out)
-    )
+    assert document["images"] == 30
+    assert document["per_class"] == [3] * 10
+    assert document["set"] == str(out)
     assert all(document[name] == value for name, value in manifest["collection"].items())
-    assert "shown as figures on black: 50% of smooth" in done.stdout and "full after" in done.stdout
-    assert manifest["method"] == "collect" and manifest["config"]["expose"] == 0.5
+    assert "shown as figures on black: 50% of smooth" in done.stdout
+    assert "full after" in done.stdout
+    assert manifest["method"] == "collect"
+    assert manifest["config"]["expose"] == 0.5
 
 
 def test_verify_and_distill_take_a_collected_set(whole, teacher, capsys):
     out, _ = whole
     assert main(["verify", f"--set={out}", "--teacher=mnist", "--json", "--device=cpu"]) == 0
     verified = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert (
-        verified["balanced"]
-        and verified["labels_differ"] == 0
-        and verified["largest_logit_gap"] < 2e-3
-    )
+    assert verified["balanced"]
+    assert verified["labels_differ"] == 0
+    assert verified["largest_logit_gap"] < 2e-3
     made = TransferSet.load(out, check_hashes=True)
     assert torch.equal(predict(teacher, made.images, torch.device("cpu")).argmax(1), made.labels)
     student = build_classifier(ModelSpec("convnet-4"))
@@ -94,7 +92,8 @@ def test_verify_forgives_what_rounding_decides_and_no_more(
     whole, capsys, monkeypatch, ahead, differ
 ):
     made = TransferSet.load(whole[0])
-    answers, label = made.logits.float(), int(made.labels[0])
+    answers = made.logits.float()
+    label = int(made.labels[0])
     answers[0] = 0.0
     answers[0, label - 1] = ahead
     stored = answers.half()
@@ -111,27 +110,21 @@ def test_verify_takes_a_set_that_was_not_meant_to_be_balanced(linear, tmp_path, 
     assert main(["verify", f"--set={tmp_path / 'twin'}"]) == 0
     assert "not balanced, nor meant to be" in capsys.readouterr().out
     make(linear, ("noise",), SCARCE, tmp_path / "short")
-    assert (
-        main(["verify", f"--set={tmp_path / 'short'}"]) == 1
-        and "is not balanced" in capsys.readouterr().err
-    )
+    assert main(["verify", f"--set={tmp_path / 'short'}"]) == 1
+    assert "is not balanced" in capsys.readouterr().err
 
 
 def test_the_report_says_where_the_images_came_from(linear, pictures, tmp_path):
-    found = make(linear, ("noise", pictures), replace(SCARCE, short=("push",)), tmp_path / "set")
+    result = make(linear, ("noise", pictures), replace(SCARCE, short=("push",)), tmp_path / "set")
     page = write_report(tmp_path / "set").read_text()
-    assert (
-        "images from noise, " in page
-        and "chosen by one trained network" in page
-        and "Where the images came from" in page
-    )
+    assert "images from noise, " in page
+    assert "chosen by one trained network" in page
+    assert "Where the images came from" in page
     rows = re.findall(r"<tr><td>3<td>(\d+)<td>(\d+)", page)
-    assert (str(found.manifest["collection"]["raw_counts"][3]),) * 2 in rows
-    assert (
-        "Where the time went" not in page
-        and "synthetic images" not in page
-        and page.count("<img") == 4
-    )
+    assert (str(result.manifest["collection"]["raw_counts"][3]),) * 2 in rows
+    assert "Where the time went" not in page
+    assert "synthetic images" not in page
+    assert page.count("<img") == 4
 
 
 def test_words_without_a_flag_are_sources(tmp_path, capsys):
@@ -168,14 +161,10 @@ def test_a_set_that_stays_short_is_written_and_fails(tmp_path, capsys):
     printed = capsys.readouterr()
     document = json.loads(printed.out.strip().splitlines()[-1])
     label, lacks = next(iter(document["short"].items()))
-    assert (
-        f"{out} is written but {document['missing']} images short: " in printed.err
-        and "Traceback" not in printed.err
-    )
-    assert (
-        f"class {label} lacks {lacks}" in printed.err
-        and "further way of filling classes to --short" in printed.err
-    )
+    assert f"{out} is written but {document['missing']} images short: " in printed.err
+    assert "Traceback" not in printed.err
+    assert f"class {label} lacks {lacks}" in printed.err
+    assert "further way of filling classes to --short" in printed.err
     made = TransferSet.load(out, check_hashes=True)
     assert len(made) == document["images"] == 40 - document["missing"]
 
@@ -194,7 +183,8 @@ def test_lists_are_given_word_by_word():
     assert parsed("--source=leaves:cover=0.5").sources == ("leaves:cover=0.5",)
     assert parsed("noise", "pink", "--images", "9").sources == ("noise", "pink")
     assert parsed("--source", "noise", "--source", "pink").sources == ("pink",)  # the later wins
-    assert parsed().sources == ("shaders",) and parsed().collection == CollectOptions()
+    assert parsed().sources == ("shaders",)
+    assert parsed().collection == CollectOptions()
     assert parsed("--short", "draw", "mixup", "--json").collection.short == ("draw", "mixup")
     assert parsed("--short").collection.short == parsed("--short", "--quiet").collection.short == ()
     run = parsed(
@@ -227,4 +217,5 @@ def test_flags_win_over_a_file(tmp_path):
 def test_a_way_that_is_none_ends_with_status_two(capsys):
     with pytest.raises(SystemExit) as ended:
         parsed("--short", "draw", "dream")
-    assert ended.value.code == 2 and "dream" in capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "dream" in capsys.readouterr().err

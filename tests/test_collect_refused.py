@@ -92,8 +92,9 @@ def test_a_folder_of_pictures_that_changed_is_another_source(linear, tmp_path):
         )
         Image.fromarray(pixels).save(folder / f"{number}.png")
     options = replace(PLAIN, images=8, short=("push",))
-    found = make(linear, (str(folder),), options, tmp_path / "set")
-    assert found.counts() == [2] * 4 and found.manifest["collection"]["drawn"] <= 40
+    result = make(linear, (str(folder),), options, tmp_path / "set")
+    assert result.counts() == [2] * 4
+    assert result.manifest["collection"]["drawn"] <= 40
     Image.fromarray(pixels[::-1].copy()).save(folder / "41.png")
     with pytest.raises(EchosetError, match="other options, sources, seed or teacher"):
         make(linear, (str(folder),), options, tmp_path / "set")
@@ -123,11 +124,12 @@ def test_a_teacher_of_colours_collects_from_grey_pictures(tmp_path):
     )
     grey = np.random.default_rng(0).integers(0, 256, (300, 9, 9), dtype=np.uint8)
     np.savez(tmp_path / "grey.npz", images=grey)
-    found = make(
+    result = make(
         teacher,
         (str(tmp_path / "grey.npz"), "shaders"),
         replace(PLAIN, images=30, short=("push",)),
         tmp_path / "set",
     )
-    assert found.images.shape == (30, 3, 17, 17) and found.counts() == [10] * 3
-    assert torch.equal(predict(teacher, found.images, CPU).argmax(1), found.labels)
+    assert result.images.shape == (30, 3, 17, 17)
+    assert result.counts() == [10] * 3
+    assert torch.equal(predict(teacher, result.images, CPU).argmax(1), result.labels)

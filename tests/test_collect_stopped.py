@@ -36,8 +36,11 @@ MADE_ONLY = replace(LONG, images=400, short=("augment", "mixup"), confidence=(0.
 def test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes(
     tmp_path, monkeypatch, last, options, ways
 ):
-    teacher, sources = linear_teacher(last), ("noise", "smooth")
-    take, calls, stop_at = Collection.take, [], None
+    teacher = linear_teacher(last)
+    sources = ("noise", "smooth")
+    take = Collection.take
+    calls = []
+    stop_at = None
 
     def watched(self, phase, *rest):
         take(self, phase, *rest)
@@ -59,16 +62,15 @@ def test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes(
         folder = tmp_path / f"stopped{stop_at}"
         with pytest.raises(Interrupted, match="keeps it"):
             make(teacher, sources, options, folder)
-        assert (folder / ".collect.state").is_file() and not (folder / "manifest.json").exists()
+        assert (folder / ".collect.state").is_file()
+        assert not (folder / "manifest.json").exists()
         assert calls == names[:stop_at]
-        found = make(teacher, sources, options, folder)
+        result = make(teacher, sources, options, folder)
         assert calls == names  # nothing was done twice, or left out
-        assert (
-            shard_bytes(folder) == shard_bytes(tmp_path / "whole")
-            and not (folder / ".collect.state").exists()
-        )
+        assert shard_bytes(folder) == shard_bytes(tmp_path / "whole")
+        assert not (folder / ".collect.state").exists()
         for name, value in whole.manifest["collection"].items():
-            assert name == "seconds" or found.manifest["collection"][name] == value
+            assert name == "seconds" or result.manifest["collection"][name] == value
 
 
 STOPPING = """
@@ -102,15 +104,14 @@ def test_a_stopped_process_goes_on_to_the_same_bytes(whole, tmp_path, name):
     arguments = ["collect", *FLAGS, f"--out={out}", "--quiet"]
     command = [sys.executable, "-c", STOPPING, name, *arguments]
     stopped = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
-    assert (out / ".collect.state").is_file() and not (out / "manifest.json").exists()
+    assert (out / ".collect.state").is_file()
+    assert not (out / "manifest.json").exists()
     if name == "SIGKILL":
         assert stopped.returncode == -signal.SIGKILL
     else:
-        assert (
-            stopped.returncode == 130
-            and "run the same command again" in stopped.stderr
-            and "Traceback" not in stopped.stderr
-        )
+        assert stopped.returncode == 130
+        assert "run the same command again" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
     if name == "SIGKILL":
         command = [sys.executable, "-m", "inversion.cli.main", *arguments]
         subprocess.run(command, env=environment(), cwd=ROOT, check=True)

@@ -49,7 +49,8 @@ class BothHalves(nn.Module):
         self.whole = whole
 
     def forward(self, images):  # (B, C, H, W) -> (B, K, 2)
-        left, right = images.clone(), images.clone()
+        left = images.clone()
+        right = images.clone()
         left[..., 6:] = 0
         right[..., :6] = 0
         return torch.stack([self.whole(left), self.whole(right)], -1)
@@ -65,7 +66,8 @@ def halves(linear, monkeypatch):
 def test_a_set_of_several_decisions_an_image_is_balanced_by_what_images_count_for(halves, tmp_path):
     options = replace(PLAIN, images=24, short=("mixup",), confidence=(0.5, 1.0), draws=200.0)
     made = make(halves, ("noise",), options, tmp_path / "set")
-    assert made.logits.shape == (24, 4, 2) and made.labels.shape == (24, 2)
+    assert made.logits.shape == (24, 4, 2)
+    assert made.labels.shape == (24, 2)
     assert made.labels.dtype == torch.uint8
     assert made.groups.bincount(minlength=4).tolist() == [6] * 4
     assert made.manifest["collection"]["missing"] == 0
@@ -92,5 +94,6 @@ def test_a_scorecard_compares_summaries(halves):
     card = score(images, halves, runtime=Runtime(device="cpu", quiet=True))
     decisions = halves(images.float() / 255).mean(-1).argmax(1)
     assert torch.equal(card.decisions, decisions)
-    assert sum(card.counts) == 60 and sum(card.margins) == 60
+    assert sum(card.counts) == 60
+    assert sum(card.margins) == 60
     assert card.values["boundary_distance"] > 0

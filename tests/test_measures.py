@@ -27,7 +27,8 @@ def test_coverage_of_known_histograms():
 
 
 def test_soft_coverage_tells_sure_from_unsure():
-    sure, unsure = torch.eye(4).double(), torch.full((4, 4), 0.25).double()
+    sure = torch.eye(4).double()
+    unsure = torch.full((4, 4), 0.25).double()
     assert measures.soft_coverage(sure) == pytest.approx((1, 1))
     assert measures.soft_coverage(unsure) == pytest.approx((1, 0))
     answers = random(50, 4).double().softmax(1)
@@ -37,7 +38,8 @@ def test_soft_coverage_tells_sure_from_unsure():
 
 
 def test_pair_coverage_counts_ordered_pairs():
-    first, second = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 1, 0, 1])
+    first = torch.tensor([0, 0, 1, 2])
+    second = torch.tensor([1, 1, 0, 1])
     shares = [2 / 4, 1 / 4, 1 / 4]
     assert measures.pair_coverage(first, second, 3) == pytest.approx(
         (3 / 6, math.exp(entropy_by_hand(shares)) / 6)
@@ -77,7 +79,8 @@ def test_effective_rank_and_vendi_follow_their_definitions(count, width):
 @given(st.integers(2, 30), st.integers(0, 99))
 def test_a_shared_layout_is_all_of_copies_and_little_of_strangers(count, seed):
     random = torch.Generator().manual_seed(seed)
-    one, many = torch.rand(1, 40, generator=random), torch.rand(count, 40, generator=random)
+    one = torch.rand(1, 40, generator=random)
+    many = torch.rand(count, 40, generator=random)
     assert measures.shared_layout(one.repeat(count, 1)) == pytest.approx(1)
     by_hand = (
         many.double().mean(0).std(correction=0) / many.double().var(1, correction=0).mean().sqrt()
@@ -110,20 +113,20 @@ def test_duplicates_are_found_where_they_are_planted():
 
 
 def test_neighbours_and_readout_agree_with_plain_loops():
-    flat, chosen = (
-        random(60, 5),
-        torch.randint(3, (60,), generator=torch.Generator().manual_seed(1)),
-    )
+    flat = random(60, 5)
+    chosen = torch.randint(3, (60,), generator=torch.Generator().manual_seed(1))
     guess = [int(chosen[12 + (flat[12:] - row).square().sum(1).argmin()]) for row in flat[:12]]
     by_class = [[guess[i] == k for i in range(12) if chosen[i] == k] for k in range(3)]
     assert measures.neighbour_agreement(flat, chosen, 3, 5) == pytest.approx(
         np.mean([np.mean(b) if b else 0 for b in by_class])
     )
-    found = measures.readout_curve(flat, chosen, 3)
-    assert list(found) == [6, 12, 24, 48]
-    for count, agreement in found.items():
-        rows, wanted = flat[12 : 12 + count].double().numpy(), np.eye(3)[chosen[12 : 12 + count]]
-        centre, level = rows.mean(0), wanted.mean(0)
+    result = measures.readout_curve(flat, chosen, 3)
+    assert list(result) == [6, 12, 24, 48]
+    for count, agreement in result.items():
+        rows = flat[12 : 12 + count].double().numpy()
+        wanted = np.eye(3)[chosen[12 : 12 + count]]
+        centre = rows.mean(0)
+        level = wanted.mean(0)
         penalty = 1e-3 * count * rows.var(0).mean() * np.eye(5)
         weights = np.linalg.solve(
             (rows - centre).T @ (rows - centre) + penalty, (rows - centre).T @ (wanted - level)

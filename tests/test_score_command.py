@@ -42,7 +42,8 @@ def folder(tmp_path_factory, teacher, few):
 def write_set(place, teacher, images, raw_counts):
     place.mkdir(parents=True)
     logits = teacher(images.float() / 255).half()
-    labels, zero = logits.argmax(1), torch.zeros(len(images))
+    labels = logits.argmax(1)
+    zero = torch.zeros(len(images))
     tensors = {
         "images": images,
         "labels": labels,
@@ -75,25 +76,22 @@ def test_sets_are_scored_side_by_side(echoset, folder, tmp_path):
         page,
         "--json",
     )
-    found = last_json(done)
-    assert set(found["ranked"]) == set(found["sets"]) == {"made-set", "kinds", "twice"}
-    overall = [found["sets"][name]["overall"] for name in found["ranked"]]
+    result = last_json(done)
+    assert set(result["ranked"]) == set(result["sets"]) == {"made-set", "kinds", "twice"}
+    overall = [result["sets"][name]["overall"] for name in result["ranked"]]
     assert overall == sorted(overall, reverse=True)
-    assert found["sets"]["made-set"]["values"]["coverage_raw"] == pytest.approx(
+    assert result["sets"]["made-set"]["values"]["coverage_raw"] == pytest.approx(
         measures.coverage(torch.arange(10))
     )
-    assert (
-        found["sets"]["twice"]["values"]["duplicates"] == 1
-        and found["sets"]["kinds"]["values"]["coverage"] < 0.7
-    )
-    assert {one["name"] for one in found["definitions"]} == set(found["sets"]["kinds"]["values"])
-    assert "class coverage η ↑" in done.stdout and "made-set" in done.stdout
+    assert result["sets"]["twice"]["values"]["duplicates"] == 1
+    assert result["sets"]["kinds"]["values"]["coverage"] < 0.7
+    assert {one["name"] for one in result["definitions"]} == set(result["sets"]["kinds"]["values"])
+    assert "class coverage η ↑" in done.stdout
+    assert "made-set" in done.stdout
     text = page.read_text()
-    assert (
-        text.count("data:image/png;base64") > 15
-        and "margin p₁ − p₂" in text
-        and "before filtering" in text
-    )
+    assert text.count("data:image/png;base64") > 15
+    assert "margin p₁ − p₂" in text
+    assert "before filtering" in text
     assert not re.search(r"(src|href)=.?(https?:|/|\.)|<script", text)
     assert "What the scores are" in text
 
@@ -124,19 +122,21 @@ def test_validation_is_one_command_shared_and_continued(folder, tmp_path, capsys
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"complete": False}
     assert main([*common, "--rank=1", "--world=2"]) == 0
     document = json.loads((tmp_path / "v" / "validation.json").read_text())
-    found = document["validation"]
-    assert len(document["study"]) == 4 and {"command", "device", "torch", "sets"} <= document.keys()
-    assert len(found["sets"]) == 4 and all(one["seeds"] == 1 for one in found["sets"].values())
-    assert {row["name"] for row in found["scores"]} == {
-        one.name for one in SCORES
-    } and "only 4 sets" in found["caution"]
+    result = document["validation"]
+    assert len(document["study"]) == 4
+    assert {"command", "device", "torch", "sets"} <= document.keys()
+    assert len(result["sets"]) == 4
+    assert all(one["seeds"] == 1 for one in result["sets"].values())
+    assert {row["name"] for row in result["scores"]} == {one.name for one in SCORES}
+    assert "only 4 sets" in result["caution"]
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "v" / "cells").iterdir()}
-    assert len(times) == 4 and main(common) == 0
+    assert len(times) == 4
+    assert main(common) == 0
     assert all(path.stat().st_mtime_ns == then for path, then in times.items())
     text = (tmp_path / "v.html").read_text()
-    assert (
-        "Do the scores predict?" in text and "rank by test accuracy" in text and "<circle" in text
-    )
+    assert "Do the scores predict?" in text
+    assert "rank by test accuracy" in text
+    assert "<circle" in text
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,9 @@ def test_another_teacher_s_set_and_damaged_counts_are_refused(
 def test_sets_are_named_on_the_command_line(capsys):
     run = parse("score", ["--seed", "3", "--validate", "a/set", "n=b/x.npz", "c/y.npz", "--json"])
     assert run.sets == {"a-set": "a/set", "n": "b/x.npz", "y": "c/y.npz"}
-    assert run.seed == 3 and run.validate and run.json
+    assert run.seed == 3
+    assert run.validate
+    assert run.json
     with pytest.raises(SystemExit) as stopped:
         parse("score", ["n=a", "n=b"])
     assert stopped.value.code == 2

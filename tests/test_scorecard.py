@@ -47,15 +47,16 @@ def few():
 
 def test_the_distance_to_a_linear_boundary_is_exact(linear):
     images = pixels(20)
-    weights, bias = linear.network[1].weight.double() / 0.5, linear.network[1].bias.double()
+    weights = linear.network[1].weight.double() / 0.5
+    bias = linear.network[1].bias.double()
     flat = images.flatten(1).double() / 255
     logits = (flat - 0.4) @ weights.T + bias
     best = logits.topk(2, 1)
     expected = (best.values[:, 0] - best.values[:, 1]) / (
         weights[best.indices[:, 0]] - weights[best.indices[:, 1]]
     ).norm(dim=1)
-    found = boundary_distances(Frozen(linear), images, 7, CPU)
-    assert torch.allclose(found.double(), expected.clamp_max(8), rtol=1e-4)
+    result = boundary_distances(Frozen(linear), images, 7, CPU)
+    assert torch.allclose(result.double(), expected.clamp_max(8), rtol=1e-4)
 
 
 @pytest.mark.parametrize("told", [{"shift": 0.25, "flip": True, "cutout": 0.5}, {"flip": True}, {}])
@@ -63,13 +64,13 @@ def test_steadiness_is_the_share_decided_alike_in_a_view(linear, told):
     linear.spec = replace(SPEC, notes={"views": told} if told else {})
     images = pixels(60)
     chosen = linear(images / 255).argmax(1)
-    found = steadiness(Frozen(linear), images, chosen, 7, CPU)
+    result = steadiness(Frozen(linear), images, chosen, 7, CPU)
     # Views by their definition: nothing cut out. Where nothing is told, a shift of a sixteenth of 8
     # pixels is none.
     plan = ViewPlan(2 if "shift" in told else 0, bool(told))
     seen = views_reference(images, torch.arange(60), torch.zeros(60, dtype=torch.int64), plan, 0)
-    assert found == pytest.approx((linear(seen).argmax(1) == chosen).float().mean().item())
-    assert (found < 1) == bool(told)
+    assert result == pytest.approx((linear(seen).argmax(1) == chosen).float().mean().item())
+    assert (result < 1) == bool(told)
 
 
 def test_the_gap_is_nothing_for_the_data_that_made_the_statistics(normed):
@@ -86,7 +87,8 @@ def test_the_gap_is_nothing_for_the_data_that_made_the_statistics(normed):
     )
     frozen = Frozen(normed)
     target = frozen.target()
-    mean, variance = target.mean.double(), target.variance.double()
+    mean = target.mean.double()
+    variance = target.variance.double()
     assert bn_gap(frozen, mean, variance) == 0
     far = mean.clone()
     far[0] += 3 * first.running_var[0].sqrt()
@@ -104,14 +106,17 @@ def test_the_set_s_moments_are_those_of_one_large_batch(normed):
 
 def test_scores_of_real_digits(teacher, few):
     card = score(few.images, teacher, "own", runtime=Runtime(device="cpu", quiet=True))
-    assert set(card.values) == {one.name for one in SCORES} and None not in card.values.values()
+    assert set(card.values) == {one.name for one in SCORES}
+    assert None not in card.values.values()
     assert (card.decisions == few.labels).float().mean() > 0.98
     assert card.counts == torch.bincount(card.decisions, minlength=10).tolist() == card.raw_counts
-    assert (
-        sum(card.margins) == 240 and card.values["coverage"] > 0.98 and card.values["bn_gap"] < 0.3
-    )
+    assert sum(card.margins) == 240
+    assert card.values["coverage"] > 0.98
+    assert card.values["bn_gap"] < 0.3
     one = score(few.images[card.decisions == 3], teacher, runtime=Runtime(device="cpu", quiet=True))
-    assert one.values["coverage"] == 0 and one.overall == 0 and one.values["coverage_raw"] is None
+    assert one.values["coverage"] == 0
+    assert one.overall == 0
+    assert one.values["coverage_raw"] is None
     json.dumps(card.document())
 
 
@@ -119,7 +124,8 @@ def test_neither_order_nor_chunks_matter(teacher, few):
     card = score(few.images, teacher, runtime=Runtime(device="cpu", quiet=True))
     order = torch.randperm(240, generator=torch.Generator().manual_seed(0))
     again = score(few.images[order], teacher, runtime=Runtime(device="cpu", quiet=True))
-    assert again.values == card.values and torch.equal(again.decisions, card.decisions[order])
+    assert again.values == card.values
+    assert torch.equal(again.decisions, card.decisions[order])
     other = score(
         few.images, teacher, None, ScoreOptions(batch=37), runtime=Runtime(device="cpu", quiet=True)
     )
@@ -136,7 +142,8 @@ def test_samples_are_said(teacher, few):
         options=ScoreOptions(gradients=20, compared=100),
         runtime=Runtime(device="cpu", quiet=True),
     )
-    assert "of 20 of the images" in card.notes[0] and "of 100 of the images" in card.notes[1]
+    assert "of 20 of the images" in card.notes[0]
+    assert "of 100 of the images" in card.notes[1]
     assert max(card.readouts) == 80
 
 
@@ -168,7 +175,8 @@ def test_scores_lie_in_their_ranges(count, seed, bright, plain):
     for one in SCORES:
         value = card.values[one.name]
         if value is None:
-            assert one.name == "bn_gap" and plain
+            assert one.name == "bn_gap"
+            assert plain
         else:
             assert (
                 one.limits[0] - 1e-9
@@ -183,14 +191,16 @@ def test_a_teacher_whose_moments_cannot_be_had_has_no_gap(linear):
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.norm, self.head = nn.BatchNorm2d(1), nn.Linear(64, 3)
+            self.norm = nn.BatchNorm2d(1)
+            self.head = nn.Linear(64, 3)
 
         def forward(self, images):
             return self.head(self.norm(self.norm(images)).flatten(1))
 
     for network in (linear, Classifier(Twice(), SPEC).eval()):
         card = score(pixels(30), network, runtime=Runtime(device="cpu", quiet=True))
-        assert card.values["bn_gap"] is None and card.values["rank"] > 1
+        assert card.values["bn_gap"] is None
+        assert card.values["rank"] > 1
 
 
 @pytest.mark.parametrize(

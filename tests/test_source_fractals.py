@@ -16,10 +16,12 @@ class KnownMaps(Random):
 
     def __init__(self):
         super().__init__("cpu", "known")
-        count, maps = 1, fractals.MAPS
+        count = 1
+        maps = fractals.MAPS
         offsets = torch.zeros(2, count, maps)
         offsets[:, 0, :3] = torch.tensor([[0.0, 0.5, 0.25], [0.0, 0.0, 0.25]])
-        half, ones = torch.full((count, maps), 0.5), torch.ones(count, maps)
+        half = torch.full((count, maps), 0.5)
+        ones = torch.ones(count, maps)
         self.known = [
             torch.zeros(2, count, maps),
             half,
@@ -65,20 +67,29 @@ def test_known_maps_give_their_known_attractor():
     near = torch.nn.functional.max_pool2d(known[None], 3, 1, 1)[0] > 0
     assert not (lit & ~near).any()
     assert (lit & (known > 0)).sum() > 0.85 * (known > 0).sum()
-    assert not near.all() and not lit[14, 16]  # in the hole in the middle
-    assert not lit[:7].any() and not lit[26:].any()  # it is half as high as wide, and stays so
+    # in the hole in the middle
+    assert not near.all()
+    assert not lit[14, 16]
+    # it is half as high as wide, and stays so
+    assert not lit[:7].any()
+    assert not lit[26:].any()
 
 
 def test_fractals_fill_the_canvas_along_their_longer_side_and_are_sparse():
     pictures = Fractals().draw(random("box"), 64, 3, 32)
-    assert pictures.isfinite().all() and pictures.min() >= 0 and pictures.max() <= 1
+    assert pictures.isfinite().all()
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
     grounds = pictures.flatten(2).mode(2).values[:, :, None, None]
     on_black = (pictures.flatten(1).amin(1) == 0).nonzero()[:, 0]
-    assert 16 < len(on_black) < 48 and len(grounds) == 64  # half of them
+    # half of them
+    assert 16 < len(on_black) < 48
+    assert len(grounds) == 64
     for picture in pictures[on_black]:
         rows, columns = (picture.amax(0) > 0).nonzero().unbind(1)
         longer, shorter = sorted((rows, columns), key=lambda part: part.min())
-        assert longer.min() == 0 and longer.max() == 31
+        assert longer.min() == 0
+        assert longer.max() == 31
         assert abs(shorter.min() + shorter.max() - 31) <= 1  # in the middle along the other
         colour = picture.flatten(1)[:, picture.amax(0).flatten().argmax()]
         shade = picture / colour[:, None, None].clamp_min(1e-9)
@@ -94,4 +105,5 @@ def test_fractals_are_of_many_kinds():
             for p in Fractals().draw(random(1), 64, 1, 32)
         ]
     )
-    assert covered.min() < 0.15 and covered.max() > 0.4
+    assert covered.min() < 0.15
+    assert covered.max() > 0.4

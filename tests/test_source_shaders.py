@@ -20,7 +20,8 @@ from inversion.sources.shaders.shades import PALETTES, TONES
 
 def test_there_are_thousands_of_programs_and_a_few_draws_meet_them():
     met = {shaders.random_program(random("programs", number)) for number in range(3000)}
-    assert len(met) >= 2900 and shaders.programs_count() > 1_000_000
+    assert len(met) >= 2900
+    assert shaders.programs_count() > 1_000_000
     for kind, parts in (
         ("symmetry", SYMMETRIES),
         ("warp", WARPS),
@@ -30,9 +31,8 @@ def test_there_are_thousands_of_programs_and_a_few_draws_meet_them():
         ("tone", TONES),
         ("palette", PALETTES),
     ):
-        assert len(set(parts)) == len(parts) and {getattr(program, kind) for program in met} == set(
-            parts
-        )
+        assert len(set(parts)) == len(parts)
+        assert {getattr(program, kind) for program in met} == set(parts)
 
 
 def test_programs_that_differ_in_an_unused_field_count_once(monkeypatch):
@@ -45,7 +45,8 @@ def test_programs_that_differ_in_an_unused_field_count_once(monkeypatch):
         ("PALETTES", 1),
     ):
         monkeypatch.setattr(shaders, name, getattr(shaders, name)[:length])
-    assert shaders.JOINS[0] is joins.one and shaders.programs_count() == 2 * (3 + 3 * 3)
+    assert shaders.JOINS[0] is joins.one
+    assert shaders.programs_count() == 2 * (3 + 3 * 3)
 
 
 seeds = st.integers(0, 2**40)
@@ -61,9 +62,9 @@ def plane(seed, count=3, size=12):
 @plain
 def test_every_change_of_the_plane_keeps_it_finite(part, seed):
     for changed in part(random(seed), plane(seed)):
-        assert (
-            changed.shape == (3, 12, 12) and changed.isfinite().all() and changed.abs().max() < 30
-        )
+        assert changed.shape == (3, 12, 12)
+        assert changed.isfinite().all()
+        assert changed.abs().max() < 30
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda part: part.__name__)
@@ -71,9 +72,10 @@ def test_every_change_of_the_plane_keeps_it_finite(part, seed):
 @plain
 def test_every_field_is_finite_and_the_same_again(field, seed):
     value = field(random(seed), plane(seed))
-    assert (
-        value.shape == (3, 12, 12) and value.isfinite().all() and value.max() < 20
-    )  # far below nothing is dark
+    # far below nothing is dark
+    assert value.shape == (3, 12, 12)
+    assert value.isfinite().all()
+    assert value.max() < 20
     assert torch.equal(value, field(random(seed), plane(seed)))
     far = field(random(seed), tuple(10 * part for part in plane(seed)))  # a warp may look far away
     assert far.isfinite().all()
@@ -84,7 +86,8 @@ def test_every_field_is_finite_and_the_same_again(field, seed):
 @plain
 def test_every_join_is_finite(join, seed, first, second):
     value = join(random(seed), first, second, plane(seed))
-    assert value.shape == (3, 12, 12) and value.isfinite().all()
+    assert value.shape == (3, 12, 12)
+    assert value.isfinite().all()
 
 
 @pytest.mark.parametrize("tone", TONES, ids=lambda part: part.__name__)
@@ -92,9 +95,11 @@ def test_every_join_is_finite(join, seed, first, second):
 @plain
 def test_every_tone_maps_values_from_minus_one_to_one_into_the_range(tone, seed, size):
     shade = tone(random(seed), random("values", seed).uniform(3, 12, 12, low=-1.0) * size)
-    assert shade.shape == (3, 12, 12) and shade.isfinite().all()
+    assert shade.shape == (3, 12, 12)
+    assert shade.isfinite().all()
     if size <= 1 or tone is not shades.soft:
-        assert shade.min() >= 0 and shade.max() <= 1
+        assert shade.min() >= 0
+        assert shade.max() <= 1
 
 
 @pytest.mark.parametrize("palette", PALETTES, ids=lambda part: part.__name__)
@@ -102,8 +107,10 @@ def test_every_tone_maps_values_from_minus_one_to_one_into_the_range(tone, seed,
 @plain
 def test_every_palette_gives_colours_in_range(palette, seed, channels, spread):
     colours = palette(random(seed), spread * random("shades", seed).uniform(3, 12, 12), channels)
-    assert colours.shape == (3, channels, 12, 12) and colours.isfinite().all()
-    assert colours.min() >= -1e-6 and colours.max() <= 1 + 1e-6
+    assert colours.shape == (3, channels, 12, 12)
+    assert colours.isfinite().all()
+    assert colours.min() >= -1e-6
+    assert colours.max() <= 1 + 1e-6
 
 
 @given(seeds, st.sampled_from([1, 3]), st.integers(1, 5))
@@ -113,8 +120,11 @@ def test_any_program_paints_pictures_and_the_same_again(seed, channels, count):
         shaders.random_program(r).paint(r, count, channels, 11)
         for r in (random(seed), random(seed))
     )
-    assert torch.equal(one, other) and one.shape == (count, channels, 11, 11)
-    assert one.isfinite().all() and one.min() >= 0 and one.max() <= 1
+    assert torch.equal(one, other)
+    assert one.shape == (count, channels, 11, 11)
+    assert one.isfinite().all()
+    assert one.min() >= 0
+    assert one.max() <= 1
 
 
 def test_pictures_of_a_group_share_a_program_and_no_number(monkeypatch):
@@ -127,10 +137,10 @@ def test_pictures_of_a_group_share_a_program_and_no_number(monkeypatch):
 
     monkeypatch.setattr(Program, "paint", watched)
     pictures = Shaders().draw(random("groups"), 40, 1, 16)
-    assert [count for _, count in calls] == [16, 16, 8] and len(
-        {program for program, _ in calls}
-    ) == 3
-    assert pictures.shape == (40, 1, 16, 16) and len(pictures.flatten(1).unique(dim=0)) == 40
+    assert [count for _, count in calls] == [16, 16, 8]
+    assert len({program for program, _ in calls}) == 3
+    assert pictures.shape == (40, 1, 16, 16)
+    assert len(pictures.flatten(1).unique(dim=0)) == 40
 
 
 def test_symmetries_and_warps_do_what_they_say():
@@ -138,23 +148,25 @@ def test_symmetries_and_warps_do_what_they_say():
     for part in (changes.kaleidoscope, changes.swirl):
         torch.testing.assert_close(torch.hypot(*part(random(0), (x, y))), torch.hypot(x, y))
     for part in (changes.mirror, changes.quarters):
-        for ours, theirs in zip(part(random(0), (x, y)), part(random(0), (-x, y)), strict=True):
-            assert torch.equal(ours, theirs)
+        for value, expected_value in zip(
+            part(random(0), (x, y)), part(random(0), (-x, y)), strict=True
+        ):
+            assert torch.equal(value, expected_value)
     sector = math.pi / random(0).integers(3, 8, 3, 1, 1)
     turned = (
         x * (2 * sector).cos() - y * (2 * sector).sin(),
         x * (2 * sector).sin() + y * (2 * sector).cos(),
     )
-    for ours, theirs in zip(
+    for value, expected_value in zip(
         *(changes.kaleidoscope(random(0), p) for p in ((x, y), turned)), strict=True
     ):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(value, expected_value, atol=1e-4, rtol=0)
     side = random(0).uniform(3, 1, 1, low=0.5, high=1.2)
-    for ours, theirs in zip(
+    for value, expected_value in zip(
         *(changes.tiles(random(0), p) for p in ((x, y), (x + 2 * side, y))), strict=True
     ):
         assert (
-            (ours - theirs).abs() % (2 * side).max() < 1e-4
+            (value - expected_value).abs() % (2 * side).max() < 1e-4
         ).double().mean() > 0.95  # but for a seam moved by rounding
     squares = changes.mosaic(random(0), (x, y))
     assert all(len(values.unique()) <= 45 for part in squares for values in part)

@@ -40,28 +40,32 @@ def test_every_drawn_source_is_tested():
 def test_blocks_have_the_shape_and_type_that_was_asked_for(address, size, channels):
     source = open_source(address, channels, size)
     block = source.block(0)
-    assert (
-        block.shape == (BLOCK, channels, size, size)
-        and block.dtype == torch.uint8
-        and source.blocks is None
-    )
-    assert block.min() <= 2 and block.max() >= 253  # the range is used
+    assert block.shape == (BLOCK, channels, size, size)
+    assert block.dtype == torch.uint8
+    assert source.blocks is None
+    # the range is used
+    assert block.min() <= 2
+    assert block.max() >= 253
     assert len(block.flatten(1).unique(dim=0)) > 0.9 * BLOCK  # and the pictures differ
 
 
 def test_plain_leaves_too():
     block = open_source("leaves", 1, 8).block(0)
-    assert block.shape == (BLOCK, 1, 8, 8) and block.dtype == torch.uint8
+    assert block.shape == (BLOCK, 1, 8, 8)
+    assert block.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("address", FAST)
 def test_a_block_follows_from_source_seed_and_number_alone(address):
-    one, other = open_source(address, 1, 8, seed=5), open_source(address, 1, 8, seed=5)
+    one = open_source(address, 1, 8, seed=5)
+    other = open_source(address, 1, 8, seed=5)
     state = torch.get_rng_state()
-    third, first = one.block(2), one.block(0)
+    third = one.block(2)
+    first = one.block(0)
     assert torch.equal(torch.get_rng_state(), state)  # the global stream is nobody's business
     torch.manual_seed(1)
-    assert torch.equal(other.block(0), first) and torch.equal(other.block(2), third)
+    assert torch.equal(other.block(0), first)
+    assert torch.equal(other.block(2), third)
     assert not torch.equal(first, third)
     assert not torch.equal(open_source(address, 1, 8, seed=6).block(0), first)
 
@@ -122,12 +126,10 @@ def test_a_folder_of_any_pictures_is_a_source(tmp_path, channels, labelled):
         Image.fromarray(array).save(folder / f"{number}.png")
     source = open_source(str(tmp_path), channels, 10)
     block = source.block(0)
-    assert (
-        block.shape == (3, channels, 10, 10)
-        and block.dtype == torch.uint8
-        and source.blocks == 1
-        and isinstance(source, StoredSource)
-    )
+    assert block.shape == (3, channels, 10, 10)
+    assert block.dtype == torch.uint8
+    assert source.blocks == 1
+    assert isinstance(source, StoredSource)
     pixels = [
         torch.from_numpy(a).permute(2, 0, 1) if a.ndim == 3 else torch.from_numpy(a)[None]
         for a in arrays
@@ -147,7 +149,8 @@ def test_a_folder_that_is_called_like_a_source_is_given_with_a_dot(tmp_path, mon
 def test_stored_images_come_in_an_order_that_follows_from_the_seed_and_each_once(tmp_path):
     number = np.arange(1100)
     images = np.zeros((1100, 8, 8), np.uint8)
-    images[:, 0, 0], images[:, 0, 1] = number // 256, number % 256
+    images[:, 0, 0] = number // 256
+    images[:, 0, 1] = number % 256
     np.savez(tmp_path / "many.npz", images=images)
 
     def order(seed):
@@ -158,9 +161,11 @@ def test_stored_images_come_in_an_order_that_follows_from_the_seed_and_each_once
         both = torch.cat([blocks[1], blocks[2], blocks[0]])[:, 0, 0, :2].long()
         return (both[:, 0] * 256 + both[:, 1]).tolist()
 
-    found = order(0)
-    assert sorted(found) == number.tolist() and found != number.tolist()
-    assert order(0) == found and order(1) != found
+    result = order(0)
+    assert sorted(result) == number.tolist()
+    assert result != number.tolist()
+    assert order(0) == result
+    assert order(1) != result
 
 
 def test_a_transfer_set_is_a_source(tmp_path):

@@ -14,7 +14,9 @@ def naive_stock(quotas, balanced, batches):
     the images it took.
     """
     room = list(quotas) if balanced else [sum(quotas)]
-    held, taken, number = [[] for _ in room], [], 0
+    held = [[] for _ in room]
+    taken = []
+    number = 0
     for batch in batches:
         counts = [0] * len(quotas)
         for label, allowed in batch:
@@ -28,7 +30,8 @@ def naive_stock(quotas, balanced, batches):
 
 
 def offer_all(stock, batches):
-    number, taken = 0, []
+    number = 0
+    taken = []
     for turn, batch in enumerate(batches):
         labels = torch.tensor([label for label, _ in batch], dtype=torch.long)
         allowed = torch.tensor([allowed for _, allowed in batch], dtype=torch.bool)
@@ -91,6 +94,6 @@ def test_any_part_of_a_full_stock_is_balanced():
 def test_what_is_turned_away_leaves_no_trace():
     stock = Stock([1, 1], (1, 2, 2), True, CPU)
     offer_all(stock, [[(0, True), (0, True), (1, False)]])
-    assert (
-        not stock.images[-1].any() and not stock.logits[-1].any() and stock.kept().tolist() == [0]
-    )
+    assert not stock.images[-1].any()
+    assert not stock.logits[-1].any()
+    assert stock.kept().tolist() == [0]
