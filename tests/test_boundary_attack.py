@@ -1,10 +1,22 @@
-import re
-from dataclasses import fields, replace
+"""The boundary attack: its samples lie where known boundaries are."""
+
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from walking import (
+    PIXELS,
+    SIDE,
+    all_targets,
+    count_asks,
+    leads,
+    linear,
+    pictures,
+    random_linear,
+    same,
+)
 
 from distill import load_images
 from distill.models import Classifier, ModelSpec
@@ -12,76 +24,6 @@ from distill.models.frozen import Frozen
 from inversion import MNIST_SLICE
 from inversion.options import BoundaryOptions
 from inversion.sources.boundary import BoundarySamples, attack_boundaries
-from synthesis_kernels.errors import EchosetError
-
-SIDE = 4
-PIXELS = SIDE * SIDE
-
-
-def linear(weight, bias, scale=1.0):
-    """z = scale·(Wx + b) of images in [0, 1]."""
-    layer = nn.Linear(PIXELS, len(bias))
-    with torch.no_grad():
-        layer.weight.copy_(torch.as_tensor(np.array(weight)) * scale)
-        layer.bias.copy_(torch.as_tensor(np.array(bias)) * scale)
-    return Classifier(
-        nn.Sequential(nn.Flatten(), layer), ModelSpec("linear", size=SIDE, classes=len(bias))
-    ).eval()
-
-
-def random_linear(seed, classes, scale=1.0):
-    rng = np.random.default_rng(seed)
-    weight = rng.normal(size=(classes, PIXELS))
-    return linear(
-        weight, -weight.sum(1) / 2 + 0.1 * rng.normal(size=classes), scale
-    )  # about even in the middle of the range
-
-
-def pictures(seed, count, low=0, high=256):
-    return torch.from_numpy(
-        np.random.default_rng(seed).integers(low, high, (count, 1, SIDE, SIDE), dtype=np.uint8)
-    )
-
-
-def leads(network, pixels, target):
-    """In float64: how far the target leads each other class, in levels of distance to the boundary
-    with it. (N, K − 1)
-    """
-    layer = network.network[1]
-    weight = layer.weight.detach().double().numpy()
-    bias = layer.bias.detach().double().numpy()
-    logits = pixels.flatten(1).double().numpy() / 255 @ weight.T + bias
-    rows = []
-    for row, t in zip(logits, target, strict=True):
-        others = [k for k in range(len(bias)) if k != t]
-        rows.append(
-            [
-                (row[t] - row[k]) / np.linalg.norm(weight[t] - weight[k]) * 255 / np.sqrt(PIXELS)
-                for k in others
-            ]
-        )
-    return np.array(rows)
-
-
-def all_targets(count, classes):
-    return torch.arange(classes).expand(count, classes).contiguous()
-
-
-def count_asks(monkeypatch):
-    """How many images the search asks the teacher about, as a list that grows."""
-    asked = []
-    forward = Frozen.forward
-    monkeypatch.setattr(
-        Frozen, "forward", lambda self, images: asked.append(len(images)) or forward(self, images)
-    )
-    return asked
-
-
-def same(one, other):
-    return all(
-        torch.equal(getattr(one, field.name), getattr(other, field.name))
-        for field in fields(BoundarySamples)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -341,45 +283,3 @@ def test_a_teacher_in_training_mode_is_judged_as_it_will_be_used(teacher, digits
         assert same(expected, attack_boundaries(teacher, digits[:2], targets))
     finally:
         teacher.eval()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(
-            ("steps", 0),
-            ("first_step", 0.0),
-            ("first_step", -1.0),
-            ("first_step", float("nan")),
-            ("growth", 0.9),
-        ),
-        *(
-            ("growth", float("inf")),
-            ("close", 0.0),
-            ("close", -2.0),
-            ("deeper", 0.0),
-            ("deeper", float("nan")),
-        ),
-    ],
-)
-def test_options_are_refused_by_name(name, value):
-    with pytest.raises(EchosetError, match=f"boundary.{name} must be .*{re.escape(str(value))}"):
-        replace(BoundaryOptions(), **{name: value})
-
-
-@pytest.mark.parametrize(
-    ("images", "targets", "says"),
-    [
-        (pictures(0, 2).float(), all_targets(2, 3), "images must be uint8"),
-        (pictures(0, 2)[:, :, 1:], all_targets(2, 3), "images must be uint8, each of shape"),
-        (pictures(0, 2), all_targets(3, 3), r"targets must be int64 of shape \(2, T\)"),
-        (pictures(0, 2), torch.zeros(2).long(), "targets must be int64"),
-        (pictures(0, 2), all_targets(2, 3).float(), "targets must be int64"),
-        (pictures(0, 2), all_targets(2, 4), "targets must lie in 0 to 2, got 0 to 3"),
-        (pictures(0, 2), all_targets(2, 3) - 1, "targets must lie in 0 to 2, got -1 to 1"),
-        (pictures(0, 2), torch.zeros(2, 0).long(), "one target at least"),
-    ],
-)
-def test_what_cannot_be_walked_is_refused(images, targets, says):
-    with pytest.raises(EchosetError, match=says):
-        attack_boundaries(random_linear(0, 3), images, targets)

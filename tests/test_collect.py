@@ -17,10 +17,11 @@ from collecting import (
     shard_bytes,
 )
 from PIL import Image
+from walk_by_hand import naive_walk
 
 from distill import TransferSet
 from inversion.options import CollectOptions
-from inversion.sources.stream import BLOCK, DrawnSource, open_source
+from inversion.sources.stream import DrawnSource, open_source
 
 
 @pytest.fixture(scope="module")
@@ -31,73 +32,6 @@ def linear():
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     return save_pictures(tmp_path_factory.mktemp("pictures") / "some.npz")
-
-
-def naive_walk(teacher, addresses, options, seed=0):
-    """The whole procedure, one image after another."""
-    quotas = [len(range(label, options.images, 4)) for label in range(4)]
-    most = math.ceil(options.draws * options.images / BLOCK)
-    kept = [[] for _ in quotas]
-    raw = [0] * 4
-    accepted = [0] * 4
-    needed = [None] * 4
-    taken = {}
-
-    def enough():
-        if not options.balanced:
-            return sum(map(len, kept)) == options.images
-        wanted = options.only or range(4)
-        return all(len(kept[label]) == quotas[label] for label in wanted)
-
-    order = []
-    for address in addresses:
-        source = replace(open_source(address, 1, 12, seed), exposed=options.expose)
-        for number in range(min(most, source.blocks or most)):
-            if enough():
-                break
-            images = source.block(number)
-            for image, logits in zip(images, answers_of(teacher, images), strict=True):
-                odds = np.exp(logits - logits.max())
-                first, second = sorted(odds / odds.sum())[:-3:-1]
-                label = int(logits.argmax())
-                raw[label] += 1
-                if not (options.confidence[0] <= first <= options.confidence[1]):
-                    continue
-                if not (options.margin[0] <= first - second <= options.margin[1]):
-                    continue
-                if options.only and label not in options.only:
-                    continue
-                accepted[label] += 1
-                if (
-                    len(kept[label]) < quotas[label]
-                    if options.balanced
-                    else len(order) < options.images
-                ):
-                    kept[label].append(image)
-                    order.append(image)
-                    taken.setdefault(address, [0] * 4)[label] += 1
-            if options.balanced:
-                needed = [
-                    sum(raw) if n is None and len(kept[c]) == quotas[c] else n
-                    for c, n in enumerate(needed)
-                ]
-    if options.balanced:
-        order = [
-            kept[c][place] for place in range(max(quotas)) for c in range(4) if place < len(kept[c])
-        ]
-    result = {
-        "drawn": sum(raw),
-        "raw_counts": raw,
-        "accepted": accepted,
-        "needed": needed,
-        "taken": taken,
-    }
-    short = (
-        {str(c): q - len(kept[c]) for c, q in enumerate(quotas) if len(kept[c]) < q}
-        if options.balanced
-        else {}
-    )
-    return torch.stack(order), result | {"short": short, "missing": options.images - len(order)}
 
 
 CASES = {
