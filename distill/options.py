@@ -8,22 +8,14 @@ from math import inf
 from typing import Any, Literal, get_args
 
 from distill.methods import LABELS, METHODS
+from distill.ranges import require_least, require_positive, require_within
 from synthesis_kernels.errors import EchosetError
 
 Optimiser = Literal["muon", "sgd", "adamw"]
 ExportForm = Literal["folder", "npz", "webdataset", "set"]
 
-
 PLAIN = {"plain": LABELS}
 """What a study calls plain training."""
-
-
-def check_least(options: Any, least: Mapping[str, float]) -> None:
-    """Refuse an option that is below its least value, or no number."""
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if not value >= bound:
-            raise EchosetError(f"{name} must be at least {bound}, got {value}")
 
 
 def check_loss(loss: Mapping[str, float | None]) -> None:
@@ -83,11 +75,8 @@ class ViewOptions:
     """Largest size of such a change, from 0 to 1."""
 
     def __post_init__(self) -> None:
-        check_least(self, {"operations": 0})
-        for name in ("mixup", "cutmix", "erase", "strength"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise EchosetError(f"{name} must lie in [0, 1], got {value}")
+        require_least(self, "", 0, "operations")
+        require_within(self, "", "[0, 1]", "mixup", "cutmix", "erase", "strength")
         wholes = {"shift": "the image's side", "cutout": "the image's side", "scale": "the size"}
         for name, whole in wholes.items():
             value = getattr(self, name)
@@ -103,7 +92,7 @@ class StudentOptions:
 
     model: str = "convnet-16"
     """Zoo name, torchvision name or import path."""
-    arguments: dict = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor."""
     weights: str | None = None
     """A file of weights to go on from, saved by echoset or a checkpoint; by default they are drawn
@@ -180,30 +169,18 @@ class DistillOptions:
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
-        if not self.temperature > 0:
-            raise EchosetError(f"temperature must be positive, got {self.temperature}")
-        least = {
-            "steps": 0,
-            "batch": 2,
-            "views_per_image": 0,
-            "patience": 0,
-            "label_temperature": 0,
-            "weight_decay": 0,
-            "peers": 2,
-            "branches": 2,
-        }
-        check_least(self, least)
+        require_positive(self, "", "temperature")
+        require_least(self, "", 0, "steps", "views_per_image", "patience")
+        require_least(self, "", 0, "label_temperature", "weight_decay")
+        require_least(self, "", 2, "batch", "peers", "branches")
+        require_within(self, "", "[0, 1)", "warmup", "ema", "held_out")
         if self.learning_rate is not None:
-            check_least(self, {"learning_rate": 0})
+            require_least(self, "", 0, "learning_rate")
         optimisers = get_args(Optimiser)
         if self.optimiser not in optimisers:
             raise EchosetError(
                 f"no optimiser '{self.optimiser}'; there are {', '.join(optimisers)}"
             )
-        for name in ("warmup", "ema", "held_out"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise EchosetError(f"{name} must lie in [0, 1), got {value}")
 
 
 @dataclass(frozen=True)
@@ -242,4 +219,4 @@ class StudyOptions:
             raise EchosetError("a study needs one seed, one method and one corruption at least")
         for method in self.methods:
             split_method(method)
-        check_least(self, {"images": 0, "attacks": 0})
+        require_least(self, "", 0, "images", "attacks")

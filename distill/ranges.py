@@ -16,6 +16,14 @@ def require_least(options: object, group: str, least: float, *names: str) -> Non
             raise EchosetError(f"{_full(group, name)} must be {kind}, got {value}")
 
 
+def require_positive(options: object, group: str, *names: str) -> None:
+    """Refuse a field that is 0 or less, infinite, or not a number."""
+    for name in names:
+        value = getattr(options, name)
+        if not 0 < value < math.inf:
+            raise EchosetError(f"{_full(group, name)} must be above 0 and finite, got {value}")
+
+
 def require_within(options: object, group: str, interval: str, *names: str) -> None:
     """Refuse a field outside [0, 1], or [0, 1) where the interval says so."""
     for name in names:

@@ -515,7 +515,12 @@ def test_help_names_every_option_and_never_imports_torch():
 
 
 @pytest.mark.parametrize(
-    "path", ["distill/options.py", "inversion/options.py", "inversion/cli/schema.py"]
+    "path",
+    [
+        "distill/options.py",
+        *(f"inversion/options/{name}.py" for name in ("teacher", "synthesis", "collect", "score")),
+        "inversion/cli/schema.py",
+    ],
 )
 def test_every_option_is_explained(path):
     for schema in (

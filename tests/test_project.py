@@ -96,7 +96,7 @@ SCHEMA = {
 PAGES = (
     ROOT / "README.md",
     ROOT / "configs" / "README.md",
-    ROOT / "docs" / "log.md",
+    *(ROOT / "docs" / name for name in ("log.md", "sources.md")),
     *sorted((ROOT / "docs" / "results").glob("*.md")),
 )
 """Pages that hold measured figures, or say where they are."""

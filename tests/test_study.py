@@ -134,7 +134,7 @@ def test_damage_is_done_alike_to_all_methods_and_told(teacher, few, tmp_path):
     [
         ({"methods": ("hintn",)}, "no method 'hintn'"),
         ({"seeds": ()}, "one seed"),
-        ({"attacks": -1}, "attacks must be at least 0"),
+        ({"attacks": -1}, "attacks must be a number of at least 0"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_when_it_is_named(change, message):

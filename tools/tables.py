@@ -1,5 +1,5 @@
 """Write the tables of measured figures in README.md and configs/README.md from `configs/results`,
-so that none is typed by hand.
+and that of sources from their classes, so that none is typed by hand.
 
 `python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a
 test holds both pages to it.
@@ -7,18 +7,24 @@ test holds both pages to it.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+
+from inversion.cli.help import read_docs
+from inversion.sources import DRAWN, find_drawer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "configs" / "results"
 PAGES = (
     ROOT / "README.md",
     ROOT / "configs" / "README.md",
+    ROOT / "docs" / "sources.md",
     *sorted((ROOT / "docs" / "results").glob("*.md")),
 )
 T95 = (
@@ -227,7 +233,22 @@ def reweighting(runs: list[dict]) -> str:
     return rows_to_markdown(rows)
 
 
+def sources() -> str:
+    """Every source that is drawn, by what its class says of itself and of its settings."""
+    rows = [["source", "what it gives", "settings and their defaults"]]
+    for name in DRAWN:
+        drawer = find_drawer(name)
+        first, *_ = (inspect.getdoc(drawer) or "").split("\n\n")
+        docs = read_docs(drawer)
+        settings = [
+            f"`{field.name}={field.default:g}`: {docs[field.name]}" for field in fields(drawer)
+        ]
+        rows.append([f"`{name}`", " ".join(first.split()), " ".join(settings) or "–"])
+    return rows_to_markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "sources": sources,
     "teachers": lambda: teachers("teachers"),
     "real": lambda: teachers("cifar10-real"),
     "cifar10": lambda: demos("cifar10-[!s]*.json"),

@@ -17,11 +17,20 @@ from torch import Tensor
 from distill.loop import StepProgress
 from inversion.scoring.scores import MOST_VALUES, NEAR
 
-PART = 2000  # rows that are held in float64 at once
-HELD_OUT = 0.2  # part of the set that readouts are judged on
-DOUBLINGS = 3  # readouts learn from 1/8, 1/4, 1/2 and all of the rest
-RIDGE = 1e-3  # of the readout, as a part of the mean variance of its inputs
-FILTERS, FILTER_SIDE, GRID = 64, 5, 4  # of the readout's random convolution
+PART = 2000
+"""Rows that are held in float64 at once."""
+HELD_OUT = 0.2
+"""Part of the set that readouts are judged on."""
+DOUBLINGS = 3
+"""Readouts learn from 1/8, 1/4, 1/2 and all of the rest."""
+RIDGE = 1e-3
+"""Of the readout, as a part of the mean variance of its inputs."""
+FILTERS = 64
+"""Of the readout's random convolution."""
+FILTER_SIDE = 5
+"""Of each filter, in pixels."""
+GRID = 4
+"""Side of the grid that the filters' answers are averaged on."""
 
 
 def entropy(weights: Tensor) -> float:  # (N,), not negative
@@ -38,9 +47,8 @@ def coverage(counts: Tensor) -> float:  # (K,)
 def soft_coverage(answers: Tensor) -> tuple[float, float]:  # (N, K) softmax, float64
     """H(mean p)/log K, and the mutual information of image and class (H(mean p) − E H(p))/log K."""
     balance = coverage(answers.mean(0))
-    spread = -torch.special.xlogy(answers, answers).sum(1).mean().item() / math.log(
-        answers.shape[1]
-    )
+    mean_entropy = -torch.special.xlogy(answers, answers).sum(1).mean().item()
+    spread = mean_entropy / math.log(answers.shape[1])
     return balance, max(0.0, balance - spread)
 
 
@@ -57,7 +65,7 @@ def effective_rank(features: Tensor) -> float:  # (N, D)
     """exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli 2007); 1 where
     nothing varies.
     """
-    centre = sum(part.double().sum(0) for part in features.split(PART)) / len(features)
+    centre = _mean(features)
     return _effective_number(features, lambda rows: rows.double() - centre)
 
 
@@ -65,9 +73,20 @@ def shared_layout(flat: Tensor) -> float:  # (N, D)
     """Contrast of the mean image over the root mean square contrast of an image; 0 where no image
     has any.
     """
-    mean = sum(part.double().sum(0) for part in flat.split(PART)) / len(flat)
-    one = sum(part.double().var(1, correction=0).sum() for part in flat.split(PART)) / len(flat)
-    return min((mean.var(correction=0) / one).sqrt().item(), 1.0) if one > 0 else 0.0
+    contrast = torch.zeros((), dtype=torch.double, device=flat.device)
+    for part in flat.split(PART):
+        contrast = contrast + part.double().var(1, correction=0).sum()
+    contrast = contrast / len(flat)
+    if not contrast > 0:
+        return 0.0
+    return min((_mean(flat).var(correction=0) / contrast).sqrt().item(), 1.0)
+
+
+def _mean(rows: Tensor) -> Tensor:  # (N, D) -> (D,) float64
+    total = torch.zeros(rows.shape[1], dtype=torch.double, device=rows.device)
+    for part in rows.split(PART):
+        total = total + part.double().sum(0)
+    return total / len(rows)
 
 
 def vendi(features: Tensor) -> float:  # (N, D)
@@ -79,11 +98,16 @@ def vendi(features: Tensor) -> float:  # (N, D)
 
 
 def _effective_number(features: Tensor, prepare: Callable[[Tensor], Tensor]) -> float:
-    if len(features) < features.shape[1]:
+    """exp of the entropy of the prepared rows' squared singular values."""
+    count, width = features.shape
+    if count < width:
         rows = prepare(features)
         gram = rows @ rows.T
     else:
-        gram = sum(rows.T @ rows for rows in map(prepare, features.split(PART)))
+        gram = torch.zeros(width, width, dtype=torch.double, device=features.device)
+        for part in features.split(PART):
+            rows = prepare(part)
+            gram = gram + rows.T @ rows
     values = torch.linalg.eigvalsh(gram).clamp_min(0)
     # What is smaller than this, beside the features themselves, is rounding.
     varied = values.sum() > 1e-20 * features.square().sum(dtype=torch.double)
@@ -97,18 +121,23 @@ def within_classes(
     classes: int,
 ) -> float:
     """The mean of a measure over all classes, one without images counting 0."""
-    present = [features[chosen == label] for label in range(classes) if (chosen == label).any()]
-    return sum(measure(part) for part in present) / classes
+    total = 0.0
+    for label in range(classes):
+        of_class = features[chosen == label]
+        if len(of_class):
+            total += measure(of_class)
+    return total / classes
 
 
 def shrink(images: Tensor) -> Tensor:  # (N, C, H, W) in [0, 1] -> (N, C, h, w)
     """The images averaged down to a square of at most `MOST_VALUES` values; smaller ones as they
     are.
     """
-    channels, side = images.shape[1], math.isqrt(MOST_VALUES // images.shape[1])
-    return (
-        images if images[0].numel() <= channels * side**2 else F.adaptive_avg_pool2d(images, side)
-    )
+    channels = images.shape[1]
+    side = math.isqrt(MOST_VALUES // channels)
+    if images[0].numel() <= channels * side**2:
+        return images
+    return F.adaptive_avg_pool2d(images, side)
 
 
 def duplicate_rate(
@@ -116,17 +145,18 @@ def duplicate_rate(
 ) -> float:  # (N, D) in [0, 1]
     """Share of the first `count` images that lie within `NEAR` of another image of the set."""
     flat = flat - flat.mean(0)
-    squares, found, limit = flat.square().sum(1), 0, NEAR**2 * flat.shape[1]
+    squares = flat.square().sum(1)
+    limit = NEAR**2 * flat.shape[1]
+    duplicates = 0
     with StepProgress("looking for duplicates", count, quiet) as progress:
         for start in range(0, count, chunk):
             rows = slice(start, min(start + chunk, count))
-            apart = torch.addmm(squares[None], flat[rows], flat.T, alpha=-2).add_(
-                squares[rows, None]
-            )
+            apart = torch.addmm(squares[None], flat[rows], flat.T, alpha=-2)
+            apart.add_(squares[rows, None])
             apart.diagonal(start).fill_(torch.inf)  # an image is not its own duplicate
-            found += (apart.amin(1) <= limit).sum().item()
+            duplicates += int((apart.amin(1) <= limit).sum())
             progress.update(rows.stop)
-    return found / count
+    return duplicates / count
 
 
 def random_features(images: Tensor, chunk: int = 100) -> Tensor:  # (N, C, h, w) -> (N, 1024)
@@ -134,12 +164,10 @@ def random_features(images: Tensor, chunk: int = 100) -> Tensor:  # (N, C, h, w)
     teacher had a hand in.
     """
     random = torch.Generator().manual_seed(0)
-    filters = torch.randn(FILTERS, images.shape[1], FILTER_SIDE, FILTER_SIDE, generator=random).to(
-        images.device
-    )
-    filters = F.normalize((filters - filters.mean((1, 2, 3), keepdim=True)).flatten(1)).view_as(
-        filters
-    )
+    shape = (FILTERS, images.shape[1], FILTER_SIDE, FILTER_SIDE)
+    filters = torch.randn(shape, generator=random).to(images.device)
+    centred = filters - filters.mean((1, 2, 3), keepdim=True)
+    filters = F.normalize(centred.flatten(1)).view(shape)
     pooled = []
     for part in images.split(chunk):
         maps = F.conv2d(part, filters, padding=FILTER_SIDE // 2).relu_()
@@ -148,54 +176,66 @@ def random_features(images: Tensor, chunk: int = 100) -> Tensor:  # (N, C, h, w)
 
 
 def readout_curve(
-    features: Tensor, chosen: Tensor, classes: int
-) -> dict[int, float]:  # (N, D), (N,)
+    features: Tensor,  # (N, D)
+    chosen: Tensor,  # (N,)
+    classes: int,
+) -> dict[int, float]:
     """Ridge regression of the teacher's choices on 1/8, 1/4, 1/2 and all but the first fifth,
     judged on that fifth.
 
     Keys are numbers of images learnt from.
     """
-    held, found, done = int(len(features) * HELD_OUT), {}, 0
+    held = int(len(features) * HELD_OUT)
     inputs = F.pad(features.double(), (0, 1), value=1.0)  # the last column is the constant
     wanted = F.one_hot(chosen, classes).double()
-    moments, answers = (
-        torch.zeros_like(inputs[:1].T @ inputs[:1]),
-        torch.zeros_like(inputs[:1].T @ wanted[:1]),
-    )
-    for share in range(DOUBLINGS, -1, -1):
-        count = (len(features) - held) >> share
+    moments = torch.zeros_like(inputs[:1].T @ inputs[:1])
+    answers = torch.zeros_like(inputs[:1].T @ wanted[:1])
+    curve: dict[int, float] = {}
+    done = 0
+    for halvings in range(DOUBLINGS, -1, -1):
+        count = (len(features) - held) >> halvings
         part = slice(held + done, held + count)
         moments += inputs[part].T @ inputs[part]
         answers += inputs[part].T @ wanted[part]
         done = count
-        variances = moments.diagonal() / count - (moments[-1] / count).square()
-        penalty = (
-            (RIDGE * count * variances[:-1].mean()).clamp_min(1e-9).expand(len(moments)).clone()
-        )
-        penalty[-1] = 1e-9  # the constant is free
-        guess = (inputs[:held] @ torch.linalg.solve(moments + penalty.diag(), answers)).argmax(1)
-        found[count] = balanced_agreement(guess, chosen[:held], classes)
-    return found
+        weights = torch.linalg.solve(moments + _penalty(moments, count).diag(), answers)
+        guess = (inputs[:held] @ weights).argmax(1)
+        curve[count] = balanced_agreement(guess, chosen[:held], classes)
+    return curve
+
+
+def _penalty(moments: Tensor, count: int) -> Tensor:  # (D + 1, D + 1) -> (D + 1,)
+    """What ridge regression adds to the diagonal; the constant is free."""
+    variances = moments.diagonal() / count - (moments[-1] / count).square()
+    size = (RIDGE * count * variances[:-1].mean()).clamp_min(1e-9)
+    penalty = size.expand(len(moments)).clone()
+    penalty[-1] = 1e-9
+    return penalty
 
 
 def neighbour_agreement(
-    flat: Tensor, chosen: Tensor, classes: int, chunk: int = 1000
-) -> float:  # (N, D), (N,)
+    flat: Tensor,  # (N, D)
+    chosen: Tensor,  # (N,)
+    classes: int,
+    chunk: int = 1000,
+) -> float:
     """The first fifth, each decided as its nearest image among the rest is, copies of itself left
     out.
     """
     held = int(len(flat) * HELD_OUT)
     flat = flat - flat.mean(0)
-    rest, squares = flat[held:], flat[held:].square().sum(1)
-    guess, least = [], NEAR**2 * flat.shape[1]
+    rest = flat[held:]
+    squares = rest.square().sum(1)
+    least = NEAR**2 * flat.shape[1]
+    guess = []
     for part in flat[:held].split(chunk):
         distances = torch.addmm(squares[None], part, rest.T, alpha=-2)
-        distances.masked_fill_(distances + part.square().sum(1, keepdim=True) <= least, torch.inf)
+        is_copy = distances + part.square().sum(1, keepdim=True) <= least
+        distances.masked_fill_(is_copy, torch.inf)
         nearest = distances.argmin(1)
-        found = distances.gather(1, nearest[:, None])[:, 0].isfinite()
-        guess.append(
-            torch.where(found, chosen[held:][nearest], -1)
-        )  # where all are copies, nothing can be said
+        has_nearest = distances.gather(1, nearest[:, None])[:, 0].isfinite()
+        # Where all are copies, nothing can be said.
+        guess.append(torch.where(has_nearest, chosen[held:][nearest], -1))
     return balanced_agreement(torch.cat(guess), chosen[:held], classes)
 
 

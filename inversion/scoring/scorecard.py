@@ -17,21 +17,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from distill.loop import StepProgress
 from distill.models import Classifier, as_found
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
-from distill.taps import Taps, find_stages
-from distill.views import to_input
 from inversion.options import ScoreOptions
 from inversion.scoring import measures
-from inversion.scoring.scores import SCORES
-from inversion.teacher import trained_views
+from inversion.scoring.answers import (
+    Answers,
+    boundary_distances,
+    first_choice,
+    gather_answers,
+    steadiness,
+)
+from inversion.scoring.scores import FEWEST_IMAGES, SCORES
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.views import ViewPlan, views
 
-FEWEST = 10  # images a set must have for any of this to mean something
-BINS = 20  # of margins, for the histogram
+BINS = 20
+"""Of margins, for the histogram."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,6 @@ class Scorecard:
         return {name: value for name, value in vars(self).items() if name != "decisions"}
 
 
-def overall(values: Mapping[str, float | None], features: int) -> float:
-    """One number to put sets in order by, as `OVERALL` says."""
-    reached = values["coverage"] if values["coverage_raw"] is None else values["coverage_raw"]
-    return math.sqrt(min(reached, 1) * min(values["vendi"] / features, 1))
-
-
 def score(
     images: Tensor,  # (N, C, H, W) uint8
     teacher: Classifier,
@@ -78,64 +74,78 @@ def score(
     """Score a set. `raw_counts` are the teacher's decisions before filtering; "own" where nothing
     was filtered.
     """
+    classes = teacher.spec.classes
     check_images(images, teacher)
-    check_counts(raw_counts, teacher.spec.classes)
-    check_options(options)
-    where, classes, quiet = runtime.resolve_device(), teacher.spec.classes, runtime.quiet
+    check_counts(raw_counts, classes)
+    device = runtime.resolve_device()
     # Sorted by content, so that neither sums nor samples depend on the order in which a set is
     # kept.
     order = content_order(images)
     images = images[order]
-    asked, compared = min(options.gradients, len(images)), min(options.compared, len(images))
-    with as_found(
-        teacher
-    ):  # until everything was asked: the frozen copy looks its statistics up there
-        frozen = Frozen(teacher.to(where))
-        logits, features, gap = ask(frozen, images, options.batch, where, quiet)
-        chosen = logits.topk(2, 1).indices[:, 0]
-        distances = boundary_distances(frozen, images[:asked], options.batch, where, quiet)
-        steady = steadiness(frozen, images[:asked], chosen[:asked], options.batch, where, quiet)
+    asked = min(options.gradients, len(images))
+    compared = min(options.compared, len(images))
+    answers, figures = _ask(teacher, images, asked, options.batch, device, runtime.quiet)
+    chosen = first_choice(answers.logits)
     counts = torch.bincount(chosen, minlength=classes).tolist()
-    raw = counts if raw_counts == "own" else raw_counts and list(raw_counts)
-    small = torch.cat(
-        [measures.shrink(part.to(where).float() / 255) for part in images.split(options.batch)]
-    )
-    readouts = measures.readout_curve(
-        measures.random_features(small[:compared]), chosen[:compared], classes
-    )
-    found = {
-        "coverage_raw": None if raw is None else measures.coverage(torch.tensor(raw)),
-        "bn_gap": gap,
-        "boundary_distance": distances.median().item(),
-        "steadiness": steady,
-        **_of_answers(logits),
-        **_of_features(features, chosen, classes),
-        **_of_pixels(small.flatten(1), chosen, classes, compared, quiet),
-        **_of_readouts(readouts),
-    }
-    values = {one.name: found[one.name] for one in SCORES}
-    notes = (
-        [f"distance to the boundary, steadiness: of {asked:,} of the images"]
-        if asked < len(images)
-        else []
-    )
-    if compared < len(images):
-        notes.append(
-            f"rank of pixels, neighbours, readout: of {compared:,} of the images; so many "
-            "compared with all for duplicates"
-        )
+    raw = _before_filtering(raw_counts, counts)
+    small = _shrunken(images, options.batch, device)
+    random_features = measures.random_features(small[:compared])
+    readouts = measures.readout_curve(random_features, chosen[:compared], classes)
+    figures["coverage_raw"] = None if raw is None else measures.coverage(torch.tensor(raw))
+    figures |= _of_answers(answers)
+    figures |= _of_features(answers.features, chosen, classes)
+    figures |= _of_pixels(small.flatten(1), chosen, classes, compared, runtime.quiet)
+    figures |= _of_readouts(readouts)
+    values = {figure.name: figures[figure.name] for figure in SCORES}
     return Scorecard(
         images=len(images),
         classes=classes,
         counts=counts,
         raw_counts=raw,
-        margins=torch.histc(margins(logits), BINS, 0, 1).long().tolist(),
+        margins=torch.histc(margins(answers.logits), BINS, 0, 1).long().tolist(),
         readouts=readouts,
         values=values,
-        overall=overall(values, features.shape[1]),
-        notes=notes,
+        overall=overall(values, answers.features.shape[1]),
+        notes=_notes(len(images), asked, compared),
         decisions=torch.empty_like(order).index_copy_(0, order, chosen.cpu()),
     )
+
+
+def _ask(
+    teacher: Classifier,
+    images: Tensor,  # (N, C, H, W) uint8
+    asked: int,
+    batch: int,
+    device: torch.device,
+    quiet: bool,
+) -> tuple[Answers, dict[str, float | None]]:
+    """All that is asked of the teacher, and the figures that need it at hand, of the first `asked`
+    images where they are dear.
+    """
+    # As found only once everything was asked: the frozen copy looks its statistics up there.
+    with as_found(teacher):
+        frozen = Frozen(teacher.to(device))
+        answers = gather_answers(frozen, images, batch, device, quiet)
+        chosen = first_choice(answers.logits[:asked])
+        distances = boundary_distances(frozen, images[:asked], batch, device, quiet)
+        steady = steadiness(frozen, images[:asked], chosen, batch, device, quiet)
+    figures = {
+        "bn_gap": answers.gap,
+        "boundary_distance": distances.median().item(),
+        "steadiness": steady,
+    }
+    return answers, figures
+
+
+def overall(values: Mapping[str, float | None], features: int) -> float:
+    """One number to put sets in order by, as `OVERALL` says."""
+    reached = values["coverage_raw"]
+    if reached is None:
+        reached = values["coverage"]
+    variety = values["vendi"]
+    if reached is None or variety is None:
+        raise EchosetError("an overall figure needs coverage and vendi; compute them first")
+    return math.sqrt(min(reached, 1) * min(variety / features, 1))
 
 
 def margins(logits: Tensor) -> Tensor:  # (N, K) -> (N,)
@@ -144,8 +154,37 @@ def margins(logits: Tensor) -> Tensor:  # (N, K) -> (N,)
     return first - second
 
 
-def _of_answers(logits: Tensor) -> dict[str, float]:  # (N, K)
-    classes, apart = logits.shape[1], margins(logits)
+def _before_filtering(
+    raw_counts: Sequence[int] | Literal["own"] | None, counts: list[int]
+) -> list[int] | None:
+    """The histogram of decisions before any image was left out, where it is known."""
+    if raw_counts is None:
+        return None
+    return counts if raw_counts == "own" else [int(count) for count in raw_counts]
+
+
+def _shrunken(images: Tensor, batch: int, device: torch.device) -> Tensor:  # (N, C, h, w) in [0, 1]
+    parts = [measures.shrink(part.to(device).float() / 255) for part in images.split(batch)]
+    return torch.cat(parts)
+
+
+def _notes(images: int, asked: int, compared: int) -> list[str]:
+    """What was measured on a sample."""
+    notes = []
+    if asked < images:
+        notes.append(f"distance to the boundary, steadiness: of {asked:,} of the images")
+    if compared < images:
+        notes.append(
+            f"rank of pixels, neighbours, readout: of {compared:,} of the images; so many "
+            "compared with all for duplicates"
+        )
+    return notes
+
+
+def _of_answers(answers: Answers) -> dict[str, float]:
+    logits = answers.logits
+    classes = logits.shape[1]
+    margin = margins(logits)
     first, second = logits.topk(2, 1).indices.T
     soft_balance, mutual_information = measures.soft_coverage(logits.double().softmax(1))
     pairs_hit, pairs_effective = measures.pair_coverage(first, second, classes)
@@ -155,14 +194,16 @@ def _of_answers(logits: Tensor) -> dict[str, float]:  # (N, K)
         "mutual_information": mutual_information,
         "pairs_hit": pairs_hit,
         "pairs_effective": pairs_effective,
-        "margin": apart.mean().item(),
-        "unsure": (apart < 0.5).double().mean().item(),
+        "margin": margin.mean().item(),
+        "unsure": (margin < 0.5).double().mean().item(),
     }
 
 
 def _of_features(
-    features: Tensor, chosen: Tensor, classes: int
-) -> dict[str, float]:  # (N, D), (N,)
+    features: Tensor,  # (N, D)
+    chosen: Tensor,  # (N,)
+    classes: int,
+) -> dict[str, float]:
     return {
         "rank": measures.effective_rank(features),
         "class_rank": measures.within_classes(measures.effective_rank, features, chosen, classes),
@@ -172,8 +213,12 @@ def _of_features(
 
 
 def _of_pixels(
-    flat: Tensor, chosen: Tensor, classes: int, compared: int, quiet: bool
-) -> dict[str, float]:  # (N, D), (N,)
+    flat: Tensor,  # (N, D)
+    chosen: Tensor,  # (N,)
+    classes: int,
+    compared: int,
+    quiet: bool,
+) -> dict[str, float]:
     return {
         "pixel_rank": measures.effective_rank(flat[:compared]),
         "layout": measures.shared_layout(flat),
@@ -187,15 +232,6 @@ def _of_readouts(readouts: dict[int, float]) -> dict[str, float]:
     return {"readout": whole, "readout_gain": whole - half}
 
 
-def check_options(options: ScoreOptions) -> None:
-    """Refuse what can't work."""
-    if options.gradients < 1 or options.compared < FEWEST or options.batch < 1:
-        raise EchosetError(
-            f"scores.gradients and batch must be at least 1 and scores.compared {FEWEST}, got "
-            f"{options}"
-        )
-
-
 def check_images(images: Tensor, teacher: Classifier, name: str = "the set") -> None:
     """Refuse what can't be scored."""
     spec, shape = teacher.spec, tuple(images.shape)
@@ -205,9 +241,9 @@ def check_images(images: Tensor, teacher: Classifier, name: str = "the set") -> 
             f"{spec.channels}, {spec.size}, {spec.size}): "
             "read them with load_images(path, channels=…, size=…)"
         )
-    if len(images) < FEWEST:
+    if len(images) < FEWEST_IMAGES:
         raise EchosetError(
-            f"{name} has {len(images)} images, too few to score; give {FEWEST} at least"
+            f"{name} has {len(images)} images, too few to score; give {FEWEST_IMAGES} at least"
         )
 
 
@@ -236,113 +272,3 @@ def content_order(images: Tensor) -> Tensor:  # (N, C, H, W) uint8 -> (N,)
         [(part.flatten(1).cpu().long() * factors).sum(1) for part in images.split(1000)]
     )
     return keys.argsort(stable=True)
-
-
-def ask(
-    frozen: Frozen,
-    images: Tensor,  # (N, C, H, W) uint8
-    batch: int,
-    device: torch.device,
-    quiet: bool,
-) -> tuple[Tensor, Tensor, float | None]:  # (N, K), (N, D)
-    """Logits, penultimate features, and the distance of the whole set's BatchNorm moments from the
-    running statistics.
-    """
-    classifier = frozen.classifier
-    stages, matched = find_stages(classifier, maps=False), _has_moments(frozen)
-    logits, features = [], []
-    sums = torch.zeros(2, 0)
-    with (
-        torch.no_grad(),
-        Taps(classifier, stages) as taps,
-        StepProgress("asking the teacher", len(images), quiet) as progress,
-    ):
-        for part in images.split(batch):
-            pixels = to_input(part.to(device))
-            if matched:
-                answer, mean, variance = frozen.with_moments(pixels)
-                mean = mean.double()
-                moments = torch.stack([mean, variance.double() + mean.square()]) * (
-                    len(part) / len(images)
-                )
-                sums = moments if not logits else sums + moments
-            else:
-                answer = frozen(pixels)
-            logits.append(answer)
-            features.append(taps.embedding.flatten(1))
-            progress.update(min(len(logits) * batch, len(images)))
-    gap = bn_gap(frozen, sums[0], sums[1] - sums[0].square()) if matched else None
-    if not torch.isfinite(torch.cat(logits)).all():
-        raise EchosetError(
-            "the teacher's answers to these images are not finite; check its weights with echoset "
-            "inspect"
-        )
-    return torch.cat(logits), torch.cat(features), gap
-
-
-def _has_moments(frozen: Frozen) -> bool:
-    """Whether every BatchNorm layer runs once in a pass, so that its moments can be had."""
-    spec = frozen.classifier.spec
-    try:
-        with torch.no_grad():
-            device = frozen.classifier.mean.device
-            frozen.with_moments(
-                torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=device)
-            )
-    except (EchosetError, ValueError):  # a layer that runs twice or never; no layer at all
-        return False
-    return True
-
-
-def bn_gap(frozen: Frozen, mean: Tensor, variance: Tensor) -> float:  # (ΣC,), (ΣC,)
-    """√ of the mean over all channels of ((μ − μ̂)/σ̂)² and ((σ² − σ̂²)/σ̂²)²."""
-    target = frozen.target(relative=True)
-    unit = target.unit.double()
-    apart = torch.cat([(mean - target.mean) / unit.sqrt(), (variance - target.variance) / unit])
-    return apart.square().mean().sqrt().item()
-
-
-def steadiness(
-    frozen: Frozen,
-    images: Tensor,  # (N, C, H, W) uint8
-    chosen: Tensor,  # (N,) what the teacher decides as they are
-    batch: int,
-    device: torch.device,
-    quiet: bool = True,
-) -> float:
-    """Share of images decided the same in one view of those the teacher was trained on, but for
-    squares cut out.
-    """
-    spec = frozen.classifier.spec
-    trained, kept = trained_views(spec), torch.zeros((), dtype=torch.int64, device=device)
-    plan = ViewPlan(round(trained.shift * spec.size), trained.flip)
-    pool = images.to(device)
-    with torch.no_grad(), StepProgress("steadiness", len(pool), quiet) as progress:
-        for done, places in enumerate(torch.arange(len(pool), device=device).split(batch), 1):
-            seen = views(pool, places, torch.zeros_like(places), plan, 0)
-            kept += (frozen(seen).topk(2, 1).indices[:, 0] == chosen[places]).sum()
-            progress.update(min(done * batch, len(pool)))
-    return kept.item() / len(pool)
-
-
-def boundary_distances(
-    frozen: Frozen,
-    images: Tensor,  # (N, C, H, W) uint8
-    batch: int,
-    device: torch.device,
-    quiet: bool = True,
-) -> Tensor:  # (N,)
-    """(z₁ − z₂)/‖∇(z₁ − z₂)‖ in pixel L2, at most the diagonal of the cube of all images."""
-    distances, most = [], math.sqrt(images[0].numel())
-    with StepProgress("distances to the boundary", len(images), quiet) as progress:
-        for part in images.split(batch):
-            pixels = to_input(part.to(device)).requires_grad_(True)
-            first, second = frozen(pixels).topk(2, 1).values.T
-            (slope,) = torch.autograd.grad((first - second).sum(), pixels)
-            distances.append(
-                ((first - second).detach() / slope.flatten(1).norm(dim=1))
-                .nan_to_num(0.0, most)
-                .clamp(0, most)
-            )
-            progress.update(min(len(distances) * batch, len(images)))
-    return torch.cat(distances)

@@ -7,9 +7,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# Root mean square difference, of pixels in [0, 1], up to which two images count as the same
+FEWEST_IMAGES = 10
+"""Images a set must have for any of this to mean something."""
 NEAR = 0.02
-MOST_VALUES = 1024  # pixels are compared at a size of at most so many values
+"""Root mean square difference, of pixels in [0, 1], up to which two images count as the same."""
+MOST_VALUES = 1024
+"""Pixels are compared at a size of at most so many values."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Score:
     def range(self) -> str:
         """Its limits as text."""
         least, most = self.limits
-        return f"{least:g} to {'…' if most is None else format(most, 'g')}"
+        end = "…" if most is None else f"{most:g}"
+        return f"{least:g} to {end}"
 
     def text(self, value: float | None) -> str:
         """A value as tables show it."""

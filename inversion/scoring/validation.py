@@ -12,12 +12,19 @@ from typing import Any
 import numpy as np
 
 from inversion.scoring.scorecard import Scorecard
-from inversion.scoring.scores import SCORES
+from inversion.scoring.scores import SCORES, Score
 from synthesis_kernels.errors import EchosetError
 
-FEWEST_SETS, WANTED_SETS = 4, 8
-DRAWS = 2000  # of the bootstrap
-EXACT, ORDERS = 8, 20_000  # most sets of which all orders are tried, and orders tried of more
+FEWEST_SETS = 4
+"""Sets below which nothing is correlated."""
+WANTED_SETS = 8
+"""Sets below which the result says that they are few."""
+DRAWS = 2000
+"""Of the bootstrap."""
+EXACT = 8
+"""Most sets of which all orders are tried."""
+ORDERS = 20_000
+"""Orders tried of more sets."""
 METHOD = (
     f"Spearman's rank correlation, tied ranks averaged; 95 % percentile interval of {DRAWS:,} "
     "bootstrap draws over sets; "
@@ -43,21 +50,25 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 
 def _correlate(one: np.ndarray, other: np.ndarray) -> np.ndarray:  # (…, N) ranks
-    a, b = (side - side.mean(-1, keepdims=True) for side in (one, other))
-    length = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.divide((a * b).sum(-1), length, where=length > 0, out=np.full(length.shape, np.nan))
+    one = one - one.mean(-1, keepdims=True)
+    other = other - other.mean(-1, keepdims=True)
+    length = np.sqrt((one * one).sum(-1) * (other * other).sum(-1))
+    unknown = np.full(length.shape, np.nan)
+    return np.divide((one * other).sum(-1), length, where=length > 0, out=unknown)
 
 
 def rank_test(one: Sequence[float], other: Sequence[float], seed: int = 0) -> dict[str, Any]:
     """ρ with its bootstrap interval and permutation p; the same seed gives the same figures."""
-    rho, count = spearman(one, other), len(one)
+    count = len(one)
+    rho = spearman(one, other)
     if rho is None or count < 3:
         return {"rho": None, "low": None, "high": None, "p": None, "sets": count}
-    one, other = np.asarray(one, float), np.asarray(other, float)
+    a = np.asarray(one, float)
+    b = np.asarray(other, float)
     draws = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
-    low, high = np.nanquantile(_correlate(ranks(one[draws]), ranks(other[draws])), (0.025, 0.975))
-    found = _correlate(ranks(one), ranks(other)[orders(count)])
-    p = float((np.abs(found) >= abs(rho) - 1e-9).mean())
+    low, high = np.nanquantile(_correlate(ranks(a[draws]), ranks(b[draws])), (0.025, 0.975))
+    by_chance = _correlate(ranks(a), ranks(b)[orders(count)])
+    p = float((np.abs(by_chance) >= abs(rho) - 1e-9).mean())
     return {"rho": rho, "low": float(low), "high": float(high), "p": p, "sets": count}
 
 
@@ -80,52 +91,69 @@ def validate(
     `run_study` gives them.
     """
     check_sets(cards)
-    found = {name: [cell["accuracy"] for cell in cells if cell["set"] == name] for name in cards}
-    if missing := [name for name, values in found.items() if not values]:
+    accuracies = {
+        name: [cell["accuracy"] for cell in cells if cell["set"] == name] for name in cards
+    }
+    unfinished = [name for name, values in accuracies.items() if not values]
+    if unfinished:
         raise EchosetError(
-            f"no student of set '{missing[0]}' is finished; run the same command again"
+            f"no student of set '{unfinished[0]}' is finished; run the same command again"
         )
-    accuracy = {name: statistics.mean(values) for name, values in found.items()}
-    rows = []
-    for score in SCORES:
-        known = {
-            name: card.values[score.name]
-            for name, card in cards.items()
-            if card.values[score.name] is not None
-        }
-        sign = -1 if score.better == "lower" else 1
-        test = rank_test(
-            [sign * value for value in known.values()], [accuracy[name] for name in known]
-        )
-        rows.append({"name": score.name, "title": score.title, "claim": score.better, **test})
-    whole = {name: card.overall for name, card in cards.items()}
-    result = rank_test(list(whole.values()), list(accuracy.values()))
-    without = [_without(whole, accuracy, name) for name in cards]
-    known = [rho for rho in without if rho is not None]
-    result |= {"one_left_out": [min(known), max(known)] if known else None}
+    accuracy = {name: statistics.mean(values) for name, values in accuracies.items()}
     return {
-        "sets": {
-            name: {
-                "accuracy": accuracy[name],
-                "accuracy_sd": statistics.stdev(found[name]) if len(found[name]) > 1 else None,
-                "seeds": len(found[name]),
-                "images": cards[name].images,
-                "overall": cards[name].overall,
-            }
-            for name in cards
-        },
-        "overall": result,
-        "scores": rows,
+        "sets": {name: _account(cards[name], accuracies[name]) for name in cards},
+        "overall": _test_overall(cards, accuracy),
+        "scores": [_test_score(score, cards, accuracy) for score in SCORES],
         "method": METHOD,
         "caution": caution(len(cards)),
     }
 
 
+def _account(card: Scorecard, accuracies: list[float]) -> dict[str, Any]:
+    """A set, and the students it taught."""
+    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+    return {
+        "accuracy": statistics.mean(accuracies),
+        "accuracy_sd": deviation,
+        "seeds": len(accuracies),
+        "images": card.images,
+        "overall": card.overall,
+    }
+
+
+def _test_score(
+    score: Score, cards: Mapping[str, Scorecard], accuracy: Mapping[str, float]
+) -> dict[str, Any]:
+    """One score, turned round if lower is claimed to be better, over the sets that have it."""
+    sign = -1 if score.better == "lower" else 1
+    values = []
+    reached = []
+    for name, card in cards.items():
+        value = card.values[score.name]
+        if value is not None:
+            values.append(sign * value)
+            reached.append(accuracy[name])
+    test = rank_test(values, reached)
+    return {"name": score.name, "title": score.title, "claim": score.better, **test}
+
+
+def _test_overall(cards: Mapping[str, Scorecard], accuracy: Mapping[str, float]) -> dict[str, Any]:
+    """The overall figure, and what is left of its correlation without any one set."""
+    overall = {name: card.overall for name, card in cards.items()}
+    test = rank_test(list(overall.values()), list(accuracy.values()))
+    rhos = []
+    for name in cards:
+        rho = _without(overall, accuracy, name)
+        if rho is not None:
+            rhos.append(rho)
+    return {**test, "one_left_out": [min(rhos), max(rhos)] if rhos else None}
+
+
 def _without(
-    whole: Mapping[str, float], accuracy: Mapping[str, float], left_out: str
+    overall: Mapping[str, float], accuracy: Mapping[str, float], left_out: str
 ) -> float | None:
-    kept = [name for name in whole if name != left_out]
-    return spearman([whole[name] for name in kept], [accuracy[name] for name in kept])
+    kept = [name for name in overall if name != left_out]
+    return spearman([overall[name] for name in kept], [accuracy[name] for name in kept])
 
 
 def check_sets(names: Collection[str]) -> None:
@@ -140,9 +168,7 @@ def check_sets(names: Collection[str]) -> None:
 
 def caution(sets: int) -> str:
     """What so few sets can't show."""
-    few = (
-        f"only {sets} sets, where {WANTED_SETS} or more are wanted"
-        if sets < WANTED_SETS
-        else f"{sets} sets"
-    )
-    return f"{few}; of {len(SCORES)} scores tested, the best looks better than it is"
+    count = f"{sets} sets"
+    if sets < WANTED_SETS:
+        count = f"only {sets} sets, where {WANTED_SETS} or more are wanted"
+    return f"{count}; of {len(SCORES)} scores tested, the best looks better than it is"

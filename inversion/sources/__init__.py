@@ -2,8 +2,8 @@
 set, and unions of these.
 
 A source is a stream of blocks, each the same whenever it is asked for: block n follows from the
-source, the seed and n. One that is drawn is one file with a frozen dataclass, and one line in
-`DRAWN`. Its fields are its settings, numbers above 0 and up to 1.
+source, the seed and n. One that is drawn is one file or folder with a frozen dataclass, and one
+line in `DRAWN`. Its fields are its settings, numbers above 0 and up to 1.
 """
 
 from __future__ import annotations

@@ -13,25 +13,23 @@ what was found.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.loop import StepProgress
 from distill.models import Classifier
 from distill.models.frozen import Frozen
+from distill.tasks.places import decide
 from distill.views import ask, at_once, to_input
 from inversion.options import BoundaryOptions
 from synthesis_kernels.errors import EchosetError
 
-# Of at most 255 levels: after eight no stored pixel of a pair differs by more than one, so most end
-# earlier
 HALVINGS = 16
-
-Network = Callable[[Tensor], Tensor]
+"""Of at most 255 levels: after eight no stored pixel of a pair differs by more than one, so most
+end earlier.
+"""
 
 
 @dataclass(frozen=True)
@@ -80,46 +78,50 @@ def attack_boundaries(
 
     A target that the image is decided as already leads nowhere, and is marked as not found.
     """
-    check_options(options)
+    require_one_decision(teacher, "the boundary attack", "give it a classifier of whole images")
     _check_input(teacher, images, targets)
-    device, wanted = teacher.mean.device, targets.shape[1]
+    device = teacher.mean.device
     network = Frozen(teacher.eval())
-    images, flat = images.to(device), targets.to(device).flatten()
-    kinds, labels, found = [], [], []
+    images = images.to(device)
+    flat = targets.to(device).flatten()
+    starts = torch.arange(len(flat), device=device) // targets.shape[1]
+    at_a_time = min(batch, at_once(images.shape[-1], 256))
+    kinds: list[Tensor] = []
+    labels: list[Tensor] = []
+    found: list[Tensor] = []
+    done = 0
     with StepProgress("walking to boundaries", len(flat), quiet) as progress:
-        for walks in torch.arange(len(flat), device=device).split(
-            min(batch, at_once(images.shape[-1], 256))
-        ):
-            part = _attack(
-                network, images[walks // wanted], flat[walks], options
-            )  # (4, b, C, H, W)
-            answers = torch.stack(
-                [ask(teacher, to_input(kind), torch.float32).argmax(1) for kind in part]
-            )
-            here = answers == flat[walks]
-            close = _apart(part[0], part[1]) <= options.close
-            kinds, labels = [*kinds, part], [*labels, answers]
-            found.append(~here[0] & here[1] & ~here[2] & here[3] & close)
-            progress.update(sum(map(len, found)))
+        for start, target in zip(starts.split(at_a_time), flat.split(at_a_time), strict=True):
+            part = _attack(network, images[start], target, options)  # (4, b, C, H, W)
+            decisions = torch.stack([_decisions(teacher, kind) for kind in part])
+            kinds.append(part)
+            labels.append(decisions)
+            found.append(_is_found(part, decisions, target, options.close))
+            done += len(target)
+            progress.update(done)
     before, after, deep_before, deep_after = torch.cat(kinds, 1).unflatten(1, targets.shape)
-    of_each = torch.cat(labels, 1).T.unflatten(0, targets.shape)
-    found = torch.cat(found).view(targets.shape)
     return BoundarySamples(
-        before, after, deep_before, deep_after, of_each, flat.view(targets.shape), found
+        before,
+        after,
+        deep_before,
+        deep_after,
+        labels=torch.cat(labels, 1).T.unflatten(0, targets.shape),
+        targets=flat.view(targets.shape),
+        found=torch.cat(found).view(targets.shape),
     )
 
 
-def check_options(options: BoundaryOptions) -> None:
-    """Refuse what can't work, by name."""
-    if options.steps < 1:
-        raise EchosetError(f"boundary.steps must be at least 1, got {options.steps}")
-    for name, least in (("first_step", 0), ("growth", 1), ("close", 0), ("deeper", 0)):
-        value = getattr(options, name)
-        if not math.isfinite(value) or value < least or not value:
-            raise EchosetError(
-                f"boundary.{name} must be {f'at least {least}' if least else 'above 0'} and "
-                f"finite, got {value}"
-            )
+def require_one_decision(teacher: Classifier, needed_by: str, remedy: str) -> None:
+    """Refuse a teacher that decides at several places of an image: no walk leads from one decision
+    to another.
+    """
+    places = teacher.answer_shape[1:]
+    if places:
+        shape = " × ".join(map(str, places))
+        raise EchosetError(
+            f"{needed_by} walks to where the decision for an image changes, and "
+            f"{teacher.spec.model} ({teacher.spec.task}) decides at {shape} places of it; {remedy}"
+        )
 
 
 def _check_input(teacher: Classifier, images: Tensor, targets: Tensor) -> None:
@@ -144,8 +146,24 @@ def _check_input(teacher: Classifier, images: Tensor, targets: Tensor) -> None:
         )
 
 
+def _decisions(network: nn.Module, pixels: Tensor) -> Tensor:  # (b, C, H, W) uint8 -> (b,)
+    return decide(ask(network, to_input(pixels), torch.float32))
+
+
+def _is_found(
+    kinds: Tensor,  # (4, b, C, H, W) uint8
+    decisions: Tensor,  # (4, b)
+    target: Tensor,  # (b,)
+    close: float,
+) -> Tensor:  # (b,) bool
+    """Whether a walk ended with two close images on either side, and two deeper ones."""
+    before, after, deep_before, deep_after = decisions == target
+    is_close = _apart(kinds[0], kinds[1]) <= close
+    return ~before & after & ~deep_before & deep_after & is_close
+
+
 def _attack(
-    network: Network, images: Tensor, target: Tensor, options: BoundaryOptions
+    network: nn.Module, images: Tensor, target: Tensor, options: BoundaryOptions
 ) -> Tensor:  # (4, b, C, H, W) uint8
     """The four samples of each walk; where one failed, whatever it has."""
     before, after, crossed = _walk(network, images.float(), target, options)
@@ -156,7 +174,7 @@ def _attack(
 
 
 def _walk(
-    network: Network,
+    network: nn.Module,
     images: Tensor,  # (b, C, H, W) in levels
     target: Tensor,  # (b,)
     options: BoundaryOptions,
@@ -164,15 +182,14 @@ def _walk(
     """Uphill until the teacher decides for the target: the last place before, the first one after,
     and whether it did.
     """
-    here, after, slope = images.clone(), images.clone(), torch.zeros_like(images)
+    here = images.clone()
+    after = images.clone()
+    slope = torch.zeros_like(images)
     odds = torch.full_like(images[:, 0, 0, 0], -torch.inf)
-    length = torch.full_like(
-        odds, options.first_step / options.growth
-    )  # arriving at the start counts as a step that helped
-    crossed, finished = (
-        torch.zeros_like(target, dtype=torch.bool),
-        torch.zeros_like(target, dtype=torch.bool),
-    )
+    # Arriving at the start counts as a step that helped.
+    length = torch.full_like(odds, options.first_step / options.growth)
+    crossed = torch.zeros_like(target, dtype=torch.bool)
+    finished = torch.zeros_like(target, dtype=torch.bool)
     for _ in range(options.steps + 1):
         left = _left(~finished)
         if not len(left):
@@ -181,23 +198,21 @@ def _walk(
         decision, gained, uphill = _uphill(network, trial, target[left])
         going = ~finished[left]
         over = going & (decision == target[left])
-        helped = (
-            going & ~over & (gained >= odds[left])
-        )  # levels may round to where they were: no loss, and no reason to stop
+        # Levels may round to where they were: no loss, and no reason to stop.
+        helped = going & ~over & (gained >= odds[left])
         after[left] = _where(over, trial, after[left])
         here[left] = _where(helped, trial, here[left])
         slope[left] = _where(helped, uphill, slope[left])
         odds[left] = torch.where(helped, gained, odds[left])
         length[left] *= torch.where(helped, options.growth, 0.5)
         crossed[left] |= over
-        finished[left] |= over | ~slope[left].flatten(1).any(
-            1
-        )  # with no way uphill, none will be found
+        # With no way uphill, none will be found.
+        finished[left] |= over | ~slope[left].flatten(1).any(1)
     return here, after, crossed
 
 
 def _close_in(
-    network: Network,
+    network: nn.Module,
     before: Tensor,  # (b, C, H, W) in levels, not decided as the target
     after: Tensor,  # (b, C, H, W), decided as the target where crossed
     target: Tensor,  # (b,)
@@ -213,14 +228,14 @@ def _close_in(
         if not len(left):
             break
         middle = (before[left] + after[left]) / 2
-        over = ask(network, to_input(_stored(middle)), torch.float32).argmax(1) == target[left]
+        over = _decisions(network, _stored(middle)) == target[left]
         after[left] = _where(wide[left] & over, middle, after[left])
         before[left] = _where(wide[left] & ~over, middle, before[left])
     return before, after
 
 
 def _uphill(
-    network: Network,
+    network: nn.Module,
     places: Tensor,  # (b, C, H, W) in levels
     target: Tensor | None,  # (b,); None takes the class that each is decided as
 ) -> tuple[Tensor, Tensor, Tensor]:  # (b,), (b,), (b, C, H, W)
@@ -233,27 +248,24 @@ def _uphill(
     with torch.enable_grad():
         pixels = to_input(_stored(places)).requires_grad_()
         logits = network(pixels)
-        decision = logits.argmax(1)
+        decision = decide(logits)
         chosen = (decision if target is None else target)[:, None]
-        odds = (
-            logits.gather(1, chosen)
-            - logits.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
-        )[:, 0]
+        rivals = logits.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
+        odds = (logits.gather(1, chosen) - rivals)[:, 0]
         (slope,) = torch.autograd.grad(odds.sum(), pixels)
     # A pixel at the end of its range can't go further: left in, it would take up the step's length
     # and go nowhere.
-    slope = slope.masked_fill(((places <= 0) & (slope < 0)) | ((places >= 255) & (slope > 0)), 0.0)
+    stuck = ((places <= 0) & (slope < 0)) | ((places >= 255) & (slope > 0))
+    slope = slope.masked_fill(stuck, 0.0)
     size = slope.flatten(1).square().mean(1).sqrt()
     usable = torch.isfinite(size) & (size > 0)
-    return (
-        decision,
-        odds.detach(),
-        _where(usable, slope / size[:, None, None, None], torch.zeros_like(slope)),
-    )
+    direction = _where(usable, slope / size[:, None, None, None], torch.zeros_like(slope))
+    return decision, odds.detach(), direction
 
 
-def _step(places: Tensor, length: Tensor | float, slope: Tensor) -> Tensor:
-    length = length[:, None, None, None] if isinstance(length, Tensor) else length
+def _step(places: Tensor, length: Tensor | float, slope: Tensor) -> Tensor:  # (b, C, H, W)
+    if isinstance(length, Tensor):
+        length = length[:, None, None, None]
     return (places + length * slope).clamp(0, 255)
 
 
@@ -271,12 +283,10 @@ def _where(
     return torch.where(chosen[:, None, None, None], one, other)
 
 
-def _left(going: Tensor) -> Tensor:
+def _left(going: Tensor) -> Tensor:  # (b,) bool -> (≤ b,)
     """Which walks to compute. On CUDA, asking which ones are left would wait for the device, and
     all go along.
     """
-    return (
-        going.nonzero()[:, 0]
-        if going.device.type == "cpu"
-        else torch.arange(len(going), device=going.device)
-    )
+    if going.device.type == "cpu":
+        return going.nonzero()[:, 0]
+    return torch.arange(len(going), device=going.device)

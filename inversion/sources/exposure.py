@@ -14,18 +14,21 @@ from torch import Tensor
 
 from inversion.sources.random import Random
 
-MOST = 0.95  # of a picture's pixels that can become black
+MOST = 0.95
+"""Largest part of a picture's pixels that becomes black."""
 
 
 def expose(images: Tensor, random: Random, share: float) -> Tensor:  # (B, C, H, W) uint8
     """`share` of the pictures exposed, every second of these in a frame."""
     count = len(images)
     pixels = images.float() / 255
-    framed = random.uniform(count, 1, 1, 1) < 0.5
-    pixels = torch.where(framed, pixels * _frame(random, count, images.shape[-1])[:, None], pixels)
+    is_framed = random.uniform(count, 1, 1, 1) < 0.5
+    framed = pixels * _frame(random, count, images.shape[-1])[:, None]
+    pixels = torch.where(is_framed, framed, pixels)
     brightness = pixels.mean(1).flatten(1).sort(1).values
     black = (random.uniform(count, 1, high=MOST) * brightness.shape[1]).long()
-    low, high = brightness.gather(1, black)[:, :, None, None], pixels.amax((1, 2, 3), keepdim=True)
+    low = brightness.gather(1, black)[:, :, None, None]
+    high = pixels.amax((1, 2, 3), keepdim=True)
     pixels = ((pixels - low) / (high - low).clamp_min(0.05)).clamp(0, 1)
     chosen = random.uniform(count, 1, 1, 1) < share
     return torch.where(chosen, (pixels * 255).round().to(torch.uint8), images)
@@ -34,14 +37,11 @@ def expose(images: Tensor, random: Random, share: float) -> Tensor:  # (B, C, H,
 def _frame(random: Random, count: int, size: int) -> Tensor:  # (count, H, W)
     """1 in an ellipse anywhere and 0 outside, with a soft edge."""
     steps = torch.linspace(-1, 1, size, device=random.device)
-    x, y = (
-        steps - random.uniform(count, 1, 1, low=-0.4, high=0.4),
-        steps[:, None] - random.uniform(count, 1, 1, low=-0.4, high=0.4),
-    )
+    x = steps - random.uniform(count, 1, 1, low=-0.4, high=0.4)
+    y = steps[:, None] - random.uniform(count, 1, 1, low=-0.4, high=0.4)
     angle = random.uniform(count, 1, 1, high=math.pi)
-    along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-    radius, ratio = (
-        random.uniform(count, 1, 1, low=0.3, high=0.9),
-        random.uniform(count, 1, 1, low=0.3, high=1.1),
-    )
+    along = x * angle.cos() + y * angle.sin()
+    across = y * angle.cos() - x * angle.sin()
+    radius = random.uniform(count, 1, 1, low=0.3, high=0.9)
+    ratio = random.uniform(count, 1, 1, low=0.3, high=1.1)
     return (8 * (radius - torch.hypot(along, across / ratio))).sigmoid()

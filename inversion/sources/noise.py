@@ -15,9 +15,8 @@ from inversion.sources.random import Random
 class UniformNoise:
     """Each pixel drawn alone, all values alike."""
 
-    def draw(
-        self, random: Random, count: int, channels: int, size: int
-    ) -> Tensor:  # (count, C, H, W) in [0, 1]
+    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+        """Images (count, C, H, W) in [0, 1]."""
         return random.uniform(count, channels, size, size)
 
 
@@ -29,6 +28,7 @@ class GaussianNoise:
     """Standard deviation, white being 1."""
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+        """Images (count, C, H, W) in [0, 1]."""
         return (0.5 + self.deviation * random.normal(count, channels, size, size)).clamp(0, 1)
 
 
@@ -39,15 +39,16 @@ class SmoothNoise:
     """
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+        """Images (count, C, H, W) in [0, 1]."""
         coarse = random.uniform(count, channels, 8, 8)
         cells = random.integers(2, 8, count)
         images = torch.empty(count, channels, size, size, device=coarse.device)
         for side in range(2, 9):
-            mine = cells == side
             fine = F.interpolate(
                 coarse[:, :, :side, :side], (size, size), mode="bicubic", align_corners=False
             )
-            images = torch.where(mine[:, None, None, None], fine, images)
+            chosen = (cells == side)[:, None, None, None]
+            images = torch.where(chosen, fine, images)
         return _stretch(images)
 
 
@@ -58,11 +59,12 @@ class PinkNoise:
     """
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+        """Images (count, C, H, W) in [0, 1]."""
         spectrum = torch.fft.rfft2(random.normal(count, channels, size, size))
         device = spectrum.device
-        frequency = torch.hypot(
-            torch.fft.fftfreq(size, device=device)[:, None], torch.fft.rfftfreq(size, device=device)
-        )
+        down = torch.fft.fftfreq(size, device=device)[:, None]
+        across = torch.fft.rfftfreq(size, device=device)
+        frequency = torch.hypot(down, across)
         slope = random.uniform(count, 1, 1, 1, low=0.5, high=2.0)
         frequency[0, 0] = torch.inf  # no mean: stretching would take it away again
         return _stretch(torch.fft.irfft2(spectrum * frequency**-slope, s=(size, size)))
@@ -70,5 +72,6 @@ class PinkNoise:
 
 def _stretch(images: Tensor) -> Tensor:
     """Each image's darkest value to 0, its brightest to 1."""
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    low = images.amin((1, 2, 3), keepdim=True)
+    high = images.amax((1, 2, 3), keepdim=True)
     return (images - low) / (high - low).clamp_min(1e-6)

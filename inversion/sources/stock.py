@@ -4,54 +4,77 @@ device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from distill.tasks import Task, find_task
+from distill.tasks.places import decide
+
+STORED = ("images", "logits", "round", "held")
 
 
 class Stock:
     """Slots for so many images of each class, or of all classes together where it need not be
     balanced.
 
-    The first images to come are those that are kept, in their order.
+    The first images to come are those that are kept, in their order. Which class an image counts
+    for is the task's to say; `places` is where in an image there is a decision.
     """
 
     def __init__(
-        self, quotas: list[int], shape: tuple[int, int, int], balanced: bool, device: torch.device
+        self,
+        quotas: Sequence[int],
+        shape: tuple[int, int, int],
+        balanced: bool,
+        device: torch.device,
+        task: Task | None = None,
+        places: tuple[int, ...] = (),
     ) -> None:
-        self.classes, self.total, self.balanced = len(quotas), sum(quotas), balanced
-        self.quotas = torch.tensor(quotas if balanced else [self.total], device=device)
-        # One slot more: what is turned away is written there.
-        self.images = torch.zeros(self.total + 1, *shape, dtype=torch.uint8, device=device)
-        self.logits = torch.zeros(self.total + 1, self.classes, device=device)
-        self.round = torch.zeros(self.total + 1, dtype=torch.int32, device=device)
+        self.task = task or find_task("classification")
+        self.classes = len(quotas)
+        self.total = sum(quotas)
+        self.balanced = balanced
+        room = list(quotas) if balanced else [self.total]
+        self.quotas = torch.tensor(room, device=device)
+        spare = self.total + 1  # one slot more: what is turned away is written there
+        self.images = torch.zeros(spare, *shape, dtype=torch.uint8, device=device)
+        self.logits = torch.zeros(spare, self.classes, *places, device=device)
+        self.round = torch.zeros(spare, dtype=torch.int32, device=device)
         self.held = torch.zeros_like(self.quotas)
 
+    def groups(self, logits: Tensor) -> Tensor:  # (B, K, *places) -> (B,)
+        """The class that each image counts for."""
+        return self.task.group(decide(logits), self.classes)
+
     def offer(
-        self, images: Tensor, logits: Tensor, allowed: Tensor, number: int
+        self,
+        images: Tensor,  # (B, C, H, W) uint8
+        logits: Tensor,  # (B, K, *places) float32
+        allowed: Tensor,  # (B,) bool
+        number: int,
     ) -> Tensor:  # (K,) images taken
-        """Take what is allowed, (B,) bool, and fits; `number` says in which round they came."""
-        labels = logits.argmax(1)
-        group = labels if self.balanced else torch.zeros_like(labels)
-        member = (group[:, None] == torch.arange(len(self.quotas), device=labels.device)) & allowed[
-            :, None
-        ]
-        place = (self.held + member.cumsum(0)).gather(1, group[:, None])[
-            :, 0
-        ] - 1  # within its class
-        welcome = allowed & (place < self.quotas[group])
+        """Take what is allowed and fits; `number` says in which round they came."""
+        labels = self.groups(logits)
+        shelf = labels if self.balanced else torch.zeros_like(labels)
+        shelves = torch.arange(len(self.quotas), device=labels.device)
+        member = (shelf[:, None] == shelves) & allowed[:, None]
+        place = (self.held + member.cumsum(0)).gather(1, shelf[:, None])[:, 0] - 1
+        welcome = allowed & (place < self.quotas[shelf])
         first = self.quotas.cumsum(0) - self.quotas
-        slot = torch.where(welcome, first[group] + place, self.total)
-        self.images[slot], self.logits[slot], self.round[slot] = images, logits, number
-        self.images[-1], self.logits[-1] = (
-            0,
-            0,
-        )  # which of several stayed there depends on the threads; the state must not
+        slot = torch.where(welcome, first[shelf] + place, self.total)
+        self.images[slot] = images
+        self.logits[slot] = logits
+        self.round[slot] = number
+        # Many were turned away to one place, and which of them stays there depends on the threads;
+        # the state must not.
+        self.images[-1] = 0
+        self.logits[-1] = 0
         self.held = torch.minimum(self.held + member.sum(0), self.quotas)
-        return torch.zeros(self.classes, dtype=torch.long, device=labels.device).index_add_(
-            0, labels, welcome.long()
-        )
+        taken = torch.zeros(self.classes, dtype=torch.long, device=labels.device)
+        return taken.index_add_(0, labels, welcome.long())
 
     @property
     def full(self) -> bool:
@@ -67,16 +90,15 @@ class Stock:
         whole.
         """
         slots = torch.arange(self.total, device=self.held.device)
-        group = torch.repeat_interleave(
-            torch.arange(len(self.quotas), device=slots.device), self.quotas
-        )
-        place = slots - (self.quotas.cumsum(0) - self.quotas)[group]
-        filled = slots[place < self.held[group]]
-        return filled[(place[filled] * len(self.quotas) + group[filled]).argsort()]
+        shelves = torch.arange(len(self.quotas), device=slots.device)
+        shelf = torch.repeat_interleave(shelves, self.quotas)
+        place = slots - (self.quotas.cumsum(0) - self.quotas)[shelf]
+        filled = slots[place < self.held[shelf]]
+        return filled[(place[filled] * len(self.quotas) + shelf[filled]).argsort()]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it holds."""
-        return {name: getattr(self, name) for name in ("images", "logits", "round", "held")}
+        return {name: getattr(self, name) for name in STORED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""

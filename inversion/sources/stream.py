@@ -5,6 +5,7 @@ number.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,56 +25,95 @@ BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Images drawn from a seed, or stored ones in an order that follows from it. Block n is the
-    same whenever it is asked for.
-    """
+class Source(ABC):
+    """Images in blocks. Block n is the same whenever it is asked for."""
 
     address: str
     shape: tuple[int, int, int]
     seed: int
     device: torch.device
-    drawer: Drawer | None = None
-    stored: Tensor | None = None  # (N, C, H, W) uint8, in the order they come
-    finished: bool = False
-    """Whether it is a transfer set: its images are what somebody chose, and stay as they are."""
-    exposed: float = 0.0
+    exposed: float = dataclasses.field(default=0.0, kw_only=True)
     """Part of the images shown as figures on black."""
 
     @property
+    @abstractmethod
     def blocks(self) -> int | None:
         """How many blocks there are; None where there is no end."""
-        return None if self.stored is None else -(-len(self.stored) // BLOCK)
 
     @property
+    @abstractmethod
     def content(self) -> str:
-        """What its images follow from, beside the seed: their hash, or the address where they are
-        drawn.
-        """
-        return self.address if self.stored is None else content_hash(self.stored, None)
+        """What its images follow from, beside the seed."""
+
+    @property
+    @abstractmethod
+    def may_be_exposed(self) -> bool:
+        """Whether its images may be shown as figures on black where nobody asked for that."""
+
+    @abstractmethod
+    def unexposed(self, number: int) -> Tensor:  # (at most BLOCK, C, H, W) uint8
+        """A block as it is before any of it is exposed."""
 
     def block(self, number: int) -> Tensor:  # (at most BLOCK, C, H, W) uint8
         """Images number·BLOCK and on."""
-        if self.stored is not None:
-            images = self.stored[number * BLOCK : (number + 1) * BLOCK].to(self.device)
-        else:
-            random = Random(self.device, self.address, self.seed, number)
-            images = (
-                (self.drawer.draw(random, BLOCK, self.shape[0], self.shape[1]) * 255)
-                .round()
-                .to(torch.uint8)
-            )
-        return self.shown(images, number, self.exposed)
+        return self.shown(self.unexposed(number), number, self.exposed)
 
     def shown(self, images: Tensor, number: int, exposed: float) -> Tensor:
         """A block with a part of it exposed."""
-        return (
-            expose(
-                images, Random(self.device, "exposure", self.address, self.seed, number), exposed
-            )
-            if exposed
-            else images
-        )
+        if not exposed:
+            return images
+        random = Random(self.device, "exposure", self.address, self.seed, number)
+        return expose(images, random, exposed)
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnSource(Source):
+    """Images drawn from a seed, without end."""
+
+    drawer: Drawer
+
+    blocks = None
+    may_be_exposed = True
+
+    @property
+    def content(self) -> str:
+        """The address alone: settings are part of it."""
+        return self.address
+
+    def unexposed(self, number: int) -> Tensor:
+        """Drawn anew each time."""
+        channels, size, _ = self.shape
+        random = Random(self.device, self.address, self.seed, number)
+        pixels = self.drawer.draw(random, BLOCK, channels, size)
+        return (pixels * 255).round().to(torch.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredSource(Source):
+    """Stored images, in an order that follows from the seed."""
+
+    stored: Tensor  # (N, C, H, W) uint8, in the order they come
+    finished: bool = False
+    """Whether it is a transfer set: its images are what somebody chose, and stay as they are."""
+
+    @property
+    def blocks(self) -> int:
+        """The last one may be smaller."""
+        return -(-len(self.stored) // BLOCK)
+
+    @property
+    def content(self) -> str:
+        """The images' hash."""
+        return content_hash(self.stored, None)
+
+    @property
+    def may_be_exposed(self) -> bool:
+        """Neither a finished set, nor so few images that their classes say little."""
+        return not self.finished and len(self.stored) >= BLOCK
+
+    def unexposed(self, number: int) -> Tensor:
+        """A part of the stored images."""
+        return self.stored[number * BLOCK : (number + 1) * BLOCK].to(self.device)
 
 
 def open_source(
@@ -90,9 +130,10 @@ def open_source(
     A folder whose name is a source's is given as ./NAME.
     """
     name, _, settings = address.partition(":")
-    common = (address, (channels, size, size), seed, torch.device(device))
+    shape = (channels, size, size)
+    device = torch.device(device)
     if name in DRAWN:
-        return Source(*common, drawer=_drawer(name, settings))
+        return DrawnSource(address, shape, seed, device, _drawer(name, settings))
     if not address.startswith("torchvision:") and not Path(address).exists():
         close = get_close_matches(name, DRAWN, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -105,7 +146,7 @@ def open_source(
     else:
         images = load_images(address, "train", channels, size, quiet, labelled=False).images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return Source(*common, stored=images[order], finished=finished)
+    return StoredSource(address, shape, seed, device, images[order], finished)
 
 
 def open_sources(
@@ -122,18 +163,24 @@ def open_sources(
 def _drawer(name: str, settings: str) -> Drawer:
     """The drawer with `key=value,…` in place of its defaults."""
     drawer_class = find_drawer(name)
-    known = {field.name: field.default for field in dataclasses.fields(drawer_class)}
-    values = {}
+    known = [field.name for field in dataclasses.fields(drawer_class)]
+    values: dict[str, float] = {}
     for part in filter(None, settings.split(",")):
-        key, _, value = part.partition("=")
+        key, _, text = part.partition("=")
         if key not in known:
             raise EchosetError(
                 f"{name} has no setting '{key}'; it has {', '.join(known) or 'none'}"
             )
-        try:
-            values[key] = float(value)
-        except ValueError:
-            raise EchosetError(f"{name}:{key}: '{value}' is not a number") from None
-        if not 0 < values[key] <= 1:
-            raise EchosetError(f"{name}:{key} must lie above 0 and up to 1, got {value}")
+        values[key] = _read_setting(f"{name}:{key}", text)
     return drawer_class(**values)
+
+
+def _read_setting(name: str, text: str) -> float:
+    """A number above 0 and up to 1, as every setting is."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise EchosetError(f"{name}: '{text}' is not a number") from None
+    if not 0 < value <= 1:
+        raise EchosetError(f"{name} must lie above 0 and up to 1, got {text}")
+    return value

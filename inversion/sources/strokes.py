@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from inversion.sources.random import Random
+from synthesis_kernels.errors import EchosetError
 
 MOST = 4
 """Strokes in an image, at most; one at least."""
@@ -23,6 +24,13 @@ class Strokes:
     """Least half width of a line, as a part of the side."""
     thickest: float = 0.08
     """Largest half width of a line, as a part of the side."""
+
+    def __post_init__(self) -> None:
+        if self.thinnest > self.thickest:
+            raise EchosetError(
+                f"strokes:thinnest must not be above thickest, got {self.thinnest} and "
+                f"{self.thickest}"
+            )
 
     def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]."""

@@ -27,7 +27,6 @@ from inversion.pages.scores import (
     write_scores,
 )
 from inversion.scoring.scorecard import check_counts, check_images
-from inversion.scoring.scorecard import check_options as check_score_options
 from inversion.scoring.scorecard import score as score_images
 from inversion.scoring.scores import OVERALL, definitions
 from inversion.scoring.validation import check_sets, validate
@@ -51,7 +50,6 @@ def execute(run: ScoreRun) -> int:
     if run.validate:
         check_sets(run.sets)
         require_data(run.data, run.teacher)
-    check_score_options(run.scores)
     teacher, page = load_teacher(run.teacher), Path(run.out)
     check_shape(teacher)
     trained_views(teacher.spec)

@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from distill.options import StudentOptions, ViewOptions
-from distill.ranges import require_least, require_within
+from distill.ranges import require_least, require_positive, require_within
+from inversion.options.teacher import TeacherViewOptions
 from synthesis_kernels.errors import EchosetError
-
-
-@dataclass(frozen=True)
-class TeacherOptions:
-    """The trained network to start from."""
-
-    model: str = "mnist"
-    """'mnist', 'cifar10' or 'cifar10-small' (bundled), a file saved by echoset, a zoo or
-    torchvision name, or an import path such as pkg.module.Net (an import path runs that module's
-    code).
-    """
-    weights: str | None = None
-    """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""
-    arguments: dict = field(default_factory=dict)
-    """Further arguments of the model's constructor, checked against its annotations."""
-    channels: int = 3
-    """Image channels, 1 or 3. A file saved by echoset knows its own, and the four below."""
-    size: int = 32
-    """Side of the square input in pixels."""
-    classes: int = 10
-    """Number of classes."""
-    task: str = "classification"
-    """What a decision is; classification: one label an image."""
-    mean: tuple[float, ...] = (0.0,)
-    """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
-    std: tuple[float, ...] = (1.0,)
-    """Standard deviation it divides by."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +47,6 @@ class GeneratorOptions:
         require_least(self, "generator", 0, "blocks", "smooth", "conditioning")
         require_least(self, "generator", 0, "learning_rate", "latent_rate", "meta_rate")
         require_least(self, "generator", 1, "inner_steps", "latent", "width")
-
-
-@dataclass(frozen=True)
-class TeacherViewOptions:
-    """How an image is changed, at random, before the teacher sees it."""
-
-    shift: float = 0.0625
-    """Largest shift by whole pixels, as a part of the image's side; black comes in from outside."""
-    flip: bool = False
-    """Mirror half of the images left to right."""
-    cutout: float = 0.0
-    """Side of a square made black, as a part of the image's side."""
 
 
 @dataclass(frozen=True)
@@ -224,13 +186,12 @@ class AdversaryOptions:
     def __post_init__(self) -> None:
         require_least(self, "adversary", 0, "learning_rate", "begins", "views_per_image", "hints")
         require_least(self, "adversary", 1, "batch", "steps")
+        require_positive(self, "adversary", "temperature")
         if self.hints and not self.views_per_image:
             raise EchosetError(
                 "adversary.hints are kept for the views in adversary.views_per_image, which is 0; "
                 "set it to 4, say"
             )
-        if self.temperature <= 0:
-            raise EchosetError(f"adversary.temperature must be positive, got {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -288,97 +249,3 @@ class SynthesisOptions:
                 f"objective.adversary_after {after} would ask an adversarial student that has "
                 f"learnt nothing yet (adversary.begins {begins}); raise it to more than {begins}"
             )
-
-
-@dataclass(frozen=True)
-class BoundaryOptions:
-    """The walk of an image over the teacher's decision boundaries.
-
-    Lengths are root mean squares over all values of an image, in levels of 0 to 255, and so mean
-    the same at any size. The defaults suit the bundled teacher; boundaries of photographs' classes
-    are nearer.
-    """
-
-    steps: int = 30
-    """Most steps towards a boundary; a walk that has not crossed it by then is given up."""
-    first_step: float = 8.0
-    """Length of the first step."""
-    growth: float = 1.2
-    """Factor by which a step that helped makes the next one longer; a step that did not is undone,
-    and the next is half as long. 1 = no growth.
-    """
-    close: float = 1.5
-    """Largest distance between the two images of a pair, one on each side of a boundary. At 1 there
-    are pairs for sure; below 1, only where pixels of different fractions round one after
-    another.
-    """
-    deeper: float = 4.0
-    """Length of the last step, from each of the pair into its own class."""
-
-
-@dataclass(frozen=True)
-class CollectOptions:
-    """A set chosen from sources by a teacher's decisions, without a generator."""
-
-    images: int = 2000
-    """Images in the finished set."""
-    shard_images: int = 5000
-    """Most images in one file of the set."""
-    balanced: bool = True
-    """As many images of each class as of any other, by the teacher's decision; false takes the
-    stream's first images, whatever their class: the unbalanced twin of the same stream.
-    """
-    only: tuple[int, ...] = ()
-    """Take from the sources only what the teacher decides as one of these classes; empty = all. In
-    a balanced set the others are then short, and made as `short` says.
-    """
-    confidence: tuple[float, float] = (0.0, 1.0)
-    """Take only images whose class the teacher gives a probability between these two."""
-    margin: tuple[float, float] = (0.0, 1.0)
-    """… and whose two likeliest classes differ by this much in probability."""
-    expose: float | None = None
-    """Part of the images shown as figures on black: their darker part and often all outside a frame
-    made black. By default none, half or all of a source, whichever spreads its first 2,048 images
-    most evenly over the teacher's classes; never of a transfer set, nor of fewer than 512
-    images.
-    """
-    draws: float = 20.0
-    """Images drawn from each source for each image of the set, before the classes still short are
-    dealt with as `short` says.
-    """
-    short: tuple[Literal["draw", "augment", "mixup", "push"], ...] = ("push",)
-    """What is done about classes that are short, one way after another. draw: ten times as many
-    again; augment: views of their images (a view may cross into another short class); mixup: blends
-    of their images with others; push: images pushed over the teacher's boundary into them. What is
-    still missing then is left out, and said.
-    """
-    boundary: BoundaryOptions = BoundaryOptions()
-    """How images are pushed."""
-    views: ViewOptions = ViewOptions()
-    """How images are augmented."""
-
-
-@dataclass(frozen=True)
-class BesideOptions:
-    """A second set, of other sources, that teaches the student together with the generator's."""
-
-    images: int = 0
-    """Its size, as many of each class, collected as `echoset collect` does; 0 = none."""
-    sources: tuple[str, ...] = ("shaders",)
-    """Where from, as `collect` names them and walked in order: '["pictures/", "leaves"]'."""
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """How much of a set the dearer scores look at. A sample follows from the images alone, so their
-    order changes nothing.
-    """
-
-    gradients: int = 1000
-    """Images whose distance to the decision boundary is measured."""
-    compared: int = 10_000
-    """Images compared with all the others (duplicates), and images that pixel diversity, neighbours
-    and readouts use.
-    """
-    batch: int = 200
-    """Images the teacher answers for at once."""

@@ -1,0 +1,45 @@
+"""Options of the teacher. No torch here: `--help` reads this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """The trained network to start from."""
+
+    model: str = "mnist"
+    """'mnist', 'cifar10' or 'cifar10-small' (bundled), a file saved by echoset, a zoo or
+    torchvision name, or an import path such as pkg.module.Net (an import path runs that module's
+    code).
+    """
+    weights: str | None = None
+    """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the model's constructor, checked against its annotations."""
+    channels: int = 3
+    """Image channels, 1 or 3. A file saved by echoset knows its own, and the four below."""
+    size: int = 32
+    """Side of the square input in pixels."""
+    classes: int = 10
+    """Number of classes."""
+    task: str = "classification"
+    """What a decision is; classification: one label an image."""
+    mean: tuple[float, ...] = (0.0,)
+    """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
+    std: tuple[float, ...] = (1.0,)
+    """Standard deviation it divides by."""
+
+
+@dataclass(frozen=True)
+class TeacherViewOptions:
+    """How an image is changed, at random, before the teacher sees it."""
+
+    shift: float = 0.0625
+    """Largest shift by whole pixels, as a part of the image's side; black comes in from outside."""
+    flip: bool = False
+    """Mirror half of the images left to right."""
+    cutout: float = 0.0
+    """Side of a square made black, as a part of the image's side."""

@@ -1,0 +1,83 @@
+"""The ways to come by images, one after another: the sources, then what is done about short
+classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from distill.models import Classifier
+from inversion.options import CollectOptions
+from inversion.sources.making import make_block
+from inversion.sources.stock import Stock
+from inversion.sources.stream import BLOCK, Source
+
+TRIES = 20
+"""Images offered to a short class for each one that it lacks, before a way of making them is given
+up.
+"""
+AGAIN = 10
+"""How many times as many images `draw` draws again."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One way to come by images, and how many blocks of them there may be."""
+
+    name: str
+    make: Callable[[int, Stock], Tensor]
+    limit: Callable[[Stock], int]
+    drawn: bool
+    """Whether these are a source's own images, which `raw_counts` counts."""
+
+
+def plan_phases(
+    sources: list[Source], teacher: Classifier, options: CollectOptions, seed: int
+) -> list[Phase]:
+    """The sources one after another, then what is done about short classes."""
+    most = math.ceil(options.draws * options.images / BLOCK)
+    todo = [_drawing(source, 0, most, source.address) for source in sources]
+    if not options.balanced:  # without quotas no class is short
+        return todo
+    for way in options.short:
+        if way == "draw":
+            for source in sources:
+                todo.append(_drawing(source, most, AGAIN * most, f"{source.address} again"))
+        else:
+            todo.append(_making(way, sources, teacher, options, seed))
+    return todo
+
+
+def _drawing(source: Source, first: int, count: int, name: str) -> Phase:
+    """`count` blocks of a source from block `first` on, or as many as it has left."""
+    blocks = count
+    if source.blocks is not None:
+        blocks = max(min(source.blocks - first, count), 0)
+
+    def make(number: int, stock: Stock) -> Tensor:
+        return source.block(first + number)
+
+    def limit(stock: Stock) -> int:
+        return blocks
+
+    return Phase(name, make, limit, drawn=True)
+
+
+def _making(
+    way: str, sources: list[Source], teacher: Classifier, options: CollectOptions, seed: int
+) -> Phase:
+    """Images made for classes that are short."""
+
+    def make(number: int, stock: Stock) -> Tensor:
+        return make_block(way, number, stock, sources, teacher, options, seed)
+
+    def limit(stock: Stock) -> int:
+        blocks = math.ceil(TRIES * int(stock.missing().sum()) / BLOCK) + 1
+        # A block of pushed images is as small as what is missing.
+        return max(blocks, TRIES) if way == "push" else blocks
+
+    return Phase(way, make, limit, drawn=False)

@@ -1,0 +1,99 @@
+"""The stock: what is kept of what is offered, against a plain loop."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inversion.sources.stock import Stock
+
+CPU = torch.device("cpu")
+
+
+def naive_stock(quotas, balanced, batches):
+    """Slots filled one image after another: for each class (or the one group of all) the numbers of
+    the images it took.
+    """
+    room = list(quotas) if balanced else [sum(quotas)]
+    held = [[] for _ in room]
+    taken = []
+    number = 0
+    for batch in batches:
+        counts = [0] * len(quotas)
+        for label, allowed in batch:
+            group = label if balanced else 0
+            if allowed and len(held[group]) < room[group]:
+                held[group].append((number, label))
+                counts[label] += 1
+            number += 1
+        taken.append(counts)
+    return held, taken
+
+
+def offer_all(stock, batches):
+    number = 0
+    taken = []
+    for turn, batch in enumerate(batches):
+        labels = torch.tensor([label for label, _ in batch], dtype=torch.long)
+        allowed = torch.tensor([allowed for _, allowed in batch], dtype=torch.bool)
+        images = (
+            (number + torch.arange(len(batch)))
+            .to(torch.uint8)
+            .view(-1, 1, 1, 1)
+            .expand(-1, 1, 2, 2)
+        )
+        logits = torch.eye(stock.classes)[labels] * 5 + number
+        taken.append(stock.offer(images, logits, allowed, turn).tolist())
+        number += len(batch)
+    return taken
+
+
+some_batches = st.lists(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=15), max_size=6
+)
+
+
+@given(st.lists(st.integers(0, 4), min_size=4, max_size=4), st.booleans(), some_batches)
+@settings(max_examples=120)
+def test_the_first_images_of_each_class_are_kept_in_their_order(quotas, balanced, batches):
+    stock = Stock(quotas, (1, 2, 2), balanced, CPU)
+    held, taken = naive_stock(quotas, balanced, batches)
+    assert offer_all(stock, batches) == taken
+    assert stock.held.tolist() == [len(group) for group in held]
+    room = quotas if balanced else [sum(quotas)]
+    assert stock.full == all(len(group) == most for group, most in zip(held, room, strict=True))
+    in_turn = [
+        group[place] for place in range(max(map(len, held))) for group in held if place < len(group)
+    ]
+    kept = stock.kept()
+    assert stock.images[kept, 0, 0, 0].tolist() == [number for number, _ in in_turn]
+    assert stock.logits[kept].argmax(1).tolist() == [label for _, label in in_turn]
+    rounds = [turn for turn, batch in enumerate(batches) for _ in batch]
+    assert stock.round[kept].tolist() == [rounds[number] for number, _ in in_turn]
+    if balanced:
+        assert stock.missing().tolist() == [
+            most - len(group) for group, most in zip(held, quotas, strict=True)
+        ]
+    copy = Stock(quotas, (1, 2, 2), balanced, CPU)
+    copy.load_state_dict({name: value.clone() for name, value in stock.state_dict().items()})
+    for one in (stock, copy):
+        offer_all(one, batches)
+    assert all(
+        torch.equal(value, copy.state_dict()[name]) for name, value in stock.state_dict().items()
+    )
+
+
+def test_any_part_of_a_full_stock_is_balanced():
+    stock = Stock([3, 3, 2, 2], (1, 2, 2), True, CPU)
+    offer_all(stock, [[(label, True) for label in (0, 0, 0, 3, 3, 2, 1, 2, 1, 1)]])
+    labels = stock.logits[stock.kept()].argmax(1)
+    for end in range(1, 11):
+        counts = torch.bincount(labels[:end], minlength=4)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_what_is_turned_away_leaves_no_trace():
+    stock = Stock([1, 1], (1, 2, 2), True, CPU)
+    offer_all(stock, [[(0, True), (0, True), (1, False)]])
+    assert not stock.images[-1].any()
+    assert not stock.logits[-1].any()
+    assert stock.kept().tolist() == [0]
