@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.tasks import USUAL
+
 
 @dataclass(frozen=True)
 class TeacherOptions:
@@ -25,7 +27,7 @@ class TeacherOptions:
     """Side of the square input in pixels."""
     classes: int = 10
     """Number of classes."""
-    task: str = "classification"
+    task: str = USUAL
     """What a decision is; classification: one label an image."""
     mean: tuple[float, ...] = (0.0,)
     """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
