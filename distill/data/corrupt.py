@@ -145,7 +145,7 @@ def _draw(groups: Tensor, quotas: Sequence[int], seed: int) -> Tensor:  # (N,) -
 
 def _groups(data: Images, classes: int, task: Task | None) -> Tensor:  # (N,)
     """The class that each image counts for."""
-    task = task or find_task("classification")
+    task = task or find_task(USUAL)
     groups = task.group(_labels(data, classes), classes)
     if groups.ndim > 1:
         raise EchosetError(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.tasks import Task, find_task
+from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import decide
 
 STORED = ("images", "logits", "round", "held")
@@ -33,7 +33,7 @@ class Stock:
         task: Task | None = None,
         places: tuple[int, ...] = (),
     ) -> None:
-        self.task = task or find_task("classification")
+        self.task = task or find_task(USUAL)
         self.classes = len(quotas)
         self.total = sum(quotas)
         self.balanced = balanced
