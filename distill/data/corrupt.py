@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distill.data.images import Images
-from distill.tasks import find_task
+from distill.tasks import USUAL, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 
