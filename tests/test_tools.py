@@ -1,5 +1,6 @@
 """The recipe that trains teachers, and the tools that keep figures, on a scale of seconds."""
 
+import itertools
 import json
 import math
 import runpy
@@ -15,6 +16,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from distill.data.augment import make_views
 from distill.data.images import Images
 from distill.loop import Interrupted
 from distill.models import ModelSpec, build_classifier, load_classifier
@@ -105,10 +107,7 @@ def test_another_data_set_does_not_go_on_where_this_one_stopped_nor_loses_it(
     data, tmp_path, monkeypatch
 ):
     out = tmp_path / "t.safetensors"
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        StopsAfter.looks = 3
-        patch.setattr(train_teacher, "StopFlag", StopsAfter)
-        train(recipe(data, out))
+    train_until(3, recipe(data, out), monkeypatch)
     arrays = dict(np.load(data))
     np.savez(tmp_path / "other.npz", **arrays | {"train_labels": 1 - arrays["train_labels"]})
     with pytest.raises(EchosetError, match=r"t\.safetensors\.state was left by a stopped run"):
@@ -128,13 +127,13 @@ def test_what_can_not_be_judged_is_refused_before_it_is_trained(data, tmp_path, 
     }
     for message, changed in wrong.items():
         np.savez(tmp_path / "w.npz", **arrays | changed)
-        with pytest.raises((EchosetError, SystemExit), match=message):
+        with pytest.raises(EchosetError, match=message):
             train(recipe(tmp_path / "w.npz", tmp_path / "t.safetensors"))
     np.savez(
         tmp_path / "u.npz",
         **{name: arrays[name] for name in ("train_images", "test_images", "test_labels")},
     )
-    with pytest.raises(SystemExit, match="has no labels to learn from"):
+    with pytest.raises(EchosetError, match="has no labels to learn from"):
         train(recipe(tmp_path / "u.npz", tmp_path / "t.safetensors"))
 
 
@@ -153,7 +152,7 @@ def test_pictures_of_any_size_train_a_teacher_of_one(tmp_path):
 
 
 def test_a_teacher_that_diverged_is_not_saved(data, tmp_path):
-    with pytest.raises(SystemExit, match="lower the learning rate"):
+    with pytest.raises(EchosetError, match="lower the learning rate"):
         train(recipe(data, tmp_path / "t.safetensors", learning_rate=math.inf))
     assert not list(tmp_path.iterdir())
 
@@ -161,7 +160,7 @@ def test_a_teacher_that_diverged_is_not_saved(data, tmp_path):
 def test_training_images_are_no_test(data, tmp_path):
     arrays = np.load(data)
     np.savez(tmp_path / "whole.npz", images=arrays["train_images"], labels=arrays["train_labels"])
-    with pytest.raises(SystemExit, match="no test images of its own"):
+    with pytest.raises(EchosetError, match="no test images of its own"):
         train(recipe(tmp_path / "whole.npz", tmp_path / "t.safetensors"))
 
 
@@ -523,36 +522,38 @@ def test_students_of_one_set_are_measured_once(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, said",
     [
-        *(
-            ({"batch": 65}, "batch in"),
-            ({"small": 1.5}, "batch in"),
-            ({"small": -0.5}, "batch in"),
-            ({"epochs": 0}, "batch in"),
-        ),
-        *(
-            ({"views": ViewOptions(**{name: 0.5})}, "labels stay as they are")
-            for name in ("mixup", "cutmix")
-        ),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": 65}, "batch must be at most 64"),
+        ({"small": 1.5}, "small must lie in"),
+        ({"small": -0.5}, "small must lie in"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"size": 16, "channels": 2}, "channels must be 1 or 3"),
+        ({"views": ViewOptions(mixup=0.5)}, "labels stay as they are"),
+        ({"views": ViewOptions(cutmix=0.5)}, "labels stay as they are"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(data, tmp_path, change, said):
-    with pytest.raises((SystemExit, EchosetError), match=said):
+    with pytest.raises(EchosetError, match=said):
         train(recipe(data, tmp_path / "t.safetensors", **change))
 
 
-class StopsAfter(train_teacher.StopFlag):
-    """Ctrl-C after so many looks at the flag."""
+def views_until(step):
+    """`make_views`, and Ctrl-C while it makes the images of this step."""
+    calls = itertools.count(1)
 
-    looks = 0
+    def make(*arguments):
+        if next(calls) == step:
+            signal.raise_signal(signal.SIGINT)
+        return make_views(*arguments)
 
-    @property
-    def raised(self):
-        StopsAfter.looks -= 1
-        return StopsAfter.looks < 0
+    return make
 
-    @raised.setter
-    def raised(self, value):
-        pass
+
+def train_until(step, recipe, monkeypatch):
+    """A training that Ctrl-C stops after this step."""
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="keeps it"):
+        patch.setattr(train_teacher, "make_views", views_until(step))
+        train(recipe)
 
 
 @pytest.fixture(scope="module")
@@ -563,17 +564,32 @@ def whole(data, tmp_path_factory):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "looks", [0, 3, 6, 13]
-)  # within an epoch, at its end, after the size has changed
-def test_a_stopped_training_goes_on_to_the_same_bytes(data, whole, tmp_path, monkeypatch, looks):
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="keeps them"):
-        StopsAfter.looks = looks
-        patch.setattr(train_teacher, "StopFlag", StopsAfter)
-        train(recipe(data, tmp_path / "stopped.safetensors"))
-    assert (tmp_path / "stopped.safetensors.state").exists()
-    train(recipe(data, tmp_path / "stopped.safetensors"))
-    assert (tmp_path / "stopped.safetensors").read_bytes() == whole
+@pytest.mark.parametrize("step", [1, 4, 7, 14])
+def test_a_stopped_training_goes_on_to_the_same_bytes(data, whole, tmp_path, monkeypatch, step):
+    """Within an epoch, at its end, and after the size has changed."""
+    out = tmp_path / "stopped.safetensors"
+    train_until(step, recipe(data, out), monkeypatch)
+    assert torch.load(f"{out}.state")["state"]["student"]["step"] == step
+    train(recipe(data, out))
+    assert out.read_bytes() == whole and not list(tmp_path.glob("*.state"))
+
+
+def test_ctrl_c_on_the_last_step_has_nothing_left_to_stop(data, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_teacher, "make_views", views_until(20))
+    train(recipe(data, tmp_path / "done.safetensors"))
+    assert (tmp_path / "done.safetensors").read_bytes() == whole
+
+
+def test_a_stopped_training_says_how_to_go_on(data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "t.safetensors"
+    words = ["train_teacher.py", f"--data={data}", f"--out={out}", "--model=wrn-10-1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--batch=16", "--device=cpu"])
+    monkeypatch.setattr("distill.data.augment.make_views", views_until(2))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "train_teacher.py"), run_name="__main__")
+    said = capsys.readouterr().err
+    assert ended.value.code == 130 and "the same command goes on" in said
+    assert f"training stopped; {out}.state keeps it" in said
 
 
 def test_images_grow_in_four_stages_to_their_full_size():

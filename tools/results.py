@@ -44,8 +44,8 @@ def plain_endings() -> Iterator[None]:
         yield
     except EchosetError as error:
         raise SystemExit(str(error)) from error
-    except (Interrupted, KeyboardInterrupt):
-        print("stopped; the same command goes on", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        print(f"{str(stopped) or 'stopped'}; the same command goes on", file=sys.stderr)
         raise SystemExit(STOPPED) from None
 
 
