@@ -399,7 +399,8 @@ def our_synthesis_step(bench: Bench) -> Work:
         torch.ones(teacher.spec.classes, device=bench.device),
     )
     inner.begin(noise, average)
-    return lambda: inner.run(wanted, view, held, adversarial=True)
+    # Of one label an image, the class is the whole target.
+    return lambda: inner.run(wanted, wanted, view, held, adversarial=True)
 
 
 def their_synthesis_step(bench: Bench) -> Work:
