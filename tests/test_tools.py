@@ -10,11 +10,23 @@ from argparse import Namespace
 from hashlib import sha256
 from types import SimpleNamespace
 
+import gpu
+import measure
+import measure_curve
+import measure_reweighting
+import measure_sources
+import measure_students
 import numpy as np
+import publish_study
 import pytest
+import results
+import tables
 import torch
+import train_teacher
 from conftest import ROOT
 from PIL import Image
+from train_teacher import TeacherRecipe, side_at, train
+from verbs import plain_endings, run_verb, run_verbs
 
 from distill.data.augment import make_views
 from distill.data.images import Images
@@ -24,19 +36,6 @@ from distill.options import ViewOptions
 from inversion.cli.main import main, parse
 from synthesis_kernels.backend import describe_device, resolve_device
 from synthesis_kernels.errors import EchosetError
-
-sys.path.insert(0, str(ROOT / "tools"))
-import gpu
-import measure
-import measure_curve
-import measure_reweighting
-import measure_sources
-import measure_students
-import publish_study
-import results
-import tables
-import train_teacher
-from train_teacher import TeacherRecipe, side_at, train
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +245,7 @@ def verbs(tmp_path, monkeypatch):
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
-        monkeypatch.setattr(results, "_stopped", False)
+        monkeypatch.setattr("verbs._stopped", False)
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
@@ -256,7 +255,7 @@ def verbs(tmp_path, monkeypatch):
 def test_verbs_run_side_by_side_and_answer_in_order(verbs):
     answer = """printf 'said\\n["%s", %s]' $3 $OMP_NUM_THREADS"""
     verbs(f"touch $3; until [ -e one ] && [ -e two ]; do sleep 0.02; done; {answer}")
-    assert results.run_verbs([["one"], ["two"]], processes=2) == [["one", 1], ["two", 1]]
+    assert run_verbs([["one"], ["two"]], processes=2) == [["one", 1], ["two", 1]]
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT"])
@@ -266,8 +265,8 @@ def test_a_stopped_tool_waits_for_what_runs(verbs, capsys, name):
         "0.02; done"
     )
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(SystemExit) as ended, results.plain_endings():
-        results.run_verbs([["demo"], ["never"]])
+    with pytest.raises(SystemExit) as ended, plain_endings():
+        run_verbs([["demo"], ["never"]])
     assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
     assert (folder / "kept").exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -275,9 +274,9 @@ def test_a_stopped_tool_waits_for_what_runs(verbs, capsys, name):
 
 def test_a_stop_that_came_too_late_for_one_verb_holds_for_the_next(verbs):
     verbs("trap : TERM; kill -INT $PPID; sleep 0.5; echo '[1]'")
-    assert results.run_verb("demo") == [1]
+    assert run_verb("demo") == [1]
     with pytest.raises(Interrupted):
-        results.run_verb("demo")
+        run_verb("demo")
 
 
 def test_a_verb_that_fails_ends_the_others_first(verbs):
@@ -287,7 +286,7 @@ def test_a_verb_that_fails_ends_the_others_first(verbs):
         ">&2; exit 1"
     )
     with pytest.raises(SystemExit, match="failed: echoset wrong 'a b'\nwhy"):
-        results.run_verbs([["long"], ["wrong", "a b"]], processes=2)
+        run_verbs([["long"], ["wrong", "a b"]], processes=2)
     assert (folder / "kept").exists()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from distill.data.images import Images, content_hash, load_images
 from distill.evaluation import check_fit
 from distill.models import Classifier, ModelSpec, build_classifier
@@ -117,7 +119,7 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
         recipe.model,
         channels=channels,
         size=size,
-        classes=int(data.labels.max()) + 1,
+        classes=int(labels_of(data).max()) + 1,
         mean=recipe.mean,
         std=recipe.std,
     )
@@ -126,6 +128,13 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
         check_fit(network, split)
     network.check_forward()
     return network, data, test
+
+
+def labels_of(data: Images) -> Tensor:  # (N,)
+    """The true labels, which teach."""
+    if data.labels is None:
+        raise EchosetError(f"{data.name} has no labels to learn from")
+    return data.labels
 
 
 def check_images(recipe: TeacherRecipe, data: Images, test: Images) -> None:
@@ -139,8 +148,7 @@ def check_images(recipe: TeacherRecipe, data: Images, test: Images) -> None:
         raise EchosetError(
             f"batch must be at most {len(data)}, the number of images, got {recipe.batch}"
         )
-    if data.labels is None:
-        raise EchosetError(f"{data.name} has no labels to learn from")
+    labels_of(data)
     _, _, height, width = data.images.shape
     if height != width:
         raise EchosetError(

@@ -13,6 +13,7 @@ is asked once, after the last step. A stopped run goes on when the same command 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,14 +22,14 @@ from typing import Any
 import jsonargparse
 import torch
 import torch.nn.functional as F
-from results import plain_endings, write_json
-from teacher_recipe import TeacherRecipe, prepare, side_at
+from teacher_recipe import TeacherRecipe, labels_of, prepare, side_at
 from torch import Tensor
+from verbs import plain_endings
 
 from distill.data.augment import make_views
 from distill.data.images import Images, content_hash, fit_pixels
 from distill.evaluation import evaluate
-from distill.files import load_state, save_state
+from distill.files import load_state, save_state, write_json
 from distill.loop import Loop
 from distill.models import Classifier, save_classifier
 from distill.options import DistillOptions
@@ -59,7 +60,7 @@ class Training:
         self.device = device
         self.precision = resolve_precision(device, recipe.precision)
         self.images = data.images.to(device)  # (N, C, H, W) uint8
-        self.labels = data.labels.to(device)  # (N,)
+        self.labels = labels_of(data).to(device)  # (N,)
         # As the network sees them now: small ones at first.
         self.shown = self.images
         # Of the images in this epoch.
@@ -67,7 +68,7 @@ class Training:
         self.state = StudentState(network, device, recipe.seed, options)
         self.per_epoch = len(self.images) // recipe.batch
         self.steps = recipe.epochs * self.per_epoch
-        self.network = network.train()
+        self.network: Callable[[Tensor], Tensor] = network.train()
         if recipe.compile:
             self.network = torch.compile(network, dynamic=False)
 
@@ -167,7 +168,7 @@ def train(recipe: TeacherRecipe) -> float:
     seconds = learn(training, state_file)
     if recipe.half:
         round_to_half(network)
-    accuracy = evaluate(network, test, runtime=Runtime(device=training.device.type)).accuracy
+    accuracy = evaluate(network, test, runtime=Runtime(device=recipe.device)).accuracy
     judged = {"accuracy": accuracy, "device": describe_device(training.device)}
     notes = {"recipe": "tools/train_teacher.py", **recipe.settings(), **judged}
     network.spec = replace(network.spec, notes=notes)
