@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -89,6 +90,7 @@ SLOW = {
     "test_learner::test_every_method_changes_the_student_with_either_kind_of_label",
     "test_learner::test_every_optimiser_learns",
     "test_learner::test_patience_stops_and_keeps_the_student_that_agreed_most",
+    "test_measure_students::test_students_of_one_set_are_measured_once",
     "test_policy::test_a_run_learns_a_policy_and_another_can_start_from_it",
     "test_recipes::test_fast_datafree_keeps_every_image_and_says_so",
     "test_replay::test_likeness_is_of_correlations_within_a_class",
@@ -99,8 +101,7 @@ SLOW = {
     "test_synthesis",
     "test_teacher::test_layers_of_two_names",
     "test_tools::test_a_part_out_of_time_ends_with_what_it_has_started",
-    "test_tools::test_a_teacher_learns_and_says_how_it_was_made",
-    "test_tools::test_students_of_one_set_are_measured_once",
+    "test_train_teacher::test_a_teacher_learns_and_says_how_it_was_made",
     "test_triton_forms",
 }
 """Files, and tests of other files, that take more than about two seconds each."""
@@ -126,6 +127,23 @@ def _seed():
 @pytest.fixture(scope="session")
 def teacher():
     return load_teacher()
+
+
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory):
+    """A file of two splits of stripes, upright and lying: 64 and 32 of them."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 64), ("test", 32)):
+        labels = np.arange(count) % 2
+        upright = np.tile(np.arange(16) // 2 % 2 * 200, (count, 16, 1))
+        pixels = np.where(labels[:, None, None] == 1, upright, upright.transpose(0, 2, 1))
+        noisy = pixels + random.integers(0, 40, pixels.shape)
+        arrays[f"{split}_images"] = noisy.astype(np.uint8)[..., None]
+        arrays[f"{split}_labels"] = labels
+    path = tmp_path_factory.mktemp("stripes") / "stripes.npz"
+    np.savez(path, **arrays)
+    return path
 
 
 def tiny_options():
