@@ -3,28 +3,31 @@ import os
 import subprocess
 import sys
 import sysconfig
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # a worker a core: a thread each, and in the processes that they start
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker a core: a thread each, and in the processes that they start.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = (
-        "1"  # Triton reads it when it is first imported, by whatever module
-    )
-
-from inversion import SynthesisOptions, load_teacher
-from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions
-from synthesis_kernels.native import find_compiler, library
+    # Triton reads it when it is first imported, by whatever module.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "tools"))
+
+from tiny import TINY
+
+from inversion import SynthesisOptions, load_teacher
+from synthesis_kernels.native import find_compiler, library
+
 COMPILER = find_compiler()
 HEADERS = Path(sysconfig.get_path("include"), "Python.h").is_file()
 needs_native = pytest.mark.skipif(
@@ -87,6 +90,7 @@ SLOW = {
     "test_learner::test_every_method_changes_the_student_with_either_kind_of_label",
     "test_learner::test_every_optimiser_learns",
     "test_learner::test_patience_stops_and_keeps_the_student_that_agreed_most",
+    "test_measure_students::test_students_of_one_set_are_measured_once",
     "test_policy::test_a_run_learns_a_policy_and_another_can_start_from_it",
     "test_recipes::test_fast_datafree_keeps_every_image_and_says_so",
     "test_replay::test_likeness_is_of_correlations_within_a_class",
@@ -97,8 +101,7 @@ SLOW = {
     "test_synthesis",
     "test_teacher::test_layers_of_two_names",
     "test_tools::test_a_part_out_of_time_ends_with_what_it_has_started",
-    "test_tools::test_a_teacher_learns_and_says_how_it_was_made",
-    "test_tools::test_students_of_one_set_are_measured_once",
+    "test_train_teacher::test_a_teacher_learns_and_says_how_it_was_made",
     "test_triton_forms",
 }
 """Files, and tests of other files, that take more than about two seconds each."""
@@ -126,24 +129,31 @@ def teacher():
     return load_teacher()
 
 
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory):
+    """A file of two splits of stripes, upright and lying: 64 and 32 of them."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 64), ("test", 32)):
+        labels = np.arange(count) % 2
+        upright = np.tile(np.arange(16) // 2 % 2 * 200, (count, 16, 1))
+        pixels = np.where(labels[:, None, None] == 1, upright, upright.transpose(0, 2, 1))
+        noisy = pixels + random.integers(0, 40, pixels.shape)
+        arrays[f"{split}_images"] = noisy.astype(np.uint8)[..., None]
+        arrays[f"{split}_labels"] = labels
+    path = tmp_path_factory.mktemp("stripes") / "stripes.npz"
+    np.savez(path, **arrays)
+    return path
+
+
 def tiny_options():
-    """The whole method on a scale of seconds."""
-    return SynthesisOptions(
-        images=30,
-        batch=40,
+    """The whole method on a scale of seconds, with calls enough for the generator to learn."""
+    return replace(
+        TINY,
         calls=14,
         patience=99,
-        held_out=0.34,
-        generator=GeneratorOptions(
-            inner_steps=3,
-            width=8,
-            latent_rate=0.1,
-            learning_rate=0.01,
-            meta_rate=0.05,
-            conditioning=2.0,
-        ),
-        objective=ObjectiveOptions(adversary_after=1, classes=5.0, bn=2),
-        adversary=AdversaryOptions(steps=3, batch=16),
+        objective=replace(TINY.objective, adversary_after=1),
+        adversary=replace(TINY.adversary, batch=16),
     )
 
 
@@ -152,24 +162,30 @@ def tiny():
     return tiny_options()
 
 
+def flags_of(options, prefix):
+    """The flags that give these options, but for those at their defaults."""
+    usual = type(options)()
+    flags = []
+    for field in fields(options):
+        name = f"{prefix}.{field.name}"
+        value = getattr(options, field.name)
+        if value == getattr(usual, field.name):
+            continue
+        flags += flags_of(value, name) if is_dataclass(value) else [f"{name}={value}"]
+    return flags
+
+
 TINY_FLAGS = [
     "--images=30",
     "--seed=3",
-    "--synthesis.batch=40",
-    "--synthesis.calls=14",
-    "--synthesis.patience=99",
-    "--synthesis.generator.inner_steps=3",
-    "--synthesis.generator.width=8",
-    "--synthesis.generator.latent_rate=0.1",
-    "--synthesis.generator.learning_rate=0.01",
-    "--synthesis.generator.meta_rate=0.05",
-    "--synthesis.generator.conditioning=2.0",
-    "--synthesis.objective.adversary_after=1",
-    "--synthesis.objective.classes=5",
-    "--synthesis.objective.bn=2",
-    "--synthesis.adversary.steps=3",
-    "--synthesis.adversary.batch=16",
+    *flags_of(
+        replace(
+            tiny_options(), images=SynthesisOptions().images, held_out=SynthesisOptions().held_out
+        ),
+        "--synthesis",
+    ),
 ]
+"""The same for the command line, with as many images held out as usual."""
 
 
 @pytest.fixture

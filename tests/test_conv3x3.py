@@ -16,7 +16,7 @@ from distill.models import ModelSpec, build_classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
 from inversion import SynthesisOptions, synthesize
-from inversion.bench.bench import _worth
+from inversion.bench.limits import convolution_counts
 from inversion.options import GeneratorOptions
 from synthesis_kernels import conv3x3 as module
 from synthesis_kernels import native
@@ -292,7 +292,7 @@ def test_it_is_worth_what_the_librarys_is():
         [],
     )
     for convolve in (conv3x3, conv3x3_reference):
-        with FlopCounterMode(display=False, custom_mapping=_worth()) as flops:
+        with FlopCounterMode(display=False, custom_mapping=convolution_counts()) as flops:
             convolve(x, weight).sum().backward()
         counts.append(flops.get_total_flops())
     assert counts[0] == counts[1] == 3 * 2 * 9 * 2 * 8 * 8 * 16 * 32

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -55,9 +55,9 @@ def read_verbs() -> dict[str, str]:
     """What each verb does, by name: the table of the command line."""
     for path in sorted((ROOT / "inversion" / "cli").rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
-            target = _target(node)
-            if target == "VERBS":
-                return _sentences(node.value)
+            name, value = _assigned(node)
+            if name == "VERBS" and isinstance(value, ast.Dict):
+                return _sentences(value)
     raise SystemExit("no table VERBS in inversion/cli")
 
 
@@ -92,25 +92,33 @@ def main() -> int:
     return 0
 
 
-def _sentences(table: ast.expr) -> dict[str, str]:
+def _sentences(table: ast.Dict) -> dict[str, str]:
     """Verbs and what they do: a dictionary of texts, or of calls that begin with one."""
-    found = {}
+    sentences = {}
     for key, value in zip(table.keys, table.values, strict=True):
+        if key is None:
+            raise SystemExit("the table VERBS takes in another one; write its verbs out")
         text = value.args[0] if isinstance(value, ast.Call) else value
-        found[ast.literal_eval(key)] = ast.literal_eval(text)
-    return found
+        sentences[ast.literal_eval(key)] = ast.literal_eval(text)
+    return sentences
 
 
 def _is_options(name: str) -> bool:
     return name in COMMON or name.endswith(("Options", "Run"))
 
 
-def _target(node: ast.stmt) -> str | None:
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-        return node.targets[0].id
-    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        return node.target.id
-    return None
+def _assigned(node: ast.stmt) -> tuple[str | None, ast.expr | None]:
+    """The name that a statement gives a value, and the value."""
+    target: ast.expr | None = None
+    value: ast.expr | None = None
+    if isinstance(node, ast.Assign):
+        target = node.targets[0]
+        value = node.value
+    elif isinstance(node, ast.AnnAssign):
+        target = node.target
+        value = node.value
+    name = target.id if isinstance(target, ast.Name) else None
+    return name, value
 
 
 def _read_group(node: ast.ClassDef) -> Group:
@@ -119,9 +127,10 @@ def _read_group(node: ast.ClassDef) -> Group:
     for field, below in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign):
             continue
-        names = re.findall(r"\b\w+Options\b", ast.unparse(field.annotation))
-        group = names[0] if names else None
-        options.append(Option(field.target.id, group, _default(field.value), _string(below)))
+        name = ast.unparse(field.target)
+        groups = re.findall(r"\b\w+Options\b", ast.unparse(field.annotation))
+        group = groups[0] if groups else None
+        options.append(Option(name, group, _default(field.value), _string(below)))
     bases = tuple(ast.unparse(base) for base in node.bases)
     return Group(bases, tuple(options), _flat(ast.get_docstring(node) or ""))
 
@@ -131,10 +140,10 @@ def _default(value: ast.expr | None) -> str:
     if value is None:
         return "(required)"
     if isinstance(value, ast.Call) and ast.unparse(value.func) in ("field", "dataclasses.field"):
-        made = value.keywords[0].value
-        if isinstance(made, ast.Lambda):
-            return ast.unparse(made.body)
-        return "{}" if ast.unparse(made) == "dict" else ""
+        factory = value.keywords[0].value
+        if isinstance(factory, ast.Lambda):
+            return ast.unparse(factory.body)
+        return "{}" if ast.unparse(factory) == "dict" else ""
     return ast.unparse(value)
 
 
@@ -149,12 +158,13 @@ def _flat(text: str) -> str:
 
 
 def _common(groups: dict[str, Group]) -> tuple[Option, ...]:
-    options = [option for name in COMMON for option in groups[name].options]
     defaults = {"rank": "`RANK`, or 0", "world": "`WORLD_SIZE`, or 1"}
-    return tuple(
-        Option(option.name, None, defaults.get(option.name, option.default), option.text)
-        for option in options
-    )
+    options = []
+    for group in COMMON:
+        for option in groups[group].options:
+            default = defaults.get(option.name, option.default)
+            options.append(replace(option, group=None, default=default))
+    return tuple(options)
 
 
 def _use(group: Group, groups: dict[str, Group], used: list[str]) -> None:
@@ -168,18 +178,22 @@ def _use(group: Group, groups: dict[str, Group], used: list[str]) -> None:
 def _table(options: tuple[Option, ...]) -> str:
     lines = ["| option | default | what it is |", "| --- | --- | --- |"]
     for option in options:
-        name = f"`--{option.name}`"
-        default = option.default.replace("'", '"')
-        shown = default if "`" in default else f"`{default}`"
-        if option.group:
-            name = f"`--{option.name}.…`"
-            link = f"[{option.group}](#{option.group.lower()})"
-            plain = default in (f"{option.group}()", "None")
-            changed = default.removeprefix(option.group)
-            shown = link if plain else f"{link}, but `{changed}`"
+        name = f"{option.name}.…" if option.group else option.name
+        default = _shown_default(option)
         text = option.text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-        lines.append(f"| {name} | {shown} | {text} |".replace("|  |", "| |"))
+        lines.append(f"| `--{name}` | {default} | {text} |".replace("|  |", "| |"))
     return "\n".join([*lines, ""])
+
+
+def _shown_default(option: Option) -> str:
+    """The default of an option; of a group a link to it, and what it has otherwise."""
+    default = option.default.replace("'", '"')
+    if option.group is None:
+        return default if "`" in default else f"`{default}`"
+    link = f"[{option.group}](#{option.group.lower()})"
+    if default in (f"{option.group}()", "None"):
+        return link
+    return f"{link}, but `{default.removeprefix(option.group)}`"
 
 
 if __name__ == "__main__":

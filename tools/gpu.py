@@ -17,9 +17,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 ECHOSET = [sys.executable, "-m", "inversion.cli.main"]
+TAIL = 40
+"""Lines that are kept of a part that failed."""
 PARTS = {
     "tests": [
         sys.executable,
@@ -43,48 +46,62 @@ def run_part(command: list[str], seconds: float) -> tuple[int, str]:
         try:
             output, _ = part.communicate(timeout=seconds)
             return part.returncode, output
-        except BaseException as reason:  # Ctrl-C, too, doesn't reach a session of its own
+        except BaseException as reason:
+            # Ctrl-C, too, doesn't reach a session of its own.
             os.killpg(part.pid, signal.SIGKILL)
             if not isinstance(reason, subprocess.TimeoutExpired):
                 raise
             return 124, f"{part.communicate()[0]}\nout of time after {seconds:.0f} s"
 
 
+def told_of(name: str, status: int, output: str) -> list[str]:
+    """What is shown of a part: its table, the end of the tests, or where it failed."""
+    lines = output.strip().splitlines() or [""]
+    if status:
+        return lines[-TAIL:]
+    if name == "tests":
+        return lines[-3:]
+    return lines[:-1]
+
+
+def result_of(status: int, output: str) -> Any:
+    """The document that a part prints last; its last line, or where it failed, if there is none."""
+    lines = output.strip().splitlines() or [""]
+    try:
+        return json.loads(lines[-1])
+    except ValueError:
+        return "\n".join(lines[-TAIL:]) if status else lines[-1]
+
+
 def main(out: Path, limit: int) -> int:
     """Run the parts one after the other; the number of those that failed."""
     import torch
 
-    sys.path.insert(0, str(ROOT))  # from a checkout that isn't installed, too
-    from results import write_json
+    # From a checkout that isn't installed, too.
+    sys.path.insert(0, str(ROOT))
+    from distill.files import write_json
 
     if not torch.cuda.is_available():
         print("no CUDA device: torch sees none here", file=sys.stderr)
         return 1
-    found: dict = {
+    document: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
     }
-    began, failed = time.monotonic(), 0
+    began = time.monotonic()
+    failed = 0
     for name, command in PARTS.items():
         started = time.monotonic()
         status, output = run_part(command, max(limit - (started - began), 1))
-        lines = output.strip().splitlines() or [""]
         failed += status != 0
-        print(
-            "\n".join(lines[-40:] if status else lines[:-1] if name != "tests" else lines[-3:]),
-            flush=True,
-        )
-        try:
-            result = json.loads(lines[-1])
-        except ValueError:
-            result = "\n".join(lines[-40:]) if status else lines[-1]
-        found[name] = {
+        print("\n".join(told_of(name, status, output)), flush=True)
+        document[name] = {
             "status": status,
             "seconds": round(time.monotonic() - started, 1),
-            "result": result,
+            "result": result_of(status, output),
         }
-        write_json(out, found)
+        write_json(out, document)
     print(f"figures: {out}")
     return failed
 
@@ -96,5 +113,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu.json")
     parser.add_argument("--limit", type=int, default=480, help="seconds for everything")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which ends a part
+    # As Ctrl-C, which ends a part.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(given.out, given.limit))

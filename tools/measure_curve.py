@@ -1,8 +1,8 @@
 """Accuracy over the size of a set: one synthetic set and the real training images, drawn down to
 the same sizes.
 
-    python tools/measure_curve.py --config configs/cifar10-wrn40x2-wrn16x1.yaml --set runs/large/set
-    --data /path/to/CIFAR-10
+    python tools/measure_curve.py --config configs/cifar10-wrn40x2-wrn16x1.yaml \\
+        --set runs/large/set --data /path/to/CIFAR-10
 
 The student, the teacher and the views are those of the configuration; every size gets the same
 number of steps. Labels choose which real images are drawn, as many of each class, and teach
@@ -17,19 +17,20 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from results import RESULTS, plain_endings, set_hashes, this_command, write_study
+from results import RESULTS, Figures, pick, set_hashes, this_command, write_study
+from verbs import new_parser, plain_endings, read_options
 
 from distill.data.images import Images, load_images
 from distill.options import StudyOptions
 from distill.sets.transfer_set import TransferSet
 from distill.study import run_study
-from inversion.cli.main import parse
+from inversion.cli.schema import DemoRun
 from inversion.teacher import load_teacher
 from synthesis_kernels.backend import repository_commit
 from synthesis_kernels.errors import EchosetError
 
+Sets = dict[str, TransferSet | Images]
 KEPT = (
     "set",
     "corruption",
@@ -46,81 +47,89 @@ KEPT = (
 )
 
 
-def which(cell: dict[str, Any]) -> tuple[str, str, int, int, int]:
+def key_of(cell: Figures) -> tuple[str, str, int, int, int]:
     """What tells one row of the file from another."""
     return cell["method"], cell["set"], cell["set_size"], cell["steps"], cell["seed"]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Figures]:
     """The rows that are there; early ones have their command and commit in the file's head."""
-    found = json.loads(path.read_text()) if path.is_file() else {"study": []}
-    return [{key: found[key] for key in ("command", "commit")} | row for row in found["study"]]
+    if not path.is_file():
+        return []
+    document = json.loads(path.read_text())
+    head = pick(document, ("command", "commit"))
+    return [head | row for row in document["study"]]
 
 
 def measure(given: argparse.Namespace) -> None:
     """Teach by every size, and put the figures among those of the file."""
-    path, commit, run = (
-        RESULTS / f"{given.name}.json",
-        repository_commit(),
-        parse("demo", ["--config", given.config]),
-    )
-    sets: dict[str, TransferSet | Images] = {"real": load_images(given.data, "train")}
-    hashes: dict[str, dict[str, Any]] = {"real": {}}
+    path = RESULTS / f"{given.name}.json"
+    commit = repository_commit()
+    rows = read_rows(path)
+    sets: Sets = {}
+    hashes: dict[str, Figures] = {"real": {}}
     if given.set:
         made = TransferSet.load(given.set)
-        sets, hashes["synthetic"] = {"synthetic": made, **sets}, {"set_hashes": set_hashes(made)}
-        if any(
-            row.get("set_hashes", set_hashes(made)) != set_hashes(made) for row in read_rows(path)
-        ):
+        sets["synthetic"] = made
+        hashes["synthetic"] = {"set_hashes": set_hashes(made)}
+        check_rows(path, rows, set_hashes(made))
+    sets["real"] = load_images(given.data, "train")
+    check_sizes(sets, max(given.sizes))
+    cells = teach_all(given, sets)
+    origin = {"command": this_command({given.data: "DIR", given.set: "SET"}), "commit": commit}
+    by_key = {key_of(row): row for row in rows}
+    for cell in cells:
+        kept = pick(cell, KEPT)
+        # One that an earlier call computed keeps its commit.
+        if not kept.items() <= by_key.get(key_of(kept), {}).items():
+            by_key[key_of(kept)] = kept | origin | hashes[kept["set"]]
+    head = origin | pick(cells[0], ("device", "torch"))
+    write_study(path, head, sorted(by_key.values(), key=key_of))
+
+
+def check_rows(path: Path, rows: list[Figures], hashes: list[str]) -> None:
+    """Refuse a file that has rows of another synthetic set."""
+    for row in rows:
+        if row.get("set_hashes", hashes) != hashes:
             raise EchosetError(f"{path} has rows of another synthetic set; give another --name")
-    if small := [name for name, images in sets.items() if len(images.images) < max(given.sizes)]:
-        raise EchosetError(
-            f"the set '{small[0]}' has fewer than {max(given.sizes):,} images; give smaller --sizes"
-        )
-    test, distillation = (
-        load_images(given.data, "test"),
-        replace(run.distillation, steps=given.steps),
-    )
-    cells: list[dict[str, Any]] = []
+
+
+def check_sizes(sets: Sets, largest: int) -> None:
+    """Refuse a set that has too few images."""
+    for name, images in sets.items():
+        if len(images.images) < largest:
+            raise EchosetError(
+                f"the set '{name}' has fewer than {largest:,} images; give smaller --sizes"
+            )
+
+
+def teach_all(given: argparse.Namespace, sets: Sets) -> list[Figures]:
+    """The cells of every size, computed where they are missing."""
+    run = read_options(DemoRun, "demo", ["--config", given.config])
+    test = load_images(given.data, "test")
+    cells: list[Figures] = []
     for size in given.sizes:
         options = StudyOptions(
             methods=(given.method,), seeds=tuple(given.seeds), images=size, attacks=0
         )
-        out = Path("runs") / "curve" / given.name / f"{given.method}-{size}-{given.steps}"
-        found = run_study(
+        of_size = run_study(
             load_teacher(run.teacher),
             sets,
             test,
-            out,
+            Path("runs") / "curve" / given.name / f"{given.method}-{size}-{given.steps}",
             run.student,
             options,
-            distillation,
+            replace(run.distillation, steps=given.steps),
             runtime=run,
         )
-        print(
-            *(f"{cell['set']} {cell['set_size']:,}: {cell['accuracy']:.2%}" for cell in found),
-            sep="\n",
-            flush=True,
-        )
-        cells += found
-    how = {"command": this_command({given.data: "DIR", given.set: "SET"}), "commit": commit}
-    rows = {which(row): row for row in read_rows(path)}
-    for cell in ({key: cell[key] for key in KEPT} for cell in cells):
-        if (
-            not cell.items() <= rows.get(which(cell), {}).items()
-        ):  # one that an earlier call computed keeps its commit
-            rows[which(cell)] = cell | how | hashes[cell["set"]]
-    write_study(
-        path,
-        how | {key: cells[0][key] for key in ("device", "torch")},
-        sorted(rows.values(), key=which),
-    )
+        for cell in of_size:
+            print(f"{cell['set']} {cell['set_size']:,}: {cell['accuracy']:.2%}", flush=True)
+        cells += of_size
+    return cells
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--config",
         required=True,

@@ -1,8 +1,7 @@
 """Teach several kinds of student from one finished set, judge them, and keep every figure.
 
-    python tools/measure_students.py --name cifar10-students --set SET --beside PICTURES --students
-    wrn-16-2 cifar-resnet18 \\
-        --data /path/to/CIFAR-10 -- --distillation.steps 3000
+    python tools/measure_students.py --name cifar10-students --set SET --beside PICTURES \\
+        --students wrn-16-2 cifar-resnet18 --data /path/to/CIFAR-10 -- --distillation.steps 3000
 
 SET is a transfer set that --teacher made; what follows -- goes to `echoset distill`. Work is under
 runs/students: a student who was stopped goes on, and one whom configs/results/<name>.json has, of
@@ -11,45 +10,43 @@ the same seed, options and sets, is not taught again. Only the judging reads --d
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
-from results import (
-    RESULTS,
-    add_run,
-    digest,
-    hide,
-    plain_endings,
-    read_runs,
-    run_verb,
-    set_hashes,
-    write_json,
-)
+from results import RESULTS, Figures, add_run, digest, hide, read_runs, set_hashes
+from verbs import new_parser, plain_endings, read_options, run_verb
 
 from distill.data.images import load_images
+from distill.files import write_json
 from distill.sets.transfer_set import TransferSet
 from distill.students import build_student
-from inversion.cli.main import parse
+from inversion.cli.schema import DistillRun
 from synthesis_kernels.backend import describe_device, repository_commit, resolve_device
 
 
-def teach(command: list[str], out: str, teacher: str, data: str) -> dict[str, Any]:
-    """The figures of one student; one who was taught and not judged is only judged."""
-    taught = Path(out) / "taught.json"
-    if not taught.is_file():
-        write_json(taught, run_verb(*command, "--out", out))
-    learnt = json.loads(taught.read_text())
-    judged = run_verb(
-        "evaluate", "--model", f"{out}/student.safetensors", "--against", teacher, "--data", data
-    )
-    figures = {"student_accuracy": judged["accuracy"], "agreement": judged["agreement"]}
-    return figures | {"seconds": {"distillation": learnt["seconds"]}}
+@dataclass(frozen=True)
+class Lesson:
+    """One student, as it is asked for."""
+
+    who: Figures
+    """What tells it from others: name, seed, options and sets."""
+    command: list[str]
+    """How it is taught."""
+    run: DistillRun
+    """What the command asks for."""
+    parameters: int
+    """The network's."""
+
+    @property
+    def folder(self) -> str:
+        """Where it is taught."""
+        key = sha256(json.dumps(self.who).encode()).hexdigest()[:12]
+        return f"runs/students/{self.who['name']}-{key}"
 
 
 def measure(
@@ -60,73 +57,104 @@ def measure(
     seeds: list[int],
     data: str,
     flags: list[str],
-) -> list[dict[str, Any]]:
+) -> list[Figures]:
     """Teach and judge whoever is missing; return all rows. `whence` is the set and, if any, the one
     beside it.
     """
-    path, parts, todo = RESULTS / f"{name}.json", [TransferSet.load(place) for place in whence], []
-    counts, hashes = [part.counts() for part in parts], set_hashes(*parts)
-    beside = {"images": sum(counts[1]), "per_class": counts[1]} if len(counts) > 1 else None
-    taught_by = {"images": sum(counts[0]), "per_class": counts[0], "beside": beside}
-    sets = [
-        part
-        for option, place in zip(("--set", "--beside"), whence, strict=False)
-        for part in (option, place)
-    ]
-    load_images(data)  # a wrong place, too
+    path = RESULTS / f"{name}.json"
+    sets = [TransferSet.load(place) for place in whence]
+    # Wrong places and names are told before any work.
+    load_images(data)
+    lessons = []
     for student in students:
         for seed in seeds:
-            command = [
-                "distill",
-                *sets,
-                "--teacher",
-                teacher,
-                "--student",
-                student,
-                "--seed",
-                str(seed),
-                *flags,
-            ]
-            run = parse(command[0], command[1:])
-            network = build_student(
-                run.student, parts[0].manifest["input"]
-            )  # a wrong name is told before any work
-            who = {
-                "name": student,
-                "seed": seed,
-                "configuration": digest(run, "set", "beside"),
-                "set_hashes": hashes,
-            }
-            todo.append((who, command, run, network.parameters_count))
-    for who, command, run, parameters in todo:
-        if any(who.items() <= row.items() for row in read_runs(path)["runs"]):
-            continue
-        commit, key = repository_commit(), sha256(json.dumps(who).encode()).hexdigest()[:12]
-        figures = teach(command, f"runs/students/{who['name']}-{key}", teacher, data)
-        where = {
-            "device": describe_device(resolve_device(run.device)),
-            "torch": torch.__version__,
-            "commit": commit,
-        }
-        public = hide(
-            shlex.join(["echoset", *command]), dict(zip(whence, ("SET", "BESIDE"), strict=False))
-        )
-        how = {"command": public, "steps": run.distillation.steps, "parameters": parameters}
-        how["taught_before"] = bool(run.student.weights)
-        head = where | {"command": f"python tools/measure_students.py --name {name}"}
-        add_run(path, who | how | where | figures | taught_by, head)
-        print(
-            f"{who['name']}, seed {who['seed']}: {figures['student_accuracy']:.2%}",
-            file=sys.stderr,
-            flush=True,
-        )
+            command = ["distill", *name_sets(whence), "--teacher", teacher]
+            command += ["--student", student, "--seed", str(seed), *flags]
+            lessons.append(plan(student, seed, command, sets))
+    for lesson in lessons:
+        rows = read_runs(path)["runs"]
+        if not any(lesson.who.items() <= row.items() for row in rows):
+            learn(path, lesson, whence, teacher, data, taught_by(sets))
     return read_runs(path)["runs"]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def name_sets(whence: list[str]) -> list[str]:
+    """The flags that name the sets."""
+    flags = []
+    for option, place in zip(("--set", "--beside"), whence, strict=False):
+        flags += [option, place]
+    return flags
+
+
+def taught_by(sets: list[TransferSet]) -> Figures:
+    """How many images of each class there are, and of the set beside."""
+    counts = [{"images": sum(part.counts()), "per_class": part.counts()} for part in sets]
+    return counts[0] | {"beside": counts[1] if len(counts) > 1 else None}
+
+
+def plan(student: str, seed: int, command: list[str], sets: list[TransferSet]) -> Lesson:
+    """One student of these sets."""
+    run = read_options(DistillRun, command[0], command[1:])
+    network = build_student(run.student, sets[0].manifest["input"])
+    who = {
+        "name": student,
+        "seed": seed,
+        "configuration": digest(run, "set", "beside"),
+        "set_hashes": set_hashes(*sets),
+    }
+    return Lesson(who, command, run, network.parameters_count)
+
+
+def learn(
+    path: Path, lesson: Lesson, whence: list[str], teacher: str, data: str, images: Figures
+) -> None:
+    """Teach and judge one student, and add its figures to the file."""
+    run = lesson.run
+    commit = repository_commit()
+    figures = teach(lesson.command, lesson.folder, teacher, data)
+    machine = {
+        "device": describe_device(resolve_device(run.device)),
+        "torch": torch.__version__,
+        "commit": commit,
+    }
+    places: dict[str | None, str] = dict(zip(whence, ("SET", "BESIDE"), strict=False))
+    row = {
+        **lesson.who,
+        "command": hide(shlex.join(["echoset", *lesson.command]), places),
+        "steps": run.distillation.steps,
+        "parameters": lesson.parameters,
+        "taught_before": bool(run.student.weights),
+        **machine,
+        **figures,
+        **images,
+    }
+    head = machine | {"command": f"python tools/measure_students.py --name {path.stem}"}
+    add_run(path, row, head)
+    print(
+        f"{row['name']}, seed {row['seed']}: {figures['student_accuracy']:.2%}",
+        file=sys.stderr,
+        flush=True,
     )
+
+
+def teach(command: list[str], out: str, teacher: str, data: str) -> Figures:
+    """The figures of one student; one who was taught and not judged is only judged."""
+    taught = Path(out) / "taught.json"
+    if not taught.is_file():
+        write_json(taught, run_verb(*command, "--out", out))
+    learnt = json.loads(taught.read_text())
+    judged = run_verb(
+        "evaluate", "--model", f"{out}/student.safetensors", "--against", teacher, "--data", data
+    )
+    return {
+        "student_accuracy": judged["accuracy"],
+        "agreement": judged["agreement"],
+        "seconds": {"distillation": learnt["seconds"]},
+    }
+
+
+if __name__ == "__main__":
+    parser = new_parser(__doc__)
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument("--set", required=True, help="a finished transfer set")
     parser.add_argument("--beside", help="a second set, joined with it")

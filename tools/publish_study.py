@@ -1,4 +1,5 @@
-"""Keep a finished study's figures in the repository, and print its tables for configs/README.md.
+"""Keep a finished study's figures in the repository, and print its tables for
+docs/results/studies.md.
 
     python tools/publish_study.py runs/study-mnist/study.json --name study-mnist
 
@@ -9,57 +10,58 @@ be the one that made the study.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
 
-from results import RESULTS, hide, write_study
+from results import RESULTS, Figures, hide, pick, write_study
 from tables import rows_to_markdown
+from verbs import new_parser
 
 from inversion.pages.study import grid
 from synthesis_kernels.backend import repository_commit
 
 KEPT = (
-    *(
-        "set",
-        "corruption",
-        "method",
-        "seed",
-        "set_size",
-        "report",
-        "loss",
-        "labels",
-        "accuracy",
-        "agreement",
-        "ece",
-        "entropy",
-    ),
-    *(
-        "magnitude_similarity",
-        "angle_similarity",
-        "boundary_pairs",
-        "transfer",
-        "transfer_teacher",
-        "steps",
-        "seconds",
-    ),
+    "set",
+    "corruption",
+    "method",
+    "seed",
+    "set_size",
+    "report",
+    "loss",
+    "labels",
+    "accuracy",
+    "agreement",
+    "ece",
+    "entropy",
+    "magnitude_similarity",
+    "angle_similarity",
+    "boundary_pairs",
+    "transfer",
+    "transfer_teacher",
+    "steps",
+    "seconds",
 )
 
 
-def publish(study: Path, name: str) -> list[dict]:
+def publish(study: Path, name: str) -> list[Figures]:
     """Write the file and return its rows of means."""
-    found = json.loads(study.read_text())
-    common = {key: found["runs"][0][key] for key in ("device", "torch")}
-    cells = [{key: _short(run[key]) for key in KEPT} for run in found["runs"]]
-    head = {"command": public(found["command"]), "commit": repository_commit(), **common}
+    document = json.loads(study.read_text())
+    cells = []
+    for run in document["runs"]:
+        cells.append({key: _short(value) for key, value in pick(run, KEPT).items()})
+    head = {
+        "command": public(document["command"]),
+        "commit": repository_commit(),
+        **pick(document["runs"][0], ("device", "torch")),
+    }
     write_study(RESULTS / f"{name}.json", head, cells)
-    return found["rows"]
+    return document["rows"]
 
 
 def public(command: str) -> str:
     """The command of the whole grid, for others to repeat."""
-    places = dict.fromkeys(re.findall(r'"(/[^"]+)"', command), "SET")
+    places: dict[str | None, str] = dict.fromkeys(re.findall(r'"(/[^"]+)"', command), "SET")
     places |= dict.fromkeys(re.findall(r"--(?:data|original)[ =]('[^']*'|\S+)", command), "DIR")
     return hide(re.sub(r" --(rank|world)[ =]\d+", "", command), places)
 
@@ -68,18 +70,16 @@ def _short(value: object) -> object:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def markdown(rows: list[dict], figure: str) -> str:
+def markdown(rows: list[Figures], figure: str) -> str:
     """One table a set: methods down, corruptions across."""
-    names = dict.fromkeys(row["set"] for row in rows)
-    return "\n".join(
-        f"\n{name}, {figure}:\n\n{rows_to_markdown(grid(rows, name, figure))}" for name in names
-    )
+    tables = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        tables.append(f"\n{name}, {figure}:\n\n{rows_to_markdown(grid(rows, name, figure))}")
+    return "\n".join(tables)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument(

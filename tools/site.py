@@ -53,10 +53,17 @@ def _to_site(path: Path, place: str, target: str) -> str:
     """A file of the repository as a link from one page of the site; a folder as its first page."""
     if path.is_dir():
         path = min(path.glob("*.md"), default=path)
-    name = None
+    name = _name_in_site(path)
+    if name is None:
+        return target
+    return os.path.relpath(name, os.path.dirname(place) or ".")
+
+
+def _name_in_site(path: Path) -> str | None:
     if path.is_relative_to(DOCS):
-        name = path.relative_to(DOCS).as_posix()
-    elif path.is_relative_to(ROOT):
-        source = path.relative_to(ROOT).as_posix()
-        name = f"figures/{path.name}" if path.suffix == ".png" else PAGES.get(source)
-    return os.path.relpath(name, os.path.dirname(place) or ".") if name else target
+        return path.relative_to(DOCS).as_posix()
+    if not path.is_relative_to(ROOT):
+        return None
+    if path.suffix == ".png":
+        return f"figures/{path.name}"
+    return PAGES.get(path.relative_to(ROOT).as_posix())

@@ -1,8 +1,8 @@
-"""Write the tables of measured figures in README.md and configs/README.md from `configs/results`,
-and that of sources from their classes, so that none is typed by hand.
+"""Write the tables of measured figures in docs/results, README.md and configs/README.md from
+`configs/results`, and that of sources from their classes, so that none is typed by hand.
 
 `python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a
-test holds both pages to it.
+test holds the pages to it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from inversion.cli.help import read_docs
 from inversion.sources import DRAWN, find_drawer
 
+Figures = dict[str, Any]
+"""What a result file has of one run, cell or network."""
+Rows = list[list[str]]
+"""Of a table; the first is its head."""
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "configs" / "results"
 PAGES = (
@@ -27,17 +32,8 @@ PAGES = (
     ROOT / "docs" / "sources.md",
     *sorted((ROOT / "docs" / "results").glob("*.md")),
 )
-T95 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-)  # Student's quantile, 1 to 9 degrees of freedom
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's quantile, of 1 to 9 degrees of freedom."""
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -50,7 +46,9 @@ def rows_to_markdown(rows: Sequence[Sequence[str]]) -> str:
 def spread(values: list[float]) -> str:
     """Percent: mean and sample deviation, or the one value."""
     mean = f"{100 * statistics.mean(values):.2f}"
-    return mean + (f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}"
 
 
 def minutes(seconds: list[float]) -> str:
@@ -58,19 +56,23 @@ def minutes(seconds: list[float]) -> str:
     return f"{statistics.median(seconds) / 60:.1f}"
 
 
-def images(run: dict) -> str:
+def images(run: Figures) -> str:
     """How many taught the student: those of the set and, if any, those beside it."""
-    return " + ".join(f"{part['images']:,}" for part in (run, run.get("beside")) if part)
+    count = f"{run['images']:,}"
+    beside = run.get("beside")
+    if not beside:
+        return count
+    return f"{count} + {beside['images']:,}"
 
 
-def load(name: str) -> dict:
+def load(name: str) -> Figures:
     """A result file."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def teachers(name: str) -> str:
     """Networks trained on real images, by `tools/train_teacher.py`."""
-    rows = [["network", "test accuracy, %", "parameters", "minutes", "device"]]
+    rows: Rows = [["network", "test accuracy, %", "parameters", "minutes", "device"]]
     for run in load(name)["teachers"]:
         rows.append(
             [
@@ -84,63 +86,48 @@ def teachers(name: str) -> str:
     return rows_to_markdown(rows)
 
 
+STAGES = {
+    "synthesis": "synthesis, min",
+    "collection": "beside",
+    "distillation": "distillation",
+    "total": "in all",
+}
+"""Parts of a demo that are timed, and what the table calls them."""
+
+
 def demos(pattern: str) -> str:
     """Every run of the configurations whose result files the pattern names."""
-    rows = [
-        [
-            "configuration",
-            "images",
-            "seeds",
-            "student, %",
-            "worst",
-            "synthesis, min",
-            "beside",
-            "distillation",
-            "in all",
-        ]
-    ]
-    stages = ("synthesis", "collection", "distillation", "total")
+    head = ["configuration", "images", "seeds", "student, %", "worst", *STAGES.values()]
+    rows: Rows = [head]
     for path in sorted(RESULTS.glob(pattern)):
         runs = json.loads(path.read_text()).get("runs", [])
         if not runs:
             continue
-        accuracy, times = (
-            [run["student_accuracy"] for run in runs],
-            [run["seconds"] for run in runs],
-        )
-        rows.append(
-            [
-                f"`{path.stem}`",
-                images(runs[0]),
-                str(len(runs)),
-                spread(accuracy),
-                f"{100 * min(accuracy):.2f}",
-                *(minutes([time.get(stage, 0) for time in times]) for stage in stages),
-            ]
-        )
+        accuracy = [run["student_accuracy"] for run in runs]
+        row = [
+            f"`{path.stem}`",
+            images(runs[0]),
+            str(len(runs)),
+            spread(accuracy),
+            f"{100 * min(accuracy):.2f}",
+        ]
+        for stage in STAGES:
+            row.append(minutes([run["seconds"].get(stage, 0) for run in runs]))
+        rows.append(row)
     return rows_to_markdown(rows)
+
+
+SAME_DECISION = "same decision as the teacher, %"
 
 
 def students(name: str) -> str:
     """Kinds of student taught by one set, by `tools/measure_students.py`."""
-    rows = [
-        [
-            "student",
-            "parameters",
-            "images",
-            "steps",
-            "seeds",
-            "student, %",
-            "same decision as the teacher, %",
-            "minutes",
-        ]
-    ]
-    kinds: dict[tuple[str, int, str], list[dict]] = {}
+    head = ["student", "parameters", "images", "steps", "seeds", "student, %"]
+    rows: Rows = [[*head, SAME_DECISION, "minutes"]]
+    kinds: dict[tuple[str, int, str], list[Figures]] = {}
     for run in load(name)["runs"]:
         kinds.setdefault((run["name"], run["steps"], _taught_by(run)), []).append(run)
     for (kind, steps, _), runs in kinds.items():
-        figures = [spread([run[key] for run in runs]) for key in ("student_accuracy", "agreement")]
-        took = minutes([run["seconds"]["distillation"] for run in runs])
         before = ", taught before" if runs[0].get("taught_before") else ""
         rows.append(
             [
@@ -149,14 +136,15 @@ def students(name: str) -> str:
                 images(runs[0]),
                 f"{steps:,}",
                 str(len(runs)),
-                *figures,
-                took,
+                spread([run["student_accuracy"] for run in runs]),
+                spread([run["agreement"] for run in runs]),
+                minutes([run["seconds"]["distillation"] for run in runs]),
             ]
         )
     return rows_to_markdown(rows)
 
 
-def _taught_by(run: dict) -> str:
+def _taught_by(run: Figures) -> str:
     """What the seeds of a student share: options and sets, or in early rows the command."""
     if "configuration" in run:
         return " ".join([run["configuration"], *run.get("set_hashes", [])])
@@ -165,25 +153,24 @@ def _taught_by(run: dict) -> str:
 
 def curve(name: str) -> str:
     """Students of synthetic and of real images, by the size of the set."""
-    rows = [
-        [
-            "learnt from",
-            "loss",
-            "images",
-            "steps",
-            "seeds",
-            "student, %",
-            "same decision as the teacher, %",
-        ]
-    ]
-    cells: dict[tuple[str, str, int, int], list[dict]] = {}
+    head = ["learnt from", "loss", "images", "steps", "seeds", "student, %", SAME_DECISION]
+    rows: Rows = [head]
+    points: dict[tuple[str, str, int, int], list[Figures]] = {}
     for cell in load(name)["study"]:
-        cells.setdefault((cell["method"], cell["set"], cell["set_size"], cell["steps"]), []).append(
-            cell
+        point = (cell["method"], cell["set"], cell["set_size"], cell["steps"])
+        points.setdefault(point, []).append(cell)
+    for (method, source, size, steps), cells in sorted(points.items()):
+        rows.append(
+            [
+                source,
+                f"`{method}`",
+                f"{size:,}",
+                f"{steps:,}",
+                str(len(cells)),
+                spread([cell["accuracy"] for cell in cells]),
+                spread([cell["agreement"] for cell in cells]),
+            ]
         )
-    for (method, source, size, steps), found in sorted(cells.items()):
-        figures = [spread([cell[key] for cell in found]) for key in ("accuracy", "agreement")]
-        rows.append([source, f"`{method}`", f"{size:,}", f"{steps:,}", str(len(found)), *figures])
     return rows_to_markdown(rows)
 
 
@@ -191,44 +178,28 @@ def interval(values: list[float]) -> tuple[float, float]:
     """Mean, and half of the width of its 95 % interval; infinite for a single value."""
     if len(values) < 2:
         return values[0], math.inf
-    return statistics.mean(values), T95[min(len(values) - 2, len(T95) - 1)] * statistics.stdev(
-        values
-    ) / math.sqrt(len(values))
+    quantile = T95[min(len(values) - 2, len(T95) - 1)]
+    deviation = statistics.stdev(values)
+    return statistics.mean(values), quantile * deviation / math.sqrt(len(values))
 
 
-def reweighting(runs: list[dict]) -> str:
+def reweighting(runs: list[Figures]) -> str:
     """Ways to draw from the buffer, by `tools/measure_reweighting.py`: one row a way."""
-    rows = [
-        [
-            "draws",
-            "agreement on other seeds' sets",
-            "… less δ's",
-            "test accuracy",
-            "… less δ's",
-            "synthesis, s",
-            "calls",
-        ]
-    ]
-    mine: dict[str, dict[int, dict]] = {}
+    by_way: dict[str, dict[int, Figures]] = {}
     for run in runs:
-        mine.setdefault(run["name"], {})[run["seed"]] = run
-    for name, by_seed in mine.items():
-        row = [name]
-        for figure in ("cross_agreement", "student_accuracy"):
-            values = [100 * run[figure] for run in by_seed.values()]
-            mean, half = interval(
-                [
-                    100 * (run[figure] - mine["priority"][seed][figure])
-                    for seed, run in by_seed.items()
-                ]
-            )
-            row += [
-                f"{statistics.mean(values):.2f} %",
-                "–" if name == "priority" else f"{mean:+.2f} ± {half:.2f}",
-            ]
-        seconds = statistics.median(run["seconds"]["synthesis"] for run in by_seed.values())
+        by_way.setdefault(run["name"], {})[run["seed"]] = run
+    head = ["draws", "agreement on other seeds' sets", "… less δ's", "test accuracy"]
+    rows: Rows = [[*head, "… less δ's", "synthesis, s", "calls"]]
+    for way, by_seed in by_way.items():
+        seconds = [run["seconds"]["synthesis"] for run in by_seed.values()]
         rows.append(
-            [*row, f"{seconds:.0f}", ", ".join(str(run["calls"]) for run in by_seed.values())]
+            [
+                way,
+                *_beside_priority(way, by_way, "cross_agreement"),
+                *_beside_priority(way, by_way, "student_accuracy"),
+                f"{statistics.median(seconds):.0f}",
+                ", ".join(str(run["calls"]) for run in by_seed.values()),
+            ]
         )
     return rows_to_markdown(rows)
 
@@ -245,6 +216,21 @@ def sources() -> str:
         ]
         rows.append([f"`{name}`", " ".join(first.split()), " ".join(settings) or "–"])
     return rows_to_markdown(rows)
+
+
+def _beside_priority(
+    way: str, by_way: dict[str, dict[int, Figures]], figure: str
+) -> tuple[str, str]:
+    """The mean of a figure, and of its differences from the one drawn by δ, seed by seed."""
+    by_seed = by_way[way]
+    mean = f"{statistics.mean([100 * run[figure] for run in by_seed.values()]):.2f} %"
+    if way == "priority":
+        return mean, "–"
+    differences = []
+    for seed, run in by_seed.items():
+        differences.append(100 * (run[figure] - by_way["priority"][seed][figure]))
+    difference, half = interval(differences)
+    return mean, f"{difference:+.2f} ± {half:.2f}"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -264,9 +250,10 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def render(page: str) -> str:
     """A page with every marked table made anew."""
-    if unknown := [name for _, name, _ in BLOCK.findall(page) if name not in TABLES]:
-        raise SystemExit(f"a page asks for a table '{unknown[0]}'; there are {', '.join(TABLES)}")
-    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", page)
+    for _, name, _ in BLOCK.findall(page):
+        if name not in TABLES:
+            raise SystemExit(f"a page asks for a table '{name}'; there are {', '.join(TABLES)}")
+    return BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}\n{block[3]}", page)
 
 
 if __name__ == "__main__":

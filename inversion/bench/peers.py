@@ -9,8 +9,9 @@ files behind a DataLoader's worker processes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,10 +33,16 @@ class StatisticsHook:
         layer.register_forward_hook(self._measure)
 
     def _measure(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.distance = hook_statistics(inputs[0], layer.running_mean, layer.running_var)
+        self.distance = hook_statistics(
+            inputs[0], layer.get_buffer("running_mean"), layer.get_buffer("running_var")
+        )
 
 
-def hook_statistics(x: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
+def hook_statistics(
+    x: Tensor,  # (B, C, H, W)
+    running_mean: Tensor,  # (C,)
+    running_variance: Tensor,  # (C,)
+) -> Tensor:
     """‖σ̂² − σ²‖₂ + ‖μ̂ − μ‖₂ of one input, by a permuted copy."""
     mean = x.mean([0, 2, 3])
     variance = x.permute(1, 0, 2, 3).contiguous().view(x.shape[1], -1).var(1, unbiased=False)
@@ -53,38 +60,42 @@ class PlainGenerator(nn.Sequential):
     """The same layers and widths as our generator's at 8 to 32 pixels, as modules in a row."""
 
     def __init__(self, spec: ModelSpec, latent: int, width: int) -> None:
-        side, wide = spec.size // 4, 2 * width
-        up = [
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(wide, wide, 3, padding=1),
-            nn.BatchNorm2d(wide),
-            nn.LeakyReLU(0.2),
-        ]
-        more = [
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(wide, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.LeakyReLU(0.2),
-        ]
-        seed = [
+        side = spec.size // 4
+        wide = 2 * width
+        super().__init__(
             nn.Linear(latent, wide * side**2),
             nn.Unflatten(1, (wide, side, side)),
             nn.BatchNorm2d(wide),
-        ]
-        super().__init__(
-            *seed, *up, *more, nn.Conv2d(width, spec.channels, 3, padding=1), nn.Sigmoid()
+            *_doubled(wide, wide),
+            *_doubled(wide, width),
+            nn.Conv2d(width, spec.channels, 3, padding=1),
+            nn.Sigmoid(),
         )
         self.latent = latent
+
+
+def _doubled(inputs: int, outputs: int) -> list[nn.Module]:
+    """Layers that double the side of the maps."""
+    return [
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+        nn.BatchNorm2d(outputs),
+        nn.LeakyReLU(0.2),
+    ]
 
 
 def synthesis_step(
     teacher: Classifier, student: Classifier, generator: PlainGenerator, batch: int, weight: float
 ) -> Callable[[], None]:
     """One inner step of the generator, as a function to be timed."""
-    hooks, device = hook_all(teacher.eval().requires_grad_(True)), next(teacher.parameters()).device
+    hooks = hook_all(teacher.eval().requires_grad_(True))
+    device = next(teacher.parameters()).device
     noise = torch.randn(batch, generator.latent, device=device, requires_grad=True)
     wanted = torch.arange(batch, device=device) % teacher.spec.classes
-    groups = [{"params": list(generator.parameters())}, {"params": [noise], "lr": 1e-2}]
+    groups: list[dict[str, Any]] = [
+        {"params": list(generator.parameters())},
+        {"params": [noise], "lr": 1e-2},
+    ]
     optimiser = torch.optim.Adam(groups, 3e-3, betas=(0.5, 0.999))
     student.eval()
 
@@ -128,7 +139,23 @@ def distillation_step(
     return step
 
 
-class PngFolder(torch.utils.data.Dataset):
+def freely(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """The step with cuDNN's fastest kernels, TF32 among them, which ours are denied so that a seed
+    fixes the result.
+    """
+    if device.type != "cuda":
+        return step
+
+    def run() -> None:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=True, deterministic=False, allow_tf32=True
+        ):
+            step()
+
+    return run
+
+
+class PngFolder(torch.utils.data.Dataset[Tensor]):
     """Images as PNG files, cropped, flipped and normalised one by one."""
 
     def __init__(
@@ -137,19 +164,20 @@ class PngFolder(torch.utils.data.Dataset):
         from distill.torchvision_shim import torchvision
 
         transforms = torchvision.transforms
-        size, self.paths = images.shape[-1], []
-        steps = [
-            transforms.RandomCrop(size, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-        ]
-        self.transform = transforms.Compose([*steps, transforms.Normalize(mean, std)])
-        for number, image in enumerate(images):
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(images.shape[-1], padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(mean, std),
+            ]
+        )
+        self.paths = [folder / f"{number}.png" for number in range(len(images))]
+        for path, image in zip(self.paths, images, strict=True):
             pixels = image.permute(1, 2, 0).numpy()
-            self.paths.append(folder / f"{number}.png")
-            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-                self.paths[-1]
-            )
+            if pixels.shape[-1] == 1:
+                pixels = pixels.squeeze(-1)
+            Image.fromarray(pixels).save(path)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -158,14 +186,16 @@ class PngFolder(torch.utils.data.Dataset):
         return self.transform(Image.open(self.paths[index]))
 
 
-def png_batches(data: PngFolder, batch: int) -> Iterator[Tensor]:
+def png_batches(data: PngFolder, batch: int) -> Generator[Tensor, None, None]:
     """Batches without end."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # more workers than cores: so it is done
+        # More workers than cores: so it is done.
+        warnings.simplefilter("ignore")
         loader = torch.utils.data.DataLoader(
             data, batch, shuffle=True, num_workers=WORKERS, drop_last=True, persistent_workers=True
         )
-        batches = iter(loader)  # which warns once more
+        # This warns once more.
+        batches = iter(loader)
     while True:
         yield from batches
         batches = iter(loader)

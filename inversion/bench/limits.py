@@ -1,0 +1,96 @@
+"""The limit that a step is measured against: what the machine does at best, and what a step asks of
+it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from inversion.bench.timing import Bench, precision_name
+
+
+def ceilings(bench: Bench) -> dict[str, float]:
+    """What the machine does at best: large matrix products (GFLOP/s, in float32 and in the
+    precision measured) and a large copy (GB/s). Processors without bfloat16 are not asked for it:
+    such a product takes them half a minute.
+    """
+    limits = {}
+    for precision in dict.fromkeys([torch.float32, bench.precision]):
+        limits[f"{precision_name(precision)}_gflops"] = matrix_rate(bench, precision)
+    limits["copy_gb_per_s"] = copy_rate(bench)
+    return limits
+
+
+def matrix_rate(bench: Bench, precision: torch.dtype) -> float:
+    """GFLOP/s of a large matrix product."""
+    side = 8192 if bench.device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=bench.device).to(precision)
+    b = torch.randn(side, side, device=bench.device).to(precision)
+    out = torch.empty_like(a)
+    times = bench.compare(product=lambda: torch.mm(a, b, out=out))
+    return 2 * side**3 / times["product"]["least_ms"] / 1e6
+
+
+def copy_rate(bench: Bench) -> float:
+    """GB/s that a large copy reads and writes."""
+    source = torch.empty(64 << 20, device=bench.device)
+    target = torch.empty_like(source)
+    times = bench.compare(copy=lambda: target.copy_(source))
+    return 2 * source.numel() * 4 / times["copy"]["least_ms"] / 1e6
+
+
+def convolution_counts() -> dict[Any, Callable[..., int]]:
+    """What our convolutions are worth in a `FlopCounterMode`: as much as any other form. Winograd's
+    do 4/9 of it, or a quarter, so the share of the limit can pass one.
+    """
+    ours = torch.ops.echoset
+    # Where the shape of the second tensor has the number of outputs.
+    places = {
+        ours.conv3x3: 2,
+        ours.conv3x3_float32: 3,
+        ours.conv3x3_weight_float32: 3,
+    }
+    return {operation: _count_at(place) for operation, place in places.items()}
+
+
+def _count_at(place: int) -> Callable[..., int]:
+    def count(x: torch.Size, other: torch.Size, *_: Any, **__: Any) -> int:
+        return 2 * 9 * math.prod(x) * other[place]
+
+    return count
+
+
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes that operations read and write; views move none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self,
+        function: Any,
+        types: Any,
+        arguments: tuple[Any, ...] = (),
+        keywords: dict[str, Any] | None = None,
+    ) -> Any:
+        out = function(*arguments, **(keywords or {}))
+        read = _bytes_by_place((arguments, keywords))
+        written = _bytes_by_place(out)
+        is_view = written.keys() <= read.keys() and not function._schema.is_mutable
+        if not is_view:
+            self.bytes += sum(read.values()) + sum(written.values())
+        return out
+
+
+def _bytes_by_place(tree: Any) -> dict[int, int]:
+    """The size of every tensor in the tree, by where it lies in memory."""
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return {tensor.data_ptr(): tensor.nbytes for tensor in tensors}

@@ -1,0 +1,157 @@
+"""How a teacher is trained, and the network and the images that this asks for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from distill.data.images import Images, content_hash, load_images
+from distill.evaluation import check_fit
+from distill.models import Classifier, ModelSpec, build_classifier
+from distill.options import ViewOptions
+from distill.ranges import require_least, require_within
+from distill.runtime import Device, Precision
+from synthesis_kernels.errors import EchosetError
+
+STAGES = 4
+"""Sizes below the full one that a recipe with `small` goes through."""
+PLACES = ("data", "out", "record", "device")
+"""What a recipe says of this machine, and not of the teacher."""
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """How a teacher is trained."""
+
+    data: str
+    """Folder or .npz file with a train and a test split."""
+    out: str
+    """The safetensors file to write."""
+    record: str = ""
+    """A result file, such as configs/results/teachers.json, that shall list this teacher too."""
+    model: str = "convnet-32"
+    """Zoo name."""
+    mean: tuple[float, ...] = (0.1307,)
+    """Of the normaliser."""
+    std: tuple[float, ...] = (0.3081,)
+    """Of the normaliser."""
+    channels: int = 3
+    """Of the images, 1 or 3, where `size` is given."""
+    size: int = 0
+    """Resize all images to squares of this side: for folders of pictures; 0 = they are squares of
+    one size as they are.
+    """
+    epochs: int = 12
+    """Passes over the training images."""
+    small: float = 0.0
+    """Part of the steps in which images are shown smaller: from half their side upwards in four
+    equal stages.
+    """
+    batch: int = 256
+    """Images in an update."""
+    learning_rate: float = 0.05
+    """Peak of Muon's one-cycle schedule."""
+    weight_decay: float = 5e-4
+    """Of weights of two dimensions and more. Before BatchNorm it sets how far a step turns a
+    weight: with too little of it the weights outgrow their steps.
+    """
+    views: ViewOptions = ViewOptions()
+    """Augmentation, without mixup and cutmix: the labels stay as they are."""
+    half: bool = False
+    """Store matrices and convolutions in 16 bits; the accuracy is then that of the stored
+    weights.
+    """
+    compile: bool = False
+    """Compile the network, again for each size of the images: for runs of an hour and more, and for
+    GPUs.
+    """
+    seed: int = 0
+    """Fixes the result."""
+    device: Device = "auto"
+    """Where to train."""
+    precision: Precision = "auto"
+    """Of matrix products."""
+
+    def __post_init__(self) -> None:
+        require_least(self, "", 0, "size")
+        require_least(self, "", 1, "epochs", "batch")
+        require_within(self, "", "[0, 1]", "small")
+        if self.size and self.channels not in (1, 3):
+            raise EchosetError(f"channels must be 1 or 3 where size is given, got {self.channels}")
+        if self.views.mixup or self.views.cutmix:
+            raise EchosetError(
+                "views.mixup and views.cutmix blend images, and labels stay as they are: leave "
+                "both at 0"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """What fixes the teacher, beside the images."""
+        left_out = {*PLACES}
+        if not self.size:
+            left_out |= {"size", "channels"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def side_at(progress: float, side: int, small: float) -> int:
+    """The side of the images shown when this part of the steps, in [0, 1), is done."""
+    if not small:
+        return side
+    stage = int(progress / small * STAGES)
+    if stage >= STAGES:
+        return side
+    return round(side * (1 + stage / STAGES) / 2)
+
+
+def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
+    """The network before its first step, and training and test images; what does not fit is refused
+    now and not at the end.
+    """
+    fit: tuple[int | None, int | None] = (None, None)
+    if recipe.size:
+        fit = (recipe.channels, recipe.size)
+    data = load_images(recipe.data, "train", *fit, quiet=False)
+    test = load_images(recipe.data, "test", *fit, quiet=False)
+    check_images(recipe, data, test)
+    _, channels, size, _ = data.images.shape
+    spec = ModelSpec(
+        recipe.model,
+        channels=channels,
+        size=size,
+        classes=int(labels_of(data).max()) + 1,
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+    network = build_classifier(spec, recipe.seed)
+    for split in (data, test):
+        check_fit(network, split)
+    network.check_forward()
+    return network, data, test
+
+
+def labels_of(data: Images) -> Tensor:  # (N,)
+    """The true labels, which teach."""
+    if data.labels is None:
+        raise EchosetError(f"{data.name} has no labels to learn from")
+    return data.labels
+
+
+def check_images(recipe: TeacherRecipe, data: Images, test: Images) -> None:
+    """Refuse images that can't teach, and those that can't judge."""
+    if content_hash(data.images, None) == content_hash(test.images, None):
+        raise EchosetError(
+            f"{recipe.data} has no test images of its own, so no accuracy could be told; split it "
+            "into train and test"
+        )
+    if recipe.batch > len(data):
+        raise EchosetError(
+            f"batch must be at most {len(data)}, the number of images, got {recipe.batch}"
+        )
+    labels_of(data)
+    _, _, height, width = data.images.shape
+    if height != width:
+        raise EchosetError(
+            f"{data.name} has images of {width} × {height} pixels, and networks here take squares: "
+            "give --size"
+        )
