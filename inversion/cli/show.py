@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +29,11 @@ def rows_table(title: str, rows: list[tuple[str, ...]]) -> Table:
     for row in rows[1:]:
         table.add_row(*row)
     return table
+
+
+def command_line() -> str:
+    """The command that is running, as a shell would take it."""
+    return shlex.join(["echoset", *sys.argv[1:]])
 
 
 def finish(
