@@ -26,9 +26,9 @@ from distill import (
 from distill.options import DistillOptions, StudentOptions
 from inversion import MNIST_SLICE, load_teacher
 from inversion.cli import schema as runs
-from inversion.cli.grammar import name_set
 from inversion.cli.help import describe
 from inversion.cli.main import VERBS, main, parse
+from inversion.cli.words import name_set
 from inversion.options import SynthesisOptions, TeacherViewOptions
 from inversion.pages.page import lines, whole
 from inversion.pages.report import _synthesis_curves, told_of, weights_given, write_report
@@ -499,7 +499,7 @@ def test_help_names_every_option_and_never_imports_torch():
         ["--version"],
         ["demo", "--print_config"],
         *([verb, "--help"] for verb in VERBS),
-        *([verb, "--help-all"] for verb in VERBS),
+        *([verb, "--help", "all"] for verb in VERBS),
     ]
     command = [sys.executable, "-c", HELP, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
