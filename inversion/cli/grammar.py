@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import jsonargparse
 
@@ -20,22 +20,24 @@ from inversion.cli.help import (
     read_docs,
 )
 from inversion.cli.mistakes import name_in_full, refuse, say_plainly
-from inversion.cli.schema import Common
 from inversion.cli.table import VERBS
 from inversion.cli.words import AFTER_VERB, MODEL, SEVERAL, Several, Unsaved, Words
 from synthesis_kernels.errors import EchosetError
 
+if TYPE_CHECKING:
+    from inversion.cli.schema import Common
+
 
 def parse(verb: str, arguments: list[str]) -> Common:
     """A verb's options from its arguments; a mistake ends the process with status 2."""
-    where = f"echoset {verb} --help {EVERYTHING} explains every option"
+    help_line = f"echoset {verb} --help {EVERYTHING} explains every option"
     try:
         parsed = build_parser(verb).parse_args(arguments)
         return _build_options(options_of(verb), parsed)
     except argparse.ArgumentError as error:
-        refuse(say_plainly(str(error)), where)
+        refuse(say_plainly(str(error)), help_line)
     except EchosetError as error:
-        refuse(str(error), where)
+        refuse(str(error), help_line)
 
 
 def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParser:

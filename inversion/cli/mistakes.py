@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from jsonargparse import Namespace
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
 
 KINDS = {
     "int": "a whole number",
@@ -24,10 +25,10 @@ GOT = re.compile(r"(?:Got|Given) value: (.*)")
 NO_VALUE = re.compile(r"argument (--[\w.]+)\S*: ignored explicit argument '(.*)'")
 
 
-def refuse(message: str, where: str) -> NoReturn:
+def refuse(message: str, help_line: str) -> NoReturn:
     """Say what is wrong and where help is, and end with status 2."""
     print(f"error: {message}", file=sys.stderr)
-    print(where, file=sys.stderr)
+    print(help_line, file=sys.stderr)
     sys.exit(2)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from inversion.cli.schema import Common
+if TYPE_CHECKING:
+    from inversion.cli.schema import Common
 
 
 def new_table(title: str, *columns: str) -> Table:

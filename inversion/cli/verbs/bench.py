@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
-from inversion.cli.schema import BenchRun
 from inversion.cli.show import new_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from inversion.cli.schema import BenchRun
 
 
 def execute(run: BenchRun) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from distill.sets.transfer_set import TransferSet
-from inversion.cli.schema import CollectRun
 from inversion.cli.show import finish, new_table
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill.sets.transfer_set import TransferSet
+    from inversion.cli.schema import CollectRun
 
 
 def execute(run: CollectRun) -> int:

@@ -7,21 +7,18 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Table
 
 from distill.data.images import Images, as_images, join
 from distill.evaluation import Evaluation
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_json
 from distill.models import Classifier, save_classifier
-from distill.options import StudentOptions
 from distill.sets.transfer_set import MARKER, TransferSet
 from distill.train import STATE, build_student, forget
 from distill.train import distill as train_student
-from inversion.cli.schema import DemoRun
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
 from inversion.cli.verbs.shared import (
@@ -38,6 +35,12 @@ from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill.options import StudentOptions
+    from inversion.cli.schema import DemoRun
 
 
 @dataclass(frozen=True)

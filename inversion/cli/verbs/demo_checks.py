@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,10 +11,7 @@ from distill.data.images import Images
 from distill.evaluation import check_fit
 from distill.learner import Learner
 from distill.lessons import check_lesson
-from distill.models import Classifier
-from distill.options import StudentOptions
 from distill.train import STATE
-from inversion.cli.schema import DemoRun
 from inversion.cli.verbs.shared import STUDENT
 from inversion.driver import check_synthesis
 from inversion.jobs import plan as plan_shards
@@ -24,6 +22,11 @@ from inversion.teacher import inspect_teacher
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
+
+if TYPE_CHECKING:
+    from distill.models import Classifier
+    from distill.options import StudentOptions
+    from inversion.cli.schema import DemoRun
 
 DEMO_FILES = ("summary.json", "report.html", STUDENT, "log.jsonl")
 """What a finished demo leaves in its folder, beside its sets."""

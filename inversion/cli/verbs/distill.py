@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
 from distill.learner import full_loss
 from distill.models import Classifier, save_classifier
-from distill.sets.transfer_set import TransferSet
 from distill.train import build_student, forget
 from distill.train import distill as train_student
-from inversion.cli.schema import DistillRun
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import STUDENT, load_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from distill.sets.transfer_set import TransferSet
+    from inversion.cli.schema import DistillRun
 
 
 def execute(run: DistillRun) -> int:

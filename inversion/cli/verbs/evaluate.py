@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from distill.evaluation import Evaluation
 from distill.evaluation import evaluate as evaluate_classifier
-from inversion.cli.schema import EvaluateRun
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import load_test_data
-from inversion.options import TeacherOptions
 from inversion.teacher import check_shape, load_teacher
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from inversion.cli.schema import EvaluateRun
+    from inversion.options import TeacherOptions
 
 
 def execute(run: EvaluateRun) -> int:

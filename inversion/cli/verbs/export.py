@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.sets.exports import export as export_set
 from distill.sets.exports import merge, subsample
 from distill.sets.transfer_set import TransferSet
-from inversion.cli.schema import ExportRun
 from inversion.cli.show import finish
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from inversion.cli.schema import ExportRun
 
 
 def execute(run: ExportRun) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-from inversion.cli.schema import InspectRun
 from inversion.cli.show import finish, new_table
 from inversion.teacher import inspect_teacher, load_teacher
+
+if TYPE_CHECKING:
+    from inversion.cli.schema import InspectRun
 
 
 def execute(run: InspectRun) -> int:

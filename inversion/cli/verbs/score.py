@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from distill.data.images import Images, as_images
 from distill.files import write_json
-from distill.models import Classifier
 from distill.options import StudyOptions
 from distill.sets.transfer_set import TransferSet, raw_counts
-from inversion.cli.schema import ScoreRun
 from inversion.cli.show import command_line, finish, rows_table
 from inversion.cli.verbs.shared import (
     fill_grid,
@@ -40,6 +37,12 @@ from inversion.scoring.validation import check_sets, validate
 from inversion.teacher import check_shape, load_teacher, trained_views
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill.models import Classifier
+    from inversion.cli.schema import ScoreRun
 
 
 class Sample(NamedTuple):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.data.images import Images, load_images
-from distill.models import Classifier
-from distill.options import StudyOptions
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
-from inversion.cli.schema import ScoreRun, StudyRun
-from inversion.options import TeacherOptions
 from inversion.teacher import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from distill.models import Classifier
+    from distill.options import StudyOptions
+    from inversion.cli.schema import ScoreRun, StudyRun
+    from inversion.options import TeacherOptions
 
 STUDENT = "student.safetensors"
 

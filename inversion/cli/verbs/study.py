@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from distill.files import write_json
 from distill.study import summarise
-from inversion.cli.schema import StudyRun
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.shared import (
     fill_grid,
@@ -21,6 +19,11 @@ from inversion.cli.verbs.shared import (
 )
 from inversion.pages.study import grid, write_study
 from inversion.teacher import load_teacher
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from inversion.cli.schema import StudyRun
 
 
 def execute(run: StudyRun) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from inversion.cli.schema import SynthesizeRun
+from typing import TYPE_CHECKING
+
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_balance
 from inversion.driver import synthesize as synthesize_set
 from inversion.teacher import load_teacher
+
+if TYPE_CHECKING:
+    from inversion.cli.schema import SynthesizeRun
 
 
 def execute(run: SynthesizeRun) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill.evaluation import predict
 from distill.sets.transfer_set import TransferSet
-from inversion.cli.schema import VerifyRun
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_same_teacher
-from inversion.options import TeacherOptions
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from inversion.cli.schema import VerifyRun
+    from inversion.options import TeacherOptions
 
 LOGIT_GAP = 2e-3
 """Largest relative gap to a stored logit: float16 keeps 11 bits, so 2⁻¹¹ of its size, and float32
