@@ -5,6 +5,10 @@ from importlib.metadata import version
 
 import pytest
 
+from inversion.cli.help import describe
+from inversion.cli.main import main, parse
+from inversion.options import SynthesisOptions
+
 
 def test_jsonargparse_still_has_actions_that_a_file_does_not_name():
     common = import_module("jsonargparse._common")
@@ -15,8 +19,6 @@ def test_jsonargparse_still_has_actions_that_a_file_does_not_name():
 
 
 def test_a_file_may_have_the_group_that_a_short_name_stands_for(tmp_path):
-    from inversion.cli.main import parse
-
     (tmp_path / "c.yaml").write_text("teacher: {model: cifar10, classes: 7}")
     teacher = parse("inspect", [f"--config={tmp_path / 'c.yaml'}"]).teacher
     assert (teacher.model, teacher.classes) == ("cifar10", 7)
@@ -24,8 +26,6 @@ def test_a_file_may_have_the_group_that_a_short_name_stands_for(tmp_path):
 
 @pytest.mark.parametrize("name", ["loss: at", "help: all", "short: [draw]"])
 def test_a_file_does_not_know_short_names(name, tmp_path, capsys):
-    from inversion.cli.main import parse
-
     (tmp_path / "c.yaml").write_text(name)
     with pytest.raises(SystemExit):
         parse("demo", [f"--config={tmp_path / 'c.yaml'}"])
@@ -60,8 +60,6 @@ def test_a_file_does_not_know_short_names(name, tmp_path, capsys):
     ],
 )
 def test_a_wrong_value_is_told_in_one_line_with_the_whole_name(arguments, message, capsys):
-    from inversion.cli.main import main
-
     with pytest.raises(SystemExit) as ended:
         main(["demo", *arguments])
     assert ended.value.code == 2
@@ -70,9 +68,6 @@ def test_a_wrong_value_is_told_in_one_line_with_the_whole_name(arguments, messag
 
 
 def test_a_word_after_help_says_how_much_is_shown(capsys):
-    from inversion.cli.help import describe
-    from inversion.cli.main import main
-
     shown = {}
     for asked in (["--help"], ["--seed=1", "-h"], ["--help=all"], ["--seed=1", "--help", "all"]):
         try:
@@ -88,3 +83,31 @@ def test_a_word_after_help_says_how_much_is_shown(capsys):
     with pytest.raises(SystemExit):
         main(["inspect", "--help", "everything"])
     assert "'all'" in capsys.readouterr().err
+
+
+def test_sources_are_named_in_words_or_by_an_option(refused):
+    assert "in words or by an option" in refused("collect", "--source=noise", "pink", status=2)
+
+
+def test_short_names_stand_for_what_the_verb_has():
+    synthesis = parse("synthesize", ["--patience", "7", "--images", "50"]).synthesis
+    assert synthesis == SynthesisOptions(patience=7, images=50)
+    assert parse("demo", ["--patience", "7"]).distillation.patience == 7
+    assert parse("study", ["--sets={}", "--images", "500"]).study.images == 500
+    assert parse("collect", ["--images=70"]).collection.images == 70
+    assert parse("bench", ["--against", "mine.json"]).against == "mine.json"
+    assert parse("evaluate", ["--against", "mine.safetensors"]).against.model == "mine.safetensors"
+    for none in (["--against=null"], ["--against", "null"]):
+        assert parse("evaluate", none).against is None
+
+
+def test_sets_are_called_by_the_whole_of_their_names():
+    from inversion.cli.words import name_set
+
+    names = {
+        "runs/set-0.5": "set-0.5",
+        "leaves.npz": "leaves",
+        "runs/demo/set": "demo-set",
+        "a.b/set": "a.b-set",
+    }
+    assert {path: name_set(path, {}) for path in names} == names
