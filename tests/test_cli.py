@@ -18,7 +18,8 @@ from inversion.options import TeacherViewOptions
 
 def test_a_process_ends_with_its_status_and_complains_on_standard_error(echoset):
     assert "echoset VERB --help" in echoset("--help").stdout
-    misused, failed = echoset("demmo", status=2), echoset("report", "--run=/nowhere", status=1)
+    misused = echoset("demmo", status=2)
+    failed = echoset("report", "--run=/nowhere", status=1)
     assert "did you mean demo" in misused.stderr and "neither a demo nor" in failed.stderr
     assert not misused.stdout and not failed.stdout
 

@@ -1,13 +1,17 @@
+import contextlib
+import io
+import json
 import shutil
 
+import pytest
 import torch
 from conftest import SHARD, SHORT, STUDENT, TINY_FLAGS, last_json
 
 from distill import (
-    TransferSet,
     load_classifier,
 )
 from inversion import MNIST_SLICE
+from inversion.cli.main import main
 
 POOL = [
     "--synthesis.replay.keep_all=true",
@@ -35,53 +39,62 @@ def test_demo_prints_its_json_last_and_names_the_report(demo):
     assert (out / STUDENT).is_file() and (out / "log.jsonl").is_file()
 
 
-def test_pictures_beside_the_set_teach_too(demo, run, few, tmp_path):
-    alone, beside = demo[1], tmp_path / "demo"
-    flags = [f"--out={beside}", f"--data={few}", *TINY_FLAGS, *SHORT, "--beside.images=20"]
-    done = run("demo", "--json", *flags)
-    told = last_json(done)
-    assert "30 synthetic images and 20 from shaders" in done.stdout
-    assert told["images"] == 30 and told["beside"] == {
-        "images": 20,
-        "sources": ["shaders"],
-        "per_class": [2] * 10,
-    }
-    assert told["seconds"]["collection"] > 0
-    assert torch.equal(
-        TransferSet.load(beside / "set").images, TransferSet.load(alone / "set").images
-    )
-    students = [(out / STUDENT).read_bytes() for out in (alone, beside)]
-    assert students[0] != students[1]
-    page = (beside / "report.html").read_text()
+@pytest.fixture(scope="module")
+def beside(few, tmp_path_factory):
+    """A demo with pictures beside its set: its folder, its options, and what it printed."""
+    out = tmp_path_factory.mktemp("beside") / "demo"
+    flags = [f"--data={few}", *TINY_FLAGS, *SHORT, "--beside.images=20"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        main(["demo", f"--out={out}", "--json", *flags])
+    return out, flags, printed.getvalue()
+
+
+def test_pictures_beside_the_set_teach_too(demo, beside):
+    alone = demo[1]
+    out, _, printed = beside
+    summary = json.loads(printed.splitlines()[-1])
+    assert "30 synthetic images and 20 from shaders" in printed
+    assert summary["images"] == 30
+    assert summary["beside"] == {"images": 20, "sources": ["shaders"], "per_class": [2] * 10}
+    assert summary["seconds"]["collection"] > 0
+    assert (out / SHARD).read_bytes() == (alone / SHARD).read_bytes()
+    assert (out / STUDENT).read_bytes() != (alone / STUDENT).read_bytes()
+    page = (out / "report.html").read_text()
     assert "20 images of shaders" in page and "no real image" in page and "<td>collection" in page
-    # `distill` with the two sets teaches the same student.
-    sets = [
-        f"--set={beside / 'set'}",
-        f"--beside={beside / 'beside'}",
-        f"--out={tmp_path / 'student'}",
-        "--seed=3",
-    ]
-    assert "50 images of" in run("distill", *sets, *SHORT).stdout
-    assert (tmp_path / "student" / STUDENT).read_bytes() == students[1]
-    # Stopped before the student was taught, it goes on to the same bytes.
-    collected = [
-        (beside / "beside" / name).stat().st_mtime_ns for name in ("manifest.json", ".job")
-    ]
-    (beside / "summary.json").unlink()
-    (beside / STUDENT).unlink()
-    run("demo", "--quiet", *flags)
-    assert (beside / STUDENT).read_bytes() == students[1]
-    assert collected == [
-        (beside / "beside" / name).stat().st_mtime_ns for name in ("manifest.json", ".job")
-    ]
-    # A finished one is made anew, and this time without: the bytes of one that never had any, made
-    # by another process.
-    made = (beside / SHARD).stat().st_mtime_ns
-    run("demo", "--quiet", *flags[:-1])
-    assert all(
-        (beside / name).read_bytes() == (alone / name).read_bytes() for name in (STUDENT, SHARD)
-    )
-    assert (beside / SHARD).stat().st_mtime_ns > made and not (beside / "beside").exists()
+
+
+def test_distill_with_both_sets_teaches_the_student_of_the_demo(beside, run, tmp_path):
+    out = beside[0]
+    sets = [f"--set={out / 'set'}", f"--beside={out / 'beside'}"]
+    done = run("distill", *sets, f"--out={tmp_path}", "--seed=3", *SHORT)
+    assert "50 images of" in done.stdout
+    assert (tmp_path / STUDENT).read_bytes() == (out / STUDENT).read_bytes()
+
+
+def test_a_demo_stopped_before_its_student_goes_on_to_the_same_bytes(beside, run, tmp_path):
+    out = shutil.copytree(beside[0], tmp_path / "demo")
+    student = (out / STUDENT).read_bytes()
+    collected = [out / "beside" / name for name in ("manifest.json", ".job")]
+    times = [path.stat().st_mtime_ns for path in collected]
+    (out / "summary.json").unlink()
+    (out / STUDENT).unlink()
+    run("demo", "--quiet", f"--out={out}", *beside[1])
+    assert (out / STUDENT).read_bytes() == student
+    assert [path.stat().st_mtime_ns for path in collected] == times
+
+
+def test_a_finished_demo_is_made_anew(demo, beside, run, tmp_path):
+    """This time without pictures: the bytes of one that never had any, made by another process."""
+    alone = demo[1]
+    out = shutil.copytree(beside[0], tmp_path / "demo")
+    made = (out / SHARD).stat().st_mtime_ns
+    run("demo", "--quiet", f"--out={out}", *beside[1][:-1])
+    for name in (STUDENT, SHARD):
+        assert (out / name).read_bytes() == (alone / name).read_bytes()
+    assert (out / SHARD).stat().st_mtime_ns > made
+    assert not (out / "beside").exists()
 
 
 def test_a_growing_pool_and_real_images_teach_the_student_that_learnt_along(run, few, tmp_path):

@@ -18,30 +18,19 @@ from inversion import load_teacher
 
 
 def test_the_verbs_work_on_each_others_files(demo, run, few, tmp_path):
-    made_set, page = f"--set={demo[1] / 'set'}", tmp_path / "r.html"
+    made_set = f"--set={demo[1] / 'set'}"
     verified = last_json(run("verify", made_set, "--teacher=mnist", "--json"))
-    assert (
-        verified["balanced"]
-        and verified["labels_differ"] == 0
-        and verified["largest_logit_gap"] < 2e-3
-    )
-    student = last_json(
-        run("distill", made_set, f"--out={tmp_path}", "--student=lenet5", *SHORT, "--json")
-    )["student"]
-    judged = last_json(
-        run(
-            "evaluate",
-            f"--model={student}",
-            "--against=mnist",
-            f"--data={few}",
-            "--attacks=2",
-            "--json",
-        )
-    )
+    assert verified["balanced"]
+    assert verified["labels_differ"] == 0
+    assert verified["largest_logit_gap"] < 2e-3
+    flags = [f"--out={tmp_path}", "--student=lenet5", *SHORT]
+    student = last_json(run("distill", made_set, *flags, "--json"))["student"]
+    flags = [f"--model={student}", "--against=mnist", f"--data={few}", "--attacks=2"]
+    judged = last_json(run("evaluate", *flags, "--json"))
     assert judged["images"] == 200 and 0 <= judged["agreement"] <= 1
-    assert last_json(run("report", f"--run={demo[1] / 'set'}", f"--out={page}", "--json"))[
-        "report"
-    ] == str(page)
+    page = tmp_path / "r.html"
+    written = last_json(run("report", f"--run={demo[1] / 'set'}", f"--out={page}", "--json"))
+    assert written["report"] == str(page)
     assert page.is_file()
     # A student is a model file like any other, so it can be looked at, and teach.
     assert last_json(run("inspect", f"--teacher={student}", "--json"))["parameters"] == 61_932
@@ -199,13 +188,11 @@ def test_any_network_can_be_judged_on_images_of_any_shape(run, refused, tmp_path
     saved = tmp_path / "student.safetensors"
     save_classifier(model, saved)
     np.savez(tmp_path / "grey.npz", images=np.zeros((6, 20, 20), np.uint8), labels=np.arange(6) % 4)
-    data, told = f"--data={tmp_path / 'grey.npz'}", ["", ".weights", ".classes", ".arguments"]
-    values = [model.spec.model, saved, 4, '{"depth": 10}']
-    both = [
-        f"--{which}{name}={value}"
-        for which in ("model", "against")
-        for name, value in zip(told, values, strict=True)
-    ]
+    data = f"--data={tmp_path / 'grey.npz'}"
+    both = []
+    for which in ("--model", "--against"):
+        both += [f"{which}={model.spec.model}", f"{which}.weights={saved}"]
+        both += [f"{which}.classes=4", f'{which}.arguments={{"depth": 10}}']
     document = last_json(run("evaluate", *both, data, "--json"))
     assert document["images"] == 6 and document["agreement"] == 1
     assert "names a network that was never trained" in refused("evaluate", "--model=wrn-10-1", data)
@@ -224,7 +211,8 @@ def test_a_student_goes_on_from_weights(run, refused, demo, tmp_path):
     ]
     weights = f"--student.weights={demo[1] / STUDENT}"
     run("distill", *flags, f"--out={tmp_path / 'a'}", weights)
-    before, after = (load_classifier(folder / STUDENT) for folder in (demo[1], tmp_path / "a"))
+    before = load_classifier(demo[1] / STUDENT)
+    after = load_classifier(tmp_path / "a" / STUDENT)
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         assert torch.equal(old, new)
     again = ["distill", *flags, f"--out={tmp_path / 'b'}"]
