@@ -44,6 +44,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """How the networks did on test data."""
+
+    teacher: Evaluation
+    student: Evaluation
+    adversary_accuracy: float | None
+    """Of the adversarial student, where it was kept."""
+    test_images: str
+    """What the data is called."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a demo made, and how it was judged."""
 
@@ -52,11 +64,7 @@ class Outcome:
     """The set of other sources, where there is one."""
     teacher: Classifier
     student: Classifier
-    teacher_result: Evaluation
-    student_result: Evaluation
-    adversary_accuracy: float | None
-    """Of the adversarial student, where it was kept."""
-    test_images: str
+    verdict: Verdict
     seconds: dict[str, float]
     """By stage, and in total."""
 
@@ -82,24 +90,12 @@ def execute(run: DemoRun) -> int:
     save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
-    teacher_result = evaluate_classifier(teacher, data, runtime=run)
-    student_result = evaluate_classifier(student, data, teacher, runtime=run)
-    adversary_accuracy = _judge_adversary(run, teacher, data)
+    verdict = _judge(run, teacher, student, data)
     seconds["evaluation"] = time.perf_counter() - evaluation_began
     # Work of an earlier, stopped call of this command counts; its start-up doesn't.
     seconds["total"] = max(sum(seconds.values()), time.perf_counter() - began)
 
-    outcome = Outcome(
-        transfer_set,
-        beside,
-        teacher,
-        student,
-        teacher_result,
-        student_result,
-        adversary_accuracy,
-        data.name,
-        seconds,
-    )
+    outcome = Outcome(transfer_set, beside, teacher, student, verdict, seconds)
     summary = _summarise(run, outcome)
     write_json(out / "summary.json", summary)
     write_report(out)
@@ -181,22 +177,26 @@ def _teach(
     return result.seconds
 
 
-def _judge_adversary(run: DemoRun, teacher: Classifier, data: Images) -> float | None:
-    """Accuracy of the adversarial student, if it was kept."""
-    if not run.synthesis.adversary.keep:
-        return None
-    adversary = _load_adversary(run, run.synthesis.adversary.student, teacher)
-    return evaluate_classifier(adversary, data, runtime=run).accuracy
+def _judge(run: DemoRun, teacher: Classifier, student: Classifier, data: Images) -> Verdict:
+    """Teacher, student and, if it was kept, the adversarial student on the test data."""
+    teacher_result = evaluate_classifier(teacher, data, runtime=run)
+    student_result = evaluate_classifier(student, data, teacher, runtime=run)
+    adversary_accuracy = None
+    if run.synthesis.adversary.keep:
+        adversary = _load_adversary(run, run.synthesis.adversary.student, teacher)
+        adversary_accuracy = evaluate_classifier(adversary, data, runtime=run).accuracy
+    return Verdict(teacher_result, student_result, adversary_accuracy, data.name)
 
 
 def _summarise(run: DemoRun, outcome: Outcome) -> dict[str, Any]:
     """What `summary.json` says, and the last line of --json."""
+    verdict = outcome.verdict
     return {
-        "teacher_accuracy": outcome.teacher_result.accuracy,
-        "student_accuracy": outcome.student_result.accuracy,
-        "adversary_accuracy": outcome.adversary_accuracy,
-        "agreement": outcome.student_result.agreement,
-        "student_accuracy_per_class": outcome.student_result.per_class,
+        "teacher_accuracy": verdict.teacher.accuracy,
+        "student_accuracy": verdict.student.accuracy,
+        "adversary_accuracy": verdict.adversary_accuracy,
+        "agreement": verdict.student.agreement,
+        "student_accuracy_per_class": verdict.student.per_class,
         "start": run.start,
         **told_of(run.distillation),
         "given_weights": weights_given(run.student, run.synthesis.adversary.student),
@@ -205,7 +205,7 @@ def _summarise(run: DemoRun, outcome: Outcome) -> dict[str, Any]:
         "beside": _summarise_beside(run, outcome.beside),
         "teacher_parameters": outcome.teacher.parameters_count,
         "student_parameters": outcome.student.parameters_count,
-        "test_images": outcome.test_images,
+        "test_images": verdict.test_images,
         "seed": run.seed,
         "device": describe_device(run.resolve_device()),
         "torch": torch.__version__,
