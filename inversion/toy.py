@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, pi
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,15 @@ from synthesis_kernels.bn_match import moment_distance
 from synthesis_kernels.divergence import divergence
 from synthesis_kernels.priority import draw, draw_chances, importance_weights
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 CLASSES = 3
 SHARE = 50  # points of each class in the set
 SIZE = CLASSES * SHARE  # points in the set, and in every set it is compared with
 REACH = 1.5  # a point's coordinates lie in [-REACH, REACH], as a pixel lies in [0, 1]
 TEMPERATURE = 2.0
+COLOURS = ("#0072b2", "#d55e00", "#009e73")  # of the classes, told apart by the colour-blind
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -87,8 +92,9 @@ def ask(teacher: nn.Sequential, points: Tensor) -> tuple[Tensor, Tensor]:  # (B,
     for layer in teacher:
         if isinstance(layer, nn.BatchNorm1d):
             variance, mean = torch.var_mean(points, 0, correction=0)
-            kept = layer.running_mean, layer.running_var
-            distance = distance + moment_distance(mean, variance, *kept, relative=True)
+            kept = dict(layer.named_buffers())
+            moments = (mean, variance, kept["running_mean"], kept["running_var"])
+            distance = distance + moment_distance(*moments, relative=True)
         points = layer(points)
     return points, distance
 
@@ -120,13 +126,13 @@ class Buffer:
             old = old[self.priority[old].argsort(descending=True)]
             stays.append(old[: share - welcome])
             enters.append(new[rank[new].argsort(descending=True)][:welcome])
-        stays = torch.cat(stays)
-        enters = torch.cat(enters)
+        stay = torch.cat(stays)
+        enter = torch.cat(enters)
         highest = torch.cat([self.priority, torch.ones(1)]).max()  # a new point is visited soon
-        self.points = torch.cat([self.points[stays], points[enters]])
-        self.logits = torch.cat([self.logits[stays], logits[enters]])
-        self.priority = torch.cat([self.priority[stays], highest.expand(len(enters))])
-        self.weight = torch.cat([self.weight[stays], torch.ones(len(enters))])
+        self.points = torch.cat([self.points[stay], points[enter]])
+        self.logits = torch.cat([self.logits[stay], logits[enter]])
+        self.priority = torch.cat([self.priority[stay], highest.expand(len(enter))])
+        self.weight = torch.cat([self.weight[stay], torch.ones(len(enter))])
 
 
 def synthesize(
@@ -207,56 +213,61 @@ def run(seed: int = 0, calls: int = 40, steps: int = 400) -> Result:
         twin, _ = synthesize(teacher, calls, balanced=False)
         noise = REACH * (2 * torch.rand(SIZE, 2) - 1)
         real, _ = spirals(SIZE)
-        sets = {"the set": buffer.points, "its unbalanced twin": twin.points}
-        sets |= {"uniform noise": noise, "real points": real}
+        sets = {
+            "the set": buffer.points,
+            "its unbalanced twin": twin.points,
+            "uniform noise": noise,
+            "real points": real,
+        }
         students = {name: distil(teacher, points, steps, seed) for name, points in sets.items()}
         points, labels = spirals(3000)
-    judged = {"teacher": teacher} | students
-    right = {name: net(points).argmax(1) == labels for name, net in judged.items()}
-    accuracy = {name: 100 * hits.float().mean().item() for name, hits in right.items()}
-    decided = {name: teacher(points).argmax(1) for name, points in sets.items()}
+    accuracy = {}
+    for name, judged in {"teacher": teacher, **students}.items():
+        hits = judged(points).argmax(1) == labels
+        accuracy[name] = 100 * hits.float().mean().item()
     counts = {"teacher": [1000] * CLASSES}
-    counts |= {name: row.bincount(minlength=CLASSES).tolist() for name, row in decided.items()}
+    for name, learnt_from in sets.items():
+        decisions = teacher(learnt_from).argmax(1)
+        counts[name] = decisions.bincount(minlength=CLASSES).tolist()
     return Result(accuracy, counts, history, teacher, students["the set"])
+
+
+def draw_panel(
+    axes: Axes, title: str, judge: nn.Sequential, points: Tensor, labels: Tensor, size: int
+) -> None:
+    """The regions of the network that judges, and points of each class on them."""
+    side = torch.linspace(-REACH, REACH, 200)
+    regions = judge(torch.cartesian_prod(side, side)).argmax(1).view(len(side), -1).T
+    for label, colour in enumerate(COLOURS):
+        region = (regions == label).float()
+        axes.contourf(side, side, region, [0.5, 1], colors=[colour], alpha=0.3)
+        across, up = points[labels == label].T
+        style: dict[str, Any] = {"color": colour, "edgecolors": "white", "linewidths": 0.3}
+        axes.scatter(across, up, size, label=f"class {label}", zorder=2, **style)
+    axes.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+    axes.label_outer()
 
 
 def draw_picture(result: Result, path: Path) -> None:
     """The teacher's regions, the set after some calls, and the regions of the student it taught."""
     from matplotlib.figure import Figure
 
-    colours = ["#0072b2", "#d55e00", "#009e73"]  # told apart by the colour-blind
-    side = torch.linspace(-REACH, REACH, 200)
-    grid = torch.cartesian_prod(side, side)
     figure = Figure(figsize=(12.5, 4.5), layout="constrained")
     panels = figure.subplot_mosaic("LLabRR;LLcdRR")
-
-    def fill(name: str, title: str, judge: nn.Sequential, points: Tensor, labels: Tensor) -> None:
-        axes = panels[name]
-        regions = judge(grid).argmax(1).view(len(side), -1).T
-        size = 20 if name in "LR" else 8
-        for label, colour in enumerate(colours):
-            region = (regions == label).float()
-            axes.contourf(side, side, region, [0.5, 1], colors=[colour], alpha=0.3)
-            of_class = points[labels == label].T
-            style = {"s": size, "color": colour, "edgecolors": "white", "linewidths": 0.3}
-            axes.scatter(*of_class, label=f"class {label}", zorder=2, **style)
-        axes.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-        axes.label_outer()
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         real, labels = spirals(SIZE)
     accuracy = result.accuracy
     title = f"Teacher, {accuracy['teacher']:.2f} %, and real points"
-    fill("L", title, result.teacher, real, labels)
+    draw_panel(panels["L"], title, result.teacher, real, labels, 20)
     panels["L"].legend(loc="lower left", title="point / region")
     last = len(result.history)
     for name, call in zip("abcd", (1, 3, 10, last), strict=True):
         points = result.history[min(call, last) - 1]
         decisions = result.teacher(points).argmax(1)
-        fill(name, f"Set, call {call}", result.teacher, points, decisions)
+        draw_panel(panels[name], f"Set, call {call}", result.teacher, points, decisions, 8)
     title = f"Student of the set, {accuracy['the set']:.2f} %, and the set"
-    fill("R", title, result.student, points, decisions)
+    draw_panel(panels["R"], title, result.student, points, decisions, 20)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 

@@ -5,6 +5,7 @@ import sys
 import sysconfig
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
@@ -25,7 +26,8 @@ sys.path.append(str(ROOT / "tools"))
 
 from tiny import TINY
 
-from inversion import SynthesisOptions, load_teacher
+from distill import load_images
+from inversion import MNIST_SLICE, SynthesisOptions, load_teacher
 from synthesis_kernels.native import find_compiler, library
 
 COMPILER = find_compiler()
@@ -47,28 +49,32 @@ SLOW = {
     "test_conv3x3",
     "test_bench",
     "test_boundary_attack::test_every_sample_marked_found_holds_on_the_teacher_itself",
-    "test_cli::test_a_demo_stopped_before_its_report_is_no_finished_one",
-    "test_cli::test_a_demo_whose_student_starts_from_the_adversarial_one",
-    "test_cli::test_a_failed_demo_keeps_the_finished_one",
-    "test_cli::test_a_growing_pool_and_real_images_teach_the_student_that_learnt_along",
-    "test_cli::test_a_page_does_not_vouch_for_weights_it_has_not_seen_made",
-    "test_cli::test_a_page_names_the_file_it_cannot_show",
-    "test_cli::test_a_page_says_what_was_kept_and_whose_answers_taught",
-    "test_cli::test_a_set_goes_with_its_teacher_and_a_student_that_takes_its_images",
-    "test_cli::test_a_student_goes_on_from_weights",
-    "test_cli::test_a_teacher_is_not_written_over",
-    "test_cli::test_demo_prints_its_json_last_and_names_the_report",
-    "test_cli::test_distilling_from_any_images_by_several_losses",
-    "test_cli::test_evaluate_measures_nearness_to_the_teacher",
     "test_cli::test_every_config_in_the_repository_is_accepted",
-    "test_cli::test_figures_that_are_no_numbers_are_left_out_of_the_curves",
     "test_cli::test_help_names_every_option_and_never_imports_torch",
-    "test_cli::test_other_teachers_are_not_judged_on_mnist_unasked",
-    "test_cli::test_pictures_beside_the_set_teach_too",
-    "test_cli::test_sets_are_merged_drawn_from_and_exported",
-    "test_cli::test_the_report_stands_alone",
-    "test_cli::test_the_verbs_work_on_each_others_files",
-    "test_cli::test_verify_fails_on_a_damaged_set",
+    "test_cli_demo::test_a_demo_stopped_before_its_report_is_no_finished_one",
+    "test_cli_demo::test_a_demo_stopped_before_its_student_goes_on_to_the_same_bytes",
+    "test_cli_demo::test_a_demo_whose_student_starts_from_the_adversarial_one",
+    "test_cli_demo::test_a_failed_demo_keeps_the_finished_one",
+    "test_cli_demo::test_a_finished_demo_is_made_anew",
+    "test_cli_demo::test_a_growing_pool_and_real_images_teach_the_student_that_learnt_along",
+    "test_cli_demo::test_a_teacher_is_not_written_over",
+    "test_cli_demo::test_demo_prints_its_json_last_and_names_the_report",
+    "test_cli_demo::test_distill_with_both_sets_teaches_the_student_of_the_demo",
+    "test_cli_demo::test_pictures_beside_the_set_teach_too",
+    "test_cli_pages::test_a_page_does_not_vouch_for_weights_it_has_not_seen_made",
+    "test_cli_pages::test_a_page_names_the_file_it_cannot_show",
+    "test_cli_pages::test_a_page_says_what_was_kept_and_whose_answers_taught",
+    "test_cli_pages::test_figures_that_are_no_numbers_are_left_out_of_the_curves",
+    "test_cli_pages::test_the_report_stands_alone",
+    "test_cli_verbs::test_a_set_goes_with_its_teacher_and_a_student_that_takes_its_images",
+    "test_cli_verbs::test_a_set_is_balanced_if_its_task_says_so",
+    "test_cli_verbs::test_a_student_goes_on_from_weights",
+    "test_cli_verbs::test_distilling_from_any_images_by_several_losses",
+    "test_cli_verbs::test_evaluate_measures_nearness_to_the_teacher",
+    "test_cli_verbs::test_other_teachers_are_not_judged_on_mnist_unasked",
+    "test_cli_verbs::test_sets_are_merged_drawn_from_and_exported",
+    "test_cli_verbs::test_the_verbs_work_on_each_others_files",
+    "test_cli_verbs::test_verify_fails_on_a_damaged_set",
     "test_collect_stopped::test_a_run_stopped_after_any_block_goes_on_to_the_same_bytes",
     "test_collect_stopped::test_a_stopped_process_goes_on_to_the_same_bytes",
     "test_collect::test_figures_are_exposed_where_the_teacher_tells_more_of_them",
@@ -225,3 +231,61 @@ def assert_learnt(student, before):
     assert not student.training
     logits = student(torch.rand(4, 1, 28, 28))
     assert logits.shape == (4, 10) and logits.isfinite().all() and logits.std() > 0
+
+
+SHORT = ["--distillation.steps=20", "--distillation.views_per_image=2"]
+"""A student that learns little, in a second."""
+STUDENT = "student.safetensors"
+SHARD = "set/shard-00000-of-00001.safetensors"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run the command line in this process: most of a command's time would go into the imports of a
+    new one.
+    """
+    from inversion.cli.main import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments, status=0):
+        try:
+            ended = main(list(map(str, arguments)))
+        except SystemExit as exited:
+            ended = exited.code
+        said = capsys.readouterr()
+        assert ended == status, f"status {ended}\n{said.out}\n{said.err}"
+        return SimpleNamespace(stdout=said.out, stderr=said.err)
+
+    return run
+
+
+@pytest.fixture
+def refused(run):
+    """What a command that must fail says."""
+    return lambda *arguments, status=1: run(*arguments, status=status).stderr
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory):
+    """200 digits to judge on, where the accuracy does not matter."""
+    data = load_images(MNIST_SLICE)
+    path = tmp_path_factory.mktemp("few") / "few.npz"
+    np.savez(path, images=data.images[::10, 0].numpy(), labels=data.labels[::10].numpy())
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A finished demo: the process that made it, and its folder, which is to stay as it is."""
+    out = tmp_path_factory.mktemp("run") / "demo"
+    flags = [f"--out={out}", "--json", *TINY_FLAGS, *SHORT]
+    done = subprocess.run(
+        [sys.executable, "-m", "inversion.cli.main", "demo", *flags],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        check=True,
+    )
+    return done, out

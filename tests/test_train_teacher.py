@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import runpy
 import signal
 import sys
@@ -113,7 +112,7 @@ def test_pictures_of_any_size_train_a_teacher_of_one(tmp_path):
 
 def test_a_teacher_that_diverged_is_not_saved(stripes, tmp_path):
     with pytest.raises(EchosetError, match="lower the learning rate"):
-        train(recipe(stripes, tmp_path / "t.safetensors", learning_rate=math.inf))
+        train(recipe(stripes, tmp_path / "t.safetensors", learning_rate=1e30))
     assert not list(tmp_path.iterdir())
 
 

@@ -16,19 +16,21 @@ from distill.methods import METHODS
 from inversion.cli import schema
 from inversion.cli.table import VERBS, short_names
 
-EVERYTHING = "--help-all"
+EVERYTHING = "all"
+"""After --help, it asks for every option."""
 WIDTH = 100
 
 
-def options_of(verb: str) -> type:
+def options_of(verb: str) -> type[schema.Common]:
     """The dataclass of a verb's options."""
-    return getattr(schema, f"{verb.capitalize()}Run")
+    kind: type[schema.Common] = getattr(schema, f"{verb.capitalize()}Run")
+    return kind
 
 
 def group_of(hint: Any) -> type | None:
     """The dataclass that a field of this type holds, if it holds one."""
     for kind in get_args(hint) or (hint,):
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             return kind
     return None
 
@@ -67,9 +69,9 @@ def _docs_of_class(node: ast.ClassDef) -> dict[str, str]:
     for field, following in pairwise(node.body):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
-        text = following.value if isinstance(following, ast.Expr) else None
-        if isinstance(text, ast.Constant):
-            docs[field.target.id] = re.sub(r"\s+", " ", str(text.value)).strip()
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            text = str(following.value.value)
+            docs[field.target.id] = re.sub(r"\s+", " ", text).strip()
     return docs
 
 
@@ -85,10 +87,11 @@ def describe(verb: str) -> str:
         lines += _wrap(f"  {name}".ljust(column), text)
     if "distillation.loss" in about.options.split():
         lines += ["", *_wrap("Losses: ", f"{', '.join(METHODS)}.")]
-    lines += ["", f"echoset {verb} {EVERYTHING} shows every option. --config FILE.yaml reads them"]
-    lines += [
+    ending = (
+        f"echoset {verb} --help {EVERYTHING} shows every option. --config FILE.yaml reads them "
         "from a file; of a file and options, what comes later wins. --print_config writes one."
-    ]
+    )
+    lines += ["", *_wrap("", ending)]
     return "\n".join(lines) + "\n"
 
 
@@ -113,8 +116,8 @@ def _describe_option(kind: type, key: str, names: dict[str, str]) -> tuple[str, 
     fields = {field.name: field for field in dataclasses.fields(kind)}
     default = default_of(fields[name])
     text = read_docs(kind)[name]
-    if inner:
-        group = group_of(get_type_hints(kind)[name])
+    group = group_of(get_type_hints(kind)[name])
+    if inner and group is not None:
         if inner != "model":
             text = read_docs(group)[inner]
         default = getattr(default, inner, None)
@@ -122,7 +125,7 @@ def _describe_option(kind: type, key: str, names: dict[str, str]) -> tuple[str, 
     return names.get(key, f"--{key}"), f"{first}{_say_default(default)}"
 
 
-def default_of(field: dataclasses.Field) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
     """A field's default, made if it has to be made."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()

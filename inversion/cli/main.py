@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from inversion.cli.table import VERBS
+
+if TYPE_CHECKING:
+    from inversion.cli.schema import Common
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """In the words of torch, on CUDA and on a CPU."""
@@ -16,7 +20,7 @@ Make a small, class-balanced synthetic set from a trained network, and teach a s
 
 {chr(10).join(f"  {name:<12}{verb.sentence}" for name, verb in VERBS.items())}
 
-echoset VERB --help shows the options that matter first, --help-all every one. Every verb takes
+echoset VERB --help shows the options that matter first, --help all every one. Every verb takes
 --seed, --json and --config FILE.yaml; of a file and options, what comes later wins.
 Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C (run again to go on).
 """
@@ -25,7 +29,7 @@ Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C (run again to go
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status."""
     for stream in (sys.stdout, sys.stderr):  # a × that the terminal lacks is no reason to stop
-        with contextlib.suppress(AttributeError):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = arguments[0] if arguments else "--help"
@@ -36,9 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"echoset {import_module('inversion').__version__}")
         return 0
     if verb not in VERBS:
-        print(f"echoset: no verb '{verb}'{_guess(verb)}\n\n{HELP}", end="", file=sys.stderr)
+        print(f"error: no verb '{verb}'{_guess(verb)}", file=sys.stderr)
+        print("echoset --help lists the verbs", file=sys.stderr)
         return 2
-    if arguments[1:] in (["-h"], ["--help"]):
+    if arguments[1:] in (["-h"], ["--help"]):  # answered without the grammar, which takes longer
         from inversion.cli.help import describe
 
         print(describe(verb), end="")
@@ -50,17 +55,19 @@ def _guess(verb: str) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(verb, VERBS, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    if not close:
+        return ""
+    return f"; did you mean {close[0]}?"
 
 
-def parse(verb: str, arguments: list[str]) -> object:
+def parse(verb: str, arguments: list[str]) -> Common:
     """A verb's options; a mistake ends the process with status 2."""
     from inversion.cli.grammar import parse as read
 
     return read(verb, arguments)
 
 
-def run(verb: str, options: object) -> int:
+def run(verb: str, options: Common) -> int:
     """Do a verb's work; what goes wrong becomes a line and a status."""
     from distill.loop import Interrupted
     from synthesis_kernels.errors import EchosetError
@@ -82,7 +89,7 @@ def run(verb: str, options: object) -> int:
         return _fail(f"{error.strerror or error}{file}")
 
 
-def _execute(verb: str, options: object) -> int:
+def _execute(verb: str, options: Common) -> int:
     from synthesis_kernels.backend import heed_quota, keep_freed_memory, kernel_form
 
     if not VERBS[verb].shared:
@@ -91,7 +98,8 @@ def _execute(verb: str, options: object) -> int:
     heed_quota()
     module = import_module(f"inversion.cli.verbs.{verb}")
     with kernel_form(options.kernels):
-        return module.execute(options)
+        status: int = module.execute(options)
+    return status
 
 
 def _fail(message: str, status: int = 1) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from inversion.cli.schema import Common
+if TYPE_CHECKING:
+    from inversion.cli.schema import Common
 
 
 def new_table(title: str, *columns: str) -> Table:
@@ -27,6 +30,11 @@ def rows_table(title: str, rows: list[tuple[str, ...]]) -> Table:
     for row in rows[1:]:
         table.add_row(*row)
     return table
+
+
+def command_line() -> str:
+    """The command that is running, as a shell would take it."""
+    return shlex.join(["echoset", *sys.argv[1:]])
 
 
 def finish(

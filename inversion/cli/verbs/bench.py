@@ -3,57 +3,94 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from inversion.cli.schema import BenchRun
 from inversion.cli.show import new_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from inversion.cli.schema import BenchRun
 
 
 def execute(run: BenchRun) -> int:
     """Measure, show the headlines, and print the whole document."""
-    from inversion.bench.bench import HEADLINES
     from inversion.bench.bench import bench as measure
 
-    found = measure(run)
-    table = new_table(
-        f"{found['teacher']} → {found['student']}, batch {run.batch}",
-        "",
-        "ours, ms",
-        "theirs, ms",
-        "ratio",
-    )
-    for name, times in {**found["kernels"], "bn_match": found["bn_match"]}.items():
-        ours, definition = times["ours"]["ms"], times["definition"]["ms"]
-        table.add_row(
-            f"{name} / definition", f"{ours:.2f}", f"{definition:.2f}", f"{definition / ours:.1f}×"
-        )
-    table.add_section()
-    for name in ("bn_match", "pool", "synthesis_step", "distillation_step"):
-        part = found[name]
-        ours = f"{part['whole_ms']:.2f}" if "whole_ms" in part else _with_extremes(part["ours"])
-        table.add_row(
-            f"{name} / peers", ours, _with_extremes(part["peers"]), f"{part['speedup']:.1f}×"
-        )
-    step = found["synthesis_step"]
-    mib = f"{step['memory_mib']:.0f} MiB", f"{step['peers_memory_mib']:.0f} MiB"
-    table.add_row("peak memory, synthesis", *mib, f"{step['memory_ratio']:.2f}")
-    table.add_row(f"share of {found['precision']} rate", "", "", f"{step['share_of_limit']:.0%}")
-    changes = found.get("against", {}).get("change", {})
-    if changes:
-        table.add_section()
-        for name in HEADLINES:
-            if name in changes:
-                table.add_row(f"{name}, × earlier", "", "", f"{changes[name]:.2f}")
-    table.caption = (
-        f"{found['device']}, {found['precision']}, {found['kernel_forms']}, torch {found['torch']}"
-    )
-    for name, (before, now) in found.get("against", {}).get("differs", {}).items():
-        table.caption += f"\nthe earlier file has another {name}: {before}, now {now}"
+    document = measure(run)
     if not run.quiet:
-        Console(markup=False).print(table)
-    print(json.dumps(found))
+        Console(markup=False).print(_new_table(run, document))
+    print(json.dumps(document))
     return 0
+
+
+def _new_table(run: BenchRun, document: dict[str, Any]) -> Table:
+    """The headlines: kernels, loops, memory, and what has changed since an earlier file."""
+    title = f"{document['teacher']} → {document['student']}, batch {run.batch}"
+    table = new_table(title, "", "ours, ms", "theirs, ms", "ratio")
+    _add_kernels(table, document)
+    table.add_section()
+    _add_peers(table, document)
+    _add_changes(table, document)
+    table.caption = _caption(document)
+    return table
+
+
+def _add_kernels(table: Table, document: dict[str, Any]) -> None:
+    """Each kernel beside its definition."""
+    kernels = {**document["kernels"], "bn_match": document["bn_match"]}
+    for name, times in kernels.items():
+        ours = times["ours"]["ms"]
+        definition = times["definition"]["ms"]
+        ratio = f"{definition / ours:.1f}×"
+        table.add_row(f"{name} / definition", f"{ours:.2f}", f"{definition:.2f}", ratio)
+
+
+def _add_peers(table: Table, document: dict[str, Any]) -> None:
+    """Each loop beside the usual formulation, and how near it comes to the machine's limits."""
+    for name in ("bn_match", "pool", "synthesis_step", "distillation_step"):
+        part = document[name]
+        ours = _say_ours(part)
+        peers = _with_extremes(part["peers"])
+        table.add_row(f"{name} / peers", ours, peers, f"{part['speedup']:.1f}×")
+    step = document["synthesis_step"]
+    ours = f"{step['memory_mib']:.0f} MiB"
+    peers = f"{step['peers_memory_mib']:.0f} MiB"
+    table.add_row("peak memory, synthesis", ours, peers, f"{step['memory_ratio']:.2f}")
+    share = f"{step['share_of_limit']:.0%}"
+    table.add_row(f"share of {document['precision']} rate", "", "", share)
+
+
+def _add_changes(table: Table, document: dict[str, Any]) -> None:
+    """Headlines beside those of an earlier file."""
+    from inversion.bench.bench import HEADLINES
+
+    changes = document.get("against", {}).get("change", {})
+    if not changes:
+        return
+    table.add_section()
+    for name in HEADLINES:
+        if name in changes:
+            table.add_row(f"{name}, × earlier", "", "", f"{changes[name]:.2f}")
+
+
+def _caption(document: dict[str, Any]) -> str:
+    """The machine, and where the earlier file's was another."""
+    machine = [document["device"], document["precision"], document["kernel_forms"]]
+    lines = [", ".join([*machine, f"torch {document['torch']}"])]
+    differs = document.get("against", {}).get("differs", {})
+    for name, (before, now) in differs.items():
+        lines.append(f"the earlier file has another {name}: {before}, now {now}")
+    return "\n".join(lines)
+
+
+def _say_ours(part: dict[str, Any]) -> str:
+    """The time of the whole loop where it was measured, else of the repeats."""
+    if "whole_ms" in part:
+        return f"{part['whole_ms']:.2f}"
+    return _with_extremes(part["ours"])
 
 
 def _with_extremes(times: dict[str, float]) -> str:

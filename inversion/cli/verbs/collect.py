@@ -2,56 +2,75 @@
 
 from __future__ import annotations
 
-from inversion.cli.schema import CollectRun
+from typing import TYPE_CHECKING, Any
+
 from inversion.cli.show import finish, new_table
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill.sets.transfer_set import TransferSet
+    from inversion.cli.schema import CollectRun
+
 
 def execute(run: CollectRun) -> int:
     """Choose a set from sources."""
-    made = collect_set(load_teacher(run.teacher), run.sources, run.collection, run.out, runtime=run)
-    found = made.manifest["collection"]
-    document = {"set": run.out, "images": len(made), "per_class": made.counts(), **found}
-    ways = list(found["taken"])
-    table = new_table(
-        f"Transfer set {run.out}", "class", "drawn", "accepted", "full after", *ways, "in the set"
-    )
-    for label, count in enumerate(made.counts()):
-        full = found["needed"][label]
-        drawn = (
-            str(found["raw_counts"][label]),
-            str(found["accepted"][label]),
-            f"{full:,}" if full else "–",
-        )
-        table.add_row(
-            str(label), *drawn, *(str(found["taken"][way][label]) for way in ways), str(count)
-        )
-    exposed = [f"{share:.0%} of {address}" for address, share in found["exposed"].items() if share]
-    shown = f"; shown as figures on black: {', '.join(exposed)}" if exposed else ""
-    table.caption = (
-        f"{found['drawn']:,} images drawn, {len(made):,} in the set, {found['seconds']:.0f} s; "
-        "class coverage before choosing "
-        f"{found['raw_coverage']:.3f}{shown}"
-    )
-    status = finish(run, table, document)
-    if found["missing"]:
-        lacks = ", ".join(f"class {label} lacks {count}" for label, count in found["short"].items())
-        turned_away = found["drawn"] - sum(found["accepted"])
-        window = (
-            f"; {turned_away:,} of {found['drawn']:,} lay outside confidence, margin or only"
-            if turned_away
-            else ""
-        )
-        way = (
-            ""
-            if not run.collection.balanced
-            else ", or a further way of filling classes to --short"
-        )
-        raise EchosetError(
-            f"{run.out} is written but {found['missing']} images "
-            f"short{f': {lacks}' if lacks else ''}{window}. "
-            f"Add a --source, raise --collection.draws where a source has no end{way}"
-        )
+    teacher = load_teacher(run.teacher)
+    transfer_set = collect_set(teacher, run.sources, run.collection, run.out, runtime=run)
+    account = transfer_set.manifest["collection"]
+    document = {
+        "set": run.out,
+        "images": len(transfer_set),
+        "per_class": transfer_set.counts(),
+        **account,
+    }
+    status = finish(run, _new_table(run, transfer_set, account), document)
+    if account["missing"]:
+        raise EchosetError(_say_missing(run, account))
     return status
+
+
+def _new_table(run: CollectRun, transfer_set: TransferSet, account: dict[str, Any]) -> Table:
+    """Where the images of each class came from."""
+    ways = list(account["taken"])
+    columns = ("class", "drawn", "accepted", "full after", *ways, "in the set")
+    table = new_table(f"Transfer set {run.out}", *columns)
+    for label, count in enumerate(transfer_set.counts()):
+        full = account["needed"][label]
+        table.add_row(
+            str(label),
+            str(account["raw_counts"][label]),
+            str(account["accepted"][label]),
+            f"{full:,}" if full else "–",
+            *(str(account["taken"][way][label]) for way in ways),
+            str(count),
+        )
+    caption = (
+        f"{account['drawn']:,} images drawn, {len(transfer_set):,} in the set, "
+        f"{account['seconds']:.0f} s; class coverage before choosing {account['raw_coverage']:.3f}"
+    )
+    exposed = [f"{share:.0%} of {name}" for name, share in account["exposed"].items() if share]
+    if exposed:
+        caption += f"; shown as figures on black: {', '.join(exposed)}"
+    table.caption = caption
+    return table
+
+
+def _say_missing(run: CollectRun, account: dict[str, Any]) -> str:
+    """What the set lacks, and what might help."""
+    message = f"{run.out} is written but {account['missing']} images short"
+    if account["short"]:
+        short = account["short"].items()
+        message += ": " + ", ".join(f"class {label} lacks {count}" for label, count in short)
+    turned_away = account["drawn"] - sum(account["accepted"])
+    if turned_away:
+        message += (
+            f"; {turned_away:,} of {account['drawn']:,} lay outside confidence, margin or only"
+        )
+    message += ". Add a --source, raise --collection.draws where a source has no end"
+    if run.collection.balanced:
+        message += ", or a further way of filling classes to --short"
+    return message

@@ -3,260 +3,122 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import shutil
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from distill.data.images import Images, as_images, join
-from distill.evaluation import check_fit
+from distill.evaluation import Evaluation
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_json
-from distill.learner import Learner
-from distill.lessons import check_lesson
 from distill.models import Classifier, save_classifier
-from distill.options import StudentOptions
-from distill.sets.transfer_set import MARKER
+from distill.sets.transfer_set import MARKER, TransferSet
 from distill.students import build_student
 from distill.train import STATE, forget
 from distill.train import distill as train_student
-from inversion.cli.schema import DemoRun
-from inversion.cli.show import finish, new_table
-from inversion.cli.verbs.shared import STUDENT, load_test_data, require_balance, require_data
-from inversion.driver import check_synthesis
+from inversion.cli.show import command_line, finish, new_table
+from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
+from inversion.cli.verbs.shared import (
+    STUDENT,
+    is_bundled,
+    load_test_data,
+    require_balance,
+    require_data,
+)
 from inversion.driver import synthesize as synthesize_set
-from inversion.jobs import plan as plan_shards
 from inversion.options import CollectOptions
 from inversion.pages.report import told_of, weights_given, write_report
-from inversion.recipes import find_recipe
-from inversion.sources import DRAWN
 from inversion.sources.collect import collect as collect_set
-from inversion.sources.stream import open_sources
-from inversion.teacher import inspect_teacher, load_teacher
-from synthesis_kernels.backend import describe_device, describe_forms
+from inversion.teacher import load_teacher
+from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.step import resolve_step
 
-DEMO_FILES = ("summary.json", "report.html", STUDENT, "log.jsonl")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill.options import StudentOptions
+    from inversion.cli.schema import DemoRun
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the networks did on test data."""
+
+    teacher: Evaluation
+    student: Evaluation
+    adversary_accuracy: float | None
+    """Of the adversarial student, where it was kept."""
+    test_images: str
+    """What the data is called."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a demo made, and how it was judged."""
+
+    transfer_set: TransferSet
+    beside: TransferSet | None
+    """The set of other sources, where there is one."""
+    teacher: Classifier
+    student: Classifier
+    verdict: Verdict
+    seconds: dict[str, float]
+    """By stage, and in total."""
 
 
 def execute(run: DemoRun) -> int:
     """Teacher → set → student → accuracy → report."""
     began = time.perf_counter()
     out = Path(run.out)
-    bundled = require_data(run.data, run.teacher)
+    require_data(run.data, run.teacher)
     teacher = load_teacher(run.teacher)
     data = load_test_data(run.data, teacher, run.quiet)
     student = build_student(run.student, teacher.contract, run.seed)
     check_demo(run, teacher, student, data)
-    keep, pool = run.synthesis.adversary.keep, run.synthesis.replay.keep_all
     _start_folder(out)
 
-    transfer_set = synthesize_set(teacher, run.synthesis, out / "set", runtime=run)
-    if transfer_set is None:
-        raise EchosetError(f"{out / 'set'} is not complete; run the same command again")
-    require_balance(transfer_set.manifest["short"], out / "set")
-    taught, beside, collecting_seconds = as_images(transfer_set, "set"), None, 0.0
-    if run.beside.images:
-        taught, beside, collecting_seconds = _join_beside(run, teacher, taught)
-    adversary, distillation_seconds = out / "set" / "adversary-00000.safetensors", 0.0
+    seconds: dict[str, float] = {}
+    transfer_set = _make_set(run, teacher)
+    seconds["synthesis"] = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
+    beside, seconds["collection"] = _collect_beside(run, teacher)
     if run.start == "adversary":
-        student = build_student(
-            dataclasses.replace(run.student, weights=str(adversary)), teacher.contract
-        )
-    if run.distillation.steps:
-        # The student is trained on what was written, as anyone who is handed the set would train
-        # it.
-        distillation_seconds = train_student(
-            student, taught, teacher, run.distillation, folder=out, runtime=run
-        ).seconds
+        student = _load_adversary(run, run.student, teacher)
+    seconds["distillation"] = _teach(run, teacher, student, transfer_set, beside)
     save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
-    teacher_result = evaluate_classifier(teacher, data, runtime=run)
-    student_result = evaluate_classifier(student, data, teacher, runtime=run)
-    adversary_accuracy = None
-    if keep:
-        kept = build_student(
-            dataclasses.replace(run.synthesis.adversary.student, weights=str(adversary)),
-            teacher.contract,
-        )
-        adversary_accuracy = evaluate_classifier(kept, data, runtime=run).accuracy
-    synthesis_seconds = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
-    evaluation_seconds = time.perf_counter() - evaluation_began
-    seconds = {
-        "synthesis": synthesis_seconds,
-        "collection": collecting_seconds,
-        "distillation": distillation_seconds,
-    }
-    seconds["evaluation"] = evaluation_seconds
-    summary = {
-        "teacher_accuracy": teacher_result.accuracy,
-        "student_accuracy": student_result.accuracy,
-        "adversary_accuracy": adversary_accuracy,
-        "agreement": student_result.agreement,
-        "student_accuracy_per_class": student_result.per_class,
-        "start": run.start,
-        **told_of(run.distillation),
-        "given_weights": weights_given(run.student, run.synthesis.adversary.student),
-        "images": len(transfer_set),
-        "per_class": transfer_set.counts(),
-        "beside": beside,
-        "teacher_parameters": teacher.parameters_count,
-        "student_parameters": student.parameters_count,
-        "test_images": data.name,
-        "seed": run.seed,
-        "device": describe_device(run.resolve_device()),
-        "torch": torch.__version__,
-        "command": shlex.join(["echoset", *sys.argv[1:]]),
-        # Work of an earlier, stopped call of this command counts; its start-up doesn't.
-        "seconds": {**seconds, "total": max(sum(seconds.values()), time.perf_counter() - began)},
-        "report": str(out / "report.html"),
-    }
+    verdict = _judge(run, teacher, student, data)
+    seconds["evaluation"] = time.perf_counter() - evaluation_began
+    # Work of an earlier, stopped call of this command counts; its start-up doesn't.
+    seconds["total"] = max(sum(seconds.values()), time.perf_counter() - began)
+
+    outcome = Outcome(transfer_set, beside, teacher, student, verdict, seconds)
+    summary = _summarise(run, outcome)
     write_json(out / "summary.json", summary)
     write_report(out)
     forget(out)
-
-    seen_before = (
-        ", those that passed through the buffer too"
-        if run.start == "adversary" and not pool
-        else ""
-    )
-    table = new_table("Echoset demo", "", "teacher", "student")
-    table.add_row("accuracy", f"{teacher_result.accuracy:.2%}", f"{student_result.accuracy:.2%}")
-    table.add_row("parameters", f"{teacher.parameters_count:,}", f"{student.parameters_count:,}")
-    others = ""
-    if beside:
-        lacking = (
-            "" if beside["images"] == run.beside.images else f" of {run.beside.images:,} wanted"
-        )
-        others = f" and {beside['images']:,}{lacking} from {', '.join(beside['sources'])}"
-    table.add_row(
-        "learnt from",
-        "60,000 real images" if bundled else "real images",
-        f"{len(transfer_set):,} synthetic images{seen_before}{others}",
-    )
-    if keep:
-        table.add_row("the adversarial student", "", f"{adversary_accuracy:.2%}")
-    table.add_row("same decision", "", f"{student_result.agreement:.2%}")
-    spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items() if value)
-    table.caption = f"judged on {data.name}\n{spent}\nreport: {summary['report']}"
-    return finish(run, table, summary)
-
-
-def _join_beside(
-    run: DemoRun, teacher: Classifier, made: Images
-) -> tuple[Images, dict[str, Any], float]:
-    """The generator's images with those of other sources; what the summary says about the latter;
-    and the seconds it took.
-    """
-    began, options = time.perf_counter(), CollectOptions(images=run.beside.images)
-    others = collect_set(
-        teacher, run.beside.sources, options, Path(run.out) / "beside", runtime=run
-    )
-    joined = join([made, as_images(others, "beside")], "set and beside")
-    told = {
-        "images": len(others),
-        "sources": list(run.beside.sources),
-        "per_class": others.counts(),
-    }
-    return joined, told, max(time.perf_counter() - began, others.manifest["collection"]["seconds"])
-
-
-def check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Images) -> None:
-    """Whatever can be refused is refused before anything is deleted or computed."""
-    check_fit(teacher, data)
-    synthesis = check_synthesis(teacher, run.synthesis, run)
-    jobs = plan_shards(synthesis, teacher.spec.classes)
-    if run.distillation.steps:
-        count = sum(sum(job.quotas) for job in jobs)
-        to_be_made = Images(
-            torch.zeros(1, 1, 1, 1).byte().expand(count, -1, -1, -1),
-            torch.zeros(count).long(),
-            "set",
-        )
-        check_lesson(fresh, to_be_made, teacher, run.distillation)
-        Learner(fresh, teacher, run.distillation).check_step(run.step)
-    describe_forms(run.resolve_device())
-    resolve_step(run.step, run.resolve_device(), run.distillation.steps)
-    inspect_teacher(teacher, find_recipe(run.synthesis.recipe).needs_batch_norm)
-    keep, student = run.synthesis.adversary.keep, run.synthesis.adversary.student
-    stored = [source for source in run.beside.sources if source.partition(":")[0] not in DRAWN]
-    ours = {(Path(run.out) / name).resolve() for name in (*DEMO_FILES, STATE, "set", "beside")}
-    teachers = [
-        path for path in (run.teacher.model, run.teacher.weights) if path and Path(path).is_file()
-    ]  # or it is a name
-    for path in filter(None, [*teachers, run.student.weights, student.weights, *stored]):
-        if ours & {Path(path).resolve(), *Path(path).resolve().parents}:
-            raise EchosetError(
-                f"{path} lies in {run.out}, where this demo writes and clears away; choose "
-                "another --out"
-            )
-    same = (run.student.model, run.student.arguments) == (student.model, student.arguments)
-    if run.start == "adversary" and not (keep and same):
-        raise EchosetError(
-            "to start from the adversarial student, add --synthesis.adversary.keep true, and let "
-            "--student and "
-            f"--synthesis.adversary.student be the same (they are {_words(run.student)} and "
-            f"{_words(student)})"
-        )
-    if run.start == "adversary" and run.student.weights:
-        raise EchosetError(
-            "--start adversary and --student.weights are two starts for one student; give one of "
-            "them"
-        )
-    if run.beside.images < 0:
-        raise EchosetError(f"beside.images must be at least 0, got {run.beside.images}")
-    if run.beside.images and not run.distillation.steps:
-        raise EchosetError(
-            "with distillation.steps 0 nobody is taught by what stands beside the set: leave "
-            "beside.images at 0"
-        )
-    if run.beside.images:  # a wrong name is told now, not after the synthesis
-        spec = teacher.spec
-        open_sources(
-            run.beside.sources, spec.channels, spec.size, run.seed, torch.device("cpu"), run.quiet
-        )
-    if run.start == "fresh" and not run.distillation.steps:
-        raise EchosetError(
-            "a fresh student needs distillation.steps of at least 1; without any, the adversarial "
-            "student can be the "
-            "student: --start adversary"
-        )
-    if keep and len(jobs) > 1:
-        raise EchosetError(
-            "an adversarial student learns one shard, and these are several: raise "
-            "--synthesis.shard_images to "
-            f"{run.synthesis.images}"
-        )
-
-
-def _words(student: StudentOptions) -> str:
-    return " ".join(
-        [student.model, *(f"{key}={value}" for key, value in student.arguments.items())]
-    )
+    return finish(run, _new_table(run, summary), summary)
 
 
 def _start_folder(out: Path) -> None:
     """Keep what a stopped demo left; clear away a finished one, and nothing that isn't a demo's."""
     summary = out / "summary.json"
+    set_was_begun = (out / "set" / MARKER).is_file()
     if not (out / "set" / "manifest.json").is_file() and (out / STATE).is_file():
-        if not (out / "set" / MARKER).is_file():
+        if not set_was_begun:
             raise EchosetError(
                 f"{out} holds a stopped distillation ({STATE}) that no demo began, or whose set "
-                "is gone; choose another --out, or "
-                "delete that file"
+                "is gone; choose another --out, or delete that file"
             )
         forget(out)  # of a set that is gone
     if not summary.is_file():
         return
-    if not (out / "set" / MARKER).is_file() or "student_accuracy" not in (
-        content := summary.read_text()
-    ):
+    content = summary.read_text() if set_was_begun else ""
+    if "student_accuracy" not in content:
         raise EchosetError(f"{out} holds a summary.json that no demo wrote; choose another --out")
     if not (out / "report.html").is_file():  # stopped at its last step
         return
@@ -266,3 +128,131 @@ def _start_folder(out: Path) -> None:
     if '"beside": {' in content:
         shutil.rmtree(out / "beside", ignore_errors=True)
     forget(out)
+
+
+def _make_set(run: DemoRun, teacher: Classifier) -> TransferSet:
+    """The generator's set, complete and balanced."""
+    folder = Path(run.out) / "set"
+    transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run)
+    if transfer_set is None:
+        raise EchosetError(f"{folder} is not complete; run the same command again")
+    require_balance(transfer_set.manifest["short"], folder)
+    return transfer_set
+
+
+def _collect_beside(run: DemoRun, teacher: Classifier) -> tuple[TransferSet | None, float]:
+    """The set of other sources, if one is wanted, and the seconds it took."""
+    if not run.beside.images:
+        return None, 0.0
+    began = time.perf_counter()
+    options = CollectOptions(images=run.beside.images)
+    folder = Path(run.out) / "beside"
+    beside = collect_set(teacher, run.beside.sources, options, folder, runtime=run)
+    spent = time.perf_counter() - began
+    return beside, max(spent, beside.manifest["collection"]["seconds"])
+
+
+def _load_adversary(run: DemoRun, options: StudentOptions, teacher: Classifier) -> Classifier:
+    """A network of these options with the weights of the adversarial student."""
+    weights = Path(run.out) / "set" / "adversary-00000.safetensors"
+    return build_student(dataclasses.replace(options, weights=str(weights)), teacher.contract)
+
+
+def _teach(
+    run: DemoRun,
+    teacher: Classifier,
+    student: Classifier,
+    transfer_set: TransferSet,
+    beside: TransferSet | None,
+) -> float:
+    """Train the student on what was written, as anyone who is handed the sets would; the seconds it
+    took.
+    """
+    if not run.distillation.steps:
+        return 0.0
+    images = as_images(transfer_set, "set")
+    if beside is not None:
+        images = join([images, as_images(beside, "beside")], "set and beside")
+    folder = Path(run.out)
+    result = train_student(student, images, teacher, run.distillation, folder=folder, runtime=run)
+    return result.seconds
+
+
+def _judge(run: DemoRun, teacher: Classifier, student: Classifier, data: Images) -> Verdict:
+    """Teacher, student and, if it was kept, the adversarial student on the test data."""
+    teacher_result = evaluate_classifier(teacher, data, runtime=run)
+    student_result = evaluate_classifier(student, data, teacher, runtime=run)
+    adversary_accuracy = None
+    if run.synthesis.adversary.keep:
+        adversary = _load_adversary(run, run.synthesis.adversary.student, teacher)
+        adversary_accuracy = evaluate_classifier(adversary, data, runtime=run).accuracy
+    return Verdict(teacher_result, student_result, adversary_accuracy, data.name)
+
+
+def _summarise(run: DemoRun, outcome: Outcome) -> dict[str, Any]:
+    """What `summary.json` says, and the last line of --json."""
+    verdict = outcome.verdict
+    return {
+        "teacher_accuracy": verdict.teacher.accuracy,
+        "student_accuracy": verdict.student.accuracy,
+        "adversary_accuracy": verdict.adversary_accuracy,
+        "agreement": verdict.student.agreement,
+        "student_accuracy_per_class": verdict.student.per_class,
+        "start": run.start,
+        **told_of(run.distillation),
+        "given_weights": weights_given(run.student, run.synthesis.adversary.student),
+        "images": len(outcome.transfer_set),
+        "per_class": outcome.transfer_set.counts(),
+        "beside": _summarise_beside(run, outcome.beside),
+        "teacher_parameters": outcome.teacher.parameters_count,
+        "student_parameters": outcome.student.parameters_count,
+        "test_images": verdict.test_images,
+        "seed": run.seed,
+        "device": describe_device(run.resolve_device()),
+        "torch": torch.__version__,
+        "command": command_line(),
+        "seconds": outcome.seconds,
+        "report": str(Path(run.out) / "report.html"),
+    }
+
+
+def _summarise_beside(run: DemoRun, beside: TransferSet | None) -> dict[str, Any] | None:
+    if beside is None:
+        return None
+    return {
+        "images": len(beside),
+        "sources": list(run.beside.sources),
+        "per_class": beside.counts(),
+    }
+
+
+def _new_table(run: DemoRun, summary: dict[str, Any]) -> Table:
+    """Teacher and student side by side."""
+    table = new_table("Echoset demo", "", "teacher", "student")
+    accuracies = f"{summary['teacher_accuracy']:.2%}", f"{summary['student_accuracy']:.2%}"
+    table.add_row("accuracy", *accuracies)
+    parameters = f"{summary['teacher_parameters']:,}", f"{summary['student_parameters']:,}"
+    table.add_row("parameters", *parameters)
+    teachers_images = "60,000 real images" if is_bundled(run.teacher) else "real images"
+    table.add_row("learnt from", teachers_images, _say_images(run, summary))
+    if summary["adversary_accuracy"] is not None:
+        table.add_row("the adversarial student", "", f"{summary['adversary_accuracy']:.2%}")
+    table.add_row("same decision", "", f"{summary['agreement']:.2%}")
+    stages = {stage: value for stage, value in summary["seconds"].items() if stage != "total"}
+    spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in stages.items() if value)
+    table.caption = f"judged on {summary['test_images']}\n{spent}\nreport: {summary['report']}"
+    return table
+
+
+def _say_images(run: DemoRun, summary: dict[str, Any]) -> str:
+    """What the student has learnt from."""
+    text = f"{summary['images']:,} synthetic images"
+    if run.start == "adversary" and not run.synthesis.replay.keep_all:
+        text += ", those that passed through the buffer too"
+    beside = summary["beside"]
+    if beside is None:
+        return text
+    text += f" and {beside['images']:,}"
+    if beside["images"] != run.beside.images:
+        text += f" of {run.beside.images:,} wanted"
+    return f"{text} from {', '.join(beside['sources'])}"

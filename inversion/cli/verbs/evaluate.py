@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
+from distill.evaluation import Evaluation
 from distill.evaluation import evaluate as evaluate_classifier
-from inversion.cli.schema import EvaluateRun
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import load_test_data
 from inversion.teacher import check_shape, load_teacher
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from inversion.cli.schema import EvaluateRun
+    from inversion.options import TeacherOptions
 
 
 def execute(run: EvaluateRun) -> int:
@@ -17,37 +24,46 @@ def execute(run: EvaluateRun) -> int:
     if run.attacks and not run.against:
         raise EchosetError("--attacks compares two networks: name the second with --against")
     model = load_teacher(run.model)
-    other = load_teacher(run.against) if run.against else None
     check_shape(model, "--model")
-    if other:
+    other = None
+    if run.against:
+        other = load_teacher(run.against)
         check_shape(other, "--against")
     data = load_test_data(run.data, model, run.quiet)
-    result = evaluate_classifier(
-        model, data, other, attacks=run.attacks if other else 0, runtime=run
-    )
-    name = run.model.weights or run.model.model
+    result = evaluate_classifier(model, data, other, attacks=run.attacks, runtime=run)
+    name = _name_of(run.model)
     table = new_table(f"{name} on {data.name}", "", "")
+    _add_figures(table, result)
+    if run.against:
+        _add_comparison(table, result, _name_of(run.against))
+    for label, accuracy in enumerate(result.per_class):
+        shown = "no images" if accuracy is None else f"{accuracy:.2%}"
+        table.add_row(f"class {label}", shown)
+    for figure, value in result.own.items():
+        table.add_row(figure, f"{value:.4f}")
+    return finish(run, table, {"model": name, "data": data.name, **dataclasses.asdict(result)})
+
+
+def _name_of(options: TeacherOptions) -> str:
+    return options.weights or options.model
+
+
+def _add_figures(table: Table, result: Evaluation) -> None:
+    """What the network's own answers say."""
     table.add_row("accuracy", f"{result.accuracy:.2%}")
     if result.top5 is not None:
         table.add_row("among the first five", f"{result.top5:.2%}")
     table.add_row("calibration error", f"{result.ece:.4f}")
     table.add_row("mean entropy, nats", f"{result.entropy:.4f}")
-    if result.agreement is not None:
-        table.add_row(
-            f"same decision as {run.against.weights or run.against.model}",
-            f"{result.agreement:.2%}",
-        )
+
+
+def _add_comparison(table: Table, result: Evaluation, other: str) -> None:
+    """How near the network is to the other one."""
+    table.add_row(f"same decision as {other}", f"{result.agreement:.2%}")
     if result.magnitude_similarity is not None:
-        table.add_row(
-            "boundary similarity, size",
-            f"{result.magnitude_similarity:.3f} ({result.boundary_pairs} pushes)",
-        )
+        size = f"{result.magnitude_similarity:.3f} ({result.boundary_pairs} pushes)"
+        table.add_row("boundary similarity, size", size)
         table.add_row("boundary similarity, direction", f"{result.angle_similarity:.3f}")
     if result.transfer is not None:
-        table.add_row(
-            "adversarial transfer",
-            f"{result.transfer:.2%} (of the teacher itself {result.transfer_teacher:.2%})",
-        )
-    for label, accuracy in enumerate(result.per_class):
-        table.add_row(f"class {label}", "no images" if accuracy is None else f"{accuracy:.2%}")
-    return finish(run, table, {"model": name, "data": data.name, **dataclasses.asdict(result)})
+        share = f"{result.transfer:.2%} (of the teacher itself {result.transfer_teacher:.2%})"
+        table.add_row("adversarial transfer", share)

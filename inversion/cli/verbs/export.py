@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.sets.exports import export as export_set
 from distill.sets.exports import merge, subsample
 from distill.sets.transfer_set import TransferSet
-from inversion.cli.schema import ExportRun
 from inversion.cli.show import finish
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from inversion.cli.schema import ExportRun
 
 
 def execute(run: ExportRun) -> int:
     """Merge sets, draw from them, write them for others."""
-    if len({Path(folder).resolve() for folder in run.sets}) < len(run.sets):
+    folders = {Path(folder).resolve() for folder in run.sets}
+    if len(folders) < len(run.sets):
         raise EchosetError(f"a set is named twice: {', '.join(run.sets)}")
-    data = merge([TransferSet.load(folder, check_hashes=True) for folder in run.sets], run.sets)
+    sets = [TransferSet.load(folder, check_hashes=True) for folder in run.sets]
+    data = merge(sets, run.sets)
     if run.images:
         data = subsample(data, run.images, run.seed)
     place = export_set(data, run.out, run.form, run.quiet)

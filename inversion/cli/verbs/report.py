@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from inversion.cli.schema import ReportRun
 from inversion.cli.show import finish
 from inversion.pages.report import write_report
+
+if TYPE_CHECKING:
+    from inversion.cli.schema import ReportRun
 
 
 def execute(run: ReportRun) -> int:

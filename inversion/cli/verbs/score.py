@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from distill.data.images import Images, as_images
 from distill.files import write_json
 from distill.options import StudyOptions
 from distill.sets.transfer_set import TransferSet, raw_counts
-from inversion.cli.schema import ScoreRun
-from inversion.cli.show import finish, rows_table
-from inversion.cli.verbs.shared import fill_grid, load_set, load_test_data, require_data
+from inversion.cli.show import command_line, finish, rows_table
+from inversion.cli.verbs.shared import (
+    fill_grid,
+    load_set,
+    load_test_data,
+    require_data,
+    strip_cells,
+)
 from inversion.pages.scores import (
     Scored,
     ranked,
@@ -34,11 +37,61 @@ from inversion.teacher import check_shape, load_teacher, trained_views
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill.models import Classifier
+    from inversion.cli.schema import ScoreRun
+
+
+class Sample(NamedTuple):
+    """What is scored of a set."""
+
+    images: Images
+    raw_counts: list[int] | Literal["own"] | None
+    """The teacher's decisions before filtering, where they are known."""
+
 
 def execute(run: ScoreRun) -> int:
     """Score every set, show them side by side, and with --validate say how far the scores can be
     trusted.
     """
+    _check_run(run)
+    teacher = load_teacher(run.teacher)
+    check_shape(teacher)
+    trained_views(teacher.spec)
+    samples = {name: _load_sample(run, teacher, path) for name, path in run.sets.items()}
+    cells: list[dict[str, Any]] = []
+    if run.validate:
+        cells, wanted = _teach_students(run, teacher, samples)
+        if len(cells) < wanted:
+            line = "this process's students are finished, others' are not yet"
+            return finish(run, None, {"complete": False}, line)
+
+    scored = {name: _score(run, teacher, name, sample) for name, sample in samples.items()}
+    validation = _validate(scored, cells) if run.validate else None
+    command = command_line()
+    document = {
+        "command": command,
+        "ranked": ranked(scored),
+        "definitions": definitions(),
+        "overall": OVERALL,
+        "device": describe_device(run.resolve_device()),
+        "torch": torch.__version__,
+        "sets": {name: {"path": one.path, **one.card.document()} for name, one in scored.items()},
+    }
+    if validation is not None:
+        document["validation"] = validation
+        document["study"] = strip_cells(cells)
+        write_json(_folder(run) / "validation.json", document)
+    write_scores(scored, command, Path(run.out), validation)
+    if not run.quiet:
+        _show(scored, validation)
+    return finish(run, None, document, f"{OVERALL}\npage: {Path(run.out)}")
+
+
+def _check_run(run: ScoreRun) -> None:
+    """Refuse what can be refused before anything is loaded."""
     if not run.sets:
         raise EchosetError(
             "there is nothing to score; name sets: echoset score runs/set leaves=runs/leaves"
@@ -50,78 +103,22 @@ def execute(run: ScoreRun) -> int:
     if run.validate:
         check_sets(run.sets)
         require_data(run.data, run.teacher)
-    teacher, page = load_teacher(run.teacher), Path(run.out)
-    check_shape(teacher)
-    trained_views(teacher.spec)
-    sets, drawn = {}, {}
-    for name, path in run.sets.items():
-        data = load_set(path, teacher, run.quiet, labelled=False)
-        drawn[name] = _raw_counts(data, path, teacher.spec.classes)
-        sets[name] = _evenly(as_images(data, path), run.images)
-        check_images(sets[name].images, teacher, path)
-    cells: list[dict[str, Any]] = []
-    if run.validate:
-        options = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0)
-        cells, wanted = fill_grid(
-            run,
-            teacher,
-            sets,
-            load_test_data(run.data, teacher, run.quiet),
-            page.with_suffix(""),
-            options,
-        )
-        if len(cells) < wanted:
-            return finish(
-                run,
-                None,
-                {"complete": False},
-                "this process's students are finished, others' are not yet",
-            )
-    scored = {}
-    for name, data in sets.items():
-        if not run.quiet:
-            print(f"scoring {name}, {len(data):,} images", file=sys.stderr)
-        card = score_images(data.images, teacher, drawn[name], run.scores, runtime=run)
-        scored[name] = Scored(run.sets[name], data.images, card)
-    command = shlex.join(["echoset", *sys.argv[1:]])
-    found = (
-        validate({name: one.card for name, one in scored.items()}, cells) if run.validate else None
-    )
-    document: dict[str, Any] = {
-        "command": command,
-        "ranked": ranked(scored),
-        "definitions": definitions(),
-        "overall": OVERALL,
-    }
-    document |= {"device": describe_device(run.resolve_device()), "torch": torch.__version__}
-    document["sets"] = {
-        name: {"path": one.path, **one.card.document()} for name, one in scored.items()
-    }
-    if found is not None:
-        original = [
-            cell["accuracy"]
-            for cell in cells
-            if cell["set"] == "original" and cell["method"] == "hinton"
-        ]
-        found["original"] = sum(original) / len(original) if original else None
-        document["validation"] = found
-        document["study"] = [
-            {k: v for k, v in cell.items() if k not in ("key", "per_class")} for cell in cells
-        ]
-        write_json(page.with_suffix("") / "validation.json", document)
-    write_scores(scored, command, page, found)
-    if found is not None and not run.quiet:
-        Console(markup=False).print(_validation_table(found))
-    names, width = document["ranked"], max(9, *map(len, scored)) + 3
-    abreast = max(1, (Console().width - 30) // width)  # as many sets as stand side by side
-    for start in range(0, 0 if run.quiet else len(names), abreast):
-        Console(markup=False).print(
-            rows_table("Scorecard", score_rows(scored, names[start : start + abreast]))
-        )
-    return finish(run, None, document, f"{OVERALL}\npage: {page}")
 
 
-def _raw_counts(
+def _folder(run: ScoreRun) -> Path:
+    """Where cells and validation.json go: beside the page, called as it is."""
+    return Path(run.out).with_suffix("")
+
+
+def _load_sample(run: ScoreRun, teacher: Classifier, path: str) -> Sample:
+    data = load_set(path, teacher, run.quiet, labelled=False)
+    counts = _find_raw_counts(data, path, teacher.spec.classes)
+    images = _choose_evenly(as_images(data, path), run.images)
+    check_images(images.images, teacher, path)
+    return Sample(images, counts)
+
+
+def _find_raw_counts(
     data: TransferSet | Images, path: str, classes: int
 ) -> list[int] | Literal["own"] | None:
     """The teacher's decisions before filtering: a folder's own, those that a set's manifest has
@@ -129,7 +126,7 @@ def _raw_counts(
     """
     if isinstance(data, Images):
         return "own"
-    counts = raw_counts(data.manifest)
+    counts: list[int] | None = raw_counts(data.manifest)
     try:
         check_counts(counts, classes)
     except EchosetError as error:
@@ -137,18 +134,64 @@ def _raw_counts(
     return counts
 
 
-def _evenly(data: Images, count: int) -> Images:
+def _choose_evenly(data: Images, count: int) -> Images:
     """`count` of the images, evenly spread; all of them for 0, or where there are no more."""
-    return (
-        data.chosen(torch.linspace(0, len(data) - 1, count).long())
-        if 0 < count < len(data)
-        else data
-    )
+    if not 0 < count < len(data):
+        return data
+    return data.chosen(torch.linspace(0, len(data) - 1, count).long())
 
 
-def _validation_table(found: dict[str, Any]) -> Table:
-    table = rows_table("Do the scores predict the students?", validation_rows(found))
-    order = sorted(found["sets"].items(), key=lambda item: -item[1]["accuracy"])
+def _teach_students(
+    run: ScoreRun, teacher: Classifier, samples: dict[str, Sample]
+) -> tuple[list[dict[str, Any]], int]:
+    """This process's part of the students, one of each set and seed; all that are finished, and how
+    many there are to be.
+    """
+    options = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0)
+    sets = {name: sample.images for name, sample in samples.items()}
+    data = load_test_data(run.data, teacher, run.quiet)
+    return fill_grid(run, teacher, sets, data, _folder(run), options)
+
+
+def _score(run: ScoreRun, teacher: Classifier, name: str, sample: Sample) -> Scored:
+    images = sample.images.images  # (N, C, H, W) uint8
+    if not run.quiet:
+        print(f"scoring {name}, {len(images):,} images", file=sys.stderr)
+    card = score_images(images, teacher, sample.raw_counts, run.scores, runtime=run)
+    return Scored(run.sets[name], images, card)
+
+
+def _validate(scored: dict[str, Scored], cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """How well each score predicts the students' accuracy; that of students of the original data
+    stands beside it.
+    """
+    cards = {name: one.card for name, one in scored.items()}
+    validation = validate(cards, cells)
+    original = []
+    for cell in cells:
+        if cell["set"] == "original" and cell["method"] == "hinton":
+            original.append(cell["accuracy"])
+    validation["original"] = sum(original) / len(original) if original else None
+    return validation
+
+
+def _show(scored: dict[str, Scored], validation: dict[str, Any] | None) -> None:
+    """The tables: as many sets stand side by side as the terminal is wide."""
+    console = Console(markup=False)
+    if validation is not None:
+        console.print(_validation_table(validation))
+    names = ranked(scored)
+    column = max(9, *map(len, names)) + 3
+    abreast = max(1, (console.width - 30) // column)
+    for start in range(0, len(names), abreast):
+        rows = score_rows(scored, names[start : start + abreast])
+        console.print(rows_table("Scorecard", rows))
+
+
+def _validation_table(validation: dict[str, Any]) -> Table:
+    table = rows_table("Do the scores predict the students?", validation_rows(validation))
+    order = sorted(validation["sets"].items(), key=lambda item: -item[1]["accuracy"])
     accuracies = ", ".join(f"{name} {one['accuracy']:.2%}" for name, one in order)
-    table.caption = "\n".join([f"mean test accuracy: {accuracies}", *validation_notes(found)])
+    notes = validation_notes(validation)
+    table.caption = "\n".join([f"mean test accuracy: {accuracies}", *notes])
     return table

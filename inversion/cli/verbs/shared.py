@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.data.images import Images, load_images
-from distill.models import Classifier
-from distill.options import StudyOptions
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
-from inversion.cli.schema import ScoreRun, StudyRun
-from inversion.options import TeacherOptions
 from inversion.teacher import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from distill.models import Classifier
+    from distill.options import StudyOptions
+    from inversion.cli.schema import ScoreRun, StudyRun
+    from inversion.options import TeacherOptions
 
 STUDENT = "student.safetensors"
 
 
-def require_data(path: str | None, teacher: TeacherOptions) -> bool:
-    """Whether the teacher is the one that the bundled test images are for; any other needs test
-    data of its own.
-    """
-    bundled = (teacher.model, teacher.weights) == ("mnist", None)
-    if path is None and not bundled:
+def is_bundled(teacher: TeacherOptions) -> bool:
+    """Whether the teacher is the one that the bundled test images are for."""
+    return (teacher.model, teacher.weights) == ("mnist", None)
+
+
+def require_data(path: str | None, teacher: TeacherOptions) -> None:
+    """Refuse a teacher that the bundled test images are not for, where there are no others."""
+    if path is None and not is_bundled(teacher):
         raise EchosetError(
             "the bundled test images are MNIST's, for teacher mnist alone; give this one's test "
             "data with --data"
         )
-    return bundled
 
 
 def load_test_data(path: str | None, model: Classifier, quiet: bool) -> Images:
@@ -60,18 +63,18 @@ def load_set(
 
 def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder: str) -> None:
     """Refuse a set that another teacher made, or that was made with other settings of it."""
-    made_by, weight_hash = transfer_set.manifest["teacher"], teacher.weight_hash()
-    if made_by.get("weight_hash") != weight_hash:
+    maker = transfer_set.manifest["teacher"]
+    maker_hash = str(maker.get("weight_hash"))
+    weight_hash = teacher.weight_hash()
+    if maker_hash != weight_hash:
         raise EchosetError(
-            f"{folder} was made by teacher '{made_by.get('model')}' with weights "
-            f"{str(made_by.get('weight_hash'))[:16]}…, "
+            f"{folder} was made by teacher '{maker.get('model')}' with weights "
+            f"{maker_hash[:16]}…, "
             f"the teacher given has {weight_hash[:16]}…; give the same one with --teacher"
         )
-    if differ := [
-        key
-        for key, value in teacher.contract.items()
-        if value != transfer_set.manifest["input"][key]
-    ]:
+    contract = transfer_set.manifest["input"]
+    differ = [key for key, value in teacher.contract.items() if value != contract[key]]
+    if differ:
         raise EchosetError(
             f"{folder} was made with another {', '.join(differ)} of the teacher; give the same "
             f"--teacher.{differ[0]}"
@@ -101,12 +104,19 @@ def fill_grid(
     be.
     """
     spec = teacher.spec
-    original = (
-        load_images(run.original, "train", spec.channels, spec.size, run.quiet)
-        if run.original
-        else None
-    )
+    original = None
+    if run.original:
+        original = load_images(run.original, "train", spec.channels, spec.size, run.quiet)
     cells = run_study(
         teacher, sets, data, out, run.student, options, run.distillation, original, runtime=run
     )
     return cells, len(plan(sets, options, original is not None))
+
+
+def strip_cells(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells of a study without what only the study itself reads."""
+    return [_strip(cell) for cell in cells]
+
+
+def _strip(cell: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in cell.items() if name not in ("key", "per_class")}

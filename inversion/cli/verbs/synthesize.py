@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from inversion.cli.schema import SynthesizeRun
+from typing import TYPE_CHECKING
+
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_balance
 from inversion.driver import synthesize as synthesize_set
 from inversion.teacher import load_teacher
 
+if TYPE_CHECKING:
+    from inversion.cli.schema import SynthesizeRun
+
 
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     teacher = load_teacher(run.teacher)
-    made = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
-    if made is None:
-        return finish(
-            run,
-            None,
-            {"set": run.out, "complete": False},
-            f"part {run.rank} of {run.world} is done; others are not yet",
-        )
+    transfer_set = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
+    if transfer_set is None:
+        line = f"part {run.rank} of {run.world} is done; others are not yet"
+        return finish(run, None, {"set": run.out, "complete": False}, line)
+    manifest = transfer_set.manifest
+    counts = transfer_set.counts()
+    seconds = sum(shard["seconds"] for shard in manifest["shards"])
     document = {
         "set": run.out,
         "complete": True,
-        "images": len(made),
-        "per_class": made.counts(),
-        "short": made.manifest["short"],
+        "images": len(transfer_set),
+        "per_class": counts,
+        "short": manifest["short"],
+        "seconds": seconds,
     }
-    document["seconds"] = sum(shard["seconds"] for shard in made.manifest["shards"])
     table = new_table(f"Transfer set {run.out}", "class", "images")
-    for label, count in enumerate(made.counts()):
+    for label, count in enumerate(counts):
         table.add_row(str(label), str(count))
-    table.caption = f"{len(made):,} images in {document['seconds']:.0f} s"
+    table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s"
     status = finish(run, table, document)
-    require_balance(document["short"], run.out)
+    require_balance(manifest["short"], run.out)
     return status

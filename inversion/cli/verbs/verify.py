@@ -2,66 +2,111 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill.evaluation import predict
 from distill.sets.transfer_set import TransferSet
-from inversion.cli.schema import VerifyRun
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_same_teacher
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
+if TYPE_CHECKING:
+    from inversion.cli.schema import VerifyRun
+    from inversion.options import TeacherOptions
+
+LOGIT_GAP = 2e-3
+"""Largest relative gap to a stored logit: float16 keeps 11 bits, so 2⁻¹¹ of its size, and float32
+sums differ in their order."""
+TIE = 1e-4
+"""Two classes this near to each other, relative to the answer, may change places by the order of
+float32 sums, as on images pushed to a boundary."""
+
 
 def execute(run: VerifyRun) -> int:
     """Check everything about a set that can be checked."""
     transfer_set = TransferSet.load(run.set, check_hashes=True)
-    counts = transfer_set.counts()
-    balanced, found = max(counts) - min(counts) <= 1, f"{min(counts)} to {max(counts)}"
+    balance = _check_balance(transfer_set)
     document: dict[str, Any] = {
         "set": run.set,
         "images": len(transfer_set),
-        "per_class": counts,
-        "balanced": balanced,
+        "per_class": transfer_set.counts(),
+        "balanced": balance.is_even,
     }
+    shards = len(transfer_set.manifest["shards"])
     table = new_table(f"Transfer set {run.set}", "", "found")
-    table.add_row(
-        "shards", f"{len(transfer_set.manifest['shards'])}, hashes, shapes and labels hold"
-    )
+    table.add_row("shards", f"{shards}, hashes, shapes and labels hold")
     table.add_row("images", f"{len(transfer_set):,}")
-    # The unbalanced twin of a collected set, and a growing pool, were not meant to be balanced.
-    config = transfer_set.manifest["config"]
-    replay = config.get("replay")
-    meant = config.get("balanced", True) and not (
-        isinstance(replay, dict) and replay.get("keep_all", False)
-    )
-    table.add_row(
-        "per class",
-        found
-        + ("" if balanced else ": not balanced" if meant else ": not balanced, nor meant to be"),
-    )
-    problem = (
-        f"{run.set} is not balanced: {found} images per class" if meant and not balanced else None
-    )
+    table.add_row("per class", balance.describe())
+    problem = None
+    if balance.was_meant and not balance.is_even:
+        problem = f"{run.set} is not balanced: {balance.spread} images per class"
+
     if run.teacher is not None:
-        teacher = load_teacher(run.teacher)
-        require_same_teacher(transfer_set, teacher, run.set)
-        answers = predict(teacher, transfer_set.images, run.resolve_device(), quiet=run.quiet).cpu()
-        # float16 keeps 11 bits: a stored logit is off by at most 2⁻¹¹ of its size, and float32 sums
-        # differ in their order, which can decide between two classes that are next to equal, as on
-        # images pushed to a boundary.
-        behind = answers.amax(1) - answers.gather(1, transfer_set.labels[:, None])[:, 0]
-        wrong = int((behind > 1e-4 * (1 + answers.abs().amax(1))).sum())
-        gap = (answers - transfer_set.logits.float()).abs() / (1 + answers.abs())
-        document |= {"labels_differ": wrong, "largest_logit_gap": gap.max().item()}
-        table.add_row("labels the teacher gives otherwise", str(wrong))
-        table.add_row("largest gap to stored logits", f"{gap.max():.1e} of their size")
-        if wrong or gap.max() > 2e-3:
+        answers = _ask_again(run, run.teacher, transfer_set)
+        document |= {"labels_differ": answers.wrong, "largest_logit_gap": answers.gap}
+        table.add_row("labels the teacher gives otherwise", str(answers.wrong))
+        table.add_row("largest gap to stored logits", f"{answers.gap:.1e} of their size")
+        if answers.wrong or answers.gap > LOGIT_GAP:
             problem = (
-                f"{run.set}: the teacher answers otherwise than stored ({wrong} labels, "
-                f"logits off by up to {gap.max():.1e})"
+                f"{run.set}: the teacher answers otherwise than stored ({answers.wrong} labels, "
+                f"logits off by up to {answers.gap:.1e})"
             )
     status = finish(run, table, document)
     if problem:
         raise EchosetError(problem)
     return status
+
+
+class Balance(NamedTuple):
+    """How evenly a set is spread over the classes."""
+
+    is_even: bool
+    """As even as its task can have it."""
+    was_meant: bool
+    """Whether it was made to be even."""
+    spread: str
+    """From the smallest class to the largest."""
+
+    def describe(self) -> str:
+        """The spread, and what is wrong with it."""
+        if self.is_even:
+            return self.spread
+        if self.was_meant:
+            return f"{self.spread}: not balanced"
+        return f"{self.spread}: not balanced, nor meant to be"
+
+
+def _check_balance(transfer_set: TransferSet) -> Balance:
+    counts = transfer_set.counts()
+    config = transfer_set.manifest["config"]
+    # The unbalanced twin of a collected set, and a growing pool, were not meant to be balanced.
+    replay = config.get("replay")
+    keeps_all = isinstance(replay, dict) and replay.get("keep_all", False)
+    return Balance(
+        is_even=transfer_set.task.is_balanced(counts),
+        was_meant=config.get("balanced", True) and not keeps_all,
+        spread=f"{min(counts)} to {max(counts)}",
+    )
+
+
+class Answers(NamedTuple):
+    """What a teacher says of a set today, against what is stored."""
+
+    wrong: int
+    """Labels that it clearly gives otherwise."""
+    gap: float
+    """Largest difference of a logit, relative to its size."""
+
+
+def _ask_again(run: VerifyRun, options: TeacherOptions, transfer_set: TransferSet) -> Answers:
+    teacher = load_teacher(options)
+    require_same_teacher(transfer_set, teacher, run.set)
+    device = run.resolve_device()
+    logits = predict(teacher, transfer_set.images, device, quiet=run.quiet).cpu()  # (N, K, *places)
+    labels = transfer_set.labels.long()  # (N, *places)
+    label_logits = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    behind = logits.amax(1) - label_logits
+    is_wrong = behind > TIE * (1 + logits.abs().amax(1))
+    gap = (logits - transfer_set.logits.float()).abs() / (1 + logits.abs())
+    return Answers(wrong=int(is_wrong.sum()), gap=gap.max().item())
