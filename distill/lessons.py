@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from distill.data.augment import make_views
-from distill.data.images import Images, fit_pixels
+from distill.data.images import Images
+from distill.data.pixels import fit_pixels
 from distill.learner import Learner
 from distill.models import Classifier
 from distill.options import DistillOptions

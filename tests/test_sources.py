@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distill.data.images import fit_pixels
+from distill.data.pixels import fit_pixels
 from distill.sets.transfer_set import write_manifest, write_shard
 from inversion.sources import DRAWN
 from inversion.sources.leaves import Leaves

@@ -27,7 +27,8 @@ from torch import Tensor
 from verbs import plain_endings
 
 from distill.data.augment import make_views
-from distill.data.images import Images, content_hash, fit_pixels
+from distill.data.images import Images, content_hash
+from distill.data.pixels import fit_pixels
 from distill.evaluation import evaluate
 from distill.files import load_state, save_state, write_json
 from distill.loop import Loop

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 # What a file of options never names, as --help. It has no public name, and nothing public does the
 # same: an ordinary action that is called --teacher takes the whole group `teacher` of a file for
 # its own value. This is the only place that knows it; tests/test_cli_words.py tells when it goes.
-from jsonargparse._common import NonParsingAction as Unsaved
+from jsonargparse._common import NonParsingAction
+
+Unsaved = NonParsingAction
 
 
 class Words(Unsaved):

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distill.data.images import content_hash, fit_pixels, load_images
+from distill.data.images import content_hash, load_images
+from distill.data.pixels import fit_pixels
 from distill.sets.transfer_set import TransferSet, is_set
 from inversion.sources import DRAWN, Drawer, find_drawer
 from inversion.sources.exposure import expose
