@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from distill.models.classifier import Classifier
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.bn_match import MomentTarget, bn_match, fold_batch_norm
-from synthesis_kernels.conv3x3 import FrozenConv3x3, pays
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
 
 
 def find_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
