@@ -17,7 +17,7 @@ from synthesis_kernels.errors import EchosetError
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the target, then rename: a reader sees the old file or the new one, never half
-    of it.
+    of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -53,33 +53,41 @@ def load_state(path: Path, key: str) -> dict[str, Any] | None:
     """The state saved for this very job, or None where there is none; another job's, which would be
     lost, is refused.
     """
-    for torn in path.parent.glob(
-        f".{glob.escape(path.name)}.*-*.tmp"
-    ):  # of runs that were killed while they wrote
-        if not _is_alive(torn.name.removeprefix(f".{path.name}.").partition("-")[0]):
-            torn.unlink(missing_ok=True)
+    _remove_torn_files(path)
     if not path.is_file():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        found, state = content["key"], content["state"]
+        saved_key = content["key"]
+        state = content["state"]
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         raise EchosetError(
             f"{path} cannot be read as saved state ({error}); delete it to start this job again"
         ) from error
-    if found != f"{FORMAT} {key}":
+    if saved_key != f"{FORMAT} {key}":
         raise EchosetError(
             f"{path} was left by a stopped run with other options, data, device or version; go on "
-            "with that one, choose another "
-            "--out, or delete the file to start anew"
+            "with that one, choose another --out, or delete the file to start anew"
         )
     return state
 
 
+def _remove_torn_files(path: Path) -> None:
+    """Remove what runs that were killed while they wrote this file left beside it."""
+    prefix = f".{path.name}."
+    for torn in path.parent.glob(f"{glob.escape(prefix)}*-*.tmp"):
+        process = torn.name.removeprefix(prefix).partition("-")[0]
+        if not _is_alive(process):
+            torn.unlink(missing_ok=True)
+
+
 def _is_alive(process: str) -> bool:
-    if process == str(os.getpid()):  # in a container, the one before may have had the same number
+    """Whether another process of this number may be writing still."""
+    # In a container, the process before this one may have had the same number.
+    if process == str(os.getpid()):
         return False
-    if os.name != "posix":  # elsewhere the question would be a signal
+    # Elsewhere the question would be a signal.
+    if os.name != "posix":
         return True
     try:
         os.kill(int(process), 0)
@@ -105,11 +113,14 @@ class JsonLines:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All complete lines of a log; a line that a kill cut short is passed over."""
+    if not path.is_file():
+        return []
     events = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines():
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        events += [event] if isinstance(event, dict) and "event" in event else []
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
     return events

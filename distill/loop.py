@@ -13,14 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distill.files import JsonLines
 from synthesis_kernels.errors import EchosetError
+
+Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+"""What `signal.signal` takes and gives back."""
 
 
 class Interrupted(Exception):
@@ -36,7 +39,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.raised = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Handler] = {}
 
     def __enter__(self) -> StopFlag:
         if threading.current_thread() is threading.main_thread():
@@ -49,15 +52,12 @@ class StopFlag:
     ) -> None:
         self._restore()
 
-    def _raise(self, number: int, frame: object) -> None:
+    def _raise(self, number: int, frame: FrameType | None) -> None:
         self.raised = True
         self._restore()
+        message = "stopping after this step, keeping what is done (Ctrl-C again to stop at once)"
         try:
-            print(
-                "\nstopping after this step, keeping what is done (Ctrl-C again to stop at once)",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"\n{message}", file=sys.stderr, flush=True)
         except OSError:  # of `2>&1 | tee`, Ctrl-C has ended the tee, too
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it stays open
 
@@ -73,10 +73,13 @@ class Every:
     """
 
     SHARE = 0.02
+    """Of the time, that may be paid."""
     LONGEST = 300.0
+    """Seconds to wait at most, whatever it costs."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.wait = seconds, seconds
+        self.seconds = seconds
+        self.wait = seconds
         self.last = time.monotonic()
 
     def __call__(self) -> bool:
@@ -91,7 +94,8 @@ class Every:
         began = time.monotonic()
         yield
         self.last = time.monotonic()
-        self.wait = max(self.seconds, min((self.last - began) / self.SHARE, self.LONGEST))
+        paid = self.last - began
+        self.wait = max(self.seconds, min(paid / self.SHARE, self.LONGEST))
 
 
 class StepProgress:
@@ -101,13 +105,16 @@ class StepProgress:
     """
 
     def __init__(self, title: str, total: int, quiet: bool = False, start: int = 0) -> None:
-        self.title, self.total, self.quiet = title, total, quiet
+        self.title = title
+        self.total = total
+        self.quiet = quiet
         self.console = Console(stderr=True)
-        self.live = (
-            not quiet and self.console.is_interactive and self.console.file.isatty()
-        )  # whatever FORCE_COLOR says
+        # FORCE_COLOR has a console say that it is a terminal; the file knows better.
+        is_terminal = self.console.is_interactive and self.console.file.isatty()
+        self.live = is_terminal and not quiet
         self._due = Every(10)
-        self._began, self._start = time.monotonic(), start
+        self._began = time.monotonic()
+        self._start = start
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -135,16 +142,10 @@ class StepProgress:
         if self.live:
             self._bar.update(self._task, completed=done, figures=figures, total=self.total)
         elif not self.quiet and self._due():
-            left = (
-                (time.monotonic() - self._began)
-                / max(done - self._start, 1)
-                * max(self.total - done, 0)
-            )
-            print(
-                f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}",
-                file=sys.stderr,
-                flush=True,
-            )
+            each = (time.monotonic() - self._began) / max(done - self._start, 1)
+            left = each * max(self.total - done, 0)
+            line = f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}"
+            print(line, file=sys.stderr, flush=True)
 
 
 class Loop:

@@ -12,8 +12,8 @@ def require_least(options: object, group: str, least: float, *names: str) -> Non
     for name in names:
         value = getattr(options, name)
         if not least <= value < math.inf:
-            kind = "a number of at least 0" if least == 0 else f"at least {least}"
-            raise EchosetError(f"{_full(group, name)} must be {kind}, got {value}")
+            demand = "a number of at least 0" if least == 0 else f"at least {least}"
+            raise EchosetError(f"{_full(group, name)} must be {demand}, got {value}")
 
 
 def require_positive(options: object, group: str, *names: str) -> None:
@@ -28,10 +28,15 @@ def require_within(options: object, group: str, interval: str, *names: str) -> N
     """Refuse a field outside [0, 1], or [0, 1) where the interval says so."""
     for name in names:
         value = getattr(options, name)
-        below = value < 1 if interval.endswith(")") else value <= 1
-        if not (value >= 0 and below):
+        lies_within = 0 <= value <= 1
+        if interval.endswith(")"):
+            lies_within = 0 <= value < 1
+        if not lies_within:
             raise EchosetError(f"{_full(group, name)} must lie in {interval}, got {value}")
 
 
 def _full(group: str, name: str) -> str:
-    return f"{group}.{name}" if group else name
+    """The option as the command line names it."""
+    if group:
+        return f"{group}.{name}"
+    return name

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from distill.machine import Machine, TorchDevice
+from synthesis_kernels.choices import Device, Form, Precision, Step
 from synthesis_kernels.errors import EchosetError
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "float32", "bfloat16"]
-Form = Literal["auto", "reference", "native", "triton"]
-Step = Literal["auto", "eager", "compiled", "graph"]
+__all__ = ["Device", "Form", "Machine", "Precision", "Runtime", "Step", "place_in_torchrun"]
+
+Job = TypeVar("Job")
 
 
 def place_in_torchrun() -> tuple[int, int]:
@@ -54,12 +55,11 @@ class Runtime:
     """How many processes share the work; torchrun sets it."""
 
     def __post_init__(self) -> None:
-        for name, kind in CHOICES.items():
+        for name, kind in get_type_hints(Runtime).items():
             value = getattr(self, name)
-            if value not in get_args(kind):
-                raise EchosetError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, got '{value}'"
-                )
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                choices = ", ".join(get_args(kind))
+                raise EchosetError(f"{name} must be one of {choices}, got '{value}'")
         if not 0 <= self.rank < self.world:
             raise EchosetError(f"rank must lie in [0, world), got rank {self.rank} of {self.world}")
 
@@ -72,7 +72,7 @@ class Runtime:
         precision = resolve_precision(device, self.precision)
         return Machine(device, precision, resolve_step(self.step, device, steps))
 
-    def resolve_device(self) -> Any:
+    def resolve_device(self) -> TorchDevice:
         """The device; under torchrun, each process of a machine has its own."""
         import torch
 
@@ -85,7 +85,7 @@ class Runtime:
             torch.cuda.set_device(device)
         return device
 
-    def share(self, jobs: list[Any]) -> list[Any]:
+    def share(self, jobs: list[Job]) -> list[Job]:
         """The jobs of this process: every world-th from its rank on."""
         return jobs[self.rank :: self.world]
 
@@ -107,35 +107,3 @@ class Runtime:
 
         if not self.quiet:
             say_once(message)
-
-
-CHOICES = {"device": Device, "precision": Precision, "kernels": Form, "step": Step}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A runtime after every auto has been decided."""
-
-    device: Any
-    """A torch.device. (Named, the type would have the command line import torch.)"""
-    precision: Any
-    """A torch.dtype."""
-    step: Step
-
-    @property
-    def key(self) -> str:
-        """What the bytes of a result depend on beside the options: part of a saved state's name."""
-        return f"{self.device.type} {self.precision} {self.step} {self._kernels()}"
-
-    def record(self) -> dict[str, str]:
-        """The same for a manifest."""
-        return {
-            "precision": str(self.precision).removeprefix("torch."),
-            "kernels": self._kernels(),
-            "step": self.step,
-        }
-
-    def _kernels(self) -> str:
-        from synthesis_kernels.backend import name_form
-
-        return name_form(self.device)

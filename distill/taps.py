@@ -11,14 +11,19 @@ knowledge of the family; where it guesses wrong, or a network has no maps, name 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.models import Classifier
 from synthesis_kernels.errors import EchosetError
+
+Hook = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,9 @@ class Stages:
     layers: tuple[str, ...]
     """Names within the classifier's network, in order of depth."""
     channels: tuple[int, ...]
+    """Of each layer's maps."""
     sides: tuple[int, ...]
+    """Of each layer's maps: their height."""
     head: str | None
     """The last linear layer, whose input is the embedding; None: the last map's average is."""
 
@@ -37,75 +44,69 @@ def find_stages(classifier: Classifier, layers: tuple[str, ...] = (), maps: bool
     """The last block of each stage, or the named `layers`, with what they give; without `maps` the
     embedding alone, if it can be had so.
     """
-    found, head = _look(classifier, layers)
+    shapes, head = _look(classifier)
     if head and not maps:
         return Stages((), (), (), head)
     if layers:
-        for name in layers:
-            if name not in found:
-                known = ", ".join(
-                    n for n, m in classifier.network.named_modules() if n and "." not in n
-                )
-                raise EchosetError(
-                    f"{classifier.spec.model} has no layer '{name}' that gives maps (B, C, H, W) "
-                    f"once a pass; its parts are {known}"
-                )
+        _require_maps(classifier, layers, shapes)
         chosen = list(layers)
     else:
-        chosen = _last_of_each_stage(classifier.network, found)
+        units = set(_units(classifier.network, "", shapes))
+        of_units = {name: shape for name, shape in shapes.items() if name in units}
+        chosen = _last_of_each_stage(classifier.network, of_units)
     if not chosen:
         raise EchosetError(
             f"no layer of {classifier.spec.model} gives maps (B, C, H, W); use a loss on logits, "
             "such as hinton"
         )
-    shapes = [found[name] for name in chosen]
-    return Stages(tuple(chosen), tuple(s[1] for s in shapes), tuple(s[2] for s in shapes), head)
+    channels = tuple(shapes[name][1] for name in chosen)
+    sides = tuple(shapes[name][2] for name in chosen)
+    return Stages(tuple(chosen), channels, sides, head)
 
 
-def _look(
-    classifier: Classifier, wanted: tuple[str, ...]
-) -> tuple[dict[str, torch.Size], str | None]:
-    """Shapes of all units' maps in order of completion, units being blocks rather than what they
-    are made of.
+def _require_maps(
+    classifier: Classifier, layers: tuple[str, ...], shapes: dict[str, torch.Size]
+) -> None:
+    """Refuse a name that is no layer with maps."""
+    for layer in layers:
+        if layer not in shapes:
+            parts = ", ".join(name for name, _ in classifier.network.named_children())
+            raise EchosetError(
+                f"{classifier.spec.model} has no layer '{layer}' that gives maps (B, C, H, W) "
+                f"once a pass; its parts are {parts}"
+            )
+
+
+def _look(classifier: Classifier) -> tuple[dict[str, torch.Size], str | None]:
+    """Shapes of the maps that layers give once a pass, in order of completion; and the last linear
+    layer that gives one number a class.
     """
-    network, spec = classifier.network, classifier.spec
+    spec = classifier.spec
     seen: dict[str, list[torch.Size]] = {}
-    linear: list[str] = []
+    heads: list[str] = []
 
-    def listen(name: str):  # noqa: ANN202
-        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4:
+    def listen(name: str) -> Hook:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+            if not isinstance(output, Tensor):
+                return
+            if output.ndim == 4:
                 seen.setdefault(name, []).append(output.shape)
-            if (
-                isinstance(module, nn.Linear)
-                and isinstance(output, Tensor)
-                and tuple(output.shape) == (2, spec.classes)
-            ):
-                linear.append(name)
+            if isinstance(module, nn.Linear) and output.shape == (2, spec.classes):
+                heads.append(name)
 
         return hook
 
-    handles = [
-        module.register_forward_hook(listen(name))
-        for name, module in network.named_modules()
-        if name
-    ]
+    device = next(classifier.buffers()).device
+    images = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=device)
     training = classifier.training
-    try:
-        with torch.no_grad():
-            device = next(classifier.buffers()).device
-            classifier.eval()(
-                torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=device)
-            )
-    finally:
-        classifier.train(training)
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        hooks.callback(classifier.train, training)
+        for name, module in classifier.network.named_modules():
+            if name:
+                hooks.callback(module.register_forward_hook(listen(name)).remove)
+        classifier.eval()(images)
     once = {name: shapes[0] for name, shapes in seen.items() if len(shapes) == 1}
-    units = set(wanted) or set(_units(network, "", once))
-    return {name: shape for name, shape in once.items() if name in units}, linear[
-        -1
-    ] if linear else None
+    return once, heads[-1] if heads else None
 
 
 def _units(module: nn.Module, name: str, shapes: dict[str, torch.Size]) -> list[str]:
@@ -115,11 +116,12 @@ def _units(module: nn.Module, name: str, shapes: dict[str, torch.Size]) -> list[
     units = []
     for child_name, child in module.named_children():
         full = f"{name}.{child_name}" if name else child_name
-        inside = {shape[2] for other, shape in shapes.items() if other.startswith(full + ".")}
+        sides = {shape[2] for other, shape in shapes.items() if other.startswith(full + ".")}
         # One pixel may be a squeeze inside a block, and a block may begin at the resolution it
         # reduces.
-        spans = len({s for s in inside if s > 1} - {max(inside, default=0)}) > 1
-        if isinstance(child, nn.Sequential) or spans or (full not in shapes and inside):
+        spans_several = len(sides - {1, max(sides, default=0)}) > 1
+        is_no_unit = full not in shapes and len(sides) > 0
+        if isinstance(child, nn.Sequential) or spans_several or is_no_unit:
             units += _units(child, full, shapes)
         elif full in shapes:
             units.append(full)
@@ -129,25 +131,31 @@ def _units(module: nn.Module, name: str, shapes: dict[str, torch.Size]) -> list[
 def _last_of_each_stage(network: nn.Module, shapes: dict[str, torch.Size]) -> list[str]:
     """Of each run of equal resolution the last block, or the last layer where there is no block."""
     stages: list[list[str]] = []
+    resolution: torch.Size | None = None
     for name, shape in shapes.items():
-        if stages and shapes[stages[-1][-1]][2:] == shape[2:]:
-            stages[-1].append(name)
-        else:
-            stages.append([name])
-    blocks = [
-        [n for n in stage if any(True for _ in network.get_submodule(n).children())] or stage
-        for stage in stages
-    ]
+        if shape[2:] != resolution:
+            resolution = shape[2:]
+            stages.append([])
+        stages[-1].append(name)
+    ends = []
+    for stage in stages:
+        blocks = [name for name in stage if _has_children(network.get_submodule(name))]
+        ends.append((blocks or stage)[-1])
     # A last run at one pixel is the pooled embedding, not a map, unless all is one pixel.
-    ends = [stage[-1] for stage in blocks]
-    return [name for name in ends if shapes[name][2] > 1 or shapes[name][3] > 1] or ends[-1:]
+    larger = [name for name in ends if max(shapes[name][2:]) > 1]
+    return larger or ends[-1:]
+
+
+def _has_children(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
 
 
 class Taps:
     """Listens to a network while the context is open; nothing stays behind in it."""
 
     def __init__(self, classifier: Classifier, stages: Stages) -> None:
-        self.classifier, self.stages = classifier, stages
+        self.classifier = classifier
+        self.stages = stages
         self._maps: dict[str, Tensor] = {}
         self._embedding: Tensor | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -155,15 +163,11 @@ class Taps:
     def __enter__(self) -> Taps:
         network = self.classifier.network
         for name in self.stages.layers:
-            self._handles.append(
-                network.get_submodule(name).register_forward_hook(self._keep(name))
-            )
+            layer = network.get_submodule(name)
+            self._handles.append(layer.register_forward_hook(self._keep(name)))
         if self.stages.head:
-            self._handles.append(
-                network.get_submodule(self.stages.head).register_forward_pre_hook(
-                    self._keep_embedding
-                )
-            )
+            head = network.get_submodule(self.stages.head)
+            self._handles.append(head.register_forward_pre_hook(self._keep_embedding))
         return self
 
     def __exit__(
@@ -173,13 +177,13 @@ class Taps:
             handle.remove()
         self._handles = []
 
-    def _keep(self, name: str):  # noqa: ANN202
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def _keep(self, name: str) -> Hook:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             self._maps[name] = output
 
         return hook
 
-    def _keep_embedding(self, module: nn.Module, inputs: tuple) -> None:
+    def _keep_embedding(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._embedding = inputs[0]
 
     @property
@@ -190,4 +194,6 @@ class Taps:
     @property
     def embedding(self) -> Tensor:  # (B, D), float32
         """What the last linear layer read in the latest pass."""
-        return self.maps[-1].mean((2, 3)) if self._embedding is None else self._embedding.float()
+        if self._embedding is None:
+            return self.maps[-1].mean((2, 3))
+        return self._embedding.float()

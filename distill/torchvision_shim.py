@@ -12,9 +12,8 @@ try:
 except RuntimeError as error:
     if "torchvision::" not in str(error):
         raise
-    _LIBRARY = torch.library.Library(
-        "torchvision", "FRAGMENT"
-    )  # kept: its declarations end when it is collected
+    # Kept: its declarations end when it is collected.
+    _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
     for _name in ("nms", "qnms"):
         _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision

@@ -1,4 +1,4 @@
-"""The teacher's answers to views of a set: asked once per (image, view), in large batches, then
+"""The teacher's answers to views of a set: asked once for each (image, view), in large batches, and
 never again.
 """
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,7 +24,11 @@ from distill.options import ViewOptions
 from synthesis_kernels.backend import forward_pass, name_form
 
 CHUNK = 500
+"""Images whose views the teacher is asked for at once."""
 ANSWERS = "answers-{}-{}.state"
+"""A file of answers, by its bank and by the number of chunks that are in earlier files."""
+
+Look = Callable[[Tensor], Sequence[Tensor]]
 
 
 def to_input(pixels: Tensor) -> Tensor:
@@ -39,13 +44,14 @@ def at_once(size: int, most: int = 512) -> int:
 
 
 def ask(
-    network: nn.Module, images: Tensor, precision: torch.dtype
-) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
+    network: nn.Module,
+    images: Tensor,  # (B, C, H, W) in [0, 1]
+    precision: torch.dtype,
+) -> Tensor:  # (B, K)
     """A network's float32 logits, without gradients."""
+    parts = images.split(at_once(images.shape[-1]))
     with torch.no_grad(), forward_pass(images.device, precision):
-        return torch.cat(
-            [network(part).float() for part in images.split(at_once(images.shape[-1]))]
-        )
+        return torch.cat([network(part).float() for part in parts])
 
 
 def bank_answers(
@@ -57,7 +63,7 @@ def bank_answers(
     precision: torch.dtype,
     quiet: bool = False,
     folder: Path | None = None,
-    look: Callable[[Tensor], Sequence[Tensor]] | None = None,
+    look: Look | None = None,
     what: str = "logits",
 ) -> list[Tensor]:  # of (N, V, …)
     """The teacher's logits for views 0 … V−1 of every image, or all that `look` gives for a batch
@@ -66,61 +72,111 @@ def bank_answers(
     The views themselves need no storing: `make_views` repeats them. In a `folder` the answers are
     kept while they are asked for, and a run that was stopped goes on where it was.
     """
-    key = ""
-    if folder:
-        asked = [
-            teacher.weight_hash(),
-            teacher.contract,
-            content_hash(pool, None),
-            per_image,
-            asdict(options),
-            seed,
-            CHUNK,
-        ]
-        asked += [pool.device.type, str(precision), name_form(pool.device), what]
-        key = sha256(json.dumps(asked).encode()).hexdigest()
+    bank = _Bank(pool, per_image)
+    save = None
+    if folder is not None:
+        key = _bank_key(teacher, pool, per_image, options, seed, precision, what)
+        bank.restore(folder, key)
+        save = partial(bank.save, folder, key)
     if look is None:
-        frozen = Frozen(teacher, precision)
-        look = lambda images: [ask(frozen, images, precision)]  # noqa: E731
-    todo = [
-        (view, index)
-        for view in range(per_image)
-        for index in torch.arange(len(pool), device=pool.device).split(CHUNK)
-    ]
-    bank: list[Tensor] = []
-    done = asked_images = kept = 0
+        look = _look_at_logits(teacher, precision)
+    total = per_image * len(pool)
+    with Loop(
+        "asking the teacher", total, quiet, bank.images, save=save, work="distillation"
+    ) as loop:
+        while not bank.full:
+            view, index = bank.next
+            images = make_views(pool, index, torch.full_like(index, view), options, seed)
+            bank.add(look(images))
+            loop.advance(bank.images)
+    return bank.answers
 
-    def put(found: Sequence[Tensor]) -> None:
-        nonlocal done, asked_images
-        view, index = todo[done]
-        if not bank:
-            bank.extend(
-                part.new_zeros(len(pool), per_image, *part.shape[1:], device=pool.device)
-                for part in found
-            )
-        for whole, part in zip(bank, found, strict=True):
-            whole[index, view] = part.to(pool.device)
-        done, asked_images = done + 1, asked_images + len(index)
 
-    while folder and (saved := load_state(folder / ANSWERS.format(key[:12], done), key)):
-        for found in saved["found"]:
-            put(found)
-        kept = done
+def _bank_key(
+    teacher: Classifier,
+    pool: Tensor,
+    per_image: int,
+    options: ViewOptions,
+    seed: int,
+    precision: torch.dtype,
+    what: str,
+) -> str:
+    """All that the answers depend on, as a hash: a bank is continued only where it is the same."""
+    device = pool.device
+    question = [teacher.weight_hash(), teacher.contract, content_hash(pool, None)]
+    settings = [per_image, asdict(options), seed, CHUNK]
+    machine = [device.type, str(precision), name_form(device)]
+    return sha256(json.dumps([*question, *settings, *machine, what]).encode()).hexdigest()
 
-    def save(seconds: float) -> Path:
-        """Keep what is new, as a file of its own."""
-        nonlocal kept
-        new = [[whole[index, view].cpu() for whole in bank] for view, index in todo[kept:done]]
-        save_state(folder / ANSWERS.format(key[:12], kept), key, {"found": new})
-        kept = done
+
+def _look_at_logits(teacher: Classifier, precision: torch.dtype) -> Look:
+    frozen = Frozen(teacher, precision)
+
+    def look(images: Tensor) -> list[Tensor]:
+        return [ask(frozen, images, precision)]
+
+    return look
+
+
+class _Bank:
+    """Answers to every view of a pool, filled chunk by chunk, each one view of some images.
+
+    Chunks come in a fixed order, so a number says which are there: `done`. In a folder each file
+    holds the chunks that were added since the file before it.
+    """
+
+    def __init__(self, pool: Tensor, per_image: int) -> None:
+        self.pool = pool
+        self.per_image = per_image
+        parts = torch.arange(len(pool), device=pool.device).split(CHUNK)
+        self.chunks = [(view, part) for view in range(per_image) for part in parts]
+        self.answers: list[Tensor] = []  # of (N, V, …)
+        self.done = 0
+        self.images = 0
+        """How many images the chunks that are done have."""
+        self._saved = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether every chunk is there."""
+        return self.done == len(self.chunks)
+
+    @property
+    def next(self) -> tuple[int, Tensor]:
+        """View and images, (B,) int64, of the chunk to come."""
+        return self.chunks[self.done]
+
+    def add(self, answers: Sequence[Tensor]) -> None:  # of (B, …)
+        """Put the answers to the next chunk in their place."""
+        view, index = self.next
+        if not self.answers:
+            self.answers = [self._room_for(answer) for answer in answers]
+        for whole, answer in zip(self.answers, answers, strict=True):
+            whole[index, view] = answer.to(self.pool.device)
+        self.done += 1
+        self.images += len(index)
+
+    def _room_for(self, answer: Tensor) -> Tensor:  # (B, …) -> (N, V, …)
+        size = (len(self.pool), self.per_image, *answer.shape[1:])
+        return answer.new_zeros(size, device=self.pool.device)
+
+    def restore(self, folder: Path, key: str) -> None:
+        """Add what the folder's files hold, one after another."""
+        while saved := load_state(self._file(folder, key), key):
+            for answers in saved["found"]:
+                self.add(answers)
+            self._saved = self.done
+
+    def save(self, folder: Path, key: str, seconds: float) -> Path:
+        """Keep what is new in a file of its own."""
+        new = [
+            [whole[index, view].cpu() for whole in self.answers]
+            for view, index in self.chunks[self._saved : self.done]
+        ]
+        save_state(self._file(folder, key), key, {"found": new})
+        self._saved = self.done
         return folder
 
-    title = "asking the teacher"
-    total = per_image * len(pool)
-    keep = save if folder else None
-    with Loop(title, total, quiet, asked_images, save=keep, work="distillation") as loop:
-        while done < len(todo):
-            view, index = todo[done]
-            put(look(make_views(pool, index, torch.full_like(index, view), options, seed)))
-            loop.advance(asked_images)
-    return bank
+    def _file(self, folder: Path, key: str) -> Path:
+        """The file that begins where the last one ended."""
+        return folder / ANSWERS.format(key[:12], self._saved)

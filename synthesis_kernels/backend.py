@@ -1,5 +1,4 @@
-"""What this machine has: the device, whether bfloat16 pays on it, and which form of a kernel can
-run.
+"""What this machine has: its device, whether bfloat16 pays on it, and which form of a kernel runs.
 
 Every kernel has up to three forms: `reference` (its definition in plain torch, anywhere), `native`
 (C++ for the CPU, compiled on first use and cached) and `triton` (for CUDA; on a CPU only under
@@ -18,15 +17,20 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from synthesis_kernels.choices import Form
 from synthesis_kernels.errors import EchosetError
 
-Form = Literal["auto", "reference", "native", "triton"]
+# Names of glibc's settings, for its mallopt, and the largest threshold that it takes: 32 MB.
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+LARGEST_MMAP_THRESHOLD = 32 << 20
 
 _asked: Form = "auto"
 _said: set[str] = set()
@@ -40,20 +44,22 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if not name.startswith("cuda"):
+        return torch.device(name)
+    if not torch.cuda.is_available():
         raise EchosetError(
             "device 'cuda' was asked for, but torch sees no CUDA device here; use --device cpu or "
             "auto"
         )
-    if name.startswith("cuda"):
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
 
 
 def resolve_precision(device: torch.device, name: str = "auto") -> torch.dtype:
-    """`auto` takes bfloat16 only where the processor multiplies it natively; emulated, it is slower
-    than float32.
+    """`auto` takes bfloat16 where the processor multiplies it natively: emulated, it is slower than
+    float32.
     """
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
@@ -64,21 +70,23 @@ def resolve_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def forward_pass(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
-    """The region a forward pass runs in: autocast to bfloat16, or none; in float32 on a CPU,
-    Winograd's convolutions.
+def forward_pass(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """The region that a forward pass runs in: autocast to bfloat16, or none; in float32 on a CPU
+    with Winograd's convolutions.
     """
     cast = torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)
     if device.type != "cpu" or precision is not torch.float32 or torch.compiler.is_compiling():
         return cast
     from synthesis_kernels.conv3x3 import WinogradConvolutions, has_float32
 
-    return _both(cast, WinogradConvolutions()) if has_float32() else cast
+    if not has_float32():
+        return cast
+    return _both(cast, WinogradConvolutions())
 
 
 @contextlib.contextmanager
 def _both(
-    first: contextlib.AbstractContextManager, second: contextlib.AbstractContextManager
+    first: AbstractContextManager[object], second: AbstractContextManager[object]
 ) -> Iterator[None]:
     with first, second:
         yield
@@ -88,17 +96,20 @@ def describe_device(device: torch.device) -> str:
     """For manifests and result files: what the figures were measured on."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    model = ""
+    name = _processor_name() or platform.processor() or platform.machine()
+    return f"cpu: {name}, {torch.get_num_threads()} threads"
+
+
+def _processor_name() -> str:
+    """What Linux calls the processor; empty where it does not say."""
     try:
         with open("/proc/cpuinfo") as file:
-            model = next(
-                (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")),
-                "",
-            )
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
     except OSError:
         pass
-    name = model or platform.processor() or platform.machine()
-    return f"cpu: {name}, {torch.get_num_threads()} threads"
+    return ""
 
 
 def keep_freed_memory() -> None:
@@ -107,25 +118,24 @@ def keep_freed_memory() -> None:
 
     The peak stays what it was. Does nothing where the C library has no such switch.
     """
-    trim_threshold, mmap_threshold = (
-        -1,
-        -3,
-    )  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (32 MB is its largest)
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # the last on Windows
+    # Windows raises the TypeError.
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
-        library.mallopt(mmap_threshold, 32 << 20)
-        library.mallopt(trim_threshold, (1 << 31) - 1)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def heed_quota(told: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
-    """No more threads than the container may use cores, which torch doesn't see: those beyond would
-    only wait for each other.
+def heed_quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
+    """Take no more threads than the container may use cores, which torch does not see: those beyond
+    would only wait for each other.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return
-    with contextlib.suppress(OSError, ValueError):  # none is told, or "max"
-        quota, period = told.read_text().split()
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), int(quota) // int(period))))
+    # There may be no such file, and a quota of "max" is no number.
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = file.read_text().split()
+        cores = int(quota) // int(period)
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores)))
 
 
 def say_once(message: str) -> None:
@@ -143,7 +153,8 @@ def kernel_form(form: Form) -> Iterator[None]:
     global _asked
     if form not in get_args(Form):
         raise EchosetError(f"no kernel form '{form}'; there are {', '.join(get_args(Form))}")
-    before, _asked = _asked, form
+    before = _asked
+    _asked = form
     try:
         yield
     finally:
@@ -162,36 +173,31 @@ def pick_form(x: Tensor, has: tuple[Form, ...] = ("reference", "native", "triton
     `has` names the forms a kernel comes in; asked for another one, it takes its reference.
     """
     if _asked != "auto":
-        problem = _why_not(_asked, x.device.type)
-        if problem:
-            raise EchosetError(f"kernels were asked for in their {_asked} form, but {problem}")
+        _require(_asked, x.device.type)
         return _asked if _asked in has else "reference"
-    form: Form = "triton" if x.is_cuda else "native"
-    return form if form in has and not _why_not(form, x.device.type) else "reference"
+    form = _fast_form(x.device.type)
+    if form in has and not _why_not(form, x.device.type):
+        return form
+    return "reference"
 
 
 def describe_forms(device: torch.device) -> str:
     """Which form the kernels take on this device, and why not the fast one where that is so."""
-    fast: Form = "triton" if device.type == "cuda" else "native"
-    form = fast if _asked == "auto" else _asked
-    problem = _why_not(form, device.type)
     if _asked != "auto":
-        if problem:
-            raise EchosetError(f"kernels were asked for in their {_asked} form, but {problem}")
-        return f"kernels: {form}, as asked"
+        _require(_asked, device.type)
+        return f"kernels: {_asked}, as asked"
+    form = _fast_form(device.type)
+    problem = _why_not(form, device.type)
     if problem:
         return f"kernels: reference (plain torch), because {problem}"
-    return f"kernels: {form}, the fastest form for {'CUDA' if form == 'triton' else 'a CPU'}"
+    kind = "CUDA" if form == "triton" else "a CPU"
+    return f"kernels: {form}, the fastest form for {kind}"
 
 
 def name_form(device: torch.device) -> str:
     """The form alone, which results depend on, and not why it was taken."""
-    return (
-        describe_forms(device)
-        .partition(",")[0]
-        .removeprefix("kernels: ")
-        .removesuffix(" (plain torch)")
-    )
+    sentence = describe_forms(device).partition(",")[0]
+    return sentence.removeprefix("kernels: ").removesuffix(" (plain torch)")
 
 
 def free_cycles(device: torch.device) -> None:
@@ -221,31 +227,35 @@ def repository_commit() -> str | None:
     """
     root = Path(__file__).resolve().parent.parent
     try:
-        asked = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "--short", "HEAD"]
-        found = subprocess.run(asked, capture_output=True, text=True).stdout.split("\n")
-        if Path(found[0]) != root:
+        answer = _git(root, "rev-parse", "--show-toplevel", "--short", "HEAD").split("\n")
+        if Path(answer[0]) != root:
             return None
-        changed = [
-            "git",
-            "-C",
-            str(root),
-            "status",
-            "--porcelain",
-            "--untracked-files=no",
-            "--",
-            ".",
-            ":!configs/results",
-        ]
-        return found[1] + (
-            "-dirty"
-            if subprocess.run(changed, capture_output=True, text=True).stdout.strip()
-            else ""
-        )
+        others = [".", ":!configs/results"]
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *others)
     except OSError:
         return None
+    commit = answer[1]
+    return f"{commit}-dirty" if changed.strip() else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def _fast_form(device: str) -> Form:
+    return "triton" if device == "cuda" else "native"
+
+
+def _require(form: Form, device: str) -> None:
+    """Refuse a form that was asked for and can't run."""
+    problem = _why_not(form, device)
+    if problem:
+        raise EchosetError(f"kernels were asked for in their {form} form, but {problem}")
 
 
 def _why_not(form: Form, device: str) -> str | None:
+    """What keeps a form from running on this device, or None."""
     if form == "native":
         if device != "cpu":
             return f"that is for CPU tensors, and these are on {device}"

@@ -13,11 +13,15 @@ value, because E[x²] − E[x]² cancels when |mean| ≫ std.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from synthesis_kernels import native
-from synthesis_kernels.backend import Form, pick_form
+from synthesis_kernels.backend import pick_form
+from synthesis_kernels.choices import Form
 from synthesis_kernels.errors import EchosetError
 
 
@@ -33,7 +37,9 @@ def bn_match_reference(
     wide = x.to(scale.dtype)
     variance, mean = torch.var_mean(wide, dim=[0, *range(2, x.ndim)], correction=0)
     y = wide * _per_channel(scale, x) + _per_channel(shift, x)
-    return (y.relu() if relu else y).to(x.dtype), mean, variance
+    if relu:
+        y = y.relu()
+    return y.to(x.dtype), mean, variance
 
 
 def bn_match(
@@ -47,7 +53,8 @@ def bn_match(
             f"bn_match got an input of shape {tuple(x.shape)} for {len(scale)} channels"
         )
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
-    scale, shift = scale.to(wide), shift.to(wide)
+    scale = scale.to(wide)
+    shift = shift.to(wide)
     form = pick_form(x)
     if form == "reference" or (form == "native" and x.dtype not in native.DTYPES):
         return _Composite.apply(x, scale, shift, relu)
@@ -80,12 +87,18 @@ def moment_distance(
     scale of the teacher's weights, which BatchNorm makes meaningless, has no say. A channel that
     never varied counts in units of its layer.
     """
+    mean_apart = mean - running_mean
+    variance_apart = variance - running_variance
     if relative:
-        unit = running_variance.clamp_min(1e-3 * running_variance.mean() + 1e-12)
-        return ((mean - running_mean) / unit.sqrt()).norm() + (
-            (variance - running_variance) / unit
-        ).norm()
-    return (mean - running_mean).norm() + (variance - running_variance).norm()
+        unit = _own_units(running_variance)
+        mean_apart = mean_apart / unit.sqrt()
+        variance_apart = variance_apart / unit
+    return mean_apart.norm() + variance_apart.norm()
+
+
+def _own_units(running_variance: Tensor) -> Tensor:  # (C,)
+    """Each channel's variance, but of one that never varied a thousandth of its layer's."""
+    return running_variance.clamp_min(1e-3 * running_variance.mean() + 1e-12)
 
 
 class MomentTarget:
@@ -99,27 +112,26 @@ class MomentTarget:
     def __init__(
         self, means: list[Tensor], variances: list[Tensor], relative: bool = False
     ) -> None:
-        self.mean, self.variance = torch.cat(means).float(), torch.cat(variances).float()
-        units = [
-            v.float().clamp_min(1e-3 * v.float().mean() + 1e-12)
-            if relative
-            else torch.ones_like(v.float())
-            for v in variances
-        ]
-        self.unit = torch.cat(units)
-        self.sizes, self.relative = [len(m) for m in means], relative
+        self.mean = torch.cat(means).float()
+        self.variance = torch.cat(variances).float()
+        unit_of = _own_units if relative else torch.ones_like
+        self.unit = torch.cat([unit_of(variance.float()) for variance in variances])
+        self.sizes = [len(mean) for mean in means]
+        self.relative = relative
 
     def distance(self, mean: Tensor, variance: Tensor) -> Tensor:  # (ΣC,), (ΣC,) -> ()
         """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂; or in each channel's own units, and the mean
         over layers.
         """
-        apart = torch.cat(
-            [(mean - self.mean) / self.unit.sqrt(), (variance - self.variance) / self.unit]
-        )
+        mean_apart = (mean - self.mean) / self.unit.sqrt()
+        variance_apart = (variance - self.variance) / self.unit
+        apart = torch.cat([mean_apart, variance_apart])
         # All norms in one launch, each summed in a fixed order (a scattered sum would differ from
         # run to run on CUDA).
         total = torch.stack(torch._foreach_norm(apart.split(2 * self.sizes))).sum()
-        return total / len(self.sizes) if self.relative else total
+        if self.relative:
+            return total / len(self.sizes)
+        return total
 
 
 class _Composite(torch.autograd.Function):
@@ -129,7 +141,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, relu: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         axes = [0, *range(2, x.ndim)]
         wide = x.to(scale.dtype)
@@ -141,26 +153,24 @@ class _Composite(torch.autograd.Function):
         y = wide * _per_channel(scale, x) + _per_channel(shift, x)
         ctx.save_for_backward(x, scale, shift, mean)
         ctx.relu = relu
-        return (y.relu() if relu else y).to(x.dtype), mean, variance
+        if relu:
+            y = y.relu()
+        return y.to(x.dtype), mean, variance
 
     @staticmethod
     def backward(
-        ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
+        ctx: Any, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
     ) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean = ctx.saved_tensors
-        wide, slope, base = x.to(scale.dtype), *_moment_gradient(x, grad_mean, grad_variance)
+        wide = x.to(scale.dtype)
+        slope, base = _moment_gradient(x, grad_mean, grad_variance)
         through = grad.to(scale.dtype) * _per_channel(scale, x)
         if ctx.relu:
-            through = torch.where(
-                wide * _per_channel(scale, x) + _per_channel(shift, x) > 0, through, 0
-            )
+            y = wide * _per_channel(scale, x) + _per_channel(shift, x)
+            through = torch.where(y > 0, through, 0)
         apart = wide - _per_channel(mean, x)
-        return (
-            (through + apart * _per_channel(slope, x) + _per_channel(base, x)).to(x.dtype),
-            None,
-            None,
-            None,
-        )
+        to_x = through + apart * _per_channel(slope, x) + _per_channel(base, x)
+        return to_x.to(x.dtype), None, None, None
 
 
 class _BatchNormMatch(torch.autograd.Function):
@@ -168,19 +178,19 @@ class _BatchNormMatch(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, form: Form
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, form: Form
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = native.as_rows(x)
-        y, mean, variance = _FORWARD[form](
-            rows, scale, shift, _first_values(x).to(scale.dtype), relu
-        )
+        centre = _first_values(x).to(scale.dtype)
+        y, mean, variance = _FORWARD[form](rows, scale, shift, centre, relu)
         ctx.save_for_backward(rows, scale, shift, mean)
-        ctx.relu, ctx.form = relu, form
+        ctx.relu = relu
+        ctx.form = form
         return native.as_channels(y), mean, variance
 
     @staticmethod
     def backward(
-        ctx, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
+        ctx: Any, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
     ) -> tuple[Tensor | None, ...]:
         rows, scale, shift, mean = ctx.saved_tensors
         slope, base = _moment_gradient(rows.movedim(-1, 1), grad_mean, grad_variance)
@@ -191,11 +201,16 @@ class _BatchNormMatch(torch.autograd.Function):
 
 @torch.library.custom_op("echoset::match_forward", mutates_args=())
 def _native_forward(
-    rows: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:  # rows (*, C)
+    rows: Tensor,  # (*, C) contiguous
+    scale: Tensor,  # (C,) of the type to compute in, like shift and centre
+    shift: Tensor,
+    centre: Tensor,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     channels = rows.shape[-1]
     count = rows.numel() // channels
-    y, sums = torch.empty_like(rows), scale.new_zeros(torch.get_num_threads(), 2, channels)
+    y = torch.empty_like(rows)
+    sums = scale.new_zeros(torch.get_num_threads(), 2, channels)
     native.call(
         "match_forward", rows.dtype, rows, y, centre, scale, shift, sums, count, channels, relu
     )
@@ -212,32 +227,20 @@ def _(
 
 @torch.library.custom_op("echoset::match_backward", mutates_args=())
 def _native_backward(
-    rows: Tensor,
+    rows: Tensor,  # (*, C) contiguous, like grad
     grad: Tensor,
-    scale: Tensor,
+    scale: Tensor,  # (C,) of the type to compute in, like the other four
     shift: Tensor,
     mean: Tensor,
     slope: Tensor,
     base: Tensor,
     relu: bool,
 ) -> Tensor:
-    channels, out = rows.shape[-1], torch.empty_like(rows)
+    channels = rows.shape[-1]
     count = rows.numel() // channels
-    native.call(
-        "match_backward",
-        rows.dtype,
-        rows,
-        grad,
-        out,
-        scale,
-        shift,
-        mean,
-        slope,
-        base,
-        count,
-        channels,
-        relu,
-    )
+    out = torch.empty_like(rows)
+    vectors = (scale, shift, mean, slope, base)
+    native.call("match_backward", rows.dtype, rows, grad, out, *vectors, count, channels, relu)
     return out
 
 
@@ -255,20 +258,26 @@ def _(
     return torch.empty_like(rows)
 
 
-def _triton_forward(*arguments: Tensor | bool) -> tuple[Tensor, Tensor, Tensor]:
+def _triton_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from synthesis_kernels.triton_forms.bn_match import forward
 
     return forward(*arguments)
 
 
-def _triton_backward(*arguments: Tensor | bool) -> Tensor:
+def _triton_backward(*arguments: Any) -> Tensor:
     from synthesis_kernels.triton_forms.bn_match import backward
 
     return backward(*arguments)
 
 
-_FORWARD = {"native": _native_forward, "triton": _triton_forward}
-_BACKWARD = {"native": _native_backward, "triton": _triton_backward}
+_FORWARD: dict[Form, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "native": _native_forward,
+    "triton": _triton_forward,
+}
+_BACKWARD: dict[Form, Callable[..., Tensor]] = {
+    "native": _native_backward,
+    "triton": _triton_backward,
+}
 
 
 def _moment_gradient(x: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,7 +289,10 @@ def _moment_gradient(x: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tup
 
 
 def _first_values(x: Tensor) -> Tensor:  # (B, C, *) -> (C,)
-    return (x[0].flatten(1)[:, 0] if x.ndim > 2 else x[0]).contiguous()
+    first = x[0]
+    if x.ndim > 2:
+        first = first.flatten(1)[:, 0]
+    return first.contiguous()
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:

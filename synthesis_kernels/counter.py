@@ -1,5 +1,5 @@
-"""Random numbers that are a function of their place: (seed, sample, view, lane) → [0, 1). No state,
-no order.
+"""Random numbers that are a function of their place: (seed, image, view, lane) → [0, 1). They have
+no state and no order.
 
 What a stored image looks like in its v-th view follows from the image's index, v and a seed alone;
 so views need not be stored, come out alike in any batch, and are the same on every device and in
@@ -15,11 +15,10 @@ from torch import Tensor
 
 Number = TypeVar("Number", int, Tensor)
 _MASK = 0xFFFFFFFF
-MULTIPLIERS = (
-    0x7FEB352D,
-    0x846CA68B,
-)  # the 32-bit mixer "lowbias32" (C. Wellons, public domain): full avalanche
-LANE_STEP = 0x9E3779B9  # 2³²/φ, odd: lanes start far apart
+MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
+"""Of the 32-bit mixer "lowbias32" (C. Wellons, public domain): full avalanche."""
+LANE_STEP = 0x9E3779B9
+"""2³²/φ, odd: lanes start far apart."""
 
 
 def mix(x: Number) -> Number:

@@ -1,6 +1,7 @@
 // The CPU forms of the kernels: what torch would do in several passes over memory, in one.
-// Plain C++ with GCC/Clang vector types, no torch headers: it compiles in a second. Inputs are rows of channels
-// (channels last). Every function takes the number of threads; torch's own OpenMP runtime is linked.
+// Plain C++ with GCC/Clang vector types and no torch headers: it compiles in a second. Inputs are rows
+// of channels (channels last). Every function takes the number of threads; torch's own OpenMP runtime
+// is linked.
 
 #include <cmath>
 #include <cstdint>
@@ -12,7 +13,8 @@
 
 namespace {
 
-constexpr int64_t ROWS = 128;  // of one block: its partial sums stay in registers, its rows in the first cache
+// Rows of one block: its partial sums stay in registers, its rows in the first cache.
+constexpr int64_t ROWS = 128;
 
 struct bf16 { uint16_t bits; };
 
@@ -33,7 +35,8 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 
 inline Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
 
-inline Halves narrow(Floats v) {  // to nearest, ties to even; NaN stays NaN
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline Halves narrow(Floats v) {
     Words u = (Words)v;
     u = v != v ? Words{} + 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
     return __builtin_convertvector(u, Halves);
@@ -62,15 +65,18 @@ inline void store(bf16 *p, Floats v, int64_t n) {
     if (n == 16) memcpy(p, &h, 32); else memcpy(p, &h, 2 * n);
 }
 
-// body(thread, first row, end row, first channel, channels), over all blocks of rows and registers of channels.
+// Calls body(thread, first row, end row, first channel, channels) for all blocks of rows and registers
+// of channels.
 template <int64_t WIDTH, class Body> void over_blocks(int64_t rows, int64_t channels, int threads, Body body) {
-    // The OpenMP runtime is not asked which thread this is: beside torch's own, the compiler's may answer for another's threads.
+    // The OpenMP runtime is not asked which thread this is: beside torch's own, the compiler's may
+    // answer for another's threads.
     const int64_t blocks = (rows + ROWS - 1) / ROWS, full = channels / WIDTH * WIDTH, team = threads;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t thread = 0; thread < team; thread++) {
         for (int64_t block = blocks * thread / team; block < blocks * (thread + 1) / team; block++) {
             const int64_t first = block * ROWS, end = first + ROWS < rows ? first + ROWS : rows;
-            for (int64_t c = 0; c < full; c += WIDTH) body(thread, first, end, c, WIDTH);  // a constant width: no tails inside
+            // The width is a constant here, so there are no tails inside.
+            for (int64_t c = 0; c < full; c += WIDTH) body(thread, first, end, c, WIDTH);
             if (full < channels) body(thread, first, end, full, channels - full);
         }
     }
@@ -110,12 +116,14 @@ void match_backward(const T *x, const T *grad, T *out, const N *scale, const N *
     });
 }
 
-inline int64_t whole(float draw, int64_t count) {  // one of `count` integers; the product may round up to `count` itself
+// A number in [0, 1) as one of `count` integers; the product may round up to `count` itself.
+inline int64_t whole(float draw, int64_t count) {
     const int64_t value = int64_t(draw * float(count));
     return value < count ? value : count - 1;
 }
 
-// One view of each image: where a pixel comes from is computed once and serves every channel. `draws` is lanes × count.
+// One view of each image: where a pixel comes from is computed once and serves every channel.
+// `draws` is lanes × count.
 void views(const uint8_t *pool, const int64_t *index, const float *draws, float *out, int64_t images, int64_t count, int64_t channels,
            int64_t height, int64_t width, int64_t crop, int64_t flip, int64_t cutout, float mixup, int threads) {
     const int64_t area = height * width;
@@ -149,8 +157,8 @@ void views(const uint8_t *pool, const int64_t *index, const float *draws, float 
 
 #ifdef __AVX512BF16__
 
-// Tiles × 16·NV outputs of one product, in registers: `pairs` holds the weights two input channels at a time, as the
-// processor's bfloat16 instruction takes them.
+// TILES × 16·NV outputs of one product, in registers: `pairs` holds the weights of two input channels
+// at a time, as the processor's bfloat16 instruction takes them.
 template <int TILES, int NV>
 inline void multiply(const bf16 *tiles, const bf16 *pairs, float *out, int64_t inputs, int64_t outputs) {
     __m512 sums[TILES][NV] = {};
@@ -168,9 +176,10 @@ inline void multiply(const bf16 *tiles, const bf16 *pairs, float *out, int64_t i
         for (int n = 0; n < NV; n++) _mm512_storeu_ps(out + t * outputs + 16 * n, sums[t][n]);
 }
 
-// 3×3 convolution, stride 1, padding 1, by Winograd's F(2×2, 3×3): each tile of 4×4 inputs becomes 16 numbers a channel,
-// those are mixed by 16 products over the channels, and become 2×2 outputs: 16 multiplications instead of 36. A block of
-// tiles stays in the second cache from beginning to end. Channels are multiples of 16.
+// 3×3 convolution, stride 1, padding 1, by Winograd's F(2×2, 3×3): each tile of 4×4 inputs becomes 16
+// numbers a channel, those are mixed by 16 products over the channels, and become 2×2 outputs: 16
+// multiplications instead of 36. A block of tiles stays in the second cache from beginning to end.
+// Channels are multiples of 16.
 void conv3x3(const bf16 *x, const bf16 *weights, const float *bias, bf16 *y, int64_t batch, int64_t height, int64_t width,
              int64_t inputs, int64_t outputs, int threads) {
     const int64_t BLOCK = 48, STEP = 8;
@@ -210,7 +219,8 @@ void conv3x3(const bf16 *x, const bf16 *weights, const float *bias, bf16 *y, int
             }
             for (int64_t p = 0; p < 16; p++)
                 for (int64_t k = 0; k < outputs; k += 32)
-                    for (int64_t t = 0; t < count; t += STEP) {  // past `count` there is room, and nobody looks
+                    // Past `count` there is room, and what is written there is never read.
+                    for (int64_t t = 0; t < count; t += STEP) {
                         const bf16 *from = &mixed[(p * BLOCK + t) * inputs], *pairs = weights + p * inputs * outputs + 2 * k;
                         float *to = &product[(p * BLOCK + t) * outputs + k];
                         if (k + 32 <= outputs) multiply<STEP, 2>(from, pairs, to, inputs, outputs);
@@ -243,10 +253,11 @@ void conv3x3(const bf16 *x, const bf16 *weights, const float *bias, bf16 *y, int
 
 #if defined(__AVX2__) && defined(__FMA__)
 
-// 3×3 convolutions in float32, stride 1, padding 1, and the gradient of their weights, by Winograd's F(4×4, 3×3): a tile of 6×6 inputs
-// becomes 36 numbers a channel, those are mixed by 36 products over the channels, and become 4×4 outputs: 36 multiplications
-// instead of 144. Channels are multiples of 16.
-#ifndef WIDE  // numbers in a register
+// 3×3 convolutions in float32, stride 1, padding 1, and the gradient of their weights, by Winograd's
+// F(4×4, 3×3): a tile of 6×6 inputs becomes 36 numbers a channel, those are mixed by 36 products over
+// the channels, and become 4×4 outputs: 36 multiplications instead of 144. Channels are multiples
+// of 16. WIDE is how many numbers a register has.
+#ifndef WIDE
 #ifdef __AVX512F__
 #define WIDE 16
 #else
@@ -254,7 +265,8 @@ void conv3x3(const bf16 *x, const bf16 *weights, const float *bias, bf16 *y, int
 #endif
 #endif
 typedef float Wide __attribute__((vector_size(4 * WIDE)));
-constexpr int64_t TILES = 12;  // of one block, which stays in the second cache from beginning to end
+// Tiles of one block, which stays in the second cache from beginning to end.
+constexpr int64_t TILES = 12;
 
 inline Wide wide(const float *p) { Wide v; memcpy(&v, p, sizeof v); return v; }
 inline void keep(float *p, Wide v) { memcpy(p, &v, sizeof v); }
@@ -282,7 +294,8 @@ inline void unmix_weights(const Wide *u, Wide *out) {
     out[0] = u[0] / 4.f + near + far / 24.f, out[1] = slope + steep, out[2] = near + far / 6.f + u[5];
 }
 
-// transform applied to both sides of a square of FROM×FROM vectors, of which element (i, j) is read(i, j).
+// Applies the transform to both sides of a square of FROM×FROM vectors, of which element (i, j) is
+// read(i, j).
 template <int FROM, int TO, class Transform, class Read, class Write> inline void both_sides(Transform transform, Read read, Write write) {
     Wide half[TO][FROM];
     for (int j = 0; j < FROM; j++) {
@@ -298,7 +311,8 @@ template <int FROM, int TO, class Transform, class Read, class Write> inline voi
     }
 }
 
-// COUNT × WIDE·NV sums of `steps` products in registers: row r's factor of step s is at left[r · row + s · step].
+// COUNT × WIDE·NV sums of `steps` products in registers: row r's factor of step s is at
+// left[r · row + s · step].
 template <int COUNT, int NV, bool ADD>
 inline void products(const float *left, int64_t row, int64_t step, const float *right, int64_t next, float *out, int64_t outputs,
                      int64_t steps) {
@@ -329,14 +343,16 @@ inline void add_outer(const float *left, const float *right, float *out, int64_t
 struct Tile {
     int64_t image, top, left;
 };
-struct Tiling {  // the tiles of a batch of images, row by row
+// The tiles of a batch of images, row by row.
+struct Tiling {
     int64_t batch, height, width, down = (height + 3) / 4, across = (width + 3) / 4, count = batch * down * across;
     Tile operator[](int64_t t) const { return {t / (down * across), t / across % down * 4, t % across * 4}; }
     bool has(int64_t row, int64_t column) const { return row >= 0 && row < height && column >= 0 && column < width; }
     int64_t pixel(const Tile &tile, int64_t row, int64_t column) const { return (tile.image * height + row) * width + column; }
 };
 
-// SIDE×SIDE pixels from `offset` off the corners of `count` tiles on, transformed: out[place][tile][channel].
+// SIDE×SIDE pixels of `count` tiles, which begin `offset` off the tiles' corners, transformed:
+// out[place][tile][channel].
 template <int SIDE, class Transform>
 inline void gather(const Tiling &tiling, const float *x, const float *zeros, float *out, int64_t first, int64_t count, int64_t offset,
                    int64_t channels, Transform transform) {
@@ -354,8 +370,8 @@ inline void gather(const Tiling &tiling, const float *x, const float *zeros, flo
     }
 }
 
-// y = x ⋆ weights + bias; `weights` are 3 × 3 × inputs × outputs, and `packed` has room for 36 × inputs × outputs: the transformed
-// ones, 2·WIDE outputs at a time, as they are read.
+// y = x ⋆ weights + bias; `weights` are 3 × 3 × inputs × outputs, and `packed` has room for
+// 36 × inputs × outputs: the transformed ones, 2·WIDE outputs at a time, as they are read.
 void conv3x3(const float *x, const float *weights, const float *bias, float *packed, float *y, int64_t batch, int64_t height, int64_t width,
              int64_t inputs, int64_t outputs, int threads) {
     const Tiling tiling{batch, height, width};
@@ -377,7 +393,8 @@ void conv3x3(const float *x, const float *weights, const float *bias, float *pac
             gather<6>(tiling, x, zeros.data(), mixed.data(), first, count, -1, inputs, mix_inputs);
             for (int64_t p = 0; p < 36; p++)
                 for (int64_t k = 0; k < outputs; k += 2 * WIDE)
-                    for (int64_t t = 0; t < count; t += 6) {  // past `count` there is room, and nobody looks
+                    // Past `count` there is room, and what is written there is never read.
+                    for (int64_t t = 0; t < count; t += 6) {
                         const float *tiles = &mixed[(p * TILES + t) * inputs], *right = packed + (p * outputs + k) * inputs;
                         float *to = &product[(p * TILES + t) * outputs + k];
                         if (k + 2 * WIDE <= outputs) products<6, 2, false>(tiles, inputs, 1, right, 2 * WIDE, to, outputs, inputs);
@@ -400,7 +417,8 @@ void conv3x3(const float *x, const float *weights, const float *bias, float *pac
     }
 }
 
-// The weights' gradient, 3 × 3 × inputs × outputs; `sums` has room for 36 × inputs × outputs of each of the team.
+// The weights' gradient, 3 × 3 × inputs × outputs; `sums` has room for 36 × inputs × outputs of each
+// of the team.
 void conv3x3_weight(const float *x, const float *grad, float *sums, float *out, int64_t batch, int64_t height, int64_t width,
                     int64_t inputs, int64_t outputs, int64_t team, int threads) {
     const Tiling tiling{batch, height, width};

@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,14 +29,18 @@ def cache_folder() -> Path:
     """Where compiled code is kept between runs: ECHOSET_CACHE, else the user's cache folder;
     without one that can be written to, a folder of this process's own.
     """
-    if given := os.environ.get("ECHOSET_CACHE"):
-        return Path(given)
+    chosen = os.environ.get("ECHOSET_CACHE")
+    if chosen:
+        return Path(chosen)
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "echoset"
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "echoset"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except (OSError, RuntimeError):  # no home at all
         return _own_folder()
-    return folder if os.access(folder, os.W_OK) else _own_folder()
+    if not os.access(folder, os.W_OK):
+        return _own_folder()
+    return folder
 
 
 @functools.cache
@@ -49,12 +52,8 @@ def _own_folder() -> Path:
 
 def find_compiler() -> str | None:
     """CXX, else g++, clang++ or c++."""
-    return (
-        os.environ.get("CXX")
-        or shutil.which("g++")
-        or shutil.which("clang++")
-        or shutil.which("c++")
-    )
+    chosen = os.environ.get("CXX")
+    return chosen or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 
 
 class _Library:
@@ -74,6 +73,12 @@ class _Library:
 
 
 library = _Library()
+
+
+def has(name: str) -> bool:
+    """Whether there is a library here with this function, which some processors lack."""
+    loaded = library()
+    return loaded is not None and hasattr(loaded, name)
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float) -> None:
@@ -96,49 +101,49 @@ def as_channels(rows: Tensor) -> Tensor:  # (B, *, C) -> (B, C, *)
     return rows.movedim(-1, 1).detach()
 
 
-def _as_c(value: Tensor | int | float) -> Any:
-    if isinstance(value, Tensor):
-        if not value.is_contiguous():
-            raise ValueError(
-                f"a native kernel was given a tensor of strides {value.stride()}; it reads "
-                "contiguous ones"
-            )
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
+def _as_c(value: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int64:
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if not value.is_contiguous():
+        raise ValueError(
+            f"a native kernel was given a tensor of strides {value.stride()}; it reads contiguous "
+            "ones"
+        )
+    return ctypes.c_void_p(value.data_ptr())
 
 
 def _build() -> Path:
+    """The compiled library's file, compiled now unless an earlier run left it."""
     compiler = find_compiler()
     if compiler is None:
         raise OSError("no C++ compiler found (install g++, or set CXX)")
-    openmp, words = _torch_openmp(), [compiler] if shutil.which(compiler) else shlex.split(compiler)
-    said = {"capture_output": True, "text": True, "errors": "replace", "check": True}
-    version = subprocess.run([*words, "--version"], **said).stdout
+    words = [compiler] if shutil.which(compiler) else shlex.split(compiler)
+    openmp = _torch_openmp()
+    version = _run([*words, "--version"])
     # -march=native: the file belongs to this processor. The OpenMP runtime is linked by name, so
     # its path matters too.
-    key = "\n".join(
-        [
-            SOURCE.read_text("utf-8"),
-            version,
-            *words[1:],
-            *FLAGS,
-            *openmp,
-            platform.machine(),
-            _processor_flags(),
-        ]
-    )
+    machine = [platform.machine(), _processor_flags()]
+    key = "\n".join([SOURCE.read_text("utf-8"), version, *words[1:], *FLAGS, *openmp, *machine])
     target = cache_folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = Path(folder) / target.name
-            subprocess.run(
-                [*words, *FLAGS, str(SOURCE), "-o", str(made), *openmp], timeout=300, **said
-            )
-            os.replace(
-                made, target
-            )  # several processes may build at once; the last one wins, all are the same
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        _run([*words, *FLAGS, str(SOURCE), "-o", str(made), *openmp])
+        # Several processes may build at once: the last one wins, and all files are the same.
+        os.replace(made, target)
     return target
+
+
+def _run(command: list[str]) -> str:
+    """What a command prints; it raises where the command fails."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=True, timeout=300
+    )
+    return done.stdout
 
 
 def _torch_openmp() -> list[str]:
@@ -147,16 +152,18 @@ def _torch_openmp() -> list[str]:
         lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:
         return []
-    paths = {line.split(maxsplit=5)[5] for line in lines if "/" in line}
-    return sorted(path for path in paths if re.match(r"lib(g|i)?omp[-.\d]", Path(path).name))[:1]
+    mapped = {line.split(maxsplit=5)[5] for line in lines if "/" in line}
+    runtimes = [path for path in mapped if re.match(r"lib(g|i)?omp[-.\d]", Path(path).name)]
+    return sorted(runtimes)[:1]
 
 
 def _processor_flags() -> str:
+    """The processor's instructions by name, as Linux lists them."""
     try:
-        return next(
-            line
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith(("flags", "Features"))
-        )
-    except (OSError, StopIteration):
-        return platform.processor()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith(("flags", "Features")):
+            return line
+    return platform.processor()

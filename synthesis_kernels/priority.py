@@ -27,9 +27,8 @@ def draw_chances(
 
 def draw(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:  # (count,) int64
     """Draw indices with replacement, each with its chance."""
-    if (
-        chances.is_cuda
-    ):  # its running sums differ from run to run by roundings; of doubles by none that matter
+    # CUDA's running sums differ from run to run by roundings; of doubles by none that matter.
+    if chances.is_cuda:
         chances = chances.double()
     return torch.multinomial(chances, count, replacement=True, generator=generator)
 
@@ -42,7 +41,9 @@ def race_keys_reference(chances: Tensor, luck: Tensor) -> Tensor:  # (N,), (N,) 
 
 
 def draw_distinct(
-    chances: Tensor, count: int, generator: torch.Generator
+    chances: Tensor,  # (N,)
+    count: int,
+    generator: torch.Generator,
 ) -> Tensor:  # (count,) int64
     """Draw different indices: successive draws without replacement are the first arrivals of a
     race.
@@ -65,24 +66,26 @@ def draw_by_class(
     A class with too few candidates leaves its places to the earliest arrivals of the others.
     """
     arrival = _race(chances, generator).argsort(stable=True)
-    order = arrival[labels[arrival].argsort(stable=True)]  # by class, and by arrival within it
+    count = len(labels)
+    places = torch.arange(count, device=labels.device)
+    # By class, and by arrival within it.
+    order = arrival[labels[arrival].argsort(stable=True)]
     sorted_labels = labels[order]
     classes = torch.arange(len(quotas), device=labels.device)
-    place = (
-        torch.arange(len(labels), device=labels.device)
-        - torch.searchsorted(sorted_labels, classes)[sorted_labels]
-    )
-    within = (place < quotas[sorted_labels]) & (chances[order] > 0)
+    first_of_class = torch.searchsorted(sorted_labels, classes)
+    place_in_class = places - first_of_class[sorted_labels]
+    within_quota = (place_in_class < quotas[sorted_labels]) & (chances[order] > 0)
+    impossible = chances[order] <= 0
     # Chosen first, then everybody else who can be drawn, then those who can't: each by arrival.
-    turn = torch.empty_like(arrival).scatter_(
-        0, arrival, torch.arange(len(labels), device=labels.device)
-    )
-    late = turn[order] + len(labels) * (~within).long() + len(labels) * (chances[order] <= 0).long()
+    turn = torch.empty_like(arrival).scatter_(0, arrival, places)
+    late = turn[order] + count * (~within_quota).long() + count * impossible.long()
     return order[late.argsort()[:total]]
 
 
 def importance_weights(
-    chances: Tensor, drawn: Tensor, beta: float
+    chances: Tensor,  # (N,)
+    drawn: Tensor,  # (count,) int64
+    beta: float,
 ) -> Tensor:  # (count,), largest is 1
     """w(i) = (N·P(i))^−β / max w, N counting samples that can be drawn: undoes the bias of uneven
     draws, all of it at β = 1.

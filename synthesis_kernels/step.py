@@ -14,17 +14,18 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from synthesis_kernels.backend import asked_form, free_cycles
+from synthesis_kernels.choices import Step
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.native import cache_folder, find_compiler, library
 
-Step = Literal["auto", "eager", "compiled", "graph"]
 Function = Callable[..., tuple[Tensor, ...]]
+Result = TypeVar("Result")
 
 GRAPH_EARNS = 50
 """Steps after which a capture (a few eager steps' time) has paid for itself."""
@@ -41,49 +42,53 @@ def resolve_step(step: Step, device: torch.device, steps: int) -> Step:
             "step 'graph' captures a CUDA graph and needs a CUDA device; use --step eager or "
             "compiled"
         )
-    if step == "compiled" and device.type == "cpu" and find_compiler() is None:
-        raise EchosetError(
-            "step 'compiled' needs a C++ compiler (install g++, or set CXX); use --step eager"
-        )
-    headers = (
-        sys.platform == "darwin" or Path(sysconfig.get_path("include"), "Python.h").is_file()
-    )  # there torch looks further
-    if step == "compiled" and device.type == "cpu" and not headers:
-        raise EchosetError(
-            "step 'compiled' needs Python's headers (install python3-dev or its like); use --step "
-            "eager"
-        )
+    if step == "compiled" and device.type == "cpu":
+        _require_compiler()
     if step != "auto":
         return step
     return "graph" if device.type == "cuda" and steps >= GRAPH_EARNS else "eager"
 
 
-def compiled(function: Callable) -> Callable:
+def _require_compiler() -> None:
+    """Refuse where torch.compile would find no compiler or no headers for the CPU."""
+    if find_compiler() is None:
+        raise EchosetError(
+            "step 'compiled' needs a C++ compiler (install g++, or set CXX); use --step eager"
+        )
+    # On macOS torch looks in more places than this one.
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if sys.platform != "darwin" and not header.is_file():
+        raise EchosetError(
+            "step 'compiled' needs Python's headers (install python3-dev or its like); use --step "
+            "eager"
+        )
+
+
+def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
     """`torch.compile`, with its files kept between runs and its first call announced."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     if asked_form() in ("auto", "native"):
         library()  # so that it isn't built while torch traces
-    fast, first = torch.compile(function, dynamic=False), True
+    fast = torch.compile(function, dynamic=False)
+    is_first = True
 
-    def call(*inputs: Tensor):  # noqa: ANN202
-        nonlocal first
-        if not first:
+    def call(*inputs: Tensor) -> Result:
+        nonlocal is_first
+        if not is_first:
             return fast(*inputs)
-        began, first = time.perf_counter(), False
-        print(
-            "compiling the step (a minute or two the first time, then cached) …",
-            file=sys.stderr,
-            flush=True,
-        )
-        out = fast(*inputs)
-        print(
-            f"compiled forward in {time.perf_counter() - began:.0f} s, backward follows",
-            file=sys.stderr,
-            flush=True,
-        )
-        return out
+        is_first = False
+        _announce("compiling the step (a minute or two the first time, then cached) …")
+        began = time.perf_counter()
+        result = fast(*inputs)
+        seconds = time.perf_counter() - began
+        _announce(f"compiled forward in {seconds:.0f} s, backward follows")
+        return result
 
     return call
+
+
+def _announce(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 class Captured:
@@ -95,9 +100,11 @@ class Captured:
     """
 
     _stream: torch.cuda.Stream | None = None
+    """One for all: libraries keep memory for each."""
 
     def __init__(self, function: Function, changed: Callable[[], Iterable[Tensor]]) -> None:
-        self.function, self.changed = function, changed
+        self.function = function
+        self.changed = changed
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[Tensor] = []
@@ -108,32 +115,42 @@ class Captured:
         if self.calls == 1:
             return self.function(*inputs)
         if self.graph is None:
-            self._capture(inputs)
-        for place, given in zip(self.inputs, inputs, strict=True):
-            place.copy_(given)
+            self.graph = self._capture(inputs)
+        for place, tensor in zip(self.inputs, inputs, strict=True):
+            place.copy_(tensor)
         self.graph.replay()
         return self.outputs
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
-        """Warm up on a side stream, as capture asks, and put back everything the warm-up
-        changed.
-        """
+    def _capture(self, inputs: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
+        """The step as a graph; everything that making it changed is put back."""
         free_cycles(inputs[0].device)
-        self.inputs = [given.clone() for given in inputs]
+        self.inputs = [tensor.clone() for tensor in inputs]
         tensors = list(self.changed())
         before = [tensor.detach().clone() for tensor in tensors]
         random = torch.cuda.get_rng_state()
-        stream = Captured._stream = (
-            Captured._stream or torch.cuda.Stream()
-        )  # one for all: libraries keep memory for each
+        self._warm_up()
+        graph = self._record()
+        with torch.no_grad():
+            for tensor, old in zip(tensors, before, strict=True):
+                tensor.copy_(old)
+        torch.cuda.set_rng_state(random)
+        return graph
+
+    def _warm_up(self) -> None:
+        """Run twice on a side stream, as capture asks."""
+        if Captured._stream is None:
+            Captured._stream = torch.cuda.Stream()
+        stream = Captured._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
                 self.function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(graph):
                 self.outputs = self.function(*self.inputs)
         except torch.OutOfMemoryError:
             raise
@@ -142,18 +159,14 @@ class Captured:
             raise EchosetError(
                 f"this network's step can't be captured as a CUDA graph ({why}); use --step eager"
             ) from error
-        with torch.no_grad():
-            for tensor, old in zip(tensors, before, strict=True):
-                tensor.copy_(old)
-        torch.cuda.set_rng_state(random)
+        return graph
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> list[Tensor]:
     """Every tensor an optimiser changes: parameters and their state."""
-    states = [
-        value
-        for state in optimiser.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    ]
-    return [p for group in optimiser.param_groups for p in group["params"]] + states
+    tensors: list[Tensor] = []
+    for group in optimiser.param_groups:
+        tensors += group["params"]
+    for state in optimiser.state.values():
+        tensors += [value for value in state.values() if isinstance(value, Tensor)]
+    return tensors

@@ -21,7 +21,8 @@ def upsample_conv_reference(
     bias: Tensor | None = None,  # (O,)
 ) -> Tensor:  # (B, O, 2H, 2W)
     """Definition: nearest-neighbour doubling, then a convolution that keeps the size."""
-    return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+    doubled = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.conv2d(doubled, weight, bias, padding=1)
 
 
 def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -33,8 +34,8 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     if asked_form() == "reference":
         return upsample_conv_reference(x, weight, bias)
-    # Turned about, and each tap doubled along both axes: in one dimension (a, b, c) becomes (c, b +
-    # c, a + b, a).
+    # Turned about, and each tap doubled along both axes: in one dimension (a, b, c) becomes
+    # (c, b + c, a + b, a).
     turned = weight.transpose(0, 1).flip(2, 3)
     tall = F.pad(turned, (0, 0, 0, 1)) + F.pad(turned, (0, 0, 1, 0))
     kernel = F.pad(tall, (0, 1)) + F.pad(tall, (1, 0))

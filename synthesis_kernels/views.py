@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from synthesis_kernels import native
@@ -18,7 +19,7 @@ from synthesis_kernels.errors import EchosetError
 
 LANES = 8
 """Numbers drawn for a view: row, column, mirror, cutout row, cutout column, mixup or not, partner,
-share.
+and share.
 """
 
 
@@ -45,34 +46,29 @@ def views_reference(
 ) -> Tensor:  # (B, C, H, W) float32 in [0, 1], channels last
     """Definition, image by image and step by step; differentiable where the pool is float."""
     height, width = pool.shape[2:]
-    out = []
+    images = []
     for place, draws in enumerate(uniforms(index, view, seed, LANES).T):
         row, column, mirror, cut_row, cut_column, blend, partner, share = draws
         image = _to_unit(pool[index[place]])
         if plan.mixup and blend < plan.mixup:
-            image = torch.lerp(
-                _to_unit(pool[_whole(partner, len(pool))]), image, share.to(image.dtype)
-            )
-        first, left = _whole(row, 2 * plan.crop + 1), _whole(column, 2 * plan.crop + 1)
-        image = torch.nn.functional.pad(image, [plan.crop] * 4)[
-            :, first : first + height, left : left + width
-        ]
+            other = _to_unit(pool[_whole(partner, len(pool))])
+            image = torch.lerp(other, image, share.to(image.dtype))
+        top = _whole(row, 2 * plan.crop + 1)
+        left = _whole(column, 2 * plan.crop + 1)
+        padded = F.pad(image, [plan.crop] * 4)
+        image = padded[:, top : top + height, left : left + width]
         if plan.flip and mirror < 0.5:
             image = image.flip(-1)
         if plan.cutout:
-            top, left = (
-                _whole(cut_row, height) - plan.cutout // 2,
-                _whole(cut_column, width) - plan.cutout // 2,
-            )
+            top = _whole(cut_row, height) - plan.cutout // 2
+            left = _whole(cut_column, width) - plan.cutout // 2
+            rows = slice(max(top, 0), max(top + plan.cutout, 0))
+            columns = slice(max(left, 0), max(left + plan.cutout, 0))
             keep = torch.ones_like(image)
-            keep[
-                :,
-                max(top, 0) : max(top + plan.cutout, 0),
-                max(left, 0) : max(left + plan.cutout, 0),
-            ] = 0
+            keep[:, rows, columns] = 0
             image = image * keep
-        out.append(image)
-    return torch.stack(out).contiguous(memory_format=torch.channels_last)
+        images.append(image)
+    return torch.stack(images).contiguous(memory_format=torch.channels_last)
 
 
 def views(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int) -> Tensor:
@@ -94,35 +90,29 @@ def views(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int) 
 
 def _gather(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tensor:
     """In torch operations; differentiable in a float pool."""
-    count, (channels, height, width) = len(index), pool.shape[1:]
+    count = len(index)
+    channels, height, width = pool.shape[1:]
     row, column, mirror, cut_row, cut_column, blend, partner, share = draws
-    y = (
-        torch.arange(height, device=pool.device)[None, :, None]
-        + (_whole(row, 2 * plan.crop + 1) - plan.crop)[:, None, None]
-    )
+    down = (_whole(row, 2 * plan.crop + 1) - plan.crop)[:, None, None]
+    right = (_whole(column, 2 * plan.crop + 1) - plan.crop)[:, None, None]
+    y = torch.arange(height, device=pool.device)[None, :, None] + down  # (B, H, 1)
     x = torch.arange(width, device=pool.device)[None, None, :]
     if plan.flip:
         x = torch.where((mirror < 0.5)[:, None, None], width - 1 - x, x)
-    x = x + (_whole(column, 2 * plan.crop + 1) - plan.crop)[:, None, None]
+    x = x + right  # (B, 1, W)
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # (B, H, W)
     if plan.cutout:
-        inside = inside & ~(
-            _band(cut_row, height, plan)[:, :, None] & _band(cut_column, width, plan)[:, None, :]
-        )
-    place = (
-        (y.clamp(0, height - 1) * width + x.clamp(0, width - 1))
-        .flatten(1)[:, None]
-        .expand(count, channels, -1)
-    )
+        cut_rows = _band(cut_row, height, plan)[:, :, None]
+        cut_columns = _band(cut_column, width, plan)[:, None, :]
+        inside = inside & ~(cut_rows & cut_columns)
+    pixel = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    place = pixel.flatten(1)[:, None].expand(count, channels, -1)  # (B, C, H·W)
     flat = pool.flatten(2)
     out = _to_unit(flat[index].gather(2, place))
     if plan.mixup:
         other = _to_unit(flat[_whole(partner, len(pool))].gather(2, place))
-        out = torch.where(
-            (blend < plan.mixup)[:, None, None],
-            torch.lerp(other, out, share[:, None, None].to(out.dtype)),
-            out,
-        )
+        blended = torch.lerp(other, out, share[:, None, None].to(out.dtype))
+        out = torch.where((blend < plan.mixup)[:, None, None], blended, out)
     out = (out * inside.flatten(1)[:, None]).view(count, channels, height, width)
     return out.contiguous(memory_format=torch.channels_last)
 
@@ -136,19 +126,12 @@ def _band(draw: Tensor, side: int, plan: ViewPlan) -> Tensor:  # (B,) -> (B, sid
 def _native(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tensor:
     if len(index) and not 0 <= index.min() <= index.max() < len(pool):
         raise IndexError(f"views of images {int(index.min())} to {int(index.max())} of {len(pool)}")
-    count, (channels, height, width) = len(index), pool.shape[1:]
+    count = len(index)
+    channels, height, width = pool.shape[1:]
+    index = index.long().contiguous()
     out = torch.empty(count, height, width, channels)
     sizes = (len(pool), count, channels, height, width, plan.crop, plan.flip, plan.cutout)
-    native.call(
-        "views",
-        torch.float32,
-        pool,
-        index.long().contiguous(),
-        draws,
-        out,
-        *sizes,
-        float(plan.mixup),
-    )
+    native.call("views", torch.float32, pool, index, draws, out, *sizes, float(plan.mixup))
     return out.permute(0, 3, 1, 2)
 
 

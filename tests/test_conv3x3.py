@@ -22,13 +22,8 @@ from synthesis_kernels import conv3x3 as module
 from synthesis_kernels import native
 from synthesis_kernels.backend import forward_pass, kernel_form
 from synthesis_kernels.bn_match import bn_match
-from synthesis_kernels.conv3x3 import (
-    FrozenConv3x3,
-    WinogradConvolutions,
-    conv3x3,
-    conv3x3_reference,
-    pays,
-)
+from synthesis_kernels.conv3x3 import WinogradConvolutions, conv3x3, conv3x3_reference
+from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
 from synthesis_kernels.native import library
 
 needs_avx512 = pytest.mark.skipif(
@@ -193,7 +188,7 @@ def test_it_is_right_whatever_a_register_holds(tmp_path, monkeypatch, wide):
             [t.double().requires_grad_() for t in given],
         )
         y, expected = conv3x3(*found), conv3x3_reference(*exact)
-        assert y.grad_fn.name() == "_Float32Backward" and relative(y, expected) < 1e-5
+        assert y.grad_fn.name() == "_WinogradBackward" and relative(y, expected) < 1e-5
         grads = [
             torch.autograd.grad(out.square().sum(), into)
             for out, into in ((y, found), (expected, exact))
@@ -321,9 +316,9 @@ def test_what_is_differentiated_twice_is_the_librarys():
 @needs_avx2
 def test_a_forward_pass_in_float32_takes_it_where_it_fits(monkeypatch):
     taken = []
-    whole = module._Float32.apply
+    whole = module._Winograd.apply
     monkeypatch.setattr(
-        module._Float32, "apply", lambda x, *others: taken.append(x.shape) or whole(x, *others)
+        module._Winograd, "apply", lambda x, *others: taken.append(x.shape) or whole(x, *others)
     )
     x, plain = torch.randn(8, 32, 8, 8), {"kernel_size": 3, "padding": 1}
     fitting = [nn.Conv2d(32, 16, **plain), nn.Conv2d(32, 48, 3, padding="same", bias=False)]

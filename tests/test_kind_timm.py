@@ -39,6 +39,7 @@ def test_what_timm_knows_is_taken_over(weights):
         "channels": 3,
         "size": known.input_size[-1],
         "classes": 1000,
+        "task": "classification",
         "mean": list(known.mean),
         "std": list(known.std),
     }

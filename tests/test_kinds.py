@@ -85,6 +85,7 @@ def test_a_kind_completes_what_was_left_at_its_default(publisher):
         "channels": 1,
         "size": 16,
         "classes": 3,
+        "task": "classification",
         "mean": [0.5],
         "std": [1.0],
     }

@@ -17,7 +17,10 @@ from synthesis_kernels.counter import uniforms
 from synthesis_kernels.views import LANES, ViewPlan, views
 
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
-TURN, PASTE, ERASE, OPERATIONS = 1, 1_000_003, 2_000_003, 3_000_017
+TURN = 1
+PASTE = 1_000_003
+ERASE = 2_000_003
+OPERATIONS = 3_000_017
 
 
 def make_views(
@@ -37,7 +40,8 @@ def make_views(
     plan = ViewPlan(crop, options.flip, round(options.cutout * pool.shape[-1]), options.mixup)
     images = views(pool, index, view, plan, seed)
     if turned:
-        images = _turn(images, uniforms(index, view, seed + TURN, 4), options)
+        draws = uniforms(index, view, seed + TURN, 4)
+        images = _turn(images, draws, options)
     if options.operations:
         from distill.data.operations import randaugment
 
@@ -45,14 +49,15 @@ def make_views(
         images = randaugment(images, draws.view(options.operations, 3, -1), options.strength)
     if options.cutmix:
         partner, box = _pastes(pool, index, view, options, seed)
-        images = torch.where(
-            box[:, None], pool[partner].float() / (255 if pool.dtype is torch.uint8 else 1), images
-        )
+        pasted = pool[partner].float() / (255 if pool.dtype is torch.uint8 else 1)
+        images = torch.where(box[:, None], pasted, images)
     if options.erase:
         draws = uniforms(index, view, seed + ERASE, 5)
         # Where the first draw says that there is a box, it also says how large: 2 to 33 % of the
         # area, as published.
-        box = _boxes(draws[1:], 0.02 + 0.31 * draws[0] / options.erase, *images.shape[2:])
+        area = 0.02 + 0.31 * draws[0] / options.erase
+        height, width = images.shape[2:]
+        box = _boxes(draws[1:], area, height, width)
         box &= (draws[0] < options.erase)[:, None, None]
         images = torch.where(box[:, None], _noise(index, view, seed + ERASE, images), images)
     return images.contiguous(memory_format=torch.channels_last)
@@ -70,29 +75,38 @@ def view_labels(
     rows = labels[index]
     if options.mixup:
         draws = uniforms(index, view, seed, LANES)
-        blend, share = draws[5] < options.mixup, draws[7]
+        blend = draws[5] < options.mixup
         partner = (draws[6] * len(pool)).long().clamp_max(len(pool) - 1)
-        rows = torch.where(blend[:, None], torch.lerp(labels[partner], rows, share[:, None]), rows)
+        share = draws[7]
+        blended = torch.lerp(labels[partner], rows, share[:, None])
+        rows = torch.where(blend[:, None], blended, rows)
     if options.cutmix:
         partner, box = _pastes(pool, index, view, options, seed)
-        rows = torch.lerp(rows, labels[partner], box.float().mean((1, 2))[:, None])
+        share = box.float().mean((1, 2))
+        rows = torch.lerp(rows, labels[partner], share[:, None])
     return rows
 
 
-def _turn(images: Tensor, draws: Tensor, options: ViewOptions) -> Tensor:
-    """Rotate, scale and shift each image by its own four numbers from [0, 1)."""
+def _turn(
+    images: Tensor,  # (B, C, H, W)
+    draws: Tensor,  # (4, B) in [0, 1): angle, zoom, and both shifts
+    options: ViewOptions,
+) -> Tensor:
+    """Rotate, scale and shift each image by its own four numbers."""
     draws = draws * 2 - 1
-    angle, zoom = draws[0] * math.radians(options.rotate), 1 + draws[1] * options.scale
+    angle = draws[0] * math.radians(options.rotate)
+    zoom = 1 + draws[1] * options.scale
     # One side of the sampling grid is 2 long, hence the factor of two.
-    right, down = draws[2] * 2 * options.shift, draws[3] * 2 * options.shift
-    cosine, sine = angle.cos() * zoom, angle.sin() * zoom
-    matrix = torch.stack(
-        [torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)], 1
-    )
+    right = draws[2] * 2 * options.shift
+    down = draws[3] * 2 * options.shift
+    cosine = angle.cos() * zoom
+    sine = angle.sin() * zoom
+    first_row = torch.stack([cosine, -sine, right], 1)
+    second_row = torch.stack([sine, cosine, down], 1)
+    matrix = torch.stack([first_row, second_row], 1)  # (B, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False).contiguous(
-        memory_format=torch.channels_last
-    )
+    turned = F.grid_sample(images, grid, align_corners=False)
+    return turned.contiguous(memory_format=torch.channels_last)
 
 
 def _pastes(
@@ -103,32 +117,39 @@ def _pastes(
     """
     draws = uniforms(index, view, seed + PASTE, 6)
     partner = (draws[1] * len(pool)).long().clamp_max(len(pool) - 1)
-    box = _boxes(draws[2:], draws[5], *pool.shape[2:], square=True)
+    height, width = pool.shape[2:]
+    box = _boxes(draws[2:], draws[5], height, width, square=True)
     return partner, box & (draws[0] < options.cutmix)[:, None, None]
 
 
-# (B, H, W) bool
-def _boxes(draws: Tensor, area: Tensor, height: int, width: int, square: bool = False) -> Tensor:
-    """A rectangle of about this part of the image's area around a centre anywhere, sides up to 3.3
-    : 1 unless square.
+def _boxes(
+    draws: Tensor,  # (≥ 3, B) in [0, 1): centre's row and column, ratio of sides
+    area: Tensor,  # (B,) in [0, 1)
+    height: int,
+    width: int,
+    square: bool = False,
+) -> Tensor:  # (B, H, W) bool
+    """A rectangle of about this part of the image's area around a centre anywhere, with sides up to
+    3.3 : 1 unless square.
     """
-    ratio = torch.ones_like(area) if square else (draws[2] * 2 - 1).mul(math.log(3.3) / 2).exp()
-    tall, wide = (
-        (area.sqrt() * ratio).clamp_max(1) * height,
-        (area.sqrt() / ratio).clamp_max(1) * width,
-    )
-    y, x = (
-        torch.arange(height, device=area.device) + 0.5,
-        torch.arange(width, device=area.device) + 0.5,
-    )
+    ratio = torch.ones_like(area)
+    if not square:
+        ratio = (draws[2] * 2 - 1).mul(math.log(3.3) / 2).exp()
+    tall = (area.sqrt() * ratio).clamp_max(1) * height
+    wide = (area.sqrt() / ratio).clamp_max(1) * width
+    y = torch.arange(height, device=area.device) + 0.5
+    x = torch.arange(width, device=area.device) + 0.5
     rows = (y - (draws[0] * height)[:, None]).abs() * 2 <= tall[:, None]
     columns = (x - (draws[1] * width)[:, None]).abs() * 2 <= wide[:, None]
     return rows[:, :, None] & columns[:, None, :]
 
 
-# (B, C, H, W) in [0, 1)
-def _noise(index: Tensor, view: Tensor, seed: int, like: Tensor) -> Tensor:
+def _noise(
+    index: Tensor,  # (B,)
+    view: Tensor,  # (B,)
+    seed: int,
+    like: Tensor,  # (B, C, H, W)
+) -> Tensor:  # (B, C, H, W) in [0, 1)
     """Uniform noise that belongs to (image, view), as everything else does."""
-    return uniforms(index, view, seed + 1000, like[0].numel()).T.reshape(
-        len(index), *like.shape[1:]
-    )
+    numbers = uniforms(index, view, seed + 1000, like[0].numel())
+    return numbers.T.reshape(like.shape)

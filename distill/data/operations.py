@@ -14,12 +14,15 @@ from torch import Tensor
 Operation = Callable[[Tensor, Tensor], Tensor]
 
 
-def _shear(images: Tensor, size: Tensor, axis: int) -> Tensor:
+def _shear(
+    images: Tensor,  # (B, C, H, W), as in every operation
+    size: Tensor,  # (B,), as in every operation
+    axis: int,
+) -> Tensor:
     matrix = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
     matrix[:, axis, 1 - axis] = 0.6 * size
-    return F.grid_sample(
-        images, F.affine_grid(matrix, list(images.shape), align_corners=False), align_corners=False
-    )
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
 
 
 def _saturate(images: Tensor, size: Tensor) -> Tensor:
@@ -27,6 +30,20 @@ def _saturate(images: Tensor, size: Tensor) -> Tensor:
     if images.shape[1] == 3:
         return enhance.adjust_saturation_with_gray_subtraction(images, 1 + 0.9 * size)
     return enhance.adjust_gamma(images, (1.2 * size).exp(), gain=images.new_ones(1))
+
+
+def _contrast(images: Tensor, size: Tensor) -> Tensor:
+    return enhance.adjust_contrast_with_mean_subtraction(images, 1 + 0.9 * size)
+
+
+def _posterize(images: Tensor, size: Tensor) -> Tensor:
+    bits = (8 - 6 * size.abs()).round().int()
+    return enhance.posterize(images, bits)
+
+
+def _solarize(images: Tensor, size: Tensor) -> Tensor:
+    # A little above 1, since kornia inverts what lies at the threshold, too.
+    return enhance.solarize(images, 1 + 1 / 512 - size.abs())
 
 
 def _stretch(images: Tensor, size: Tensor) -> Tensor:
@@ -37,14 +54,11 @@ def _stretch(images: Tensor, size: Tensor) -> Tensor:
 # Sizes lie in [−strength, strength]: half of the changes of light go each way.
 OPERATIONS: dict[str, Operation] = {
     "brightness": lambda images, size: enhance.adjust_brightness(images, 0.7 * size),
-    "contrast": lambda images, size: enhance.adjust_contrast_with_mean_subtraction(
-        images, 1 + 0.9 * size
-    ),
+    "contrast": _contrast,
     "colour": _saturate,
     "sharpness": lambda images, size: enhance.sharpness(images, 1 + 0.9 * size),
-    "posterize": lambda images, size: enhance.posterize(images, (8 - 6 * size.abs()).round().int()),
-    # A little above 1, since kornia inverts what lies at the threshold, too.
-    "solarize": lambda images, size: enhance.solarize(images, 1 + 1 / 512 - size.abs()),
+    "posterize": _posterize,
+    "solarize": _solarize,
     "equalize": lambda images, size: enhance.equalize(images.contiguous()),
     "autocontrast": _stretch,
     "shear-x": lambda images, size: _shear(images, size, 0),
@@ -59,19 +73,36 @@ def randaugment(
 ) -> Tensor:
     """As many operations as there are rounds, one after another."""
     for choice, size, sign in draws:
-        choice = (choice * len(OPERATIONS)).long().clamp_max(len(OPERATIONS) - 1)
+        number = (choice * len(OPERATIONS)).long().clamp_max(len(OPERATIONS) - 1)
         size = size * strength * torch.where(sign < 0.5, -1.0, 1.0)
-        changed = images.clone()
-        for number, operation in enumerate(OPERATIONS.values()):
-            if images.device.type == "cpu":
-                mine = (choice == number).nonzero()[:, 0]
-                if len(mine):
-                    changed[mine] = operation(images[mine], size[mine])
-            # Finding out whose turn it is would wait for the device: everyone's is computed, and
-            # taken where wanted
-            else:
-                changed = torch.where(
-                    (choice == number)[:, None, None, None], operation(images, size), changed
-                )
+        if images.device.type == "cpu":
+            changed = _operate_on_chosen(images, number, size)
+        else:
+            changed = _operate_on_all(images, number, size)
         images = changed.clamp(0, 1)
     return images
+
+
+def _operate_on_chosen(
+    images: Tensor,
+    number: Tensor,  # (B,) int64: each image's operation
+    size: Tensor,  # (B,)
+) -> Tensor:
+    """Each operation on the images that drew it."""
+    changed = images.clone()
+    for place, operation in enumerate(OPERATIONS.values()):
+        chosen = (number == place).nonzero()[:, 0]
+        if len(chosen):
+            changed[chosen] = operation(images[chosen], size[chosen])
+    return changed
+
+
+def _operate_on_all(images: Tensor, number: Tensor, size: Tensor) -> Tensor:
+    """The same where finding out which images drew an operation would wait for the device: every
+    operation on all images, taken where it was drawn.
+    """
+    changed = images.clone()
+    for place, operation in enumerate(OPERATIONS.values()):
+        chosen = (number == place)[:, None, None, None]
+        changed = torch.where(chosen, operation(images, size), changed)
+    return changed

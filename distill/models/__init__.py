@@ -34,7 +34,8 @@ def build_classifier(spec: ModelSpec, seed: int = 0) -> Classifier:
     """
     constructor = kind_of(spec.model).constructor(spec.model)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # that of the CPU alone, where networks are built
+        # That of the CPU alone, where networks are built.
+        torch.default_generator.manual_seed(seed)
         network = _construct(constructor, spec)
     if not isinstance(network, nn.Module):
         raise EchosetError(
@@ -58,11 +59,12 @@ def load_classifier(path: str | Path) -> Classifier:
         # like.
         raise EchosetError(
             f"{path} asks to import '{spec.model}', which would run code named by the file. Where "
-            "you trust it, name the "
-            "network yourself: its import path as the model, and this file as its weights"
+            "you trust it, name the network yourself: its import path as the model, and this file "
+            "as its weights"
         )
     weights = read_weights(path)
-    if (outline := _outline(spec)) is not None:
+    outline = _outline(spec)
+    if outline is not None:
         check_fit(outline, weights, str(path))
     classifier = build_classifier(spec)
     load_weights(classifier.network, weights, str(path))
@@ -88,26 +90,21 @@ def _construct(constructor: Constructor, spec: ModelSpec) -> nn.Module:
     """
     parameters = inspect.signature(constructor).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    # A partial's bound keywords (the depth in wrn-40-2) belong to the name and are not the user's
-    # to set.
-    bound = set(constructor.keywords) if isinstance(constructor, partial) else set()
-    unknown = [k for k in spec.arguments if k in bound or (k not in parameters and not open_ended)]
+    bound: set[str] = set()
+    if isinstance(constructor, partial):
+        # They belong to the name (the depth in wrn-40-2) and are not the user's to set.
+        bound = set(constructor.keywords)
+    named = [name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
+    free = [name for name in named if name not in bound]
+    unknown = [name for name in spec.arguments if name not in free]
+    if open_ended:
+        unknown = [name for name in unknown if name in bound]
     if unknown:
-        accepted = [
-            k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD and k not in bound
-        ]
         raise EchosetError(
             f"model '{spec.model}' takes no argument {', '.join(unknown)}; it takes "
-            f"{', '.join(accepted) or 'none'}"
+            f"{', '.join(free) or 'none'}"
         )
-    known = {
-        "channels": spec.channels,
-        "in_channels": spec.channels,
-        "in_chans": spec.channels,
-        "size": spec.size,
-    }
-    known |= {"classes": spec.classes, "num_classes": spec.classes}
-    known = {k: v for k, v in known.items() if k in parameters and k not in bound}
+    known = {name: value for name, value in _known_arguments(spec).items() if name in free}
     if open_ended and isinstance(constructor, partial):
         known["num_classes"] = spec.classes  # torchvision's builders take it through **kwargs
     arguments = known | _typed(constructor, spec)
@@ -122,7 +119,19 @@ def _construct(constructor: Constructor, spec: ModelSpec) -> nn.Module:
         ) from error
 
 
-def _typed(constructor: Constructor, spec: ModelSpec) -> dict:
+def _known_arguments(spec: ModelSpec) -> dict[str, int]:
+    """What the spec knows, under each name that some network has for it."""
+    return {
+        "channels": spec.channels,
+        "in_channels": spec.channels,
+        "in_chans": spec.channels,
+        "size": spec.size,
+        "classes": spec.classes,
+        "num_classes": spec.classes,
+    }
+
+
+def _typed(constructor: Constructor, spec: ModelSpec) -> dict[str, Any]:
     """The user's arguments parsed against the constructor's annotations, as the command line would
     parse them.
     """
@@ -131,9 +140,8 @@ def _typed(constructor: Constructor, spec: ModelSpec) -> dict:
     import jsonargparse
 
     try:
-        hints = get_type_hints(
-            constructor.__init__ if inspect.isclass(constructor) else constructor
-        )
+        function = constructor.__init__ if inspect.isclass(constructor) else constructor
+        hints = get_type_hints(function)
     except Exception:  # annotations that can't be resolved leave the values as they are
         hints = {}
     parser = jsonargparse.ArgumentParser(exit_on_error=False)

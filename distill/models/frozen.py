@@ -5,6 +5,8 @@ BatchNorm moments.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -13,25 +15,36 @@ from torch import Tensor, fx, nn
 from distill.models.classifier import Classifier
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.bn_match import MomentTarget, bn_match, fold_batch_norm
-from synthesis_kernels.conv3x3 import FrozenConv3x3, pays
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
 
 
-def find_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """Every layer that keeps running statistics, by name.
+class NormLayer(nn.Module):
+    """A layer that keeps running statistics, as a type checker sees it.
 
-    Recognised by what they hold and not by class, so that SyncBatchNorm and frozen variants of
-    torchvision, timm and detectron2 count as well.
+    Layers are recognised by what they hold and not by class, so that SyncBatchNorm and frozen
+    variants of torchvision, timm and detectron2 count as well; none need be an instance of this.
     """
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(getattr(module, "running_mean", None), Tensor)
-        and isinstance(getattr(module, "running_var", None), Tensor)
-        and module.running_mean.ndim == 1
-        and module.running_mean.shape == module.running_var.shape
-        and not isinstance(module, nn.modules.instancenorm._InstanceNorm)
-    }
+
+    running_mean: Tensor  # (C,)
+    running_var: Tensor  # (C,)
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+
+def find_batch_norms(network: nn.Module) -> dict[str, NormLayer]:
+    """Every layer that keeps running statistics, by name."""
+    return {name: layer for name, layer in network.named_modules() if _is_norm_layer(layer)}
+
+
+def _is_norm_layer(layer: nn.Module) -> TypeGuard[NormLayer]:
+    mean = getattr(layer, "running_mean", None)
+    variance = getattr(layer, "running_var", None)
+    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
+        return False
+    is_instance_norm = isinstance(layer, nn.modules.instancenorm._InstanceNorm)
+    return mean.ndim == 1 and mean.shape == variance.shape and not is_instance_norm
 
 
 class Frozen(nn.Module):
@@ -49,36 +62,34 @@ class Frozen(nn.Module):
         self.precision = precision
         # Not submodules: the original is not ours to move, save or train.
         self._norms = find_batch_norms(original.network)
-        shared: dict[int, Tensor] = {id(t): t for t in original.buffers()}
-        shared |= {
-            id(p): nn.Parameter(p.detach(), requires_grad=False) for p in original.parameters()
-        }  # the same memory
-        network = copy.deepcopy(original, shared).eval()
+        classifier = _copy_sharing_weights(original).eval()
         self._seen: dict[str, tuple[Tensor, Tensor]] | None = None
         self._taps = {name: _Tap(name, layer, self) for name, layer in self._norms.items()}
-        taps = {id(network.network.get_submodule(name)): tap for name, tap in self._taps.items()}
-        _replace(network.network, taps)
-        network.network = _fuse_relu(network.network)
-        self._casts: list[tuple[nn.Parameter, nn.Parameter]] = []
-        self._convolutions: list[tuple[FrozenConv3x3, nn.Module]] = []
+        network = classifier.network
+        _replace(network, {id(network.get_submodule(name)): t for name, t in self._taps.items()})
+        network = _fuse_relu(network)
+        self._casts: list[tuple[nn.Parameter, Tensor]] = []
+        self._convolutions: list[tuple[FrozenConv3x3, nn.Conv2d]] = []
         if precision is not torch.float32:
-            self._cast(network.network)
-        self.classifier = network
+            self._cast(network)
+        classifier.network = network
+        self.classifier = classifier
 
     def _cast(self, network: nn.Module) -> None:
         """Cast weights once, not at every pass as autocast would; convolutions with a faster form
         get it.
         """
-        fast = {}
+        faster: dict[int, nn.Module] = {}
         for layer in network.modules():
             if pays(layer):
-                fast[id(layer)] = FrozenConv3x3(layer)
-                self._convolutions.append((fast[id(layer)], layer))
+                convolution = FrozenConv3x3(layer)
+                faster[id(layer)] = convolution
+                self._convolutions.append((convolution, layer))
             elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
                 weight = layer.weight
                 layer.weight = nn.Parameter(weight.to(self.precision), requires_grad=False)
                 self._casts.append((layer.weight, weight))
-        _replace(network, fast)
+        _replace(network, faster)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -87,16 +98,19 @@ class Frozen(nn.Module):
         """
         for cast, weight in self._casts:
             cast.copy_(weight)
-        for fast, layer in self._convolutions:
-            fast.take(layer)
-        for name, layer in self._norms.items():
-            self._taps[name].take(layer)
+        for convolution, layer in self._convolutions:
+            convolution.take(layer)
+        for name, norm in self._norms.items():
+            self._taps[name].take(norm)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
         with forward_pass(images.device, self.precision):
             return self.classifier(images).float()
 
-    def with_moments(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B, K), (ΣC,), (ΣC,)
+    def with_moments(
+        self,
+        images: Tensor,  # (B, C, H, W) in [0, 1]
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (B, K), (ΣC,), (ΣC,)
         """Logits, and the batch's mean and biased variance at the inputs of all BatchNorm layers,
         end to end.
 
@@ -119,13 +133,20 @@ class Frozen(nn.Module):
 
     def target(self, relative: bool = False) -> MomentTarget:
         """What those moments should be: the statistics the layers keep."""
-        layers = self._norms.values()
-        return MomentTarget(
-            [m.running_mean for m in layers], [m.running_var for m in layers], relative
-        )
+        means = [layer.running_mean for layer in self._norms.values()]
+        variances = [layer.running_var for layer in self._norms.values()]
+        return MomentTarget(means, variances, relative)
 
 
-def _replace(network: nn.Module, new: dict[int, nn.Module]) -> None:
+def _copy_sharing_weights(original: Classifier) -> Classifier:
+    """A copy whose parameters are the same memory and take no gradient."""
+    shared: dict[int, Tensor] = {id(buffer): buffer for buffer in original.buffers()}
+    for parameter in original.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(original, shared)
+
+
+def _replace(network: nn.Module, new: Mapping[int, nn.Module]) -> None:
     """Put new modules in the place of those with these ids, at every name that one has."""
     for name, layer in list(network.named_modules(remove_duplicate=False)):
         if id(layer) in new:
@@ -136,20 +157,28 @@ def _replace(network: nn.Module, new: dict[int, nn.Module]) -> None:
 class _Tap(nn.Module):
     """Stands in for one BatchNorm layer."""
 
-    def __init__(self, name: str, layer: nn.Module, owner: Frozen) -> None:
+    scale: Tensor  # (C,)
+    shift: Tensor  # (C,)
+    relu: bool
+    """Whether a ReLU follows, which is then done here."""
+
+    def __init__(self, name: str, layer: NormLayer, owner: Frozen) -> None:
         super().__init__()
-        self.name, self.relu = name, False
+        self.name = name
+        self.relu = False
         self._owner = [owner]  # in a list, so that it is no submodule
         # A subclass may do more than normalise (timm's also activates): then it runs itself, and
         # only its input is measured.
-        exact = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-        self.layer = None if exact or type(layer).__name__ == "FrozenBatchNorm2d" else layer
+        kind: type[nn.Module] = type(layer)
+        known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+        only_normalises = kind in known or kind.__name__ == "FrozenBatchNorm2d"
+        self.layer = None if only_normalises else layer
         self.register_buffer("scale", torch.ones_like(layer.running_mean, dtype=torch.float32))
         self.register_buffer("shift", torch.zeros_like(self.scale))
         self.take(layer)
 
     @torch.no_grad()
-    def take(self, layer: nn.Module) -> None:
+    def take(self, layer: NormLayer) -> None:
         """Fold the layer's statistics and affine map."""
         if self.layer is None:
             scale, shift = fold_batch_norm(
@@ -193,33 +222,31 @@ def _fuse_relu(network: nn.Module) -> nn.Module:
     """The network with a ReLU that alone follows a tap moved into the tap; unchanged where it can't
     be traced.
     """
-    whole, network = network, _OneInput(network)
+    wrapped = _OneInput(network)
     try:
-        graph = _Tracer().trace(network)
+        graph = _Tracer().trace(wrapped)
     except Exception:  # whatever a module's own Python does when no tensor comes through it
-        return whole
-    taps = {
-        node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
-    }
-    taps = {
-        node: module
-        for node, module in taps.items()
-        if isinstance(module, _Tap) and module.layer is None
-    }
+        return network
+    taps: dict[fx.Node, _Tap] = {}
+    for node in graph.nodes:
+        module = wrapped.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, _Tap) and module.layer is None:
+            taps[node] = module
+    # A layer that runs twice may have a ReLU behind one of the two.
     if len(set(taps.values())) < len(taps):
-        return whole  # a layer that runs twice, perhaps with a ReLU behind one of the two
+        return network
     for node, tap in taps.items():
-        follower = next(iter(node.users), None)
-        if len(node.users) == 1 and follower is not None and _is_relu(follower, network):
+        users = list(node.users)
+        if len(users) == 1 and _is_relu(users[0], wrapped):
             tap.relu = True
-            follower.replace_all_uses_with(node)
-            graph.erase_node(follower)
-    return fx.GraphModule(network, graph)
+            users[0].replace_all_uses_with(node)
+            graph.erase_node(users[0])
+    return fx.GraphModule(wrapped, graph)
 
 
 def _is_relu(node: fx.Node, network: nn.Module) -> bool:
     if node.op == "call_module":
-        return type(network.get_submodule(node.target)) is nn.ReLU
-    return (node.op == "call_function" and node.target in (F.relu, torch.relu, torch.relu_)) or (
-        node.op == "call_method" and node.target in ("relu", "relu_")
-    )
+        return type(network.get_submodule(str(node.target))) is nn.ReLU
+    if node.op == "call_function":
+        return node.target in (F.relu, torch.relu, torch.relu_)
+    return node.op == "call_method" and node.target in ("relu", "relu_")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from synthesis_kernels.errors import EchosetError
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher")
-HARMLESS = [Namespace]
+HARMLESS = (Namespace,)
 """What training scripts leave beside weights and torch does not know: a plain holder of values,
 which runs nothing.
 """
@@ -31,32 +31,42 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals([*HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EchosetError(
             f"{path} holds more than weights, and loading it would run code from the file. Where "
-            "you trust it, open it "
-            "once yourself and save model.state_dict() alone, best as .safetensors"
+            "you trust it, open it once yourself and save model.state_dict() alone, best as "
+            ".safetensors"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise EchosetError(f"{path} cannot be read as weights: {reason}") from error
-    for _ in NESTS:  # a file may nest a mapping in itself
-        if isinstance(content, Mapping) and (
-            nest := next((n for n in NESTS if isinstance(content.get(n), Mapping)), None)
-        ):
-            content = content[nest]
-    if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
+    weights: dict[str, Tensor] = {}
+    innermost = _unnest(content)
+    if isinstance(innermost, Mapping):
+        for key, value in innermost.items():
+            if isinstance(key, str) and isinstance(value, Tensor):
+                weights[key] = value
+    if not weights:
         raise EchosetError(
             f"{path} holds no weights: expected a state_dict, or one under any of "
             f"{', '.join(NESTS)}"
         )
-    return {
-        key: value
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
+    return weights
+
+
+def _unnest(content: object) -> object:
+    """What lies in a file's mapping under the names that training scripts use, or the content."""
+    # So often at most: a file may nest a mapping in itself.
+    for _ in NESTS:
+        if not isinstance(content, Mapping):
+            break
+        for name in NESTS:
+            if isinstance(content.get(name), Mapping):
+                content = content[name]
+                break
+    return content
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -71,25 +81,34 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
     expected = network.state_dict()
     weights = _strip_prefixes(dict(weights), set(expected))
     # Checkpoints older than BatchNorm's batch counter lack it, and nothing here uses it.
-    missing = [k for k in expected if k not in weights and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in weights if k not in expected]
-    shapes = [
-        f"{k} is {tuple(weights[k].shape)}, the model's is {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in weights and weights[k].shape != v.shape
-    ]
-    problems = [
-        f"{title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-        for title, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("wrong shape", shapes),
-        )
-        if names
-    ]
-    if problems:
-        raise EchosetError(f"the weights in {source} do not fit the model; {'; '.join(problems)}")
+    absent = [key for key in expected if key not in weights]
+    problems = {
+        "missing": [key for key in absent if not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in weights if key not in expected],
+        "wrong shape": _misshapen(weights, expected),
+    }
+    described = [f"{title}: {_few(names)}" for title, names in problems.items() if names]
+    if described:
+        raise EchosetError(f"the weights in {source} do not fit the model; {'; '.join(described)}")
     return weights
+
+
+def _misshapen(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What to say of each of the weights that has another shape than the model's."""
+    sentences = []
+    for key, tensor in expected.items():
+        if key in weights and weights[key].shape != tensor.shape:
+            shape = tuple(weights[key].shape)
+            sentences.append(f"{key} is {shape}, the model's is {tuple(tensor.shape)}")
+    return sentences
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    text = ", ".join(names[:most])
+    if len(names) > most:
+        text += f" and {len(names) - most} more"
+    return text
 
 
 def _strip_prefixes(weights: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
@@ -97,8 +116,8 @@ def _strip_prefixes(weights: dict[str, Tensor], expected: set[str]) -> dict[str,
     and fewer keys fit.
     """
     while weights and not expected & set(weights):
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in weights)), None)
-        if prefix is None:
+        common = [p for p in PREFIXES if all(key.startswith(p) for key in weights)]
+        if not common:
             break
-        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+        weights = {key.removeprefix(common[0]): tensor for key, tensor in weights.items()}
     return weights

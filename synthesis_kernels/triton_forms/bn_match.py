@@ -10,15 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 2048  # elements a program holds at a time: sixteen per thread, and as many of each sum
-# About one wave on a large GPU; each walks over several blocks, so there are few partial sums
+BLOCK = 2048
+"""Elements that a program holds at a time: sixteen a thread, and as many of each sum."""
 PROGRAMS = 1024
+"""About one wave on a large GPU. Each walks over several blocks, so there are few partial sums."""
 
 
 @triton.jit
-def _forward_kernel(
+def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
     rows_ptr, y_ptr, scale_ptr, shift_ptr, centre_ptr, sums_ptr, rows,
-    STEPS: tl.constexpr, C: tl.constexpr, RELU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    STEPS: tl.constexpr, C: tl.constexpr, RELU: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -48,7 +50,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _backward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
     rows_ptr, grad_ptr, out_ptr, scale_ptr, shift_ptr, mean_ptr, slope_ptr, base_ptr, rows,
     C: tl.constexpr, RELU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -84,11 +86,12 @@ def forward(
     across = triton.cdiv(channels, block_channels)
     programs = min(triton.cdiv(count, block_rows), max(1, PROGRAMS // across))
     steps = triton.cdiv(count, block_rows * programs)
-    y, sums = torch.empty_like(rows), scale.new_empty(programs, 2, channels)
-    scale, shift, centre = scale.contiguous(), shift.contiguous(), centre.contiguous()
+    y = torch.empty_like(rows)
+    sums = scale.new_empty(programs, 2, channels)
+    vectors = [vector.contiguous() for vector in (scale, shift, centre)]
     with torch.cuda.device_of(rows):
         _forward_kernel[programs, across](
-            rows, y, scale, shift, centre, sums, count,
+            rows, y, *vectors, sums, count,
             STEPS=steps, C=channels, RELU=relu, BLOCK_R=block_rows, BLOCK_C=block_channels,
         )  # fmt: skip
     offset, square = sums.sum(0) / count
@@ -118,19 +121,13 @@ def backward(
     """
     count, channels, block_rows, block_channels = _blocks(rows)
     out = torch.empty_like(rows)
-    vectors = [v.contiguous() for v in (scale, shift, mean, slope, base)]
+    vectors = [vector.contiguous() for vector in (scale, shift, mean, slope, base)]
+    grid = (triton.cdiv(count, block_rows), triton.cdiv(channels, block_channels))
     with torch.cuda.device_of(rows):
-        _backward_kernel[triton.cdiv(count, block_rows), triton.cdiv(channels, block_channels)](
-            rows,
-            grad,
-            out,
-            *vectors,
-            count,
-            C=channels,
-            RELU=relu,
-            BLOCK_R=block_rows,
-            BLOCK_C=block_channels,
-        )
+        _backward_kernel[grid](
+            rows, grad, out, *vectors, count,
+            C=channels, RELU=relu, BLOCK_R=block_rows, BLOCK_C=block_channels,
+        )  # fmt: skip
     return out
 
 

@@ -5,21 +5,23 @@ way.
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-NOWHERE = tl.constexpr(
-    -1e30
-)  # the logit of classes that pad a block: finite, so that differences of two are 0
+# The logit of classes that pad a block: finite, so that differences of two are 0.
+NOWHERE = tl.constexpr(-1e30)
 LOG_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _log_softmax(
-    ptr, base, stride, rows, K: tl.constexpr, BLOCK_K: tl.constexpr, temperature, WIDE: tl.constexpr
-):
+def _log_softmax(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    ptr, base, stride, rows,
+    K: tl.constexpr, BLOCK_K: tl.constexpr, temperature, WIDE: tl.constexpr,
+):  # fmt: skip
     k = tl.arange(0, BLOCK_K)[None, :]
     mask = rows & (k < K)
     z = tl.load(ptr + base + k * stride, mask=mask, other=0.0).to(WIDE) / temperature
@@ -29,7 +31,9 @@ def _log_softmax(
 
 
 @triton.jit
-def _towards(log_p, log_q, JS: tl.constexpr):
+def _towards(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    log_p, log_q, JS: tl.constexpr
+):  # fmt: skip
     """The derivatives of the divergence, up to a constant, by each probability."""
     apart = log_p - log_q
     if JS:
@@ -39,13 +43,16 @@ def _towards(log_p, log_q, JS: tl.constexpr):
 
 
 @triton.jit
-def _forward_kernel(
+def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
     teacher_ptr, student_ptr, out_ptr, samples, places,
     teacher_b, teacher_k, teacher_s, student_b, student_k, student_s, temperature,
-    K: tl.constexpr, JS: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+    K: tl.constexpr, JS: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    rows, b, s = (row < samples)[:, None], (row // places)[:, None], (row % places)[:, None]
+    rows = (row < samples)[:, None]
+    b = (row // places)[:, None]
+    s = (row % places)[:, None]
     log_p = _log_softmax(
         teacher_ptr, b * teacher_b + s * teacher_s, teacher_k, rows, K, BLOCK_K, temperature, WIDE
     )
@@ -61,14 +68,17 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _backward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
     teacher_ptr, student_ptr, grad_ptr, to_teacher_ptr, to_student_ptr, samples, places,
     teacher_b, teacher_k, teacher_s, student_b, student_k, student_s,
     to_teacher_b, to_teacher_k, to_teacher_s, to_student_b, to_student_k, to_student_s, temperature,
-    K: tl.constexpr, JS: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+    K: tl.constexpr, JS: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    rows, b, s = (row < samples)[:, None], (row // places)[:, None], (row % places)[:, None]
+    rows = (row < samples)[:, None]
+    b = (row // places)[:, None]
+    s = (row % places)[:, None]
     log_p = _log_softmax(
         teacher_ptr, b * teacher_b + s * teacher_s, teacher_k, rows, K, BLOCK_K, temperature, WIDE
     )
@@ -76,7 +86,8 @@ def _backward_kernel(
         student_ptr, b * student_b + s * student_s, student_k, rows, K, BLOCK_K, temperature, WIDE
     )
     grad = tl.load(grad_ptr + row, mask=row < samples, other=0.0).to(WIDE)[:, None] * temperature
-    p, q = tl.exp(log_p), tl.exp(log_q)
+    p = tl.exp(log_p)
+    q = tl.exp(log_q)
     towards_p, towards_q = _towards(log_p, log_q, JS)
     to_teacher = grad * p * (towards_p - tl.sum(p * towards_p, axis=1)[:, None])
     if JS:
@@ -101,13 +112,13 @@ def forward(
     """The divergence of each sample. Triton rounds `temperature` to float32, also where logits are
     float64.
     """
-    t, s = _three_axes(teacher), _three_axes(student)
+    t = _three_axes(teacher)
+    s = _three_axes(student)
     out = _like_samples(teacher, student)
+    strides = (*t.stride(), *s.stride())
     settings, grid = _launch(t, s, kind)
     with torch.cuda.device_of(student):
-        _forward_kernel[grid](
-            t, s, out, out.numel(), t.shape[2], *t.stride(), *s.stride(), temperature, **settings
-        )
+        _forward_kernel[grid](t, s, out, out.numel(), t.shape[2], *strides, temperature, **settings)
     return out
 
 
@@ -125,8 +136,11 @@ def backward(
     kind: str,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of teacher and student logits."""
-    t, s, grad = _three_axes(teacher), _three_axes(student), grad.contiguous()
-    to_t, to_s = torch.empty_like(t), torch.empty_like(s)
+    t = _three_axes(teacher)
+    s = _three_axes(student)
+    grad = grad.contiguous()
+    to_t = torch.empty_like(t)
+    to_s = torch.empty_like(s)
     strides = (*t.stride(), *s.stride(), *to_t.stride(), *to_s.stride())
     settings, grid = _launch(t, s, kind)
     with torch.cuda.device_of(student):
@@ -140,13 +154,13 @@ def backward(
 def _(
     teacher: Tensor, student: Tensor, grad: Tensor, temperature: float, kind: str
 ) -> tuple[Tensor, Tensor]:
-    t, s = _three_axes(teacher), _three_axes(student)
-    return torch.empty_like(t).view(teacher.shape), torch.empty_like(s).view(student.shape)
+    to_teacher = torch.empty_like(_three_axes(teacher)).view(teacher.shape)
+    to_student = torch.empty_like(_three_axes(student)).view(student.shape)
+    return to_teacher, to_student
 
 
-def _three_axes(
-    logits: Tensor,
-) -> Tensor:  # (B, K, *) -> (B, K, S); a copy only where no one stride steps through *
+def _three_axes(logits: Tensor) -> Tensor:  # (B, K, *) -> (B, K, S)
+    """A copy only where no one stride steps through *."""
     return logits.flatten(2) if logits.ndim > 2 else logits.unsqueeze(2)
 
 
@@ -155,9 +169,10 @@ def _like_samples(teacher: Tensor, student: Tensor) -> Tensor:
     return torch.empty(teacher.shape[0], *teacher.shape[2:], dtype=dtype, device=student.device)
 
 
-def _launch(teacher: Tensor, student: Tensor, kind: str) -> tuple[dict, tuple[int]]:
+def _launch(teacher: Tensor, student: Tensor, kind: str) -> tuple[dict[str, Any], tuple[int]]:
     """A kernel's constants and its grid."""
-    samples, classes = teacher.shape[0] * teacher.shape[2], teacher.shape[1]
+    samples = teacher.shape[0] * teacher.shape[2]
+    classes = teacher.shape[1]
     block = triton.next_power_of_2(classes)
     rows = max(1, 1024 // block)
     wide = tl.float64 if torch.float64 in (teacher.dtype, student.dtype) else tl.float32

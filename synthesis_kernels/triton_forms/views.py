@@ -12,25 +12,28 @@ from torch import Tensor
 
 from synthesis_kernels.views import ViewPlan
 
-PIXELS = 256  # of one program
+PIXELS = 256
+"""Of one program."""
 
 
 @triton.jit
-def _whole(draw, count):
+def _whole(draw, count):  # type: ignore[no-untyped-def]  # Triton has no types for arguments
     """A number in [0, 1) as one of `count` integers; the product may round up to `count` itself."""
     return tl.minimum((draw * count).to(tl.int64), count - 1)
 
 
 @triton.jit
-def _views_kernel(
+def _views_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
     pool_ptr, index_ptr, draws_ptr, out_ptr, images, count, mixup,
-    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, CROP: tl.constexpr, FLIP: tl.constexpr, CUTOUT: tl.constexpr,
-    MIXES: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    CROP: tl.constexpr, FLIP: tl.constexpr, CUTOUT: tl.constexpr, MIXES: tl.constexpr,
+    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
     draw = draws_ptr + b  # lane after lane, `count` apart
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    i, j = pixel // W, pixel % W
+    i = pixel // W
+    j = pixel % W
     x = j
     if FLIP:
         mirrored = tl.load(draw + 2 * count) < 0.5
@@ -48,21 +51,19 @@ def _views_kernel(
     seen = seen[:, None] & real
     place = (y * W + x)[:, None] + channel[None, :] * (H * W)
     image = tl.load(index_ptr + b) * (C * H * W)
+    value = tl.load(pool_ptr + image + place, mask=seen, other=0).to(tl.float32)
     # Rounded as torch divides; Triton's own `/` need not be.
-    value = tl.div_rn(tl.load(pool_ptr + image + place, mask=seen, other=0).to(tl.float32), 255.0)
+    value = tl.div_rn(value, 255.0)
     if MIXES:
         partner = _whole(tl.load(draw + 6 * count), images) * (C * H * W)
-        partner = tl.where(
-            tl.load(draw + 5 * count) < mixup, partner, image
-        )  # blended with itself, a view stays as it is
+        # Blended with itself, a view stays as it is.
+        partner = tl.where(tl.load(draw + 5 * count) < mixup, partner, image)
         share = tl.load(draw + 7 * count)
-        other = tl.div_rn(
-            tl.load(pool_ptr + partner + place, mask=seen, other=0).to(tl.float32), 255.0
-        )
+        other = tl.load(pool_ptr + partner + place, mask=seen, other=0).to(tl.float32)
+        other = tl.div_rn(other, 255.0)
         apart = value - other
-        value = tl.where(
-            share < 0.5, other + share * apart, value - apart * (1.0 - share)
-        )  # torch.lerp's own two sides
+        # torch.lerp's own two sides.
+        value = tl.where(share < 0.5, other + share * apart, value - apart * (1.0 - share))
     tl.store(out_ptr + b * (C * H * W) + pixel[:, None] * C + channel[None, :], value, mask=real)
 
 
@@ -73,16 +74,16 @@ def gather_views(
     plan: ViewPlan,
 ) -> Tensor:  # (B, C, H, W) float32, channels last
     """The views that `draws` describe, in one launch."""
-    return _gather(
-        pool, index, draws, plan.crop, plan.flip, plan.cutout, float(plan.mixup)
-    ).permute(0, 3, 1, 2)
+    settings = (plan.crop, plan.flip, plan.cutout, float(plan.mixup))
+    return _gather(pool, index, draws, *settings).permute(0, 3, 1, 2)
 
 
 @torch.library.custom_op("echoset::triton_views", mutates_args=())
 def _gather(
     pool: Tensor, index: Tensor, draws: Tensor, crop: int, flip: bool, cutout: int, mixup: float
 ) -> Tensor:
-    count, (images, channels, height, width) = len(index), pool.shape
+    count = len(index)
+    images, channels, height, width = pool.shape
     out = torch.empty(count, height, width, channels, device=pool.device)
     sizes = {
         "C": channels,

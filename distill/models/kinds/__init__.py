@@ -11,12 +11,7 @@ from synthesis_kernels.errors import EchosetError
 
 __all__ = ["Kind", "all_kinds", "comes_trained", "find_kind", "kind_of"]
 
-TABLE = (
-    "zoo",
-    "timm",
-    "import_path",
-    "torchvision",
-)
+TABLE = ("zoo", "timm", "import_path", "torchvision")
 """Files of this package; each is imported only when all before it have declined."""
 
 
@@ -28,7 +23,10 @@ def all_kinds() -> Iterator[Kind]:
 
 def find_kind(name: str) -> Kind | None:
     """The kind that answers for `name`, or None."""
-    return next((kind for kind in all_kinds() if kind.takes(name)), None)
+    for kind in all_kinds():
+        if kind.takes(name):
+            return kind
+    return None
 
 
 def kind_of(name: str) -> Kind:
@@ -42,7 +40,9 @@ def kind_of(name: str) -> Kind:
             "file as its weights"
         )
     kinds = list(all_kinds())
-    names = [known for kind in kinds for known in kind.names()]
+    names: list[str] = []
+    for each in kinds:
+        names += each.names()
     known = "; ".join(kind.form for kind in kinds)
     raise EchosetError(
         f"no model named '{name}'.{suggestion(name, names)} Known: {known}; or a file saved by "

@@ -24,12 +24,12 @@ def constructor(name: str) -> Constructor:
             f"model '{name}': cannot import {module_name} ({error}); is it installed or on "
             "PYTHONPATH?"
         ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    network = getattr(module, attribute, None)
+    if not callable(network):
         raise EchosetError(
             f"model '{name}': {module_name} has no class or function named {attribute}"
         )
-    return found
+    return network
 
 
 KIND = Kind(

@@ -14,13 +14,7 @@ from synthesis_kernels.errors import EchosetError
 PREFIX = "timm:"
 SYNONYMS = {"channels": "in_chans", "size": "img_size", "classes": "num_classes"}
 """Our words for what a network takes, and timm's."""
-REFUSED = (
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "checkpoint_path",
-    "cache_dir",
-)
+REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 """Arguments that would read a file or reach a network while the network is built."""
 
 
@@ -40,14 +34,15 @@ def _timm() -> Any:
 def _checked(name: str) -> str:
     """The name within timm, if timm has such a network."""
     timm = _timm()
+    # Such as resnet18.a1_in1k.
     inner = name.removeprefix(PREFIX)
     if not timm.is_model(inner):
         raise EchosetError(f"timm has no network named '{inner}'.{suggestion(name, names())}")
-    tag = inner.partition(".")[2]
-    tags = timm.list_pretrained(f"{inner.partition('.')[0]}.*")
-    if tag and inner not in tags:
+    network, _, tag = inner.partition(".")
+    known = timm.list_pretrained(f"{network}.*")
+    if tag and inner not in known:
         raise EchosetError(
-            f"timm has no weights named '{inner}'; it has {', '.join(tags) or 'none'}"
+            f"timm has no weights named '{inner}'; it has {', '.join(known) or 'none'}"
         )
     return inner
 

@@ -38,7 +38,9 @@ class Family:
             return None
         numbers = {key: int(digits) for key, digits in match.groupdict().items()}
         bound = {**self.bound, **numbers}
-        return partial(self.constructor, **bound) if bound else self.constructor
+        if not bound:
+            return self.constructor
+        return partial(self.constructor, **bound)
 
 
 FAMILIES = (
@@ -54,8 +56,11 @@ FAMILIES = (
 
 
 def _read(name: str) -> Constructor | None:
-    constructors = (family.read(name) for family in FAMILIES)
-    return next((found for found in constructors if found is not None), None)
+    for family in FAMILIES:
+        constructor = family.read(name)
+        if constructor is not None:
+            return constructor
+    return None
 
 
 def takes(name: str) -> bool:
@@ -65,9 +70,9 @@ def takes(name: str) -> bool:
 
 def constructor(name: str) -> Constructor:
     """The network's class, with what the name binds."""
-    found = _read(name)
-    assert found is not None  # only a name that `takes` accepted comes here
-    return found
+    network = _read(name)
+    assert network is not None  # only a name that `takes` accepted comes here
+    return network
 
 
 def names() -> list[str]:

@@ -18,29 +18,25 @@ class LeNet5(nn.Module):
             )
         side = (size // 2 - 4) // 2
         self.features = nn.Sequential(
-            *(
-                nn.Conv2d(channels, 6, 5, padding=2, bias=False),
-                nn.BatchNorm2d(6),
-                nn.ReLU(inplace=True),
-                nn.MaxPool2d(2),
-            ),
-            *(
-                nn.Conv2d(6, 16, 5, bias=False),
-                nn.BatchNorm2d(16),
-                nn.ReLU(inplace=True),
-                nn.MaxPool2d(2),
-            ),
+            nn.Conv2d(channels, 6, 5, padding=2, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
         )
         self.head = nn.Sequential(
-            *(
-                nn.Flatten(),
-                nn.Linear(16 * side * side, 120, bias=False),
-                nn.BatchNorm1d(120),
-                nn.ReLU(inplace=True),
-            ),
-            *(nn.Linear(120, 84, bias=False), nn.BatchNorm1d(84), nn.ReLU(inplace=True)),
+            nn.Flatten(),
+            nn.Linear(16 * side * side, 120, bias=False),
+            nn.BatchNorm1d(120),
+            nn.ReLU(inplace=True),
+            nn.Linear(120, 84, bias=False),
+            nn.BatchNorm1d(84),
+            nn.ReLU(inplace=True),
             nn.Linear(84, classes),
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K)
         return self.head(self.features(images))

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from distill.models.zoo.blocks import conv_bn_relu
+from distill.models.zoo.blocks import PooledNetwork, conv_bn_relu
 
 # (expansion, channels, blocks, stride of the first block)
 STAGES = (
@@ -20,7 +20,7 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
         hidden = inputs * expansion
-        self.residual = stride == 1 and inputs == outputs
+        self.is_residual = stride == 1 and inputs == outputs
         self.layers = nn.Sequential(
             conv_bn_relu(inputs, hidden, kernel=1) if expansion > 1 else nn.Identity(),
             conv_bn_relu(hidden, hidden, stride=stride, groups=hidden),
@@ -29,22 +29,21 @@ class _Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x) if self.residual else self.layers(x)
+        if self.is_residual:
+            return x + self.layers(x)
+        return self.layers(x)
 
 
-class CifarMobileNetV2(nn.Module):
+class CifarMobileNetV2(PooledNetwork):
     """Inverted residuals; 2.2M parameters at ten classes."""
 
     def __init__(self, channels: int = 3, classes: int = 10) -> None:
-        super().__init__()
-        layers, inputs = [conv_bn_relu(channels, 32)], 32
-        for expansion, outputs, count, stride in STAGES:
+        inputs = 32
+        layers: list[nn.Module] = [conv_bn_relu(channels, inputs)]
+        for expansion, outputs, count, first_stride in STAGES:
             for index in range(count):
-                layers.append(_Block(inputs, outputs, expansion, stride if not index else 1))
+                stride = first_stride if index == 0 else 1
+                layers.append(_Block(inputs, outputs, expansion, stride))
                 inputs = outputs
         layers.append(conv_bn_relu(inputs, 1280, kernel=1))
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(1280, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images).mean((2, 3)))
+        super().__init__(nn.Sequential(*layers), 1280, classes)

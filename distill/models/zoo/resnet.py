@@ -5,6 +5,8 @@ no pooling.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.models.zoo.blocks import conv_bn_relu
+
 
 class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -15,12 +17,12 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
         if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        hidden = F.relu(self.bn1(self.conv1(x)))
+        residual = self.bn2(self.conv2(hidden))
         return F.relu(residual + self.shortcut(x))
 
 
@@ -31,17 +33,17 @@ class CifarResNet(nn.Module):
         self, channels: int = 3, classes: int = 10, blocks: tuple[int, ...] = (2, 2, 2, 2)
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
-        )
-        layers, inputs = [], 64
+        inputs = 64
+        self.stem = conv_bn_relu(channels, inputs)
+        layers = []
         for stage, count in enumerate(blocks):
             outputs = 64 * 2**stage
             for index in range(count):
-                layers.append(_Block(inputs, outputs, stride=2 if stage and not index else 1))
+                stride = 2 if stage > 0 and index == 0 else 1
+                layers.append(_Block(inputs, outputs, stride))
                 inputs = outputs
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(inputs, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K)
         return self.head(self.layers(self.stem(images)).mean((2, 3)))

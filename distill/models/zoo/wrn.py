@@ -13,16 +13,17 @@ class _Block(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.shortcut = (
-            None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        )
+        self.shortcut = None
+        if inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))
         residual = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        # Where the shape changes the shortcut starts from the activated input, as in the authors'
-        # code.
-        return residual + (x if self.shortcut is None else self.shortcut(active))
+        if self.shortcut is None:
+            return residual + x
+        # From the activated input, as in the authors' code.
+        return residual + self.shortcut(active)
 
 
 class WideResNet(nn.Module):
@@ -38,11 +39,13 @@ class WideResNet(nn.Module):
             )
         if widen < 1:
             raise EchosetError(f"wrn widen must be at least 1, got {widen}")
-        self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        blocks, inputs = [], 16
+        inputs = 16
+        self.stem = nn.Conv2d(channels, inputs, 3, 1, 1, bias=False)
+        blocks = []
         for stage, outputs in enumerate((16 * widen, 32 * widen, 64 * widen)):
             for index in range((depth - 4) // 6):
-                blocks.append(_Block(inputs, outputs, stride=2 if stage and not index else 1))
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(_Block(inputs, outputs, stride))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.bn = nn.BatchNorm2d(inputs)
@@ -51,5 +54,6 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(F.relu(self.bn(self.blocks(self.stem(images)))).mean((2, 3)))
+    def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K)
+        features = self.blocks(self.stem(images))
+        return self.head(F.relu(self.bn(features)).mean((2, 3)))
