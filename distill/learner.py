@@ -19,11 +19,11 @@ from distill.methods import LABELS, Method, Need, find_method, find_methods
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions, check_loss
-from distill.runtime import Step
 from distill.taps import Stages, Taps, find_stages
 from distill.tasks.places import decide, label_rows
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
+from synthesis_kernels.choices import Step
 from synthesis_kernels.errors import EchosetError
 
 NOWHERE = Stages((), (), (), None)

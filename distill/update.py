@@ -15,7 +15,7 @@ from distill.models import Classifier
 from distill.models.classifier import on_device
 from distill.optimisers import make_optimiser
 from distill.options import DistillOptions
-from distill.runtime import Step
+from synthesis_kernels.choices import Step
 from synthesis_kernels.step import Captured, compiled, optimiser_tensors
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -212,10 +212,7 @@ def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspe
             "wrn-40-2, torchvision's vgg11_bn), a recipe that needs none (--synthesis.recipe "
             "adversarial), or no generator: echoset collect shaders"
         )
-    statistics = {
-        name: (cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var))
-        for name, layer in layers.items()
-    }
+    statistics = {name: (layer.running_mean, layer.running_var) for name, layer in layers.items()}
     untrained = _check_statistics(statistics)
     _check_parameters(teacher)
     check_shape(teacher)

@@ -18,7 +18,8 @@ from inversion.bench import peers
 from inversion.bench.limits import Traffic, convolution_counts
 from inversion.bench.timing import Bench, Work, precision_name, ratio
 from inversion.parts.inner import InnerLoop
-from synthesis_kernels.backend import Form, asked_form, free_cycles, kernel_form
+from synthesis_kernels.backend import asked_form, free_cycles, kernel_form
+from synthesis_kernels.choices import Form
 
 if TYPE_CHECKING:
     from inversion.cli.schema import BenchRun

@@ -14,7 +14,6 @@ from distill.learner import Learner
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
-from distill.runtime import Step
 from distill.students import build_student
 from distill.tasks.places import per_image
 from distill.update import StudentStep, one_cycle
@@ -22,6 +21,7 @@ from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.sampling import draw_batch, record_visit
+from synthesis_kernels.choices import Step
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 

@@ -19,7 +19,8 @@ from inversion.options import SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.teacher import trained_views
 from synthesis_kernels.backend import forward_pass
-from synthesis_kernels.step import Captured, Step, compiled, optimiser_tensors
+from synthesis_kernels.choices import Step
+from synthesis_kernels.step import Captured, compiled, optimiser_tensors
 from synthesis_kernels.views import ViewPlan, views
 
 Objective = Callable[..., tuple[Tensor, ...]]
