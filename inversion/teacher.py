@@ -21,7 +21,6 @@ from distill.models.classifier import CONTRACT
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
-from distill.tasks import find_task
 from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -51,7 +50,6 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         teacher = load_classifier(path)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
-        _check_contract(options)
         kind = kind_of(options.model)
         if told:
             _check_known(options, told, str(options.weights), CONTRACT)
@@ -144,19 +142,6 @@ def read_spec_if_file(path: Path) -> ModelSpec | None:
             "its weights"
         )
     return spec
-
-
-def _check_contract(options: TeacherOptions) -> None:
-    for name, value, least in (
-        ("channels", options.channels, 1),
-        ("size", options.size, 8),
-        ("classes", options.classes, 2),
-    ):
-        if value < least:
-            raise EchosetError(f"{name} must be at least {least}, got {value}")
-    find_task(options.task)
-    if options.channels not in (1, 3):
-        raise EchosetError(f"channels must be 1 or 3, got {options.channels}")
 
 
 def trained_views(spec: ModelSpec) -> TeacherViewOptions:

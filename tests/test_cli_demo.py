@@ -134,7 +134,9 @@ def test_what_stands_beside_the_set_is_checked_before_the_work(refused, tmp_path
     assert "where this demo writes" in refused(
         *demo, f'--beside.sources=["{tmp_path / "demo" / "set"}"]'
     )
-    assert "must be at least 0, got -1" in refused(*demo, "--beside.images=-1")
+    assert "beside.images must be a number of at least 0, got -1" in refused(
+        *demo, "--beside.images=-1"
+    )
     adversary = ["--start=adversary", "--synthesis.adversary.keep=true", "--distillation.steps=0"]
     assert "leave beside.images at 0" in refused(*demo, *adversary)
     assert not (tmp_path / "demo").exists()

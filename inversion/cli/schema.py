@@ -86,8 +86,8 @@ class CollectRun(Common):
     """The teacher that decides; it needs no BatchNorm."""
     sources: tuple[str, ...] = ("shaders",)
     """Where images come from, in this order: noise, gaussian, smooth, pink, leaves, shaders,
-    fractals (with settings: leaves:smallest=0.1,cover=0.5), a transfer set, or any images as for
-    --set of distill. Short: --source shaders DIR.
+    fractals, strokes (with settings: leaves:smallest=0.1,cover=0.5), a transfer set, or any images
+    as for --set of distill. Short: --source shaders DIR.
     """
     out: str = "runs/collected"
     """Folder of the set. A stopped run there is continued."""

@@ -111,3 +111,6 @@ class BesideOptions:
     """Its size, as many of each class, collected as `echoset collect` does; 0 = none."""
     sources: tuple[str, ...] = ("shaders",)
     """Where from, as `collect` names them and walked in order: '["pictures/", "leaves"]'."""
+
+    def __post_init__(self) -> None:
+        require_least(self, "beside", 0, "images")

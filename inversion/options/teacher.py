@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill.tasks import USUAL
+from distill.ranges import require_least
+from distill.tasks import TASKS, USUAL
+from synthesis_kernels.errors import EchosetError
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ class TeacherOptions:
     """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
     std: tuple[float, ...] = (1.0,)
     """Standard deviation it divides by."""
+
+    def __post_init__(self) -> None:
+        require_least(self, "", 8, "size")
+        require_least(self, "", 2, "classes")
+        if self.channels not in (1, 3):
+            raise EchosetError(f"channels must be 1 or 3, got {self.channels}")
+        if self.task not in TASKS:
+            raise EchosetError(f"task must be one of {', '.join(TASKS)}, got '{self.task}'")
 
 
 @dataclass(frozen=True)

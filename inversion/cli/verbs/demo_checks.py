@@ -94,8 +94,6 @@ def _files_read(run: DemoRun) -> list[str]:
 def _check_beside(run: DemoRun, teacher: Classifier) -> None:
     """Whether there can be, and should be, a set of other sources."""
     beside = run.beside
-    if beside.images < 0:
-        raise EchosetError(f"beside.images must be at least 0, got {beside.images}")
     if not beside.images:
         return
     if not run.distillation.steps:
