@@ -125,7 +125,9 @@ def evaluate(
     images, evenly spread over the data, boundary similarity and adversarial transfer.
     """
     labels = check_fit(classifier, data)
-    _check_attacks(classifier, attacks)
+    check_attacks(classifier, attacks)
+    if teacher is not None:
+        _check_alike(classifier, teacher)
     device = runtime.resolve_device()
     labels = labels.to(device)
     with as_found(classifier), as_found(teacher):
@@ -133,7 +135,6 @@ def evaluate(
         result = _of_answers(classifier, logits, labels)
         if teacher is None:
             return result
-        _check_alike(classifier, teacher)
         teacher.to(device)
         if teacher_logits is None:
             title = "asking the teacher"
@@ -173,7 +174,8 @@ def _of_answers(classifier: Classifier, logits: Tensor, labels: Tensor) -> Evalu
     )
 
 
-def _check_attacks(classifier: Classifier, attacks: int) -> None:
+def check_attacks(classifier: Classifier, attacks: int) -> None:
+    """Refuse attacks on networks that decide more than once an image."""
     if attacks and classifier.answer_shape[1:]:
         raise EchosetError(
             f"attacks push an image over one decision's boundary, and {classifier.spec.task} has "

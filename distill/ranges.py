@@ -13,6 +13,8 @@ def require_least(options: object, group: str, least: float, *names: str) -> Non
         value = getattr(options, name)
         if not least <= value < math.inf:
             demand = "a number of at least 0" if least == 0 else f"at least {least}"
+            if not math.isfinite(value):
+                demand += " and finite"
             raise EchosetError(f"{_full(group, name)} must be {demand}, got {value}")
 
 

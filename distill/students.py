@@ -20,7 +20,7 @@ from synthesis_kernels.errors import EchosetError
 
 def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) -> Classifier:
     """A student for a set, fresh unless the options name weights. `like` is the `input` entry of
-    its manifest: channels, size, classes, mean, std.
+    its manifest: channels, size, classes, task, mean, std.
     """
     spec = spec_of(like, options.model, options.arguments)
     student = build_classifier(spec, seed)

@@ -104,9 +104,21 @@ def _look(classifier: Classifier) -> tuple[dict[str, torch.Size], str | None]:
         for name, module in classifier.network.named_modules():
             if name:
                 hooks.callback(module.register_forward_hook(listen(name)).remove)
-        classifier.eval()(images)
+        answer = classifier.eval()(images)
     once = {name: shapes[0] for name, shapes in seen.items() if len(shapes) == 1}
+    if answer.ndim == 4:
+        _drop_answers(once, spec.classes)
     return once, heads[-1] if heads else None
+
+
+def _drop_answers(shapes: dict[str, torch.Size], classes: int) -> None:
+    """Leave out the last layers of a network that answers with maps: they tell classes, and are no
+    features.
+    """
+    for name in reversed(list(shapes)):
+        if shapes[name][1] != classes:
+            return
+        del shapes[name]
 
 
 def _units(module: nn.Module, name: str, shapes: dict[str, torch.Size]) -> list[str]:

@@ -168,10 +168,10 @@ class StudentStep:
     def __call__(
         self,
         images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
-        teacher_logits: Tensor,  # (B, K) for these very views
+        teacher_logits: Tensor,  # (B, K, *places) for these very views
         weights: Tensor,  # (B,)
         *hints: Tensor,  # (B, C, h, w) as the learner gives them
-    ) -> Tensor:  # (B, K) the student's logits before the update
+    ) -> Tensor:  # (B, K, *places) the student's logits before the update
         return self._update(images, teacher_logits, weights, *hints)[0]
 
     def _lesson(

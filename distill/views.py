@@ -47,7 +47,7 @@ def ask(
     network: nn.Module,
     images: Tensor,  # (B, C, H, W) in [0, 1]
     precision: torch.dtype,
-) -> Tensor:  # (B, K)
+) -> Tensor:  # (B, K, *places)
     """A network's float32 logits, without gradients."""
     parts = images.split(at_once(images.shape[-1]))
     with torch.no_grad(), forward_pass(images.device, precision):

@@ -9,9 +9,11 @@ from torch import nn
 from distill import TransferSet, distill, evaluate, export
 from distill.data.images import Images
 from distill.models import Classifier, ModelSpec, load_classifier, save_classifier
+from distill.models.classifier import check_contract, spec_of
 from distill.options import DistillOptions, StudentOptions
 from distill.runtime import Runtime
 from distill.students import build_student
+from distill.taps import find_stages
 from distill.tasks import TASKS, find_task
 from distill.tasks.places import count_decisions, decide, label_rows, per_image
 from inversion import SynthesisOptions, plan, synthesize
@@ -180,14 +182,29 @@ def test_methods_take_answers_of_many_places(teacher, loss):
 def test_what_needs_one_decision_an_image_says_so(teacher):
     data = pictures(16, 3)
     student = build_student(StudentOptions("test_tasks.DenseNet"), teacher.contract, 3)
-    options = DistillOptions(loss={"bss": None}, steps=3, batch=8)
-    with pytest.raises(EchosetError, match="bss is for one decision an image, and maps has 8 × 8"):
-        distill(student, data, teacher, options, runtime=RUN)
+    for loss in ("bss", "one"):
+        options = DistillOptions(loss={loss: None}, steps=3, batch=8)
+        message = f"{loss} is for one decision an image, and maps has 8 × 8"
+        with pytest.raises(EchosetError, match=message):
+            distill(student, data, teacher, options, runtime=RUN)
     with pytest.raises(EchosetError, match="leave attacks at 0"):
         evaluate(teacher, data, teacher, attacks=4, runtime=RUN)
     flat = Images(data.images, data.labels[:, 0, 0].long(), "flat")
     with pytest.raises(EchosetError, match=r"flat has labels of shape \(\) an image"):
         evaluate(teacher, flat, runtime=RUN)
+
+
+def test_what_tells_classes_is_no_feature(teacher):
+    stages = find_stages(teacher)
+    assert "head" not in stages.layers and stages.channels[-1] == 8
+
+
+def test_a_file_without_a_task_is_of_a_classifier():
+    contract = {"channels": 1, "size": 8, "classes": 2, "mean": [0.0], "std": [1.0]}
+    assert spec_of(contract).task == "classification"
+    for task in ([], {}, 3):
+        with pytest.raises(EchosetError, match="task must be one of"):
+            check_contract({**contract, "task": task}, "a manifest")
 
 
 def test_labels_of_the_data_teach_every_place(teacher):

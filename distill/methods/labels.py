@@ -9,7 +9,10 @@ from distill.batch import Batch, add_up
 from distill.methods import Method
 
 
-def label_loss(logits: list[Tensor], labels: Tensor) -> Tensor:  # n of (B, K), (B, K) -> ()
+def label_loss(
+    logits: list[Tensor],  # n of (B, K, *places)
+    labels: Tensor,  # (B, K, *places)
+) -> Tensor:
     """Σᵢ mean CE(labels, zᵢ) over all networks that learn."""
     return add_up(F.cross_entropy(each, labels) for each in logits)
 

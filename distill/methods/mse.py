@@ -11,7 +11,10 @@ from distill.batch import Batch
 from distill.methods import Method
 
 
-def logit_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:  # (B, K), (B, K) -> ()
+def logit_loss(
+    student_logits: Tensor,  # (B, K, *places)
+    teacher_logits: Tensor,  # (B, K, *places)
+) -> Tensor:
     """mean (z_S − z_T)² over images and classes."""
     return F.mse_loss(student_logits, teacher_logits)
 

@@ -14,7 +14,7 @@ from distill.methods.copies import build_like
 from synthesis_kernels.divergence import divergence
 
 
-def mutual_loss(logits: list[Tensor]) -> Tensor:  # n of (B, K)
+def mutual_loss(logits: list[Tensor]) -> Tensor:  # n of (B, K, *places)
     """Σᵢ mean over j ≠ i of KL(p_j ‖ p_i), T = 1; each peer takes the others' answers as given."""
     pairs = [
         divergence(other.detach(), one, 1.0).mean()

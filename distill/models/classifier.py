@@ -76,7 +76,8 @@ class Classifier(nn.Module):
             "std", torch.tensor(spec.std, device=place).view(1, -1, 1, 1), persistent=False
         )
 
-    def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
+    # (B, C, H, W) in [0, 1] -> (B, K, *places)
+    def forward(self, images: Tensor) -> Tensor:
         return self.network((images - self.mean) / self.std)
 
     @property
@@ -185,7 +186,7 @@ def spec_of(
     contract: Mapping[str, Any], model: str = "", arguments: Mapping[str, Any] | None = None
 ) -> ModelSpec:
     """The spec of a network that takes and gives what the contract says."""
-    values = {name: contract[name] for name in CONTRACT}
+    values = {name: contract[name] for name in CONTRACT if name in contract}
     values |= {"mean": tuple(contract["mean"]), "std": tuple(contract["std"])}
     return ModelSpec(model, dict(arguments or {}), **values)
 
@@ -205,7 +206,7 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
                 f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}"
             )
     task = contract.get("task", USUAL)  # files from before there were tasks have none
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         known = ", ".join(TASKS)
         raise EchosetError(f"{where}: task must be one of {known}, got {task!r:.40}")
     for key in ("mean", "std"):

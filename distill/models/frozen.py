@@ -103,14 +103,15 @@ class Frozen(nn.Module):
         for name, norm in self._norms.items():
             self._taps[name].take(norm)
 
-    def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, K)
+    # (B, C, H, W) in [0, 1] -> (B, K, *places)
+    def forward(self, images: Tensor) -> Tensor:
         with forward_pass(images.device, self.precision):
             return self.classifier(images).float()
 
     def with_moments(
         self,
         images: Tensor,  # (B, C, H, W) in [0, 1]
-    ) -> tuple[Tensor, Tensor, Tensor]:  # (B, K), (ΣC,), (ΣC,)
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (B, K, *places), (ΣC,), (ΣC,)
         """Logits, and the batch's mean and biased variance at the inputs of all BatchNorm layers,
         end to end.
 

@@ -229,6 +229,7 @@ def _write_set(data: TransferSet, folder: Path, progress: Progress) -> None:
         first = len(data) * index // total
         last = len(data) * (index + 1) // total
         tensors = {name: getattr(data, name)[first:last] for name in DTYPES}
+        tensors["labels"] = tensors["labels"].to(data.task.label_dtype)
         file = shard_name(index, total)
         digest = write_shard(folder / file, tensors)
         counts = count_decisions(tensors["labels"], data.classes).tolist()

@@ -89,7 +89,7 @@ class TransferSet:
     @property
     def task(self) -> Task:
         """What the teacher's decisions are."""
-        return find_task(self.manifest["input"]["task"])
+        return find_task(self.manifest["input"].get("task", USUAL))
 
     @property
     def groups(self) -> Tensor:  # (N,)

@@ -43,6 +43,7 @@ def run_study(
     """Fill the grid under `out`/cells and return every cell that is finished, this process's and
     others'.
     """
+    runtime.resolve_device()  # refuses a device that isn't there, before any work
     shared = Shared(teacher, test, student, options, distillation, runtime)
     check_study(shared, sets, original)
     everything = dict(sets)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from distill.data.corrupt import corrupt, draw_balanced
 from distill.data.images import Images, as_images
-from distill.evaluation import check_fit
+from distill.evaluation import check_attacks, check_fit
 from distill.learner import Learner
 from distill.lessons import check_lesson
 from distill.models import Classifier
@@ -24,6 +24,7 @@ def check_study(
     """Refuse what would fail in the last cell before the first one starts."""
     teacher = shared.teacher
     check_fit(teacher, shared.test)
+    check_attacks(teacher, shared.options.attacks)
     if not sets and original is None:
         raise EchosetError('a study needs a set: --sets \'{"name": "path"}\'')
     for name in sets:

@@ -24,7 +24,7 @@ class TeacherOptions:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor, checked against its annotations."""
     channels: int = 3
-    """Image channels, 1 or 3. A file saved by echoset knows its own, and the four below."""
+    """Image channels, 1 or 3. A file saved by echoset knows its own, and what is below."""
     size: int = 32
     """Side of the square input in pixels."""
     classes: int = 10

@@ -72,7 +72,8 @@ def adversary_steps(
     """Train the adversarial student on draws from the buffer, write priorities back, and ask the
     held-out slots.
     """
-    buffer, run = state.buffer, options.adversary
+    buffer = state.buffer
+    run = options.adversary
     if not state.has_begun:  # once only: the answer has to come from the device
         state.has_begun = bool((buffer.filled & ~buffer.is_held_out).any())
     if not state.has_begun or state.call < run.begins:
@@ -83,7 +84,7 @@ def adversary_steps(
         return figures
     total = (options.calls - run.begins) * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
-    before = agreement
+    before = torch.zeros_like(agreement)
     if state.policy:
         state.policy.begin(state.random)
         before = ask_held_out(state, precision)[1]

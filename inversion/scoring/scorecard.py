@@ -234,7 +234,8 @@ def _of_readouts(readouts: dict[int, float]) -> dict[str, float]:
 
 def check_images(images: Tensor, teacher: Classifier, name: str = "the set") -> None:
     """Refuse what can't be scored."""
-    spec, shape = teacher.spec, tuple(images.shape)
+    spec = teacher.spec
+    shape = tuple(images.shape)
     if images.dtype is not torch.uint8 or shape[1:] != (spec.channels, spec.size, spec.size):
         raise EchosetError(
             f"{name} has {images.dtype} images {shape}; the teacher takes uint8 (N, "

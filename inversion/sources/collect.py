@@ -17,6 +17,7 @@ import torch
 from distill.files import load_state, save_state
 from distill.loop import Loop
 from distill.models import Classifier, as_found
+from distill.models.classifier import on_device
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
 from inversion.jobs import claim, finish_set
@@ -60,9 +61,7 @@ def collect(
     if _is_finished(out):
         return TransferSet.load(out)
     with as_found(teacher):
-        # torch's stubs know no memory_format.
-        teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        teacher.eval().requires_grad_(False)
+        on_device(teacher, device).eval().requires_grad_(False)
         opened = [_as_shown(source, teacher, options, runtime.quiet) for source in opened]
         collection = _fill(teacher, opened, options, out, key, runtime)
         account = {
