@@ -247,6 +247,8 @@ def test_what_stops_an_export_leaves_nothing_behind(tmp_path, monkeypatch):
 class ByPixel:
     """A task of one decision a pixel, whose labels are masks beside the pictures."""
 
+    label_dtype = torch.int64
+
     def group(self, labels, classes):
         return labels.flatten(1).mode(1).values.long()
 
