@@ -80,9 +80,10 @@ def test_a_word_after_help_says_how_much_is_shown(capsys):
     assert short == short_later == describe("inspect")
     assert full == full_later
     assert "--teacher.classes" in full
-    with pytest.raises(SystemExit):
-        main(["inspect", "--help", "everything"])
-    assert "'all'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "--help", "mnist"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == short
 
 
 def test_sources_are_named_in_words_or_by_an_option(refused):
@@ -111,3 +112,26 @@ def test_sets_are_called_by_the_whole_of_their_names():
         "a.b/set": "a.b-set",
     }
     assert {path: name_set(path, {}) for path in names} == names
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (["bench", "--batch=0"], "batch must be at least 2, got 0"),
+        (["score", "x", "--images=-1"], "images must be a number of at least 0, got -1"),
+        (["evaluate", "--attacks=-1"], "attacks must be a number of at least 0, got -1"),
+        (["export", "x", "--images=-1"], "images must be a number of at least 0, got -1"),
+        (["inspect", "--teacher", "null"], "teacher.model must be a name or a path"),
+        (["distill", "--beside.images=3"], "beside has no options of its own"),
+    ],
+)
+def test_what_an_option_can_tell_alone_is_told_at_the_prompt(refused, asked, message):
+    assert message in refused(*asked, status=2)
+
+
+def test_a_group_that_a_file_sets_to_null_is_named(refused, tmp_path):
+    file = tmp_path / "null.yaml"
+    for text, key in (("distillation: null", "distillation"), ("student: null", "student")):
+        file.write_text(text)
+        message = f"{key} is a group of options, and null is none"
+        assert message in refused("distill", f"--config={file}", status=2)

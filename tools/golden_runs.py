@@ -38,12 +38,11 @@ from inversion import (
     score,
 )
 from inversion.options import ReplayOptions, TeacherViewOptions
+from inversion.sources import DRAWN
 from synthesis_kernels.backend import kernel_form
 
 PASTED = ViewOptions(mixup=0.3, cutmix=0.3, flip=True, cutout=0.2)
 """Views of two images, made of whole pixels and turned ones."""
-DRAWN = ("noise", "gaussian", "smooth", "pink", "leaves", "shaders", "fractals")
-"""Every source that draws its images."""
 JUDGED = (
     "accuracy",
     "top5",
@@ -141,6 +140,11 @@ def two_shards(folder: Path) -> list[Thing]:
     return read_tensors(folder)
 
 
+def adversarial(folder: Path) -> list[Thing]:
+    """The recipe that looks at nothing but answers."""
+    return make_set(folder, replace(TINY, recipe="adversarial"))
+
+
 def make_shard(folder: Path, rank: int) -> None:
     """One process's part of two shards."""
     make_set(folder, replace(TINY, shard_images=15), rank=rank, world=2)
@@ -205,8 +209,13 @@ def one(folder: Path) -> list[Thing]:
 
 
 def other_losses(folder: Path) -> list[Thing]:
-    """Every loss that no other run has."""
+    """Losses that no other run has."""
     return learn(folder, dict.fromkeys(("fsp", "sp", "rkd", "rkd-d", "rkd-a", "labels")))
+
+
+def logits(folder: Path) -> list[Thing]:
+    """The teacher's logits themselves, with labels beside them."""
+    return learn(folder, {"mse": None})
 
 
 def study(folder: Path) -> list[Thing]:
@@ -244,6 +253,7 @@ RUNS: dict[str, Callable[[Path], list[Thing]]] = {
     "policy": policy,
     "plain": plain,
     "two_shards": two_shards,
+    "adversarial": adversarial,
     "sources": drawn_blocks,
     "collect": collected,
     "collect_blends": blended,
@@ -255,6 +265,7 @@ RUNS: dict[str, Callable[[Path], list[Thing]]] = {
     "distil_dml": dml,
     "distil_one": one,
     "distil_others": other_losses,
+    "distil_mse": logits,
     "study": study,
     "score": scorecard,
 }

@@ -89,7 +89,6 @@ class Help(Unsaved):
         settings["dest"] = argparse.SUPPRESS
         super().__init__(
             nargs="?",
-            choices=[EVERYTHING],
             metavar=EVERYTHING,
             default=argparse.SUPPRESS,
             help=f"Show the options that matter first; with {EVERYTHING}, every one.",
@@ -207,6 +206,8 @@ def _build_options(kind: type, parsed: jsonargparse.Namespace, group: str = "") 
         key = f"{group}.{field.name}" if group else field.name
         value = parsed[key]
         inner = group_of(hint)
+        if inner is not None and value is None and not is_optional(hint):
+            raise EchosetError(f"{key} is a group of options, and null is none; leave it out")
         if inner is not None and isinstance(value, jsonargparse.Namespace):
             build = _build_optional if is_optional(hint) and not group else _build_options
             value = build(inner, parsed, key)

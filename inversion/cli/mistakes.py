@@ -58,6 +58,8 @@ def say_plainly(message: str) -> str:
         return NO_VALUE.sub(r"\1 takes no value, got \2", KEY.sub(r"--\1", message))
     if len(keys) > 1:  # of an option inside a group that may be missing: the first is the option's
         kinds = kinds[:1]
+    if got[1].startswith("NestedArg("):
+        return f"{keys[0]} has no options of its own"
     wanted = " or ".join(_name_kind(kind) for kind in kinds)
     return f"{'.'.join(keys)} must be {wanted}, got {got[1]}"
 

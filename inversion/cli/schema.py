@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distill.options import DistillOptions, ExportForm, StudentOptions, StudyOptions
+from distill.ranges import require_least
 from distill.runtime import Runtime
 from inversion.options import (
     BesideOptions,
@@ -142,6 +143,10 @@ class EvaluateRun(Common):
     0 = measure neither.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, "", 0, "attacks")
+
 
 @dataclass(frozen=True)
 class ReportRun(Common):
@@ -183,6 +188,10 @@ class ExportRun(Common):
     with too few leaves its places to others, which is said. 0 = all of them.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, "", 0, "images")
+
 
 @dataclass(frozen=True)
 class BenchRun(Common):
@@ -206,6 +215,12 @@ class BenchRun(Common):
     """Write the figures to this JSON file."""
     against: str | None = None
     """Compare with a file that --save wrote."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, "", 1, "repeats", "views", "epochs")
+        require_least(self, "", 2, "batch")
+        require_least(self, "", self.batch, "images")
 
 
 @dataclass(frozen=True)
@@ -260,6 +275,11 @@ class ScoreRun(Common):
     """Students of each set, for --validate."""
     data: str | None = None
     """Test data for --validate; default: the bundled MNIST slice, for the MNIST teacher alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, "", 0, "images")
+
     original: str | None = None
     """The teacher's own training data: with --validate, the accuracy it would have taught is shown
     beside, and not counted.

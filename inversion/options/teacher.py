@@ -37,6 +37,8 @@ class TeacherOptions:
     """Standard deviation it divides by."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, str):  # null in a file
+            raise EchosetError("model must be a name or a path, and null is none; leave it out")
         require_least(self, "", 8, "size")
         require_least(self, "", 2, "classes")
         if self.channels not in (1, 3):

@@ -6,6 +6,7 @@ matplotlib is imported where something is drawn: most commands draw nothing.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 import warnings
@@ -133,7 +134,8 @@ def bars(title: str, counts: Sequence[int], x_label: str, y_label: str) -> Plot:
     with _figure() as figure:
         axes = figure.add_subplot()
         if len(counts) <= FEW:
-            axes.bar(range(len(counts)), counts, color=COLOURS[0])
+            shown = axes.bar(range(len(counts)), counts, color=COLOURS[0])
+            axes.bar_label(shown, fontsize="small")
             axes.set_xticks(range(len(counts)))
         else:
             edges = [place - 0.5 for place in range(len(counts) + 1)]
@@ -204,6 +206,8 @@ def dots(title: str, rows: Sequence[Dot], references: Sequence[Dot], x_label: st
 @contextmanager
 def _figure(height: float = HEIGHT) -> Iterator[Figure]:
     """A new picture. Whatever style a user has set does not change it."""
+    # It tells of a folder for its cache, which is of no use to whoever reads a page.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -288,7 +292,8 @@ def _count_in_whole_numbers(axis: Axis) -> None:
 
 def _shown(name: str) -> str:
     """A name as it fits into a picture."""
-    words = " ".join(name.encode(errors="replace").decode().split())
+    printable = "".join(letter if letter.isprintable() else " " for letter in name)
+    words = " ".join(printable.encode(errors="replace").decode().split())
     if len(words) > LONGEST:
         words = f"{words[: LONGEST - 1]}…"
     if words.startswith("_"):

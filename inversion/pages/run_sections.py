@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,19 +86,17 @@ def synthesis_section(calls: Sequence[Mapping[str, Any]], shards: int) -> Sectio
         "kept": [sum(call["counts"]) for call in first],
         "taken in": [call["taken"] for call in first],
     }
-    plots = [
-        lines("images kept and taken in, by call", numbers, images, CALLS, "images"),
-        lines(
-            "adversarial student's agreement, by generator call",
-            numbers,
-            _series(first, AGREEMENTS),
-            CALLS,
-            "same decision (%)",
-            share=True,
-            limits=(0, 1),
-        ),
-        lines("losses, by call", numbers, _series(first, LOSSES), CALLS, "loss (no unit)"),
-    ]
+    plots = [lines("images kept and taken in, by call", numbers, images, CALLS, "images")]
+    agreements = _series(first, AGREEMENTS)
+    if agreements:
+        title_of_plot = "adversarial student's agreement, by generator call"
+        unit = "same decision (%)"
+        plots.append(
+            lines(title_of_plot, numbers, agreements, CALLS, unit, share=True, limits=(0, 1))
+        )
+    losses = _series(first, LOSSES)
+    if losses:
+        plots.append(lines("losses, by call", numbers, losses, CALLS, "loss (no unit)"))
     learnt = [call for call in first if "policy" in call]
     if learnt:
         plots += _policy_plots(learnt)
@@ -107,7 +106,7 @@ def synthesis_section(calls: Sequence[Mapping[str, Any]], shards: int) -> Sectio
 def _series(calls: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, list[float]]:
     """The figures that these calls have logged, by what they are called in a plot."""
     logged = {key: name for key, name in names.items() if key in calls[0]}
-    return {name: [call[key] for call in calls] for key, name in logged.items()}
+    return {name: [call.get(key, math.nan) for call in calls] for key, name in logged.items()}
 
 
 def _policy_plots(calls: Sequence[Mapping[str, Any]]) -> list[Plot]:

@@ -96,8 +96,6 @@ def _check_run(run: ScoreRun) -> None:
         raise EchosetError(
             "there is nothing to score; name sets: echoset score runs/set leaves=runs/leaves"
         )
-    if run.images < 0:
-        raise EchosetError(f"images must be at least 0, got {run.images}")
     if not run.out.endswith(".html"):
         raise EchosetError(f"--out is the page to write and should end in .html, got {run.out}")
     if run.validate:
