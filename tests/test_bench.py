@@ -188,20 +188,16 @@ def test_a_graph_on_a_cpu_is_refused(fail):
     assert "needs a CUDA device" in fail("--step=graph")
 
 
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        "--repeats=0",
-        "--batch=1",
-        "--views=0",
-        "--epochs=0",
-        "--images=7",
-        "--teacher=wrn-9-1",
-        "--teacher.size=64",
-    ],
-)
-def test_nonsense_is_refused(fail, nonsense):
+@pytest.mark.parametrize("nonsense", ["--teacher=wrn-9-1", "--teacher.size=64"])
+def test_networks_that_cannot_be_measured_are_refused(fail, nonsense):
     assert fail(nonsense).startswith("echoset: ")
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["--repeats=0", "--batch=1", "--views=0", "--epochs=0", "--images=7"]
+)
+def test_numbers_that_measure_nothing_are_refused(refused, nonsense):
+    assert "must be at least" in refused("bench", nonsense, status=2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -135,7 +135,7 @@ def test_what_stands_beside_the_set_is_checked_before_the_work(refused, tmp_path
         *demo, f'--beside.sources=["{tmp_path / "demo" / "set"}"]'
     )
     assert "beside.images must be a number of at least 0, got -1" in refused(
-        *demo, "--beside.images=-1"
+        *demo, "--beside.images=-1", status=2
     )
     adversary = ["--start=adversary", "--synthesis.adversary.keep=true", "--distillation.steps=0"]
     assert "leave beside.images at 0" in refused(*demo, *adversary)
@@ -239,7 +239,7 @@ def test_a_failed_demo_keeps_the_finished_one(demo, refused):
         ),
         (
             ["--synthesis.generator.learning_rate=.nan"],
-            "generator.learning_rate must be a number of at least 0, got nan",
+            "generator.learning_rate must be a number of at least 0 and finite, got nan",
         ),
         (["--synthesis.adversary.learning_rate=-1"], "adversary.learning_rate must be a number"),
         (

@@ -151,7 +151,6 @@ def test_validation_is_one_command_shared_and_continued(folder, tmp_path, capsys
             ["--validate", "a=x.npz", "b=y.npz"],
             "validation needs 4 sets at least, and better 8, got 2",
         ),
-        (["x.npz", "--images=-1"], "images must be at least 0"),
     ],
 )
 def test_mistakes_name_the_fix(arguments, message, capsys):

@@ -102,7 +102,7 @@ class ReplayOptions:
     balanced_targets: bool = True
     """Ask the generator for the classes the buffer lacks; false = all classes alike."""
     refresh: float = 1.0
-    """Largest part of a class's stock that one call may replace: those of lowest priority."""
+    """Largest part of a class's quota that one call may replace: those of lowest priority."""
     half_life: float = 10.0
     """Generator calls in which an image's priority falls by half when one has to go. The first
     calls' images are poor, and poor images are hard: by priority alone they would stay for good. 0
