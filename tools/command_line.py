@@ -10,12 +10,15 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "command-line.md"
 MARK = "<!-- options -->\n"
+WIDTH = 140
+"""Characters in a line of the page, tables aside."""
 COMMON = ("Runtime", "Common")
 """Classes of the options that every verb takes."""
 
@@ -75,7 +78,8 @@ def render() -> str:
     parts.append("## Groups of options\n")
     for name in used:
         group = groups[name]
-        parts.append(f"### {name}\n\n{group.text}\n")
+        text = textwrap.fill(group.text, WIDTH, break_on_hyphens=False)
+        parts.append(f"### {name}\n\n{text}\n")
         parts.append(_table(group.options))
     return "\n".join(parts)
 
