@@ -10,12 +10,15 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "command-line.md"
 MARK = "<!-- options -->\n"
+WIDTH = 140
+"""Characters in a line of the page, tables aside."""
 COMMON = ("Runtime", "Common")
 """Classes of the options that every verb takes."""
 
@@ -45,9 +48,10 @@ def read_groups() -> dict[str, Group]:
     groups: dict[str, Group] = {}
     for package in ("synthesis_kernels", "distill", "inversion"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.parse(path.read_text()).body:
+            file = ast.parse(path.read_text())
+            for node in file.body:
                 if isinstance(node, ast.ClassDef) and _is_options(node.name):
-                    groups[node.name] = _read_group(node)
+                    groups[node.name] = _read_group(node, file)
     return groups
 
 
@@ -74,7 +78,8 @@ def render() -> str:
     parts.append("## Groups of options\n")
     for name in used:
         group = groups[name]
-        parts.append(f"### {name}\n\n{group.text}\n")
+        text = textwrap.fill(group.text, WIDTH, break_on_hyphens=False)
+        parts.append(f"### {name}\n\n{text}\n")
         parts.append(_table(group.options))
     return "\n".join(parts)
 
@@ -121,8 +126,8 @@ def _assigned(node: ast.stmt) -> tuple[str | None, ast.expr | None]:
     return name, value
 
 
-def _read_group(node: ast.ClassDef) -> Group:
-    """A class's fields, each with the string below it."""
+def _read_group(node: ast.ClassDef, file: ast.Module) -> Group:
+    """A class's fields, each with the string below it; `file` is where the class stands."""
     options = []
     for field, below in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign):
@@ -130,21 +135,42 @@ def _read_group(node: ast.ClassDef) -> Group:
         name = ast.unparse(field.target)
         groups = re.findall(r"\b\w+Options\b", ast.unparse(field.annotation))
         group = groups[0] if groups else None
-        options.append(Option(name, group, _default(field.value), _string(below)))
+        default = _default(field.value, file)
+        options.append(Option(name, group, default, _string(below)))
     bases = tuple(ast.unparse(base) for base in node.bases)
     return Group(bases, tuple(options), _flat(ast.get_docstring(node) or ""))
 
 
-def _default(value: ast.expr | None) -> str:
+def _default(value: ast.expr | None, file: ast.Module) -> str:
     """A field's default as a reader would write it."""
     if value is None:
         return "(required)"
+    if isinstance(value, ast.Name):
+        return ast.unparse(_constant(value.id, file))
     if isinstance(value, ast.Call) and ast.unparse(value.func) in ("field", "dataclasses.field"):
         factory = value.keywords[0].value
         if isinstance(factory, ast.Lambda):
             return ast.unparse(factory.body)
         return "{}" if ast.unparse(factory) == "dict" else ""
     return ast.unparse(value)
+
+
+def _constant(name: str, file: ast.Module) -> ast.expr:
+    """What a constant stands for that a file assigns, or imports from another one."""
+    for node in file.body:
+        assigned, value = _assigned(node)
+        if assigned == name and value is not None:
+            return value
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            return _constant(name, _parse_module(node.module or ""))
+    raise SystemExit(f"the default {name} of an option is assigned nowhere")
+
+
+def _parse_module(name: str) -> ast.Module:
+    """The source of a module of the packages."""
+    path = ROOT.joinpath(*name.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text())
 
 
 def _string(node: ast.stmt | None) -> str:
