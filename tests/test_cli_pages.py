@@ -107,7 +107,7 @@ def test_a_page_names_the_file_it_cannot_show(demo, tmp_path):
     def without(document, key):
         return {k: v for k, v in document.items() if k != key}
 
-    calls = [without(CALL, key) for key in ("shard", "seconds", "held_out_agreement")]
+    calls = [without(CALL, key) for key in ("shard", "seconds")]
     calls += [CALL | bad for bad in ({"call": []}, {"seconds": "1"}, {"bn": "much"}, {"counts": 7})]
     summaries = [
         [],
