@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from synthesis_kernels.backend import resolve_precision
 
+MOST_WASTED = 64_000_000
+"""Multiplications by zeros that a stack of matrices may cost in a product, to be one and not
+two.
+"""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton–Schulz iteration: fast to about 1 ± 0.3, which is all that is needed."""
 PEAKS = {"muon": 0.05, "sgd": 0.1, "adamw": 3e-3}
@@ -72,71 +76,148 @@ class Muon(Scheduled):
     ) -> None:
         groups = _groups(network, learning_rate, learning_rate / 10, weight_decay)
         super().__init__(groups, {"momentum": momentum})
+        self._stacks: list[Stack] = []
+        self._stacked: list[int] = []
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # takes no closure: no loop here has one
         """One update from the gradients at hand."""
         for group in self.param_groups:
             update = self._muon if group["orthogonal"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update(parameter, parameter.grad, self.state[parameter], group)
+            parameters = [one for one in group["params"] if one.grad is not None]
+            if parameters:
+                update(parameters, [one.grad for one in parameters], group)
 
     def _muon(
         self,
-        parameter: Tensor,  # (R, …), the rest being C numbers
-        gradient: Tensor,
-        state: dict[str, Tensor],
+        parameters: list[Tensor],  # (R, …) each, the rest being C numbers
+        gradients: list[Tensor],
         group: dict[str, Any],
     ) -> None:
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
-        nesterov = gradient.add(momentum, alpha=group["momentum"])
-        direction = orthogonalise(nesterov.flatten(1)).view_as(parameter)
-        scale = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.sub_(direction * (group["lr"] * scale))
+        momentum = group["momentum"]
+        momenta = self._kept(parameters, "momentum")
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, gradients)
+        nesterov = torch._foreach_add(gradients, momenta, alpha=momentum)
+        stacked = [id(parameter) for parameter in parameters]
+        if stacked != self._stacked:
+            self._stacks = stack_up(parameters)
+            self._stacked = stacked
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        for stack in self._stacks:
+            moves = stack.orthogonalise([nesterov[place] for place in stack.places], group["lr"])
+            torch._foreach_sub_([parameters[place] for place in stack.places], moves)
 
     def _adam(
-        self,
-        parameter: Tensor,
-        gradient: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
     ) -> None:
         """Adam (Kingma & Ba 2015) with β₁ = 0.9, β₂ = 0.999 and ε = 1e-8."""
-        if not state:
-            state["first"] = torch.zeros_like(parameter)
-            state["second"] = torch.zeros_like(parameter)
-            state["count"] = torch.zeros((), device=parameter.device)
-        count = state["count"].add_(1)
-        first = state["first"].lerp_(gradient, 0.1)
-        second = state["second"].lerp_(gradient.square(), 0.001)
-        denominator = (second / (1 - 0.999**count)).sqrt_().add_(1e-8)
-        rate = group["lr"] / (1 - 0.9**count)
-        parameter.sub_(first / denominator * rate)
+        first = self._kept(parameters, "first")
+        second = self._kept(parameters, "second")
+        shared = self.state[parameters[0]]
+        if "count" not in shared:
+            shared["count"] = torch.zeros((), device=parameters[0].device)
+        count = shared["count"].add_(1)
+        torch._foreach_lerp_(first, gradients, 0.1)
+        torch._foreach_lerp_(second, torch._foreach_mul(gradients, gradients), 0.001)
+        moves = torch._foreach_div(second, 1 - 0.999**count)
+        torch._foreach_sqrt_(moves)
+        torch._foreach_add_(moves, 1e-8)
+        moves = torch._foreach_div(first, moves)
+        torch._foreach_mul_(moves, group["lr"] / (1 - 0.9**count))
+        torch._foreach_sub_(parameters, moves)
+
+    def _kept(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        """What is kept of each parameter under this name, 0 at first."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
 
 
-def orthogonalise(matrix: Tensor, steps: int = 4) -> Tensor:  # (R, C)
-    """Bring singular values above a hundredth of the norm near 1, by Newton–Schulz iteration in
-    bfloat16 (float32 where that is emulated, and slow):
+class Stack:
+    """Matrices one upon another, filled up with zeros to one shape and the shorter side first, so
+    that they are made orthogonal together.
+    """
 
-        X ← a·X + (b·XXᵀ + c·(XXᵀ)²)·X, from X = G / ‖G‖
+    def __init__(self, parameters: list[Tensor], places: list[int]) -> None:
+        self.places = places
+        device = parameters[0].device
+        sides = [_sides(parameters[place]) for place in places]
+        shape = (len(places), max(short for short, _ in sides), max(long for _, long in sides))
+        self._matrices = torch.zeros(shape, dtype=resolve_precision(device), device=device)
+        self._moves = torch.zeros(shape, device=device)
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        scales = []
+        for number, place in enumerate(places):
+            parameter = parameters[place]
+            self._inputs.append(_seen_as(self._matrices[number], parameter))
+            self._outputs.append(_seen_as(self._moves[number], parameter))
+            scales.append(max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5)
+        self._scales = torch.tensor(scales, device=device).view(-1, 1, 1)
+
+    def orthogonalise(self, matrices: list[Tensor], rate: Tensor) -> list[Tensor]:
+        """The matrices made orthogonal, times the rate and √max(1, R/C)."""
+        torch._foreach_copy_(self._inputs, matrices)
+        torch.mul(newton_schulz(self._matrices), self._scales * rate, out=self._moves)
+        return self._outputs
+
+
+def stack_up(parameters: list[Tensor]) -> list[Stack]:
+    """Stacks of the parameters' matrices: as few as can be without much work on zeros."""
+    sides = [_sides(parameter) for parameter in parameters]
+    stacks: list[list[int]] = []
+    spent = 0
+    for place in sorted(range(len(parameters)), key=lambda place: sides[place], reverse=True):
+        spent += _work(sides[stacks[-1][0]]) - _work(sides[place]) if stacks else 0
+        if not stacks or spent > MOST_WASTED:
+            stacks.append([])
+            spent = 0
+        stacks[-1].append(place)
+    return [Stack(parameters, places) for places in stacks]
+
+
+def _work(sides: tuple[int, int]) -> int:
+    """Multiplications of one product of a matrix with itself."""
+    short, long = sides
+    return short**2 * long
+
+
+def _sides(parameter: Tensor) -> tuple[int, int]:
+    """The shorter side of the parameter's matrix, and the longer one."""
+    rows = parameter.shape[0]
+    columns = parameter[0].numel()
+    return min(rows, columns), max(rows, columns)
+
+
+def _seen_as(matrix: Tensor, parameter: Tensor) -> Tensor:
+    """The corner of a filled-up matrix that holds the parameter's, in the parameter's shape; its
+    columns are in the order in which the parameter lies in memory.
+    """
+    rows = parameter.shape[0]
+    columns = parameter[0].numel()
+    is_tall = rows > columns
+    corner = matrix[:columns, :rows].T if is_tall else matrix[:rows, :columns]
+    if parameter.ndim == 4:
+        _, channels, height, width = parameter.shape
+        return corner.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
+    if parameter.ndim == 2:
+        return corner
+    return corner.unflatten(1, parameter.shape[1:])
+
+
+def newton_schulz(matrices: Tensor, steps: int = 4) -> Tensor:  # (N, S, L), S ≤ L
+    """Bring singular values above a hundredth of the norm near 1:
+
+    X ← a·X + (b·XXᵀ + c·(XXᵀ)²)·X, from X = G / ‖G‖
     """
     a, b, c = COEFFICIENTS
-    x = matrix.to(resolve_precision(matrix.device))
-    x = x / (x.norm() + 1e-7)
-    # The product of the shorter sides is the smaller one.
-    is_tall = x.shape[0] > x.shape[1]
-    if is_tall:
-        x = x.T
+    x = matrices / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    if is_tall:
-        x = x.T
-    return x.to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def make_optimiser(

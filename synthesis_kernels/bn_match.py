@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from synthesis_kernels import native
@@ -101,6 +102,10 @@ def _own_units(running_variance: Tensor) -> Tensor:  # (C,)
     return running_variance.clamp_min(1e-3 * running_variance.mean() + 1e-12)
 
 
+LEAST_SQUARE = 1e-30
+"""Of a distance whose gradient is followed."""
+
+
 class MomentTarget:
     """The running statistics of all BatchNorm layers, and the distance of a batch's moments from
     them.
@@ -116,21 +121,26 @@ class MomentTarget:
         self.variance = torch.cat(variances).float()
         unit_of = _own_units if relative else torch.ones_like
         self.unit = torch.cat([unit_of(variance.float()) for variance in variances])
-        self.sizes = [len(mean) for mean in means]
+        self.root_unit = self.unit.sqrt()
         self.relative = relative
+        sizes = torch.tensor([len(mean) for mean in means], device=self.mean.device)
+        layers = torch.arange(len(sizes), device=self.mean.device)
+        # (ΣC, L): 1 where the channel is of the layer.
+        self.members = F.one_hot(layers.repeat_interleave(sizes), len(sizes)).float()
 
     def distance(self, mean: Tensor, variance: Tensor) -> Tensor:  # (ΣC,), (ΣC,) -> ()
         """L_BN = Σ_l ‖μ_l − μ̂_l‖₂ + ‖σ²_l − σ̂²_l‖₂; or in each channel's own units, and the mean
         over layers.
         """
-        mean_apart = (mean - self.mean) / self.unit.sqrt()
+        mean_apart = (mean - self.mean) / self.root_unit
         variance_apart = (variance - self.variance) / self.unit
-        apart = torch.cat([mean_apart, variance_apart])
-        # All norms in one launch, each summed in a fixed order (a scattered sum would differ from
-        # run to run on CUDA).
-        total = torch.stack(torch._foreach_norm(apart.split(2 * self.sizes))).sum()
+        apart = torch.stack([mean_apart, variance_apart])
+        # The sums of all layers by one product, and so in a fixed order (a scattered sum would
+        # differ from run to run on CUDA). Below the least there is no direction to go.
+        squares = apart.square() @ self.members
+        total = squares.clamp_min(LEAST_SQUARE).sqrt().sum()
         if self.relative:
-            return total / len(self.sizes)
+            return total / self.members.shape[1]
         return total
 
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import ROOT, assert_learnt, environment, needs_inductor
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distill import (
     DistillOptions,
@@ -23,7 +25,7 @@ from distill.data.augment import make_views
 from distill.files import read_log
 from distill.loop import Every, Interrupted, StopFlag
 from distill.methods.hinton import hinton_loss
-from distill.optimisers import Muon, Scheduled, orthogonalise
+from distill.optimisers import COEFFICIENTS, Muon, Scheduled, newton_schulz, stack_up
 from distill.options import ViewOptions
 from distill.runtime import Runtime
 from distill.sets.transfer_set import shard_name, write_manifest, write_shard
@@ -34,6 +36,8 @@ from inversion import MNIST_SLICE
 from inversion.cli.main import main
 from synthesis_kernels.divergence import divergence
 from synthesis_kernels.errors import EchosetError
+
+SHAPES = [(5, 8), (8, 5), (6, 6), (4, 3, 3, 3), (16, 2, 3, 3), (8, 16, 1, 1), (3, 2, 5)]
 
 SHORT = DistillOptions(steps=30, batch=32, views_per_image=3)
 
@@ -340,13 +344,70 @@ def test_schedule_rises_then_falls_to_zero():
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(8, 5), (5, 8), (6, 6)])
-def test_orthogonalised_singular_values_are_near_one(shape, precision, monkeypatch):
-    monkeypatch.setattr("distill.optimisers.resolve_precision", lambda device: precision)
-    values = torch.linalg.svdvals(
-        orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0)), steps=6)
-    )
+@pytest.mark.parametrize("shape", [(5, 8), (6, 6)])
+def test_orthogonalised_singular_values_are_near_one(shape, precision):
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)).to(precision)
+    values = torch.linalg.svdvals(newton_schulz(matrices, steps=6).float())
     assert values.min() > 0.5 and values.max() < 1.4
+
+
+def orthogonalise(matrix):  # (R, C)
+    """One matrix by itself, in float64, as the paper has it."""
+    a, b, c = COEFFICIENTS
+    x = matrix.double() / (matrix.double().norm() + 1e-7)
+    for _ in range(4):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=6), st.integers(0, 99))
+def test_matrices_made_orthogonal_together_are_as_each_by_itself(shapes, seed):
+    random = torch.Generator().manual_seed(seed)
+    layout = [torch.contiguous_format, torch.channels_last][seed % 2]
+    parameters = []
+    for shape in shapes:
+        parameter = torch.randn(shape, generator=random)
+        if len(shape) == 4:
+            parameter = parameter.contiguous(memory_format=layout)
+        parameters.append(parameter)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distill.optimisers.resolve_precision", lambda device: torch.float32)
+        stacks = stack_up(parameters)
+    assert sorted(place for stack in stacks for place in stack.places) == [*range(len(shapes))]
+    for stack in stacks:
+        moves = stack.orthogonalise([parameters[place] for place in stack.places], torch.tensor(2))
+        for place, move in zip(stack.places, moves, strict=True):
+            matrix = parameters[place].flatten(1)
+            rows, columns = matrix.shape
+            expected = 2 * max(1, rows / columns) ** 0.5 * orthogonalise(matrix)
+            torch.testing.assert_close(
+                move.flatten(1).double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max()
+            )
+
+
+def test_few_stacks_are_made_where_little_is_wasted():
+    small = [torch.zeros(16, 27), torch.zeros(64, 576), torch.zeros(10, 64)]
+    assert len(stack_up(small)) == 1
+    large = [torch.zeros(512, 4608), torch.zeros(64, 576)]
+    assert len(stack_up(large)) == 2
+
+
+def test_a_parameter_without_a_gradient_stays_where_it_is():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    muon = Muon(network, learning_rate=1e-1)
+    for trained in ([0, 1], [1], [0]):
+        before = [parameter.detach().clone() for parameter in network.parameters()]
+        for index, layer in enumerate(network):
+            for parameter in layer.parameters():
+                parameter.grad = torch.ones_like(parameter) if index in trained else None
+        muon.step()
+        moved = [
+            not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)
+        ]
+        assert moved == [index in trained for index in (0, 0, 1, 1)]
 
 
 def test_muon_minimises_and_its_vectors_follow_adam():
