@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from distill.options import ViewOptions
 from distill.update import StudentState, StudentStep
 from distill.views import CHUNK, ask
 from inversion.bench import peers
+from inversion.bench.limits import Traffic
 from inversion.bench.timing import Bench, Work, milliseconds, ratio
 
 PHOTOGRAPHS = ViewOptions(rotate=0, scale=0, shift=0.125, flip=True)
@@ -96,6 +98,7 @@ def distillation_times(bench: Bench) -> dict[str, Any]:
         "steps": steps,
         "bank_share_ms": share,
         "whole_ms": whole,
+        "operations": count_our_step(bench, pool),
         "speedup": times["peers"]["ms"] / whole,
     }
 
@@ -116,6 +119,16 @@ def our_step(bench: Bench, student: Classifier, pool: Tensor) -> Work:
         train(images, answers, weights)
 
     return step
+
+
+def count_our_step(bench: Bench, pool: Tensor) -> int:
+    """Operations of the eager step, views of the batch among them."""
+    _, student = bench.classifiers(tuned=True)
+    step = our_step(Bench(replace(bench.run, step="eager")), student, pool)
+    step()
+    with Traffic() as traffic:
+        step()
+    return traffic.operations
 
 
 def bank_chunk(bench: Bench, teacher: Classifier, pool: Tensor) -> Work:

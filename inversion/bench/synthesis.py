@@ -68,7 +68,7 @@ def synthesis_times(bench: Bench, limit: dict[str, float]) -> dict[str, Any]:
     """
     theirs = peers_step(bench)
     times = bench.compare(ours=our_step(bench), peers=theirs)
-    flops, moved_bytes = count_our_step(bench)
+    flops, traffic = count_our_step(bench)
     with FlopCounterMode(display=False) as peers_flops:
         theirs()
     least = flops / limit[f"{precision_name(bench.precision)}_gflops"] / 1e6
@@ -76,16 +76,17 @@ def synthesis_times(bench: Bench, limit: dict[str, float]) -> dict[str, Any]:
         "speedup": ratio(times, "peers"),
         "gmac": flops / 2e9,
         "peers_gmac": peers_flops.get_total_flops() / 2e9,
-        "gigabytes": moved_bytes / 1e9,
+        "operations": traffic.operations,
+        "gigabytes": traffic.bytes / 1e9,
         "least_ms_by_matrix_rate": least,
-        "least_ms_by_copy_rate": moved_bytes / limit["copy_gb_per_s"] / 1e6,
+        "least_ms_by_copy_rate": traffic.bytes / limit["copy_gb_per_s"] / 1e6,
         "share_of_limit": least / times["ours"]["ms"],
     }
 
 
-def count_our_step(bench: Bench) -> tuple[int, int]:
-    """Floating-point operations and bytes moved, counted where every operation shows itself: in the
-    eager step.
+def count_our_step(bench: Bench) -> tuple[int, Traffic]:
+    """Floating-point operations, operations and bytes moved, counted where every operation shows
+    itself: in the eager step.
     """
     step = our_step(Bench(replace(bench.run, step="eager")))
     step()
@@ -93,7 +94,7 @@ def count_our_step(bench: Bench) -> tuple[int, int]:
         step()
     with Traffic() as traffic:
         step()
-    return flops.get_total_flops(), traffic.bytes
+    return flops.get_total_flops(), traffic
 
 
 def step_memory(bench: Bench) -> dict[str, float]:

@@ -1,0 +1,62 @@
+"""How many operations a step is made of: on a GPU their number is its time, so they may not creep
+up. Counted on any machine, in the eager step.
+"""
+
+import pytest
+import torch
+
+from distill.models import ModelSpec, build_classifier
+from distill.models.frozen import Frozen
+from distill.update import StudentState, StudentStep
+from inversion.bench.limits import Traffic
+from inversion.options import GeneratorOptions, ObjectiveOptions, SynthesisOptions
+from inversion.parts.generator import Generator
+from inversion.parts.inner import InnerLoop
+
+CPU = torch.device("cpu")
+BATCH = 8
+
+
+def network(name):
+    spec = ModelSpec(name, channels=3, size=32, classes=10)
+    return build_classifier(spec).to(memory_format=torch.channels_last)
+
+
+def operations(step):
+    """Of the second step: the first one makes what the others find."""
+    step()
+    with Traffic() as traffic:
+        step()
+    return traffic.operations
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_operations_of_a_student_step(precision):
+    state = StudentState(network("wrn-16-1").train(), CPU, 0)
+    train = StudentStep(state, 4.0, precision)
+    images = torch.rand(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    answers, weights = torch.randn(BATCH, 10), torch.ones(BATCH)
+    assert operations(lambda: train(images, answers, weights)) <= STUDENT_STEP[precision]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_operations_of_an_inner_step(precision):
+    options = SynthesisOptions(
+        batch=BATCH,
+        generator=GeneratorOptions(latent=16, width=8),
+        objective=ObjectiveOptions(bn_relative=False),
+    )
+    teacher = network("wrn-40-2").eval().requires_grad_(False)
+    generator = Generator(3, 32, 10, latent=16, width=8).to(memory_format=torch.channels_last)
+    adversary = network("wrn-16-1").eval()
+    frozen = Frozen(teacher, precision)
+    inner = InnerLoop(frozen, generator, adversary, options, 1000, precision, 0)
+    inner.begin(torch.randn(BATCH, 16), None)
+    wanted = torch.arange(BATCH) % 10
+    view, held = torch.zeros((), dtype=torch.int64), torch.ones(10)
+    step = lambda: inner.run(wanted, wanted, view, held, adversarial=True)  # noqa: E731
+    assert operations(step) <= INNER_STEP[precision]
+
+
+STUDENT_STEP = {torch.float32: 261, torch.bfloat16: 218}
+INNER_STEP = {torch.float32: 983, torch.bfloat16: 880}
