@@ -49,17 +49,31 @@ def bn_match(
     """Frozen BatchNorm of `x` with its batch moments: (output, mean, biased variance).
     Differentiable in `x` alone.
     """
+    scale, shift, form = _prepare(x, scale, shift)
+    if form == "reference":
+        return _Composite.apply(x, scale, shift, relu)
+    return _BatchNormMatch.apply(x, scale, shift, relu, form)
+
+
+def bn_apply(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
+    """The output alone, where nobody reads the moments."""
+    scale, shift, form = _prepare(x, scale, shift)
+    if form == "reference":
+        return _Composite.apply(x, scale, shift, relu)[0]
+    return _BatchNormApply.apply(x, scale, shift, relu, form)
+
+
+def _prepare(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Form]:
+    """Scale and shift in the type to compute in, and the form to run."""
     if not x.numel() or not x.shape[1] == len(scale) == len(shift):
         raise EchosetError(
             f"bn_match got an input of shape {tuple(x.shape)} for {len(scale)} channels"
         )
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
-    scale = scale.to(wide)
-    shift = shift.to(wide)
     form = pick_form(x)
-    if form == "reference" or (form == "native" and x.dtype not in native.DTYPES):
-        return _Composite.apply(x, scale, shift, relu)
-    return _BatchNormMatch.apply(x, scale, shift, relu, form)
+    if form == "native" and x.dtype not in native.DTYPES:
+        form = "reference"
+    return scale.to(wide), shift.to(wide), form
 
 
 def fold_batch_norm(
@@ -206,6 +220,29 @@ class _BatchNormMatch(torch.autograd.Function):
         slope, base = _moment_gradient(rows.movedim(-1, 1), grad_mean, grad_variance)
         grad = native.as_rows(grad.to(rows.dtype))
         out = _BACKWARD[ctx.form](rows, grad, scale, shift, mean, slope, base, ctx.relu)
+        return out.movedim(-1, 1), None, None, None, None
+
+
+class _BatchNormApply(torch.autograd.Function):
+    """The same passes; what they say of the moments is left unread."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, form: Form
+    ) -> Tensor:
+        rows = native.as_rows(x)
+        y, _, _ = _FORWARD[form](rows, scale, shift, shift, relu)
+        ctx.save_for_backward(rows, scale, shift)
+        ctx.relu = relu
+        ctx.form = form
+        return native.as_channels(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, scale, shift = ctx.saved_tensors
+        grad = native.as_rows(grad.to(rows.dtype))
+        none = torch.zeros_like(scale)
+        out = _BACKWARD[ctx.form](rows, grad, scale, shift, none, none, none, ctx.relu)
         return out.movedim(-1, 1), None, None, None, None
 
 

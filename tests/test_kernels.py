@@ -26,6 +26,7 @@ from synthesis_kernels.backend import (
 )
 from synthesis_kernels.bn_match import (
     MomentTarget,
+    bn_apply,
     bn_match,
     bn_match_reference,
     fold_batch_norm,
@@ -138,6 +139,21 @@ def test_bn_match_equals_its_definition(device, shape, layout, relu):
         strict=True,
     ):
         assert_near(ours, exact, 1e-5)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_moments_output_and_gradient_are_the_same(device, dtype, relu):
+    x, scale, shift = batch_norm_input((3, 20, 5, 7), dtype, device)
+    weights = torch.randn(x.shape).to(x)
+    both = []
+    for kernel in (lambda *given: bn_match(*given)[0], bn_apply):
+        image = x.clone().requires_grad_()
+        y = kernel(image, scale, shift, relu)
+        (y * weights).sum().backward()
+        both.append((y.detach(), image.grad))
+    for one, other in zip(*both, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("used", [0, 1, 2])

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from distill.models.classifier import Classifier
 from synthesis_kernels.backend import forward_pass
-from synthesis_kernels.bn_match import MomentTarget, bn_match, fold_batch_norm
+from synthesis_kernels.bn_match import MomentTarget, bn_apply, bn_match, fold_batch_norm
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
 
@@ -190,13 +190,15 @@ class _Tap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         seen = self._owner[0]._seen
-        y, mean, variance = bn_match(x, self.scale, self.shift, self.relu)
-        if seen is not None:
+        if seen is None:
+            y = bn_apply(x, self.scale, self.shift, self.relu)
+        else:
             if self.name in seen:
                 raise EchosetError(
                     f"BatchNorm layer {self.name} runs twice in one forward pass; its statistics "
                     "can't be matched"
                 )
+            y, mean, variance = bn_match(x, self.scale, self.shift, self.relu)
             seen[self.name] = (mean, variance)
         return y if self.layer is None else self.layer(y)
 
