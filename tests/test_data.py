@@ -43,9 +43,10 @@ def test_mnist_files(tmp_path, below, suffix):
     data = load_images(tmp_path)
     assert np.array_equal(data.images[:, 0].numpy(), PIXELS) and data.labels.tolist() == [2, 0, 1]
     if not suffix:
-        (folder / "t10k-images-idx3-ubyte").write_bytes(idx(PIXELS)[:-1])
-        with pytest.raises(EchosetError, match="t10k-images-idx3-ubyte should hold 75 bytes"):
-            load_images(tmp_path)
+        for damaged in (idx(PIXELS)[:-1], idx(PIXELS) + b"0"):
+            (folder / "t10k-images-idx3-ubyte").write_bytes(damaged)
+            with pytest.raises(EchosetError, match="t10k-images-idx3-ubyte should hold 75 bytes"):
+                load_images(tmp_path)
 
 
 def test_npz_and_folders(tmp_path):

@@ -37,6 +37,8 @@ from inversion.cli.main import main
 from synthesis_kernels.divergence import divergence
 from synthesis_kernels.errors import EchosetError
 
+INPUT = {"channels": 1, "size": 28, "classes": 10, "task": "classification"}
+INPUT |= {"mean": [0.1307], "std": [0.3081]}
 SHAPES = [(5, 8), (8, 5), (6, 6), (4, 3, 3, 3), (16, 2, 3, 3), (8, 16, 1, 1), (3, 2, 5)]
 
 SHORT = DistillOptions(steps=30, batch=32, views_per_image=3)
@@ -385,6 +387,28 @@ def test_matrices_made_orthogonal_together_are_as_each_by_itself(shapes, seed):
             torch.testing.assert_close(
                 move.flatten(1).double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max()
             )
+
+
+def test_an_image_of_no_weight_teaches_the_adversarial_student_nothing():
+    student = build_student(StudentOptions("convnet-4"), INPUT)
+    state = StudentState(student.train(), torch.device("cpu"), 0, DistillOptions(weight_decay=0))
+    before = [parameter.detach().clone() for parameter in student.parameters()]
+    train = StudentStep(state, 4.0, torch.float32)
+    images, answers = torch.rand(4, 1, 28, 28), 9 * torch.randn(4, 10)
+    train(images, answers, torch.zeros(4))
+    assert all(map(torch.equal, before, student.parameters()))
+    train(images, answers, torch.ones(4))
+    assert not any(map(torch.equal, before, student.parameters()))
+
+
+def test_a_restored_state_brings_its_dropout_along():
+    student = build_student(StudentOptions("convnet-4"), INPUT)
+    with torch.random.fork_rng(devices=[]):
+        state = StudentState(student, torch.device("cpu"), 0)
+        saved = state.state_dict()
+        drawn = torch.rand(3)
+        state.load_state_dict(saved)
+        assert torch.equal(torch.rand(3), drawn)
 
 
 def test_few_stacks_are_made_where_little_is_wasted():

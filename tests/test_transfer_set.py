@@ -124,6 +124,7 @@ def test_a_changed_byte_is_found(folder):
         (lambda m: m["shards"][0].update(count=5), "expected"),
         (lambda m: m["shards"][0].update(file="../outside.safetensors"), "not a plain shard name"),
         (lambda m: m["shards"][0].update(file="/etc/passwd"), "not a plain shard name"),
+        (lambda m: m["shards"][0].update(file="../" + shard_name(0, 1)), "not a plain shard name"),
         (lambda m: m["shards"][0].update(file=shard_name(1, 2)), "is missing, though"),
         (lambda m: m["shards"][0].pop("sha256"), "lacks a count or a SHA-256"),
     ],
