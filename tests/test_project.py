@@ -93,10 +93,13 @@ SCHEMA = {
 """What every entry of a result file holds, by the list it is in."""
 
 
+WITH_TABLES = ("log", "sources", "distilling", "recipes", "scorecard")
+
+
 PAGES = (
     ROOT / "README.md",
     ROOT / "configs" / "README.md",
-    *(ROOT / "docs" / name for name in ("log.md", "sources.md")),
+    *(ROOT / "docs" / f"{name}.md" for name in WITH_TABLES),
     *sorted((ROOT / "docs" / "results").glob("*.md")),
 )
 """Pages that hold measured figures, or say where they are."""

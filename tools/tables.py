@@ -1,5 +1,6 @@
 """Write the tables of measured figures in docs/results, README.md and configs/README.md from
-`configs/results`, and that of sources from their classes, so that none is typed by hand.
+`configs/results`, and those of sources, methods, recipes and scores from the code, so that none is
+typed by hand.
 
 `python tools/tables.py` rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; a
 test holds the pages to it.
@@ -14,10 +15,14 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from distill.methods import METHODS, find_method
 from inversion.cli.help import read_docs
+from inversion.recipes import RECIPES, find_recipe
+from inversion.scoring.scores import SCORES
 from inversion.sources import DRAWN, find_drawer
 
 Figures = dict[str, Any]
@@ -29,7 +34,7 @@ RESULTS = ROOT / "configs" / "results"
 PAGES = (
     ROOT / "README.md",
     ROOT / "configs" / "README.md",
-    ROOT / "docs" / "sources.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("sources", "distilling", "recipes", "scorecard")),
     *sorted((ROOT / "docs" / "results").glob("*.md")),
 )
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -209,13 +214,51 @@ def sources() -> str:
     rows = [["source", "what it gives", "settings and their defaults"]]
     for name in DRAWN:
         drawer = find_drawer(name)
-        first, *_ = (inspect.getdoc(drawer) or "").split("\n\n")
         docs = read_docs(drawer)
         settings = [
             f"`{field.name}={field.default:g}`: {docs[field.name]}" for field in fields(drawer)
         ]
-        rows.append([f"`{name}`", " ".join(first.split()), " ".join(settings) or "–"])
+        rows.append([f"`{name}`", _first_paragraph(drawer), " ".join(settings) or "–"])
     return rows_to_markdown(rows)
+
+
+def methods() -> str:
+    """Every way to distil, by what its file says of itself."""
+    rows = [["method", "what it does", "weight", "compares"]]
+    for name, place in METHODS.items():
+        method = find_method(name)
+        file = import_module(f"distill.methods.{place.partition('.')[0]}")
+        compared = ", ".join(sorted(method.needs)) or "labels"
+        rows.append([f"`{name}`", _first_paragraph(file), f"{method.weight:g}", compared])
+    return rows_to_markdown(rows)
+
+
+def recipes() -> str:
+    """Every recipe that trains a generator, by what its class says of itself."""
+    rows = [["recipe", "what trains the generator, and how the student draws", "needs"]]
+    for name in RECIPES:
+        recipe = find_recipe(name)
+        needs = "BatchNorm" if recipe.needs_batch_norm else "answers alone"
+        rows.append([f"`{name}`", _first_paragraph(recipe), needs])
+    return rows_to_markdown(rows)
+
+
+def scores() -> str:
+    """Every figure of the scorecard."""
+    arrows = {"higher": " ↑", "lower": " ↓", "": ""}
+    rows = [["score", "what it is", "range", "good"]]
+    for score in SCORES:
+        least, most = score.limits
+        end = "…" if most is None else f"{most:g}"
+        title = f"{score.title}{arrows[score.better]}"
+        rows.append([title, score.definition, f"{least:g} to {end}", score.good])
+    return rows_to_markdown(rows)
+
+
+def _first_paragraph(thing: object) -> str:
+    """The first paragraph of a docstring, in one line."""
+    first, *_ = (inspect.getdoc(thing) or "").split("\n\n")
+    return " ".join(first.split())
 
 
 def _beside_priority(
@@ -235,6 +278,9 @@ def _beside_priority(
 
 TABLES: dict[str, Callable[[], str]] = {
     "sources": sources,
+    "methods": methods,
+    "recipes": recipes,
+    "scores": scores,
     "teachers": lambda: teachers("teachers"),
     "real": lambda: teachers("cifar10-real"),
     "cifar10": lambda: demos("cifar10-[!s]*.json"),

@@ -55,7 +55,10 @@ beyond the planned ones.
 
 
 class Adversarial:
-    """One shard in the making (see `inversion.recipes.Recipe`)."""
+    """The adversary, and the wanted class. The student learns from fresh batches.
+
+    One shard in the making (see `inversion.recipes.Recipe`).
+    """
 
     needs_batch_norm = False
 

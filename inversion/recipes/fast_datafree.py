@@ -14,7 +14,11 @@ from inversion.parts.matching import Matching
 
 
 class FastDatafree(Matching):
-    """Fast-Datafree's formulation over the options that `ssd-kd` has."""
+    """BatchNorm statistics, the wanted class and the adversary. The student draws evenly from all
+    images ever made, of which none is given up.
+
+    Fast-Datafree's formulation over the options that `ssd-kd` has.
+    """
 
     @classmethod
     def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:

@@ -20,7 +20,11 @@ from synthesis_kernels.errors import EchosetError
 
 
 class SSDKD(Matching):
-    """The recipe as published, with the defaults that this project measured."""
+    """BatchNorm statistics, the wanted class and the adversary, all weighted by φ. The student
+    draws by priority δ from a buffer that is balanced by class. The usual recipe.
+
+    As published, with the defaults that this project measured.
+    """
 
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
