@@ -1,5 +1,5 @@
-"""Compiles and loads `native.cpp`, the kernels' CPU forms: about a second once per machine, then a
-cached file.
+"""Compiles and loads the kernels' CPU forms in `cpp/`: seconds once per machine, then a cached
+file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("native.cpp")
+SOURCES = Path(__file__).with_name("cpp")
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC"]
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
@@ -125,14 +125,16 @@ def _build() -> Path:
     # -march=native: the file belongs to this processor. The OpenMP runtime is linked by name, so
     # its path matters too.
     machine = [platform.machine(), _processor_flags()]
-    key = "\n".join([SOURCE.read_text("utf-8"), version, *words[1:], *FLAGS, *openmp, *machine])
+    code = [path.read_text("utf-8") for path in sorted(SOURCES.iterdir())]
+    key = "\n".join([*code, version, *words[1:], *FLAGS, *openmp, *machine])
     target = cache_folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        _run([*words, *FLAGS, str(SOURCE), "-o", str(made), *openmp])
+        units = map(str, sorted(SOURCES.glob("*.cpp")))
+        _run([*words, *FLAGS, *units, "-o", str(made), *openmp])
         # Several processes may build at once: the last one wins, and all files are the same.
         os.replace(made, target)
     return target
