@@ -71,15 +71,15 @@ def resolve_precision(device: torch.device, name: str = "auto") -> torch.dtype:
 
 
 def forward_pass(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
-    """The region that a forward pass runs in: autocast to bfloat16, or none; in float32 on a CPU
-    with Winograd's convolutions.
+    """The region that a forward pass runs in: autocast to bfloat16, or none; on a CPU with
+    Winograd's convolutions.
     """
     cast = torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)
-    if device.type != "cpu" or precision is not torch.float32 or torch.compiler.is_compiling():
+    if device.type != "cpu" or torch.compiler.is_compiling():
         return cast
-    from synthesis_kernels.conv3x3 import WinogradConvolutions, has_float32
+    from synthesis_kernels.conv3x3 import WinogradConvolutions, has
 
-    if not has_float32():
+    if not has(precision):
         return cast
     return _both(cast, WinogradConvolutions())
 

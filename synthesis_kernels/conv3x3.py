@@ -1,11 +1,11 @@
-"""3×3 convolutions in float32 on a CPU by Winograd's F(4×4, 3×3) (Lavin & Gray 2016): a quarter of
-the multiplications where sides are multiples of 4.
+"""3×3 convolutions on a CPU by Winograd's method (Lavin & Gray 2016): F(4×4, 3×3) in float32, a
+quarter of the multiplications where sides are multiples of 4; F(2×2, 3×3) in bfloat16, 4/9 of them.
 
 Convolutions are most of a synthesis step and of a student's, and on a CPU libraries run them near
 the processor's rate (docs/log.md); less arithmetic is what is left. `WinogradConvolutions` puts
 this one, with all its gradients, where `F.conv2d` is asked for. Forward, its error is about five
-times that of the library's float32. There is a native form only, for AVX2; elsewhere the library's
-convolution runs.
+times that of the library's float32, and 1.6 times that of bfloat16. There is a native form only,
+for AVX2, in bfloat16 for AVX-512 bfloat16; elsewhere the library's convolution runs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,19 @@ from torch.overrides import TorchFunctionMode
 from synthesis_kernels import native
 from synthesis_kernels.backend import asked_form
 
-LEAST_TILES = 32
-"""Of 4×4 outputs in a batch, from which it pays: the weights have to be transformed, too. So a
-batch and a few of its images are not answered to the same bit.
+SIDE = {torch.float32: 4, torch.bfloat16: 2}
+"""Of a tile of outputs."""
+PLACES = {torch.float32: 36, torch.bfloat16: 16}
+"""Products that a tile is made by."""
+LEAST_TILES = {torch.float32: 32, torch.bfloat16: 128}
+"""Tiles in a batch from which it pays: the weights have to be transformed, too. So a batch and a
+few of its images are not answered to the same bit.
 """
+LEAST_WIDTH = {torch.float32: 16, torch.bfloat16: 32}
+"""Channels on the narrower side from which it pays."""
 MOST_WEIGHTS = 256 * 256
-"""Inputs times outputs up to which the gradient of the weights pays: 36 matrices of that size are
-added to, tile by tile.
+"""Inputs times outputs up to which the gradient of the weights pays: as many matrices of that size
+as there are products are added to, tile by tile.
 """
 MOST_SUMS = 16 * MOST_WEIGHTS
 """The same of all threads, each of which has its own: 150 MB."""
@@ -39,16 +45,15 @@ def conv3x3_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 
 def conv3x3(
-    x: Tensor,  # (B, I, H, W)
-    weight: Tensor,  # (O, I, 3, 3)
+    x: Tensor,  # (B, I, H, W) float32 or bfloat16
+    weight: Tensor,  # (O, I, 3, 3) float32, like the bias
     bias: Tensor | None = None,  # (O,)
-) -> Tensor:  # (B, O, H, W)
-    """`conv3x3_reference` in float32, by the native form where there is one; differentiable in all
-    three.
-    """
+) -> Tensor:  # (B, O, H, W) as x
+    """`conv3x3_reference` by the native form where there is one; differentiable in all three."""
     if runs(x, weight, bias):
         return _Winograd.apply(x, weight, bias)
-    return conv3x3_reference(x, weight, bias)
+    weight = weight.to(x.dtype)
+    return conv3x3_reference(x, weight, None if bias is None else bias.to(x.dtype))
 
 
 class WinogradConvolutions(TorchFunctionMode):
@@ -69,42 +74,41 @@ class WinogradConvolutions(TorchFunctionMode):
         return func(*args, **keywords)
 
 
-def has_float32() -> bool:
-    """Whether this processor has the form in float32, and no other was asked for."""
-    return asked_form() in ("auto", "native") and native.has("conv3x3_float32")
+def has(precision: torch.dtype) -> bool:
+    """Whether this processor has the form in this precision, and no other was asked for."""
+    if asked_form() not in ("auto", "native") or precision not in SIDE:
+        return False
+    return native.has(f"conv3x3_{native.DTYPES[precision]}")
 
 
 def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether there is a native form in float32 for these tensors, whatever it is worth."""
-    tensors = [x, weight] if bias is None else [x, weight, bias]
+    """Whether there is a native form for these tensors, whatever it is worth."""
+    parameters = [weight] if bias is None else [weight, bias]
     return (
-        all(_is_plain(tensor) for tensor in tensors)
+        _is_plain(x)
+        and all(_is_plain(each) and each.dtype is torch.float32 for each in parameters)
         and x.ndim == 4
         and weight.shape[1:] == (x.shape[1], 3, 3)
         and (bias is None or bias.shape == weight.shape[:1])
         and all(width % 16 == 0 for width in weight.shape[:2])
-        and has_float32()
+        and has(x.dtype)
     )
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether the memory behind a tensor is float32 numbers of a CPU."""
+    """Whether the memory behind a tensor is numbers of a CPU."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
-        and tensor.dtype is torch.float32
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
     )
 
 
 def _is_followed() -> bool:
-    """Whether operations are recorded, cast or transformed by rules that know the library's
-    only.
-    """
+    """Whether operations are recorded or transformed by rules that know the library's only."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined]  # torch's stub leaves it out
-        or torch.is_autocast_enabled("cpu")
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
 
@@ -118,104 +122,116 @@ def _tensors_that_fit(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """The tensors, if they make such a convolution and it pays; the parameters are those of
-    `F.conv2d`.
+    """The tensors, if they make such a convolution and it pays, cast as autocast asks; the
+    parameters are those of `F.conv2d`.
     """
     ones = (1, (1, 1), [1, 1])
     if groups != 1 or stride not in ones or dilation not in ones or padding not in (*ones, "same"):
         return None
-    if not (runs(input, weight, bias) and _has_enough_tiles(input)):
+    if torch.is_autocast_enabled("cpu"):
+        if torch.get_autocast_dtype("cpu") is not torch.bfloat16 or min(weight.shape[:2]) < 16:
+            return None
+        if input.dtype is torch.float32:
+            input = input.to(torch.bfloat16)
+    if not (runs(input, weight, bias) and _pays(input, weight)):
         return None
     return input, weight, bias
 
 
-def _has_enough_tiles(x: Tensor) -> bool:
+def _pays(x: Tensor, weight: Tensor) -> bool:
     """Few tiles don't repay the transform of the weights, nor do those that lie half outside."""
     batch, _, height, width = x.shape
-    tiles = -(-height // 4) * -(-width // 4)
-    return batch * tiles >= LEAST_TILES and height * width >= 8 * tiles
+    side = SIDE[x.dtype]
+    tiles = -(-height // side) * -(-width // side)
+    is_wide = min(weight.shape[:2]) >= LEAST_WIDTH[x.dtype]
+    return (
+        is_wide and batch * tiles >= LEAST_TILES[x.dtype] and 2 * height * width >= side**2 * tiles
+    )
 
 
 class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # The maps of a frozen network need not stay.
-        kept = x if ctx.needs_input_grad[1] else None
+        rows = native.as_rows(x)
+        kept = rows if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(kept, weight)
         ctx.shape = x.shape
         ctx.has_bias = bias is not None
-        bias = weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
-        kernel = weight.permute(2, 3, 1, 0).contiguous()
-        return native.as_channels(_convolve(native.as_rows(x), kernel, bias))
+        return native.as_channels(_convolve(rows, weight, bias))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        rows, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             return _library_gradients(ctx, grad, ctx.needs_input_grad)
-        rows = native.as_rows(grad)
+        grad_rows = native.as_rows(grad)
         to_x: Tensor | None = None
         to_weight: Tensor | None = None
         to_bias: Tensor | None = None
         if ctx.needs_input_grad[0]:
-            turned = weight.flip(2, 3).permute(2, 3, 0, 1).contiguous()
-            no_bias = weight.new_zeros(weight.shape[1])
-            to_x = native.as_channels(_convolve(rows, turned, no_bias))
+            to_x = native.as_channels(_convolve(grad_rows, weight, None, turned=True))
         if ctx.needs_input_grad[1]:
             if weight.shape[0] * weight.shape[1] <= MOST_WEIGHTS:
-                to_weight = _weight_gradient(native.as_rows(x), rows).permute(3, 2, 0, 1)
+                to_weight = _weight_gradient(rows, grad_rows, weight)
             else:
                 to_weight = _library_gradients(ctx, grad, (False, True, False))[1]
         if ctx.needs_input_grad[2]:
-            to_bias = rows.sum((0, 1, 2))
+            to_bias = grad_rows.sum((0, 1, 2), dtype=torch.float32)
         return to_x, to_weight, to_bias
 
 
 def _library_gradients(ctx: Any, grad: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The wanted ones of the gradients of input, weight and bias, in the library's form."""
-    x, weight = ctx.saved_tensors
-    if x is None:  # then the weight's gradient is not wanted, and only the shape counts
-        x = weight.new_zeros(()).expand(ctx.shape)
+    rows, weight = ctx.saved_tensors
+    if rows is None:  # then the weight's gradient is not wanted, and only the shape counts
+        x = grad.new_zeros(()).expand(ctx.shape)
+    else:
+        x = rows.movedim(-1, 1)
     bias_sizes = [len(weight)] if ctx.has_bias else None
     ones = [1, 1]
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, bias_sizes, ones, ones, ones, False, [0, 0], 1, wanted
+    cast = weight.to(grad.dtype)
+    to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
+        grad, x, cast, bias_sizes, ones, ones, ones, False, [0, 0], 1, wanted
+    )
+    return (
+        to_x,
+        to_weight.to(weight.dtype) if wanted[1] else None,
+        to_bias.to(weight.dtype) if wanted[2] else None,
     )
 
 
-@torch.library.custom_op("echoset::conv3x3_float32", mutates_args=())
 def _convolve(
-    x: Tensor,  # (B, H, W, I)
-    weight: Tensor,  # (3, 3, I, O)
-    bias: Tensor,  # (O,)
+    rows: Tensor,  # (B, H, W, I)
+    weight: Tensor,  # (O, I, 3, 3); (I, O, 3, 3) where it is turned about, for the gradient
+    bias: Tensor | None,  # (O,)
+    turned: bool = False,
 ) -> Tensor:  # (B, H, W, O)
-    inputs, outputs = weight.shape[2:]
-    out = x.new_empty(*x.shape[:3], outputs)
-    packed = x.new_empty(36 * inputs * outputs)
-    native.call("conv3x3", x.dtype, x, weight, bias, packed, out, *x.shape, outputs)
+    outputs = weight.shape[1 if turned else 0]
+    out = rows.new_empty(*rows.shape[:3], outputs)
+    packed = rows.new_empty(PLACES[rows.dtype] * weight.shape[0] * weight.shape[1])
+    if bias is not None:
+        bias = bias.contiguous()
+    given = (rows, native.Memory(weight), bias, packed, out)
+    native.call("conv3x3_train", rows.dtype, *given, *rows.shape, outputs, *weight.stride(), turned)
     return out
 
 
-@_convolve.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:3], weight.shape[3])
-
-
-@torch.library.custom_op("echoset::conv3x3_weight_float32", mutates_args=())
 def _weight_gradient(
-    x: Tensor,  # (B, H, W, I)
-    grad: Tensor,  # (B, H, W, O)
-) -> Tensor:  # (3, 3, I, O)
-    inputs = x.shape[3]
-    outputs = grad.shape[3]
-    # Each of the team adds up for itself.
-    team = min(torch.get_num_threads(), max(1, MOST_SUMS // (inputs * outputs)))
-    out = x.new_empty(3, 3, inputs, outputs)
-    sums = x.new_empty(team, 36 * inputs * outputs)
-    native.call("conv3x3_weight", x.dtype, x, grad, sums, out, *x.shape, outputs, team)
+    rows: Tensor,  # (B, H, W, I)
+    grad_rows: Tensor,  # (B, H, W, O)
+    weight: Tensor,  # (O, I, 3, 3)
+) -> Tensor:  # as the weight
+    out = torch.empty_like(weight)
+    sums, team = gradient_sums(PLACES[rows.dtype], weight)
+    given = (rows, grad_rows, sums, native.Memory(out))
+    sizes = (*rows.shape, len(weight), *out.stride(), team)
+    native.call("conv3x3_weight", rows.dtype, *given, *sizes)
     return out
 
 
-@_weight_gradient.register_fake
-def _(x: Tensor, grad: Tensor) -> Tensor:
-    return x.new_empty(3, 3, x.shape[3], grad.shape[3])
+def gradient_sums(places: int, weight: Tensor) -> tuple[Tensor, int]:
+    """Where a team adds up, each of them for itself; and how many they are."""
+    size = weight.shape[0] * weight.shape[1]
+    team = min(torch.get_num_threads(), max(1, MOST_SUMS // size))
+    return weight.new_empty(team * places * size), team

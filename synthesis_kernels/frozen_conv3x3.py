@@ -1,9 +1,7 @@
-"""3×3 convolutions in bfloat16 on a CPU, for networks that are not trained: Winograd's F(2×2, 3×3)
-(Lavin & Gray 2016), 4/9 of the multiplications.
+"""`conv3x3` for networks that are not trained: weights are transformed once, and not at every step.
 
-It rounds its transformed inputs and weights to bfloat16, which makes its error about 1.6 times that
-of bfloat16 itself. There is a native form only, for AVX-512 bfloat16; elsewhere the library's
-convolution runs.
+There is a native form in bfloat16 only; in float32, and where the processor has none, a frozen
+network's convolutions run as any other's.
 """
 
 from __future__ import annotations
@@ -15,12 +13,9 @@ from torch import Tensor, nn
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import pick_form
-from synthesis_kernels.conv3x3 import conv3x3_reference
+from synthesis_kernels.conv3x3 import LEAST_WIDTH, PLACES, conv3x3_reference, has
 
-LEAST = 32
-"""Channels on the narrower side from which it pays."""
-# Rows of G in U = G·g·Gᵀ.
-_TRANSFORM = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+PRECISION = torch.bfloat16
 
 
 def pays(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -29,7 +24,7 @@ def pays(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
         return False
     widths = layer.weight.shape[:2]
     return (
-        min(widths) >= LEAST
+        min(widths) >= LEAST_WIDTH[PRECISION]
         and all(width % 16 == 0 for width in widths)
         and layer.weight.device.type == "cpu"
         and native.has("conv3x3_bfloat16")
@@ -48,80 +43,82 @@ def _keeps_the_size(layer: nn.Conv2d) -> bool:
     )
 
 
-def pack_weight(weight: Tensor) -> Tensor:  # (O, I, 3, 3) -> (16, I/2, O, 2) bfloat16
-    """Transformed weights in the order the kernel reads them."""
-    outputs, inputs = weight.shape[:2]
-    transform = weight.new_tensor(_TRANSFORM, dtype=torch.float32)
-    mixed = torch.einsum("ai,bj,ocij->abco", transform, transform, weight.detach().float())
-    pairs = mixed.reshape(16, inputs // 2, 2, outputs).transpose(2, 3)
-    return pairs.to(torch.bfloat16).contiguous()
-
-
-def pack_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """For the convolution, and for its gradient: the same with inputs and outputs exchanged and the
-    kernel turned about.
+def pack_weight(weight: Tensor, packed: Tensor, turned: bool = False) -> None:
+    """Transform weights, (O, I, 3, 3), in the order the kernel reads them; turned about, they are
+    those of the gradient.
     """
-    return pack_weight(weight), pack_weight(weight.transpose(0, 1).flip(2, 3))
+    weight = weight.detach().float()
+    outputs, inputs = weight.shape[:2]
+    sizes = (inputs, outputs, *weight.stride(), turned)
+    native.call("conv3x3_pack", packed.dtype, native.Memory(weight), packed, *sizes)
 
 
 class FrozenConv3x3(nn.Module):
     """Stands in for a convolution for which it `pays`; differentiable in its input."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     forward_weight: Tensor
     backward_weight: Tensor
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
-        self.register_buffer("weight", layer.weight.detach().to(torch.bfloat16))
-        self.register_buffer("bias", layer.weight.new_zeros(len(layer.weight)))
-        forward, backward = pack_weights(layer.weight)
-        self.register_buffer("forward_weight", forward)
-        self.register_buffer("backward_weight", backward)
+        weight = layer.weight.detach()
+        self.register_buffer("weight", weight.to(PRECISION))
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float())
+        size = PLACES[PRECISION] * weight.shape[0] * weight.shape[1]
+        self.register_buffer("forward_weight", weight.new_empty(size, dtype=PRECISION))
+        self.register_buffer("backward_weight", weight.new_empty(size, dtype=PRECISION))
         self.take(layer)
 
     @torch.no_grad()
     def take(self, layer: nn.Conv2d) -> None:
         """Take over the layer's present weights."""
         self.weight.copy_(layer.weight)
-        if layer.bias is not None:
+        if self.bias is not None and layer.bias is not None:
             self.bias.copy_(layer.bias)
-        forward, backward = pack_weights(layer.weight)
-        self.forward_weight.copy_(forward)
-        self.backward_weight.copy_(backward)
+        pack_weight(layer.weight, self.forward_weight)
+        pack_weight(layer.weight, self.backward_weight, turned=True)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, I, H, W) -> (B, O, H, W) bfloat16
-        x = x.to(torch.bfloat16)
-        if pick_form(x) != "native":
-            return conv3x3_reference(x, self.weight, self.bias.to(x.dtype))
-        return _Convolution.apply(x, self.forward_weight, self.backward_weight, self.bias)
+        x = x.to(PRECISION)
+        if pick_form(x) != "native" or not has(PRECISION):
+            bias = None if self.bias is None else self.bias.to(PRECISION)
+            return conv3x3_reference(x, self.weight, bias)
+        return _Convolution.apply(
+            x, self.forward_weight, self.backward_weight, self.bias, len(self.weight)
+        )
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, backward_weight: Tensor, bias: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        backward_weight: Tensor,
+        bias: Tensor | None,
+        outputs: int,
     ) -> Tensor:
         ctx.save_for_backward(backward_weight)
-        return native.as_channels(_winograd(native.as_rows(x), weight, bias))
+        ctx.inputs = x.shape[1]
+        return native.as_channels(_winograd(native.as_rows(x), weight, bias, outputs))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        no_bias = weight.new_zeros(weight.shape[2], dtype=torch.float32)
-        to_x = _winograd(native.as_rows(grad), weight, no_bias)
-        return native.as_channels(to_x), None, None, None
+        to_x = _winograd(native.as_rows(grad), weight, None, ctx.inputs)
+        return native.as_channels(to_x), None, None, None, None
 
 
-@torch.library.custom_op("echoset::conv3x3", mutates_args=())
-def _winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # (B, H, W, I) -> (B, H, W, O)
-    outputs = weight.shape[2]
-    out = x.new_empty(*x.shape[:3], outputs)
-    native.call("conv3x3", x.dtype, x, weight, bias, out, *x.shape, outputs)
+def _winograd(
+    rows: Tensor,  # (B, H, W, I)
+    weight: Tensor,
+    bias: Tensor | None,
+    outputs: int,
+) -> Tensor:  # (B, H, W, O)
+    out = rows.new_empty(*rows.shape[:3], outputs)
+    no_norm = (None, None, None, None)
+    given = (rows, *no_norm, weight, bias, None, out)
+    native.call("conv3x3", rows.dtype, *given, *rows.shape, outputs, False)
     return out
-
-
-@_winograd.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:3], weight.shape[2])

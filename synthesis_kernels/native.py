@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -81,12 +82,26 @@ def has(name: str) -> bool:
     return loaded is not None and hasattr(loaded, name)
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float) -> None:
-    """Run a function of the library on tensors (by address), integers and floats; the number of
-    threads is added.
+class Memory:
+    """A tensor that need not be contiguous: its function is told its strides."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+Argument = Tensor | Memory | int | float | None
+listeners: list[Callable[[str, tuple[Argument, ...]], None]] = []
+"""Told of every call, so that calls can be counted: the dispatcher does not see them."""
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
+    """Run a function of the library on tensors (by address, None is none), integers and floats; the
+    number of threads is added.
     """
     function = getattr(library(), f"{name}_{DTYPES[dtype]}")
     function(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
+    for listen in listeners:
+        listen(name, arguments)
 
 
 def as_rows(x: Tensor) -> Tensor:  # (B, C, *) -> (B, *, C)
@@ -101,11 +116,15 @@ def as_channels(rows: Tensor) -> Tensor:  # (B, *, C) -> (B, C, *)
     return rows.movedim(-1, 1).detach()
 
 
-def _as_c(value: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int64:
+def _as_c(value: Argument) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int64:
     if isinstance(value, float):
         return ctypes.c_float(value)
     if isinstance(value, int):
         return ctypes.c_int64(value)
+    if value is None:
+        return ctypes.c_void_p(None)
+    if isinstance(value, Memory):
+        return ctypes.c_void_p(value.tensor.data_ptr())
     if not value.is_contiguous():
         raise ValueError(
             f"a native kernel was given a tensor of strides {value.stride()}; it reads contiguous "

@@ -1,18 +1,26 @@
-"""Nearest ×2 and a 3×3 convolution as one: four phases of 2×2 taps, 2.25 times fewer
-multiplications.
+"""Nearest ×2 and a 3×3 convolution as one, with fewer multiplications.
 
 Every output pixel of a convolution over a doubled image sees each low-resolution pixel once, twice
 or four times, so its nine weights fold into four. The four phases (row and column even or odd)
 together are a transposed convolution of stride 2 with a 4×4 kernel, which is how libraries run them
-without a copy. The weight stays the plain 3×3 one.
+without a copy: 16 multiplications a pixel and channel pair instead of 36. By Winograd's method it
+takes 9, in the native form. The weight stays the plain 3×3 one.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthesis_kernels import native
 from synthesis_kernels.backend import asked_form
+from synthesis_kernels.conv3x3 import MOST_WEIGHTS, gradient_sums, runs
+
+PLACES = 9
+"""Products that a tile is made by."""
 
 
 def upsample_conv_reference(
@@ -26,17 +34,69 @@ def upsample_conv_reference(
 
 
 def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same with 16 multiplications per input pixel and channel pair instead of 36;
-    differentiable in all three.
-
-    The library's transposed convolution is the fast form on every device; asked for the reference,
-    it takes that.
+    """The same, differentiable in all three. Without a native form it is the library's transposed
+    convolution; asked for the reference, it is that.
     """
     if asked_form() == "reference":
         return upsample_conv_reference(x, weight, bias)
+    cast = x
+    if torch.is_autocast_enabled("cpu") and x.dtype is torch.float32:
+        cast = x.to(torch.get_autocast_dtype("cpu"))
+    if _pays(cast, weight, bias):
+        return _Winograd.apply(cast, weight, bias)
     # Turned about, and each tap doubled along both axes: in one dimension (a, b, c) becomes
     # (c, b + c, a + b, a).
     turned = weight.transpose(0, 1).flip(2, 3)
     tall = F.pad(turned, (0, 0, 0, 1)) + F.pad(turned, (0, 0, 1, 0))
     kernel = F.pad(tall, (0, 1)) + F.pad(tall, (1, 0))
     return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+
+
+def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    is_small = weight.shape[0] * weight.shape[1] <= MOST_WEIGHTS
+    return is_small and not torch.compiler.is_compiling() and runs(x, weight, bias)
+
+
+class _Winograd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = native.as_rows(x)
+        batch, height, width, inputs = rows.shape
+        outputs = len(weight)
+        out = rows.new_empty(batch, 2 * height, 2 * width, outputs)
+        given = (rows, native.Memory(weight), bias, _packed(rows, weight), out)
+        _call("", given, rows, weight)
+        ctx.save_for_backward(rows, weight)
+        return native.as_channels(out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        grad_rows = native.as_rows(grad)
+        to_x: Tensor | None = None
+        to_weight: Tensor | None = None
+        to_bias: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            out = torch.empty_like(rows)
+            given = (grad_rows, native.Memory(weight), _packed(rows, weight), out)
+            _call("_backward", given, rows, weight)
+            to_x = native.as_channels(out)
+        if ctx.needs_input_grad[1]:
+            to_weight = torch.empty_like(weight)
+            sums, team = gradient_sums(PLACES, weight)
+            _call("_weight", (rows, grad_rows, sums, native.Memory(to_weight)), rows, weight, team)
+        if ctx.needs_input_grad[2]:
+            to_bias = grad_rows.sum((0, 1, 2), dtype=torch.float32)
+        return to_x, to_weight, to_bias
+
+
+def _call(
+    part: str, given: tuple[native.Argument, ...], rows: Tensor, weight: Tensor, *team: int
+) -> None:
+    sizes = (*rows.shape, len(weight), *weight.stride(), *team)
+    native.call(f"upsample_conv{part}", rows.dtype, *given, *sizes)
+
+
+def _packed(rows: Tensor, weight: Tensor) -> Tensor:
+    return rows.new_empty(PLACES * weight.shape[0] * weight.shape[1])

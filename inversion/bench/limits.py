@@ -5,15 +5,16 @@ it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from inversion.bench.timing import Bench, precision_name
+from synthesis_kernels import native
 
 
 def ceilings(bench: Bench) -> dict[str, float]:
@@ -46,37 +47,63 @@ def copy_rate(bench: Bench) -> float:
     return 2 * source.numel() * 4 / times["copy"]["least_ms"] / 1e6
 
 
-def convolution_counts() -> dict[Any, Callable[..., int]]:
-    """What our convolutions are worth in a `FlopCounterMode`: as much as any other form. Winograd's
-    do 4/9 of it, or a quarter, so the share of the limit can pass one.
+class Multiplications(FlopCounterMode):
+    """Counts floating-point operations, those of our convolutions among them: as many as any other
+    form would do. Winograd's do a quarter to 9/16 of it, so the share of the limit can pass one.
     """
-    ours = torch.ops.echoset
-    # Where the shape of the second tensor has the number of outputs.
-    places = {
-        ours.conv3x3: 2,
-        ours.conv3x3_float32: 3,
-        ours.conv3x3_weight_float32: 3,
-    }
-    return {operation: _count_at(place) for operation, place in places.items()}
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.native = 0
+
+    def __enter__(self) -> Self:
+        native.listeners.append(self._hear)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        native.listeners.remove(self._hear)
+        super().__exit__(*error)
+
+    def get_total_flops(self) -> int:
+        """Of the library's operations and of ours."""
+        return super().get_total_flops() + self.native
+
+    def _hear(self, name: str, arguments: tuple[native.Argument, ...]) -> None:
+        for prefix, taps in TAPS.items():
+            if name.startswith(prefix) and not name.endswith("_pack"):
+                # After the tensors come batch, height, width, inputs and outputs.
+                numbers = [each for each in arguments if type(each) is int]
+                self.native += 2 * taps * math.prod(numbers[:5])
 
 
-def _count_at(place: int) -> Callable[..., int]:
-    def count(x: torch.Size, other: torch.Size, *_: Any, **__: Any) -> int:
-        return 2 * 9 * math.prod(x) * other[place]
-
-    return count
+TAPS = {"conv3x3": 9, "upsample_conv": 16}
+"""Multiplications of a pixel for each pair of channels."""
 
 
 class Traffic(TorchDispatchMode):
     """Counts operations, and the bytes that they read and write. A view is none, and moves
     nothing; nor is asking for memory. On a GPU, where a small kernel takes as long as any other,
-    their number is the time of a step.
+    their number is the time of a step. Calls of native kernels count as well.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
         self.operations = 0
+
+    def __enter__(self) -> Self:
+        native.listeners.append(self._hear)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        native.listeners.remove(self._hear)
+        super().__exit__(*error)
+
+    def _hear(self, name: str, arguments: tuple[native.Argument, ...]) -> None:
+        self.operations += 1
+        self.bytes += sum(_bytes_by_place(arguments).values())
 
     def __torch_dispatch__(
         self,

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.models.frozen import Frozen
 from inversion.bench import peers
-from inversion.bench.limits import Traffic, convolution_counts
+from inversion.bench.limits import Multiplications, Traffic
 from inversion.bench.timing import Bench, Work, precision_name, ratio
 from inversion.parts.inner import InnerLoop
 from synthesis_kernels.backend import asked_form, free_cycles, kernel_form
@@ -90,7 +90,7 @@ def count_our_step(bench: Bench) -> tuple[int, Traffic]:
     """
     step = our_step(Bench(replace(bench.run, step="eager")))
     step()
-    with FlopCounterMode(display=False, custom_mapping=convolution_counts()) as flops:
+    with Multiplications() as flops:
         step()
     with Traffic() as traffic:
         step()
