@@ -67,7 +67,7 @@ class WinogradConvolutions(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         keywords = kwargs or {}
-        if func is F.conv2d and not _is_followed():
+        if func is F.conv2d and not is_followed():
             tensors = _tensors_that_fit(*args, **keywords)
             if tensors is not None:
                 return _Winograd.apply(*tensors)
@@ -104,7 +104,7 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
-def _is_followed() -> bool:
+def is_followed() -> bool:
     """Whether operations are recorded or transformed by rules that know the library's only."""
     return (
         torch.compiler.is_compiling()
@@ -133,12 +133,12 @@ def _tensors_that_fit(
             return None
         if input.dtype is torch.float32:
             input = input.to(torch.bfloat16)
-    if not (runs(input, weight, bias) and _pays(input, weight)):
+    if not (runs(input, weight, bias) and pays(input, weight)):
         return None
     return input, weight, bias
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
+def pays(x: Tensor, weight: Tensor) -> bool:
     """Few tiles don't repay the transform of the weights, nor do those that lie half outside."""
     batch, _, height, width = x.shape
     side = SIDE[x.dtype]

@@ -42,11 +42,8 @@ struct KernelGradient {
                                          int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs,              \
                                          int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column, int threads) {      \
         pack<K, Kernel>({weight, outputs, inputs, by_output, by_input, by_row, by_column}, packed, false, threads);                  \
-        auto finish = [=](int64_t pixel, int64_t k, K::Vector v) {                                                                   \
-            K::write(y + pixel * outputs + k, bias ? v + K::read(bias + k) : v);                                                     \
-        };                                                                                                                           \
         convolve<K, Inputs, Outputs, false>({x, height, width, inputs}, {batch, height, width}, Norm{}, packed, 2 * height, 2 * width, \
-                                            outputs, threads, finish);                                                               \
+                                            outputs, threads, Plain<K>{y, outputs, bias, nullptr});                                  \
     }                                                                                                                                \
     extern "C" void upsample_conv_backward_##NAME(const K::Number *grad, const float *weight, K::Element *packed, K::Number *out,    \
                                                   int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs,     \
@@ -54,14 +51,14 @@ struct KernelGradient {
                                                   int threads) {                                                                     \
         const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};                         \
         pack<K, Kernel>(weights.exchanged(), packed, true, threads);                                                                 \
-        auto finish = [=](int64_t pixel, int64_t c, K::Vector v) { K::write(out + pixel * inputs + c, v); };                         \
-        convolve_joined<K, Backward>({grad, 2 * height, 2 * width, outputs}, {batch, height, width}, packed, inputs, threads, finish); \
+        convolve_joined<K, Backward>({grad, 2 * height, 2 * width, outputs}, {batch, height, width}, packed, inputs, threads,      \
+                                     Plain<K>{out, inputs, nullptr, nullptr});                                                       \
     }                                                                                                                                \
     extern "C" void upsample_conv_weight_##NAME(const K::Number *x, const K::Number *grad, float *sums, float *out, int64_t batch,   \
                                                 int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t by_output,   \
                                                 int64_t by_input, int64_t by_row, int64_t by_column, int64_t team, int threads) {    \
         const Weights<float> weights{out, outputs, inputs, by_output, by_input, by_row, by_column};                                  \
-        weight_gradient<K, Inputs, Gradients, KernelGradient>({x, height, width, inputs}, {grad, 2 * height, 2 * width, outputs},    \
+        weight_gradient<K, Inputs, Gradients, KernelGradient>({x, height, width, inputs}, Norm{}, {grad, 2 * height, 2 * width, outputs},    \
                                                               {batch, height, width}, sums, weights, team, threads);                 \
     }
 

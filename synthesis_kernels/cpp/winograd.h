@@ -323,10 +323,32 @@ void pack(const Weights<const float> &weights, typename K::Element *packed, bool
             }
 }
 
+// What becomes of outputs: a bias and a residual are added, where there are any.
+template <class K> struct Plain {
+    typename K::Number *y;
+    int64_t outputs;
+    const float *bias;
+    const typename K::Number *residual;
+
+    struct Taker {
+        const Plain &to;
+        int64_t k;
+        typename K::Vector bias;
+        void operator()(int64_t pixel, typename K::Vector v) {
+            v += bias;
+            if (to.residual) v += K::read(to.residual + pixel * to.outputs + k);
+            K::write(to.y + pixel * to.outputs + k, v);
+        }
+        void done() {}
+    };
+    Taker operator()(int64_t, int64_t k) const { return {*this, k, bias ? K::read(bias + k) : typename K::Vector{}}; }
+};
+
 // ---- Convolutions --------------------------------------------------------------------------------
 
-// Input tiles by Mix, products, and output tiles by Unmix; finish(pixel, k, values) gets a register of
-// outputs from the k-th on of one pixel of maps of height × width.
+// Input tiles by Mix, products, and output tiles by Unmix. `finish(member, k)` makes what takes outputs
+// from the k-th on: called with a pixel of maps of height × width and a register of values, and at the
+// end of a run of tiles by its done().
 template <class K, class Mix, class Unmix, bool NORM, class Finish>
 void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const typename K::Element *packed, int64_t height, int64_t width,
               int64_t outputs, int threads, Finish finish) {
@@ -351,15 +373,18 @@ void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const typen
                 multiply<K>((const typename K::Element *)&mixed[p * FAR * inputs], packed + p * outputs * steps, &product[p * FAR * outputs],
                             count, steps, outputs);
             over_runs(grid, first, count, [&](const Run &run) {
-                for (int64_t t = 0; t < run.count; t++) {
-                    const int64_t row = run.row * SIDE, column = (run.column + t) * SIDE;
-                    const int64_t pixel = (run.image * height + row) * width + column;
-                    for (int64_t k = 0; k < outputs; k += K::count)
+                for (int64_t k = 0; k < outputs; k += K::count) {
+                    auto take = finish(member, k);
+                    for (int64_t t = 0; t < run.count; t++) {
+                        const int64_t row = run.row * SIDE, column = (run.column + t) * SIDE;
+                        const int64_t pixel = (run.image * height + row) * width + column;
                         both_ways<V, Unmix>(
                             [&](int i, int j) { return K::read(&product[((i * Mix::TO + j) * FAR + run.first + t) * outputs + k]); },
                             [&](int i, int j, V v) {
-                                if (row + i < height && column + j < width) finish(pixel + i * width + j, k, v);
+                                if (row + i < height && column + j < width) take(pixel + i * width + j, v);
                             });
+                    }
+                    take.done();
                 }
             });
         }
@@ -371,7 +396,7 @@ template <class K, class Mix, class Finish>
 void convolve_joined(const Map<K> &map, const Grid &grid, const typename K::Element *packed, int64_t outputs, int threads, Finish finish) {
     constexpr int64_t PLACES = Mix::TO * Mix::TO, SIZE = BLOCK<K, Mix>;
     const int64_t inputs = map.channels, numbers = PLACES * inputs;
-    over_tiles<K, Mix>(grid, threads, [=](int64_t, int64_t begin, int64_t end) {
+    over_tiles<K, Mix>(grid, threads, [=](int64_t member, int64_t begin, int64_t end) {
         std::unique_ptr<typename K::Number[]> mixed(new typename K::Number[SIZE * numbers]);
         std::unique_ptr<float[]> product(new float[SIZE * outputs]);
         for (int64_t first = begin; first < end; first += SIZE) {
@@ -384,16 +409,19 @@ void convolve_joined(const Map<K> &map, const Grid &grid, const typename K::Elem
                 });
             });
             multiply<K>((const typename K::Element *)mixed.get(), packed, product.get(), count, numbers / K::each, outputs);
-            for (int64_t t = 0; t < count; t++)
-                for (int64_t k = 0; k < outputs; k += K::count) finish(first + t, k, K::read(&product[t * outputs + k]));
+            for (int64_t k = 0; k < outputs; k += K::count) {
+                auto take = finish(member, k);
+                for (int64_t t = 0; t < count; t++) take(first + t, K::read(&product[t * outputs + k]));
+                take.done();
+            }
         }
     });
 }
 
 // The gradient of the weights: input tiles by Mix, gradient tiles by MixGrad, TO×TO products over the
 // tiles, and those by Unmix. `sums` has room for TO×TO × inputs × outputs of each of the team.
-template <class K, class Mix, class MixGrad, class Unmix>
-void weight_gradient(const Map<K> &map, const Map<K> &grad, const Grid &grid, float *sums, const Weights<float> &out, int64_t team, int threads) {
+template <class K, class Mix, class MixGrad, class Unmix, bool NORM = false>
+void weight_gradient(const Map<K> &map, const Norm &norm, const Map<K> &grad, const Grid &grid, float *sums, const Weights<float> &out, int64_t team, int threads) {
     typedef typename K::Vector V;
     typedef typename K::Element Element;
     constexpr int64_t PLACES = Mix::TO * Mix::TO, SIZE = BLOCK<K, Mix>, FAR = APART<K, Mix> / K::each;
@@ -408,7 +436,7 @@ void weight_gradient(const Map<K> &map, const Map<K> &grad, const Grid &grid, fl
             const int64_t first = block * SIZE, count = std::min(SIZE, grid.tiles - first), steps = (count + K::each - 1) / K::each;
             over_runs(grid, first, count, [&](const Run &run) {
                 for (int64_t c = 0; c < inputs; c += K::count)
-                    mix<K, WHOLE, Mix, false>(map, run, c, Norm{}, [&](int64_t p, int64_t t, V v) {
+                    mix<K, WHOLE, Mix, NORM>(map, run, c, norm, [&](int64_t p, int64_t t, V v) {
                         K::put(&left[(p * FAR + t / K::each) * inputs + c], t % K::each, v);
                     });
                 for (int64_t k = 0; k < outputs; k += K::count)

@@ -1,0 +1,115 @@
+"""A training BatchNorm, a ReLU and a 3×3 convolution as one on a CPU, for networks that are trained.
+
+The normalised map is never written: it is made again wherever it is read, which saves most of the
+memory that goes to and fro between the three. There is a native form only (see `conv3x3`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from synthesis_kernels import native
+from synthesis_kernels.conv3x3 import MOST_WEIGHTS, PLACES, gradient_sums, is_followed, pays, runs
+
+
+def norm_conv3x3_reference(
+    x: Tensor,  # (B, I, H, W)
+    norm_weight: Tensor,  # (I,), like the next three
+    norm_bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,  # (O, I, 3, 3)
+    bias: Tensor | None = None,  # (O,)
+    residual: Tensor | None = None,  # (B, O, H, W)
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:  # (B, O, H, W)
+    """Definition: conv(ReLU(BatchNorm(x))) + residual, with the batch's own statistics; the running
+    ones take their share of them.
+    """
+    normed = F.batch_norm(x, running_mean, running_var, norm_weight, norm_bias, True, momentum, eps)
+    y = F.conv2d(normed.relu(), weight, bias, padding=1)
+    return y if residual is None else y + residual
+
+
+def fits(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> bool:
+    """Whether the native form runs for these tensors, and pays."""
+    return (
+        not is_followed()
+        and runs(x, weight, bias)
+        and pays(x, weight)
+        and weight.shape[0] * weight.shape[1] <= MOST_WEIGHTS
+        and (residual is None or residual.dtype is x.dtype)
+    )
+
+
+class NormConv3x3(torch.autograd.Function):
+    """`norm_conv3x3_reference` where it `fits`; x is float32 or bfloat16, all else float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        rows = native.as_rows(x)
+        outputs, inputs = weight.shape[:2]
+        out = rows.new_empty(*rows.shape[:3], outputs)
+        statistics = weight.new_empty(4, inputs)
+        added = None if residual is None else native.as_rows(residual)
+        norm = (norm_weight, norm_bias, running_mean, running_var)
+        given = (rows, *norm, native.Memory(weight), bias, added, statistics)
+        sizes = (*rows.shape, outputs, *weight.stride())
+        room = (_sums(weight), _packed(rows, weight))
+        native.call("norm_conv3x3", rows.dtype, *given, *room, out, *sizes, momentum, eps)
+        ctx.save_for_backward(rows, weight, statistics)
+        ctx.has = (bias is not None, residual is not None)
+        return native.as_channels(out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, statistics = ctx.saved_tensors
+        has_bias, has_residual = ctx.has
+        grad_rows = native.as_rows(grad)
+        to_x = torch.empty_like(rows)
+        to_weight = torch.empty_like(weight)
+        to_norm_weight, to_norm_bias = weight.new_empty(2, weight.shape[1])
+        products, team = gradient_sums(PLACES[rows.dtype], weight)
+        given = (grad_rows, rows, None, native.Memory(weight), statistics)
+        room = (_sums(weight), products, _packed(rows, weight))
+        found = (to_x, to_norm_weight, to_norm_bias, native.Memory(to_weight))
+        sizes = (*rows.shape, len(weight), *weight.stride(), team)
+        native.call("norm_conv3x3_backward", rows.dtype, *given, *room, *found, *sizes)
+        return (
+            native.as_channels(to_x),
+            to_norm_weight,
+            to_norm_bias,
+            None,
+            None,
+            to_weight,
+            grad_rows.sum((0, 1, 2), dtype=torch.float32) if has_bias else None,
+            grad if has_residual else None,
+            None,
+            None,
+        )
+
+
+def _sums(weight: Tensor) -> Tensor:
+    return weight.new_empty(torch.get_num_threads() * 2 * weight.shape[1])
+
+
+def _packed(rows: Tensor, weight: Tensor) -> Tensor:
+    return rows.new_empty(PLACES[rows.dtype] * weight.shape[0] * weight.shape[1])
