@@ -37,9 +37,13 @@ inline Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words
 
 // Rounds to nearest, ties to even; NaN stays NaN.
 inline Halves narrow(Floats v) {
+#ifdef __AVX512BF16__
+    return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#else
     Words u = (Words)v;
     u = v != v ? Words{} + 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
     return __builtin_convertvector(u, Halves);
+#endif
 }
 
 // `n` is a register's full count except in the last channels of a row that it does not divide.
