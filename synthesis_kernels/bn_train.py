@@ -152,8 +152,8 @@ def _native_forward(
     momentum, eps, slope = numbers
     running_mean, running_var, batches = kept
     sizes = (rows.numel() // rows.shape[-1], rows.shape[-1])
-    y = torch.empty_like(rows)
-    mean, invstd = torch.empty_like(weight), torch.empty_like(weight)
+    y = empty_as(rows)
+    mean, invstd = empty_as(weight), empty_as(weight)
     moved = (running_mean, running_var, _or_none(batches))
     native.call("bn_train_moments", rows.dtype, rows, mean, invstd, *moved, *sizes, momentum, eps)
     vectors = (mean, invstd, weight, bias)
@@ -171,9 +171,9 @@ def _native_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     weight = vectors[2]
     sizes = (rows.numel() // rows.shape[-1], rows.shape[-1])
-    sums = (torch.empty_like(weight), torch.empty_like(weight))
-    to_x = torch.empty_like(rows)
-    to_residual = None if y is None else torch.empty_like(rows)
+    sums = (empty_as(weight), empty_as(weight))
+    to_x = empty_as(rows)
+    to_residual = None if y is None else empty_as(rows)
     told = _or_none(y)
     native.call("bn_train_sums", rows.dtype, rows, grad, told, *vectors, *sums, *sizes, slope)
     outputs = (to_x, _or_none(to_residual))
@@ -181,6 +181,11 @@ def _native_backward(
         "bn_train_gradient", rows.dtype, rows, grad, told, *outputs, *vectors, *sums, *sizes, slope
     )
     return to_x, *sums, to_residual
+
+
+def empty_as(tensor: Tensor) -> Tensor:
+    """Contiguous memory for as much."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
 
 def _or_none(tensor: Tensor | None) -> Tensor | int:

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from synthesis_kernels.bn_train import empty_as
+
 BLOCK = 8192
 """Elements that a program holds at a time, so that few programs keep the memory busy."""
 PROGRAMS = 256
@@ -200,10 +202,10 @@ def forward(
     running_mean, running_var, batches = kept
     grid, steps, blocks = _blocks(rows)
     count = rows.numel() // rows.shape[-1]
-    y = torch.empty_like(rows)
-    mean = torch.empty_like(weight)
-    invstd = torch.empty_like(weight)
-    sums = weight.new_empty(grid[0], 2, len(weight))
+    y = empty_as(rows)
+    mean = empty_as(weight)
+    invstd = empty_as(weight)
+    sums = torch.empty(grid[0], 2, len(weight), dtype=weight.dtype, device=weight.device)
     moved = (running_mean, running_var, running_mean if batches is None else batches)
     with torch.cuda.device_of(rows):
         _moments_kernel[grid](rows, sums, count, steps, **blocks, num_warps=WARPS)
@@ -226,11 +228,11 @@ def backward(
     """The gradients of rows, weight, bias and residual."""
     grid, steps, blocks = _blocks(rows)
     count = rows.numel() // rows.shape[-1]
-    to_x = torch.empty_like(rows)
-    to_residual = None if y is None else torch.empty_like(rows)
-    to_weight = torch.empty_like(vectors[2])
-    to_bias = torch.empty_like(vectors[2])
-    sums = to_weight.new_empty(grid[0], 2, len(to_weight))
+    to_x = empty_as(rows)
+    to_residual = None if y is None else empty_as(rows)
+    to_weight = empty_as(vectors[2])
+    to_bias = empty_as(vectors[2])
+    sums = torch.empty(grid[0], 2, len(to_bias), dtype=to_bias.dtype, device=to_bias.device)
     told = rows if y is None else y
     adds = y is not None
     with torch.cuda.device_of(rows):

@@ -66,7 +66,7 @@ def is_heard(module: nn.Module) -> bool:
         module._backward_hooks,
         module._backward_pre_hooks,
     )
-    return any(hooks) or torch.nn.modules.module._has_any_global_hook()
+    return any(hooks) or bool(torch.nn.modules.module._has_any_global_hook())
 
 
 class Layers(nn.Sequential):
