@@ -19,6 +19,7 @@ from distill.methods import LABELS, Method, Need, find_method, find_methods
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions, check_loss
+from distill.shadows import Shadows
 from distill.taps import Stages, Taps, find_stages
 from distill.tasks.places import decide, label_rows
 from distill.views import at_once
@@ -98,6 +99,7 @@ class Learner(nn.Module):
         self.attacks_end = min((method.early for method in self.methods), default=1.0)
         self.attacks = self.attacks_end < 1  # switched off by the loop at `attacks_end`
         self.network: Network = student.__call__  # or a compiled form of it
+        self.shadows: Shadows | None = None  # the student's, while an update runs
         self.on_features = any(method.on_features for method in self.methods)
         self.student_stages = NOWHERE
         self.teacher_stages = NOWHERE
@@ -280,6 +282,8 @@ class Learner(nn.Module):
         with ExitStack() as listening:
             for each in (looks, *taps.values()):
                 listening.enter_context(each)
+            if self.shadows is not None:
+                listening.enter_context(self.shadows)
             logits = self._answer(self.network, images)
         return logits, looks, taps
 

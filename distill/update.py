@@ -15,6 +15,7 @@ from distill.models import Classifier
 from distill.models.classifier import on_device
 from distill.optimisers import make_optimiser
 from distill.options import DistillOptions
+from distill.shadows import Shadows
 from synthesis_kernels.choices import Step
 from synthesis_kernels.step import Captured, compiled, optimiser_tensors
 
@@ -46,6 +47,8 @@ class StudentState:
         # A moving average; read only when it is shown.
         self.agreement = torch.zeros((), device=device)
         self.average = copy.deepcopy(student).requires_grad_(False) if options.ema else None
+        # Of the student, once a step in bfloat16 has asked for them; not saved.
+        self.shadows: Shadows | None = None
         # Weights of the student that agreed most on held-out images.
         self.best: dict[str, Tensor] = {}
         self.best_agreement = -1.0
@@ -55,7 +58,8 @@ class StudentState:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor a step changes in place."""
-        return [*optimiser_tensors(self.optimiser), *self.trained.buffers()]
+        shadows = self.shadows.tensors if self.shadows else []
+        return [*optimiser_tensors(self.optimiser), *self.trained.buffers(), *shadows]
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
@@ -118,27 +122,56 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
 class Update:
     """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager or captured; a call
     gives the outputs.
+
+    Where the `learner` computes in bfloat16, its student does with shadows of its weights.
     """
 
     def __init__(
-        self, state: StudentState, lesson: Callable[..., tuple[Tensor, ...]], step: Step = "eager"
+        self,
+        state: StudentState,
+        lesson: Callable[..., tuple[Tensor, ...]],
+        step: Step = "eager",
+        learner: Learner | None = None,
     ) -> None:
         self.state = state
         self.lesson = lesson
+        if learner is None and isinstance(lesson, Learner):
+            learner = lesson
+        self.learner = learner
+        self.shadows: Shadows | None = None
+        if learner and learner.precision is torch.bfloat16 and step != "compiled":
+            state.shadows = state.shadows or Shadows(state.student)
+            self.shadows = state.shadows
         self._run: Callable[..., tuple[Tensor, ...]] = self._update
         if step == "graph":
             self._run = Captured(self._update, state.tensors)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.state.step += 1
+        if self.shadows:
+            self.shadows.catch_up()
         return self._run(*inputs)
 
     def _update(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.state.optimiser.zero_grad(set_to_none=True)
-        loss, *outputs = self.lesson(*inputs)
+        loss, *outputs = self._learn(*inputs)
         loss.backward()
+        if self.shadows:
+            self.shadows.hand_over()
         self.state.optimiser.step()
+        if self.shadows:
+            self.shadows.follow()
         return tuple(output.detach() for output in outputs)
+
+    def _learn(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The lesson, in which the learner's student has its shadows."""
+        if self.learner is None:
+            return self.lesson(*inputs)
+        self.learner.shadows = self.shadows
+        try:
+            return self.lesson(*inputs)
+        finally:
+            self.learner.shadows = None
 
 
 class StudentStep:
@@ -163,7 +196,7 @@ class StudentStep:
         device = state.agreement.device
         self._nothing = torch.empty(0, device=device)
         self._share = torch.zeros((), device=device)
-        self._update = Update(state, self._lesson, step)
+        self._update = Update(state, self._lesson, step, self.learner)
 
     def __call__(
         self,

@@ -12,6 +12,7 @@ import torch
 
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.bn_match import bn_match, bn_match_reference
+from synthesis_kernels.bn_train import bn_train, bn_train_reference
 from synthesis_kernels.divergence import divergence, divergence_reference
 from synthesis_kernels.views import ViewPlan, views, views_reference
 
@@ -35,6 +36,28 @@ def test_bn_match_over_several_programs_and_steps(monkeypatch, programs, block, 
         ours, again, bn_match_reference(x, scale, shift, relu=True), strict=True
     ):
         torch.testing.assert_close(value, exact, rtol=1e-5, atol=1e-5)
+        assert torch.equal(value, repeated)
+
+
+@pytest.mark.parametrize("programs, block", [(1, 64), (3, 128), (300, 128)])
+@pytest.mark.parametrize("channels", [1, 20, 130])
+def test_bn_train_over_several_programs_and_steps(monkeypatch, programs, block, channels):
+    from synthesis_kernels.triton_forms import bn_train as form
+
+    monkeypatch.setattr(form, "PROGRAMS", programs)
+    monkeypatch.setattr(form, "BLOCK", block)
+    torch.manual_seed(0)
+    x = torch.randn(3, channels, 5, 3, device=DEVICE)
+    vectors = torch.rand(4, channels, device=DEVICE)
+    results = []
+    with kernel_form("triton"):
+        for function in (bn_train, bn_train, bn_train_reference):
+            inputs = [one.clone().requires_grad_() for one in (x, *vectors[:2])]
+            moved = [one.clone() for one in vectors[2:]]
+            y = function(*inputs, *moved, 0.1, 1e-5)
+            results.append([y, *moved, *torch.autograd.grad(y.pow(2).sum(), inputs)])
+    for value, repeated, exact in zip(*results, strict=True):
+        torch.testing.assert_close(value, exact, rtol=1e-4, atol=1e-4)
         assert torch.equal(value, repeated)
 
 
@@ -63,7 +86,7 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from synthesis_kernels.triton_forms import bn_match, divergence, priority, views
+from synthesis_kernels.triton_forms import bn_match, bn_train, divergence, priority, views
 
 def build(kernel, types, **constants):
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
@@ -78,6 +101,14 @@ for half in ("*bf16", "*fp32"):
     wide = {f"{n}_ptr": "*fp32" for n in ("scale", "shift", "centre", "sums", "mean", "slope", "base")}
     build(bn_match._forward_kernel, pointers(bn_match._forward_kernel, half, **wide, rows="i64"), STEPS=3, **block)
     build(bn_match._backward_kernel, pointers(bn_match._backward_kernel, half, **wide), **block)
+    block = dict(C=20, WIDE=tl.float32, BLOCK_R=64, BLOCK_C=32)
+    grads = ("rows", "grad", "y", "to_x", "residual", "to_residual")
+    for adds in (True, False):
+        for kernel in (bn_train._moments_kernel, bn_train._apply_kernel, bn_train._sums_kernel, bn_train._gradient_kernel):
+            kinds = pointers(kernel, "*fp32", momentum="fp32", eps="fp32", slope="fp32")
+            kinds |= {f"{n}_ptr": half for n in grads} | {"batches_ptr": "*i64"}
+            other = dict(ADDS=adds, COUNTS=True, PARTS=64)
+            build(kernel, kinds, **block, **{n: v for n, v in other.items() if n in kernel.arg_names})
     for js in (True, False):
         block = dict(K=10, JS=js, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
         for kernel in (divergence._forward_kernel, divergence._backward_kernel):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models import ModelSpec
+from distill.models.zoo.blocks import norm_act
 from inversion.options import GeneratorOptions
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.upsample_conv import upsample_conv
@@ -126,4 +127,4 @@ class _Stage(nn.Module):
             x = self.convolution(x)
         else:  # one pixel less than double, where the size is not a power of two times the seed
             x = self.convolution(F.interpolate(x, size=(side, side), mode="nearest"))
-        return F.leaky_relu(self.norm(x), 0.2)
+        return norm_act(self.norm, x, 0.2)

@@ -2,7 +2,12 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+
+from synthesis_kernels.bn_train import activated, bn_train
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class PooledNetwork(nn.Module):
@@ -17,12 +22,78 @@ class PooledNetwork(nn.Module):
         return self.head(self.features(images).mean((2, 3)))
 
 
+def norm_act(
+    norm: nn.Module,
+    x: Tensor,  # (B, C, *)
+    slope: float | None = 0.0,
+    residual: Tensor | None = None,  # (B, C, *)
+) -> Tensor:  # (B, C, *)
+    """`norm(x)`, plus the residual, through a LeakyReLU of this slope (0: a ReLU; None: nothing).
+
+    A BatchNorm in training does all that in one kernel, where nobody would miss the steps between.
+    """
+    if trains_alone(norm, x):
+        assert isinstance(norm, NORMS) and norm.momentum is not None
+        assert norm.running_mean is not None and norm.running_var is not None
+        kept = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+        return bn_train(x, norm.weight, norm.bias, *kept, slope, residual, norm.num_batches_tracked)
+    return activated(norm(x), slope, residual)
+
+
+def trains_alone(norm: nn.Module, x: Tensor) -> bool:
+    """Whether this is torch's own BatchNorm with all that it may have, in training; and neither is
+    it listened to, nor are its operations recorded or transformed.
+    """
+    return (
+        type(x) is Tensor
+        and type(norm) in NORMS
+        and norm.training
+        and norm.momentum is not None
+        and norm.weight is not None
+        and norm.running_mean is not None
+        and not is_heard(norm)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]  # torch's stub leaves it out
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def is_heard(module: nn.Module) -> bool:
+    """Whether a hook waits for what goes into the module, or comes out of it."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks) or bool(torch.nn.modules.module._has_any_global_hook())
+
+
+class Layers(nn.Sequential):
+    """One layer after another; a BatchNorm and the ReLU behind it together, as `norm_act` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = list(self)
+        place = 0
+        while place < len(layers):
+            layer = layers[place]
+            follower = layers[place + 1] if place + 1 < len(layers) else None
+            alone = trains_alone(layer, x)
+            if alone and type(follower) is nn.ReLU and not is_heard(follower):
+                x = norm_act(layer, x)
+                place += 2
+            else:
+                x = norm_act(layer, x, None) if alone else layer(x)
+                place += 1
+        return x
+
+
 def conv_bn_relu(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
     """Convolution without bias, BatchNorm, ReLU; "same" padding."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return Layers(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def three_stages(block: Callable[..., nn.Module], channels: int, width: int) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from distill.models.zoo.blocks import Layers
 from synthesis_kernels.errors import EchosetError
 
 
@@ -17,7 +18,7 @@ class LeNet5(nn.Module):
                 f"lenet5 needs images of at least 16×16, got {size}×{size}; use 'convnet' instead"
             )
         side = (size // 2 - 4) // 2
-        self.features = nn.Sequential(
+        self.features = Layers(
             nn.Conv2d(channels, 6, 5, padding=2, bias=False),
             nn.BatchNorm2d(6),
             nn.ReLU(inplace=True),
@@ -27,7 +28,7 @@ class LeNet5(nn.Module):
             nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
         )
-        self.head = nn.Sequential(
+        self.head = Layers(
             nn.Flatten(),
             nn.Linear(16 * side * side, 120, bias=False),
             nn.BatchNorm1d(120),

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from distill.models.zoo.blocks import PooledNetwork, conv_bn_relu
+from distill.models.zoo.blocks import Layers, PooledNetwork, conv_bn_relu
 
 # (expansion, channels, blocks, stride of the first block)
 STAGES = (
@@ -21,7 +21,7 @@ class _Block(nn.Module):
         super().__init__()
         hidden = inputs * expansion
         self.is_residual = stride == 1 and inputs == outputs
-        self.layers = nn.Sequential(
+        self.layers = Layers(
             conv_bn_relu(inputs, hidden, kernel=1) if expansion > 1 else nn.Identity(),
             conv_bn_relu(hidden, hidden, stride=stride, groups=hidden),
             nn.Conv2d(hidden, outputs, 1, bias=False),

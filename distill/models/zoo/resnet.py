@@ -2,10 +2,9 @@
 no pooling.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models.zoo.blocks import conv_bn_relu
+from distill.models.zoo.blocks import Layers, conv_bn_relu, norm_act
 
 
 class _Block(nn.Module):
@@ -18,12 +17,11 @@ class _Block(nn.Module):
         self.shortcut = nn.Sequential()
         if stride > 1 or inputs != outputs:
             convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+            self.shortcut = Layers(convolution, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.relu(self.bn1(self.conv1(x)))
-        residual = self.bn2(self.conv2(hidden))
-        return F.relu(residual + self.shortcut(x))
+        hidden = norm_act(self.bn1, self.conv1(x))
+        return norm_act(self.bn2, self.conv2(hidden), residual=self.shortcut(x))
 
 
 class CifarResNet(nn.Module):

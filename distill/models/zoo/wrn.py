@@ -1,8 +1,8 @@
 """Wide residual networks (Zagoruyko & Komodakis 2016), pre-activation, for 32×32 images."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.models.zoo.blocks import norm_act
 from synthesis_kernels.errors import EchosetError
 
 
@@ -18,8 +18,8 @@ class _Block(nn.Module):
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        residual = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        active = norm_act(self.bn1, x)
+        residual = self.conv2(norm_act(self.bn2, self.conv1(active)))
         if self.shortcut is None:
             return residual + x
         # From the activated input, as in the authors' code.
@@ -56,4 +56,4 @@ class WideResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K)
         features = self.blocks(self.stem(images))
-        return self.head(F.relu(self.bn(features)).mean((2, 3)))
+        return self.head(norm_act(self.bn, features).mean((2, 3)))

@@ -1,0 +1,132 @@
+"""A BatchNorm in training with what follows it, in every form, against torch's own."""
+
+import importlib.util
+
+import pytest
+import torch
+from test_kernels import LAYOUTS, assert_near
+from torch.autograd import gradcheck, gradgradcheck
+
+from synthesis_kernels.backend import kernel_form
+from synthesis_kernels.bn_train import bn_train, bn_train_reference
+from synthesis_kernels.native import library
+
+
+@pytest.fixture(params=["reference", "native", "triton"])
+def device(request):
+    """The device that a form runs on, with kernels in that form."""
+    if request.param == "native" and not library():
+        pytest.skip(f"the native kernels can't be compiled here: {library.problem}")
+    if request.param == "triton" and importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    with kernel_form(request.param):
+        yield torch.device(
+            "cuda" if request.param == "triton" and torch.cuda.is_available() else "cpu"
+        )
+
+
+def inputs(shape, dtype=torch.float32, device="cpu", adds=False):
+    """x, weight, bias, running mean and variance, and perhaps a residual."""
+    torch.manual_seed(0)
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    channels = shape[1]
+    x = torch.randn(shape) * 2 + 3 * torch.randn(1, channels, *[1] * (len(shape) - 2))
+    vectors = [torch.randn(channels, dtype=wide) for _ in range(3)]
+    vectors.append(torch.rand(channels, dtype=wide) + 0.5)
+    residual = torch.randn(shape).to(dtype) if adds else None
+    given = [x.to(dtype), *vectors, residual]
+    return [None if one is None else one.to(device) for one in given]
+
+
+def everything(function, given, slope, weights):
+    """The output, what moved, and the gradients."""
+    x, weight, bias, mean, variance, residual = [
+        None if one is None else one.detach() for one in given
+    ]
+    mean, variance = mean.clone(), variance.clone()
+    batches = torch.zeros((), dtype=torch.int64, device=x.device)
+    followed = [one.requires_grad_() for one in (x, weight, bias, residual) if one is not None]
+    y = function(x, weight, bias, mean, variance, 0.1, 1e-5, slope, residual, batches)
+    gradients = torch.autograd.grad((y.double() * weights.to(x.device)).sum(), followed)
+    assert batches == 1
+    return [y, mean, variance, *gradients]
+
+
+def in_double(given, slope, weights):
+    wide = [None if one is None else one.detach().double().cpu() for one in given]
+    return everything(bn_train_reference, wide, slope, weights)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, None])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "expanded"])
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("shape", [(7, 5), (300, 17), (3, 48, 5, 7), (2, 2, 3, 2, 3)], ids=str)
+def test_it_equals_torch(device, shape, adds, layout, slope):
+    given = inputs(shape, device=device, adds=adds)
+    if layout == "expanded" and len(shape) == 2:
+        pytest.skip("a batch of one row has no variance")
+    given[0] = LAYOUTS[layout](given[0])
+    weights = torch.randn(shape, dtype=torch.float64)
+    ours, exact = everything(bn_train, given, slope, weights), in_double(given, slope, weights)
+    for value, expected in zip(ours, exact, strict=True):
+        assert_near(value, expected, 2e-5)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_of_bfloat16_it_equals_torch(device, slope, adds):
+    given = inputs((6, 20, 5, 7), torch.bfloat16, device, adds)
+    weights = torch.randn(6, 20, 5, 7, dtype=torch.float64)
+    ours, exact = everything(bn_train, given, slope, weights), in_double(given, slope, weights)
+    assert ours[0].dtype is torch.bfloat16 and ours[1].dtype is torch.float32
+    # The definition rounds before it adds, so its ReLU cuts elsewhere now and then.
+    rough = 5e-2 if adds else 1e-2
+    tolerances = [1e-2, 1e-5, 1e-5, rough, rough, rough, rough]
+    for value, expected, tolerance in zip(ours, exact, tolerances[: len(ours)], strict=True):
+        assert_near(value, expected, tolerance)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("slope", [0.0, 0.2, None])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 2)], ids=str)
+def test_gradient_by_finite_differences(device, shape, slope, adds):
+    x, weight, bias, mean, variance, residual = inputs(shape, torch.float64, device, adds)
+    followed = [one.requires_grad_() for one in (x, weight, bias, residual) if one is not None]
+
+    def run(x, weight, bias, residual=None):
+        kept = mean.clone(), variance.clone()
+        return bn_train(x, weight, bias, *kept, 0.1, 1e-5, slope, residual)
+
+    assert gradcheck(run, followed)
+    assert gradgradcheck(run, followed)
+
+
+def test_what_needs_no_gradient_gets_none(device):
+    x, weight, bias, mean, variance, _ = inputs((4, 3, 2, 2), device=device)
+    bias.requires_grad_()
+    bn_train(x, weight, bias, mean, variance, 0.1, 1e-5).sum().backward()
+    assert bias.grad is not None and x.grad is None and weight.grad is None
+
+
+def test_a_mean_far_larger_than_the_deviation(device):
+    x = 1000 + 0.01 * torch.randn(64, 3, 8, 8, device=device)
+    ones, nothing = torch.ones(3, device=device), torch.zeros(3, device=device)
+    mean, variance = nothing.clone(), nothing.clone()
+    bn_train(x, ones, nothing, mean, variance, 1.0, 1e-12, None)
+    exact = x.double()
+    torch.testing.assert_close(variance.double(), exact.var((0, 2, 3)), rtol=1e-3, atol=0)
+    torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=1e-6, atol=0)
+
+
+def test_one_value_a_channel_is_refused_as_torch_does(device):
+    x, weight, bias, mean, variance, _ = inputs((1, 3), device=device)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        bn_train(x, weight, bias, mean, variance, 0.1, 1e-5)
+
+
+def test_nan_comes_through(device):
+    x, weight, bias, mean, variance, _ = inputs((4, 3, 2, 2), device=device)
+    x[0, 1] = torch.nan
+    y = bn_train(x, weight, bias, mean, variance, 0.1, 1e-5)
+    assert y[:, 1].isnan().all() and not y[:, 0].isnan().any()
+    assert mean[1].isnan() and variance[1].isnan()
