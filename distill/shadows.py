@@ -21,6 +21,8 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from synthesis_kernels.conv3x3 import has_layer
+
 CAST = (
     nn.Conv1d,
     nn.Conv2d,
@@ -101,7 +103,8 @@ class Shadows:
 def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
     """Every float32 weight and bias of such layers, and where it is."""
     for layer in network.modules():
-        if type(layer) not in CAST:
+        # The native convolutions read the weights as they are.
+        if type(layer) not in CAST or has_layer(layer, torch.bfloat16):
             continue
         for name in ("weight", "bias"):
             weight = layer._parameters.get(name)

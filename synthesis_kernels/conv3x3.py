@@ -11,7 +11,7 @@ for AVX2, in bfloat16 for AVX-512 bfloat16; elsewhere the library's convolution 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ LEAST_TILES = {torch.float32: 32, torch.bfloat16: 128}
 """Tiles in a batch from which it pays: the weights have to be transformed, too. So a batch and a
 few of its images are not answered to the same bit.
 """
-LEAST_WIDTH = {torch.float32: 16, torch.bfloat16: 32}
+LEAST_WIDTH = {torch.float32: 16, torch.bfloat16: 16}
 """Channels on the narrower side from which it pays."""
 MOST_WEIGHTS = 256 * 256
 """Inputs times outputs up to which the gradient of the weights pays: as many matrices of that size
@@ -92,6 +92,31 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and (bias is None or bias.shape == weight.shape[:1])
         and all(width % 16 == 0 for width in weight.shape[:2])
         and has(x.dtype)
+    )
+
+
+def has_layer(layer: nn.Module, precision: torch.dtype) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is such a convolution, wide enough for it to pay, and the form is here."""
+    if type(layer) is not nn.Conv2d or not _keeps_the_size(layer):
+        return False
+    widths = layer.weight.shape[:2]
+    return (
+        min(widths) >= LEAST_WIDTH[precision]
+        and all(width % 16 == 0 for width in widths)
+        and layer.weight.device.type == "cpu"
+        and has(precision)
+    )
+
+
+def _keeps_the_size(layer: nn.Conv2d) -> bool:
+    """Whether it is a plain 3×3 convolution with stride 1 and one row of zeros around the map."""
+    return (
+        layer.kernel_size == (3, 3)
+        and layer.stride == (1, 1)
+        and layer.dilation == (1, 1)
+        and layer.padding in ((1, 1), 1, "same")
+        and layer.padding_mode == "zeros"
+        and layer.groups == 1
     )
 
 

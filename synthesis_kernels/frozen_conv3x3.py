@@ -6,41 +6,16 @@ network's convolutions run as any other's.
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import pick_form
-from synthesis_kernels.conv3x3 import LEAST_WIDTH, PLACES, conv3x3_reference, has
+from synthesis_kernels.conv3x3 import PLACES, conv3x3_reference, has
 
 PRECISION = torch.bfloat16
-
-
-def pays(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether a layer is such a convolution, wide enough, and this processor has the form."""
-    if type(layer) is not nn.Conv2d or not _keeps_the_size(layer):
-        return False
-    widths = layer.weight.shape[:2]
-    return (
-        min(widths) >= LEAST_WIDTH[PRECISION]
-        and all(width % 16 == 0 for width in widths)
-        and layer.weight.device.type == "cpu"
-        and native.has("conv3x3_bfloat16")
-    )
-
-
-def _keeps_the_size(layer: nn.Conv2d) -> bool:
-    """Whether it is a plain 3×3 convolution with stride 1 and one row of zeros around the map."""
-    return (
-        layer.kernel_size == (3, 3)
-        and layer.stride == (1, 1)
-        and layer.dilation == (1, 1)
-        and layer.padding in ((1, 1), 1, "same")
-        and layer.padding_mode == "zeros"
-        and layer.groups == 1
-    )
 
 
 def pack_weight(weight: Tensor, packed: Tensor, turned: bool = False) -> None:

@@ -22,6 +22,7 @@ def norm_conv3x3_reference(
     norm_bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
+    batches: Tensor,  # () int64, how many were seen
     weight: Tensor,  # (O, I, 3, 3)
     bias: Tensor | None = None,  # (O,)
     residual: Tensor | None = None,  # (B, O, H, W)
@@ -31,6 +32,7 @@ def norm_conv3x3_reference(
     """Definition: conv(ReLU(BatchNorm(x))) + residual, with the batch's own statistics; the running
     ones take their share of them.
     """
+    batches.add_(1)
     normed = F.batch_norm(x, running_mean, running_var, norm_weight, norm_bias, True, momentum, eps)
     y = F.conv2d(normed.relu(), weight, bias, padding=1)
     return y if residual is None else y + residual
@@ -58,6 +60,7 @@ class NormConv3x3(torch.autograd.Function):
         norm_bias: Tensor,
         running_mean: Tensor,
         running_var: Tensor,
+        batches: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         residual: Tensor | None,
@@ -69,7 +72,7 @@ class NormConv3x3(torch.autograd.Function):
         out = rows.new_empty(*rows.shape[:3], outputs)
         statistics = weight.new_empty(4, inputs)
         added = None if residual is None else native.as_rows(residual)
-        norm = (norm_weight, norm_bias, running_mean, running_var)
+        norm = (norm_weight, norm_bias, running_mean, running_var, batches)
         given = (rows, *norm, native.Memory(weight), bias, added, statistics)
         sizes = (*rows.shape, outputs, *weight.stride())
         room = (_sums(weight), _packed(rows, weight))
@@ -97,6 +100,7 @@ class NormConv3x3(torch.autograd.Function):
             native.as_channels(to_x),
             to_norm_weight,
             to_norm_bias,
+            None,
             None,
             None,
             to_weight,

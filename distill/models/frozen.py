@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 from distill.models.classifier import Classifier
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.bn_match import MomentTarget, bn_apply, bn_match, fold_batch_norm
+from synthesis_kernels.conv3x3 import has_layer
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
+from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3
 
 
 class NormLayer(nn.Module):
@@ -81,7 +82,7 @@ class Frozen(nn.Module):
         """
         faster: dict[int, nn.Module] = {}
         for layer in network.modules():
-            if pays(layer):
+            if has_layer(layer, self.precision):
                 convolution = FrozenConv3x3(layer)
                 faster[id(layer)] = convolution
                 self._convolutions.append((convolution, layer))

@@ -15,9 +15,9 @@ from inversion.bench import peers
 from inversion.bench.timing import Bench, Work, ratio
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.bn_match import bn_match, fold_batch_norm
-from synthesis_kernels.conv3x3 import conv3x3, conv3x3_reference, runs
+from synthesis_kernels.conv3x3 import conv3x3, conv3x3_reference, has_layer, runs
 from synthesis_kernels.divergence import divergence, divergence_reference
-from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
+from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3
 from synthesis_kernels.priority import draw_distinct
 from synthesis_kernels.upsample_conv import upsample_conv, upsample_conv_reference
 from synthesis_kernels.views import ViewPlan, views, views_reference
@@ -67,7 +67,7 @@ def conv3x3_pair(bench: Bench) -> Pair | None:
     layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False, device=bench.device)
     x = channels_last(bench, torch.randn(bench.run.batch, 64, 16, 16, device=bench.device))
     weight = channels_last(bench, layer.weight.detach())
-    if bench.precision is torch.bfloat16 and pays(layer):
+    if bench.precision is torch.bfloat16 and has_layer(layer, torch.bfloat16):
         definition = trained(lambda x: conv3x3_reference(x, weight), x)
         return Pair(trained(FrozenConv3x3(layer), x), definition)
     if bench.precision is torch.float32 and runs(x, weight):

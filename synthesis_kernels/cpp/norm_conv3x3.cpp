@@ -147,12 +147,14 @@ void backward(const typename K::Number *grad, const typename K::Number *x, const
 
 #define NORM_CONV3X3(NAME, K, TILE)                                                                                                  \
     extern "C" void norm_conv3x3_##NAME(const K::Number *x, const float *norm_weight, const float *norm_bias, float *running_mean,   \
-                                        float *running_variance, const float *weight, const float *bias, const K::Number *residual,  \
+                                        float *running_variance, int64_t *batches, const float *weight, const float *bias,          \
+                                        const K::Number *residual,                                                                  \
                                         float *statistics, float *sums, K::Element *packed, K::Number *y, int64_t batch,             \
                                         int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t by_output,           \
                                         int64_t by_input, int64_t by_row, int64_t by_column, float momentum, float epsilon,          \
                                         int threads) {                                                                               \
         const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};                         \
+        ++*batches;                                                                                                                  \
         forward<K, TILE>(x, norm_weight, norm_bias, running_mean, running_variance, weights, bias, residual, statistics, sums,       \
                          packed, y, batch, height, width, momentum, epsilon, threads);                                               \
     }                                                                                                                                \

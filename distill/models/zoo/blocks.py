@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from synthesis_kernels.bn_train import activated, bn_train
+from synthesis_kernels.conv3x3 import SIDE, has_layer
+from synthesis_kernels.norm_conv3x3 import NormConv3x3, fits
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -38,6 +40,33 @@ def norm_act(
         kept = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
         return bn_train(x, norm.weight, norm.bias, *kept, slope, residual, norm.num_batches_tracked)
     return activated(norm(x), slope, residual)
+
+
+def norm_act_conv(
+    norm: nn.Module,
+    convolution: nn.Module,
+    x: Tensor,  # (B, I, H, W)
+    residual: Tensor | None = None,  # (B, O, h, w)
+) -> Tensor:  # (B, O, h, w)
+    """`convolution(ReLU(norm(x)))`, plus the residual; in one kernel where there is one, in training
+    and where nobody would miss the steps between.
+    """
+    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if (
+        x.dtype is precision
+        and precision in SIDE
+        and trains_alone(norm, x)
+        and has_layer(convolution, precision)
+        and not is_heard(convolution)
+        and fits(x, convolution.weight, convolution.bias, residual)
+    ):
+        assert isinstance(norm, NORMS)
+        kept = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+        own = (convolution.weight, convolution.bias)
+        rates = (norm.momentum, norm.eps)
+        return NormConv3x3.apply(x, norm.weight, norm.bias, *kept, *own, residual, *rates)
+    y = convolution(norm_act(norm, x))
+    return y if residual is None else y + residual
 
 
 def trains_alone(norm: nn.Module, x: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from distill.models.zoo.blocks import norm_act
+from distill.models.zoo.blocks import norm_act, norm_act_conv
 from synthesis_kernels.errors import EchosetError
 
 
@@ -18,12 +18,11 @@ class _Block(nn.Module):
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = norm_act(self.bn1, x)
-        residual = self.conv2(norm_act(self.bn2, self.conv1(active)))
         if self.shortcut is None:
-            return residual + x
-        # From the activated input, as in the authors' code.
-        return residual + self.shortcut(active)
+            return norm_act_conv(self.bn2, self.conv2, norm_act_conv(self.bn1, self.conv1, x), x)
+        # The shortcut is from the activated input, too, as in the authors' code.
+        active = norm_act(self.bn1, x)
+        return norm_act_conv(self.bn2, self.conv2, self.conv1(active), self.shortcut(active))
 
 
 class WideResNet(nn.Module):
