@@ -57,7 +57,8 @@ def conv3x3(
 
 
 class WinogradConvolutions(TorchFunctionMode):
-    """Inside, the convolutions that any network asks for are `conv3x3` where it runs and pays."""
+    """Inside, the convolutions that any network asks for are `conv3x3` where it runs and pays,
+    and `narrow_conv3x3`."""
 
     def __torch_function__(
         self,
@@ -68,9 +69,10 @@ class WinogradConvolutions(TorchFunctionMode):
     ) -> Any:
         keywords = kwargs or {}
         if func is F.conv2d and not is_followed():
-            tensors = _tensors_that_fit(*args, **keywords)
-            if tensors is not None:
-                return _Winograd.apply(*tensors)
+            given = _tensors_that_fit(*args, **keywords)
+            if given is not None:
+                form, tensors = given
+                return form.apply(*tensors)
         return func(*args, **keywords)
 
 
@@ -85,8 +87,8 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether there is a native form for these tensors, whatever it is worth."""
     parameters = [weight] if bias is None else [weight, bias]
     return (
-        _is_plain(x)
-        and all(_is_plain(each) and each.dtype is torch.float32 for each in parameters)
+        is_plain(x)
+        and all(is_plain(each) and each.dtype is torch.float32 for each in parameters)
         and x.ndim == 4
         and weight.shape[1:] == (x.shape[1], 3, 3)
         and (bias is None or bias.shape == weight.shape[:1])
@@ -120,7 +122,7 @@ def _keeps_the_size(layer: nn.Conv2d) -> bool:
     )
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
     """Whether the memory behind a tensor is numbers of a CPU."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
@@ -146,21 +148,26 @@ def _tensors_that_fit(
     padding: int | str | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """The tensors, if they make such a convolution and it pays, cast as autocast asks; the
-    parameters are those of `F.conv2d`.
+) -> tuple[type[torch.autograd.Function], tuple[Tensor, Tensor, Tensor | None]] | None:
+    """The form and the tensors, if they make such a convolution and it pays, cast as autocast asks;
+    the parameters are those of `F.conv2d`.
     """
+    from synthesis_kernels import narrow_conv3x3
+
     ones = (1, (1, 1), [1, 1])
     if groups != 1 or stride not in ones or dilation not in ones or padding not in (*ones, "same"):
         return None
     if torch.is_autocast_enabled("cpu"):
-        if torch.get_autocast_dtype("cpu") is not torch.bfloat16 or min(weight.shape[:2]) < 16:
+        if torch.get_autocast_dtype("cpu") is not torch.bfloat16 or weight.shape[1] < 16:
             return None
         if input.dtype is torch.float32:
             input = input.to(torch.bfloat16)
-    if not (runs(input, weight, bias) and pays(input, weight)):
-        return None
-    return input, weight, bias
+    tensors = (input, weight, bias)
+    if runs(*tensors) and pays(input, weight):
+        return _Winograd, tensors
+    if narrow_conv3x3.runs(*tensors):
+        return narrow_conv3x3.NarrowConv3x3, tensors
+    return None
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -189,7 +196,7 @@ class _Winograd(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            return _library_gradients(ctx, grad, ctx.needs_input_grad)
+            return library_gradients(ctx, grad, ctx.needs_input_grad)
         grad_rows = native.as_rows(grad)
         to_x: Tensor | None = None
         to_weight: Tensor | None = None
@@ -200,19 +207,17 @@ class _Winograd(torch.autograd.Function):
             if weight.shape[0] * weight.shape[1] <= MOST_WEIGHTS:
                 to_weight = _weight_gradient(rows, grad_rows, weight)
             else:
-                to_weight = _library_gradients(ctx, grad, (False, True, False))[1]
+                to_weight = library_gradients(ctx, grad, (False, True, False))[1]
         if ctx.needs_input_grad[2]:
             to_bias = grad_rows.sum((0, 1, 2), dtype=torch.float32)
         return to_x, to_weight, to_bias
 
 
-def _library_gradients(ctx: Any, grad: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def library_gradients(ctx: Any, grad: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The wanted ones of the gradients of input, weight and bias, in the library's form."""
     rows, weight = ctx.saved_tensors
-    if rows is None:  # then the weight's gradient is not wanted, and only the shape counts
-        x = grad.new_zeros(()).expand(ctx.shape)
-    else:
-        x = rows.movedim(-1, 1)
+    # Without the rows the weight's gradient is not wanted, and only the shape counts.
+    x = grad.new_zeros(()).expand(ctx.shape) if rows is None else rows.movedim(-1, 1)
     bias_sizes = [len(weight)] if ctx.has_bias else None
     ones = [1, 1]
     cast = weight.to(grad.dtype)

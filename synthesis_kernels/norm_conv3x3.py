@@ -1,4 +1,4 @@
-"""A training BatchNorm, a ReLU and a 3×3 convolution as one on a CPU, for networks that are trained.
+"""A training BatchNorm, a ReLU and a 3×3 convolution as one, on a CPU.
 
 The normalised map is never written: it is made again wherever it is read, which saves most of the
 memory that goes to and fro between the three. There is a native form only (see `conv3x3`).

@@ -61,9 +61,8 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = native.as_rows(x)
-        batch, height, width, inputs = rows.shape
-        outputs = len(weight)
-        out = rows.new_empty(batch, 2 * height, 2 * width, outputs)
+        batch, height, width = rows.shape[:3]
+        out = rows.new_empty(batch, 2 * height, 2 * width, len(weight))
         given = (rows, native.Memory(weight), bias, _packed(rows, weight), out)
         _call("", given, rows, weight)
         ctx.save_for_backward(rows, weight)

@@ -48,8 +48,8 @@ def norm_act_conv(
     x: Tensor,  # (B, I, H, W)
     residual: Tensor | None = None,  # (B, O, h, w)
 ) -> Tensor:  # (B, O, h, w)
-    """`convolution(ReLU(norm(x)))`, plus the residual; in one kernel where there is one, in training
-    and where nobody would miss the steps between.
+    """`convolution(ReLU(norm(x)))`, plus the residual; in training in one kernel, where there
+    is one and nobody would miss the steps between.
     """
     precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if (
