@@ -209,7 +209,7 @@ class _Winograd(torch.autograd.Function):
             else:
                 to_weight = library_gradients(ctx, grad, (False, True, False))[1]
         if ctx.needs_input_grad[2]:
-            to_bias = grad_rows.sum((0, 1, 2), dtype=torch.float32)
+            to_bias = native.channel_sums(grad_rows)
         return to_x, to_weight, to_bias
 
 

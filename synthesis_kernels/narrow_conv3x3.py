@@ -78,7 +78,7 @@ class NarrowConv3x3(torch.autograd.Function):
                 *_sizes(rows, to_weight),
             )
         if ctx.needs_input_grad[2]:
-            to_bias = grad_rows.sum((0, 1, 2), dtype=torch.float32)
+            to_bias = native.channel_sums(grad_rows)
         return to_x, to_weight, to_bias
 
 

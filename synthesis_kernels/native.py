@@ -116,6 +116,15 @@ def as_channels(rows: Tensor) -> Tensor:  # (B, *, C) -> (B, C, *)
     return rows.movedim(-1, 1).detach()
 
 
+def channel_sums(rows: Tensor) -> Tensor:  # (*, C) -> (C,) float32, or float64 of float64
+    """The sum of every channel."""
+    channels = rows.shape[-1]
+    wide = torch.float64 if rows.dtype is torch.float64 else torch.float32
+    sums = rows.new_zeros(torch.get_num_threads(), channels, dtype=wide)
+    call("channel_sums", rows.dtype, rows, sums, rows.numel() // channels, channels)
+    return sums[0]
+
+
 def _as_c(value: Argument) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int64:
     if isinstance(value, float):
         return ctypes.c_float(value)

@@ -104,7 +104,7 @@ class NormConv3x3(torch.autograd.Function):
             None,
             None,
             to_weight,
-            grad_rows.sum((0, 1, 2), dtype=torch.float32) if has_bias else None,
+            native.channel_sums(grad_rows) if has_bias else None,
             grad if has_residual else None,
             None,
             None,

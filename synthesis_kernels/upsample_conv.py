@@ -86,7 +86,7 @@ class _Winograd(torch.autograd.Function):
             sums, team = gradient_sums(PLACES, weight)
             _call("_weight", (rows, grad_rows, sums, native.Memory(to_weight)), rows, weight, team)
         if ctx.needs_input_grad[2]:
-            to_bias = grad_rows.sum((0, 1, 2), dtype=torch.float32)
+            to_bias = native.channel_sums(grad_rows)
         return to_x, to_weight, to_bias
 
 
