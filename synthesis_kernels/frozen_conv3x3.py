@@ -1,99 +1,100 @@
-"""`conv3x3` for networks that are not trained: weights are transformed once, and not at every step.
+"""What a frozen network does around a 3×3 convolution, as one: BatchNorm, ReLU and moments before
+it, a sum after it.
 
-There is a native form in bfloat16 only; in float32, and where the processor has none, a frozen
-network's convolutions run as any other's.
+The normalised map is never written, and the convolution's output is what the next layer reads: of
+the memory that goes to and fro in a frozen network, less than half is left. There is a native form
+only (see `conv3x3`); elsewhere the parts run one after the other.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from synthesis_kernels import native
-from synthesis_kernels.backend import pick_form
-from synthesis_kernels.conv3x3 import PLACES, conv3x3_reference, has
-
-PRECISION = torch.bfloat16
+from synthesis_kernels.bn_match import Moments
+from synthesis_kernels.conv3x3 import packed_room
 
 
-def pack_weight(weight: Tensor, packed: Tensor, turned: bool = False) -> None:
-    """Transform weights, (O, I, 3, 3), in the order the kernel reads them; turned about, they are
-    those of the gradient.
+@dataclass(frozen=True)
+class Norm:
+    """A frozen BatchNorm before the convolution."""
+
+    scale: Tensor
+    """(I,) float32, like the shift."""
+    shift: Tensor
+    relu: bool
+    """Whether a ReLU follows it."""
+    moments: Moments | None = None
+    """Where the moments of its input go, if anybody reads them."""
+    start: int = 0
+    """The first of its channels there."""
+
+
+def frozen_conv3x3(
+    x: Tensor,  # (B, I, H, W) float32 or bfloat16
+    weight: Tensor,  # (O, I, 3, 3) float32, like the bias
+    bias: Tensor | None = None,  # (O,)
+    norm: Norm | None = None,
+    residual: Tensor | None = None,  # (B, O, H, W) as x
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """conv(norm(x)) + bias + residual; the moments' token, if they are read; and x again, for those
+    who need it beside: what they say of it is then added on the way back. Differentiable in x and
+    residual.
     """
-    weight = weight.detach().float()
-    outputs, inputs = weight.shape[:2]
-    sizes = (inputs, outputs, *weight.stride(), turned)
-    native.call("conv3x3_pack", packed.dtype, native.Memory(weight), packed, *sizes)
+    return _Frozen.apply(x, residual, weight, bias, norm)
 
 
-class FrozenConv3x3(nn.Module):
-    """Stands in for a convolution for which it `pays`; differentiable in its input."""
-
-    weight: Tensor
-    bias: Tensor | None
-    forward_weight: Tensor
-    backward_weight: Tensor
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        weight = layer.weight.detach()
-        self.register_buffer("weight", weight.to(PRECISION))
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float())
-        size = PLACES[PRECISION] * weight.shape[0] * weight.shape[1]
-        self.register_buffer("forward_weight", weight.new_empty(size, dtype=PRECISION))
-        self.register_buffer("backward_weight", weight.new_empty(size, dtype=PRECISION))
-        self.take(layer)
-
-    @torch.no_grad()
-    def take(self, layer: nn.Conv2d) -> None:
-        """Take over the layer's present weights."""
-        self.weight.copy_(layer.weight)
-        if self.bias is not None and layer.bias is not None:
-            self.bias.copy_(layer.bias)
-        pack_weight(layer.weight, self.forward_weight)
-        pack_weight(layer.weight, self.backward_weight, turned=True)
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, I, H, W) -> (B, O, H, W) bfloat16
-        x = x.to(PRECISION)
-        if pick_form(x) != "native" or not has(PRECISION):
-            bias = None if self.bias is None else self.bias.to(PRECISION)
-            return conv3x3_reference(x, self.weight, bias)
-        return _Convolution.apply(
-            x, self.forward_weight, self.backward_weight, self.bias, len(self.weight)
-        )
-
-
-class _Convolution(torch.autograd.Function):
+class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
+        residual: Tensor | None,
         weight: Tensor,
-        backward_weight: Tensor,
         bias: Tensor | None,
-        outputs: int,
-    ) -> Tensor:
-        ctx.save_for_backward(backward_weight)
-        ctx.inputs = x.shape[1]
-        return native.as_channels(_winograd(native.as_rows(x), weight, bias, outputs))
+        norm: Norm | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        ctx.set_materialize_grads(False)
+        rows = native.as_rows(x)
+        added = None if residual is None else native.as_rows(residual)
+        out = torch.empty(*rows.shape[:3], len(weight), dtype=rows.dtype)
+        vectors, relu, moments, start = _parts(norm)
+        sums = None if moments is None else native.Memory(moments.sums[..., start:])
+        sizes = (*rows.shape, len(weight), *weight.stride(), False, relu, *_place(moments))
+        given = (rows, *vectors, sums, native.Memory(weight), bias, added)
+        native.call("conv3x3", rows.dtype, *given, packed_room(rows, weight), out, *sizes)
+        ctx.save_for_backward(rows if norm else None, weight)
+        ctx.norm = norm
+        token = None if moments is None else moments.values.detach()
+        return native.as_channels(out), token, native.as_channels(rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        to_x = _winograd(native.as_rows(grad), weight, None, ctx.inputs)
-        return native.as_channels(to_x), None, None, None, None
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor | None, slopes: Tensor | None, above: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        vectors, relu, moments, start = _parts(ctx.norm)
+        shape = (*_shape_of(grad, slopes, above, ctx), weight.shape[1])
+        raise NotImplementedError(shape)
 
 
-def _winograd(
-    rows: Tensor,  # (B, H, W, I)
-    weight: Tensor,
-    bias: Tensor | None,
-    outputs: int,
-) -> Tensor:  # (B, H, W, O)
-    out = rows.new_empty(*rows.shape[:3], outputs)
-    no_norm = (None, None, None, None)
-    given = (rows, *no_norm, weight, bias, None, out)
-    native.call("conv3x3", rows.dtype, *given, *rows.shape, outputs, False)
-    return out
+def _parts(
+    norm: Norm | None,
+) -> tuple[tuple[Tensor | None, Tensor | None], bool, Moments | None, int]:
+    """Scale and shift, whether there is a ReLU, moments and their place."""
+    if norm is None:
+        return (None, None), False, None, 0
+    return (norm.scale, norm.shift), norm.relu, norm.moments, norm.start
+
+
+def _place(moments: Moments | None) -> tuple[int, int]:
+    """Groups, and channels of all layers."""
+    if moments is None:
+        return 1, 0
+    return moments.groups, moments.sums.shape[-1]

@@ -118,8 +118,8 @@ void forward(const typename K::Number *x, const float *norm_weight, const float 
     measure_batch<K>(x, norm_weight, norm_bias, running_mean, running_variance, momentum, epsilon, own, sums, batch * height * width,
                      weights.inputs, threads);
     pack<K, typename Tile::Kernel>(weights, packed, false, threads);
-    const Norm norm{own.scale, own.shift, nullptr, nullptr, 0.f};
-    convolve<K, typename Tile::Inputs, typename Tile::Outputs, true>({x, height, width, weights.inputs}, grid_of<Tile>(batch, height, width), norm,
+    const Norm norm{own.scale, own.shift, 0.f};
+    convolve<K, typename Tile::Inputs, typename Tile::Outputs, true>({x, height, width, weights.inputs}, grid_of<Tile>(batch, height, width), norm, Sums{},
                                                                      packed, height, width, weights.outputs, threads,
                                                                      Plain<K>{y, weights.outputs, bias, residual});
 }
@@ -131,13 +131,13 @@ void backward(const typename K::Number *grad, const typename K::Number *x, const
     const int64_t channels = weights.inputs, pixels = batch * height * width;
     const Statistics own(statistics, channels);
     const Grid grid = grid_of<Tile>(batch, height, width);
-    const Norm norm{own.scale, own.shift, nullptr, nullptr, 0.f};
+    const Norm norm{own.scale, own.shift, 0.f};
     const Map<K> map{grad, height, width, weights.outputs};
     weight_gradient<K, typename Tile::Inputs, typename Tile::Gradients, typename Tile::KernelGradient, true>(
         {x, height, width, channels}, norm, map, grid, products, to_weights, team, threads);
     pack<K, typename Tile::Kernel>(weights.turned(), packed, false, threads);
     memset(sums, 0, 2 * channels * threads * sizeof(float));
-    convolve<K, typename Tile::Inputs, typename Tile::Outputs, false>(map, grid, Norm{}, packed, height, width, channels, threads,
+    convolve<K, typename Tile::Inputs, typename Tile::Outputs, false>(map, grid, Norm{}, Sums{}, packed, height, width, channels, threads,
                                                                       Masked<K>{x, to_x, own, sums, channels});
     // The first thread's place in `products` is free again.
     through_norm<K>(x, extra, to_x, own, sums, to_norm_weight, to_norm_bias, products, pixels, channels, threads);

@@ -42,7 +42,7 @@ struct KernelGradient {
                                          int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs,              \
                                          int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column, int threads) {      \
         pack<K, Kernel>({weight, outputs, inputs, by_output, by_input, by_row, by_column}, packed, false, threads);                  \
-        convolve<K, Inputs, Outputs, false>({x, height, width, inputs}, {batch, height, width}, Norm{}, packed, 2 * height, 2 * width, \
+        convolve<K, Inputs, Outputs, false>({x, height, width, inputs}, {batch, height, width}, Norm{}, Sums{}, packed, 2 * height, 2 * width, \
                                             outputs, threads, Plain<K>{y, outputs, bias, nullptr});                                  \
     }                                                                                                                                \
     extern "C" void upsample_conv_backward_##NAME(const K::Number *grad, const float *weight, K::Element *packed, K::Number *out,    \

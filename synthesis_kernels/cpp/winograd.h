@@ -105,8 +105,8 @@ template <class K, Half HALF> inline typename K::Vector pick(const float *p) {
     for (int i = 0; i < K::count; i++) v[i] = HALF == WHOLE ? p[i] : p[2 * i + HALF];
     return v;
 }
-template <class K, Half HALF> inline void add_to(float *p, typename K::Vector v) {
-    for (int i = 0; i < K::count; i++) p[HALF == WHOLE ? i : 2 * i + HALF] += v[i];
+template <class K, Half HALF> inline void add_to(float *p, typename K::Vector v, float share) {
+    for (int i = 0; i < K::count; i++) p[HALF == WHOLE ? i : 2 * i + HALF] += v[i] * share;
 }
 
 // ---- Maps and tiles ------------------------------------------------------------------------------
@@ -150,11 +150,19 @@ template <class K, class Mix, class Body> inline void over_tiles(const Grid &gri
         body(member, blocks * member / team * size, std::min(blocks * (member + 1) / team * size, grid.tiles));
 }
 
-// A frozen BatchNorm, and perhaps a ReLU, before the convolution.
+// A BatchNorm, and perhaps a ReLU, before the convolution.
 struct Norm {
-    const float *scale, *shift, *centre;
-    float *sums;  // of x − centre and of its square, 2 × channels for each thread; or none
+    const float *scale, *shift;
     float low;
+};
+
+// Where moments are summed up, if they are: the centre, and behind it for each thread two rows of `width`
+// numbers, of x − centre and of its square, divided by the number of pixels (see match.cpp).
+struct Sums {
+    float *group;
+    int64_t width;
+    float share;
+    float *part(int64_t member) const { return group + (2 + 2 * member) * width; }
 };
 
 // ---- Transforms ----------------------------------------------------------------------------------
@@ -225,8 +233,8 @@ template <class V, class Mix, class Read, class Write> inline void both_ways(Rea
 }
 
 // Adds up a run's own pixels, SIDE×SIDE a tile, for the moments.
-template <class K, Half HALF, int64_t SIDE> inline void measure(const Map<K> &map, const Run &run, int64_t c, float *sums, const float *centres) {
-    const typename K::Vector centre = pick<K, HALF>(centres + c);
+template <class K, Half HALF, int64_t SIDE> inline void measure(const Map<K> &map, const Run &run, int64_t c, const Sums &sums, int64_t member) {
+    const typename K::Vector centre = pick<K, HALF>(sums.group + c);
     typename K::Vector sum{}, squares{};
     const int64_t end = std::min((run.column + run.count) * SIDE, map.width);
     for (int64_t row = run.row * SIDE; row < std::min(run.row * SIDE + SIDE, map.height); row++) {
@@ -237,8 +245,8 @@ template <class K, Half HALF, int64_t SIDE> inline void measure(const Map<K> &ma
             squares += d * d;
         }
     }
-    add_to<K, HALF>(sums + c, sum);
-    add_to<K, HALF>(sums + map.channels + c, squares);
+    add_to<K, HALF>(sums.part(member) + c, sum, sums.share);
+    add_to<K, HALF>(sums.part(member) + sums.width + c, squares, sums.share);
 }
 
 // ---- Products ------------------------------------------------------------------------------------
@@ -350,7 +358,7 @@ template <class K> struct Plain {
 // from the k-th on: called with a pixel of maps of height × width and a register of values, and at the
 // end of a run of tiles by its done().
 template <class K, class Mix, class Unmix, bool NORM, class Finish>
-void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const typename K::Element *packed, int64_t height, int64_t width,
+void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const Sums &sums, const typename K::Element *packed, int64_t height, int64_t width,
               int64_t outputs, int threads, Finish finish) {
     typedef typename K::Vector V;
     constexpr int64_t PLACES = Mix::TO * Mix::TO, SIDE = Unmix::TO, SIZE = BLOCK<K, Mix>, FAR = APART<K, Mix>;
@@ -358,7 +366,6 @@ void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const typen
     over_tiles<K, Mix>(grid, threads, [=](int64_t member, int64_t begin, int64_t end) {
         std::unique_ptr<typename K::Number[]> mixed(new typename K::Number[PLACES * FAR * inputs]);
         std::unique_ptr<float[]> product(new float[PLACES * FAR * outputs]);
-        float *sums = norm.sums ? norm.sums + 2 * inputs * member : nullptr;
         for (int64_t first = begin; first < end; first += SIZE) {
             const int64_t count = std::min(SIZE, end - first);
             over_runs(grid, first, count, [&](const Run &run) {
@@ -366,7 +373,7 @@ void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const typen
                     mix<K, half, Mix, NORM>(map, run, c, norm, [&](int64_t p, int64_t t, V v) {
                         K::write(&mixed[(p * FAR + t) * inputs + place], v);
                     });
-                    if (NORM && sums) measure<K, half, Mix::STRIDE>(map, run, c, sums, norm.centre);
+                    if (NORM && sums.group) measure<K, half, Mix::STRIDE>(map, run, c, sums, member);
                 });
             });
             for (int64_t p = 0; p < PLACES; p++)
