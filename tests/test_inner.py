@@ -12,7 +12,7 @@ from inversion.options import ObjectiveOptions
 from inversion.parts.inner import InnerLoop
 from inversion.parts.state import SynthesisState
 from inversion.parts.terms import likeness
-from synthesis_kernels.bn_match import moment_distance
+from synthesis_kernels.moment_target import moment_distance
 from synthesis_kernels.views import ViewPlan, views_reference
 
 CPU = torch.device("cpu")

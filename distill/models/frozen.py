@@ -14,9 +14,10 @@ from torch import Tensor, fx, nn
 
 from distill.models.classifier import Classifier
 from synthesis_kernels.backend import forward_pass
-from synthesis_kernels.bn_match import MomentTarget, bn_apply, bn_match, fold_batch_norm
+from synthesis_kernels.bn_match import Moments, bn_apply, fold_batch_norm
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
+from synthesis_kernels.moment_target import MomentTarget
 
 
 class NormLayer(nn.Module):
@@ -63,8 +64,13 @@ class Frozen(nn.Module):
         # Not submodules: the original is not ours to move, save or train.
         self._norms = find_batch_norms(original.network)
         classifier = _copy_sharing_weights(original).eval()
-        self._seen: dict[str, tuple[Tensor, Tensor]] | None = None
-        self._taps = {name: _Tap(name, layer, self) for name, layer in self._norms.items()}
+        self._moments: Moments | None = None
+        self._tokens: dict[str, Tensor] = {}
+        self._taps: dict[str, _Tap] = {}
+        self._channels = 0
+        for name, layer in self._norms.items():
+            self._taps[name] = _Tap(name, layer, self, self._channels)
+            self._channels += len(layer.running_mean)
         network = classifier.network
         _replace(network, {id(network.get_submodule(name)): t for name, t in self._taps.items()})
         network = _fuse_relu(network)
@@ -111,26 +117,31 @@ class Frozen(nn.Module):
     def with_moments(
         self,
         images: Tensor,  # (B, C, H, W) in [0, 1]
-    ) -> tuple[Tensor, Tensor, Tensor]:  # (B, K, *places), (ΣC,), (ΣC,)
-        """Logits, and the batch's mean and biased variance at the inputs of all BatchNorm layers,
-        end to end.
+        groups: int | None = None,
+    ) -> tuple[Tensor, Tensor]:  # (B, K, *places), (2, ΣC)
+        """Logits, and the batch's means and biased variances at the inputs of all BatchNorm layers,
+        end to end. With `groups`, the batch is that many batches one after the other, and the
+        moments are (groups, 2, ΣC).
 
         Differentiable in the images.
         """
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
-        self._seen = seen
+        if not self._norms:
+            raise EchosetError("the network has no BatchNorm layer whose moments could be matched")
+        moments = Moments(images, self._channels, groups)
+        self._moments = moments
         try:
             logits = self(images)
+            tokens = self._tokens
         finally:
-            self._seen = None
-        missing = [name for name in self._norms if name not in seen]
+            self._moments = None
+            self._tokens = {}
+        missing = [name for name in self._norms if name not in tokens]
         if missing:
             raise EchosetError(
                 f"BatchNorm layer {missing[0]} took no part in the forward pass, so it can't be "
                 "matched"
             )
-        means, variances = zip(*(seen[name] for name in self._norms), strict=True)
-        return logits, torch.cat(means), torch.cat(variances)
+        return logits, moments.finish(list(tokens.values()))
 
     def target(self, relative: bool = False) -> MomentTarget:
         """What those moments should be: the statistics the layers keep."""
@@ -163,9 +174,10 @@ class _Tap(nn.Module):
     relu: bool
     """Whether a ReLU follows, which is then done here."""
 
-    def __init__(self, name: str, layer: NormLayer, owner: Frozen) -> None:
+    def __init__(self, name: str, layer: NormLayer, owner: Frozen, start: int) -> None:
         super().__init__()
         self.name = name
+        self.start = start
         self.relu = False
         self._owner = [owner]  # in a list, so that it is no submodule
         # A subclass may do more than normalise (timm's also activates): then it runs itself, and
@@ -189,17 +201,17 @@ class _Tap(nn.Module):
             self.shift.copy_(shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = self._owner[0]._seen
-        if seen is None:
+        owner = self._owner[0]
+        if owner._moments is None:
             y = bn_apply(x, self.scale, self.shift, self.relu)
         else:
-            if self.name in seen:
+            if self.name in owner._tokens:
                 raise EchosetError(
                     f"BatchNorm layer {self.name} runs twice in one forward pass; its statistics "
                     "can't be matched"
                 )
-            y, mean, variance = bn_match(x, self.scale, self.shift, self.relu)
-            seen[self.name] = (mean, variance)
+            layer = (self.scale, self.shift, self.relu, self.start)
+            y, owner._tokens[self.name] = owner._moments.match(x, *layer)
         return y if self.layer is None else self.layer(y)
 
 
