@@ -8,36 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.tasks.places import decide, per_image
+from distill.tasks.places import per_image
 from synthesis_kernels.divergence import adversarial_divergence
 
 
-def diversity(
+def phi(
     teacher_logits: Tensor,  # (B, K, *places)
     held: Tensor,  # (K,) samples of each class in the buffer
     capacity: int,
-) -> Tensor:  # (B,)
-    """1 − n_c/N with c the teacher's class: a class the buffer holds little of counts more; mean 1
-    over the batch. With several decisions an image, their mean.
-    """
-    value = per_image(1 - held.to(teacher_logits.dtype)[decide(teacher_logits)] / capacity)
-    return value / value.mean().clamp_min(1e-6)
-
-
-def difficulty(teacher_logits: Tensor, gamma: float) -> Tensor:  # (B, K, *places) -> (B,)
-    """(1 − p_c)^γ with c the teacher's class, as in the focal loss: a sample near a boundary counts
-    more.
-    """
-    return per_image((1 - F.softmax(teacher_logits, 1).amax(1)) ** gamma)
-
-
-def phi(
-    teacher_logits: Tensor, held: Tensor, capacity: int, gamma: float, ceiling: float = 5.0
+    gamma: float,
+    ceiling: float = 5.0,
 ) -> Tensor:  # (B,)
     """φ = diversity · difficulty, scaled to mean 1; the ceiling keeps one sample from owning a
     confident batch's gradient.
+
+    Diversity is 1 − n_c/N with c the teacher's class: a class the buffer holds little of counts
+    more. Difficulty is (1 − p_c)^γ, as in the focal loss: a sample near a boundary counts more.
+    With several decisions an image, each is their mean.
     """
-    value = diversity(teacher_logits, held, capacity) * difficulty(teacher_logits, gamma)
+    sure, choice = F.softmax(teacher_logits, 1).max(1)
+    lacking = per_image((1 - held / capacity)[choice])
+    value = lacking * per_image((1 - sure) ** gamma)
     return (value / value.mean().clamp_min(1e-6)).clamp_max(ceiling)
 
 
