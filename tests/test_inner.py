@@ -97,8 +97,8 @@ def test_the_objective_is_the_sum_of_its_terms(teacher, tiny, change):
     result = inner.run(wanted, wanted, torch.tensor(7), held, adversarial=goal.adversary > 0)
     found = torch.cat([parameter.grad.flatten() for parameter in (*inner.parameters, inner.noise)])
     assert (found - exact).norm() < 1e-2 * exact.norm() and exact.norm() > 0
-    ours = (result.bn, result.wrong_class, result.fooling, result.alike, *result.moments)
-    for ours, theirs in zip(ours, told, strict=True):
+    values = (result.bn, result.wrong_class, result.fooling, result.alike, *result.moments)
+    for ours, theirs in zip(values, told, strict=True):
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-2, atol=1e-3)
 
 

@@ -77,8 +77,8 @@ class InnerLoop:
     them: their summed gradient, or, where learning is plain, what the clone has learnt and Adam's
     moments; never what its seed map has (see `Generator.learned`).
 
-    Everything that changes stays where it is in memory, call after call, so a step can be compiled
-    or captured once.
+    Everything that changes stays where it is in memory, call after call, so a step can be captured
+    once.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class InnerLoop:
         self.nothing = torch.zeros(options.batch, device=device)
         self.bn_weight = torch.tensor(options.objective.bn, device=device)
         self.spread_weight = torch.tensor(options.objective.spread, device=device)
-        self.even = torch.full((options.batch,), 1 / options.batch, device=device)
+        self.even = torch.ones(options.batch, device=device)
         self._captured = Captured(self._update, self._tensors)
 
     def _build_optimiser(self) -> torch.optim.Adam:
@@ -218,7 +218,8 @@ class InnerLoop:
         self.optimiser.zero_grad(set_to_none=True)
         terms, *result = self._objective(wanted, targets, view, held, adversarial)
         if terms:
-            torch.autograd.backward(*zip(*terms, strict=True))
+            parts, weights = zip(*terms, strict=True)
+            torch.autograd.backward(parts, weights)
         gradients: Any = [parameter.grad for parameter in self.parameters]
         torch._foreach_add_(self.summed, gradients)
         self.optimiser.step()
@@ -239,16 +240,17 @@ class InnerLoop:
         if adversarial and self.adversary is not None:
             apart = per_image(adversarial_divergence(logits, self.adversary(seen)))
         alike = objectives.likeness(images, wanted)
-        share = self.even
+        worth = self.even
         if goal.phi:
-            share = objectives.phi(logits.detach(), held, self.capacity, goal.gamma) * self.even
+            worth = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)
+        batch = len(wanted)
         terms: Terms = []
         if goal.bn:
             terms.append((bn, self.bn_weight))
         if goal.classes:
-            terms.append((wrong_class, share * goal.classes))
+            terms.append((wrong_class, worth * (goal.classes / batch)))
         if apart is not self.nothing:
-            terms.append((apart, share * -goal.adversary))
+            terms.append((apart, worth * (-goal.adversary / batch)))
         if goal.spread:
             terms.append((alike, self.spread_weight))
         return terms, bn, wrong_class, apart, alike, moments

@@ -23,7 +23,7 @@ PROGRAMS = 1024
 """About one wave on a large GPU. Each walks over several blocks, so there are few partial sums."""
 FINISH_PARTS = 128
 FINISH_CHANNELS = 16
-CHANGING = ["rows", "steps", "start", "width", "parts"]
+CHANGING = ["rows", "steps", "parts"]
 
 
 @triton.jit(do_not_specialize=CHANGING)
