@@ -27,7 +27,7 @@ from synthesis_kernels import native
 from synthesis_kernels.backend import pick_form
 from synthesis_kernels.choices import Form
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.match_forms import empty_like, forms, parts_of
+from synthesis_kernels.match_forms import Added, empty_like, forms, parts_of
 
 
 def bn_match_reference(
@@ -54,26 +54,25 @@ def bn_match(
     Differentiable in `x` alone.
     """
     moments = Moments(x, len(scale))
-    y, token = moments.match(x, scale, shift, relu, 0)
+    y, token, _ = moments.match(x, scale, shift, relu, 0)
     return y, *moments.finish([token])
 
 
 def bn_apply(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
     """The output alone, where nobody reads the moments."""
-    return _Apply.apply(x, *_widened(x, scale, shift), relu, _form_for(x, pick_form(x)))
+    return add_and_apply(x, None, scale, shift, relu)[0]
 
 
-def fold_batch_norm(
-    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+def add_and_apply(
+    x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, relu: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(scale, shift) of a frozen BatchNorm."""
-    scale = (variance.double() + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight.double()
-    shift = -mean.double() * scale
-    if bias is not None:
-        shift = shift + bias.double()
-    return scale.float(), shift.float()
+    """`bn_apply` of a sum, and the sum, in one pass. Without another input, the sum is `x`."""
+    if other is not None and not _alike(x, other):
+        x = x + other
+        other = None
+    form = _form_for(x, pick_form(x))
+    y, total = _Apply.apply(x, other, *_widened(x, scale, shift), relu, form)
+    return y, x if total is None else total
 
 
 class Moments:
@@ -107,11 +106,19 @@ class Moments:
         shift: Tensor,  # (C,)
         relu: bool,
         start: int,
-    ) -> tuple[Tensor, Tensor]:
-        """A layer's output, and the token that `finish` takes of it."""
+        other: Tensor | None = None,  # (B, C, *)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer's output, the token that `finish` takes of it, and what was normalised: `x`, or
+        its sum with the other input.
+        """
+        if other is not None and not _alike(x, other):
+            x = x + other
+            other = None
         if len(x) % self.groups:
             raise EchosetError(f"a batch of {len(x)} is no {self.groups} groups of equal size")
-        return _Match.apply(x, *_widened(x, scale, shift), relu, self, start)
+        vectors = _widened(x, scale, shift)
+        y, total, token = _Match.apply(x, other, *vectors, relu, self, start)
+        return y, token, x if total is None else total
 
     def finish(self, tokens: Sequence[Tensor]) -> Tensor:  # (2, ΣC) or (groups, 2, ΣC)
         """Means and biased variances of all layers, which gave these tokens."""
@@ -123,40 +130,44 @@ class Moments:
 
 
 class _Match(torch.autograd.Function):
-    """One layer. Its token stands for its moments in autograd's graph: the token's gradient is the
-    loss's by the moments of all layers, and one tensor for them all.
+    """One layer: output, sum if there is one, token. The token stands for its moments in autograd's
+    graph: the token's gradient is the loss's by the moments of all layers, and one tensor for them
+    all.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
+        other: Tensor | None,
         scale: Tensor,
         shift: Tensor,
         relu: bool,
         moments: Moments,
         start: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.relu = relu
         ctx.form = moments.form_for(x)
         ctx.values = moments.values
         ctx.start = start
-        rows = native.as_rows(x)
+        rows, added = _rows(x, other)
         y = empty_like(rows)
-        forms(ctx.form).match_forward(rows, y, scale, shift, moments.sums, relu, start)
-        ctx.save_for_backward(rows, scale, shift)
-        return native.as_channels(y), moments.values.detach()
+        vectors = (scale, shift, moments.sums)
+        forms(ctx.form).match_forward(rows, y, *vectors, relu, start, added)
+        return *_kept(ctx, rows, added, scale, shift, y), moments.values.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, slopes: Tensor | None) -> tuple[Tensor | None, ...]:
-        out = None
+    def backward(
+        ctx: Any, grad: Tensor | None, above: Tensor | None, slopes: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        out = above
         if slopes is not None:
-            out = _match_backward(ctx, grad, slopes)
+            out = _match_backward(ctx, grad, above, slopes)
         elif grad is not None:
-            out = _apply_backward(ctx, grad)
-        return out, None, None, None, None, None
+            out = _apply_backward(ctx, grad, above)
+        return out, _shared(ctx, out), None, None, None, None, None
 
 
 class _Finish(torch.autograd.Function):
@@ -175,43 +186,87 @@ class _Finish(torch.autograd.Function):
 
 
 class _Apply(torch.autograd.Function):
-    """One layer without moments."""
+    """One layer without moments: output, and sum if there is one."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, form: Form
-    ) -> Tensor:
+        ctx: Any,
+        x: Tensor,
+        other: Tensor | None,
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+        form: Form,
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
         ctx.relu = relu
         ctx.form = form
-        rows = native.as_rows(x)
+        rows, added = _rows(x, other)
         y = empty_like(rows)
-        forms(form).apply_forward(rows, y, scale, shift, relu)
-        ctx.save_for_backward(rows, scale, shift)
-        return native.as_channels(y)
+        forms(form).apply_forward(rows, y, scale, shift, relu, added)
+        return _kept(ctx, rows, added, scale, shift, y)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _apply_backward(ctx, grad), None, None, None, None
+    def backward(ctx: Any, grad: Tensor | None, above: Tensor | None) -> tuple[Tensor | None, ...]:
+        out = above if grad is None else _apply_backward(ctx, grad, above)
+        return out, _shared(ctx, out), None, None, None, None
 
 
-def _match_backward(ctx: Any, grad: Tensor | None, slopes: Tensor) -> Tensor:
-    """The gradient of x, by way of the output and of the moments."""
+def _shared(ctx: Any, grad: Tensor | None) -> Tensor | None:
+    """The gradient of the other input: the same, where there is one."""
+    return grad if ctx.needs_input_grad[1] else None
+
+
+def _rows(x: Tensor, other: Tensor | None) -> tuple[Tensor, Added | None]:
+    """Inputs as rows of channels, and where their sum goes."""
+    rows = native.as_rows(x)
+    return rows, None if other is None else (native.as_rows(other), empty_like(rows))
+
+
+def _kept(
+    ctx: Any, rows: Tensor, added: Added | None, scale: Tensor, shift: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Output and sum; what was normalised is saved."""
+    total = None
+    if added:
+        rows = added[1]
+        total = native.as_channels(rows)
+    ctx.save_for_backward(rows, scale, shift)
+    return native.as_channels(y), total
+
+
+def _match_backward(ctx: Any, grad: Tensor | None, above: Tensor | None, slopes: Tensor) -> Tensor:
+    """The gradient of x, by way of the output, of the sum and of the moments."""
     rows, scale, shift = ctx.saved_tensors
-    grad = torch.zeros_like(rows) if grad is None else native.as_rows(grad.to(rows.dtype))
+    grad_rows = _like_rows(grad, rows)
+    if grad_rows is None:
+        grad_rows = torch.zeros_like(rows)
     out = empty_like(rows)
     vectors = (scale, shift, ctx.values, slopes)
-    forms(ctx.form).match_backward(rows, grad, out, *vectors, ctx.relu, ctx.start)
+    place = (ctx.relu, ctx.start, _like_rows(above, rows))
+    forms(ctx.form).match_backward(rows, grad_rows, out, *vectors, *place)
     return native.as_channels(out)
 
 
-def _apply_backward(ctx: Any, grad: Tensor) -> Tensor:
-    """The gradient of x by way of the output alone."""
+def _apply_backward(ctx: Any, grad: Tensor, above: Tensor | None) -> Tensor:
+    """The gradient of x by way of the output and of the sum."""
     rows, scale, shift = ctx.saved_tensors
     out = empty_like(rows)
-    grad = native.as_rows(grad.to(rows.dtype))
-    forms(ctx.form).apply_backward(rows, grad, out, scale, shift, ctx.relu)
+    grad_rows = native.as_rows(grad.to(rows.dtype))
+    given = (scale, shift, ctx.relu, _like_rows(above, rows))
+    forms(ctx.form).apply_backward(rows, grad_rows, out, *given)
     return native.as_channels(out)
+
+
+def _like_rows(grad: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if grad is None else native.as_rows(grad.to(rows.dtype))
+
+
+def _alike(x: Tensor, other: Tensor) -> bool:
+    """Whether two inputs can be added in the kernel."""
+    # A traced network may have added a number.
+    return type(x) is type(other) and x.shape == other.shape and x.dtype is other.dtype
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -12,6 +12,9 @@ from torch import Tensor
 from synthesis_kernels import native
 from synthesis_kernels.choices import Form
 
+Added = tuple[Tensor, Tensor]
+"""Another input, and where its sum with the first one goes; that sum is normalised."""
+
 
 class Passes(Protocol):
     """What a form has."""
@@ -25,6 +28,7 @@ class Passes(Protocol):
         sums: Tensor,  # (groups, 2 + 2·parts, ΣC) written from the channel `start` on
         relu: bool,
         start: int,
+        added: Added | None = None,
     ) -> None:
         """The output, and a layer's sums (see `bn_match.Moments`)."""
 
@@ -42,18 +46,32 @@ class Passes(Protocol):
         slopes: Tensor,  # the loss's gradient by the moments
         relu: bool,
         start: int,
+        above: Tensor | None = None,  # like rows: the gradient of the sum that was normalised
     ) -> None:
         """The gradient of rows: through ReLU and scale, and d mean/dx = 1/n and d variance/dx =
         2(x − mean)/n of the n rows of a group.
         """
 
     def apply_forward(
-        self, rows: Tensor, y: Tensor, scale: Tensor, shift: Tensor, relu: bool
+        self,
+        rows: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+        added: Added | None = None,
     ) -> None:
         """The output alone."""
 
     def apply_backward(
-        self, rows: Tensor, grad: Tensor, out: Tensor, scale: Tensor, shift: Tensor, relu: bool
+        self,
+        rows: Tensor,
+        grad: Tensor,
+        out: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+        above: Tensor | None = None,
     ) -> None:
         """The gradient of rows through ReLU and scale."""
 
@@ -97,10 +115,13 @@ class _Native:
         sums: Tensor,
         relu: bool,
         start: int,
+        added: Added | None = None,
     ) -> None:
         groups, lines, width = sums.shape
-        sizes = (*_sizes(rows, groups), relu, groups, start, width, lines // 2 - 1)
-        native.call("match_forward", rows.dtype, rows, y, scale, shift, sums, *sizes)
+        vectors = (rows, *(added or (rows, y)), y, scale, shift, sums)
+        sizes = (*_sizes(rows, groups), relu, added is not None)
+        place = (groups, start, width, lines // 2 - 1)
+        native.call("match_forward", rows.dtype, *vectors, *sizes, *place)
 
     def match_finish(self, sums: Tensor, moments: Tensor) -> None:
         groups, lines, width = sums.shape
@@ -117,23 +138,41 @@ class _Native:
         slopes: Tensor,
         relu: bool,
         start: int,
+        above: Tensor | None = None,
     ) -> None:
         width = moments.shape[-1]
         groups = moments.numel() // (2 * width)
-        vectors = (rows, grad, out, scale, shift, moments, slopes)
-        sizes = (*_sizes(rows, groups), relu, groups, start, width)
-        native.call("match_backward", rows.dtype, *vectors, *sizes)
+        given = (rows, grad, grad if above is None else above)
+        vectors = (*given, out, scale, shift, moments, slopes)
+        sizes = (*_sizes(rows, groups), relu, above is not None)
+        native.call("match_backward", rows.dtype, *vectors, *sizes, groups, start, width)
 
     def apply_forward(
-        self, rows: Tensor, y: Tensor, scale: Tensor, shift: Tensor, relu: bool
+        self,
+        rows: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+        added: Added | None = None,
     ) -> None:
-        native.call("apply_forward", rows.dtype, rows, y, scale, shift, *_sizes(rows, 1), relu)
+        vectors = (rows, *(added or (rows, y)), y, scale, shift)
+        sizes = (*_sizes(rows, 1), relu, added is not None)
+        native.call("apply_forward", rows.dtype, *vectors, *sizes)
 
     def apply_backward(
-        self, rows: Tensor, grad: Tensor, out: Tensor, scale: Tensor, shift: Tensor, relu: bool
+        self,
+        rows: Tensor,
+        grad: Tensor,
+        out: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+        above: Tensor | None = None,
     ) -> None:
-        vectors = (rows, grad, out, scale, shift)
-        native.call("apply_backward", rows.dtype, *vectors, *_sizes(rows, 1), relu)
+        vectors = (rows, grad, grad if above is None else above, out, scale, shift)
+        sizes = (*_sizes(rows, 1), relu, above is not None)
+        native.call("apply_backward", rows.dtype, *vectors, *sizes)
 
 
 class _Torch:
@@ -148,8 +187,11 @@ class _Torch:
         sums: Tensor,
         relu: bool,
         start: int,
+        added: Added | None = None,
     ) -> None:
-        self.apply_forward(rows, y, scale, shift, relu)
+        self.apply_forward(rows, y, scale, shift, relu, added)
+        if added:
+            rows = added[1]
         wide = _by_group(rows, len(sums)).to(scale.dtype)
         variance, mean = torch.var_mean(wide, 1, correction=0)
         layer = sums[..., start : start + rows.shape[-1]]
@@ -175,33 +217,57 @@ class _Torch:
         slopes: Tensor,
         relu: bool,
         start: int,
+        above: Tensor | None = None,
     ) -> None:
         both = torch.stack([moments, slopes]).view(2, -1, 2, moments.shape[-1])
         layer = both[..., start : start + rows.shape[-1]].to(scale.dtype)
         (mean, _), (to_mean, to_variance) = layer.transpose(1, 2).unsqueeze(3)
         wide = _by_group(rows, len(mean)).to(scale.dtype)
         count = wide.shape[1]
-        through = self._through(rows, grad, scale, shift, relu).view_as(wide)
+        through = self._through(rows, grad, scale, shift, relu, above).view_as(wide)
         by_moments = (wide - mean) * (to_variance * (2 / count)) + to_mean / count
         out.copy_((through + by_moments).view_as(rows))
 
     def apply_forward(
-        self, rows: Tensor, y: Tensor, scale: Tensor, shift: Tensor, relu: bool
+        self,
+        rows: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+        added: Added | None = None,
     ) -> None:
+        if added:
+            other, total = added
+            rows = total.copy_(rows + other)
         wide = rows.to(scale.dtype) * scale + shift
         y.copy_(wide.relu() if relu else wide)
 
     def apply_backward(
-        self, rows: Tensor, grad: Tensor, out: Tensor, scale: Tensor, shift: Tensor, relu: bool
+        self,
+        rows: Tensor,
+        grad: Tensor,
+        out: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+        above: Tensor | None = None,
     ) -> None:
-        out.copy_(self._through(rows, grad, scale, shift, relu))
+        out.copy_(self._through(rows, grad, scale, shift, relu, above))
 
     @staticmethod
-    def _through(rows: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+    def _through(
+        rows: Tensor,
+        grad: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+        above: Tensor | None,
+    ) -> Tensor:
         through = grad.to(scale.dtype) * scale
         if relu:
             through = torch.where(rows.to(scale.dtype) * scale + shift > 0, through, 0)
-        return through
+        return through if above is None else through + above
 
 
 def _by_group(rows: Tensor, groups: int) -> Tensor:  # (B, *, C) -> (groups, n, C)

@@ -1,4 +1,6 @@
-"""How far a batch's moments lie from a network's running statistics: the BatchNorm loss."""
+"""What a network keeps of the data it was trained on, its BatchNorms' running statistics: as a map
+of channels, and as the target of a batch's moments, which is the BatchNorm loss.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+def fold_batch_norm(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(scale, shift) of a frozen BatchNorm."""
+    scale = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double()
+    return scale.float(), shift.float()
 
 
 def moment_distance(

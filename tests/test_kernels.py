@@ -26,10 +26,10 @@ from synthesis_kernels.backend import (
 )
 from synthesis_kernels.bn_match import (
     Moments,
+    add_and_apply,
     bn_apply,
     bn_match,
     bn_match_reference,
-    fold_batch_norm,
 )
 from synthesis_kernels.counter import LANE_STEP, MULTIPLIERS, uniforms
 from synthesis_kernels.divergence import (
@@ -39,7 +39,7 @@ from synthesis_kernels.divergence import (
     same_decision,
 )
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.moment_target import MomentTarget, moment_distance
+from synthesis_kernels.moment_target import MomentTarget, fold_batch_norm, moment_distance
 from synthesis_kernels.native import find_compiler, library
 from synthesis_kernels.priority import (
     _race,
@@ -213,7 +213,7 @@ def moments_of_layers(layers, groups=None):
     moments = Moments(layers[0][0], sum(len(scale) for _, scale, _ in layers), groups)
     start, outputs, tokens = 0, [], []
     for x, scale, shift in layers:
-        y, token = moments.match(x, scale, shift, True, start)
+        y, token, _ = moments.match(x, scale, shift, True, start)
         start += len(scale)
         outputs.append(y)
         tokens.append(token)
@@ -263,6 +263,38 @@ def test_groups_of_a_batch_have_moments_of_their_own(device):
             assert_near(one[part], other[part], 1e-6)
     with pytest.raises(EchosetError, match="4 groups"):
         moments_of_layers(layers, groups=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_sum_is_added_up_on_the_way(device, layout, dtype):
+    x, scale, shift = batch_norm_input((6, 20, 5, 7), dtype, device)
+    other = LAYOUTS[layout](torch.randn_like(x))
+    inputs = [tensor.detach().requires_grad_() for tensor in (LAYOUTS[layout](x), other)]
+    # Triton's interpreter cuts bfloat16 off where a GPU rounds.
+    moments, tolerance = Moments(x, 20), 3e-2 if dtype.itemsize == 2 else 1e-5
+    y, token, total = moments.match(inputs[0], scale, shift, True, 0, inputs[1])
+    alone, same = add_and_apply(*inputs, scale, shift, True)
+    ours = [y, moments.finish([token]), total]
+    both = (inputs[0] + inputs[1]).double()
+    exact, *found = bn_match_reference(both, scale.double(), shift.double(), True)
+    theirs = [exact, torch.stack(found), both]
+    assert torch.equal(total, same) and torch.equal(y, alone)
+    for one, two in zip(ours, theirs, strict=True):
+        assert_near(one, two, tolerance)
+    weights = [torch.randn_like(value) for value in ours]
+    for used in ([0, 1, 2], [0], [1], [2], [0, 2]):
+        given = [weights[place] for place in used]
+        mine = torch.autograd.grad([ours[place] for place in used], inputs, given, True)
+        expected = torch.autograd.grad(
+            [theirs[place] for place in used], inputs, [w.double() for w in given], True
+        )
+        for one, two in zip(mine, expected, strict=True):
+            assert_near(one, two, tolerance)
+    mine = torch.autograd.grad([alone, same], inputs, weights[::2])
+    expected = torch.autograd.grad(theirs[::2], inputs, [w.double() for w in weights[::2]])
+    for one, two in zip(mine, expected, strict=True):
+        assert_near(one, two, tolerance)
 
 
 def test_gradients_of_one_pass_may_be_asked_for_in_parts(device):

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from typing import TypeGuard
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from distill.models.classifier import Classifier
+from distill.models.fusing import Fusible, fuse
 from synthesis_kernels.backend import forward_pass
-from synthesis_kernels.bn_match import Moments, bn_apply, fold_batch_norm
+from synthesis_kernels.bn_match import Moments, add_and_apply
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
-from synthesis_kernels.moment_target import MomentTarget
+from synthesis_kernels.moment_target import MomentTarget, fold_batch_norm
 
 
 class NormLayer(nn.Module):
@@ -73,7 +73,7 @@ class Frozen(nn.Module):
             self._channels += len(layer.running_mean)
         network = classifier.network
         _replace(network, {id(network.get_submodule(name)): t for name, t in self._taps.items()})
-        network = _fuse_relu(network)
+        network = fuse(network)
         self._casts: list[tuple[nn.Parameter, Tensor]] = []
         self._convolutions: list[tuple[FrozenConv3x3, nn.Conv2d]] = []
         if precision is not torch.float32:
@@ -166,19 +166,16 @@ def _replace(network: nn.Module, new: Mapping[int, nn.Module]) -> None:
             setattr(network.get_submodule(owner), attribute, new[id(layer)])
 
 
-class _Tap(nn.Module):
+class _Tap(Fusible):
     """Stands in for one BatchNorm layer."""
 
     scale: Tensor  # (C,)
     shift: Tensor  # (C,)
-    relu: bool
-    """Whether a ReLU follows, which is then done here."""
 
     def __init__(self, name: str, layer: NormLayer, owner: Frozen, start: int) -> None:
         super().__init__()
         self.name = name
         self.start = start
-        self.relu = False
         self._owner = [owner]  # in a list, so that it is no submodule
         # A subclass may do more than normalise (timm's also activates): then it runs itself, and
         # only its input is measured.
@@ -200,10 +197,14 @@ class _Tap(nn.Module):
             self.scale.copy_(scale)
             self.shift.copy_(shift)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def fuses(self) -> bool:
+        return self.layer is None
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         owner = self._owner[0]
         if owner._moments is None:
-            y = bn_apply(x, self.scale, self.shift, self.relu)
+            y, total = add_and_apply(x, other, self.scale, self.shift, self.relu)
         else:
             if self.name in owner._tokens:
                 raise EchosetError(
@@ -211,57 +212,8 @@ class _Tap(nn.Module):
                     "can't be matched"
                 )
             layer = (self.scale, self.shift, self.relu, self.start)
-            y, owner._tokens[self.name] = owner._moments.match(x, *layer)
+            y, token, total = owner._moments.match(x, *layer, other)
+            owner._tokens[self.name] = token
+        if self.keeps_total:
+            self.total = total
         return y if self.layer is None else self.layer(y)
-
-
-class _OneInput(nn.Module):
-    """The network with its images alone: fx would make a proxy of every optional argument, too,
-    which is then not None.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _Tap) or super().is_leaf_module(module, name)
-
-
-def _fuse_relu(network: nn.Module) -> nn.Module:
-    """The network with a ReLU that alone follows a tap moved into the tap; unchanged where it can't
-    be traced.
-    """
-    wrapped = _OneInput(network)
-    try:
-        graph = _Tracer().trace(wrapped)
-    except Exception:  # whatever a module's own Python does when no tensor comes through it
-        return network
-    taps: dict[fx.Node, _Tap] = {}
-    for node in graph.nodes:
-        module = wrapped.get_submodule(node.target) if node.op == "call_module" else None
-        if isinstance(module, _Tap) and module.layer is None:
-            taps[node] = module
-    # A layer that runs twice may have a ReLU behind one of the two.
-    if len(set(taps.values())) < len(taps):
-        return network
-    for node, tap in taps.items():
-        users = list(node.users)
-        if len(users) == 1 and _is_relu(users[0], wrapped):
-            tap.relu = True
-            users[0].replace_all_uses_with(node)
-            graph.erase_node(users[0])
-    return fx.GraphModule(wrapped, graph)
-
-
-def _is_relu(node: fx.Node, network: nn.Module) -> bool:
-    if node.op == "call_module":
-        return type(network.get_submodule(str(node.target))) is nn.ReLU
-    if node.op == "call_function":
-        return node.target in (F.relu, torch.relu, torch.relu_)
-    return node.op == "call_method" and node.target in ("relu", "relu_")

@@ -14,10 +14,11 @@ from torch import Tensor
 from inversion.bench import peers
 from inversion.bench.timing import Bench, Work, ratio
 from synthesis_kernels.backend import kernel_form
-from synthesis_kernels.bn_match import bn_match, fold_batch_norm
+from synthesis_kernels.bn_match import bn_match
 from synthesis_kernels.conv3x3 import conv3x3, conv3x3_reference, runs
 from synthesis_kernels.divergence import divergence, divergence_reference
 from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3, pays
+from synthesis_kernels.moment_target import fold_batch_norm
 from synthesis_kernels.priority import draw_distinct
 from synthesis_kernels.upsample_conv import upsample_conv, upsample_conv_reference
 from synthesis_kernels.views import ViewPlan, views, views_reference

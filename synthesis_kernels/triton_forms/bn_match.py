@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+Added = tuple[Tensor, Tensor]
+"""Another input, and where its sum with the first one goes."""
 BLOCK = 2048
 """Elements that a program holds at a time: sixteen a thread, and as many of each sum."""
 CHANNELS = 32
@@ -23,12 +25,24 @@ PROGRAMS = 1024
 """About one wave on a large GPU. Each walks over several blocks, so there are few partial sums."""
 FINISH_PARTS = 128
 FINISH_CHANNELS = 16
-CHANGING = ["rows", "steps", "parts"]
+CHANGING = ["rows", "steps", "parts", "adds"]
+
+
+@triton.jit
+def _load(rows_ptr, other_ptr, total_ptr, place, mask, adds, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    """What is normalised: the input, or the sum with another, as it is kept."""
+    x = tl.load(rows_ptr + place, mask=mask, other=0.0)
+    if adds:
+        other = tl.load(other_ptr + place, mask=mask, other=0.0)
+        x = (x.to(WIDE) + other.to(WIDE)).to(x.dtype)
+        tl.store(total_ptr + place, x, mask=mask)
+    return x.to(WIDE)
 
 
 @triton.jit(do_not_specialize=CHANGING)
-def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, y_ptr, scale_ptr, shift_ptr, sums_ptr, low, rows, steps, start, width, parts, C,
+def _forward_kernel(  # type: ignore[no-untyped-def]
+    rows_ptr, other_ptr, total_ptr, y_ptr, scale_ptr, shift_ptr, sums_ptr,
+    low, rows, adds, steps, start, width, parts, C,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -39,7 +53,10 @@ def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for 
     scale = tl.load(scale_ptr + channel, mask=real, other=0.0)[None, :]
     shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
     # The batch's own first value.
-    centre = tl.load(rows_ptr + group * rows * C + channel, mask=real, other=0.0).to(wide)
+    first = group * rows * C + channel
+    centre = tl.load(rows_ptr + first, mask=real, other=0.0).to(wide)
+    if adds:
+        centre += tl.load(other_ptr + first, mask=real, other=0.0).to(wide)
     total = tl.zeros((BLOCK_R, BLOCK_C), dtype=wide)
     squares = tl.zeros((BLOCK_R, BLOCK_C), dtype=wide)
     for step in range(steps):
@@ -47,7 +64,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for 
         row = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
         mask = (row < rows)[:, None] & real[None, :]
         place = (group * rows + row)[:, None] * C + channel[None, :]
-        x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(wide)
+        x = _load(rows_ptr, other_ptr, total_ptr, place, mask, adds, wide)
         apart = tl.where(mask, x - centre[None, :], tl.zeros_like(x))
         total += apart
         squares += apart * apart
@@ -94,8 +111,8 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=CHANGING)
 def _backward_kernel(  # type: ignore[no-untyped-def]
-    rows_ptr, grad_ptr, out_ptr, scale_ptr, shift_ptr, moments_ptr, slopes_ptr,
-    low, rows, start, width, C, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    rows_ptr, grad_ptr, above_ptr, out_ptr, scale_ptr, shift_ptr, moments_ptr, slopes_ptr,
+    low, rows, adds, start, width, C, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     group = tl.program_id(2).to(tl.int64)
@@ -114,12 +131,14 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     through = tl.load(grad_ptr + place, mask=mask, other=0.0).to(wide) * scale
     through = tl.where(x * scale + shift > low, through, tl.zeros_like(through))
     out = through + ((x - mean) * slope + base)
+    if adds:
+        out += tl.load(above_ptr + place, mask=mask, other=0.0).to(wide)
     tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=CHANGING)
 def _apply_kernel(  # type: ignore[no-untyped-def]
-    rows_ptr, y_ptr, scale_ptr, shift_ptr, low, rows, C,
+    rows_ptr, other_ptr, total_ptr, y_ptr, scale_ptr, shift_ptr, low, rows, adds, C,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -130,14 +149,14 @@ def _apply_kernel(  # type: ignore[no-untyped-def]
     shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
     mask = (row < rows)[:, None] & real[None, :]
     place = row[:, None] * C + channel[None, :]
-    y = tl.load(rows_ptr + place, mask=mask, other=0.0).to(wide) * scale + shift
+    y = _load(rows_ptr, other_ptr, total_ptr, place, mask, adds, wide) * scale + shift
     y = tl.where(y < low, tl.zeros_like(y) + low, y)
     tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=CHANGING)
 def _apply_backward_kernel(  # type: ignore[no-untyped-def]
-    rows_ptr, grad_ptr, out_ptr, scale_ptr, shift_ptr, low, rows, C,
+    rows_ptr, grad_ptr, above_ptr, out_ptr, scale_ptr, shift_ptr, low, rows, adds, C,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -151,6 +170,8 @@ def _apply_backward_kernel(  # type: ignore[no-untyped-def]
     x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(wide)
     through = tl.load(grad_ptr + place, mask=mask, other=0.0).to(wide) * scale
     through = tl.where(x * scale + shift > low, through, tl.zeros_like(through))
+    if adds:
+        through += tl.load(above_ptr + place, mask=mask, other=0.0).to(wide)
     tl.store(out_ptr + place, through.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -162,6 +183,7 @@ def match_forward(
     sums: Tensor,  # (groups, 2 + 2·parts, width) written from the channel `start` on
     relu: bool,
     start: int,
+    added: Added | None = None,
 ) -> None:
     """The output, and a layer's sums around each group's first value."""
     groups, lines, width = sums.shape
@@ -170,7 +192,8 @@ def match_forward(
     programs = min(blocks, max(1, parts // across))
     with torch.cuda.device_of(rows):
         _forward_kernel[programs, across, groups](
-            rows, y, scale, shift, sums, _least(relu), count, triton.cdiv(blocks, programs),
+            rows, *(added or (rows, y)), y, scale, shift, sums,
+            _least(relu), count, int(added is not None), triton.cdiv(blocks, programs),
             start, width, parts, channels, BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
         )  # fmt: skip
 
@@ -194,6 +217,7 @@ def match_backward(
     slopes: Tensor,  # the loss's gradient by the moments
     relu: bool,
     start: int,
+    above: Tensor | None = None,  # like rows: the gradient of the sum that was normalised
 ) -> None:
     """The gradient of rows: through ReLU and scale, and by way of the moments."""
     width = moments.shape[-1]
@@ -201,29 +225,45 @@ def match_backward(
     count, channels, blocks, across = _grid(rows, groups)
     with torch.cuda.device_of(rows):
         _backward_kernel[blocks, across, groups](
-            rows, grad, out, scale, shift, moments, slopes, _least(relu), count, start, width,
-            channels, BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
+            rows, grad, grad if above is None else above, out, scale, shift, moments, slopes,
+            _least(relu), count, int(above is not None), start, width, channels,
+            BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
         )  # fmt: skip
 
 
-def apply_forward(rows: Tensor, y: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> None:
+def apply_forward(
+    rows: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    relu: bool,
+    added: Added | None = None,
+) -> None:
     """The output alone."""
     count, channels, *grid = _grid(rows, 1)
     with torch.cuda.device_of(rows):
         _apply_kernel[tuple(grid)](
-            rows, y, scale, shift, _least(relu), count, channels,
+            rows, *(added or (rows, y)), y, scale, shift,
+            _least(relu), count, int(added is not None), channels,
             BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
         )  # fmt: skip
 
 
 def apply_backward(
-    rows: Tensor, grad: Tensor, out: Tensor, scale: Tensor, shift: Tensor, relu: bool
+    rows: Tensor,
+    grad: Tensor,
+    out: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    relu: bool,
+    above: Tensor | None = None,
 ) -> None:
     """The gradient of rows through ReLU and scale."""
     count, channels, *grid = _grid(rows, 1)
     with torch.cuda.device_of(rows):
         _apply_backward_kernel[tuple(grid)](
-            rows, grad, out, scale, shift, _least(relu), count, channels,
+            rows, grad, grad if above is None else above, out, scale, shift,
+            _least(relu), count, int(above is not None), channels,
             BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
         )  # fmt: skip
 
