@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from inversion.parts.terms import adversarial_loss, class_loss, phi
-from synthesis_kernels.bn_match import moment_distance
 from synthesis_kernels.divergence import divergence
+from synthesis_kernels.moment_target import moment_distance
 from synthesis_kernels.priority import draw, draw_chances, importance_weights
 
 if TYPE_CHECKING:

@@ -239,12 +239,18 @@ def _convolve(
 ) -> Tensor:  # (B, H, W, O)
     outputs = weight.shape[1 if turned else 0]
     out = rows.new_empty(*rows.shape[:3], outputs)
-    packed = rows.new_empty(PLACES[rows.dtype] * weight.shape[0] * weight.shape[1])
     if bias is not None:
         bias = bias.contiguous()
-    given = (rows, native.Memory(weight), bias, packed, out)
-    native.call("conv3x3_train", rows.dtype, *given, *rows.shape, outputs, *weight.stride(), turned)
+    no_norm = (None, None, None)
+    given = (rows, *no_norm, native.Memory(weight), bias, None, packed_room(rows, weight), out)
+    sizes = (*rows.shape, outputs, *weight.stride(), turned, False, 1, 0)
+    native.call("conv3x3", rows.dtype, *given, *sizes)
     return out
+
+
+def packed_room(rows: Tensor, weight: Tensor) -> Tensor:
+    """Room for the weights as the kernels read them."""
+    return rows.new_empty(PLACES[rows.dtype] * weight.shape[0] * weight.shape[1])
 
 
 def _weight_gradient(

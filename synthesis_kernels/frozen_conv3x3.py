@@ -68,8 +68,10 @@ class _Frozen(torch.autograd.Function):
         sizes = (*rows.shape, len(weight), *weight.stride(), False, relu, *_place(moments))
         given = (rows, *vectors, sums, native.Memory(weight), bias, added)
         native.call("conv3x3", rows.dtype, *given, packed_room(rows, weight), out, *sizes)
-        ctx.save_for_backward(rows if norm else None, weight)
+        ctx.save_for_backward(weight, *([rows] if norm else []))
         ctx.norm = norm
+        ctx.shape = rows.shape
+        ctx.dtype = rows.dtype
         token = None if moments is None else moments.values.detach()
         return native.as_channels(out), token, native.as_channels(rows)
 
@@ -78,10 +80,22 @@ class _Frozen(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor | None, slopes: Tensor | None, above: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
+        weight, *kept = ctx.saved_tensors
+        rows = kept[0] if kept else None
+        if grad is None:
+            grad = weight.new_zeros(*ctx.shape[:3], len(weight), dtype=ctx.dtype).movedim(-1, 1)
+        grad_rows = native.as_rows(grad)
         vectors, relu, moments, start = _parts(ctx.norm)
-        shape = (*_shape_of(grad, slopes, above, ctx), weight.shape[1])
-        raise NotImplementedError(shape)
+        told: tuple[native.Argument, ...] = (None, None)
+        if moments is not None and slopes is not None:
+            told = tuple(native.Memory(each[..., start:]) for each in (moments.values, slopes))
+        out = torch.empty(ctx.shape, dtype=ctx.dtype)
+        beside = None if above is None else native.as_rows(above)
+        given = (grad_rows, native.Memory(weight), rows, *vectors, *told, beside)
+        sizes = (*ctx.shape, len(weight), *weight.stride(), relu, *_place(moments))
+        room = packed_room(grad_rows, weight)
+        native.call("conv3x3_backward", ctx.dtype, *given, room, out, *sizes)
+        return native.as_channels(out), grad if ctx.needs_input_grad[1] else None, None, None, None
 
 
 def _parts(

@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from synthesis_kernels import native
-from synthesis_kernels.conv3x3 import MOST_WEIGHTS, PLACES, gradient_sums, is_followed, pays, runs
+from synthesis_kernels.conv3x3 import (
+    MOST_WEIGHTS,
+    PLACES,
+    gradient_sums,
+    is_followed,
+    packed_room,
+    pays,
+    runs,
+)
 
 
 def norm_conv3x3_reference(
@@ -75,7 +83,7 @@ class NormConv3x3(torch.autograd.Function):
         norm = (norm_weight, norm_bias, running_mean, running_var, batches)
         given = (rows, *norm, native.Memory(weight), bias, added, statistics)
         sizes = (*rows.shape, outputs, *weight.stride())
-        room = (_sums(weight), _packed(rows, weight))
+        room = (_sums(weight), packed_room(rows, weight))
         native.call("norm_conv3x3", rows.dtype, *given, *room, out, *sizes, momentum, eps)
         ctx.save_for_backward(rows, weight, statistics)
         ctx.has = (bias is not None, residual is not None)
@@ -92,7 +100,7 @@ class NormConv3x3(torch.autograd.Function):
         to_norm_weight, to_norm_bias = weight.new_empty(2, weight.shape[1])
         products, team = gradient_sums(PLACES[rows.dtype], weight)
         given = (grad_rows, rows, None, native.Memory(weight), statistics)
-        room = (_sums(weight), products, _packed(rows, weight))
+        room = (_sums(weight), products, packed_room(rows, weight))
         found = (to_x, to_norm_weight, to_norm_bias, native.Memory(to_weight))
         sizes = (*rows.shape, len(weight), *weight.stride(), team)
         native.call("norm_conv3x3_backward", rows.dtype, *given, *room, *found, *sizes)
@@ -113,7 +121,3 @@ class NormConv3x3(torch.autograd.Function):
 
 def _sums(weight: Tensor) -> Tensor:
     return weight.new_empty(torch.get_num_threads() * 2 * weight.shape[1])
-
-
-def _packed(rows: Tensor, weight: Tensor) -> Tensor:
-    return rows.new_empty(PLACES[rows.dtype] * weight.shape[0] * weight.shape[1])

@@ -25,12 +25,11 @@ from synthesis_kernels.backend import (
     resolve_precision,
 )
 from synthesis_kernels.bn_match import (
-    MomentTarget,
+    Moments,
+    add_and_apply,
     bn_apply,
     bn_match,
     bn_match_reference,
-    fold_batch_norm,
-    moment_distance,
 )
 from synthesis_kernels.counter import LANE_STEP, MULTIPLIERS, uniforms
 from synthesis_kernels.divergence import (
@@ -40,6 +39,7 @@ from synthesis_kernels.divergence import (
     same_decision,
 )
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.moment_target import MomentTarget, fold_batch_norm, moment_distance
 from synthesis_kernels.native import find_compiler, library
 from synthesis_kernels.priority import (
     _race,
@@ -208,6 +208,110 @@ def test_bn_match_hides_no_nan(device, dtype):
     assert torch.equal(mean.isnan(), alone) and torch.equal(variance.isnan(), alone)
 
 
+def moments_of_layers(layers, groups=None):
+    """Outputs of layers, (x, scale, shift), that share a buffer, and their moments."""
+    moments = Moments(layers[0][0], sum(len(scale) for _, scale, _ in layers), groups)
+    start, outputs, tokens = 0, [], []
+    for x, scale, shift in layers:
+        y, token, _ = moments.match(x, scale, shift, True, start)
+        start += len(scale)
+        outputs.append(y)
+        tokens.append(token)
+    return outputs, moments.finish(tokens)
+
+
+def exact_moments(x, scale, shift):
+    y, *moments = bn_match_reference(x.double(), scale.double(), shift.double(), True)
+    return y, torch.stack(moments)
+
+
+@pytest.mark.parametrize("second", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_layers_share_one_finish_whatever_their_types(device, second):
+    layers = [
+        batch_norm_input((6, 20, 5, 7), torch.float32, device),
+        batch_norm_input((6, 3), second, device),
+        batch_norm_input((6, 40, 2, 2), torch.float32, device),
+    ]
+    inputs = [x.requires_grad_() for x, _, _ in layers]
+    outputs, moments = moments_of_layers(layers)
+    exact, apart = zip(*(exact_moments(*layer) for layer in layers), strict=True)
+    assert moments.shape == (2, 63) and moments.dtype is torch.float32
+    assert_near(moments, torch.cat(apart, 1), 1e-5)
+    weights = torch.randn(2, 63, device=device)
+    ours = torch.autograd.grad(
+        [*outputs, moments], inputs, [*map(torch.ones_like, outputs), weights]
+    )
+    theirs = torch.autograd.grad(
+        [*exact, torch.cat(apart, 1)], inputs, [*map(torch.ones_like, exact), weights.double()]
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert_near(one, other, 1e-2 if one.dtype.itemsize == 2 else 1e-5)
+
+
+def test_groups_of_a_batch_have_moments_of_their_own(device):
+    layers = [batch_norm_input((6, channels, 5, 3), device=device) for channels in (20, 3)]
+    inputs = [x.requires_grad_() for x, _, _ in layers]
+    outputs, moments = moments_of_layers(layers, groups=3)
+    weights = torch.randn(3, 2, 23, device=device)
+    ours = torch.autograd.grad([*outputs, moments], inputs, [*outputs, weights])
+    for group in range(3):
+        part = slice(2 * group, 2 * group + 2)
+        alone, expected = moments_of_layers([(x[part], *rest) for x, *rest in layers])
+        assert_near(moments[group], expected, 1e-6)
+        theirs = torch.autograd.grad([*alone, expected], inputs, [*alone, weights[group]])
+        for one, other in zip(ours, theirs, strict=True):
+            assert_near(one[part], other[part], 1e-6)
+    with pytest.raises(EchosetError, match="4 groups"):
+        moments_of_layers(layers, groups=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_sum_is_added_up_on_the_way(device, layout, dtype):
+    x, scale, shift = batch_norm_input((6, 20, 5, 7), dtype, device)
+    other = LAYOUTS[layout](torch.randn_like(x))
+    inputs = [tensor.detach().requires_grad_() for tensor in (LAYOUTS[layout](x), other)]
+    # Triton's interpreter cuts bfloat16 off where a GPU rounds.
+    moments, tolerance = Moments(x, 20), 3e-2 if dtype.itemsize == 2 else 1e-5
+    y, token, total = moments.match(inputs[0], scale, shift, True, 0, inputs[1])
+    alone, same = add_and_apply(*inputs, scale, shift, True)
+    ours = [y, moments.finish([token]), total]
+    both = (inputs[0] + inputs[1]).double()
+    exact, *found = bn_match_reference(both, scale.double(), shift.double(), True)
+    theirs = [exact, torch.stack(found), both]
+    assert torch.equal(total, same) and torch.equal(y, alone)
+    for one, two in zip(ours, theirs, strict=True):
+        assert_near(one, two, tolerance)
+    weights = [torch.randn_like(value) for value in ours]
+    for used in ([0, 1, 2], [0], [1], [2], [0, 2]):
+        given = [weights[place] for place in used]
+        mine = torch.autograd.grad([ours[place] for place in used], inputs, given, True)
+        expected = torch.autograd.grad(
+            [theirs[place] for place in used], inputs, [w.double() for w in given], True
+        )
+        for one, two in zip(mine, expected, strict=True):
+            assert_near(one, two, tolerance)
+    mine = torch.autograd.grad([alone, same], inputs, weights[::2])
+    expected = torch.autograd.grad(theirs[::2], inputs, [w.double() for w in weights[::2]])
+    for one, two in zip(mine, expected, strict=True):
+        assert_near(one, two, tolerance)
+
+
+def test_gradients_of_one_pass_may_be_asked_for_in_parts(device):
+    """One output, then another: what the first said of the moments is not left for the second."""
+    layers = [batch_norm_input((6, 20, 5, 7), device=device)]
+    x = layers[0][0].requires_grad_()
+    (y,), moments = moments_of_layers(layers)
+    weights = torch.randn(x.shape, device=device), torch.randn(2, 20, device=device)
+    (both,) = torch.autograd.grad([y, moments], x, weights, retain_graph=True)
+    (by_moments,) = torch.autograd.grad(moments, x, weights[1], retain_graph=True)
+    (by_output,) = torch.autograd.grad(y, x, weights[0])
+    assert_near(by_output + by_moments, both, 1e-6)
+    with torch.no_grad():
+        (again,), same = moments_of_layers(layers)
+    assert torch.equal(again, y) and torch.equal(same, moments)
+
+
 @pytest.mark.skipif(
     sys.platform != "linux" or not find_compiler(), reason="no C++ compiler of a Linux here"
 )
@@ -280,15 +384,20 @@ def test_relative_moment_distance_ignores_the_scale_of_channels():
 @pytest.mark.parametrize("relative", [False, True])
 def test_moment_target_takes_all_layers_together(relative):
     means, variances = [torch.randn(4), torch.randn(7)], [torch.rand(4), torch.rand(7)]
-    mean, variance = torch.randn(11), torch.rand(11)
-    pieces = zip(mean.split([4, 7]), variance.split([4, 7]), means, variances, strict=True)
+    moments = torch.stack([torch.randn(11), torch.rand(11)]).requires_grad_()
+    pieces = zip(*(row.split([4, 7]) for row in moments), means, variances, strict=True)
     expected = sum(moment_distance(*piece, relative) for piece in pieces)
     expected = (
         expected / 2 if relative else expected
     )  # the published sum, or the mean in relative units
-    torch.testing.assert_close(
-        MomentTarget(means, variances, relative).distance(mean, variance), expected
-    )
+    target = MomentTarget(means, variances, relative)
+    distance = target.distance(moments)
+    torch.testing.assert_close(distance, expected)
+    slopes = [torch.autograd.grad(3 * value, moments)[0] for value in (distance, expected)]
+    torch.testing.assert_close(*slopes)
+    groups = torch.stack([moments, target.moments])
+    torch.testing.assert_close(target.distance(groups), torch.stack([expected, torch.tensor(0.0)]))
+    assert (torch.autograd.grad(target.distance(groups).sum(), groups)[0][1] == 0).all()
 
 
 # Divergence

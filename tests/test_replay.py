@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from inversion.options import ReplayOptions
 from inversion.parts.buffer import GrowingPool, ReplayBuffer
 from inversion.parts.sampling import draw_batch, record_visit
-from inversion.parts.terms import adversarial_loss, difficulty, diversity, likeness, phi
+from inversion.parts.terms import adversarial_loss, likeness, phi
 
 
 def offer(buffer, labels, rank=None, call=0, refresh=1.0, half_life=0.0):
@@ -168,11 +168,10 @@ def test_state_is_whole():
 def test_phi_by_hand():
     logits = torch.log(torch.tensor([[0.8, 0.2], [0.4, 0.6]]))
     held = torch.tensor([3, 1])
-    torch.testing.assert_close(difficulty(logits, 2.0), torch.tensor([0.04, 0.16]))
-    # 1 − 3/4 and 1 − 1/4, scaled to mean 1
-    torch.testing.assert_close(diversity(logits, held, 4), torch.tensor([0.5, 1.5]))
-    product = torch.tensor([0.5 * 0.2, 1.5 * 0.4])
-    torch.testing.assert_close(phi(logits, held, 4, 1.0), product / product.mean())
+    for gamma in (1.0, 2.0):
+        # 1 − 3/4 and 1 − 1/4, each times (1 − p)^γ
+        product = torch.tensor([0.25 * 0.2**gamma, 0.75 * 0.4**gamma])
+        torch.testing.assert_close(phi(logits, held, 4, gamma), product / product.mean())
 
 
 def test_adversary_counts_only_where_both_decide_alike():

@@ -98,7 +98,7 @@ def test_the_gap_is_nothing_for_the_data_that_made_the_statistics(normed):
 def test_the_set_s_moments_are_those_of_one_large_batch(normed):
     images = pixels(90)
     frozen = Frozen(normed)
-    _, mean, variance = frozen.with_moments(images.float() / 255)
+    _, (mean, variance) = frozen.with_moments(images.float() / 255)
     assert gather_answers(frozen, images, 32, CPU, True).gap == pytest.approx(
         bn_gap(frozen, mean.double(), variance.double()), rel=1e-4
     )

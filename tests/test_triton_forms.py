@@ -97,10 +97,12 @@ def pointers(kernel, kind, **other):
     return {n: kind for n in kernel.arg_names if n.endswith("_ptr")} | other
 
 for half in ("*bf16", "*fp32"):
-    block = dict(C=20, RELU=True, BLOCK_R=64, BLOCK_C=32)
-    wide = {f"{n}_ptr": "*fp32" for n in ("scale", "shift", "centre", "sums", "mean", "slope", "base")}
-    build(bn_match._forward_kernel, pointers(bn_match._forward_kernel, half, **wide, rows="i64"), STEPS=3, **block)
-    build(bn_match._backward_kernel, pointers(bn_match._backward_kernel, half, **wide), **block)
+    block = dict(BLOCK_R=64, BLOCK_C=32)
+    wide = {f"{n}_ptr": "*fp32" for n in ("scale", "shift", "sums", "moments", "slopes")}
+    for name in ("forward", "backward", "apply", "apply_backward"):
+        kernel = getattr(bn_match, f"_{name}_kernel")
+        build(kernel, pointers(kernel, half, **wide, low="fp32", rows="i64"), **block)
+    build(bn_match._finish_kernel, pointers(bn_match._finish_kernel, "*fp32"), BLOCK_P=128, BLOCK_C=16)
     block = dict(C=20, WIDE=tl.float32, BLOCK_R=64, BLOCK_C=32)
     grads = ("rows", "grad", "y", "to_x", "residual", "to_residual")
     for adds in (True, False):

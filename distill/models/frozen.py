@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from typing import TypeGuard
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from distill.models.classifier import Classifier
+from distill.models.fusing import fuse
+from distill.models.joining import Tap, join_convolutions
 from synthesis_kernels.backend import forward_pass
-from synthesis_kernels.bn_match import MomentTarget, bn_apply, bn_match, fold_batch_norm
+from synthesis_kernels.bn_match import Moments, add_and_apply
 from synthesis_kernels.conv3x3 import has_layer
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3
+from synthesis_kernels.frozen_conv3x3 import Norm
+from synthesis_kernels.moment_target import MomentTarget, fold_batch_norm
 
 
 class NormLayer(nn.Module):
@@ -52,10 +54,10 @@ class Frozen(nn.Module):
     """A copy of a classifier in evaluation mode; `frozen(images)` gives float32 logits.
 
     Every BatchNorm is replaced by `bn_match`, together with the ReLU where a ReLU is all that
-    follows it. Weights are shared with the original, except those of convolutions and linear layers
-    where it computes in bfloat16: they are cast once, and wide 3×3 convolutions run as
-    `FrozenConv3x3`. The original is never touched, so there is nothing to switch off. `refresh()`
-    takes over what changed in it.
+    follows it; on a CPU with the 3×3 convolution behind it, and the sum behind that. Weights are
+    shared with the original, except that in bfloat16 those are cast once which no kernel of ours
+    reads. The original is never touched, so there is nothing to switch off. `refresh()` takes over
+    what changed in it.
     """
 
     def __init__(self, original: Classifier, precision: torch.dtype = torch.float32) -> None:
@@ -64,33 +66,32 @@ class Frozen(nn.Module):
         # Not submodules: the original is not ours to move, save or train.
         self._norms = find_batch_norms(original.network)
         classifier = _copy_sharing_weights(original).eval()
-        self._seen: dict[str, tuple[Tensor, Tensor]] | None = None
-        self._taps = {name: _Tap(name, layer, self) for name, layer in self._norms.items()}
+        self._moments: Moments | None = None
+        self._tokens: dict[str, Tensor] = {}
+        self._taps: dict[str, _Tap] = {}
+        self._channels = 0
+        for name, layer in self._norms.items():
+            self._taps[name] = _Tap(name, layer, self, self._channels)
+            self._channels += len(layer.running_mean)
         network = classifier.network
         _replace(network, {id(network.get_submodule(name)): t for name, t in self._taps.items()})
-        network = _fuse_relu(network)
+        network = fuse(network, lambda *graph: join_convolutions(*graph, precision))
         self._casts: list[tuple[nn.Parameter, Tensor]] = []
-        self._convolutions: list[tuple[FrozenConv3x3, nn.Conv2d]] = []
         if precision is not torch.float32:
             self._cast(network)
         classifier.network = network
         self.classifier = classifier
 
     def _cast(self, network: nn.Module) -> None:
-        """Cast weights once, not at every pass as autocast would; convolutions with a faster form
-        get it.
+        """Cast weights once, not at every pass as autocast would; the native convolutions read them
+        as they are.
         """
-        faster: dict[int, nn.Module] = {}
         for layer in network.modules():
-            if has_layer(layer, self.precision):
-                convolution = FrozenConv3x3(layer)
-                faster[id(layer)] = convolution
-                self._convolutions.append((convolution, layer))
-            elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-                weight = layer.weight
-                layer.weight = nn.Parameter(weight.to(self.precision), requires_grad=False)
-                self._casts.append((layer.weight, weight))
-        _replace(network, faster)
+            if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+                if not has_layer(layer, self.precision):
+                    weight = layer.weight
+                    layer.weight = nn.Parameter(weight.to(self.precision), requires_grad=False)
+                    self._casts.append((layer.weight, weight))
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -99,8 +100,6 @@ class Frozen(nn.Module):
         """
         for cast, weight in self._casts:
             cast.copy_(weight)
-        for convolution, layer in self._convolutions:
-            convolution.take(layer)
         for name, norm in self._norms.items():
             self._taps[name].take(norm)
 
@@ -112,26 +111,31 @@ class Frozen(nn.Module):
     def with_moments(
         self,
         images: Tensor,  # (B, C, H, W) in [0, 1]
-    ) -> tuple[Tensor, Tensor, Tensor]:  # (B, K, *places), (ΣC,), (ΣC,)
-        """Logits, and the batch's mean and biased variance at the inputs of all BatchNorm layers,
-        end to end.
+        groups: int | None = None,
+    ) -> tuple[Tensor, Tensor]:  # (B, K, *places), (2, ΣC)
+        """Logits, and the batch's means and biased variances at the inputs of all BatchNorm layers,
+        end to end. With `groups`, the batch is that many batches one after the other, and the
+        moments are (groups, 2, ΣC).
 
         Differentiable in the images.
         """
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
-        self._seen = seen
+        if not self._norms:
+            raise EchosetError("the network has no BatchNorm layer whose moments could be matched")
+        moments = Moments(images, self._channels, groups)
+        self._moments = moments
         try:
             logits = self(images)
+            tokens = self._tokens
         finally:
-            self._seen = None
-        missing = [name for name in self._norms if name not in seen]
+            self._moments = None
+            self._tokens = {}
+        missing = [name for name in self._norms if name not in tokens]
         if missing:
             raise EchosetError(
                 f"BatchNorm layer {missing[0]} took no part in the forward pass, so it can't be "
                 "matched"
             )
-        means, variances = zip(*(seen[name] for name in self._norms), strict=True)
-        return logits, torch.cat(means), torch.cat(variances)
+        return logits, moments.finish(list(tokens.values()))
 
     def target(self, relative: bool = False) -> MomentTarget:
         """What those moments should be: the statistics the layers keep."""
@@ -156,18 +160,16 @@ def _replace(network: nn.Module, new: Mapping[int, nn.Module]) -> None:
             setattr(network.get_submodule(owner), attribute, new[id(layer)])
 
 
-class _Tap(nn.Module):
+class _Tap(Tap):
     """Stands in for one BatchNorm layer."""
 
     scale: Tensor  # (C,)
     shift: Tensor  # (C,)
-    relu: bool
-    """Whether a ReLU follows, which is then done here."""
 
-    def __init__(self, name: str, layer: NormLayer, owner: Frozen) -> None:
+    def __init__(self, name: str, layer: NormLayer, owner: Frozen, start: int) -> None:
         super().__init__()
         self.name = name
-        self.relu = False
+        self.start = start
         self._owner = [owner]  # in a list, so that it is no submodule
         # A subclass may do more than normalise (timm's also activates): then it runs itself, and
         # only its input is measured.
@@ -189,68 +191,33 @@ class _Tap(nn.Module):
             self.scale.copy_(scale)
             self.shift.copy_(shift)
 
-    def forward(self, x: Tensor) -> Tensor:
-        seen = self._owner[0]._seen
-        if seen is None:
-            y = bn_apply(x, self.scale, self.shift, self.relu)
+    @property
+    def fuses(self) -> bool:
+        return self.layer is None
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        owner = self._owner[0]
+        if owner._moments is None:
+            y, total = add_and_apply(x, other, self.scale, self.shift, self.relu)
         else:
-            if self.name in seen:
-                raise EchosetError(
-                    f"BatchNorm layer {self.name} runs twice in one forward pass; its statistics "
-                    "can't be matched"
-                )
-            y, mean, variance = bn_match(x, self.scale, self.shift, self.relu)
-            seen[self.name] = (mean, variance)
+            self._check_once()
+            layer = (self.scale, self.shift, self.relu, self.start)
+            y, token, total = owner._moments.match(x, *layer, other)
+            owner._tokens[self.name] = token
+        if self.keeps_total:
+            self.total = total
         return y if self.layer is None else self.layer(y)
 
+    def _check_once(self) -> None:
+        if self.name in self._owner[0]._tokens:
+            raise EchosetError(
+                f"BatchNorm layer {self.name} runs twice in one forward pass; its statistics can't "
+                "be matched"
+            )
 
-class _OneInput(nn.Module):
-    """The network with its images alone: fx would make a proxy of every optional argument, too,
-    which is then not None.
-    """
+    def norm(self) -> Norm:
+        self._check_once()
+        return Norm(self.scale, self.shift, self.relu, self._owner[0]._moments, self.start)
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _Tap) or super().is_leaf_module(module, name)
-
-
-def _fuse_relu(network: nn.Module) -> nn.Module:
-    """The network with a ReLU that alone follows a tap moved into the tap; unchanged where it can't
-    be traced.
-    """
-    wrapped = _OneInput(network)
-    try:
-        graph = _Tracer().trace(wrapped)
-    except Exception:  # whatever a module's own Python does when no tensor comes through it
-        return network
-    taps: dict[fx.Node, _Tap] = {}
-    for node in graph.nodes:
-        module = wrapped.get_submodule(node.target) if node.op == "call_module" else None
-        if isinstance(module, _Tap) and module.layer is None:
-            taps[node] = module
-    # A layer that runs twice may have a ReLU behind one of the two.
-    if len(set(taps.values())) < len(taps):
-        return network
-    for node, tap in taps.items():
-        users = list(node.users)
-        if len(users) == 1 and _is_relu(users[0], wrapped):
-            tap.relu = True
-            users[0].replace_all_uses_with(node)
-            graph.erase_node(users[0])
-    return fx.GraphModule(wrapped, graph)
-
-
-def _is_relu(node: fx.Node, network: nn.Module) -> bool:
-    if node.op == "call_module":
-        return type(network.get_submodule(str(node.target))) is nn.ReLU
-    if node.op == "call_function":
-        return node.target in (F.relu, torch.relu, torch.relu_)
-    return node.op == "call_method" and node.target in ("relu", "relu_")
+    def give_token(self, token: Tensor) -> None:
+        self._owner[0]._tokens[self.name] = token

@@ -14,10 +14,10 @@ from torch import Tensor
 from inversion.bench import peers
 from inversion.bench.timing import Bench, Work, ratio
 from synthesis_kernels.backend import kernel_form
-from synthesis_kernels.bn_match import bn_match, fold_batch_norm
-from synthesis_kernels.conv3x3 import conv3x3, conv3x3_reference, has_layer, runs
+from synthesis_kernels.bn_match import bn_match
+from synthesis_kernels.conv3x3 import conv3x3, conv3x3_reference, runs
 from synthesis_kernels.divergence import divergence, divergence_reference
-from synthesis_kernels.frozen_conv3x3 import FrozenConv3x3
+from synthesis_kernels.moment_target import fold_batch_norm
 from synthesis_kernels.priority import draw_distinct
 from synthesis_kernels.upsample_conv import upsample_conv, upsample_conv_reference
 from synthesis_kernels.views import ViewPlan, views, views_reference
@@ -61,18 +61,17 @@ def upsample_conv_pair(bench: Bench) -> Pair:
 
 
 def conv3x3_pair(bench: Bench) -> Pair | None:
-    """A frozen layer in bfloat16, or one that learns in float32; None where no form of ours runs in
-    this precision.
-    """
-    layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False, device=bench.device)
-    x = channels_last(bench, torch.randn(bench.run.batch, 64, 16, 16, device=bench.device))
-    weight = channels_last(bench, layer.weight.detach())
-    if bench.precision is torch.bfloat16 and has_layer(layer, torch.bfloat16):
-        definition = trained(lambda x: conv3x3_reference(x, weight), x)
-        return Pair(trained(FrozenConv3x3(layer), x), definition)
-    if bench.precision is torch.float32 and runs(x, weight):
-        return Pair(trained(conv3x3, x, weight), trained(conv3x3_reference, x, weight))
-    return None
+    """A layer that learns; None where no form of ours runs in this precision."""
+    kind: dict[str, Any] = {"device": bench.device}
+    x = channels_last(bench, torch.randn(bench.run.batch, 64, 16, 16, **kind))
+    weight = torch.randn(64, 64, 3, 3, **kind) * 0.04
+    if not runs(x, weight):
+        return None
+
+    def definition(x: Tensor, weight: Tensor) -> Tensor:
+        return conv3x3_reference(x, weight.to(x.dtype))
+
+    return Pair(trained(conv3x3, x, weight), trained(definition, x, weight))
 
 
 def views_pair(bench: Bench) -> Pair:

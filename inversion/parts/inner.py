@@ -5,7 +5,8 @@ verdict, an Adam update.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +16,34 @@ from torch import Tensor, nn
 import inversion.parts.terms as objectives
 from distill.models import Classifier
 from distill.models.frozen import Frozen
+from distill.tasks.places import per_image
 from inversion.options import SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.teacher import trained_views
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.choices import Step
-from synthesis_kernels.step import Captured, compiled, optimiser_tensors
+from synthesis_kernels.divergence import adversarial_divergence
+from synthesis_kernels.step import Captured, optimiser_tensors
 from synthesis_kernels.views import ViewPlan, views
 
-Objective = Callable[..., tuple[Tensor, ...]]
+Terms = list[tuple[Tensor, Tensor]]
+"""Parts of the loss, and the loss's gradient by each: what they weigh in it."""
 
 
 def _copy_all(into: Iterable[Tensor], source: Iterable[Tensor]) -> None:
     torch._foreach_copy_(list(into), list(source))
+
+
+def _statistics(generator: Generator) -> list[Tensor]:
+    """The running statistics of its BatchNorms."""
+    return [buffer for buffer in generator.buffers() if buffer.is_floating_point()]
+
+
+def _count_no_batches(generator: Generator) -> None:
+    """Its BatchNorms keep an average of fixed momentum, which needs no count of batches."""
+    for layer in generator.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.num_batches_tracked = None
 
 
 @dataclass(frozen=True)
@@ -36,10 +52,24 @@ class InnerResult:
 
     bn: Tensor  # ()
     wrong_class: Tensor  # (B,)
-    fooling: Tensor  # (B,)
+    apart: Tensor  # (B,) KL(p_T ‖ p_S) where teacher and adversary decide alike, else 0
     alike: Tensor  # ()
-    mean: Tensor  # (ΣC,) this batch's, at all BatchNorm layers
-    variance: Tensor  # (ΣC,)
+    moments: Tensor  # (2, ΣC)
+
+    @property
+    def fooling(self) -> Tensor:  # (B,)
+        """L_adv, the adversary's part of the loss."""
+        return -self.apart
+
+    @property
+    def mean(self) -> Tensor:  # (ΣC,)
+        """This batch's, at all BatchNorm layers."""
+        return self.moments[0]
+
+    @property
+    def variance(self) -> Tensor:  # (ΣC,)
+        """This batch's, at all BatchNorm layers."""
+        return self.moments[1]
 
 
 class InnerLoop:
@@ -47,8 +77,8 @@ class InnerLoop:
     them: their summed gradient, or, where learning is plain, what the clone has learnt and Adam's
     moments; never what its seed map has (see `Generator.learned`).
 
-    Everything that changes stays where it is in memory, call after call, so a step can be compiled
-    or captured once.
+    Everything that changes stays where it is in memory, call after call, so a step can be captured
+    once.
     """
 
     def __init__(
@@ -75,6 +105,7 @@ class InnerLoop:
         self.view_plan = ViewPlan(shift, trained.flip, round(trained.cutout * spec.size))
         self.seed = seed
         self.clone = copy.deepcopy(generator)
+        _count_no_batches(self.clone)
         device = self.target.mean.device
         self.places = torch.arange(options.batch, device=device)
         self.noise = nn.Parameter(
@@ -87,10 +118,11 @@ class InnerLoop:
         self.optimiser = self._build_optimiser()
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
-        self.average: tuple[Tensor, Tensor] | None = None
-        self._loss: Objective = self._objective
-        if step == "compiled":
-            self._loss = compiled(self._objective)
+        self.average: Tensor | None = None  # (2, ΣC)
+        self.nothing = torch.zeros(options.batch, device=device)
+        self.bn_weight = torch.tensor(options.objective.bn, device=device)
+        self.spread_weight = torch.tensor(options.objective.spread, device=device)
+        self.even = torch.ones(options.batch, device=device)
         self._captured = Captured(self._update, self._tensors)
 
     def _build_optimiser(self) -> torch.optim.Adam:
@@ -117,16 +149,22 @@ class InnerLoop:
         to be.
         """
         _copy_all(self.parameters, self.generator.parameters())
-        for buffer, source in zip(self.clone.buffers(), self.generator.buffers(), strict=True):
-            buffer.copy_(source)
-        for parameter in self.passing:
-            for value in self.optimiser.state[parameter].values():
-                value.zero_()
-        torch._foreach_zero_(self.summed)
+        _copy_all(_statistics(self.clone), _statistics(self.generator))
+        begun = [self.optimiser.state[parameter].values() for parameter in self.passing]
+        torch._foreach_zero_([*self.summed, *itertools.chain(*begun)])
         self.noise.copy_(noise)
-        self.average = average
+        self._take_average(average)
         if self.adversary is not None:
             self.adversary.refresh()
+
+    def _take_average(self, average: tuple[Tensor, Tensor] | None) -> None:
+        """Keep it where it was: a captured step reads it there."""
+        if average is None:
+            self.average = None
+        elif self.average is None:
+            self.average = torch.stack(average)
+        else:
+            _copy_all(self.average.unbind(), average)
 
     def run(
         self,
@@ -138,13 +176,12 @@ class InnerLoop:
     ) -> InnerResult:
         """One step towards the targets."""
         # The first calls go without adversary or average. They are few: only the form that stays is
-        # made fast.
+        # captured.
         settled = adversarial == (self.adversary is not None)
         settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
         if settled and self.step == "graph":
             return InnerResult(*self._captured(wanted, targets, view, held))
-        loss = self._loss if settled else self._objective
-        return InnerResult(*self._update(wanted, targets, view, held, adversarial, loss))
+        return InnerResult(*self._update(wanted, targets, view, held, adversarial))
 
     @torch.no_grad()
     def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
@@ -158,8 +195,7 @@ class InnerLoop:
         else:
             for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
                 parameter.grad = total
-        for buffer, changed in zip(self.generator.buffers(), self.clone.buffers(), strict=True):
-            buffer.copy_(changed)
+        _copy_all(_statistics(self.generator), _statistics(self.clone))
         return images
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,62 +213,56 @@ class InnerLoop:
         targets: Tensor,
         view: Tensor,
         held: Tensor,
-        adversarial: bool | None = None,
-        loss: Objective | None = None,
+        adversarial: bool = True,
     ) -> tuple[Tensor, ...]:
-        if adversarial is None:
-            adversarial = self.adversary is not None
         self.optimiser.zero_grad(set_to_none=True)
-        objective = loss or self._objective
-        total, *result = objective(
-            self.noise, wanted, targets, view, held, adversarial, self.average
-        )
-        total.backward()
+        terms, *result = self._objective(wanted, targets, view, held, adversarial)
+        if terms:
+            parts, weights = zip(*terms, strict=True)
+            torch.autograd.backward(parts, weights)
         gradients: Any = [parameter.grad for parameter in self.parameters]
         torch._foreach_add_(self.summed, gradients)
         self.optimiser.step()
         return tuple(value.detach() for value in result)
 
     def _objective(
-        self,
-        noise: Tensor,
-        wanted: Tensor,
-        targets: Tensor,
-        view: Tensor,
-        held: Tensor,
-        adversarial: bool,
-        average: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, ...]:
+        self, wanted: Tensor, targets: Tensor, view: Tensor, held: Tensor, adversarial: bool
+    ) -> tuple[Terms, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The loss's terms, and what `InnerResult` tells of them."""
         goal = self.options.objective
-        with forward_pass(noise.device, self.precision):
-            images = self.clone(noise, wanted)
+        with forward_pass(self.noise.device, self.precision):
+            images = self.clone(self.noise, wanted)
         seen = views(images, self.places, view, self.view_plan, self.seed)
-        logits, mean, variance = self.teacher.with_moments(seen)
-        bn = self.target.distance(*self._carried(mean, variance, average))
+        logits, moments = self.teacher.with_moments(seen)
+        bn = self.target.distance(self._carried(moments))
         wrong_class = objectives.class_loss(logits, targets)
-        phi = torch.ones_like(wrong_class)
-        if goal.phi:
-            phi = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)
-        fooling = torch.zeros_like(wrong_class)
+        apart = self.nothing
         if adversarial and self.adversary is not None:
-            fooling = objectives.adversarial_loss(logits, self.adversary(seen))
-        loss = goal.bn * bn + (phi * (goal.classes * wrong_class + goal.adversary * fooling)).mean()
+            apart = per_image(adversarial_divergence(logits, self.adversary(seen)))
         alike = objectives.likeness(images, wanted)
+        worth = self.even
+        if goal.phi:
+            worth = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)
+        batch = len(wanted)
+        terms: Terms = []
+        if goal.bn:
+            terms.append((bn, self.bn_weight))
+        if goal.classes:
+            terms.append((wrong_class, worth * (goal.classes / batch)))
+        if apart is not self.nothing:
+            terms.append((apart, worth * (-goal.adversary / batch)))
         if goal.spread:
-            loss = loss + goal.spread * alike
-        return loss, bn, wrong_class, fooling, alike, mean, variance
+            terms.append((alike, self.spread_weight))
+        return terms, bn, wrong_class, apart, alike, moments
 
-    def _carried(
-        self, mean: Tensor, variance: Tensor, average: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
+    def _carried(self, moments: Tensor) -> Tensor:  # (2, ΣC)
         """The moments that are to match: blended with those of earlier batches, batches may differ
         while their union matches.
         """
         momentum = self.options.objective.bn_momentum
-        if average is None or not momentum:
-            return mean, variance
-        old_mean, old_variance = average
-        return torch.lerp(mean, old_mean, momentum), torch.lerp(variance, old_variance, momentum)
+        if self.average is None or not momentum:
+            return moments
+        return torch.lerp(moments, self.average, momentum)
 
     def _tensors(self) -> list[Tensor]:
-        return [*optimiser_tensors(self.optimiser), *self.summed, *self.clone.buffers()]
+        return [*optimiser_tensors(self.optimiser), *self.summed, *_statistics(self.clone)]

@@ -4,40 +4,35 @@ is `MomentTarget.distance`.)
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from distill.tasks.places import decide, per_image
+from distill.tasks.places import per_image
 from synthesis_kernels.divergence import adversarial_divergence
 
 
-def diversity(
+def phi(
     teacher_logits: Tensor,  # (B, K, *places)
     held: Tensor,  # (K,) samples of each class in the buffer
     capacity: int,
-) -> Tensor:  # (B,)
-    """1 − n_c/N with c the teacher's class: a class the buffer holds little of counts more; mean 1
-    over the batch. With several decisions an image, their mean.
-    """
-    value = per_image(1 - held.to(teacher_logits.dtype)[decide(teacher_logits)] / capacity)
-    return value / value.mean().clamp_min(1e-6)
-
-
-def difficulty(teacher_logits: Tensor, gamma: float) -> Tensor:  # (B, K, *places) -> (B,)
-    """(1 − p_c)^γ with c the teacher's class, as in the focal loss: a sample near a boundary counts
-    more.
-    """
-    return per_image((1 - F.softmax(teacher_logits, 1).amax(1)) ** gamma)
-
-
-def phi(
-    teacher_logits: Tensor, held: Tensor, capacity: int, gamma: float, ceiling: float = 5.0
+    gamma: float,
+    ceiling: float = 5.0,
 ) -> Tensor:  # (B,)
     """φ = diversity · difficulty, scaled to mean 1; the ceiling keeps one sample from owning a
     confident batch's gradient.
+
+    Diversity is 1 − n_c/N with c the teacher's class: a class the buffer holds little of counts
+    more. Difficulty is (1 − p_c)^γ, as in the focal loss: a sample near a boundary counts more.
+    With several decisions an image, each is their mean.
     """
-    value = diversity(teacher_logits, held, capacity) * difficulty(teacher_logits, gamma)
+    sure, choice = F.softmax(teacher_logits, 1).max(1)
+    lacking = per_image((1 - held / capacity)[choice])
+    value = lacking * per_image((1 - sure) ** gamma)
     return (value / value.mean().clamp_min(1e-6)).clamp_max(ceiling)
 
 
@@ -66,10 +61,41 @@ def likeness(images: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W), (B,) ->
     or so) and standardised. Statistics over a batch can't tell ten pictures shown twenty times each
     from two hundred; this can. An image that is alone in its class counts as unlike.
     """
-    small = F.avg_pool2d(images, max(1, round(images.shape[-1] / 8))).flatten(1)
-    # A blank image has no direction to be pushed in.
-    small = F.normalize(small - small.mean(1, keepdim=True), dim=1, eps=0.1)
-    itself = torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
-    pairs = (wanted[:, None] == wanted) & ~itself
-    near = (4 * (small @ small.T - 1)).exp() * pairs
-    return (near.sum(1) / pairs.sum(1).clamp_min(1)).mean().clamp_min(1e-6).log()
+    small = F.avg_pool2d(images, max(1, round(images.shape[-1] / 8)))
+    # No copy where channels are last in memory.
+    return _Likeness.apply(small.permute(0, 2, 3, 1).flatten(1), wanted)
+
+
+ALONE = math.log(1e-6)
+"""Likeness where no class has two images."""
+FAINT = 0.1
+"""Length under which an image counts as blank: it has no direction to be pushed in."""
+
+
+class _Likeness(torch.autograd.Function):
+    """Likeness as a log-sum-exp over pairs, and its gradient in closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, small: Tensor, wanted: Tensor) -> Tensor:  # (B, D), (B,) -> ()
+        apart = small - small.mean(1, keepdim=True)
+        length = torch.linalg.vector_norm(apart, dim=1, keepdim=True).clamp_min_(FAINT)
+        unit = apart.div_(length)
+        same = (wanted[:, None] == wanted).fill_diagonal_(False)
+        # (B, B) the logarithm of what a pair weighs: nothing in two classes, or with itself.
+        weight = (same / same.sum(1, keepdim=True).clamp_min_(1)).to(small.dtype).log_()
+        pairs = torch.addmm(weight, unit, unit.T, alpha=4)
+        mean_over_images = 4 + math.log(len(wanted))
+        total = pairs.logsumexp((0, 1)).clamp_min_(ALONE + mean_over_images)
+        ctx.save_for_backward(unit, length, pairs, total)
+        return total - mean_over_images
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        unit, length, pairs, total = ctx.saved_tensors
+        share = (pairs - total).exp_()
+        pull = (share + share.T) @ unit
+        # Along itself an image's length takes it back, unless it is blank.
+        along = (pull * unit).sum(1, keepdim=True).mul_(length > FAINT)
+        # Units have mean 0, and so has what pulls at them.
+        return pull.addcmul_(unit, along, value=-1).mul_(4 * grad / length), None

@@ -57,7 +57,7 @@ def gather_answers(
         for part in images.split(batch):
             pixels = to_input(part.to(device))
             if has_moments:
-                answer, mean, variance = frozen.with_moments(pixels)
+                answer, (mean, variance) = frozen.with_moments(pixels)
                 moments = _share_of_moments(mean, variance, len(part) / len(images))
                 sums = moments if sums is None else sums + moments
             else:

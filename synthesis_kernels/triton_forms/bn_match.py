@@ -1,152 +1,280 @@
 """`bn_match` for CUDA: one pass over rows of channels each way. Sums are added up in a fixed order,
 so results repeat.
+
+What changes from layer to layer (rows, channels, whether there is a ReLU) is an argument and no
+constant, so that each kernel is compiled once for a type of input.
 """
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+Added = tuple[Tensor, Tensor]
+"""Another input, and where its sum with the first one goes."""
 BLOCK = 2048
 """Elements that a program holds at a time: sixteen a thread, and as many of each sum."""
+CHANNELS = 32
+"""Of a block."""
 PROGRAMS = 1024
 """About one wave on a large GPU. Each walks over several blocks, so there are few partial sums."""
+FINISH_PARTS = 128
+FINISH_CHANNELS = 16
+CHANGING = ["rows", "steps", "parts", "adds"]
 
 
 @triton.jit
-def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, y_ptr, scale_ptr, shift_ptr, centre_ptr, sums_ptr, rows,
-    STEPS: tl.constexpr, C: tl.constexpr, RELU: tl.constexpr,
+def _load(rows_ptr, other_ptr, total_ptr, place, mask, adds, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    """What is normalised: the input, or the sum with another, as it is kept."""
+    x = tl.load(rows_ptr + place, mask=mask, other=0.0)
+    if adds:
+        other = tl.load(other_ptr + place, mask=mask, other=0.0)
+        x = (x.to(WIDE) + other.to(WIDE)).to(x.dtype)
+        tl.store(total_ptr + place, x, mask=mask)
+    return x.to(WIDE)
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _forward_kernel(  # type: ignore[no-untyped-def]
+    rows_ptr, other_ptr, total_ptr, y_ptr, scale_ptr, shift_ptr, sums_ptr,
+    low, rows, adds, steps, start, width, parts, C,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
+    group = tl.program_id(2).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     real = channel < C
     wide = scale_ptr.dtype.element_ty
     scale = tl.load(scale_ptr + channel, mask=real, other=0.0)[None, :]
     shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
-    centre = tl.load(centre_ptr + channel, mask=real, other=0.0)[None, :]
+    # The batch's own first value.
+    first = group * rows * C + channel
+    centre = tl.load(rows_ptr + first, mask=real, other=0.0).to(wide)
+    if adds:
+        centre += tl.load(other_ptr + first, mask=real, other=0.0).to(wide)
     total = tl.zeros((BLOCK_R, BLOCK_C), dtype=wide)
     squares = tl.zeros((BLOCK_R, BLOCK_C), dtype=wide)
-    for step in range(STEPS):
+    for step in range(steps):
         # 64-bit: rows · channels may pass 2³¹.
         row = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
         mask = (row < rows)[:, None] & real[None, :]
-        place = row[:, None] * C + channel[None, :]
-        x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(wide)
-        apart = tl.where(mask, x - centre, tl.zeros_like(x))
+        place = (group * rows + row)[:, None] * C + channel[None, :]
+        x = _load(rows_ptr, other_ptr, total_ptr, place, mask, adds, wide)
+        apart = tl.where(mask, x - centre[None, :], tl.zeros_like(x))
         total += apart
         squares += apart * apart
         y = x * scale + shift
-        if RELU:
-            y = tl.where(y < 0, tl.zeros_like(y), y)  # unlike a maximum, lets NaN through
+        y = tl.where(y < low, tl.zeros_like(y) + low, y)  # unlike a maximum, lets NaN through
         tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=mask)
-    place = program * 2 * C + channel
-    tl.store(sums_ptr + place, tl.sum(total, axis=0), mask=real)
-    tl.store(sums_ptr + place + C, tl.sum(squares, axis=0), mask=real)
+    # Of a group: the centre, how many parts there are, and each part's two sums.
+    head = sums_ptr + group * (2 + 2 * parts) * width + start + channel
+    place = head + (2 + 2 * program) * width
+    tl.store(place, tl.sum(total, axis=0) / rows, mask=real)
+    tl.store(place + width, tl.sum(squares, axis=0) / rows, mask=real)
+    if program == 0:
+        used = tl.zeros((BLOCK_C,), dtype=wide) + tl.num_programs(0)
+        tl.store(head, centre, mask=real)
+        tl.store(head + width, used, mask=real)
 
 
-@triton.jit
-def _backward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, grad_ptr, out_ptr, scale_ptr, shift_ptr, mean_ptr, slope_ptr, base_ptr, rows,
-    C: tl.constexpr, RELU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+@triton.jit(do_not_specialize=CHANGING)
+def _finish_kernel(  # type: ignore[no-untyped-def]
+    sums_ptr, moments_ptr, width, parts, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    group = tl.program_id(1).to(tl.int64)
+    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    real = channel < width
+    wide = sums_ptr.dtype.element_ty
+    head = sums_ptr + group * (2 + 2 * parts) * width + channel
+    centre = tl.load(head, mask=real, other=0.0)
+    used = tl.load(head + width, mask=real, other=0.0).to(tl.int32)
+    total = tl.zeros((BLOCK_P, BLOCK_C), dtype=wide)
+    squares = tl.zeros((BLOCK_P, BLOCK_C), dtype=wide)
+    for first in range(0, tl.max(used, axis=0), BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)
+        mask = (part[:, None] < used[None, :]) & real[None, :]
+        place = head[None, :] + ((2 + 2 * part) * width)[:, None]
+        total += tl.load(place, mask=mask, other=0.0)
+        squares += tl.load(place + width, mask=mask, other=0.0)
+    offset = tl.sum(total, axis=0)
+    variance = tl.sum(squares, axis=0) - offset * offset
+    variance = tl.where(variance < 0, tl.zeros_like(variance), variance)
+    out = moments_ptr + group * 2 * width + channel
+    tl.store(out, centre + offset, mask=real)
+    tl.store(out + width, variance, mask=real)
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _backward_kernel(  # type: ignore[no-untyped-def]
+    rows_ptr, grad_ptr, above_ptr, out_ptr, scale_ptr, shift_ptr, moments_ptr, slopes_ptr,
+    low, rows, adds, start, width, C, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    group = tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    real = channel < C
+    wide = scale_ptr.dtype.element_ty
+    scale = tl.load(scale_ptr + channel, mask=real, other=0.0)[None, :]
+    shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
+    of_layer = group * 2 * width + start + channel
+    mean = tl.load(moments_ptr + of_layer, mask=real, other=0.0)[None, :]
+    base = tl.load(slopes_ptr + of_layer, mask=real, other=0.0)[None, :] / rows
+    slope = tl.load(slopes_ptr + of_layer + width, mask=real, other=0.0)[None, :] * 2 / rows
+    mask = (row < rows)[:, None] & real[None, :]
+    place = (group * rows + row)[:, None] * C + channel[None, :]
+    x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(wide)
+    through = tl.load(grad_ptr + place, mask=mask, other=0.0).to(wide) * scale
+    through = tl.where(x * scale + shift > low, through, tl.zeros_like(through))
+    out = through + ((x - mean) * slope + base)
+    if adds:
+        out += tl.load(above_ptr + place, mask=mask, other=0.0).to(wide)
+    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _apply_kernel(  # type: ignore[no-untyped-def]
+    rows_ptr, other_ptr, total_ptr, y_ptr, scale_ptr, shift_ptr, low, rows, adds, C,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     real = channel < C
     wide = scale_ptr.dtype.element_ty
     scale = tl.load(scale_ptr + channel, mask=real, other=0.0)[None, :]
-    mean = tl.load(mean_ptr + channel, mask=real, other=0.0)[None, :]
-    slope = tl.load(slope_ptr + channel, mask=real, other=0.0)[None, :]
-    base = tl.load(base_ptr + channel, mask=real, other=0.0)[None, :]
+    shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
+    mask = (row < rows)[:, None] & real[None, :]
+    place = row[:, None] * C + channel[None, :]
+    y = _load(rows_ptr, other_ptr, total_ptr, place, mask, adds, wide) * scale + shift
+    y = tl.where(y < low, tl.zeros_like(y) + low, y)
+    tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _apply_backward_kernel(  # type: ignore[no-untyped-def]
+    rows_ptr, grad_ptr, above_ptr, out_ptr, scale_ptr, shift_ptr, low, rows, adds, C,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    real = channel < C
+    wide = scale_ptr.dtype.element_ty
+    scale = tl.load(scale_ptr + channel, mask=real, other=0.0)[None, :]
+    shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
     mask = (row < rows)[:, None] & real[None, :]
     place = row[:, None] * C + channel[None, :]
     x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(wide)
     through = tl.load(grad_ptr + place, mask=mask, other=0.0).to(wide) * scale
-    if RELU:
-        shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
-        through = tl.where(x * scale + shift > 0, through, tl.zeros_like(through))
-    out = through + ((x - mean) * slope + base)
-    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=mask)
+    through = tl.where(x * scale + shift > low, through, tl.zeros_like(through))
+    if adds:
+        through += tl.load(above_ptr + place, mask=mask, other=0.0).to(wide)
+    tl.store(out_ptr + place, through.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@torch.library.custom_op("echoset::triton_match_forward", mutates_args=())
-def forward(
+def match_forward(
     rows: Tensor,  # (*, C) contiguous
-    scale: Tensor,  # (C,) of the type to compute in, like shift and centre
+    y: Tensor,  # like rows, written
+    scale: Tensor,  # (C,) of the type to compute in, like shift
     shift: Tensor,
-    centre: Tensor,
+    sums: Tensor,  # (groups, 2 + 2·parts, width) written from the channel `start` on
     relu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, mean, biased variance) of rows of channels; the moments are taken around `centre`."""
-    count, channels, block_rows, block_channels = _blocks(rows)
-    across = triton.cdiv(channels, block_channels)
-    programs = min(triton.cdiv(count, block_rows), max(1, PROGRAMS // across))
-    steps = triton.cdiv(count, block_rows * programs)
-    y = torch.empty_like(rows)
-    sums = scale.new_empty(programs, 2, channels)
-    vectors = [vector.contiguous() for vector in (scale, shift, centre)]
+    start: int,
+    added: Added | None = None,
+) -> None:
+    """The output, and a layer's sums around each group's first value."""
+    groups, lines, width = sums.shape
+    parts = lines // 2 - 1
+    count, channels, blocks, across = _grid(rows, groups)
+    programs = min(blocks, max(1, parts // across))
     with torch.cuda.device_of(rows):
-        _forward_kernel[programs, across](
-            rows, y, *vectors, sums, count,
-            STEPS=steps, C=channels, RELU=relu, BLOCK_R=block_rows, BLOCK_C=block_channels,
+        _forward_kernel[programs, across, groups](
+            rows, *(added or (rows, y)), y, scale, shift, sums,
+            _least(relu), count, int(added is not None), triton.cdiv(blocks, programs),
+            start, width, parts, channels, BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
         )  # fmt: skip
-    offset, square = sums.sum(0) / count
-    return y, centre + offset, (square - offset.square()).clamp_min_(0)
 
 
-@forward.register_fake
-def _(
-    rows: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(rows), torch.empty_like(scale), torch.empty_like(scale)
+def match_finish(sums: Tensor, moments: Tensor) -> None:  # (groups, 2 + 2·parts, width), written
+    """Means, and biased variances, of all layers' channels."""
+    groups, lines, width = sums.shape
+    with torch.cuda.device_of(sums):
+        _finish_kernel[triton.cdiv(width, FINISH_CHANNELS), groups](
+            sums, moments, width, lines // 2 - 1, BLOCK_P=FINISH_PARTS, BLOCK_C=FINISH_CHANNELS
+        )
 
 
-@torch.library.custom_op("echoset::triton_match_backward", mutates_args=())
-def backward(
+def match_backward(
     rows: Tensor,  # (*, C) contiguous, like grad
     grad: Tensor,
-    scale: Tensor,  # (C,) of the type to compute in, like the other four
+    out: Tensor,  # like rows, written
+    scale: Tensor,  # (C,) of the type to compute in, like shift, moments and slopes
     shift: Tensor,
-    mean: Tensor,
-    slope: Tensor,
-    base: Tensor,
+    moments: Tensor,  # (2, width) or (groups, 2, width)
+    slopes: Tensor,  # the loss's gradient by the moments
     relu: bool,
-) -> Tensor:
-    """The gradient of rows: grad through ReLU and scale, plus (rows − mean)·slope + base for the
-    moments.
-    """
-    count, channels, block_rows, block_channels = _blocks(rows)
-    out = torch.empty_like(rows)
-    vectors = [vector.contiguous() for vector in (scale, shift, mean, slope, base)]
-    grid = (triton.cdiv(count, block_rows), triton.cdiv(channels, block_channels))
+    start: int,
+    above: Tensor | None = None,  # like rows: the gradient of the sum that was normalised
+) -> None:
+    """The gradient of rows: through ReLU and scale, and by way of the moments."""
+    width = moments.shape[-1]
+    groups = moments.numel() // (2 * width)
+    count, channels, blocks, across = _grid(rows, groups)
     with torch.cuda.device_of(rows):
-        _backward_kernel[grid](
-            rows, grad, out, *vectors, count,
-            C=channels, RELU=relu, BLOCK_R=block_rows, BLOCK_C=block_channels,
+        _backward_kernel[blocks, across, groups](
+            rows, grad, grad if above is None else above, out, scale, shift, moments, slopes,
+            _least(relu), count, int(above is not None), start, width, channels,
+            BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
         )  # fmt: skip
-    return out
 
 
-@backward.register_fake
-def _(
+def apply_forward(
     rows: Tensor,
-    grad: Tensor,
+    y: Tensor,
     scale: Tensor,
     shift: Tensor,
-    mean: Tensor,
-    slope: Tensor,
-    base: Tensor,
     relu: bool,
-) -> Tensor:
-    return torch.empty_like(rows)
+    added: Added | None = None,
+) -> None:
+    """The output alone."""
+    count, channels, *grid = _grid(rows, 1)
+    with torch.cuda.device_of(rows):
+        _apply_kernel[tuple(grid)](
+            rows, *(added or (rows, y)), y, scale, shift,
+            _least(relu), count, int(added is not None), channels,
+            BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
+        )  # fmt: skip
 
 
-def _blocks(rows: Tensor) -> tuple[int, int, int, int]:
-    """Rows, channels, and how many of each a block has."""
+def apply_backward(
+    rows: Tensor,
+    grad: Tensor,
+    out: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    relu: bool,
+    above: Tensor | None = None,
+) -> None:
+    """The gradient of rows through ReLU and scale."""
+    count, channels, *grid = _grid(rows, 1)
+    with torch.cuda.device_of(rows):
+        _apply_backward_kernel[tuple(grid)](
+            rows, grad, grad if above is None else above, out, scale, shift,
+            _least(relu), count, int(above is not None), channels,
+            BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
+        )  # fmt: skip
+
+
+def _least(relu: bool) -> float:
+    """What an output is at least."""
+    return 0.0 if relu else -math.inf
+
+
+def _grid(rows: Tensor, groups: int) -> tuple[int, int, int, int]:
+    """Rows of a group, channels, and blocks of both."""
     channels = rows.shape[-1]
-    block_channels = min(triton.next_power_of_2(channels), 64)
-    return rows.numel() // channels, channels, BLOCK // block_channels, block_channels
+    count = rows.numel() // channels // groups
+    return count, channels, triton.cdiv(count, BLOCK // CHANNELS), triton.cdiv(channels, CHANNELS)

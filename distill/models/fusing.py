@@ -1,0 +1,141 @@
+"""Layers that take over what stands around them: the ReLU behind, and the sum in front."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+
+class Fusible(nn.Module):
+    """A layer that may add two inputs, and may end in a ReLU."""
+
+    relu: bool = False
+    """Whether a ReLU follows, which is then done here."""
+    keeps_total: bool = False
+    """Whether others need the sum of two inputs."""
+    total: Tensor | None = None
+    """That sum, until it is taken."""
+
+    @property
+    def fuses(self) -> bool:
+        """Whether it can."""
+        raise NotImplementedError
+
+
+def fuse(
+    network: nn.Module, join: Callable[[fx.Graph, nn.Module], None] = lambda graph, network: None
+) -> nn.Module:
+    """The network with every ReLU that alone follows a fusible layer moved into the layer; then
+    with what `join` does to its graph; then with every sum before such a layer moved into it.
+    Unchanged where it can't be traced.
+    """
+    wrapped = _OneInput(network)
+    try:
+        graph = _Tracer().trace(wrapped)
+    except Exception:  # whatever a module's own Python does when no tensor comes through it
+        return network
+    layers: dict[fx.Node, Fusible] = {}
+    for node in graph.nodes:
+        module = wrapped.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, Fusible) and module.fuses:
+            layers[node] = module
+    # A layer that runs twice may have a ReLU behind one of the two.
+    if len(set(layers.values())) < len(layers):
+        return network
+    for node, layer in layers.items():
+        users = list(node.users)
+        if len(users) == 1 and _is_relu(users[0], wrapped):
+            layer.relu = True
+            users[0].replace_all_uses_with(node)
+            graph.erase_node(users[0])
+    join(graph, wrapped)
+    left = set(graph.nodes)
+    for node, layer in layers.items():
+        if node not in left:
+            continue
+        (before,) = node.all_input_nodes
+        if is_sum(before) and len(layers.keys() & before.users.keys()) == 1:
+            _move_sum(before, node, layer, wrapped)
+    return fx.GraphModule(wrapped, graph)
+
+
+def _move_sum(total: fx.Node, node: fx.Node, layer: Fusible, network: nn.Module) -> None:
+    """Let the layer add, and give the sum to those who need it beside the layer."""
+    graph = node.graph
+    with graph.inserting_after(total):
+        fused = graph.call_module(str(node.target), total.args)
+    node.replace_all_uses_with(fused)
+    graph.erase_node(node)
+    if total.users:
+        layer.keeps_total = True
+        give_total(fused, layer, network, total.replace_all_uses_with)
+    graph.erase_node(total)
+
+
+def give_total(
+    node: fx.Node, layer: KeepsTotal, network: nn.Module, give: Callable[[fx.Node], object]
+) -> None:
+    """Give a new node, which takes the total that the layer at this one keeps."""
+    name = f"total_of_{node.name}"
+    setattr(network, name, _Total(layer))
+    with node.graph.inserting_after(node):
+        give(node.graph.call_module(name))
+
+
+class KeepsTotal(Protocol):
+    """A layer with something for those who come after it."""
+
+    total: Tensor | None
+
+
+class _Total(nn.Module):
+    """The sum that a layer has just added up."""
+
+    def __init__(self, layer: KeepsTotal) -> None:
+        super().__init__()
+        self._layer = [layer]  # in a list, so that it is no submodule
+
+    def forward(self) -> Tensor | None:
+        total = self._layer[0].total
+        self._layer[0].total = None
+        return total
+
+
+class _OneInput(nn.Module):
+    """The network with its images alone: fx would make a proxy of every optional argument, too,
+    which is then not None.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, Fusible) or super().is_leaf_module(module, name)
+
+
+def _is_relu(node: fx.Node, network: nn.Module) -> bool:
+    if node.op == "call_module":
+        return type(network.get_submodule(str(node.target))) is nn.ReLU
+    if node.op == "call_function":
+        return node.target in (F.relu, torch.relu, torch.relu_)
+    return node.op == "call_method" and node.target in ("relu", "relu_")
+
+
+def is_sum(node: fx.Node) -> bool:
+    """Whether it adds two results, and no more."""
+    if node.kwargs or len(node.args) != 2 or len(node.all_input_nodes) != 2:
+        return False
+    if node.op == "call_function":
+        return node.target in (operator.add, torch.add)
+    return node.op == "call_method" and node.target == "add"
