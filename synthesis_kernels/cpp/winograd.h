@@ -311,10 +311,11 @@ template <class K, class Mix>
 void pack(const Weights<const float> &weights, typename K::Element *packed, bool joined, int threads) {
     constexpr int64_t PLACES = Mix::TO * Mix::TO;
     const int64_t inputs = weights.inputs, outputs = weights.outputs, steps = inputs / K::each;
+    // Outputs in blocks: what a register gathers from them serves many inputs.
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t step = 0; step < steps; step++)
-        for (int64_t number = 0; number < K::each; number++)
-            for (int64_t k = 0; k < outputs; k += K::count) {
+    for (int64_t k = 0; k < outputs; k += K::count)
+        for (int64_t step = 0; step < steps; step++)
+            for (int64_t number = 0; number < K::each; number++) {
                 const int64_t c = channel_at<K>(step * K::each + number, inputs);
                 const int64_t begin = k / (2 * K::count) * 2 * K::count, across = std::min(2 * K::count, outputs - begin);
                 both_ways<typename K::Vector, Mix>(
