@@ -79,7 +79,7 @@ def predict(
     """Logits in float32 for stored images, in evaluation mode."""
     free_cycles(device)
     classifier = on_device(classifier, device).eval()
-    batch = min(batch, at_once(images.shape[-1]))
+    batch = min(batch, at_once(images))
     outputs = []
     fast = forward_pass(device, torch.float32)
     with torch.inference_mode(), fast, StepProgress(title, len(images), quiet) as progress:

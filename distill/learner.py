@@ -202,7 +202,7 @@ class Learner(nn.Module):
         if keeper is None:
             raise EchosetError(f"nothing can be kept for the losses {', '.join(self.weights)}")
         rows: list[list[Tensor]] = []
-        for part in images.split(at_once(images.shape[-1])):
+        for part in images.split(at_once(images)):
             answers, maps, embedding = self._ask_teacher(part)
             kept = [each.bfloat16() for each in keeper.keep(maps, embedding)]
             rows.append([answers, *kept])

@@ -25,6 +25,8 @@ from synthesis_kernels.backend import forward_pass, name_form
 
 CHUNK = 500
 """Images whose views the teacher is asked for at once."""
+CACHED = 128 * 32**2
+"""Pixels whose maps in a network of common widths fit into the caches of a CPU."""
 ANSWERS = "answers-{}-{}.state"
 """A file of answers, by its bank and by the number of chunks that are in earlier files."""
 
@@ -36,11 +38,14 @@ def to_input(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
-def at_once(size: int, most: int = 512) -> int:
-    """How many images of this side a network is given at once: of larger ones fewer, as they take
-    more memory.
+def at_once(images: Tensor, most: int = 512) -> int:
+    """How many of these images a network is given at once: of larger ones fewer, as they take more
+    memory; and on a CPU so many that their maps stay in its caches.
     """
-    return max(8, min(most, most * 64**2 // size**2))
+    pixels = images.shape[-2] * images.shape[-1]
+    if not images.is_cuda:
+        most = min(most, max(CACHED // pixels, 1))
+    return max(8, min(most, most * 64**2 // pixels))
 
 
 def ask(
@@ -49,7 +54,7 @@ def ask(
     precision: torch.dtype,
 ) -> Tensor:  # (B, K, *places)
     """A network's float32 logits, without gradients."""
-    parts = images.split(at_once(images.shape[-1]))
+    parts = images.split(at_once(images))
     with torch.no_grad(), forward_pass(images.device, precision):
         return torch.cat([network(part).float() for part in parts])
 

@@ -85,7 +85,7 @@ def attack_boundaries(
     images = images.to(device)
     flat = targets.to(device).flatten()
     starts = torch.arange(len(flat), device=device) // targets.shape[1]
-    at_a_time = min(batch, at_once(images.shape[-1], 256))
+    at_a_time = min(batch, at_once(images, 256))
     kinds: list[Tensor] = []
     labels: list[Tensor] = []
     found: list[Tensor] = []
