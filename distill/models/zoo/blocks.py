@@ -1,12 +1,14 @@
 """Pieces that several networks of the zoo share."""
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from synthesis_kernels.bn_train import activated, bn_train
+from synthesis_kernels.bn_train import activated, bn_train, bn_train_sum
 
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -40,7 +42,21 @@ def norm_act(
     return activated(norm(x), slope, residual)
 
 
-def trains_alone(norm: nn.Module, x: Tensor) -> bool:
+def sum_norm_act(
+    norm: nn.Module,
+    x: Tensor,  # (B, C, *), like the branch
+    branch: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # (B, C, *) twice
+    """x + branch, where there is one, and that through `norm_act`."""
+    if branch is None:
+        return x, norm_act(norm, x)
+    if not trains_alone(norm, x):
+        total = x + branch
+        return total, norm_act(norm, total)
+    return bn_train_sum(x, branch, *_kept(norm), batches=norm.num_batches_tracked)
+
+
+def trains_alone(norm: nn.Module, x: Tensor) -> TypeGuard[Norm]:
     """Whether this is torch's own BatchNorm with all that it may have, in training; and neither is
     it listened to, nor are its operations recorded or transformed.
     """
@@ -56,6 +72,13 @@ def trains_alone(norm: nn.Module, x: Tensor) -> bool:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]  # torch's stub leaves it out
         and torch._C._functorch.peek_interpreter_stack() is None
     )
+
+
+def _kept(norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
+    """What the kernel asks of a BatchNorm that trains alone."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.momentum is not None
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
 
 
 def is_heard(module: nn.Module) -> bool:
