@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.adam import Vectors
 from synthesis_kernels.backend import resolve_precision
 
 MOST_WASTED = 64_000_000
@@ -78,6 +79,7 @@ class Muon(Scheduled):
         super().__init__(groups, {"momentum": momentum})
         self._stacks: list[Stack] = []
         self._stacked: list[int] = []
+        self._vectors: Vectors | None = None
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # takes no closure: no loop here has one
@@ -112,20 +114,12 @@ class Muon(Scheduled):
         self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
     ) -> None:
         """Adam (Kingma & Ba 2015) with β₁ = 0.9, β₂ = 0.999 and ε = 1e-8."""
-        first = self._kept(parameters, "first")
-        second = self._kept(parameters, "second")
-        shared = self.state[parameters[0]]
-        if "count" not in shared:
-            shared["count"] = torch.zeros((), device=parameters[0].device)
-        count = shared["count"].add_(1)
-        torch._foreach_lerp_(first, gradients, 0.1)
-        torch._foreach_lerp_(second, torch._foreach_mul(gradients, gradients), 0.001)
-        moves = torch._foreach_div(second, 1 - 0.999**count)
-        torch._foreach_sqrt_(moves)
-        torch._foreach_add_(moves, 1e-8)
-        moves = torch._foreach_div(first, moves)
-        torch._foreach_mul_(moves, group["lr"] / (1 - 0.9**count))
-        torch._foreach_sub_(parameters, moves)
+        kept = [self.state[parameter].get("moments") for parameter in parameters]
+        if self._vectors is None or not self._vectors.holds(kept):
+            self._vectors = Vectors(parameters, kept)
+            for parameter, moments in zip(parameters, self._vectors.parts, strict=True):
+                self.state[parameter]["moments"] = moments
+        torch._foreach_sub_(parameters, self._vectors.moves(gradients, group["lr"]))
 
     def _kept(self, parameters: list[Tensor], name: str) -> list[Tensor]:
         """What is kept of each parameter under this name, 0 at first."""

@@ -1,3 +1,4 @@
+import copy
 import math
 import signal
 import subprocess
@@ -446,6 +447,27 @@ def test_muon_minimises_and_its_vectors_follow_adam():
         ours.step()
         adam.step()
     torch.testing.assert_close(network.bias, reference)
+
+
+def test_each_vector_counts_its_own_gradients():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    vectors = [one for one in network.parameters() if one.ndim < 2]
+    references = [torch.nn.Parameter(one.detach().clone()) for one in vectors]
+    ours = Muon(network, learning_rate=1e-1)
+    adam = torch.optim.Adam(references, 1e-2)
+    random = torch.Generator().manual_seed(0)
+    for taught in ([0], [0, 1], [0, 1, 2], [2], [0, 1, 2]):
+        for place, (one, other) in enumerate(zip(vectors, references, strict=True)):
+            gradient = torch.randn(4, generator=random)
+            one.grad = gradient.clone() if place in taught else None
+            other.grad = gradient if place in taught else None
+        # Restored in between, as after a stop.
+        ours.load_state_dict(copy.deepcopy(ours.state_dict()))
+        ours.step()
+        adam.step()
+    for one, other in zip(vectors, references, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_the_rate_follows_the_schedule(teacher, transfer_set, monkeypatch):

@@ -56,8 +56,9 @@ def test_a_step_of_training_is_the_same(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_batch_norm_in_training_is_in_the_kernel(name, monkeypatch):
     calls = []
-    kernel = blocks.bn_train
-    monkeypatch.setattr(blocks, "bn_train", lambda *given: calls.append(1) or kernel(*given))
+    for kernel in (blocks.bn_train, blocks.bn_train_sum):
+        count = lambda *given, kernel=kernel, **named: calls.append(1) or kernel(*given, **named)  # noqa: E731
+        monkeypatch.setattr(blocks, kernel.__name__, count)
     network = classifier(name)
     layers = [layer for layer in network.modules() if type(layer) in blocks.NORMS]
     network.train()(torch.rand(2, 3, 32, 32))
@@ -94,6 +95,24 @@ def test_taps_hear_in_training_what_a_plain_network_gives(name):
         heard.append(taps.maps)
     for ours, exact in zip(*heard, strict=True):
         torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wide_network_gives_the_same_where_its_blocks_are_heard(dtype):
+    network = classifier("wrn-22-1").train()
+    images = torch.rand(4, 3, 32, 32)
+    results = []
+    for place in (None, 2):
+        copied = copy.deepcopy(network)
+        if place is not None:
+            copied.network.blocks[place].register_forward_hook(lambda *_: None)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            logits = copied(images).float()
+        logits.square().sum().backward()
+        results.append([logits.detach(), copied.network.stem.weight.grad])
+    rough = 1e-3 if dtype is torch.float32 else 5e-2
+    for one, other in zip(*results, strict=True):
+        assert (one - other).norm() <= rough * other.norm()
 
 
 class Recorded(nn.BatchNorm2d):

@@ -4,6 +4,7 @@ up. Counted on any machine, in the eager step.
 
 import pytest
 import torch
+from conftest import needs_native
 
 from distill.models import ModelSpec, build_classifier
 from distill.models.frozen import Frozen
@@ -12,6 +13,7 @@ from inversion.bench.limits import Traffic
 from inversion.options import GeneratorOptions, ObjectiveOptions, SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.parts.inner import InnerLoop
+from synthesis_kernels import native
 
 CPU = torch.device("cpu")
 BATCH = 8
@@ -30,13 +32,31 @@ def operations(step):
     return traffic.operations
 
 
+@pytest.fixture
+def launches(monkeypatch):
+    """Passes of our own that torch does not see; on a GPU each is a kernel, too."""
+    seen = []
+    call = native.call
+
+    def counted(name, *given):
+        if name.startswith("bn_train"):
+            seen.append(name)
+        call(name, *given)
+
+    monkeypatch.setattr(native, "call", counted)
+    return seen
+
+
+@needs_native
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_operations_of_a_student_step(precision):
+def test_operations_of_a_student_step(precision, launches):
     state = StudentState(network("wrn-16-1").train(), CPU, 0)
     train = StudentStep(state, 4.0, precision)
     images = torch.rand(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     answers, weights = torch.randn(BATCH, 10), torch.ones(BATCH)
-    assert operations(lambda: train(images, answers, weights)) <= STUDENT_STEP[precision]
+    count = operations(lambda: train(images, answers, weights))
+    # Of two steps: one before those that are counted.
+    assert count + len(launches) / 2 <= STUDENT_STEP[precision]
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -58,5 +78,5 @@ def test_operations_of_an_inner_step(precision):
     assert operations(step) <= INNER_STEP[precision]
 
 
-STUDENT_STEP = {torch.float32: 261, torch.bfloat16: 218}
+STUDENT_STEP = {torch.float32: 234, torch.bfloat16: 159}
 INNER_STEP = {torch.float32: 944, torch.bfloat16: 828}

@@ -19,28 +19,42 @@ inline double total(const std::vector<double> &sums, int64_t place, int64_t chan
     return all;
 }
 
+// x, or where there is a branch their sum, which is kept for all that follows.
+template <class T> auto summed(const T *x, const T *branch, T *sum, int64_t place, int64_t n) {
+    auto v = load(x + place, n);
+    if (branch) {
+        store(sum + place, v + load(branch + place, n), n);
+        v = load(sum + place, n);
+    }
+    return v;
+}
+
 // Mean and 1/√(variance + eps), around the first row (E[x²] − E[x]² cancels where |mean| ≫ std);
 // and the running statistics moved towards them.
 template <class T, class N = typename Lanes<T>::Number>
-void bn_train_moments(const T *x, N *mean, N *invstd, N *running_mean, N *running_var, int64_t *batches, int64_t rows,
-                      int64_t channels, float momentum, float eps, int threads) {
+void bn_train_moments(const T *x, const T *branch, T *sum, N *mean, N *invstd, N *running_mean, N *running_var,
+                      int64_t *batches, int64_t rows, int64_t channels, float momentum, float eps, int threads) {
     typedef typename Lanes<T>::Vector V;
     std::vector<double> sums(2 * channels * threads);
     double *all = sums.data();
+    std::vector<N> centres(channels);
+    N *centre = centres.data();
+    for (int64_t c = 0; c < channels; c++) centre[c] = summed(x, branch, sum, c, 1)[0];
     over_blocks<Lanes<T>::count>(rows, channels, threads, [=](int64_t thread, int64_t first, int64_t end, int64_t c, int64_t n) {
-        const V m = load(x + c, n);
+        const V m = load(centre + c, n);
         // Two of each: a sum waits for the one before it.
         V s{}, squares{}, s2{}, squares2{};
         int64_t r = first;
         for (; r + 1 < end; r += 2) {
-            const V d = load(x + r * channels + c, n) - m, e = load(x + (r + 1) * channels + c, n) - m;
+            const V d = summed(x, branch, sum, r * channels + c, n) - m;
+            const V e = summed(x, branch, sum, (r + 1) * channels + c, n) - m;
             s += d;
             squares += d * d;
             s2 += e;
             squares2 += e * e;
         }
         if (r < end) {
-            const V d = load(x + r * channels + c, n) - m;
+            const V d = summed(x, branch, sum, r * channels + c, n) - m;
             s += d;
             squares += d * d;
         }
@@ -49,10 +63,10 @@ void bn_train_moments(const T *x, N *mean, N *invstd, N *running_mean, N *runnin
     for (int64_t c = 0; c < channels; c++) {
         const double offset = total(sums, c, channels, threads) / rows;
         const double apart = total(sums, channels + c, channels, threads) / rows - offset * offset;
-        const double variance = apart < 0 ? 0 : apart, centre = load(x + c, 1)[0] + offset;
-        mean[c] = centre;
+        const double variance = apart < 0 ? 0 : apart, middle = centre[c] + offset;
+        mean[c] = middle;
         invstd[c] = 1 / std::sqrt(variance + eps);
-        running_mean[c] += momentum * (centre - running_mean[c]);
+        running_mean[c] += momentum * (middle - running_mean[c]);
         running_var[c] += momentum * (variance * rows / (rows - 1) - running_var[c]);
     }
     if (batches) ++*batches;
@@ -111,7 +125,7 @@ void bn_train_sums(const T *x, const T *grad, const T *y, const N *mean, const N
 }
 
 template <class T, class N = typename Lanes<T>::Number>
-void bn_train_gradient(const T *x, const T *grad, const T *y, T *to_x, T *to_residual, const N *mean, const N *invstd,
+void bn_train_gradient(const T *x, const T *grad, const T *y, const T *passed, T *to_x, T *to_residual, const N *mean, const N *invstd,
                        const N *weight, const N *bias, const N *to_weight, const N *to_bias, int64_t rows, int64_t channels,
                        float slope, int threads) {
     typedef typename Lanes<T>::Vector V;
@@ -123,7 +137,9 @@ void bn_train_gradient(const T *x, const T *grad, const T *y, T *to_x, T *to_res
             const int64_t place = r * channels + c;
             const V d = load(x + place, n) - m;
             const V g = behind(grad + place, y ? y + place : y, d, k, b, N(slope), n);
-            store(to_x + place, g * k - (d * tilt + base), n);
+            V out = g * k - (d * tilt + base);
+            if (passed) out += load(passed + place, n);
+            store(to_x + place, out, n);
             if (to_residual) store(to_residual + place, g, n);
         }
     });
@@ -132,9 +148,11 @@ void bn_train_gradient(const T *x, const T *grad, const T *y, T *to_x, T *to_res
 }  // namespace
 
 #define FORMS(NAME, T, N)                                                                                                        \
-    extern "C" void bn_train_moments_##NAME(const T *x, N *mean, N *invstd, N *running_mean, N *running_var, int64_t *batches,   \
-                                            int64_t rows, int64_t channels, float momentum, float eps, int threads) {            \
-        bn_train_moments(x, mean, invstd, running_mean, running_var, batches, rows, channels, momentum, eps, threads);           \
+    extern "C" void bn_train_moments_##NAME(const T *x, const T *branch, T *sum, N *mean, N *invstd, N *running_mean,            \
+                                            N *running_var, int64_t *batches, int64_t rows, int64_t channels, float momentum,    \
+                                            float eps, int threads) {                                                            \
+        bn_train_moments(x, branch, sum, mean, invstd, running_mean, running_var, batches, rows, channels, momentum, eps,        \
+                         threads);                                                                                               \
     }                                                                                                                            \
     extern "C" void bn_train_apply_##NAME(const T *x, const T *residual, T *y, const N *mean, const N *invstd, const N *weight,  \
                                           const N *bias, int64_t rows, int64_t channels, float slope, int threads) {             \
@@ -145,11 +163,11 @@ void bn_train_gradient(const T *x, const T *grad, const T *y, T *to_x, T *to_res
                                          int threads) {                                                                          \
         bn_train_sums(x, grad, y, mean, invstd, weight, bias, to_weight, to_bias, rows, channels, slope, threads);               \
     }                                                                                                                            \
-    extern "C" void bn_train_gradient_##NAME(const T *x, const T *grad, const T *y, T *to_x, T *to_residual, const N *mean,      \
-                                             const N *invstd, const N *weight, const N *bias, const N *to_weight,                \
+    extern "C" void bn_train_gradient_##NAME(const T *x, const T *grad, const T *y, const T *passed, T *to_x, T *to_residual,    \
+                                             const N *mean, const N *invstd, const N *weight, const N *bias, const N *to_weight, \
                                              const N *to_bias, int64_t rows, int64_t channels, float slope, int threads) {       \
-        bn_train_gradient(x, grad, y, to_x, to_residual, mean, invstd, weight, bias, to_weight, to_bias, rows, channels, slope,  \
-                          threads);                                                                                              \
+        bn_train_gradient(x, grad, y, passed, to_x, to_residual, mean, invstd, weight, bias, to_weight, to_bias, rows, channels, \
+                          slope, threads);                                                                                       \
     }
 FORMS(float32, float, float)
 FORMS(float64, double, double)

@@ -37,7 +37,7 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 
 inline Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
 
-// Rounds to nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN. (Below 2^-126 the instruction gives 0.)
 inline Halves narrow(Floats v) {
 #ifdef __AVX512BF16__
     return (Halves)_mm512_cvtneps_pbh((__m512)v);

@@ -31,14 +31,27 @@ def _behind(  # type: ignore[no-untyped-def]  # Triton has no types for argument
 
 
 @triton.jit
+def _summed(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    rows_ptr, branch_ptr, place, mask, WIDE: tl.constexpr, BRANCH: tl.constexpr
+):  # fmt: skip
+    """Rows, or their sum with a branch, rounded as it is kept."""
+    x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(WIDE)
+    if BRANCH:
+        x += tl.load(branch_ptr + place, mask=mask, other=0.0).to(WIDE)
+        x = x.to(rows_ptr.dtype.element_ty).to(WIDE)
+    return x
+
+
+@triton.jit
 def _moments_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, sums_ptr, rows, steps,
-    C: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    rows_ptr, branch_ptr, total_ptr, sums_ptr, rows, steps,
+    C: tl.constexpr, BRANCH: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     real = channel < C
-    centre = tl.load(rows_ptr + channel, mask=real, other=0.0).to(WIDE)[None, :]
+    centre = _summed(rows_ptr, branch_ptr, channel, real, WIDE, BRANCH)[None, :]
     total = tl.zeros((BLOCK_R, BLOCK_C), dtype=WIDE)
     squares = tl.zeros((BLOCK_R, BLOCK_C), dtype=WIDE)
     for step in range(steps):
@@ -46,7 +59,9 @@ def _moments_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for 
         row = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
         mask = (row < rows)[:, None] & real[None, :]
         place = row[:, None] * C + channel[None, :]
-        x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(WIDE)
+        x = _summed(rows_ptr, branch_ptr, place, mask, WIDE, BRANCH)
+        if BRANCH:
+            tl.store(total_ptr + place, x.to(total_ptr.dtype.element_ty), mask=mask)
         apart = tl.where(mask, x - centre, tl.zeros_like(x))
         total += apart
         squares += apart * apart
@@ -151,9 +166,9 @@ def _sums_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arg
 
 @triton.jit
 def _gradient_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, grad_ptr, y_ptr, to_x_ptr, to_residual_ptr, sums_ptr, mean_ptr, invstd_ptr,
-    weight_ptr, bias_ptr, to_weight_ptr, to_bias_ptr, rows, steps, parts, slope,
-    C: tl.constexpr, ADDS: tl.constexpr, WIDE: tl.constexpr,
+    rows_ptr, grad_ptr, y_ptr, passed_ptr, to_x_ptr, to_residual_ptr, sums_ptr, mean_ptr,
+    invstd_ptr, weight_ptr, bias_ptr, to_weight_ptr, to_bias_ptr, rows, steps, parts, slope,
+    C: tl.constexpr, ADDS: tl.constexpr, PASSES: tl.constexpr, WIDE: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -184,6 +199,8 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for
             output = apart * scale + shift
         grad = _behind(grad, output, slope)
         out = grad * scale - (apart * tilt + base)
+        if PASSES:
+            out += tl.load(passed_ptr + place, mask=mask, other=0.0).to(WIDE)
         tl.store(to_x_ptr + place, out.to(to_x_ptr.dtype.element_ty), mask=mask)
         if ADDS:
             out = grad.to(to_residual_ptr.dtype.element_ty)
@@ -191,41 +208,47 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for
 
 
 def forward(
-    rows: Tensor,  # (*, C) contiguous, like the residual
-    residual: Tensor | None,
+    maps: tuple[Tensor, Tensor | None, Tensor | None],  # (*, C) each: rows, branch, residual
     weight: Tensor,  # (C,) float32 or better, like all that is kept but the count
     bias: Tensor,
     kept: tuple[Tensor, Tensor, Tensor | None],  # running mean, running variance, batches
     numbers: tuple[float, float, float],  # momentum, eps, slope
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, mean, 1/√(variance + eps)) of rows of channels; what is kept moves."""
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """(y, the sum with the branch, mean, 1/√(variance + eps)); what is kept moves."""
+    rows, branch, residual = maps
     running_mean, running_var, batches = kept
     grid, steps, blocks = _blocks(rows)
     count = rows.numel() // rows.shape[-1]
     y = empty_as(rows)
+    total = None if branch is None else empty_as(rows)
     mean = empty_as(weight)
     invstd = empty_as(weight)
     sums = torch.empty(grid[0], 2, len(weight), dtype=weight.dtype, device=weight.device)
     moved = (running_mean, running_var, running_mean if batches is None else batches)
+    seen = rows if total is None else total
     with torch.cuda.device_of(rows):
-        _moments_kernel[grid](rows, sums, count, steps, **blocks, num_warps=WARPS)
+        _moments_kernel[grid](
+            rows, rows if branch is None else branch, seen, sums, count, steps,
+            BRANCH=branch is not None, **blocks, num_warps=WARPS,
+        )  # fmt: skip
         _apply_kernel[grid](
-            rows, rows if residual is None else residual, y, sums, weight, bias, mean, invstd,
+            seen, rows if residual is None else residual, y, sums, weight, bias, mean, invstd,
             *moved, count, steps, grid[0], *numbers,
             ADDS=residual is not None, COUNTS=batches is not None, PARTS=_parts(blocks), **blocks,
             num_warps=WARPS,
         )  # fmt: skip
-    return y, mean, invstd
+    return y, total, mean, invstd
 
 
 def backward(
-    rows: Tensor,  # (*, C) contiguous, like the next two
-    grad: Tensor,
-    y: Tensor | None,  # the output, where there was a residual
+    # (*, C) each: rows; grad; the output, where there was a residual; and what the rows' gradient
+    # has besides, where there was a branch
+    maps: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     vectors: tuple[Tensor, ...],  # (C,) each: mean, invstd, weight, bias
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of rows, weight, bias and residual."""
+    rows, grad, y, passed = maps
     grid, steps, blocks = _blocks(rows)
     count = rows.numel() // rows.shape[-1]
     to_x = empty_as(rows)
@@ -241,9 +264,10 @@ def backward(
             ADDS=adds, **blocks, num_warps=WARPS,
         )  # fmt: skip
         _gradient_kernel[grid](
-            rows, grad, told, to_x, to_x if to_residual is None else to_residual, sums, *vectors,
+            rows, grad, told, rows if passed is None else passed, to_x,
+            to_x if to_residual is None else to_residual, sums, *vectors,
             to_weight, to_bias, count, steps, grid[0], slope,
-            ADDS=adds, PARTS=_parts(blocks), **blocks, num_warps=WARPS,
+            ADDS=adds, PASSES=passed is not None, PARTS=_parts(blocks), **blocks, num_warps=WARPS,
         )  # fmt: skip
     return to_x, to_weight, to_bias, to_residual
 

@@ -1,14 +1,16 @@
 """Pieces that several networks of the zoo share."""
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from synthesis_kernels.bn_train import activated, bn_train
+from synthesis_kernels.bn_train import activated, bn_train, bn_train_sum
 from synthesis_kernels.conv3x3 import SIDE, has_layer
 from synthesis_kernels.norm_conv3x3 import NormConv3x3, fits
 
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -47,9 +49,9 @@ def norm_act_conv(
     convolution: nn.Module,
     x: Tensor,  # (B, I, H, W)
     residual: Tensor | None = None,  # (B, O, h, w)
-) -> Tensor:  # (B, O, h, w)
-    """`convolution(ReLU(norm(x)))`, plus the residual; in training in one kernel, where there
-    is one and nobody would miss the steps between.
+) -> tuple[Tensor, Tensor | None]:  # (B, O, h, w) twice
+    """`convolution(ReLU(norm(x)))` and the residual, as two parts of a sum. In training they are
+    one, where there is one kernel for it all and nobody would miss the steps between.
     """
     precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if (
@@ -60,16 +62,29 @@ def norm_act_conv(
         and not is_heard(convolution)
         and fits(x, convolution.weight, convolution.bias, residual)
     ):
-        assert isinstance(norm, NORMS)
         kept = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
         own = (convolution.weight, convolution.bias)
         rates = (norm.momentum, norm.eps)
-        return NormConv3x3.apply(x, norm.weight, norm.bias, *kept, *own, residual, *rates)
-    y = convolution(norm_act(norm, x))
-    return y if residual is None else y + residual
+        y = NormConv3x3.apply(x, norm.weight, norm.bias, *kept, *own, residual, *rates)
+        return y, None
+    return convolution(norm_act(norm, x)), residual
 
 
-def trains_alone(norm: nn.Module, x: Tensor) -> bool:
+def sum_norm_act(
+    norm: nn.Module,
+    x: Tensor,  # (B, C, *), like the branch
+    branch: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # (B, C, *) twice
+    """x + branch, where there is one, and that through `norm_act`."""
+    if branch is None:
+        return x, norm_act(norm, x)
+    if not trains_alone(norm, x):
+        total = x + branch
+        return total, norm_act(norm, total)
+    return bn_train_sum(x, branch, *_kept(norm), batches=norm.num_batches_tracked)
+
+
+def trains_alone(norm: nn.Module, x: Tensor) -> TypeGuard[Norm]:
     """Whether this is torch's own BatchNorm with all that it may have, in training; and neither is
     it listened to, nor are its operations recorded or transformed.
     """
@@ -85,6 +100,13 @@ def trains_alone(norm: nn.Module, x: Tensor) -> bool:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]  # torch's stub leaves it out
         and torch._C._functorch.peek_interpreter_stack() is None
     )
+
+
+def _kept(norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
+    """What the kernel asks of a BatchNorm that trains alone."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.momentum is not None
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
 
 
 def is_heard(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from distill.models.zoo.blocks import norm_act, norm_act_conv
+from distill.models.zoo.blocks import is_heard, norm_act_conv, sum_norm_act
 from synthesis_kernels.errors import EchosetError
 
 
@@ -18,11 +18,18 @@ class _Block(nn.Module):
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.shortcut is None:
-            return norm_act_conv(self.bn2, self.conv2, norm_act_conv(self.bn1, self.conv1, x), x)
+        first, second = self.parts(x)
+        return first if second is None else first + second
+
+    def parts(self, x: Tensor, branch: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What x + branch gives, as two parts of a sum that whoever comes next shall make."""
+        if branch is None and self.shortcut is None:
+            y, _ = norm_act_conv(self.bn1, self.conv1, x)
+            return norm_act_conv(self.bn2, self.conv2, y, x)
+        x, active = sum_norm_act(self.bn1, x, branch)
         # The shortcut is from the activated input, too, as in the authors' code.
-        active = norm_act(self.bn1, x)
-        return norm_act_conv(self.bn2, self.conv2, self.conv1(active), self.shortcut(active))
+        beside = x if self.shortcut is None else self.shortcut(active)
+        return norm_act_conv(self.bn2, self.conv2, self.conv1(active), beside)
 
 
 class WideResNet(nn.Module):
@@ -54,5 +61,14 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K)
-        features = self.blocks(self.stem(images))
-        return self.head(norm_act(self.bn, features).mean((2, 3)))
+        x = self.stem(images)
+        blocks = [block for block in self.blocks if isinstance(block, _Block)]
+        is_whole = len(blocks) == len(self.blocks)
+        if not self.training or not is_whole or any(map(is_heard, (self.blocks, *blocks))):
+            return self.head(norm_act(self.bn, self.blocks(x)).mean((2, 3)))
+        # Each block leaves its sum to the next one's BatchNorm.
+        branch: Tensor | None = None
+        for block in blocks:
+            x, branch = block.parts(x, branch)
+        active = sum_norm_act(self.bn, x, branch)[1]
+        return self.head(active.mean((2, 3)))
