@@ -92,32 +92,52 @@ class Frozen(nn.Module):
                 faster[id(layer)] = convolution
                 self._convolutions.append((convolution, layer))
             elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-                weight = layer.weight
-                layer.weight = nn.Parameter(weight.to(self.precision), requires_grad=False)
-                self._casts.append((layer.weight, weight))
+                layer.weight = self._cast_one(layer.weight)
+                if layer.bias is not None:
+                    layer.bias = self._cast_one(layer.bias)
         _replace(network, faster)
+
+    def _cast_one(self, parameter: nn.Parameter) -> nn.Parameter:
+        cast = nn.Parameter(parameter.to(self.precision), requires_grad=False)
+        self._casts.append((cast, parameter))
+        return cast
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the original's present weights and statistics, where they are not the same
         memory.
         """
-        for cast, weight in self._casts:
-            cast.copy_(weight)
+        if self._casts:
+            casts, originals = zip(*self._casts, strict=True)
+            torch._foreach_copy_(casts, originals)
         for convolution, layer in self._convolutions:
             convolution.take(layer)
         for name, norm in self._norms.items():
             self._taps[name].take(norm)
 
-    # (B, C, H, W) in [0, 1] -> (B, K, *places)
-    def forward(self, images: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, C, H, W)
+        """Images as the network itself takes them, for all networks that prepare alike."""
+        normal = (images - self.classifier.mean) / self.classifier.std
+        return normal if self.precision is torch.float32 else normal.to(self.precision)
+
+    def prepares_alike(self, other: Frozen) -> bool:
+        """Whether images prepared for this network will do for the other."""
+        ours = self.classifier
+        theirs = other.classifier
+        same_range = torch.equal(ours.mean, theirs.mean) and torch.equal(ours.std, theirs.std)
+        return same_range and self.precision is other.precision
+
+    # (B, C, H, W) in [0, 1], or prepared -> (B, K, *places)
+    def forward(self, images: Tensor, prepared: bool = False) -> Tensor:
+        network = self.classifier.network if prepared else self.classifier
         with forward_pass(images.device, self.precision):
-            return self.classifier(images).float()
+            return network(images).float()
 
     def with_moments(
         self,
-        images: Tensor,  # (B, C, H, W) in [0, 1]
+        images: Tensor,  # (B, C, H, W) in [0, 1], or prepared
         groups: int | None = None,
+        prepared: bool = False,
     ) -> tuple[Tensor, Tensor]:  # (B, K, *places), (2, ΣC)
         """Logits, and the batch's means and biased variances at the inputs of all BatchNorm layers,
         end to end. With `groups`, the batch is that many batches one after the other, and the
@@ -130,7 +150,7 @@ class Frozen(nn.Module):
         moments = Moments(images, self._channels, groups)
         self._moments = moments
         try:
-            logits = self(images)
+            logits = self(images, prepared)
             tokens = self._tokens
         finally:
             self._moments = None

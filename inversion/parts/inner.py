@@ -118,6 +118,7 @@ class InnerLoop:
         self.optimiser = self._build_optimiser()
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
+        self.shares_input = self.adversary is not None and teacher.prepares_alike(self.adversary)
         self.average: Tensor | None = None  # (2, ΣC)
         self.nothing = torch.zeros(options.batch, device=device)
         self.bn_weight = torch.tensor(options.objective.bn, device=device)
@@ -233,12 +234,15 @@ class InnerLoop:
         with forward_pass(self.noise.device, self.precision):
             images = self.clone(self.noise, wanted)
         seen = views(images, self.places, view, self.view_plan, self.seed)
-        logits, moments = self.teacher.with_moments(seen)
+        if self.shares_input:
+            seen = self.teacher.prepare(seen)
+        logits, moments = self.teacher.with_moments(seen, prepared=self.shares_input)
         bn = self.target.distance(self._carried(moments))
         wrong_class = objectives.class_loss(logits, targets)
         apart = self.nothing
         if adversarial and self.adversary is not None:
-            apart = per_image(adversarial_divergence(logits, self.adversary(seen)))
+            guess = self.adversary(seen, self.shares_input)
+            apart = per_image(adversarial_divergence(logits, guess))
         alike = objectives.likeness(images, wanted)
         worth = self.even
         if goal.phi:
