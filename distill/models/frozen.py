@@ -74,7 +74,7 @@ class Frozen(nn.Module):
         network = classifier.network
         _replace(network, {id(network.get_submodule(name)): t for name, t in self._taps.items()})
         network = fuse(network)
-        self._casts: list[tuple[nn.Parameter, Tensor]] = []
+        self._casts: list[tuple[Tensor, Tensor]] = []
         self._convolutions: list[tuple[FrozenConv3x3, nn.Conv2d]] = []
         if precision is not torch.float32:
             self._cast(network)
@@ -97,7 +97,7 @@ class Frozen(nn.Module):
                     layer.bias = self._cast_one(layer.bias)
         _replace(network, faster)
 
-    def _cast_one(self, parameter: nn.Parameter) -> nn.Parameter:
+    def _cast_one(self, parameter: Tensor) -> nn.Parameter:
         cast = nn.Parameter(parameter.to(self.precision), requires_grad=False)
         self._casts.append((cast, parameter))
         return cast
