@@ -453,8 +453,8 @@ def test_the_teacher_sees_each_image_in_a_view_of_its_own(teacher, tiny, monkeyp
     seen = []
     monkeypatch.setattr(
         Frozen,
-        "with_moments",
-        lambda self, x, whole=Frozen.with_moments: seen.append(x) or whole(self, x),
+        "prepare",
+        lambda self, x, whole=Frozen.prepare: seen.append(x) or whole(self, x),
     )
     options = replace(
         tiny, objective=replace(tiny.objective, views=TeacherViewOptions(shift=0.25, cutout=0.25))

@@ -76,7 +76,7 @@ class Frozen(nn.Module):
         network = classifier.network
         _replace(network, {id(network.get_submodule(name)): t for name, t in self._taps.items()})
         network = fuse(network, lambda *graph: join_convolutions(*graph, precision))
-        self._casts: list[tuple[nn.Parameter, Tensor]] = []
+        self._casts: list[tuple[Tensor, Tensor]] = []
         if precision is not torch.float32:
             self._cast(network)
         classifier.network = network
@@ -87,31 +87,51 @@ class Frozen(nn.Module):
         as they are.
         """
         for layer in network.modules():
-            if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-                if not has_layer(layer, self.precision):
-                    weight = layer.weight
-                    layer.weight = nn.Parameter(weight.to(self.precision), requires_grad=False)
-                    self._casts.append((layer.weight, weight))
+            is_cast = isinstance(layer, nn.modules.conv._ConvNd | nn.Linear)
+            if is_cast and not has_layer(layer, self.precision):
+                layer.weight = self._cast_one(layer.weight)
+                if layer.bias is not None:
+                    layer.bias = self._cast_one(layer.bias)
+
+    def _cast_one(self, parameter: Tensor) -> nn.Parameter:
+        cast = nn.Parameter(parameter.to(self.precision), requires_grad=False)
+        self._casts.append((cast, parameter))
+        return cast
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the original's present weights and statistics, where they are not the same
         memory.
         """
-        for cast, weight in self._casts:
-            cast.copy_(weight)
+        if self._casts:
+            casts, originals = zip(*self._casts, strict=True)
+            torch._foreach_copy_(casts, originals)
         for name, norm in self._norms.items():
             self._taps[name].take(norm)
 
-    # (B, C, H, W) in [0, 1] -> (B, K, *places)
-    def forward(self, images: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1] -> (B, C, H, W)
+        """Images as the network itself takes them, for all networks that prepare alike."""
+        normal = (images - self.classifier.mean) / self.classifier.std
+        return normal if self.precision is torch.float32 else normal.to(self.precision)
+
+    def prepares_alike(self, other: Frozen) -> bool:
+        """Whether images prepared for this network will do for the other."""
+        ours = self.classifier
+        theirs = other.classifier
+        same_range = torch.equal(ours.mean, theirs.mean) and torch.equal(ours.std, theirs.std)
+        return same_range and self.precision is other.precision
+
+    # (B, C, H, W) in [0, 1], or prepared -> (B, K, *places)
+    def forward(self, images: Tensor, prepared: bool = False) -> Tensor:
+        network = self.classifier.network if prepared else self.classifier
         with forward_pass(images.device, self.precision):
-            return self.classifier(images).float()
+            return network(images).float()
 
     def with_moments(
         self,
-        images: Tensor,  # (B, C, H, W) in [0, 1]
+        images: Tensor,  # (B, C, H, W) in [0, 1], or prepared
         groups: int | None = None,
+        prepared: bool = False,
     ) -> tuple[Tensor, Tensor]:  # (B, K, *places), (2, ΣC)
         """Logits, and the batch's means and biased variances at the inputs of all BatchNorm layers,
         end to end. With `groups`, the batch is that many batches one after the other, and the
@@ -124,7 +144,7 @@ class Frozen(nn.Module):
         moments = Moments(images, self._channels, groups)
         self._moments = moments
         try:
-            logits = self(images)
+            logits = self(images, prepared)
             tokens = self._tokens
         finally:
             self._moments = None

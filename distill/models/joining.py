@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from distill.models.fusing import Fusible, give_total, is_sum
-from synthesis_kernels.bn_match import Moments
 from synthesis_kernels.conv3x3 import has_layer, is_followed, pays, runs
 from synthesis_kernels.frozen_conv3x3 import Norm, frozen_conv3x3
 
@@ -26,7 +25,7 @@ class Tap(Fusible):
 
 
 class Joined(nn.Module):
-    """A convolution, the frozen BatchNorm that alone is before it, and a sum that alone is behind."""
+    """A convolution, the frozen BatchNorm that alone is before it, and a sum alone behind it."""
 
     def __init__(self, convolution: nn.Conv2d, tap: Tap | None) -> None:
         super().__init__()

@@ -77,6 +77,14 @@ class Multiplications(FlopCounterMode):
                 self.native += 2 * taps * math.prod(numbers[:5])
 
 
+MEMORY = {
+    torch.ops.aten.empty,
+    torch.ops.aten.empty_like,
+    torch.ops.aten.empty_strided,
+    torch.ops.aten.new_empty,
+    torch.ops.aten.new_empty_strided,
+}
+"""Operations that ask for memory and do nothing with it."""
 TAPS = {"conv3x3": 9, "upsample_conv": 16}
 """Multiplications of a pixel for each pair of channels."""
 
@@ -116,7 +124,7 @@ class Traffic(TorchDispatchMode):
         read = _bytes_by_place((arguments, keywords))
         written = _bytes_by_place(out)
         is_view = written.keys() <= read.keys() and not function._schema.is_mutable
-        if not is_view and function.overloadpacket is not torch.ops.aten.empty:
+        if not is_view and function.overloadpacket not in MEMORY:
             self.operations += 1
             self.bytes += sum(read.values()) + sum(written.values())
         return out

@@ -34,18 +34,6 @@ def _copy_all(into: Iterable[Tensor], source: Iterable[Tensor]) -> None:
     torch._foreach_copy_(list(into), list(source))
 
 
-def _statistics(generator: Generator) -> list[Tensor]:
-    """The running statistics of its BatchNorms."""
-    return [buffer for buffer in generator.buffers() if buffer.is_floating_point()]
-
-
-def _count_no_batches(generator: Generator) -> None:
-    """Its BatchNorms keep an average of fixed momentum, which needs no count of batches."""
-    for layer in generator.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.num_batches_tracked = None
-
-
 @dataclass(frozen=True)
 class InnerResult:
     """What a step found, before its update. A captured step's next run overwrites it."""
@@ -105,7 +93,6 @@ class InnerLoop:
         self.view_plan = ViewPlan(shift, trained.flip, round(trained.cutout * spec.size))
         self.seed = seed
         self.clone = copy.deepcopy(generator)
-        _count_no_batches(self.clone)
         device = self.target.mean.device
         self.places = torch.arange(options.batch, device=device)
         self.noise = nn.Parameter(
@@ -118,6 +105,7 @@ class InnerLoop:
         self.optimiser = self._build_optimiser()
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
+        self.shares_input = self.adversary is not None and teacher.prepares_alike(self.adversary)
         self.average: Tensor | None = None  # (2, ΣC)
         self.nothing = torch.zeros(options.batch, device=device)
         self.bn_weight = torch.tensor(options.objective.bn, device=device)
@@ -149,7 +137,7 @@ class InnerLoop:
         to be.
         """
         _copy_all(self.parameters, self.generator.parameters())
-        _copy_all(_statistics(self.clone), _statistics(self.generator))
+        _copy_all(self.clone.buffers(), self.generator.buffers())
         begun = [self.optimiser.state[parameter].values() for parameter in self.passing]
         torch._foreach_zero_([*self.summed, *itertools.chain(*begun)])
         self.noise.copy_(noise)
@@ -195,7 +183,7 @@ class InnerLoop:
         else:
             for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
                 parameter.grad = total
-        _copy_all(_statistics(self.generator), _statistics(self.clone))
+        _copy_all(self.generator.buffers(), self.clone.buffers())
         return images
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,12 +221,15 @@ class InnerLoop:
         with forward_pass(self.noise.device, self.precision):
             images = self.clone(self.noise, wanted)
         seen = views(images, self.places, view, self.view_plan, self.seed)
-        logits, moments = self.teacher.with_moments(seen)
+        if self.shares_input:
+            seen = self.teacher.prepare(seen)
+        logits, moments = self.teacher.with_moments(seen, prepared=self.shares_input)
         bn = self.target.distance(self._carried(moments))
         wrong_class = objectives.class_loss(logits, targets)
         apart = self.nothing
         if adversarial and self.adversary is not None:
-            apart = per_image(adversarial_divergence(logits, self.adversary(seen)))
+            guess = self.adversary(seen, self.shares_input)
+            apart = per_image(adversarial_divergence(logits, guess))
         alike = objectives.likeness(images, wanted)
         worth = self.even
         if goal.phi:
@@ -265,4 +256,4 @@ class InnerLoop:
         return torch.lerp(moments, self.average, momentum)
 
     def _tensors(self) -> list[Tensor]:
-        return [*optimiser_tensors(self.optimiser), *self.summed, *_statistics(self.clone)]
+        return [*optimiser_tensors(self.optimiser), *self.summed, *self.clone.buffers()]

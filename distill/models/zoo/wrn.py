@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from distill.models.zoo.blocks import is_heard, norm_act_conv, sum_norm_act
+from distill.models.zoo.blocks import is_heard, norm_act, norm_act_conv, sum_norm_act
 from synthesis_kernels.errors import EchosetError
 
 
