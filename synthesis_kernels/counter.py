@@ -30,17 +30,21 @@ def mix(x: Number) -> Number:
     return x ^ (x >> 16)
 
 
+def start_place(seed: int) -> int:
+    """Where a seed's numbers begin, below 2³²."""
+    # The seed is scrambled first: seeds 0 and 1 must not merely swap the draws of neighbouring
+    # images.
+    return mix(mix(seed >> 32 & _MASK) + (seed & _MASK) & _MASK)
+
+
 def uniforms(
     index: Tensor,  # (B,) int64, below 2³²
-    view: Tensor,  # (B,) int64, below 2³²
+    view: Tensor,  # (B,) int64, below 2³², or () for all
     seed: int,
     lanes: int,
 ) -> Tensor:  # (lanes, B) float32 in [0, 1)
     """`lanes` independent numbers for each (index, view)."""
-    # The seed is scrambled first: seeds 0 and 1 must not merely swap the draws of neighbouring
-    # images.
-    place = mix(mix(seed >> 32 & _MASK) + (seed & _MASK) & _MASK)
-    key = mix(mix(index + place & _MASK) + view & _MASK)
+    key = mix(mix(index + start_place(seed) & _MASK) + view & _MASK)
     steps = torch.arange(1, lanes + 1, device=index.device) * LANE_STEP & _MASK
     # 24 bits: all of them fit a float32 exactly, and 1.0 can't come out.
     return (mix(key + steps[:, None] & _MASK) >> 8).float() * 2.0**-24

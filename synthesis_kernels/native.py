@@ -81,12 +81,12 @@ def has(name: str) -> bool:
     return loaded is not None and hasattr(loaded, name)
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float) -> int:
     """Run a function of the library on tensors (by address), integers and floats; the number of
-    threads is added.
+    threads is added. What it gives means something where the function returns a number.
     """
     function = getattr(library(), f"{name}_{DTYPES[dtype]}")
-    function(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
+    return function(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
 
 
 def as_rows(x: Tensor) -> Tensor:  # (B, C, *) -> (B, *, C)

@@ -234,13 +234,18 @@ def test_threads_share_the_native_rows():
 @needs_native
 def test_threads_share_the_native_views():
     pool, index = torch.randint(256, (5, 3, 9, 9), dtype=torch.uint8), torch.arange(11) % 5
-    plan, before = ViewPlan(2, True, 3, 0.5), torch.get_num_threads()
+    plan, before = ViewPlan(2, True, 3, 0.5, 0.5), torch.get_num_threads()
     exact = views_reference(pool, index, torch.arange(11), plan, 4)
+    floats = (pool / 255).requires_grad_()
+    gradients = []
     try:
         with kernel_form("native"):
             for threads in (1, 2, 5):
                 torch.set_num_threads(threads)
                 torch.testing.assert_close(views(pool, index, torch.arange(11), plan, 4), exact)
+                seen = views(floats, index, torch.arange(11), plan, 4)
+                gradients += torch.autograd.grad((seen * exact).sum(), floats)
+        assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
     finally:
         torch.set_num_threads(before)
 
@@ -399,7 +404,10 @@ PLANS = [
     ViewPlan(mixup=1.0),
     ViewPlan(crop=2, flip=True, cutout=3, mixup=0.5),
     ViewPlan(crop=9, flip=True, cutout=11),  # both larger than the image
+    ViewPlan(cutmix=1.0),
+    ViewPlan(crop=2, flip=True, cutout=3, mixup=0.5, cutmix=0.6),
 ]
+FLOATS = {torch.float32: 1.2e-7, torch.float64: 1e-15, torch.bfloat16: 8e-3}
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -411,6 +419,39 @@ def test_views_equal_their_definition(device, plan, size):
     exact = views_reference(pool, index, view, plan, seed=3)
     assert ours.dtype is torch.float32 and ours.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(ours.cpu(), exact, rtol=0, atol=1.2e-7 if plan.mixup else 0)
+    one = torch.tensor(2**32 - 1)
+    ours = views(pool.to(device), index.to(device), one.to(device), plan, seed=7 * 2**32 - 5)
+    exact = views_reference(pool, index, one.expand(7), plan, seed=7 * 2**32 - 5)
+    torch.testing.assert_close(ours.cpu(), exact, rtol=0, atol=1.2e-7 if plan.mixup else 0)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "expanded"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("plan", [ViewPlan(crop=2, flip=True), PLANS[-1]], ids=str)
+def test_views_of_a_float_pool_equal_their_definition(device, plan, dtype, layout):
+    """Where an image is seen several times, and others never, all that see it add up."""
+    pool = LAYOUTS[layout](torch.rand(5, 3, 7, 5, device=device).to(dtype)).requires_grad_()
+    index = torch.tensor([3, 0, 3, 2, 3, 0], device=device)
+    view = torch.arange(6, device=device)
+    weights = torch.randn(6, 3, 7, 5, device=device).to(dtype)
+    outs, gradients = [], []
+    for function in (views, views, views_reference):
+        outs.append(function(pool, index, view, plan, seed=5))
+        gradients += torch.autograd.grad((outs[-1] * weights).sum(), pool)
+    assert outs[0].dtype is dtype and outs[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(outs[0], outs[1])
+    if pool.device.type == "cpu" or backend.asked_form() != "reference":
+        assert torch.equal(gradients[0], gradients[1])
+    torch.testing.assert_close(outs[0], outs[2], rtol=0, atol=FLOATS[dtype])
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=0, atol=20 * FLOATS[dtype])
+
+
+def test_views_of_half_precision_take_their_definition(device):
+    pool = torch.rand(3, 1, 4, 4, device=device).half()
+    index = torch.arange(3, device=device)
+    assert torch.equal(
+        views(pool, index, index, PLANS[1], 0), views_reference(pool, index, index, PLANS[1], 0)
+    )
 
 
 def test_a_view_is_the_same_in_any_batch_and_order(device):
@@ -454,7 +495,9 @@ def test_views_happen_as_often_as_planned():
 
 
 @pytest.mark.parametrize(
-    "plan", [ViewPlan(crop=1, flip=True, cutout=2), ViewPlan(mixup=1.0), PLANS[6]], ids=str
+    "plan",
+    [ViewPlan(crop=1, flip=True, cutout=2), ViewPlan(mixup=1.0), PLANS[6], PLANS[-2], PLANS[-1]],
+    ids=str,
 )
 def test_views_of_a_float_pool_are_differentiable(device, plan):
     index = view = torch.tensor([0, 2, 2], device=device)
@@ -772,6 +815,20 @@ def test_triton_is_taken_only_where_its_driver_loads(monkeypatch):
         assert describe_forms(torch.device("cuda")) == f"kernels: {expected}"
     finally:
         backend._driver_problem.cache_clear()
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32], ids=str)
+def test_views_of_no_image_are_nan_where_nobody_waits_to_hear_of_them(kind):
+    pytest.importorskip("triton")
+    pool, index = torch.ones(3, 1, 5, 5, dtype=kind), torch.tensor([0, 3, -1, 2])
+    pool.requires_grad_(kind.is_floating_point)
+    with kernel_form("triton"):
+        seen = views(pool, index, torch.arange(4), ViewPlan(2, True, 2, 0.5, 0.5), 1)
+    assert seen.isnan().flatten(1).all(1).tolist() == [False, True, True, False]
+    assert not seen[[0, 3]].isnan().any()
+    if pool.requires_grad:
+        (gradient,) = torch.autograd.grad(seen[[0, 3]].sum(), pool)
+        assert gradient.isfinite().all() and (gradient != 0).any()
 
 
 @pytest.mark.parametrize("form", ["reference", pytest.param("native", marks=needs_native)])

@@ -58,6 +58,24 @@ def test_views_larger_than_a_block():
     assert torch.equal(ours.cpu(), views_reference(pool, index, index, plan, seed=0))
 
 
+@pytest.mark.parametrize("look_up", [2, 4, 16])
+def test_the_views_of_an_image_are_found_block_by_block(monkeypatch, look_up):
+    from synthesis_kernels.triton_forms import views as form
+
+    monkeypatch.setattr(form, "LOOK_UP", look_up)
+    torch.manual_seed(0)
+    pool = torch.rand(3, 3, 20, 18, device=DEVICE, requires_grad=True)
+    index = torch.tensor([2, 0, 2, 2, 0, 2, 2], device=DEVICE)
+    plan = ViewPlan(crop=4, flip=True, cutout=9, mixup=0.4, cutmix=0.5)
+    weights = torch.randn(7, 3, 20, 18, device=DEVICE)
+    with kernel_form("triton"):
+        ours = views(pool, index, torch.arange(7, device=DEVICE), plan, seed=0)
+        (gradient,) = torch.autograd.grad((ours * weights).sum(), pool)
+    exact = views_reference(pool, index, torch.arange(7, device=DEVICE), plan, seed=0)
+    (expected,) = torch.autograd.grad((exact * weights).sum(), pool)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5)
+
+
 COMPILE = """
 import triton
 import triton.language as tl
@@ -82,9 +100,15 @@ for half in ("*bf16", "*fp32"):
         block = dict(K=10, JS=js, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
         for kernel in (divergence._forward_kernel, divergence._backward_kernel):
             build(kernel, pointers(kernel, half, temperature="fp32"), **block)
-kinds = dict(pool_ptr="*u8", index_ptr="*i64", draws_ptr="*fp32", out_ptr="*fp32", mixup="fp32")
-ptx = build(views._views_kernel, kinds, C=3, H=9, W=7, CROP=1, FLIP=True, CUTOUT=3, MIXES=True, PIXELS=256, BLOCK_C=4)
-assert "div.rn.f32" in ptx and "div.full" not in ptx
+kinds = dict(index_ptr="*i64", view_ptr="*i64", mixup="fp32", cutmix="fp32")
+plan = dict(C=3, H=9, W=7, CROP=1, FLIP=True, CUTOUT=3, PIXELS=256, BLOCK_C=4, LOOK_UP=256, WIDE=tl.float32)
+for rest in (dict(MIXES=True, PASTES=True), dict(MIXES=False, PASTES=False), dict(MIXES=True, PASTES=False)):
+    for kind in ("*u8", "*fp32", "*bf16"):
+        out = "*fp32" if kind == "*u8" else kind
+        ptx = build(views._views_kernel, kinds | dict(pool_ptr=kind, out_ptr=out), BYTES=kind == "*u8", **plan, **rest)
+        assert "div.full" not in ptx and ("div.rn.f32" in ptx) == (kind == "*u8")
+        if kind != "*u8":
+            build(views._spread_kernel, kinds | dict(grad_ptr=kind, out_ptr=out), BYTES=False, **plan, **rest)
 build(priority._race_kernel, pointers(priority._race_kernel, "*fp32"), BLOCK=1024)
 print("built")
 """
