@@ -57,7 +57,7 @@ def views_reference(
     """Definition, image by image and step by step; differentiable where the pool is float."""
     height, width = pool.shape[2:]
     images = []
-    pastes = uniforms(index, view, seed + PASTE, PASTE_LANES).T
+    paste_draws = uniforms(index, view, seed + PASTE, PASTE_LANES).T
     for place, draws in enumerate(uniforms(index, view, seed, LANES).T):
         row, column, mirror, cut_row, cut_column, blend, partner, share = draws
         image = _to_unit(pool[index[place]])
@@ -78,7 +78,7 @@ def views_reference(
             keep = torch.ones_like(image)
             keep[:, rows, columns] = 0
             image = image * keep
-        pasted, donor, middle_row, middle_column, _, area = pastes[place]
+        pasted, donor, middle_row, middle_column, _, area = paste_draws[place]
         if plan.cutmix and pasted < plan.cutmix:
             near_rows = _near(middle_row, area, height)[:, None]
             near_columns = _near(middle_column, area, width)

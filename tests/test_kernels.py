@@ -35,13 +35,18 @@ from synthesis_kernels.bn_match import (
 from synthesis_kernels.counter import LANE_STEP, MULTIPLIERS, uniforms
 from synthesis_kernels.divergence import (
     adversarial_divergence,
+    compare,
+    compare_reference,
     divergence,
     divergence_reference,
+    mean_divergence,
+    mean_divergence_reference,
     same_decision,
 )
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.native import find_compiler, library
 from synthesis_kernels.priority import (
+    Visited,
     _race,
     draw,
     draw_by_class,
@@ -49,6 +54,8 @@ from synthesis_kernels.priority import (
     draw_distinct,
     importance_weights,
     race_keys_reference,
+    record_visits,
+    record_visits_reference,
 )
 from synthesis_kernels.upsample_conv import upsample_conv, upsample_conv_reference
 from synthesis_kernels.views import ViewPlan, views, views_reference
@@ -299,56 +306,49 @@ def test_moment_target_takes_all_layers_together(relative):
 # Divergence
 
 
-def divergence_oracle(teacher, student, temperature, kind):
+def divergence_oracle(teacher, student, temperature):
     def softmax(z):
         e = np.exp(z - z.max(1, keepdims=True))
         return e / e.sum(1, keepdims=True)
 
     p, q = softmax(teacher / temperature), softmax(student / temperature)
-    m = (p + q) / 2
-    kl = (p * np.log(p / q)).sum(1)
-    js = 0.5 * (p * np.log(p / m)).sum(1) + 0.5 * (q * np.log(q / m)).sum(1)
-    return {"kl": kl, "js": js}[kind] * temperature**2
+    return (p * np.log(p / q)).sum(1) * temperature**2
 
 
-@pytest.mark.parametrize("kind", ["kl", "js"])
 @given(classes=st.integers(1, 6), temperature=st.floats(0.5, 20, width=32), seed=st.integers(0, 99))
 @FEW
-def test_divergence_equals_a_numpy_oracle(device, kind, classes, temperature, seed):
+def test_divergence_equals_a_numpy_oracle(device, classes, temperature, seed):
     teacher, student = np.random.default_rng(seed).normal(size=(2, 5, classes)) * 4
     ours = divergence(
         torch.from_numpy(teacher).to(device),
         torch.from_numpy(student).to(device),
         temperature,
-        kind,
     )
-    expected = divergence_oracle(teacher, student, temperature, kind)
+    expected = divergence_oracle(teacher, student, temperature)
     np.testing.assert_allclose(ours.cpu().numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["kl", "js"])
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2, 2)], ids=str)
-def test_divergence_gradient_by_finite_differences(device, kind, shape):
+def test_divergence_gradient_by_finite_differences(device, shape):
     logits = [
         torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True) for _ in range(2)
     ]
-    assert gradcheck(lambda t, s: divergence(t, s, 2.0, kind), logits)
+    assert gradcheck(lambda t, s: divergence(t, s, 2.0), logits)
 
 
-@pytest.mark.parametrize("kind", ["kl", "js"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(9, 10), (3, 7, 4, 5), (2, 100, 3)], ids=str)
 @pytest.mark.parametrize(
     "dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=["float32", "bfloat16"]
 )
-def test_divergence_of_any_layout(device, shape, layout, kind, dtype, tolerance):
+def test_divergence_of_any_layout(device, shape, layout, dtype, tolerance):
     teacher, student = (3 * torch.randn(2, *shape, device=device)).to(dtype)
     student = LAYOUTS[layout](student)
     weights = torch.randn(shape[0], *shape[2:])
 
     def run(function, *logits):
         logits = [z.detach().requires_grad_() for z in logits]
-        value = function(*logits, 1.5, kind)
+        value = function(*logits, 1.5)
         return value, *torch.autograd.grad(
             (value.double() * weights.to(value.device)).sum(), logits
         )
@@ -361,14 +361,13 @@ def test_divergence_of_any_layout(device, shape, layout, kind, dtype, tolerance)
         assert_near(value, exact, tolerance)
 
 
-@pytest.mark.parametrize("kind", ["kl", "js"])
-def test_divergence_at_the_ends(device, kind):
+def test_divergence_at_the_ends(device):
     teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64, device=device)
     assert (
-        divergence(teacher, teacher + 5, 2.0, kind).abs().max() < 1e-12
+        divergence(teacher, teacher + 5, 2.0).abs().max() < 1e-12
     )  # a shift of all logits changes nothing
     certain = torch.tensor([[1e4, 0.0], [0.0, 1e4]], device=device, requires_grad=True)
-    value = divergence(certain, certain.flip(1), kind=kind)
+    value = divergence(certain, certain.flip(1))
     assert (
         torch.isfinite(value).all()
         and torch.isfinite(torch.autograd.grad(value.sum(), certain)[0]).all()
@@ -378,8 +377,79 @@ def test_divergence_at_the_ends(device, kind):
 def test_divergence_refuses_what_it_cannot_compare():
     with pytest.raises(EchosetError, match="different shapes"):
         divergence(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(EchosetError, match="no divergence 'tv'"):
-        divergence(torch.zeros(2, 3), torch.zeros(2, 3), kind="tv")
+    with pytest.raises(EchosetError, match="different shapes"):
+        compare(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (5, 100), (3, 7, 4, 5), (2, 3, 19)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_mean_divergence_equals_its_definition(device, shape, layout, weighed):
+    """Alone, and as a part of a larger loss."""
+    teacher, student = 3 * torch.randn(2, *shape, device=device)
+    logits = [teacher.requires_grad_(), LAYOUTS[layout](student).detach().requires_grad_()]
+    weights = torch.rand(shape[0], device=device) if weighed else None
+    ours = mean_divergence(*logits, 4.0, weights)
+    exact = mean_divergence_reference(*logits, 4.0, weights)
+    assert_near(ours, exact, 1e-5)
+    for wanted in (logits, logits[1:]):
+        found = torch.autograd.grad(3 * ours, wanted, retain_graph=True)
+        expected = torch.autograd.grad(3 * exact, wanted, retain_graph=True)
+        for one, other in zip(found, expected, strict=True):
+            assert_near(one, other, 1e-5)
+    single = [z.detach()[:4].double().requires_grad_() for z in logits]
+    few = None if weights is None else weights[:4].double()
+    assert gradcheck(lambda t, s: mean_divergence(t, s, 2.0, few), single)
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (5, 100), (3, 7, 4, 5), (2, 3, 19)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+def test_comparing_equals_its_definition(device, shape, layout):
+    teacher = 3 * torch.randn(shape, device=device)
+    student = LAYOUTS[layout](teacher + 2 * torch.randn(shape, device=device))
+    apart, alike = compare(teacher, student)
+    expected_apart, expected_alike = compare_reference(teacher, student)
+    assert 0 < alike.mean() < 1
+    assert_near(apart, expected_apart, 1e-5)
+    torch.testing.assert_close(alike, expected_alike)
+
+
+def test_of_equal_logits_the_first_decides(device):
+    teacher = torch.tensor([[1.0, 2, 2, 0], [1, 1, 1, 1], [0, 0, 5, 5]], device=device)
+    student = torch.tensor([[0.0, 3, 0, 3], [0, 0, 0, 1], [0, 0, 0, 5]], device=device)
+    assert compare(teacher, student)[1].tolist() == [1, 0, 0]
+    planes = teacher.T[None, :, :, None], student.T[None, :, :, None]
+    torch.testing.assert_close(compare(*planes)[1].cpu(), torch.tensor([1 / 3]))
+
+
+@pytest.mark.parametrize("shape", [(30, 10), (3, 7, 4, 5)], ids=str)
+def test_adversarial_divergence_equals_its_definition(device, shape):
+    logits = [torch.randn(shape, dtype=torch.float64, device=device) for _ in range(2)]
+    teacher, student = [z.requires_grad_() for z in logits]
+    weights = torch.randn(shape[0], *shape[2:], device=device)
+    ours = adversarial_divergence(teacher, student)
+    exact = divergence_reference(teacher, student) * same_decision(teacher, student)
+    torch.testing.assert_close(ours, exact)
+    found = torch.autograd.grad((ours * weights).sum(), [teacher, student])
+    expected = torch.autograd.grad((exact * weights).sum(), [teacher, student])
+    torch.testing.assert_close(found, expected)
+
+
+@needs_native
+def test_threads_share_the_native_divergence():
+    teacher, student = torch.randn(2, 6, 21, 17, 13)
+    teacher.requires_grad_()
+    before, values = torch.get_num_threads(), []
+    try:
+        with kernel_form("native"):
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                loss = mean_divergence(teacher, student, 4.0)
+                values.append((loss, *torch.autograd.grad(loss, teacher)))
+    finally:
+        torch.set_num_threads(before)
+    for loss, gradient in values:
+        assert torch.equal(loss, values[0][0]) and torch.equal(gradient, values[0][1])
 
 
 def test_the_adversary_has_nothing_to_gain_where_decisions_differ(device):
@@ -658,6 +728,34 @@ def test_draws_within_a_class_follow_the_chances():
     torch.testing.assert_close(
         share, torch.tensor([1 / 6, 1 / 2, 50 / 52, 2 / 52, 1 / 3]), atol=0.04, rtol=0
     )
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_visits_leave_what_their_definition_says(device, count):
+    """Some slots are drawn several times, in any order, some for the first time."""
+    generator = torch.Generator().manual_seed(count)
+    slots = 23
+    numbers = torch.rand(5, slots, generator=generator)
+    numbers[4] = torch.randint(0, 3, (slots,), generator=generator)
+    numbers[2, ::5] = 0
+    importance = torch.rand(slots, generator=generator)
+    ours = Visited(*numbers.clone().to(device))
+    exact = Visited(*numbers.clone())
+    for _ in range(3):
+        drawn = torch.randint(slots, (count,), generator=generator)
+        apart = torch.rand(count, generator=generator)
+        record_visits_reference(exact, drawn, apart, importance[drawn])
+        record_visits(ours, *(x.to(device) for x in (drawn, apart, importance[drawn])))
+    for found, expected in zip(ours, exact, strict=True):
+        torch.testing.assert_close(found.cpu(), expected)
+
+
+@needs_native
+def test_a_visit_of_no_slot_is_refused():
+    kept = Visited(*torch.zeros(5, 3))
+    with kernel_form("native"), pytest.raises(IndexError):
+        record_visits(kept, torch.tensor([0, 3]), torch.ones(2), torch.ones(2))
+    assert not kept.visits.any()
 
 
 # Doubling and convolving

@@ -12,7 +12,12 @@ import torch
 
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.bn_match import bn_match, bn_match_reference
-from synthesis_kernels.divergence import divergence, divergence_reference
+from synthesis_kernels.divergence import (
+    divergence,
+    divergence_reference,
+    mean_divergence,
+    mean_divergence_reference,
+)
 from synthesis_kernels.views import ViewPlan, views, views_reference
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -43,10 +48,24 @@ def test_divergence_of_many_classes(classes):
     torch.manual_seed(0)
     teacher, student = torch.randn(2, 65 if classes < 100 else 3, classes, device=DEVICE)
     with kernel_form("triton"):
-        ours = divergence(teacher, student, 3.0, "js")
+        ours = divergence(teacher, student, 3.0)
     torch.testing.assert_close(
-        ours, divergence_reference(teacher, student, 3.0, "js"), rtol=1e-4, atol=1e-5
+        ours, divergence_reference(teacher, student, 3.0), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("alone", [1, 1 << 14])
+def test_a_mean_divergence_is_one_program_s_or_several_s(monkeypatch, alone):
+    from synthesis_kernels.triton_forms import divergence as form
+
+    monkeypatch.setattr(form, "ALONE", alone)
+    torch.manual_seed(0)
+    teacher, student = torch.randn(2, 70, 20, device=DEVICE)
+    weights = torch.rand(70, device=DEVICE)
+    with kernel_form("triton"):
+        ours = mean_divergence(teacher, student, 3.0, weights)
+    exact = mean_divergence_reference(teacher, student, 3.0, weights)
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
 
 
 def test_views_larger_than_a_block():
@@ -96,10 +115,12 @@ for half in ("*bf16", "*fp32"):
     wide = {f"{n}_ptr": "*fp32" for n in ("scale", "shift", "centre", "sums", "mean", "slope", "base")}
     build(bn_match._forward_kernel, pointers(bn_match._forward_kernel, half, **wide, rows="i64"), STEPS=3, **block)
     build(bn_match._backward_kernel, pointers(bn_match._backward_kernel, half, **wide), **block)
-    for js in (True, False):
-        block = dict(K=10, JS=js, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
-        for kernel in (divergence._forward_kernel, divergence._backward_kernel):
-            build(kernel, pointers(kernel, half, temperature="fp32"), **block)
+    for yes in (True, False):
+        block = dict(K=10, GATED=yes, MEAN=yes, WEIGHED=yes, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
+        forward, backward = divergence._forward_kernel, divergence._backward_kernel
+        for alone in (True, False):
+            build(forward, pointers(forward, half, temperature="fp32"), DECIDES=yes, ALONE=alone, **block)
+        build(backward, pointers(backward, half, temperature="fp32"), TO_TEACHER=yes, TO_STUDENT=True, **block)
 kinds = dict(index_ptr="*i64", view_ptr="*i64", mixup="fp32", cutmix="fp32")
 plan = dict(C=3, H=9, W=7, CROP=1, FLIP=True, CUTOUT=3, PIXELS=256, BLOCK_C=4, LOOK_UP=256, WIDE=tl.float32)
 for rest in (dict(MIXES=True, PASTES=True), dict(MIXES=False, PASTES=False), dict(MIXES=True, PASTES=False)):
@@ -110,6 +131,8 @@ for rest in (dict(MIXES=True, PASTES=True), dict(MIXES=False, PASTES=False), dic
         if kind != "*u8":
             build(views._spread_kernel, kinds | dict(grad_ptr=kind, out_ptr=out), BYTES=False, **plan, **rest)
 build(priority._race_kernel, pointers(priority._race_kernel, "*fp32"), BLOCK=1024)
+record = priority._record_kernel
+build(record, pointers(record, "*fp32", drawn_ptr="*i64"), LEAST=1e-4, BLOCK=256)
 print("built")
 """
 
