@@ -97,7 +97,8 @@ def compare(
     form = _pick_form(teacher_logits, student_logits)
     if form == "native":
         pair = _lay_out(teacher_logits, student_logits)
-        apart, agreed = torch.empty(2, pair.shape[0], dtype=student_logits.dtype)
+        apart = torch.empty(pair.shape[0], dtype=student_logits.dtype)
+        agreed = torch.empty(pair.shape[0], dtype=student_logits.dtype)
         _native_forward(pair, DivergencePlan(), None, apart=apart, agreed=agreed)
         return apart, agreed
     if form == "triton":
@@ -228,7 +229,8 @@ def _native_forward(
 ) -> Tensor:  # (B·S,)
     """Each sample's divergence; what else is wanted is written where there is room for it."""
     images, _, places = pair.shape
-    values, alike = torch.empty(2, images * places, dtype=pair.student.dtype)
+    values = torch.empty(images * places, dtype=pair.student.dtype)
+    alike = torch.empty(images * places, dtype=pair.student.dtype)
     wanted = [values, alike, kept, apart, agreed, loss]
     native.call(
         "divergence",
