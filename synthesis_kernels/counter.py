@@ -13,6 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from synthesis_kernels import native
+from synthesis_kernels.backend import pick_form
+
 Number = TypeVar("Number", int, Tensor)
 _MASK = 0xFFFFFFFF
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
@@ -37,14 +40,32 @@ def start_place(seed: int) -> int:
     return mix(mix(seed >> 32 & _MASK) + (seed & _MASK) & _MASK)
 
 
-def uniforms(
+def uniforms_reference(
     index: Tensor,  # (B,) int64, below 2³²
     view: Tensor,  # (B,) int64, below 2³², or () for all
     seed: int,
     lanes: int,
 ) -> Tensor:  # (lanes, B) float32 in [0, 1)
-    """`lanes` independent numbers for each (index, view)."""
+    """Definition: `lanes` independent numbers for each (index, view)."""
     key = mix(mix(index + start_place(seed) & _MASK) + view & _MASK)
     steps = torch.arange(1, lanes + 1, device=index.device) * LANE_STEP & _MASK
     # 24 bits: all of them fit a float32 exactly, and 1.0 can't come out.
     return (mix(key + steps[:, None] & _MASK) >> 8).float() * 2.0**-24
+
+
+def uniforms(index: Tensor, view: Tensor, seed: int, lanes: int) -> Tensor:
+    """The same numbers, drawn at once."""
+    form = pick_form(index)
+    if form == "reference":
+        return uniforms_reference(index, view, seed, lanes)
+    index = index.long().contiguous()
+    view = view.long().contiguous()
+    out = torch.empty(lanes, len(index), device=index.device)
+    if form == "triton":
+        from synthesis_kernels.triton_forms.counter import draw_uniforms
+
+        draw_uniforms(index, view, out, seed)
+        return out
+    sizes = (len(index), lanes, start_place(seed))
+    native.call("uniforms", torch.float32, index, view, view.ndim, out, *sizes)
+    return out

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import pick_form
-from synthesis_kernels.counter import start_place, uniforms
+from synthesis_kernels.counter import start_place, uniforms, uniforms_reference
 from synthesis_kernels.errors import EchosetError
 
 LANES = 8
@@ -57,8 +57,8 @@ def views_reference(
     """Definition, image by image and step by step; differentiable where the pool is float."""
     height, width = pool.shape[2:]
     images = []
-    paste_draws = uniforms(index, view, seed + PASTE, PASTE_LANES).T
-    for place, draws in enumerate(uniforms(index, view, seed, LANES).T):
+    paste_draws = uniforms_reference(index, view, seed + PASTE, PASTE_LANES).T
+    for place, draws in enumerate(uniforms_reference(index, view, seed, LANES).T):
         row, column, mirror, cut_row, cut_column, blend, partner, share = draws
         image = _to_unit(pool[index[place]])
         if plan.mixup and blend < plan.mixup:

@@ -32,7 +32,7 @@ from synthesis_kernels.bn_match import (
     fold_batch_norm,
     moment_distance,
 )
-from synthesis_kernels.counter import LANE_STEP, MULTIPLIERS, uniforms
+from synthesis_kernels.counter import LANE_STEP, MULTIPLIERS, uniforms, uniforms_reference
 from synthesis_kernels.divergence import (
     adversarial_divergence,
     compare,
@@ -592,7 +592,7 @@ def test_views_refuse_a_pool_of_integers():
         )
 
 
-def test_the_counter_is_its_formula():
+def test_the_counter_is_its_formula(device):
     def mix(x):
         x = (x ^ x >> 16) * MULTIPLIERS[0] % 2**32
         x = (x ^ x >> 15) * MULTIPLIERS[1] % 2**32
@@ -605,7 +605,11 @@ def test_the_counter_is_its_formula():
         [(mix((key + lane * LANE_STEP) % 2**32) >> 8) / 2**24 for key in keys]
         for lane in range(1, 9)
     ]
-    assert uniforms(torch.tensor(index), torch.tensor(view), seed, 8).tolist() == expected
+    index, view = torch.tensor(index, device=device), torch.tensor(view, device=device)
+    assert uniforms(index, view, seed, 8).tolist() == expected
+    for many, of in ((1, view), (700, view), (20, view[2])):
+        definition = uniforms_reference(index.cpu(), of.cpu(), seed, many)
+        assert torch.equal(uniforms(index, of, seed, many).cpu(), definition)
 
 
 @pytest.mark.parametrize("start, seed", [(0, 0), (1 << 20, 12345)])

@@ -100,7 +100,7 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from synthesis_kernels.triton_forms import bn_match, divergence, priority, views
+from synthesis_kernels.triton_forms import bn_match, counter, divergence, priority, views
 
 def build(kernel, types, **constants):
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
@@ -131,6 +131,7 @@ for rest in (dict(MIXES=True, PASTES=True), dict(MIXES=False, PASTES=False), dic
         if kind != "*u8":
             build(views._spread_kernel, kinds | dict(grad_ptr=kind, out_ptr=out), BYTES=False, **plan, **rest)
 build(priority._race_kernel, pointers(priority._race_kernel, "*fp32"), BLOCK=1024)
+build(counter._uniforms_kernel, dict(index_ptr="*i64", view_ptr="*i64", out_ptr="*fp32"), BLOCK=1024)
 record = priority._record_kernel
 build(record, pointers(record, "*fp32", drawn_ptr="*i64"), LEAST=1e-4, BLOCK=256)
 print("built")
