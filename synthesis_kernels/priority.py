@@ -108,13 +108,13 @@ def importance_weights(
     drawn: Tensor,  # (count,) int64
     beta: float,
 ) -> Tensor:  # (count,), largest is 1
-    """w(i) = (N·P(i))^−β / max w, N counting samples that can be drawn: undoes the bias of uneven
-    draws, all of it at β = 1.
+    """w(i) = (N·P(i))^−β / max w, of which N cancels out: undoes the bias of uneven draws, all of it
+    at β = 1.
     """
     chance = chances[drawn]
     # What has no chance and was drawn all the same (`draw_distinct`, for want of others) counts
     # nothing.
-    weight = torch.where(chance > 0, ((chances > 0).sum() * chance) ** -beta, 0)
+    weight = torch.where(chance > 0, chance**-beta, 0)
     return weight / weight.max()
 
 
