@@ -53,13 +53,21 @@ def uniforms_reference(
     return (mix(key + steps[:, None] & _MASK) >> 8).float() * 2.0**-24
 
 
+def as_places(index: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as the kernels read them: int64, contiguous, and a view for each index, or one for
+    all.
+    """
+    if view.ndim:
+        view = view.expand_as(index)
+    return index.long().contiguous(), view.long().contiguous()
+
+
 def uniforms(index: Tensor, view: Tensor, seed: int, lanes: int) -> Tensor:
     """The same numbers, drawn at once."""
     form = pick_form(index)
     if form == "reference":
         return uniforms_reference(index, view, seed, lanes)
-    index = index.long().contiguous()
-    view = view.long().contiguous()
+    index, view = as_places(index, view)
     out = torch.empty(lanes, len(index), device=index.device)
     if form == "triton":
         from synthesis_kernels.triton_forms.counter import draw_uniforms

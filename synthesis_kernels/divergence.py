@@ -154,6 +154,8 @@ def _apply(
     teacher: Tensor, student: Tensor, plan: DivergencePlan, weights: Tensor | None = None
 ) -> Tensor:
     _check(teacher, student)
+    if weights is not None and weights.shape != student.shape[:1]:
+        raise EchosetError(f"{len(student)} images have weights of shape {tuple(weights.shape)}")
     form = _pick_form(teacher, student)
     if form != "reference":
         return _Divergence.apply(teacher, student, weights, plan, form)

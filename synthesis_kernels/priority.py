@@ -108,8 +108,8 @@ def importance_weights(
     drawn: Tensor,  # (count,) int64
     beta: float,
 ) -> Tensor:  # (count,), largest is 1
-    """w(i) = (N·P(i))^−β / max w, of which N cancels out: undoes the bias of uneven draws, all of it
-    at β = 1.
+    """w(i) = (N·P(i))^−β / max w, of which N cancels out: undoes the bias of uneven draws, all of
+    it at β = 1.
     """
     chance = chances[drawn]
     # What has no chance and was drawn all the same (`draw_distinct`, for want of others) counts
@@ -146,7 +146,8 @@ def record_visits(kept: Visited, drawn: Tensor, apart: Tensor, weights: Tensor) 
     if form == "reference":
         record_visits_reference(kept, drawn, apart, weights)
         return
-    found = (drawn.contiguous(), apart.float().contiguous(), weights.float().contiguous())
+    drawn = drawn.long().contiguous()
+    found = (drawn, *(each.float().expand_as(drawn).contiguous() for each in (apart, weights)))
     if form == "triton":
         from synthesis_kernels.triton_forms import priority
 

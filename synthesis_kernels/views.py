@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import pick_form
-from synthesis_kernels.counter import start_place, uniforms, uniforms_reference
+from synthesis_kernels.counter import as_places, start_place, uniforms, uniforms_reference
 from synthesis_kernels.errors import EchosetError
 
 LANES = 8
@@ -100,9 +100,7 @@ def views(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int) 
     form = pick_form(pool) if pool.dtype in KINDS else "reference"
     if form == "reference":
         return _gather(pool, index, view, plan, seed)
-    # Places, and the numbers of views, of other integers are cast.
-    index = index.long().contiguous()
-    view = view.long().contiguous()
+    index, view = as_places(index, view)
     if pool.requires_grad and torch.is_grad_enabled():
         return _Views.apply(pool, index, view, plan, seed, form)
     return _forward(pool, index, view, plan, seed, form)

@@ -379,6 +379,8 @@ def test_divergence_refuses_what_it_cannot_compare():
         divergence(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(EchosetError, match="different shapes"):
         compare(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(EchosetError, match="2 images have weights of shape"):
+        mean_divergence(torch.zeros(2, 3), torch.zeros(2, 3), 1.0, torch.ones(3))
 
 
 @pytest.mark.parametrize("shape", [(9, 10), (5, 100), (3, 7, 4, 5), (2, 3, 19)], ids=str)
