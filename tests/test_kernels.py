@@ -401,7 +401,7 @@ def test_mean_divergence_equals_its_definition(device, shape, layout, weighed):
             assert_near(one, other, 1e-5)
     single = [z.detach()[:4].double().requires_grad_() for z in logits]
     few = None if weights is None else weights[:4].double()
-    assert gradcheck(lambda t, s: mean_divergence(t, s, 2.0, few), single)
+    assert gradcheck(lambda t, s: mean_divergence(t, s, 2.0, few), single, fast_mode=True)
 
 
 @pytest.mark.parametrize("shape", [(9, 10), (5, 100), (3, 7, 4, 5), (2, 3, 19)], ids=str)
@@ -497,8 +497,17 @@ def test_views_equal_their_definition(device, plan, size):
     torch.testing.assert_close(ours.cpu(), exact, rtol=0, atol=1.2e-7 if plan.mixup else 0)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "expanded"])
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(
+    "dtype, layout",
+    [
+        (torch.float32, "channels_last"),
+        (torch.float32, "strided"),
+        (torch.float32, "expanded"),
+        (torch.float64, "contiguous"),
+        (torch.bfloat16, "channels_last"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("plan", [ViewPlan(crop=2, flip=True), PLANS[-1]], ids=str)
 def test_views_of_a_float_pool_equal_their_definition(device, plan, dtype, layout):
     """Where an image is seen several times, and others never, all that see it add up."""
@@ -574,7 +583,9 @@ def test_views_happen_as_often_as_planned():
 def test_views_of_a_float_pool_are_differentiable(device, plan):
     index = view = torch.tensor([0, 2, 2], device=device)
     pool = torch.rand(3, 1, 4, 3, dtype=torch.float64, device=device, requires_grad=True)
-    assert gradcheck(lambda pool: views(pool, index, view, plan, seed=5), pool)
+    # Interpreted, a kernel takes a tenth of a second: along a few directions is enough.
+    few = backend.asked_form() == "triton"
+    assert gradcheck(lambda pool: views(pool, index, view, plan, seed=5), pool, fast_mode=few)
     single = pool.detach().float().requires_grad_()
     outs = [function(single, index, view, plan, seed=5) for function in (views, views_reference)]
     weights = torch.randn(3, 1, 4, 3, device=device)
