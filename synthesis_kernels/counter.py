@@ -13,6 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from synthesis_kernels import native
+from synthesis_kernels.backend import pick_form
+
 Number = TypeVar("Number", int, Tensor)
 _MASK = 0xFFFFFFFF
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
@@ -30,17 +33,47 @@ def mix(x: Number) -> Number:
     return x ^ (x >> 16)
 
 
-def uniforms(
+def start_place(seed: int) -> int:
+    """Where a seed's numbers begin, below 2³²."""
+    # The seed is scrambled first: seeds 0 and 1 must not merely swap the draws of neighbouring
+    # images.
+    return mix(mix(seed >> 32 & _MASK) + (seed & _MASK) & _MASK)
+
+
+def uniforms_reference(
     index: Tensor,  # (B,) int64, below 2³²
-    view: Tensor,  # (B,) int64, below 2³²
+    view: Tensor,  # (B,) int64, below 2³², or () for all
     seed: int,
     lanes: int,
 ) -> Tensor:  # (lanes, B) float32 in [0, 1)
-    """`lanes` independent numbers for each (index, view)."""
-    # The seed is scrambled first: seeds 0 and 1 must not merely swap the draws of neighbouring
-    # images.
-    place = mix(mix(seed >> 32 & _MASK) + (seed & _MASK) & _MASK)
-    key = mix(mix(index + place & _MASK) + view & _MASK)
+    """Definition: `lanes` independent numbers for each (index, view)."""
+    key = mix(mix(index + start_place(seed) & _MASK) + view & _MASK)
     steps = torch.arange(1, lanes + 1, device=index.device) * LANE_STEP & _MASK
     # 24 bits: all of them fit a float32 exactly, and 1.0 can't come out.
     return (mix(key + steps[:, None] & _MASK) >> 8).float() * 2.0**-24
+
+
+def as_places(index: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as the kernels read them: int64, contiguous, and a view for each index, or one for
+    all.
+    """
+    if view.ndim:
+        view = view.expand_as(index)
+    return index.long().contiguous(), view.long().contiguous()
+
+
+def uniforms(index: Tensor, view: Tensor, seed: int, lanes: int) -> Tensor:
+    """The same numbers, drawn at once."""
+    form = pick_form(index)
+    if form == "reference":
+        return uniforms_reference(index, view, seed, lanes)
+    index, view = as_places(index, view)
+    out = torch.empty(lanes, len(index), device=index.device)
+    if form == "triton":
+        from synthesis_kernels.triton_forms.counter import draw_uniforms
+
+        draw_uniforms(index, view, out, seed)
+        return out
+    sizes = (len(index), lanes, start_place(seed))
+    native.call("uniforms", torch.float32, index, view, view.ndim, out, *sizes)
+    return out

@@ -94,14 +94,15 @@ listeners: list[Callable[[str, tuple[Argument, ...]], None]] = []
 """Told of every call, so that calls can be counted: the dispatcher does not see them."""
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: Argument) -> int:
     """Run a function of the library on tensors (by address, None is none), integers and floats; the
-    number of threads is added.
+    number of threads is added. What it gives means something where the function returns a number.
     """
     function = getattr(library(), f"{name}_{DTYPES[dtype]}")
-    function(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
+    result: int = function(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
     for listen in listeners:
         listen(name, arguments)
+    return result
 
 
 def as_rows(x: Tensor) -> Tensor:  # (B, C, *) -> (B, *, C)

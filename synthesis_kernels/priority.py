@@ -1,15 +1,36 @@
-"""Draws from a buffer by priority, and the weights that undo their bias (prioritised replay, Schaul
-et al. 2016).
+"""Draws from a buffer by priority, the weights that undo their bias, and what a visit leaves
+(prioritised replay, Schaul et al. 2016).
 
 All on the device, O(N), and without waiting for it.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from synthesis_kernels import native
 from synthesis_kernels.backend import pick_form
+
+LEAST = 1e-4
+"""Below this a disagreement is none, so that its change is finite."""
+
+
+class Visited(NamedTuple):
+    """What a buffer keeps of its visits: a number for each of N slots, float32 and contiguous."""
+
+    priority: Tensor
+    """δ: the last importance weight times the last disagreement."""
+    weight: Tensor
+    """The importance weight of the last visit."""
+    disagreement: Tensor
+    """The last one found."""
+    trend: Tensor
+    """The change of its logarithm."""
+    visits: Tensor
+    """Their number."""
 
 
 def draw_chances(
@@ -87,14 +108,54 @@ def importance_weights(
     drawn: Tensor,  # (count,) int64
     beta: float,
 ) -> Tensor:  # (count,), largest is 1
-    """w(i) = (N·P(i))^−β / max w, N counting samples that can be drawn: undoes the bias of uneven
-    draws, all of it at β = 1.
+    """w(i) = (N·P(i))^−β / max w, of which N cancels out: undoes the bias of uneven draws, all of
+    it at β = 1.
     """
     chance = chances[drawn]
     # What has no chance and was drawn all the same (`draw_distinct`, for want of others) counts
     # nothing.
-    weight = torch.where(chance > 0, ((chances > 0).sum() * chance) ** -beta, 0)
+    weight = torch.where(chance > 0, chance**-beta, 0)
     return weight / weight.max()
+
+
+def record_visits_reference(
+    kept: Visited,
+    drawn: Tensor,  # (B,) int64 slots
+    apart: Tensor,  # (B,) disagreement found
+    weights: Tensor,  # (B,) importance weights, alike where a slot was drawn twice
+) -> None:
+    """Definition: δ and the disagreement are written back, and the weight is kept for the next
+    visit. A slot drawn twice counts once, with the larger disagreement.
+    """
+    before = kept.disagreement.clone()
+    kept.disagreement.scatter_reduce_(0, drawn, apart, "amax", include_self=False)
+    change = kept.disagreement.clamp_min(LEAST).log() - before.clamp_min(LEAST).log()
+    visited = torch.zeros_like(kept.visits, dtype=torch.bool).index_fill_(0, drawn, True)
+    # Before the first visit nothing was known that could have changed.
+    change = torch.where(kept.visits > 0, change, 0)
+    kept.trend.copy_(torch.where(visited, change, kept.trend))
+    kept.visits.add_(visited)
+    product = kept.weight[drawn] * apart
+    kept.priority.scatter_reduce_(0, drawn, product, "amax", include_self=False)
+    kept.weight[drawn] = weights
+
+
+def record_visits(kept: Visited, drawn: Tensor, apart: Tensor, weights: Tensor) -> None:
+    """The same in one pass over what was drawn."""
+    form = pick_form(kept.priority)
+    if form == "reference":
+        record_visits_reference(kept, drawn, apart, weights)
+        return
+    drawn = drawn.long().contiguous()
+    found = (drawn, *(each.float().expand_as(drawn).contiguous() for each in (apart, weights)))
+    if form == "triton":
+        from synthesis_kernels.triton_forms import priority
+
+        priority.record_visits(kept, *found)
+        return
+    sizes = (len(drawn), len(kept.priority))
+    if native.call("record_visits", torch.float32, *found, *sizes, *kept):
+        raise IndexError(f"visits of slots {drawn.tolist()} of {len(kept.priority)}")
 
 
 def _race(chances: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training views of a stored pool: crop, flip, cutout, mixup and normalisation in one gather.
+"""Training views of a pool: crop, flip, cutout, mixup and cutmix in one gather, and its gradient.
 
 Everything random is a function of (image, view, seed), see `counter`, so any batch can be made
 again at any time.
@@ -7,20 +7,28 @@ again at any time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import pick_form
-from synthesis_kernels.counter import uniforms
+from synthesis_kernels.counter import as_places, start_place, uniforms, uniforms_reference
 from synthesis_kernels.errors import EchosetError
 
 LANES = 8
 """Numbers drawn for a view: row, column, mirror, cutout row, cutout column, mixup or not, partner,
 and share.
 """
+PASTE = 1_000_003
+"""Cutmix draws from a stream of its own, this far from the seed."""
+PASTE_LANES = 6
+"""Cutmix or not, whose pixels, the centre's row and column, one that is left out, and the area."""
+KINDS = (torch.uint8, torch.float32, torch.float64, torch.bfloat16)
+"""Pools that there is a kernel for."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +43,22 @@ class ViewPlan:
     """Side of a square made black."""
     mixup: float = 0.0
     """Part of the views blended with another image of the pool."""
+    cutmix: float = 0.0
+    """Part of the views in which, last of all, a square of another image is pasted, of any area."""
 
 
 def views_reference(
     pool: Tensor,  # (N, C, H, W) uint8, or float in [0, 1]
     index: Tensor,  # (B,) int64
-    view: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64, or () for all
     plan: ViewPlan,
     seed: int,
-) -> Tensor:  # (B, C, H, W) float32 in [0, 1], channels last
+) -> Tensor:  # (B, C, H, W) float in [0, 1], channels last; float32 of a uint8 pool
     """Definition, image by image and step by step; differentiable where the pool is float."""
     height, width = pool.shape[2:]
     images = []
-    for place, draws in enumerate(uniforms(index, view, seed, LANES).T):
+    paste_draws = uniforms_reference(index, view, seed + PASTE, PASTE_LANES).T
+    for place, draws in enumerate(uniforms_reference(index, view, seed, LANES).T):
         row, column, mirror, cut_row, cut_column, blend, partner, share = draws
         image = _to_unit(pool[index[place]])
         if plan.mixup and blend < plan.mixup:
@@ -67,6 +78,13 @@ def views_reference(
             keep = torch.ones_like(image)
             keep[:, rows, columns] = 0
             image = image * keep
+        pasted, donor, middle_row, middle_column, _, area = paste_draws[place]
+        if plan.cutmix and pasted < plan.cutmix:
+            near_rows = _near(middle_row, area, height)[:, None]
+            near_columns = _near(middle_column, area, width)
+            image = torch.where(
+                near_rows & near_columns, _to_unit(pool[_whole(donor, len(pool))]), image
+            )
         images.append(image)
     return torch.stack(images).contiguous(memory_format=torch.channels_last)
 
@@ -74,24 +92,127 @@ def views_reference(
 def views(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int) -> Tensor:
     """The views named by (index, view), as `views_reference` defines them, in one pass over what
     they need.
+
+    On a GPU nobody waits to hear of an index outside the pool: its view is NaN.
     """
     if pool.dtype is not torch.uint8 and not pool.is_floating_point():
         raise EchosetError(f"a pool of views is uint8 or float, not {pool.dtype}")
-    draws = uniforms(index, view, seed, LANES)
-    form = pick_form(pool) if pool.dtype is torch.uint8 else "reference"
-    if form == "native":
-        return _native(pool.contiguous(), index, draws.contiguous(), plan)
+    form = pick_form(pool) if pool.dtype in KINDS else "reference"
+    if form == "reference":
+        return _gather(pool, index, view, plan, seed)
+    index, view = as_places(index, view)
+    if pool.requires_grad and torch.is_grad_enabled():
+        return _Views.apply(pool, index, view, plan, seed, form)
+    return _forward(pool, index, view, plan, seed, form)
+
+
+def pastes(
+    index: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64, or () for all
+    shape: torch.Size,  # of the pool, (N, C, H, W)
+    cutmix: float,
+    seed: int,
+) -> tuple[Tensor, Tensor]:  # (B,) int64, (B, H, W) bool
+    """Cutmix: whose pixels are pasted, and where; the pasted share is uniform, as in its paper."""
+    draws = uniforms(index, view, seed + PASTE, PASTE_LANES)
+    partner = _whole(draws[1], shape[0])
+    rows = _near(draws[2], draws[5], shape[2])[:, :, None]
+    columns = _near(draws[3], draws[5], shape[3])[:, None, :]
+    return partner, rows & columns & (draws[0] < cutmix)[:, None, None]
+
+
+def _near(centre: Tensor, area: Tensor, side: int) -> Tensor:  # (*), (*) -> (*, side) bool
+    """Along one side, the pixels of a square of this part of the area around a centre anywhere."""
+    places = torch.arange(side, device=area.device) + 0.5
+    length = area.sqrt() * side
+    return (places - (centre * side)[..., None]).abs() * 2 <= length[..., None]
+
+
+class _Views(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int, form: str
+    ) -> Tensor:
+        ctx.save_for_backward(index, view)
+        ctx.settings = (pool.shape, plan, seed, form)
+        return _forward(pool, index, view, plan, seed, form)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        index, view = ctx.saved_tensors
+        shape, plan, seed, form = ctx.settings
+        out = _room(shape[0], shape, grad)
+        if form == "triton":
+            from synthesis_kernels.triton_forms.views import spread_views
+
+            spread_views(grad, index, view, out, plan, seed)
+        else:
+            _run("views_backward", grad, index, view, out, shape, plan, seed)
+        return out, None, None, None, None, None
+
+
+def _forward(
+    pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int, form: str
+) -> Tensor:
+    out = _room(len(index), pool.shape, pool)
     if form == "triton":
         from synthesis_kernels.triton_forms.views import gather_views
 
-        return gather_views(pool.contiguous(), index, draws, plan)
-    return _gather(pool, index, draws, plan)
+        gather_views(pool, index, view, out, plan, seed)
+        return out
+    name = "views_of_bytes" if pool.dtype is torch.uint8 else "views"
+    if _run(name, pool, index, view, out, pool.shape, plan, seed):
+        raise IndexError(f"views of images {int(index.min())} to {int(index.max())} of {len(pool)}")
+    return out
 
 
-def _gather(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tensor:
+def _room(count: int, shape: torch.Size, like: Tensor) -> Tensor:
+    """Memory for this many images, float32 where `like` is of bytes."""
+    dtype = torch.float32 if like.dtype is torch.uint8 else like.dtype
+    size = (count, *shape[1:])
+    return torch.empty(size, dtype=dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _run(
+    name: str,
+    source: Tensor,
+    index: Tensor,
+    view: Tensor,
+    out: Tensor,
+    shape: torch.Size,
+    plan: ViewPlan,
+    seed: int,
+) -> int:
+    """The native form; 1 where an index is outside the pool."""
+    images, *sides = shape
+    places = (start_place(seed), start_place(seed + PASTE))
+    return native.call(
+        name,
+        out.dtype,
+        source.data_ptr(),  # by address: it is read through its strides
+        *source.stride(),
+        index,
+        view,
+        view.ndim,
+        out.permute(0, 2, 3, 1),
+        len(index),
+        images,
+        *sides,
+        plan.crop,
+        plan.flip,
+        plan.cutout,
+        float(plan.mixup),
+        float(plan.cutmix),
+        *places,
+    )
+
+
+def _gather(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int) -> Tensor:
     """In torch operations; differentiable in a float pool."""
     count = len(index)
     channels, height, width = pool.shape[1:]
+    draws = uniforms(index, view, seed, LANES)
     row, column, mirror, cut_row, cut_column, blend, partner, share = draws
     down = (_whole(row, 2 * plan.crop + 1) - plan.crop)[:, None, None]
     right = (_whole(column, 2 * plan.crop + 1) - plan.crop)[:, None, None]
@@ -114,6 +235,9 @@ def _gather(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tenso
         blended = torch.lerp(other, out, share[:, None, None].to(out.dtype))
         out = torch.where((blend < plan.mixup)[:, None, None], blended, out)
     out = (out * inside.flatten(1)[:, None]).view(count, channels, height, width)
+    if plan.cutmix:
+        donor, box = pastes(index, view, pool.shape, plan.cutmix, seed)
+        out = torch.where(box[:, None], _to_unit(pool[donor]), out)
     return out.contiguous(memory_format=torch.channels_last)
 
 
@@ -121,18 +245,6 @@ def _band(draw: Tensor, side: int, plan: ViewPlan) -> Tensor:  # (B,) -> (B, sid
     start = _whole(draw, side) - plan.cutout // 2
     place = torch.arange(side, device=draw.device)
     return (place >= start[:, None]) & (place < start[:, None] + plan.cutout)
-
-
-def _native(pool: Tensor, index: Tensor, draws: Tensor, plan: ViewPlan) -> Tensor:
-    if len(index) and not 0 <= index.min() <= index.max() < len(pool):
-        raise IndexError(f"views of images {int(index.min())} to {int(index.max())} of {len(pool)}")
-    count = len(index)
-    channels, height, width = pool.shape[1:]
-    index = index.long().contiguous()
-    out = torch.empty(count, height, width, channels)
-    sizes = (len(pool), count, channels, height, width, plan.crop, plan.flip, plan.cutout)
-    native.call("views", torch.float32, pool, index, draws, out, *sizes, float(plan.mixup))
-    return out.permute(0, 3, 1, 2)
 
 
 def _whole(draw: Tensor, count: int) -> Tensor:

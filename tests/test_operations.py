@@ -2,18 +2,24 @@
 up. Counted on any machine, in the eager step.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import needs_native
 
+from distill.data.augment import make_views
+from distill.methods.hinton import hinton_loss
 from distill.models import ModelSpec, build_classifier
 from distill.models.frozen import Frozen
 from distill.update import StudentState, StudentStep
+from inversion.bench.distillation import PHOTOGRAPHS
 from inversion.bench.limits import Traffic
 from inversion.options import GeneratorOptions, ObjectiveOptions, SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.parts.inner import InnerLoop
 from synthesis_kernels import conv3x3, narrow_conv3x3
+from synthesis_kernels.divergence import compare
 
 CPU = torch.device("cpu")
 BATCH = 8
@@ -70,6 +76,27 @@ def test_operations_of_an_inner_step(precision, convolutions):
     view, held = torch.zeros((), dtype=torch.int64), torch.ones(10)
     step = lambda: inner.run(wanted, wanted, view, held, adversarial=True)  # noqa: E731
     assert operations(step) <= INNER_STEP[precision, convolutions]
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "options", [PHOTOGRAPHS, replace(PHOTOGRAPHS, cutout=0.2, mixup=0.5, cutmix=0.5)]
+)
+def test_views_take_no_operation_beside_their_kernel(options):
+    pool = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+    index = torch.arange(BATCH)
+    assert operations(lambda: make_views(pool, index, index, options, 0)) == 1
+
+
+@needs_native
+def test_the_loss_takes_no_operation_beside_its_kernels():
+    """But for what begins the way back."""
+    teacher, student, weights = torch.randn(BATCH, 10), torch.randn(BATCH, 10), torch.ones(BATCH)
+    student.requires_grad_()
+    loss = lambda: hinton_loss(student, teacher, 4.0, weights)  # noqa: E731
+    assert operations(loss) == 1
+    assert operations(lambda: torch.autograd.grad(loss(), student)) == 3
+    assert operations(lambda: compare(teacher, student)) == 1
 
 
 STUDENT_STEP = {

@@ -13,7 +13,12 @@ import torch
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.bn_match import bn_match, bn_match_reference
 from synthesis_kernels.bn_train import bn_train, bn_train_reference
-from synthesis_kernels.divergence import divergence, divergence_reference
+from synthesis_kernels.divergence import (
+    divergence,
+    divergence_reference,
+    mean_divergence,
+    mean_divergence_reference,
+)
 from synthesis_kernels.views import ViewPlan, views, views_reference
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -66,10 +71,24 @@ def test_divergence_of_many_classes(classes):
     torch.manual_seed(0)
     teacher, student = torch.randn(2, 65 if classes < 100 else 3, classes, device=DEVICE)
     with kernel_form("triton"):
-        ours = divergence(teacher, student, 3.0, "js")
+        ours = divergence(teacher, student, 3.0)
     torch.testing.assert_close(
-        ours, divergence_reference(teacher, student, 3.0, "js"), rtol=1e-4, atol=1e-5
+        ours, divergence_reference(teacher, student, 3.0), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("alone", [1, 1 << 14])
+def test_a_mean_divergence_is_one_program_s_or_several_s(monkeypatch, alone):
+    from synthesis_kernels.triton_forms import divergence as form
+
+    monkeypatch.setattr(form, "ALONE", alone)
+    torch.manual_seed(0)
+    teacher, student = torch.randn(2, 70, 20, device=DEVICE)
+    weights = torch.rand(70, device=DEVICE)
+    with kernel_form("triton"):
+        ours = mean_divergence(teacher, student, 3.0, weights)
+    exact = mean_divergence_reference(teacher, student, 3.0, weights)
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
 
 
 def test_views_larger_than_a_block():
@@ -81,12 +100,30 @@ def test_views_larger_than_a_block():
     assert torch.equal(ours.cpu(), views_reference(pool, index, index, plan, seed=0))
 
 
+@pytest.mark.parametrize("look_up", [2, 4, 16])
+def test_the_views_of_an_image_are_found_block_by_block(monkeypatch, look_up):
+    from synthesis_kernels.triton_forms import views as form
+
+    monkeypatch.setattr(form, "LOOK_UP", look_up)
+    torch.manual_seed(0)
+    pool = torch.rand(3, 3, 20, 18, device=DEVICE, requires_grad=True)
+    index = torch.tensor([2, 0, 2, 2, 0, 2, 2], device=DEVICE)
+    plan = ViewPlan(crop=4, flip=True, cutout=9, mixup=0.4, cutmix=0.5)
+    weights = torch.randn(7, 3, 20, 18, device=DEVICE)
+    with kernel_form("triton"):
+        ours = views(pool, index, torch.arange(7, device=DEVICE), plan, seed=0)
+        (gradient,) = torch.autograd.grad((ours * weights).sum(), pool)
+    exact = views_reference(pool, index, torch.arange(7, device=DEVICE), plan, seed=0)
+    (expected,) = torch.autograd.grad((exact * weights).sum(), pool)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5)
+
+
 COMPILE = """
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from synthesis_kernels.triton_forms import bn_match, bn_train, divergence, priority, views
+from synthesis_kernels.triton_forms import bn_match, bn_train, counter, divergence, priority, views
 
 def build(kernel, types, **constants):
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
@@ -111,14 +148,25 @@ for half in ("*bf16", "*fp32"):
             kinds |= {f"{n}_ptr": half for n in grads} | {"batches_ptr": "*i64"}
             other = dict(ADDS=adds, BRANCH=adds, PASSES=adds, COUNTS=True, PARTS=64)
             build(kernel, kinds, **block, **{n: v for n, v in other.items() if n in kernel.arg_names})
-    for js in (True, False):
-        block = dict(K=10, JS=js, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
-        for kernel in (divergence._forward_kernel, divergence._backward_kernel):
-            build(kernel, pointers(kernel, half, temperature="fp32"), **block)
-kinds = dict(pool_ptr="*u8", index_ptr="*i64", draws_ptr="*fp32", out_ptr="*fp32", mixup="fp32")
-ptx = build(views._views_kernel, kinds, C=3, H=9, W=7, CROP=1, FLIP=True, CUTOUT=3, MIXES=True, PIXELS=256, BLOCK_C=4)
-assert "div.rn.f32" in ptx and "div.full" not in ptx
+    for yes in (True, False):
+        block = dict(K=10, GATED=yes, MEAN=yes, WEIGHED=yes, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
+        forward, backward = divergence._forward_kernel, divergence._backward_kernel
+        for alone in (True, False):
+            build(forward, pointers(forward, half, temperature="fp32"), DECIDES=yes, ALONE=alone, **block)
+        build(backward, pointers(backward, half, temperature="fp32"), TO_TEACHER=yes, TO_STUDENT=True, **block)
+kinds = dict(index_ptr="*i64", view_ptr="*i64", mixup="fp32", cutmix="fp32")
+plan = dict(C=3, H=9, W=7, CROP=1, FLIP=True, CUTOUT=3, PIXELS=256, BLOCK_C=4, LOOK_UP=256, WIDE=tl.float32)
+for rest in (dict(MIXES=True, PASTES=True), dict(MIXES=False, PASTES=False), dict(MIXES=True, PASTES=False)):
+    for kind in ("*u8", "*fp32", "*bf16"):
+        out = "*fp32" if kind == "*u8" else kind
+        ptx = build(views._views_kernel, kinds | dict(pool_ptr=kind, out_ptr=out), BYTES=kind == "*u8", **plan, **rest)
+        assert "div.full" not in ptx and ("div.rn.f32" in ptx) == (kind == "*u8")
+        if kind != "*u8":
+            build(views._spread_kernel, kinds | dict(grad_ptr=kind, out_ptr=out), BYTES=False, **plan, **rest)
 build(priority._race_kernel, pointers(priority._race_kernel, "*fp32"), BLOCK=1024)
+build(counter._uniforms_kernel, dict(index_ptr="*i64", view_ptr="*i64", out_ptr="*fp32"), BLOCK=1024)
+record = priority._record_kernel
+build(record, pointers(record, "*fp32", drawn_ptr="*i64"), LEAST=1e-4, BLOCK=256)
 print("built")
 """
 

@@ -1,7 +1,7 @@
 """What a student sees of a stored image: its v-th view, a function of image, v and seed.
 
-In order: mixup, shift, mirror and cutout (one kernel), rotation and scale, RandAugment, cutmix,
-erasing.
+In order: mixup, shift, mirror and cutout (one kernel), rotation and scale, RandAugment, cutmix (in
+the same kernel where nothing comes between), erasing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from torch import Tensor
 
 from distill.options import ViewOptions
 from synthesis_kernels.counter import uniforms
-from synthesis_kernels.views import LANES, ViewPlan, views
+from synthesis_kernels.views import LANES, ViewPlan, pastes, views
 
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
 TURN = 1
-PASTE = 1_000_003
 ERASE = 2_000_003
 OPERATIONS = 3_000_017
 
@@ -26,7 +25,7 @@ OPERATIONS = 3_000_017
 def make_views(
     pool: Tensor,  # (N, C, H, W) uint8
     index: Tensor,  # (B,) int64
-    view: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64, or () for all
     options: ViewOptions,
     seed: int,
 ) -> Tensor:  # (B, C, H, W) float32 in [0, 1], channels last
@@ -37,7 +36,10 @@ def make_views(
     # Whole pixels shift in the gather; turned views are resampled anyway, so there the shift is
     # part of that.
     crop = 0 if turned else round(options.shift * pool.shape[-1])
-    plan = ViewPlan(crop, options.flip, round(options.cutout * pool.shape[-1]), options.mixup)
+    cutout = round(options.cutout * pool.shape[-1])
+    pasted_late = bool(options.cutmix and (turned or options.operations))
+    cutmix = 0.0 if pasted_late else options.cutmix
+    plan = ViewPlan(crop, options.flip, cutout, options.mixup, cutmix)
     images = views(pool, index, view, plan, seed)
     if turned:
         draws = uniforms(index, view, seed + TURN, 4)
@@ -47,8 +49,8 @@ def make_views(
 
         draws = uniforms(index, view, seed + OPERATIONS, 3 * options.operations)
         images = randaugment(images, draws.view(options.operations, 3, -1), options.strength)
-    if options.cutmix:
-        partner, box = _pastes(pool, index, view, options, seed)
+    if pasted_late:
+        partner, box = pastes(index, view, pool.shape, options.cutmix, seed)
         pasted = pool[partner].float() / (255 if pool.dtype is torch.uint8 else 1)
         images = torch.where(box[:, None], pasted, images)
     if options.erase:
@@ -81,7 +83,7 @@ def view_labels(
         blended = torch.lerp(labels[partner], rows, share[:, None])
         rows = torch.where(blend[:, None], blended, rows)
     if options.cutmix:
-        partner, box = _pastes(pool, index, view, options, seed)
+        partner, box = pastes(index, view, pool.shape, options.cutmix, seed)
         share = box.float().mean((1, 2))
         rows = torch.lerp(rows, labels[partner], share[:, None])
     return rows
@@ -109,32 +111,16 @@ def _turn(
     return turned.contiguous(memory_format=torch.channels_last)
 
 
-def _pastes(
-    pool: Tensor, index: Tensor, view: Tensor, options: ViewOptions, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Cutmix: whose pixels are pasted, (B,), and where, (B, H, W); the pasted share is uniform, as
-    in its paper.
-    """
-    draws = uniforms(index, view, seed + PASTE, 6)
-    partner = (draws[1] * len(pool)).long().clamp_max(len(pool) - 1)
-    height, width = pool.shape[2:]
-    box = _boxes(draws[2:], draws[5], height, width, square=True)
-    return partner, box & (draws[0] < options.cutmix)[:, None, None]
-
-
 def _boxes(
     draws: Tensor,  # (≥ 3, B) in [0, 1): centre's row and column, ratio of sides
     area: Tensor,  # (B,) in [0, 1)
     height: int,
     width: int,
-    square: bool = False,
 ) -> Tensor:  # (B, H, W) bool
     """A rectangle of about this part of the image's area around a centre anywhere, with sides up to
-    3.3 : 1 unless square.
+    3.3 : 1.
     """
-    ratio = torch.ones_like(area)
-    if not square:
-        ratio = (draws[2] * 2 - 1).mul(math.log(3.3) / 2).exp()
+    ratio = (draws[2] * 2 - 1).mul(math.log(3.3) / 2).exp()
     tall = (area.sqrt() * ratio).clamp_max(1) * height
     wide = (area.sqrt() / ratio).clamp_max(1) * width
     y = torch.arange(height, device=area.device) + 0.5

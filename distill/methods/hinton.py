@@ -6,8 +6,7 @@ from torch import Tensor
 
 from distill.batch import Batch
 from distill.methods import Method
-from distill.tasks.places import per_image
-from synthesis_kernels.divergence import divergence
+from synthesis_kernels.divergence import mean_divergence
 
 
 def hinton_loss(
@@ -19,8 +18,7 @@ def hinton_loss(
     """mean of w·T²·KL(σ(z_T/T) ‖ σ(z_S/T)): label-free, since a synthetic image has no label but
     the teacher's.
     """
-    apart = per_image(divergence(teacher_logits, student_logits, temperature))
-    return (apart if weights is None else apart * weights).mean()
+    return mean_divergence(teacher_logits, student_logits, temperature, weights)
 
 
 def _loss(batch: Batch) -> Tensor:

@@ -15,14 +15,13 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.students import build_student
-from distill.tasks.places import per_image
 from distill.update import StudentStep, one_cycle
 from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.sampling import draw_batch, record_visit
 from synthesis_kernels.choices import Step
-from synthesis_kernels.divergence import divergence, same_decision
+from synthesis_kernels.divergence import compare
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -83,8 +82,8 @@ def adversary_steps(
             figures["reward"] = nothing
         return figures
     total = (options.calls - run.begins) * run.steps
-    agreement = torch.zeros((), device=buffer.images.device)
-    before = torch.zeros_like(agreement)
+    alike: list[Tensor] = []
+    before = torch.zeros((), device=buffer.images.device)
     if state.policy:
         state.policy.begin(state.random)
         before = ask_held_out(state, precision)[1]
@@ -109,10 +108,11 @@ def adversary_steps(
             seen = make_views(pool, drawn, view, options.views, state.seed)
             answers = ask(teacher, seen, precision)
         logits = train(seen, answers, weights, *hints)
-        record_visit(buffer, drawn, per_image(divergence(answers, logits)), weights)
-        agreement += same_decision(answers, logits).float().mean() / run.steps
+        apart, agreed = compare(answers, logits)
+        record_visit(buffer, drawn, apart, weights)
+        alike.append(agreed)
     held_out_agreement, after = ask_held_out(state, precision)
-    figures = {"agreement": agreement, "held_out_agreement": held_out_agreement}
+    figures = {"agreement": torch.cat(alike).mean(), "held_out_agreement": held_out_agreement}
     if state.policy:
         figures["reward"] = (before.clamp_min(1e-6) / after.clamp_min(1e-6)).log()
         state.policy.learn(figures["reward"])
@@ -195,8 +195,7 @@ def ask_held_out(state: SynthesisState, precision: torch.dtype) -> tuple[Tensor,
     logits = ask(student, to_input(buffer.images[slots]), precision)
     filled = buffer.filled[slots]
     count = filled.sum().clamp_min(1)
-    apart = per_image(divergence(buffer.logits[slots], logits))
+    apart, agreed = compare(buffer.logits[slots], logits)
     held_out = filled & buffer.is_held_out[slots]
     buffer.priority[slots] = torch.where(held_out, apart, buffer.priority[slots])
-    agreed = per_image(same_decision(buffer.logits[slots], logits).float())
     return (agreed * filled).sum() / count, (apart * filled).sum() / count

@@ -14,7 +14,13 @@ from torch import Tensor
 from inversion.options import ReplayOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.policy import Policy
-from synthesis_kernels.priority import draw, draw_chances, importance_weights
+from synthesis_kernels.priority import (
+    Visited,
+    draw,
+    draw_chances,
+    importance_weights,
+    record_visits,
+)
 
 
 def draw_batch(
@@ -43,15 +49,5 @@ def draw_batch(
 def record_visit(buffer: ReplayBuffer, drawn: Tensor, divergence: Tensor, weights: Tensor) -> None:
     """Write δ and the disagreement back after a visit, and keep the weight for the next one."""
     # A slot drawn twice has two views: the larger δ counts, whatever order the device writes in.
-    before = buffer.disagreement.clone()
-    buffer.disagreement.scatter_reduce_(0, drawn, divergence, "amax", include_self=False)
-    change = buffer.disagreement.clamp_min(1e-4).log() - before.clamp_min(1e-4).log()
-    visited = torch.zeros_like(buffer.filled).index_fill_(0, drawn, True)
-    # Before the first visit nothing was known that could have changed.
-    change = torch.where(buffer.visits > 0, change, 0)
-    buffer.trend = torch.where(visited, change, buffer.trend)
-    buffer.visits += visited
-    buffer.priority.scatter_reduce_(
-        0, drawn, buffer.weight[drawn] * divergence, "amax", include_self=False
-    )
-    buffer.weight[drawn] = weights
+    kept = Visited(buffer.priority, buffer.weight, buffer.disagreement, buffer.trend, buffer.visits)
+    record_visits(kept, drawn, divergence, weights)

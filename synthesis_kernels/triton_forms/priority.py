@@ -1,4 +1,6 @@
-"""The race of `draw_distinct` for CUDA: every sample's waiting time in one pass."""
+"""`priority` for CUDA: the race of `draw_distinct`, every sample's waiting time in one pass; and
+what a visit leaves.
+"""
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
 from __future__ import annotations
@@ -7,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from synthesis_kernels.priority import LEAST, Visited
 
 BLOCK = 1024
 
@@ -28,21 +32,47 @@ def _race_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arg
     tl.store(out_ptr + place, wait.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@torch.library.custom_op("echoset::triton_race_keys", mutates_args=())
+@triton.jit
+def _record_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    drawn_ptr, apart_ptr, weights_ptr, priority_ptr, weight_ptr, disagreement_ptr, trend_ptr,
+    visits_ptr, count, slots, LEAST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One program for each visit; of several to one slot, the first does the work."""
+    b = tl.program_id(0)
+    slot = tl.load(drawn_ptr + b)
+    other = tl.arange(0, BLOCK)
+    same = tl.load(drawn_ptr + other, mask=other < count, other=-1) == slot
+    first = tl.min(tl.where(same, other, BLOCK))
+    if (first == b) & (slot >= 0) & (slot < slots):
+        apart = tl.load(apart_ptr + other, mask=same, other=float("-inf"))
+        most = tl.max(apart)
+        last = tl.max(tl.where(same, other, -1))
+        before = tl.load(disagreement_ptr + slot)
+        change = tl.log(tl.maximum(most, LEAST)) - tl.log(tl.maximum(before, LEAST))
+        visits = tl.load(visits_ptr + slot)
+        weight = tl.load(weight_ptr + slot)
+        tl.store(trend_ptr + slot, tl.where(visits > 0, change, 0.0))
+        tl.store(disagreement_ptr + slot, most)
+        tl.store(priority_ptr + slot, weight * most)
+        tl.store(weight_ptr + slot, tl.load(weights_ptr + last))
+        tl.store(visits_ptr + slot, visits + 1)
+
+
+def record_visits(kept: Visited, drawn: Tensor, apart: Tensor, weights: Tensor) -> None:
+    """Write what a visit leaves, in one launch; slots that there aren't are passed over."""
+    count = len(drawn)
+    with torch.cuda.device_of(drawn):
+        _record_kernel[(count,)](
+            drawn, apart, weights, *kept, count, len(kept.priority),
+            LEAST=LEAST, BLOCK=triton.next_power_of_2(count),
+        )  # fmt: skip
+
+
 def race_keys(chances: Tensor, luck: Tensor) -> Tensor:  # (N,), (N,) in [0, 1) -> (N,)
     """−ln(1 − u)/P, and infinity where P = 0."""
-    out = _like_keys(chances, luck)
+    dtype = torch.promote_types(chances.dtype, luck.dtype)
+    out = torch.empty(len(chances), dtype=dtype, device=chances.device)
     grid = (triton.cdiv(len(out), BLOCK),)
     with torch.cuda.device_of(out):
         _race_kernel[grid](chances.contiguous(), luck.contiguous(), out, len(out), BLOCK=BLOCK)
     return out
-
-
-@race_keys.register_fake
-def _(chances: Tensor, luck: Tensor) -> Tensor:
-    return _like_keys(chances, luck)
-
-
-def _like_keys(chances: Tensor, luck: Tensor) -> Tensor:
-    dtype = torch.promote_types(chances.dtype, luck.dtype)
-    return torch.empty(len(chances), dtype=dtype, device=chances.device)

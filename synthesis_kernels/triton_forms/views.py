@@ -1,19 +1,26 @@
-"""`views` for CUDA: where a pixel comes from is computed where it is read, and nothing in between
-is stored.
+"""`views` for CUDA: what happens to an image is drawn, and where a pixel comes from is computed,
+where it is read. Nothing in between is stored.
 """
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from synthesis_kernels.views import ViewPlan
+from synthesis_kernels.counter import start_place
+from synthesis_kernels.triton_forms.counter import signed, stream, uniform
+from synthesis_kernels.views import PASTE, ViewPlan
 
 PIXELS = 256
 """Of one program."""
+LOOK_UP = 256
+"""Views of which a program asks at once whether they show its image."""
+SEEDS = ["place", "paste_place"]
 
 
 @triton.jit
@@ -23,89 +30,213 @@ def _whole(draw, count):  # type: ignore[no-untyped-def]  # Triton has no types 
 
 
 @triton.jit
+def _is_cut(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    key, i, j, H: tl.constexpr, W: tl.constexpr, CUTOUT: tl.constexpr
+):
+    top = _whole(uniform(key, 3), H) - CUTOUT // 2
+    left = _whole(uniform(key, 4), W) - CUTOUT // 2
+    return (i >= top) & (i < top + CUTOUT) & (j >= left) & (j < left + CUTOUT)
+
+
+@triton.jit
+def _is_pasted(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    key, i, j, cutmix, H: tl.constexpr, W: tl.constexpr
+):
+    """Rounded as torch rounds it, so long as no product is fused with the sum after it."""
+    # No length at all where nothing is pasted.
+    part = tl.where(uniform(key, 0) < cutmix, tl.sqrt_rn(uniform(key, 5)), -1.0)
+    rows = tl.abs(i.to(tl.float32) + 0.5 - uniform(key, 2) * H) * 2 <= part * H
+    columns = tl.abs(j.to(tl.float32) + 0.5 - uniform(key, 3) * W) * 2 <= part * W
+    return rows & columns
+
+
+@triton.jit(do_not_specialize=SEEDS)
 def _views_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    pool_ptr, index_ptr, draws_ptr, out_ptr, images, count, mixup,
+    pool_ptr, index_ptr, view_ptr, out_ptr, images, mixup, cutmix, place, paste_place,
+    pool_n, pool_c, pool_h, pool_w, view_step,
     C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
-    CROP: tl.constexpr, FLIP: tl.constexpr, CUTOUT: tl.constexpr, MIXES: tl.constexpr,
-    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
+    CROP: tl.constexpr, FLIP: tl.constexpr, CUTOUT: tl.constexpr,
+    MIXES: tl.constexpr, PASTES: tl.constexpr, BYTES: tl.constexpr, WIDE: tl.constexpr,
+    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, LOOK_UP: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
-    draw = draws_ptr + b  # lane after lane, `count` apart
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     i = pixel // W
     j = pixel % W
+    channel = tl.arange(0, BLOCK_C)[None, :]
+    real = (pixel < H * W)[:, None] & (channel < C)
+    index = tl.load(index_ptr + b)
+    view = tl.load(view_ptr + b * view_step)
+    key = stream(index, view, place)
+    exists = (index >= 0) & (index < images)
+    index = tl.where(exists, index, 0)
+
+    y = i + _whole(uniform(key, 0), 2 * CROP + 1) - CROP
     x = j
     if FLIP:
-        mirrored = tl.load(draw + 2 * count) < 0.5
-        x = tl.where(mirrored, W - 1 - j, j)
-    y = i + _whole(tl.load(draw), 2 * CROP + 1) - CROP
-    x = x + _whole(tl.load(draw + count), 2 * CROP + 1) - CROP
+        x = tl.where(uniform(key, 2) < 0.5, W - 1 - j, j)
+    x = x + _whole(uniform(key, 1), 2 * CROP + 1) - CROP
     seen = (y >= 0) & (y < H) & (x >= 0) & (x < W)
     if CUTOUT:
-        top = _whole(tl.load(draw + 3 * count), H) - CUTOUT // 2
-        left = _whole(tl.load(draw + 4 * count), W) - CUTOUT // 2
-        seen = seen & ~((i >= top) & (i < top + CUTOUT) & (j >= left) & (j < left + CUTOUT))
-
-    channel = tl.arange(0, BLOCK_C)
-    real = (pixel < H * W)[:, None] & (channel < C)[None, :]
+        seen = seen & (_is_cut(key, i, j, H, W, CUTOUT) == 0)
+    source = index
+    if PASTES:
+        paste = stream(index, view, paste_place)
+        pasted = _is_pasted(paste, i, j, cutmix, H, W)
+        y = tl.where(pasted, i, y)
+        x = tl.where(pasted, j, x)
+        source = tl.where(pasted, _whole(uniform(paste, 1), images), index)
+        seen = seen | pasted
     seen = seen[:, None] & real
-    place = (y * W + x)[:, None] + channel[None, :] * (H * W)
-    image = tl.load(index_ptr + b) * (C * H * W)
-    value = tl.load(pool_ptr + image + place, mask=seen, other=0).to(tl.float32)
-    # Rounded as torch divides; Triton's own `/` need not be.
-    value = tl.div_rn(value, 255.0)
+    if PASTES:
+        source = source[:, None]
+    within = y[:, None] * pool_h + x[:, None] * pool_w + channel * pool_c
+    value = tl.load(pool_ptr + source * pool_n + within, mask=seen, other=0).to(WIDE)
+    if BYTES:
+        # Rounded as torch divides; Triton's own `/` need not be.
+        value = tl.div_rn(value, 255.0)
     if MIXES:
-        partner = _whole(tl.load(draw + 6 * count), images) * (C * H * W)
-        # Blended with itself, a view stays as it is.
-        partner = tl.where(tl.load(draw + 5 * count) < mixup, partner, image)
-        share = tl.load(draw + 7 * count)
-        other = tl.load(pool_ptr + partner + place, mask=seen, other=0).to(tl.float32)
-        other = tl.div_rn(other, 255.0)
+        # Blended with itself, a pixel stays as it is.
+        partner = _whole(uniform(key, 6), images)
+        partner = tl.where(uniform(key, 5) < mixup, partner, index)
+        if PASTES:
+            partner = tl.where(pasted[:, None], source, partner)
+        other = tl.load(pool_ptr + partner * pool_n + within, mask=seen, other=0).to(WIDE)
+        if BYTES:
+            other = tl.div_rn(other, 255.0)
+        share = uniform(key, 7)
+        if not BYTES:
+            share = share.to(pool_ptr.dtype.element_ty).to(WIDE)
         apart = value - other
         # torch.lerp's own two sides.
         value = tl.where(share < 0.5, other + share * apart, value - apart * (1.0 - share))
-    tl.store(out_ptr + b * (C * H * W) + pixel[:, None] * C + channel[None, :], value, mask=real)
+    value = tl.where(exists, value, float("nan"))
+    out = out_ptr + b * (C * H * W) + pixel[:, None] * C + channel
+    tl.store(out, value.to(out_ptr.dtype.element_ty), mask=real)
+
+
+@triton.jit(do_not_specialize=SEEDS)
+def _spread_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    grad_ptr, index_ptr, view_ptr, out_ptr, images, count, mixup, cutmix, place, paste_place,
+    grad_n, grad_c, grad_h, grad_w, view_step,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    CROP: tl.constexpr, FLIP: tl.constexpr, CUTOUT: tl.constexpr,
+    MIXES: tl.constexpr, PASTES: tl.constexpr, BYTES: tl.constexpr, WIDE: tl.constexpr,
+    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, LOOK_UP: tl.constexpr,
+):  # fmt: skip
+    """The gradient of one image's pixels: of all views that show them, in the batch's order."""
+    n = tl.program_id(0)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    y = pixel // W
+    x = pixel % W
+    channel = tl.arange(0, BLOCK_C)[None, :]
+    real = (pixel < H * W)[:, None] & (channel < C)
+    total = tl.zeros((PIXELS, BLOCK_C), WIDE)
+    for first in range(0, count, LOOK_UP):
+        some = first + tl.arange(0, LOOK_UP)
+        listed = some < count
+        indices = tl.load(index_ptr + some, mask=listed, other=-1)
+        shows = indices == n
+        if MIXES or PASTES:
+            numbers = tl.load(view_ptr + some * view_step, mask=listed, other=0)
+        if MIXES:
+            keys = stream(indices, numbers, place)
+            shows |= (uniform(keys, 5) < mixup) & (_whole(uniform(keys, 6), images) == n)
+        if PASTES:
+            keys = stream(indices, numbers, paste_place)
+            shows |= (uniform(keys, 0) < cutmix) & (_whole(uniform(keys, 1), images) == n)
+        shows &= (indices >= 0) & (indices < images)
+        last = first - 1
+        for _ in range(tl.sum(shows.to(tl.int32))):
+            last = tl.min(tl.where(shows & (some > last), some, count))
+            index = tl.load(index_ptr + last)
+            view = tl.load(view_ptr + last * view_step)
+            key = stream(index, view, place)
+            grad = grad_ptr + last.to(tl.int64) * grad_n + channel * grad_c
+            # Where this image's pixel (y, x) went.
+            i = y - (_whole(uniform(key, 0), 2 * CROP + 1) - CROP)
+            j = x - (_whole(uniform(key, 1), 2 * CROP + 1) - CROP)
+            if FLIP:
+                j = tl.where(uniform(key, 2) < 0.5, W - 1 - j, j)
+            seen = (i >= 0) & (i < H) & (j >= 0) & (j < W)
+            if CUTOUT:
+                seen = seen & (_is_cut(key, i, j, H, W, CUTOUT) == 0)
+            if PASTES:
+                paste = stream(index, view, paste_place)
+                seen = seen & (_is_pasted(paste, i, j, cutmix, H, W) == 0)
+            part = tl.where(index == n, 1.0, 0.0).to(WIDE)
+            if MIXES:
+                share = uniform(key, 7).to(grad_ptr.dtype.element_ty).to(WIDE)
+                blended = uniform(key, 5) < mixup
+                part = tl.where(blended, part * share, part)
+                is_other = blended & (_whole(uniform(key, 6), images) == n)
+                part += tl.where(is_other, 1.0 - share, 0.0)
+            went = i[:, None] * grad_h + j[:, None] * grad_w
+            value = tl.load(grad + went, mask=seen[:, None] & real, other=0)
+            total += part * value.to(WIDE)
+            if PASTES:
+                chance = tl.where(_whole(uniform(paste, 1), images) == n, cutmix, -1.0)
+                gives = _is_pasted(paste, y, x, chance, H, W)
+                stayed = y[:, None] * grad_h + x[:, None] * grad_w
+                value = tl.load(grad + stayed, mask=gives[:, None] & real, other=0)
+                total += value.to(WIDE)
+    out = out_ptr + n.to(tl.int64) * (C * H * W) + pixel[:, None] * C + channel
+    tl.store(out, total.to(out_ptr.dtype.element_ty), mask=real)
 
 
 def gather_views(
-    pool: Tensor,  # (N, C, H, W) uint8, contiguous
+    pool: Tensor,  # (N, C, H, W) uint8 or float, any strides
     index: Tensor,  # (B,) int64
-    draws: Tensor,  # (LANES, B) float32
+    view: Tensor,  # (B,) int64, or ()
+    out: Tensor,  # (B, C, H, W) channels last
     plan: ViewPlan,
-) -> Tensor:  # (B, C, H, W) float32, channels last
-    """The views that `draws` describe, in one launch."""
-    settings = (plan.crop, plan.flip, plan.cutout, float(plan.mixup))
-    return _gather(pool, index, draws, *settings).permute(0, 3, 1, 2)
+    seed: int,
+) -> None:
+    """Write the views into `out`, in one launch."""
+    settings, grid = _launch(pool, out, plan)
+    numbers = (len(pool), float(plan.mixup), float(plan.cutmix), *_places(seed))
+    with torch.cuda.device_of(pool):
+        _views_kernel[grid](pool, index, view, out, *numbers, *pool.stride(), view.ndim, **settings)
 
 
-@torch.library.custom_op("echoset::triton_views", mutates_args=())
-def _gather(
-    pool: Tensor, index: Tensor, draws: Tensor, crop: int, flip: bool, cutout: int, mixup: float
-) -> Tensor:
-    count = len(index)
-    images, channels, height, width = pool.shape
-    out = torch.empty(count, height, width, channels, device=pool.device)
-    sizes = {
+def spread_views(
+    grad: Tensor,  # (B, C, H, W) any strides
+    index: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64, or ()
+    out: Tensor,  # (N, C, H, W) channels last
+    plan: ViewPlan,
+    seed: int,
+) -> None:
+    """Write the pool's gradient into `out`, in one launch."""
+    settings, grid = _launch(grad, out, plan)
+    numbers = (len(out), len(grad), float(plan.mixup), float(plan.cutmix), *_places(seed))
+    with torch.cuda.device_of(grad):
+        _spread_kernel[grid](
+            grad, index, view, out, *numbers, *grad.stride(), view.ndim, **settings
+        )
+
+
+def _places(seed: int) -> tuple[int, int]:
+    return signed(start_place(seed)), signed(start_place(seed + PASTE))
+
+
+def _launch(source: Tensor, out: Tensor, plan: ViewPlan) -> tuple[dict[str, Any], tuple[int, int]]:
+    """A kernel's constants and its grid."""
+    count, channels, height, width = out.shape
+    settings = {
         "C": channels,
         "H": height,
         "W": width,
-        "CROP": crop,
-        "FLIP": flip,
-        "CUTOUT": cutout,
-        "MIXES": mixup > 0,
+        "CROP": plan.crop,
+        "FLIP": plan.flip,
+        "CUTOUT": plan.cutout,
+        "MIXES": plan.mixup > 0,
+        "PASTES": plan.cutmix > 0,
+        "BYTES": source.dtype is torch.uint8,
+        "WIDE": tl.float64 if out.dtype is torch.float64 else tl.float32,
+        "PIXELS": PIXELS,
+        "BLOCK_C": triton.next_power_of_2(channels),
+        "LOOK_UP": LOOK_UP,
+        "enable_fp_fusion": False,
     }
-    grid = (count, triton.cdiv(height * width, PIXELS))
-    with torch.cuda.device_of(pool):
-        _views_kernel[grid](
-            pool, index.contiguous(), draws.contiguous(), out, images, count, mixup,
-            **sizes, PIXELS=PIXELS, BLOCK_C=triton.next_power_of_2(channels),
-        )  # fmt: skip
-    return out
-
-
-@_gather.register_fake
-def _(
-    pool: Tensor, index: Tensor, draws: Tensor, crop: int, flip: bool, cutout: int, mixup: float
-) -> Tensor:
-    _, channels, height, width = pool.shape
-    return pool.new_empty(len(index), height, width, channels, dtype=torch.float32)
+    return settings, (count, triton.cdiv(height * width, PIXELS))
