@@ -44,12 +44,23 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         cast = x.to(torch.get_autocast_dtype("cpu"))
     if _pays(cast, weight, bias):
         return _Winograd.apply(cast, weight, bias)
-    # Turned about, and each tap doubled along both axes: in one dimension (a, b, c) becomes
-    # (c, b + c, a + b, a).
-    turned = weight.transpose(0, 1).flip(2, 3)
-    tall = F.pad(turned, (0, 0, 0, 1)) + F.pad(turned, (0, 0, 1, 0))
-    kernel = F.pad(tall, (0, 1)) + F.pad(tall, (1, 0))
-    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+    with torch.autocast(x.device.type, enabled=False):
+        kernel = (weight.flatten(2) @ _folded(weight)).unflatten(2, (4, 4))
+    return F.conv_transpose2d(x, kernel.transpose(0, 1), bias, stride=2, padding=1)
+
+
+def _folded(weight: Tensor) -> Tensor:  # (9, 16)
+    """What makes a kernel of the transposed convolution of a plain one: turned about, and each tap
+    doubled along both axes. In one dimension (a, b, c) becomes (c, b + c, a + b, a).
+    """
+    key = (weight.device, weight.dtype)
+    if key not in _FOLDED:
+        fold = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=weight.dtype)
+        _FOLDED[key] = torch.kron(fold, fold).to(weight.device)
+    return _FOLDED[key]
+
+
+_FOLDED: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 
 def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
