@@ -169,7 +169,9 @@ class _BatchNormTrain(torch.autograd.Function):
 
 def _library_gradients(ctx: Any, grad: Tensor, passed: Tensor | None) -> tuple[Tensor | None, ...]:
     """All gradients in torch's own, differentiable operations."""
-    x, weight, bias, y = ctx.saved_tensors[:4]
+    # As views: x may be the sum, which depends on this very function.
+    x, weight, bias = [one.view_as(one) for one in ctx.saved_tensors[:3]]
+    y = ctx.saved_tensors[3]
     to_maps, to_branch, to_weight, to_bias, to_residual = ctx.needs_input_grad[:5]
     normed = F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
     told = normed if y is None else y
