@@ -45,8 +45,8 @@ class Runtime:
     """Form of the kernels: native (C++ for CPUs, compiled on first use), triton (CUDA), or
     reference (plain torch)."""
     step: Step = "auto"
-    """How a training step runs: eager, compiled (torch.compile), or graph (a captured CUDA graph).
-    auto takes graph on CUDA and eager elsewhere."""
+    """How a training step runs: eager, or graph (a captured CUDA graph). auto takes graph on CUDA
+    and eager elsewhere."""
     quiet: bool = False
     """Show no progress and no tables."""
     rank: int = field(default_factory=lambda: place_in_torchrun()[0])

@@ -28,7 +28,6 @@ from distill.views import ask, to_input
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.step import compiled
 
 STATE = "student.state"
 CHECK = 50
@@ -117,12 +116,9 @@ class _Training:
         device = machine.device
         seed = runtime.seed
         self.learner = Learner(student.to(device), teacher, options, machine.precision, seed)
-        self.learner.check_step(machine.step)
         self.state = StudentState(student, device, seed, options, self.learner)
         self.learner.train()
         self.update = Update(self.state, self.learner, machine.step)
-        if machine.step == "compiled":
-            self.learner.network = compiled(student)
         self.key = ""
         if folder is not None:
             self.key = _job_key(student, data, teacher, options, seed, machine.key)

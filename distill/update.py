@@ -16,7 +16,7 @@ from distill.models.classifier import on_device
 from distill.optimisers import make_optimiser
 from distill.options import DistillOptions
 from synthesis_kernels.choices import Step
-from synthesis_kernels.step import Captured, compiled, optimiser_tensors
+from synthesis_kernels.step import Captured, optimiser_tensors
 
 
 class StudentState:
@@ -158,8 +158,6 @@ class StudentStep:
     ) -> None:
         options = DistillOptions(temperature=temperature)
         self.learner = learner or Learner(state.student, None, options, precision, answered=True)
-        if step == "compiled":
-            self.learner.network = compiled(state.student)
         device = state.agreement.device
         self._nothing = torch.empty(0, device=device)
         self._share = torch.zeros((), device=device)

@@ -1,94 +1,38 @@
-"""How a training step runs: eagerly, compiled, or as a captured CUDA graph. All three compute the
-same, to rounding.
+"""How a training step runs: eagerly, or as a captured CUDA graph. Both compute the same, to
+rounding.
 
 A step is a function of a few input tensors that reads and changes other tensors in place (weights,
-optimiser state) and returns tensors. `compiled` and `Captured` wrap it; `resolve_step` says which
-way to go.
+optimiser state) and returns tensors. `Captured` wraps it; `resolve_step` says which way to go.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import sysconfig
-import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from synthesis_kernels.backend import asked_form, free_cycles
+from synthesis_kernels.backend import free_cycles
 from synthesis_kernels.choices import Step
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.native import cache_folder, find_compiler, library
 
 Function = Callable[..., tuple[Tensor, ...]]
-Result = TypeVar("Result")
 
 GRAPH_EARNS = 50
 """Steps after which a capture (a few eager steps' time) has paid for itself."""
 
 
 def resolve_step(step: Step, device: torch.device, steps: int) -> Step:
-    """`auto` captures a graph on CUDA where the run is long enough, and is eager on a CPU.
-
-    On CPUs `compiled` has not paid: with the native kernels the eager step is at least as fast (see
-    `echoset bench`), and starts at once. A way asked for by name that can't run here raises.
+    """`auto` captures a graph on CUDA where the run is long enough, and is eager on a CPU. A way
+    asked for by name that can't run here raises.
     """
     if step == "graph" and device.type != "cuda":
         raise EchosetError(
-            "step 'graph' captures a CUDA graph and needs a CUDA device; use --step eager or "
-            "compiled"
+            "step 'graph' captures a CUDA graph and needs a CUDA device; use --step eager"
         )
-    if step == "compiled" and device.type == "cpu":
-        _require_compiler()
     if step != "auto":
         return step
     return "graph" if device.type == "cuda" and steps >= GRAPH_EARNS else "eager"
-
-
-def _require_compiler() -> None:
-    """Refuse where torch.compile would find no compiler or no headers for the CPU."""
-    if find_compiler() is None:
-        raise EchosetError(
-            "step 'compiled' needs a C++ compiler (install g++, or set CXX); use --step eager"
-        )
-    # On macOS torch looks in more places than this one.
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    if sys.platform != "darwin" and not header.is_file():
-        raise EchosetError(
-            "step 'compiled' needs Python's headers (install python3-dev or its like); use --step "
-            "eager"
-        )
-
-
-def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
-    """`torch.compile`, with its files kept between runs and its first call announced."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    if asked_form() in ("auto", "native"):
-        library()  # so that it isn't built while torch traces
-    fast = torch.compile(function, dynamic=False)
-    is_first = True
-
-    def call(*inputs: Tensor) -> Result:
-        nonlocal is_first
-        if not is_first:
-            return fast(*inputs)
-        is_first = False
-        _announce("compiling the step (a minute or two the first time, then cached) …")
-        began = time.perf_counter()
-        result = fast(*inputs)
-        seconds = time.perf_counter() - began
-        _announce(f"compiled forward in {seconds:.0f} s, backward follows")
-        return result
-
-    return call
-
-
-def _announce(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 class Captured:

@@ -573,13 +573,6 @@ def test_resumed_training_ends_with_the_same_student(teacher, data, tmp_path, mo
     assert run(teacher, data, options, folder=tmp_path).student.weight_hash() == whole
 
 
-def test_compiled_steps_and_looking_inside_exclude_each_other(teacher, data):
-    with pytest.raises(
-        EchosetError, match="step 'compiled' can't be had with the losses labels, at"
-    ):
-        run(teacher, data, replace(SHORT, loss={"at": 1.0}), step="compiled")
-
-
 def test_boundary_samples_end_at_three_quarters(teacher, data, monkeypatch):
     pushed = []
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from synthesis_kernels import step as steps
 from synthesis_kernels.backend import keep_freed_memory
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import GRAPH_EARNS, Captured, optimiser_tensors, resolve_step
@@ -141,7 +140,7 @@ def test_a_graph_is_captured_where_the_run_is_long_enough():
     assert resolve_step("auto", CUDA, GRAPH_EARNS) == "graph"
 
 
-@pytest.mark.parametrize("way", ["eager", "compiled", "graph"])
+@pytest.mark.parametrize("way", ["eager", "graph"])
 def test_a_way_asked_for_by_name_is_taken(way):
     assert resolve_step(way, CUDA, 1) == way
 
@@ -149,14 +148,6 @@ def test_a_way_asked_for_by_name_is_taken(way):
 def test_a_graph_on_a_cpu_is_refused():
     with pytest.raises(EchosetError, match="needs a CUDA device"):
         resolve_step("graph", CPU, 1000)
-
-
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setattr(steps, "find_compiler", lambda: None)
-    with pytest.raises(EchosetError, match=r"needs a C\+\+ compiler"):
-        resolve_step("compiled", CPU, 1000)
-    assert resolve_step("compiled", CUDA, 1000) == "compiled"  # there torch generates Triton
-    assert resolve_step("auto", CPU, 1000) == "eager"
 
 
 def test_keeping_freed_memory_never_fails(monkeypatch):

@@ -21,7 +21,6 @@ from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.sampling import draw_batch, record_visit
-from synthesis_kernels.choices import Step
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
 
@@ -50,16 +49,6 @@ def build_adversary(
         return student, Learner(student, teacher, lesson, precision, seed)
     except EchosetError as error:
         raise EchosetError(f"adversary.hints: {error}") from error
-
-
-def check_adversary(teacher: Classifier, options: SynthesisOptions, step: Step) -> None:
-    """Refuse an adversarial student that can't be built, or taught as asked."""
-    learner = build_adversary(teacher, options)[1]
-    if learner and step == "compiled":
-        raise EchosetError(
-            "step 'compiled' can't be had with adversary.hints, which look into the student; use "
-            "--step eager"
-        )
 
 
 def adversary_steps(

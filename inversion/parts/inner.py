@@ -5,7 +5,7 @@ verdict, an Adam update.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,8 @@ from inversion.parts.generator import Generator
 from inversion.teacher import trained_views
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.choices import Step
-from synthesis_kernels.step import Captured, compiled, optimiser_tensors
+from synthesis_kernels.step import Captured, optimiser_tensors
 from synthesis_kernels.views import ViewPlan, views
-
-Objective = Callable[..., tuple[Tensor, ...]]
 
 
 def _copy_all(into: Iterable[Tensor], source: Iterable[Tensor]) -> None:
@@ -47,8 +45,8 @@ class InnerLoop:
     them: their summed gradient, or, where learning is plain, what the clone has learnt and Adam's
     moments; never what its seed map has (see `Generator.learned`).
 
-    Everything that changes stays where it is in memory, call after call, so a step can be compiled
-    or captured once.
+    Everything that changes stays where it is in memory, call after call, so a step can be captured
+    once.
     """
 
     def __init__(
@@ -88,9 +86,6 @@ class InnerLoop:
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
         self.average: tuple[Tensor, Tensor] | None = None
-        self._loss: Objective = self._objective
-        if step == "compiled":
-            self._loss = compiled(self._objective)
         self._captured = Captured(self._update, self._tensors)
 
     def _build_optimiser(self) -> torch.optim.Adam:
@@ -138,13 +133,12 @@ class InnerLoop:
     ) -> InnerResult:
         """One step towards the targets."""
         # The first calls go without adversary or average. They are few: only the form that stays is
-        # made fast.
+        # captured.
         settled = adversarial == (self.adversary is not None)
         settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
         if settled and self.step == "graph":
             return InnerResult(*self._captured(wanted, targets, view, held))
-        loss = self._loss if settled else self._objective
-        return InnerResult(*self._update(wanted, targets, view, held, adversarial, loss))
+        return InnerResult(*self._update(wanted, targets, view, held, adversarial))
 
     @torch.no_grad()
     def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
@@ -178,13 +172,11 @@ class InnerLoop:
         view: Tensor,
         held: Tensor,
         adversarial: bool | None = None,
-        loss: Objective | None = None,
     ) -> tuple[Tensor, ...]:
         if adversarial is None:
             adversarial = self.adversary is not None
         self.optimiser.zero_grad(set_to_none=True)
-        objective = loss or self._objective
-        total, *result = objective(
+        total, *result = self._objective(
             self.noise, wanted, targets, view, held, adversarial, self.average
         )
         total.backward()

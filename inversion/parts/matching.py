@@ -21,7 +21,7 @@ from distill.runtime import Machine, Runtime
 from distill.update import StudentStep
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
-from inversion.parts.adversary import adversary_steps, check_adversary
+from inversion.parts.adversary import adversary_steps, build_adversary
 from inversion.parts.call import generator_call, store
 from inversion.parts.inner import InnerLoop
 from inversion.parts.progress import StepResult, planned_calls, read_figures, show_counts
@@ -51,7 +51,7 @@ class Matching:
         """Refuse an adversarial student that can't be built or taught as asked."""
         if options.objective.views is not None:
             check_teacher_views(options.objective.views, "objective.views")
-        check_adversary(teacher, options, runtime.step)
+        build_adversary(teacher, options)
 
     def __init__(
         self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine

@@ -70,8 +70,8 @@ class Adversarial:
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
         """Refuse what only BatchNorm matching has."""
-        if runtime.step in ("compiled", "graph"):
-            raise EchosetError(f"recipe adversarial runs eager steps only, not '{runtime.step}'")
+        if runtime.step == "graph":
+            raise EchosetError("recipe adversarial runs eager steps only, not 'graph'")
         for name in ("keep_all", "replace_all"):
             if getattr(options.replay, name):
                 raise EchosetError(f"recipe adversarial has no replay.{name}; leave it false")
