@@ -46,7 +46,7 @@ class Runtime:
     reference (plain torch)."""
     step: Step = "auto"
     """How a training step runs: eager, or graph (a captured CUDA graph). auto takes graph on CUDA
-    and eager elsewhere."""
+    where the network can be captured, and eager elsewhere."""
     quiet: bool = False
     """Show no progress and no tables."""
     rank: int = field(default_factory=lambda: place_in_torchrun()[0])

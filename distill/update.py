@@ -126,8 +126,8 @@ class Update:
         self.state = state
         self.lesson = lesson
         self._run: Callable[..., tuple[Tensor, ...]] = self._update
-        if step == "graph":
-            self._run = Captured(self._update, state.tensors)
+        if step != "eager":
+            self._run = Captured(self._update, state.tensors, required=step == "graph")
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.state.step += 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from synthesis_kernels.backend import free_cycles
+from synthesis_kernels.backend import free_cycles, say_once
 from synthesis_kernels.choices import Step
 from synthesis_kernels.errors import EchosetError
 
@@ -23,8 +23,9 @@ GRAPH_EARNS = 50
 
 
 def resolve_step(step: Step, device: torch.device, steps: int) -> Step:
-    """`auto` captures a graph on CUDA where the run is long enough, and is eager on a CPU. A way
-    asked for by name that can't run here raises.
+    """`auto` is eager on a CPU and in short runs. It stays `auto` in long runs on CUDA: a graph
+    there, or eager steps where the network can't be captured. A way asked for by name that can't
+    run here raises.
     """
     if step == "graph" and device.type != "cuda":
         raise EchosetError(
@@ -32,7 +33,7 @@ def resolve_step(step: Step, device: torch.device, steps: int) -> Step:
         )
     if step != "auto":
         return step
-    return "graph" if device.type == "cuda" and steps >= GRAPH_EARNS else "eager"
+    return "auto" if device.type == "cuda" and steps >= GRAPH_EARNS else "eager"
 
 
 class Captured:
@@ -40,17 +41,26 @@ class Captured:
     without the host.
 
     The first call runs eagerly (optimisers make their state then), the second captures. What a call
-    returns is overwritten by the next.
+    returns is overwritten by the next. A step that can't be captured is an error where a graph is
+    `required`; otherwise it goes on eagerly, and says so once.
     """
 
     _stream: torch.cuda.Stream | None = None
     """One for all: libraries keep memory for each."""
 
-    def __init__(self, function: Function, changed: Callable[[], Iterable[Tensor]]) -> None:
+    def __init__(
+        self,
+        function: Function,
+        changed: Callable[[], Iterable[Tensor]],
+        required: bool = True,
+    ) -> None:
         self.function = function
         self.changed = changed
+        self.required = required
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.problem: str | None = None
+        """Why there is no graph, once that is known."""
         self.inputs: list[Tensor] = []
         self.outputs: tuple[Tensor, ...] = ()
 
@@ -58,27 +68,42 @@ class Captured:
         self.calls += 1
         if self.calls == 1:
             return self.function(*inputs)
+        if self.graph is None and self.problem is None:
+            self._capture(inputs)
         if self.graph is None:
-            self.graph = self._capture(inputs)
+            return self.function(*inputs)
         for place, tensor in zip(self.inputs, inputs, strict=True):
             place.copy_(tensor)
         self.graph.replay()
         return self.outputs
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
-        """The step as a graph; everything that making it changed is put back."""
-        free_cycles(inputs[0].device)
+    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+        """Make the graph, or learn why there is none; everything that trying it changed is put
+        back.
+        """
+        device = inputs[0].device
+        free_cycles(device)
         self.inputs = [tensor.clone() for tensor in inputs]
-        tensors = list(self.changed())
-        before = [tensor.detach().clone() for tensor in tensors]
-        random = torch.cuda.get_rng_state()
+        before = _Before(self.changed())
         self._warm_up()
-        graph = self._record()
-        with torch.no_grad():
-            for tensor, old in zip(tensors, before, strict=True):
-                tensor.copy_(old)
-        torch.cuda.set_rng_state(random)
-        return graph
+        try:
+            self.graph = self._record()
+        except _CaptureFailed as failed:
+            before.leave_capture()
+            if self.required:
+                raise failed.told()  # noqa: B904 - its cause is the first error
+            self.problem = failed.why
+            self.inputs = []
+            self.outputs = ()
+        finally:
+            before.put_back()
+        if self.problem is not None:
+            # What the failed run made hangs on its traceback.
+            free_cycles(device)
+            say_once(
+                f"step auto: this network's step can't be captured as a CUDA graph "
+                f"({self.problem}); it runs eagerly, which is slower"
+            )
 
     def _warm_up(self) -> None:
         """Run twice on a side stream, as capture asks."""
@@ -93,17 +118,66 @@ class Captured:
 
     def _record(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
+        first: Exception | None = None
         try:
             with torch.cuda.graph(graph):
-                self.outputs = self.function(*self.inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            why = str(error).strip().partition("\n")[0]
-            raise EchosetError(
-                f"this network's step can't be captured as a CUDA graph ({why}); use --step eager"
-            ) from error
+                try:
+                    self.outputs = self.function(*self.inputs)
+                except Exception as error:
+                    # Ending a capture that has failed is an error, too, and says less.
+                    first = error
+                    raise
+        except Exception as error:
+            raise _CaptureFailed(first or error) from None
         return graph
+
+
+class _CaptureFailed(Exception):
+    """A step can't be captured; `first` is the error that began it."""
+
+    def __init__(self, first: Exception) -> None:
+        super().__init__(str(first))
+        self.first = first
+        self.why = str(first).strip().partition("\n")[0] or type(first).__name__
+
+    def told(self) -> Exception:
+        """The error for somebody who asked for a graph."""
+        if isinstance(self.first, torch.OutOfMemoryError):
+            return self.first
+        error = EchosetError(
+            f"this network's step can't be captured as a CUDA graph ({self.why}); use --step eager"
+        )
+        error.__cause__ = self.first
+        return error
+
+
+class _Before:
+    """What an attempt to capture changes, as it was before it."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = list(tensors)
+        self.values = [tensor.detach().clone() for tensor in self.tensors]
+        self.random = torch.cuda.get_rng_state()
+        self.stream = torch.cuda.current_stream()
+        self.generator = _default_generator().clone_state()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give tensors and torch's random numbers their values again."""
+        for tensor, value in zip(self.tensors, self.values, strict=True):
+            tensor.copy_(value)
+        torch.cuda.set_rng_state(self.random)
+
+    def leave_capture(self) -> None:
+        """Undo what a failed capture leaves: its stream is the current one, and torch's generator
+        waits for its end.
+        """
+        torch.cuda.set_stream(self.stream)
+        _default_generator().graphsafe_set_state(self.generator)
+
+
+def _default_generator() -> torch.Generator:
+    return torch.cuda.default_generators[torch.cuda.current_device()]
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> list[Tensor]:

@@ -119,7 +119,7 @@ def peak_memory(run: BenchRun, side: str, form: Form) -> float:
     """Peak memory of one side's step, in MiB."""
     with kernel_form(form):
         bench = Bench(run)
-        if bench.step == "graph":
+        if bench.step != "eager":
             # What a captured step keeps for itself is in no count.
             bench = Bench(replace(run, step="eager"))
         step = our_step(bench) if side == "ours" else peers_step(bench)

@@ -86,7 +86,7 @@ class InnerLoop:
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
         self.average: tuple[Tensor, Tensor] | None = None
-        self._captured = Captured(self._update, self._tensors)
+        self._captured = Captured(self._update, self._tensors, required=step == "graph")
 
     def _build_optimiser(self) -> torch.optim.Adam:
         """Adam for the clone and its noise, at a rate each."""
@@ -136,7 +136,7 @@ class InnerLoop:
         # captured.
         settled = adversarial == (self.adversary is not None)
         settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
-        if settled and self.step == "graph":
+        if settled and self.step != "eager":
             return InnerResult(*self._captured(wanted, targets, view, held))
         return InnerResult(*self._update(wanted, targets, view, held, adversarial))
 
