@@ -81,6 +81,7 @@ SLOW = {
     "test_distill::test_same_seed_same_student",
     "test_distill::test_teacher_and_student_may_be_of_different_families",
     "test_distill::test_views_and_mixup_change_what_is_learnt",
+    "test_gpu_setup",
     "test_kernels::test_a_form_asked_for_by_name_must_run",
     "test_kernels::test_native_kernels_do_without_a_home_and_take_a_compiler_of_several_words",
     "test_kernels::test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for",
