@@ -81,6 +81,12 @@ class Runtime:
         device = resolve_device(self.device)
         local = os.environ.get("LOCAL_RANK", "")
         if device.type == "cuda" and self.world > 1 and local.isdigit():
+            count = torch.cuda.device_count()
+            if int(local) >= count:
+                raise EchosetError(
+                    f"LOCAL_RANK is {local}, and this process sees {count} CUDA devices; start as "
+                    "many processes a machine as it has devices, or use --device cpu"
+                )
             device = torch.device("cuda", int(local))
             torch.cuda.set_device(device)
         return device
