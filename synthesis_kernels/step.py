@@ -8,6 +8,7 @@ optimiser state) and returns tensors. `Captured` wraps it; `resolve_step` says w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,10 @@ from synthesis_kernels.choices import Step
 from synthesis_kernels.errors import EchosetError
 
 Function = Callable[..., tuple[Tensor, ...]]
+Result = TypeVar("Result")
+
+_side_stream: torch.cuda.Stream | None = None
+"""One for all: libraries keep memory for each."""
 
 GRAPH_EARNS = 50
 """Steps after which a capture (a few eager steps' time) has paid for itself."""
@@ -44,9 +49,6 @@ class Captured:
     returns is overwritten by the next. A step that can't be captured is an error where a graph is
     `required`; otherwise it goes on eagerly, and says so once.
     """
-
-    _stream: torch.cuda.Stream | None = None
-    """One for all: libraries keep memory for each."""
 
     def __init__(
         self,
@@ -85,16 +87,18 @@ class Captured:
         free_cycles(device)
         self.inputs = [tensor.clone() for tensor in inputs]
         before = _Before(self.changed())
-        self._warm_up()
+
+        def run() -> tuple[Tensor, ...]:
+            return self.function(*self.inputs)
+
+        warm_up(run)
         try:
-            self.graph = self._record()
-        except _CaptureFailed as failed:
-            before.leave_capture()
+            self.graph, self.outputs = record(run)
+        except CaptureFailed as failed:
             if self.required:
                 raise failed.told()  # noqa: B904 - its cause is the first error
             self.problem = failed.why
             self.inputs = []
-            self.outputs = ()
         finally:
             before.put_back()
         if self.problem is not None:
@@ -105,35 +109,47 @@ class Captured:
                 f"({self.problem}); it runs eagerly, which is slower"
             )
 
-    def _warm_up(self) -> None:
-        """Run twice on a side stream, as capture asks."""
-        if Captured._stream is None:
-            Captured._stream = torch.cuda.Stream()
-        stream = Captured._stream
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                self.function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
 
-    def _record(self) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        first: Exception | None = None
-        try:
-            with torch.cuda.graph(graph):
-                try:
-                    self.outputs = self.function(*self.inputs)
-                except Exception as error:
-                    # Ending a capture that has failed is an error, too, and says less.
-                    first = error
-                    raise
-        except Exception as error:
-            raise _CaptureFailed(first or error) from None
-        return graph
+def warm_up(run: Callable[[], object]) -> None:
+    """Run twice on a side stream, as capture asks."""
+    global _side_stream
+    if _side_stream is None:
+        _side_stream = torch.cuda.Stream()
+    _side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(_side_stream):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(_side_stream)
 
 
-class _CaptureFailed(Exception):
-    """A step can't be captured; `first` is the error that began it."""
+def record(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """A run of the function as a graph, and what it gave.
+
+    Where that fails, the stream and torch's generator are as they were: a failed capture leaves its
+    own stream current, and the generator waiting for its end.
+    """
+    stream = torch.cuda.current_stream()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    state = generator.clone_state()
+    graph = torch.cuda.CUDAGraph()
+    first: Exception | None = None
+    try:
+        with torch.cuda.graph(graph):
+            try:
+                result = function()
+            except Exception as error:
+                # Ending a capture that has failed is an error, too, and says less.
+                first = error
+                raise
+    except Exception as error:
+        torch.cuda.set_stream(stream)
+        generator.graphsafe_set_state(state)
+        raise CaptureFailed(first or error) from None
+    return graph, result
+
+
+class CaptureFailed(Exception):
+    """A run can't be captured; `first` is the error that began it."""
 
     def __init__(self, first: Exception) -> None:
         super().__init__(str(first))
@@ -158,8 +174,6 @@ class _Before:
         self.tensors = list(tensors)
         self.values = [tensor.detach().clone() for tensor in self.tensors]
         self.random = torch.cuda.get_rng_state()
-        self.stream = torch.cuda.current_stream()
-        self.generator = _default_generator().clone_state()
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -167,17 +181,6 @@ class _Before:
         for tensor, value in zip(self.tensors, self.values, strict=True):
             tensor.copy_(value)
         torch.cuda.set_rng_state(self.random)
-
-    def leave_capture(self) -> None:
-        """Undo what a failed capture leaves: its stream is the current one, and torch's generator
-        waits for its end.
-        """
-        torch.cuda.set_stream(self.stream)
-        _default_generator().graphsafe_set_state(self.generator)
-
-
-def _default_generator() -> torch.Generator:
-    return torch.cuda.default_generators[torch.cuda.current_device()]
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> list[Tensor]:

@@ -244,6 +244,8 @@ def test_bench_runs_on_cuda(echoset):
     ]
     found = json.loads(echoset("bench", *small).stdout.splitlines()[-1])
     assert found["device"].startswith("cuda") and found["step"] == "auto"
+    for name, times in (found["kernels"] | {"bn_match": found["bn_match"]}).items():
+        assert "ours" not in times.get("not_captured", {}), name
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "labels"])

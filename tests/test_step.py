@@ -111,6 +111,7 @@ def cuda(monkeypatch):
         "default_generators": (Generator(),),
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr("synthesis_kernels.step._side_stream", None)
     return streams
 
 

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 ECHOSET = [sys.executable, "-m", "inversion.cli.main"]
 PYTEST = [sys.executable, "-m", "pytest", "-vv", "--tb=short", "-p", "no:cacheprovider"]
 TESTS = ["tests/test_gpu.py", "tests/test_triton_forms.py", "tests/test_kernels.py"]
+BENCH = "runs/gpu-bench.json"
+"""What the benchmark has measured so far, where it is cut off."""
 TAIL = 200
 """Lines that are kept of a part that failed."""
 
@@ -37,7 +39,7 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("demo", [*ECHOSET, "demo", "--device=cuda", "--out=runs/gpu-demo", "--json"], 150),
-    Part("bench", [*ECHOSET, "bench", "--device=cuda", "--repeats=9"], 150),
+    Part("bench", [*ECHOSET, "bench", "--device=cuda", "--repeats=9", f"--save={BENCH}"], 150),
     Part("tests", [*PYTEST, *TESTS], 180),
 )
 """What tells most comes first; together they take eight minutes at most."""

@@ -71,7 +71,6 @@ def adversary_steps(
         if state.policy:
             figures["reward"] = nothing
         return figures
-    total = (options.calls - run.begins) * run.steps
     agreement = torch.zeros((), device=buffer.images.device)
     before = torch.zeros_like(agreement)
     if state.policy:
@@ -82,30 +81,45 @@ def adversary_steps(
     if mixes(options) and not run.views_per_image:
         pool = buffer.to_mix(state.random)
     for _ in range(run.steps):
-        step = state.adversary.step
-        share = one_cycle(step, total, warmup=0.0) if step < total else LONGER
-        state.adversary.optimiser.set_share(share)
-        progress = min(step / total, 1.0)
-        drawn, weights = draw_batch(
-            buffer, run.batch, options.replay, progress, state.random, state.policy, state.call
-        )
-        hints: list[Tensor] = []
-        if run.views_per_image:
-            seen, answers, hints = _stored_views(state, drawn, options)
-        else:
-            # Never the same view twice.
-            view = step * run.batch + torch.arange(run.batch, device=drawn.device)
-            seen = make_views(pool, drawn, view, options.views, state.seed)
-            answers = ask(teacher, seen, precision)
-        logits = train(seen, answers, weights, *hints)
-        record_visit(buffer, drawn, per_image(divergence(answers, logits)), weights)
-        agreement += same_decision(answers, logits).float().mean() / run.steps
+        agreement += adversary_step(train, teacher, state, options, precision, pool) / run.steps
     held_out_agreement, after = ask_held_out(state, precision)
     figures = {"agreement": agreement, "held_out_agreement": held_out_agreement}
     if state.policy:
         figures["reward"] = (before.clamp_min(1e-6) / after.clamp_min(1e-6)).log()
         state.policy.learn(figures["reward"])
     return figures
+
+
+def adversary_step(
+    train: StudentStep,
+    teacher: Frozen,
+    state: SynthesisState,
+    options: SynthesisOptions,
+    precision: torch.dtype,
+    pool: Tensor,  # (N, C, H, W) uint8, what views are made of
+) -> Tensor:  # ()
+    """One draw from the buffer, learnt and written back; agreement with the teacher on it."""
+    buffer = state.buffer
+    run = options.adversary
+    total = (options.calls - run.begins) * run.steps
+    step = state.adversary.step
+    share = one_cycle(step, total, warmup=0.0) if step < total else LONGER
+    state.adversary.optimiser.set_share(share)
+    progress = min(step / total, 1.0)
+    drawn, weights = draw_batch(
+        buffer, run.batch, options.replay, progress, state.random, state.policy, state.call
+    )
+    hints: list[Tensor] = []
+    if run.views_per_image:
+        seen, answers, hints = _stored_views(state, drawn, options)
+    else:
+        # Never the same view twice.
+        view = step * run.batch + torch.arange(run.batch, device=drawn.device)
+        seen = make_views(pool, drawn, view, options.views, state.seed)
+        answers = ask(teacher, seen, precision)
+    logits = train(seen, answers, weights, *hints)
+    record_visit(buffer, drawn, per_image(divergence(answers, logits)), weights)
+    return same_decision(answers, logits).float().mean()
 
 
 def _stored_views(
