@@ -103,6 +103,8 @@ SLOW = {
     "test_tools::test_a_part_out_of_time_ends_with_what_it_has_started",
     "test_train_teacher::test_a_teacher_learns_and_says_how_it_was_made",
     "test_triton_forms",
+    "test_waits::test_a_call_waits_once",
+    "test_waits::test_a_call_of_the_adversarial_recipe_waits_once",
 }
 """Files, and tests of other files, that take more than about two seconds each."""
 

@@ -4,6 +4,7 @@ what eager steps do.
 
 import io
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from distill.learner import Learner
 from distill.lessons import Lessons
 from distill.methods import METHODS
 from distill.models.frozen import Frozen
-from distill.runtime import Runtime
+from distill.runtime import Machine, Runtime
 from distill.update import StudentState, StudentStep, Update, one_cycle
 from inversion import (
     MNIST_SLICE,
@@ -37,10 +38,12 @@ from inversion import (
     score,
     synthesize,
 )
+from inversion.options import ReplayOptions
 from inversion.parts.adversary import adversary_steps
 from inversion.parts.call import generator_call
 from inversion.parts.call import store as _store
 from inversion.parts.inner import InnerLoop
+from inversion.parts.matching import Matching
 from inversion.parts.state import SynthesisState
 from synthesis_kernels.backend import kernel_form, resolve_device
 from synthesis_kernels.step import Captured
@@ -119,6 +122,35 @@ def test_a_call_never_waits_for_the_host(teacher, step, options):
             loop.call()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("step", ["eager", "graph"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        tiny_options(),
+        later_options(),
+        replace(tiny_options(), replay=ReplayOptions(sampling="policy")),
+        replace(tiny_options(), replay=ReplayOptions(keep_all=True, balanced_targets=False)),
+        replace(tiny_options(), replay=ReplayOptions(replace_all=True), images=1000),
+    ],
+    ids=["published", "later", "policy", "keep all", "replace all"],
+)
+def test_a_whole_call_waits_once(teacher, step, options):
+    """With its figures, counts and times, at its very end."""
+    machine = Machine(resolve_device("cuda"), torch.bfloat16, step)
+    recipe = Matching(teacher, plan(options, 10)[0], options, machine)
+    for _ in range(4):
+        recipe.step()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            recipe.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [str(each.message) for each in said if "synchronizing" in str(each.message)]
+    assert len(waits) == 1, waits
 
 
 @pytest.mark.parametrize("views", [0, 2])
