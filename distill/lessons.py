@@ -99,9 +99,13 @@ class Lessons:
             say_once(f"hints for {views:,} views: {size / 2**30:.1f} GiB, {fate}")
         return fit
 
-    def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draw(
+        self,
+        step: Tensor,  # () int64
+        generator: torch.Generator,
+    ) -> tuple[Tensor, ...]:
         """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training
-        that is over, draws, hints.
+        that is over, draws, hints. All of it on the device, so that a graph can hold it.
         """
         options = self.options
         device = self.device
@@ -130,8 +134,7 @@ class Lessons:
         draws = nothing
         if self.learner.draws:
             draws = torch.rand(options.batch, generator=generator, device=device)
-        share = torch.full((), step / options.steps, device=device)
-        return images, answers, labels, share, draws, *hints
+        return images, answers, labels, step / options.steps, draws, *hints
 
 
 def _split(

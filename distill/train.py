@@ -118,7 +118,9 @@ class _Training:
         self.learner = Learner(student.to(device), teacher, options, machine.precision, seed)
         self.state = StudentState(student, device, seed, options, self.learner)
         self.learner.train()
-        self.update = Update(self.state, self.learner, machine.step)
+        self.update = Update(self.state, self._lesson, machine.step)
+        self.number = torch.zeros((), dtype=torch.int64, device=device)
+        """The step's, for the device."""
         self.key = ""
         if folder is not None:
             self.key = _job_key(student, data, teacher, options, seed, machine.key)
@@ -188,12 +190,11 @@ class _Training:
         if learner.attacks and state.step / steps >= learner.attacks_end:
             learner.attacks = False
             # Another step, to be captured anew.
-            self.update = Update(state, learner, self.machine.step)
+            self.update = Update(state, self._lesson, self.machine.step)
         state.optimiser.set_share(one_cycle(state.step, steps, self.options.warmup))
-        logits, answers = self.update(*self.lessons.draw(state.step, state.generator))
+        logits, answers, agreement = self.update(self.number.fill_(state.step))
         if self.options.ema:
             state.follow(self.options.ema)
-        agreement = same_decision(answers, logits).float().mean()
         state.agreement.lerp_(agreement, max(0.02, 1 / state.step))
         if state.step % CHECK and state.step < steps:
             return {}
@@ -204,6 +205,13 @@ class _Training:
         if self.judge:
             figures["held_out_agreement"] = self.judge.look(state)
         return figures
+
+    def _lesson(self, number: Tensor) -> tuple[Tensor, ...]:  # () -> (), (B, K, *places) twice, ()
+        """A batch drawn, shown and answered, its loss and the agreement on it. All of that is the
+        step, so that a captured one waits for nothing and launches nothing else.
+        """
+        loss, logits, answers = self.learner(*self.lessons.draw(number, self.state.generator))
+        return loss, logits, answers, same_decision(answers, logits).float().mean()
 
     def _save(self, seconds: float) -> Path:
         assert self.folder is not None, "without a folder nothing is saved"

@@ -127,7 +127,9 @@ class Update:
         self.lesson = lesson
         self._run: Callable[..., tuple[Tensor, ...]] = self._update
         if step != "eager":
-            self._run = Captured(self._update, state.tensors, required=step == "graph")
+            self._run = Captured(
+                self._update, state.tensors, step == "graph", generators=[state.generator]
+            )
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.state.step += 1

@@ -7,7 +7,7 @@ optimiser state) and returns tensors. `Captured` wraps it; `resolve_step` says w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -55,10 +55,13 @@ class Captured:
         function: Function,
         changed: Callable[[], Iterable[Tensor]],
         required: bool = True,
+        generators: Sequence[torch.Generator] = (),
     ) -> None:
+        """`generators` are those that the function draws from, beside torch's own."""
         self.function = function
         self.changed = changed
         self.required = required
+        self.generators = generators
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.problem: str | None = None
@@ -86,14 +89,14 @@ class Captured:
         device = inputs[0].device
         free_cycles(device)
         self.inputs = [tensor.clone() for tensor in inputs]
-        before = _Before(self.changed())
+        before = _Before(self.changed(), self.generators)
 
         def run() -> tuple[Tensor, ...]:
             return self.function(*self.inputs)
 
         warm_up(run)
         try:
-            self.graph, self.outputs = record(run)
+            self.graph, self.outputs = record(run, self.generators)
         except CaptureFailed as failed:
             if self.required:
                 raise failed.told()  # noqa: B904 - its cause is the first error
@@ -122,16 +125,21 @@ def warm_up(run: Callable[[], object]) -> None:
     torch.cuda.current_stream().wait_stream(_side_stream)
 
 
-def record(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
-    """A run of the function as a graph, and what it gave.
+def record(
+    function: Callable[[], Result], generators: Sequence[torch.Generator] = ()
+) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """A run of the function as a graph, and what it gave. A replay draws from the `generators` as a
+    run would.
 
-    Where that fails, the stream and torch's generator are as they were: a failed capture leaves its
-    own stream current, and the generator waiting for its end.
+    Where that fails, the stream and all generators are as they were: a failed capture leaves its
+    own stream current, and the generators waiting for its end.
     """
     stream = torch.cuda.current_stream()
-    generator = torch.cuda.default_generators[torch.cuda.current_device()]
-    state = generator.clone_state()
+    usual = torch.cuda.default_generators[torch.cuda.current_device()]
+    states = [(each, each.clone_state()) for each in (usual, *generators)]
     graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
     first: Exception | None = None
     try:
         with torch.cuda.graph(graph):
@@ -143,7 +151,8 @@ def record(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result
                 raise
     except Exception as error:
         torch.cuda.set_stream(stream)
-        generator.graphsafe_set_state(state)
+        for generator, state in states:
+            generator.graphsafe_set_state(state)
         raise CaptureFailed(first or error) from None
     return graph, result
 
@@ -170,17 +179,20 @@ class CaptureFailed(Exception):
 class _Before:
     """What an attempt to capture changes, as it was before it."""
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
+    def __init__(self, tensors: Iterable[Tensor], generators: Iterable[torch.Generator]) -> None:
         self.tensors = list(tensors)
         self.values = [tensor.detach().clone() for tensor in self.tensors]
+        self.drawn = [(generator, generator.get_state()) for generator in generators]
         self.random = torch.cuda.get_rng_state()
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Give tensors and torch's random numbers their values again."""
+        """Give tensors and generators their values again."""
         for tensor, value in zip(self.tensors, self.values, strict=True):
             tensor.copy_(value)
         torch.cuda.set_rng_state(self.random)
+        for generator, state in self.drawn:
+            generator.set_state(state)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> list[Tensor]:

@@ -165,11 +165,10 @@ def test_a_student_s_step_never_waits_for_the_host(teacher, step, views, loss):
     state = StudentState(student, torch.device("cuda"), 0, options, learner)
     learner.train()
     data = load_images(MNIST_SLICE).chosen(torch.arange(64))
-    train, lessons = (
-        Update(state, learner, step),
-        Lessons(data, learner, 0, torch.device("cuda")),
-    )
+    lessons = Lessons(data, learner, 0, torch.device("cuda"))
     lessons.ask_beforehand(True, None)
+    counter = torch.zeros((), dtype=torch.int64, device="cuda")
+    train = Update(state, lambda number: learner(*lessons.draw(number, state.generator)), step)
     try:
         for number in range(6):
             if (
@@ -178,7 +177,7 @@ def test_a_student_s_step_never_waits_for_the_host(teacher, step, views, loss):
                 torch.cuda.synchronize()
                 torch.cuda.set_sync_debug_mode("error")
             state.optimiser.set_share(one_cycle(number, options.steps, options.warmup))
-            train(*lessons.draw(number, state.generator))
+            train(counter.fill_(number))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -219,6 +218,20 @@ def test_a_step_that_cannot_be_captured_leaves_the_device_as_it_was(fault):
     for _ in range(4):
         working(one)
     assert working.graph is not None and total.tolist() == [8, 8]
+
+
+def test_a_replay_draws_as_a_run_would():
+    """Step after step, and with the generator in the same state afterwards."""
+    found = []
+    for step in ("eager", "graph"):
+        generator = torch.Generator("cuda").manual_seed(5)
+        draw = lambda x, generator=generator: (  # noqa: E731
+            x + torch.rand(4, generator=generator, device="cuda"),
+        )
+        run = Captured(draw, list, True, [generator]) if step == "graph" else draw
+        drawn = [run(torch.zeros(4, device="cuda"))[0].clone() for _ in range(5)]
+        found.append((torch.stack(drawn), generator.get_state()))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
 def test_triton_kernels_give_the_step_of_their_definitions(teacher):

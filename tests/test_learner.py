@@ -766,7 +766,7 @@ def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, m
     learner = Learner(student_like(teacher, model), teacher, options)
     lessons = Lessons(data, learner, 0, torch.device("cpu"))
     lessons.ask_beforehand(quiet=True)
-    inputs = lessons.draw(10, torch.Generator().manual_seed(0))
+    inputs = lessons.draw(torch.tensor(10), torch.Generator().manual_seed(0))
     answers, *hints = learner.ask_for_hints(inputs[0])
     torch.testing.assert_close(inputs[1], answers, rtol=1e-3, atol=1e-3)
     for banked, live in zip(inputs[5:], hints, strict=True):
@@ -783,7 +783,7 @@ def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, m
     )
     asking = Lessons(data, learner, 0, torch.device("cpu"))
     asking.ask_beforehand(quiet=True)
-    assert not asking.bank and len(asking.draw(0, torch.Generator())) == 5
+    assert not asking.bank and len(asking.draw(torch.tensor(0), torch.Generator())) == 5
 
 
 def test_hints_of_large_images_are_made_small_part_by_part(teacher, monkeypatch):
@@ -841,7 +841,9 @@ def test_a_lesson_gives_each_image_its_own_answer_and_label(
         lessons = Lessons(data, learner, 0, torch.device("cpu"))
         lessons.ask_beforehand(quiet=True)
         assert bool(lessons.bank) == bool(per_image)
-        images, answers, labels, share, _ = lessons.draw(10, torch.Generator().manual_seed(0))
+        images, answers, labels, share, _ = lessons.draw(
+            torch.tensor(10), torch.Generator().manual_seed(0)
+        )
         torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
         assert share == 0.25 and (
             views is not still or torch.equal(labels, F.one_hot(true_labels(images), 10).float())

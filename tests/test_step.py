@@ -161,6 +161,45 @@ def test_capturing_changes_neither_the_result_nor_the_random_stream(counted):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_generator_of_its_own_draws_what_it_would_have_drawn(cuda, monkeypatch, fails):
+    """It is made known to the graph before the capture, and capturing takes nothing from it."""
+    ours, theirs = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    known = []
+    left = []
+    ours_as_cuda_has_it = Registered(ours, left)
+    register = lambda _, each: known.append(each)  # noqa: E731
+    monkeypatch.setattr(Graph, "register_generator_state", register, raising=False)
+    runs = []
+
+    def step(x):
+        assert len(runs) < 3 or known == [ours_as_cuda_has_it]
+        runs.append(x)
+        drawn = torch.rand(2, generator=ours)
+        if fails and len(runs) == CAPTURING:
+            raise RuntimeError("not here")
+        return (x + drawn,)
+
+    if fails:
+        monkeypatch.setattr(torch.cuda, "graph", broken_capture)
+    captured = Captured(step, list, not fails, [ours_as_cuda_has_it])
+    monkeypatch.setattr(Graph, "captured", captured)
+    for _ in range(5):
+        expected = torch.rand(2, generator=theirs)
+        assert torch.equal(captured(torch.zeros(2))[0], expected)
+    assert bool(left) == fails
+
+
+class Registered:
+    """A generator that may leave a failed capture, as one of a CUDA device may."""
+
+    def __init__(self, generator, left):
+        self.get_state = generator.get_state
+        self.set_state = generator.set_state
+        self.clone_state = generator.get_state
+        self.graphsafe_set_state = left.append
+
+
 def compare_with_eager(uncapturable, calls=6):
     """Call it beside a step that was never captured: results, state and random numbers agree."""
     eager, began = Drawing(), torch.get_rng_state()

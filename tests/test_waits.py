@@ -1,5 +1,5 @@
-"""A call of the synthesis waits for the device once, at its end: until then the host runs ahead, and
-the device has work. Counted on any machine.
+"""A call of the synthesis waits for the device once, at its end, and a student's step not at all:
+until then the host runs ahead, and the device has work. Counted on any machine.
 """
 
 from dataclasses import replace
@@ -9,8 +9,10 @@ import torch
 from conftest import tiny_options
 from waits import Waits
 
-from distill.runtime import Machine
-from inversion import plan
+from distill import DistillOptions, StudentOptions, build_student, load_images
+from distill.runtime import Machine, Runtime
+from distill.train import _Training
+from inversion import MNIST_SLICE, plan
 from inversion.options import GeneratorOptions, ReplayOptions
 from inversion.parts.matching import Matching
 from inversion.parts.progress import Stopwatch, read_back
@@ -93,6 +95,22 @@ def test_only_a_set_that_may_fill_is_asked_whether_it_did(teacher, held, waits):
     for buffer in (state.buffer, state.staged):
         assert buffer.held == int(buffer.filled[:-1].sum())
     assert sum(recipe.counts) == state.buffer.held == 40
+
+
+@pytest.mark.parametrize("views", [0, 2])
+@pytest.mark.parametrize("loss", [{"hinton": 1.0}, {"hints": 20.0}, {"dml": 1.0}])
+def test_a_step_of_a_student_waits_for_nothing(teacher, views, loss):
+    options = DistillOptions(steps=200, batch=16, views_per_image=views, loss=loss)
+    student = build_student(StudentOptions("convnet-4"), teacher.contract)
+    data = load_images(MNIST_SLICE).chosen(torch.arange(32))
+    machine = Machine(CPU, torch.float32, "eager")
+    runtime = Runtime(quiet=True)
+    training = _Training(student, data, teacher, options, None, runtime, machine)
+    training.lessons.ask_beforehand(quiet=True)
+    training._step()
+    with Waits() as waits:
+        assert training._step() == {}
+    assert not waits.found
 
 
 def test_everything_is_read_at_once():
