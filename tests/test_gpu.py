@@ -39,7 +39,7 @@ from inversion import (
     synthesize,
 )
 from inversion.options import ReplayOptions
-from inversion.parts.adversary import adversary_steps
+from inversion.parts.adversary import DrawStep, adversary_steps
 from inversion.parts.call import generator_call
 from inversion.parts.call import store as _store
 from inversion.parts.inner import InnerLoop
@@ -87,22 +87,20 @@ class Loop:
         self.inner = InnerLoop(
             self.frozen, self.state.generator, student, self.options, capacity, precision, 0, step
         )
-        self.train = StudentStep(
+        train = StudentStep(
             self.state.adversary,
             self.options.adversary.temperature,
             precision,
-            step,
-            self.state.learner,
+            learner=self.state.learner,
         )
+        self.learn = DrawStep(train, self.frozen, self.state, self.options, precision, step)
 
     def call(self):
         images, logits, rank, figures = generator_call(
             self.inner, self.teacher, self.state, self.options
         )
         _store(self.state, self.frozen, images, logits, rank, self.options, self.precision)
-        figures |= adversary_steps(
-            self.train, self.frozen, self.state, self.options, self.precision
-        )
+        figures |= adversary_steps(self.learn)
         self.state.call += 1
         return figures
 

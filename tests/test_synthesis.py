@@ -41,7 +41,7 @@ from inversion.options import (
     TeacherViewOptions,
 )
 from inversion.parts import adversary as synthesis
-from inversion.parts.adversary import adversary_steps
+from inversion.parts.adversary import DrawStep, adversary_steps
 from inversion.parts.adversary import ask_held_out as _ask_held_out
 from inversion.parts.adversary import view_of as _view
 from inversion.parts.buffer import ReplayBuffer
@@ -178,7 +178,7 @@ def run_call(teacher, state, options, step="eager"):
     train = StudentStep(
         state.adversary, options.adversary.temperature, torch.float32, learner=state.learner
     )
-    adversary_steps(train, frozen, state, options, torch.float32)
+    adversary_steps(DrawStep(train, frozen, state, options, torch.float32))
     state.call += 1
 
 
@@ -559,7 +559,7 @@ def lessons(teacher, options, calls, count, brightest=256):
         store(
             state, frozen, options, torch.randint(brightest, (count, 1, 28, 28), dtype=torch.uint8)
         )
-        adversary_steps(step, frozen, state, options, torch.float32)
+        adversary_steps(DrawStep(step, frozen, state, options, torch.float32))
     return state, given
 
 
@@ -791,13 +791,8 @@ def test_the_adversarial_student_learns_in_calls_beyond_those_planned(teacher, t
     )
     state.adversary.step = tiny.calls * tiny.adversary.steps
     before = [parameter.detach().clone() for parameter in state.adversary.student.parameters()]
-    adversary_steps(
-        StudentStep(state.adversary, 20.0, torch.float32),
-        Frozen(teacher),
-        state,
-        tiny,
-        torch.float32,
-    )
+    train = StudentStep(state.adversary, 20.0, torch.float32)
+    adversary_steps(DrawStep(train, Frozen(teacher), state, tiny, torch.float32))
     assert_learnt(state.adversary.student, before)
 
 
@@ -1038,7 +1033,7 @@ def test_each_step_of_the_adversary_is_weighted_scheduled_and_remembered(
         record_visit(buffer, drawn, apart, importance)
 
     monkeypatch.setattr(synthesis, "record_visit", remember)
-    figures = adversary_steps(train, frozen, state, options, torch.float32)
+    figures = adversary_steps(DrawStep(train, frozen, state, options, torch.float32))
     assert len(given) == 3 and figures["agreement"].item() == pytest.approx(0.5)
     allowed = buffer.filled & ~buffer.is_held_out
     for step, (lesson, visit) in enumerate(zip(given, visits, strict=True), start=7):

@@ -15,7 +15,7 @@ from inversion.bench.replays import Work
 from inversion.bench.timing import Bench
 from inversion.jobs import plan
 from inversion.options import SynthesisOptions
-from inversion.parts.adversary import adversary_step
+from inversion.parts.adversary import DrawStep
 from inversion.parts.state import SynthesisState
 
 
@@ -33,13 +33,11 @@ def our_step(bench: Bench) -> Work:
     frozen = Frozen(teacher, bench.precision)
     (job,) = plan(options, teacher.spec.classes)
     state = SynthesisState(teacher, job, options, bench.device, bench.precision)
-    train = StudentStep(
-        state.adversary, options.adversary.temperature, bench.precision, bench.step, state.learner
-    )
+    temperature = options.adversary.temperature
+    train = StudentStep(state.adversary, temperature, bench.precision, learner=state.learner)
     _fill(state, frozen, bench)
     state.adversary.student.train()
-    pool = state.buffer.images
-    return lambda: adversary_step(train, frozen, state, options, bench.precision, pool)
+    return DrawStep(train, frozen, state, options, bench.precision, bench.step)
 
 
 def adversary_options(bench: Bench) -> SynthesisOptions:

@@ -20,7 +20,7 @@ from distill.runtime import Machine, Runtime
 from distill.update import StudentStep
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
-from inversion.parts.adversary import adversary_steps, build_adversary
+from inversion.parts.adversary import DrawStep, adversary_steps, build_adversary
 from inversion.parts.call import generator_call, store
 from inversion.parts.inner import InnerLoop
 from inversion.parts.progress import (
@@ -77,12 +77,22 @@ class Matching:
             job.seed,
             machine.step,
         )
-        self.train = StudentStep(
+        # A policy's actions are other tensors in each call: then the update alone is captured.
+        apart = machine.step if self.state.policy else "eager"
+        train = StudentStep(
             self.state.adversary,
             options.adversary.temperature,
             machine.precision,
-            machine.step,
+            apart,
             self.state.learner,
+        )
+        self.learn = DrawStep(
+            train,
+            self.frozen,
+            self.state,
+            options,
+            machine.precision,
+            "eager" if self.state.policy else machine.step,
         )
         # Read once a call, with all that is read then.
         self.counts = self.state.buffer.counts().tolist()
@@ -138,7 +148,7 @@ class Matching:
         watch.mark()
         precision = self.machine.precision
         figures["taken"] = store(state, self.frozen, images, logits, rank, options, precision)
-        figures |= adversary_steps(self.train, self.frozen, state, options, precision)
+        figures |= adversary_steps(self.learn)
         state.call += 1
 
         values, theta = self._read_back(figures)

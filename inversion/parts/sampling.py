@@ -21,7 +21,7 @@ def draw_batch(
     buffer: ReplayBuffer,
     count: int,
     options: ReplayOptions,
-    progress: float,
+    progress: float | Tensor,
     generator: torch.Generator,
     policy: Policy | None = None,
     call: int = 0,
@@ -49,7 +49,7 @@ def record_visit(buffer: ReplayBuffer, drawn: Tensor, divergence: Tensor, weight
     visited = torch.zeros_like(buffer.filled).index_fill_(0, drawn, True)
     # Before the first visit nothing was known that could have changed.
     change = torch.where(buffer.visits > 0, change, 0)
-    buffer.trend = torch.where(visited, change, buffer.trend)
+    buffer.trend.copy_(torch.where(visited, change, buffer.trend))
     buffer.visits += visited
     buffer.priority.scatter_reduce_(
         0, drawn, buffer.weight[drawn] * divergence, "amax", include_self=False
