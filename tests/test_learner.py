@@ -778,9 +778,8 @@ def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, m
     with monkeypatch.context() as patch:
         patch.setattr(learner, "_ask_teacher", None)
         learner(*inputs)
-    monkeypatch.setattr(
-        "distill.lessons.MOST_HINTS", sum(part.nbytes for part in lessons.bank[1:]) - 1
-    )
+    size = sum(part.nbytes for part in lessons.bank[1:])
+    learner.options = replace(options, hints_gib=(size - 1) / 2**30)
     asking = Lessons(data, learner, 0, torch.device("cpu"))
     asking.ask_beforehand(quiet=True)
     assert not asking.bank and len(asking.draw(torch.tensor(0), torch.Generator())) == 5
