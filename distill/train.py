@@ -119,8 +119,7 @@ class _Training:
         self.state = StudentState(student, device, seed, options, self.learner)
         self.learner.train()
         self.update = Update(self.state, self._lesson, machine.step)
-        self.number = torch.zeros((), dtype=torch.int64, device=device)
-        """The step's, for the device."""
+        self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the step
         self.key = ""
         if folder is not None:
             self.key = _job_key(student, data, teacher, options, seed, machine.key)
@@ -186,9 +185,8 @@ class _Training:
         """One update; its figures where it is time to look."""
         state = self.state
         steps = self.options.steps
-        learner = self.learner
-        if learner.attacks and state.step / steps >= learner.attacks_end:
-            learner.attacks = False
+        if self.learner.attacks and state.step / steps >= self.learner.attacks_end:
+            self.learner.attacks = False
             # Another step, to be captured anew.
             self.update = Update(state, self._lesson, self.machine.step)
         state.optimiser.set_share(one_cycle(state.step, steps, self.options.warmup))
@@ -207,9 +205,7 @@ class _Training:
         return figures
 
     def _lesson(self, number: Tensor) -> tuple[Tensor, ...]:  # () -> (), (B, K, *places) twice, ()
-        """A batch drawn, shown and answered, its loss and the agreement on it. All of that is the
-        step, so that a captured one waits for nothing and launches nothing else.
-        """
+        """A batch drawn, shown and answered, its loss and agreement: a captured step has it all."""
         loss, logits, answers = self.learner(*self.lessons.draw(number, self.state.generator))
         return loss, logits, answers, same_decision(answers, logits).float().mean()
 
