@@ -48,8 +48,7 @@ $(VENV)/.docs: $(VENV)/.ready
 
 # Its own environment, over the Python that PYTHON names: a torch that is installed there is used, else the newest is fetched.
 gpu:
-	@test -x $(VENV)-gpu/bin/pip || $(PYTHON) -m venv --system-site-packages $(VENV)-gpu
-	$(VENV)-gpu/bin/python -m pip install -q -e '.[dev]'
+	$(PYTHON) tools/gpu_setup.py $(VENV)-gpu
 	$(VENV)-gpu/bin/python tools/gpu.py
 
 clean:

@@ -61,7 +61,7 @@ class Batch:
     """What the methods train, by the names of its classes."""
     student: Classifier
     network: Network
-    """The student, or its compiled form."""
+    """The student."""
     answer: Callable[[Network, Tensor], Tensor]
     """Call a network in the precision of the training; logits in float32."""
 

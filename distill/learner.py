@@ -24,7 +24,6 @@ from distill.taps import Stages, Taps, find_stages
 from distill.tasks.places import decide, label_rows
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
-from synthesis_kernels.choices import Step
 from synthesis_kernels.errors import EchosetError
 
 NOWHERE = Stages((), (), (), None)
@@ -98,7 +97,7 @@ class Learner(nn.Module):
             self._frozen = [Frozen(teacher, precision)]
         self.attacks_end = min((method.early for method in self.methods), default=1.0)
         self.attacks = self.attacks_end < 1  # switched off by the loop at `attacks_end`
-        self.network: Network = student.__call__  # or a compiled form of it
+        self.network: Network = student.__call__
         self.shadows: Shadows | None = None  # the student's, while an update runs
         self.on_features = any(method.on_features for method in self.methods)
         self.student_stages = NOWHERE
@@ -207,15 +206,6 @@ class Learner(nn.Module):
             kept = [each.bfloat16() for each in keeper.keep(maps, embedding)]
             rows.append([answers, *kept])
         return [torch.cat(column) for column in zip(*rows, strict=True)]
-
-    def check_step(self, step: Step) -> None:
-        """Refuse to compile a student that the losses look into."""
-        listening = any(part.stages for part in self._parts.values())
-        if step == "compiled" and (self.on_features or listening):
-            raise EchosetError(
-                f"step 'compiled' can't be had with the losses {', '.join(self.weights)}; use "
-                "--step eager"
-            )
 
     @property
     def draws(self) -> bool:

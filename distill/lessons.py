@@ -21,11 +21,6 @@ from distill.views import ask, bank_answers, to_input
 from synthesis_kernels.backend import free_cycles, say_once
 from synthesis_kernels.errors import EchosetError
 
-MOST_HINTS = 4 * 2**30
-"""Bytes of hints that are kept beforehand; where there would be more, the teacher is asked at every
-step.
-"""
-
 
 class Lessons:
     """The images on the device, some of them held out where there is patience, and a batch for each
@@ -93,15 +88,19 @@ class Lessons:
         """
         _, *hints = self.learner.ask_for_hints(to_input(self.pool[:1]))
         size = views * sum(part.nbytes for part in hints)
-        fit = size <= MOST_HINTS
+        fit = size <= self.options.hints_gib * 2**30
         if not quiet:
             fate = "kept beforehand" if fit else "not kept, so the teacher is asked at every step"
             say_once(f"hints for {views:,} views: {size / 2**30:.1f} GiB, {fate}")
         return fit
 
-    def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draw(
+        self,
+        step: Tensor,  # () int64
+        generator: torch.Generator,
+    ) -> tuple[Tensor, ...]:
         """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training
-        that is over, draws, hints.
+        that is over, draws, hints. All of it on the device, so that a graph can hold it.
         """
         options = self.options
         device = self.device
@@ -130,8 +129,7 @@ class Lessons:
         draws = nothing
         if self.learner.draws:
             draws = torch.rand(options.batch, generator=generator, device=device)
-        share = torch.full((), step / options.steps, device=device)
-        return images, answers, labels, share, draws, *hints
+        return images, answers, labels, step / options.steps, draws, *hints
 
 
 def _split(

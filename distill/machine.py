@@ -26,11 +26,13 @@ class Machine:
     device: torch.device
     precision: torch.dtype
     step: Step
+    """`auto` is a graph where the network can be captured, else eager steps."""
 
     @property
     def key(self) -> str:
         """What the bytes of a result depend on beside the options: part of a saved state's name."""
-        return f"{self.device.type} {self.precision} {self.step} {self._kernels()}"
+        step = "graph" if self.step == "auto" else self.step
+        return f"{self.device.type} {self.precision} {step} {self._kernels()}"
 
     def record(self) -> dict[str, str]:
         """The same for a manifest."""

@@ -140,8 +140,11 @@ class DistillOptions:
     views_per_image: int = 16
     """Views the teacher answers for, once, before the student starts (where these are fewer than
     the steps will show, and no loss but hints compares features; else at every step); 0 = a new
-    view and a new answer at every step. Hints are kept up to 4 GiB, in memory and until the student
-    is saved on disk.
+    view and a new answer at every step.
+    """
+    hints_gib: float = 4.0
+    """GiB of hints that are kept with these answers at most, on the device and until the student is
+    saved on disk. Where there would be more, the teacher is asked at every step, which is slower.
     """
     views: ViewOptions = ViewOptions(cutmix=0.5)
     """What the student sees of an image."""
@@ -171,7 +174,7 @@ class DistillOptions:
         check_loss(self.loss)
         require_positive(self, "", "temperature")
         require_least(self, "", 0, "steps", "views_per_image", "patience")
-        require_least(self, "", 0, "label_temperature", "weight_decay")
+        require_least(self, "", 0, "label_temperature", "weight_decay", "hints_gib")
         require_least(self, "", 2, "batch", "peers", "branches")
         require_within(self, "", "[0, 1)", "warmup", "ema", "held_out")
         if self.learning_rate is not None:

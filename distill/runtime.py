@@ -45,8 +45,8 @@ class Runtime:
     """Form of the kernels: native (C++ for CPUs, compiled on first use), triton (CUDA), or
     reference (plain torch)."""
     step: Step = "auto"
-    """How a training step runs: eager, compiled (torch.compile), or graph (a captured CUDA graph).
-    auto takes graph on CUDA and eager elsewhere."""
+    """How a training step runs: eager, or graph (a captured CUDA graph). auto takes graph on CUDA
+    where the network can be captured, and eager elsewhere."""
     quiet: bool = False
     """Show no progress and no tables."""
     rank: int = field(default_factory=lambda: place_in_torchrun()[0])
@@ -81,6 +81,12 @@ class Runtime:
         device = resolve_device(self.device)
         local = os.environ.get("LOCAL_RANK", "")
         if device.type == "cuda" and self.world > 1 and local.isdigit():
+            count = torch.cuda.device_count()
+            if int(local) >= count:
+                raise EchosetError(
+                    f"LOCAL_RANK is {local}, and this process sees {count} CUDA devices; start as "
+                    "many processes a machine as it has devices, or use --device cpu"
+                )
             device = torch.device("cuda", int(local))
             torch.cuda.set_device(device)
         return device

@@ -28,7 +28,6 @@ from distill.views import ask, to_input
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
-from synthesis_kernels.step import compiled
 
 STATE = "student.state"
 CHECK = 50
@@ -117,12 +116,10 @@ class _Training:
         device = machine.device
         seed = runtime.seed
         self.learner = Learner(student.to(device), teacher, options, machine.precision, seed)
-        self.learner.check_step(machine.step)
         self.state = StudentState(student, device, seed, options, self.learner)
         self.learner.train()
-        self.update = Update(self.state, self.learner, machine.step)
-        if machine.step == "compiled":
-            self.learner.network = compiled(student)
+        self.update = Update(self.state, self._lesson, machine.step, self.learner)
+        self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the step
         self.key = ""
         if folder is not None:
             self.key = _job_key(student, data, teacher, options, seed, machine.key)
@@ -188,16 +185,14 @@ class _Training:
         """One update; its figures where it is time to look."""
         state = self.state
         steps = self.options.steps
-        learner = self.learner
-        if learner.attacks and state.step / steps >= learner.attacks_end:
-            learner.attacks = False
+        if self.learner.attacks and state.step / steps >= self.learner.attacks_end:
+            self.learner.attacks = False
             # Another step, to be captured anew.
-            self.update = Update(state, learner, self.machine.step)
+            self.update = Update(state, self._lesson, self.machine.step, self.learner)
         state.optimiser.set_share(one_cycle(state.step, steps, self.options.warmup))
-        logits, answers = self.update(*self.lessons.draw(state.step, state.generator))
+        logits, answers, agreement = self.update(self.number.fill_(state.step))
         if self.options.ema:
             state.follow(self.options.ema)
-        agreement = same_decision(answers, logits).float().mean()
         state.agreement.lerp_(agreement, max(0.02, 1 / state.step))
         if state.step % CHECK and state.step < steps:
             return {}
@@ -208,6 +203,11 @@ class _Training:
         if self.judge:
             figures["held_out_agreement"] = self.judge.look(state)
         return figures
+
+    def _lesson(self, number: Tensor) -> tuple[Tensor, ...]:  # () -> (), (B, K, *places) twice, ()
+        """A batch drawn, shown and answered, its loss and agreement: a captured step has it all."""
+        loss, logits, answers = self.learner(*self.lessons.draw(number, self.state.generator))
+        return loss, logits, answers, same_decision(answers, logits).float().mean()
 
     def _save(self, seconds: float) -> Path:
         assert self.folder is not None, "without a folder nothing is saved"

@@ -17,7 +17,7 @@ from distill.optimisers import make_optimiser
 from distill.options import DistillOptions
 from distill.shadows import Shadows
 from synthesis_kernels.choices import Step
-from synthesis_kernels.step import Captured, compiled, optimiser_tensors
+from synthesis_kernels.step import Captured, optimiser_tensors
 
 
 class StudentState:
@@ -135,16 +135,16 @@ class Update:
     ) -> None:
         self.state = state
         self.lesson = lesson
-        if learner is None and isinstance(lesson, Learner):
-            learner = lesson
         self.learner = learner
         self.shadows: Shadows | None = None
-        if learner and learner.precision is torch.bfloat16 and step != "compiled":
+        if learner and learner.precision is torch.bfloat16:
             state.shadows = state.shadows or Shadows(state.student)
             self.shadows = state.shadows
         self._run: Callable[..., tuple[Tensor, ...]] = self._update
-        if step == "graph":
-            self._run = Captured(self._update, state.tensors)
+        if step != "eager":
+            self._run = Captured(
+                self._update, state.tensors, step == "graph", generators=[state.generator]
+            )
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.state.step += 1
@@ -191,8 +191,6 @@ class StudentStep:
     ) -> None:
         options = DistillOptions(temperature=temperature)
         self.learner = learner or Learner(state.student, None, options, precision, answered=True)
-        if step == "compiled":
-            self.learner.network = compiled(state.student)
         device = state.agreement.device
         self._nothing = torch.empty(0, device=device)
         self._share = torch.zeros((), device=device)

@@ -7,4 +7,4 @@ from typing import Literal
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Form = Literal["auto", "reference", "native", "triton"]
-Step = Literal["auto", "eager", "compiled", "graph"]
+Step = Literal["auto", "eager", "graph"]

@@ -106,7 +106,7 @@ def draw_by_class(
 def importance_weights(
     chances: Tensor,  # (N,)
     drawn: Tensor,  # (count,) int64
-    beta: float,
+    beta: float | Tensor,
 ) -> Tensor:  # (count,), largest is 1
     """w(i) = (N·P(i))^−β / max w, of which N cancels out: undoes the bias of uneven draws, all of
     it at β = 1.

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,15 +27,10 @@ from tiny import TINY
 
 from distill import load_images
 from inversion import MNIST_SLICE, SynthesisOptions, load_teacher
-from synthesis_kernels.native import find_compiler, library
+from synthesis_kernels.native import library
 
-COMPILER = find_compiler()
-HEADERS = Path(sysconfig.get_path("include"), "Python.h").is_file()
 needs_native = pytest.mark.skipif(
     not library(), reason=f"the native kernels can't be compiled here: {library.problem}"
-)
-needs_inductor = pytest.mark.skipif(
-    not (COMPILER and HEADERS), reason="torch.compile needs a C++ compiler and Python's headers"
 )
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
@@ -82,12 +76,12 @@ SLOW = {
     "test_collect_command::test_verify_and_distill_take_a_collected_set",
     "test_collect_command::test_verify_forgives_what_rounding_decides_and_no_more",
     "test_data::test_the_bundled_slice_is_real_mnist_and_the_teacher_reads_it",
-    "test_distill::test_a_compiled_step_has_the_gradients_of_the_eager_one",
     "test_distill::test_a_stopped_distillation_goes_on_to_the_same_student",
     "test_distill::test_a_student_learns_to_decide_as_its_teacher",
     "test_distill::test_same_seed_same_student",
     "test_distill::test_teacher_and_student_may_be_of_different_families",
     "test_distill::test_views_and_mixup_change_what_is_learnt",
+    "test_gpu_setup",
     "test_kernels::test_a_form_asked_for_by_name_must_run",
     "test_kernels::test_native_kernels_do_without_a_home_and_take_a_compiler_of_several_words",
     "test_kernels::test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for",
@@ -109,6 +103,8 @@ SLOW = {
     "test_tools::test_a_part_out_of_time_ends_with_what_it_has_started",
     "test_train_teacher::test_a_teacher_learns_and_says_how_it_was_made",
     "test_triton_forms",
+    "test_waits::test_a_call_waits_once",
+    "test_waits::test_a_call_of_the_adversarial_recipe_waits_once",
 }
 """Files, and tests of other files, that take more than about two seconds each."""
 

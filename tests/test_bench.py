@@ -10,6 +10,7 @@ from conftest import ROOT, environment, last_json
 from distill.models import ModelSpec, build_classifier
 from inversion.bench import bench as benchmark
 from inversion.bench import peers
+from inversion.bench.limits import count
 from inversion.cli.main import main
 from inversion.parts.generator import Generator
 
@@ -109,6 +110,45 @@ def test_our_step_needs_fewer_multiplications_than_the_peers(first):
     """
     step = last_json(first[0])["synthesis_step"]
     assert 0 < step["gmac"] < 0.75 * step["peers_gmac"]
+
+
+@pytest.mark.parametrize("step", ["synthesis_step", "adversary_step", "distillation_step"])
+def test_every_step_is_counted(first, step):
+    """In the document, and in the table."""
+    done, _ = first
+    part = last_json(done)[step]
+    assert part["operations"] > 100 and part["ours"]["ms"] > 0
+    assert 0 < part["gmac"] < 3 and 0 < part["gigabytes"] < 3
+    assert f"{part['operations']:,} operations" in done.stdout
+
+
+def test_counts_are_those_of_one_step():
+    """A product of matrices: 2·3·4 multiply-adds, and three matrices of float32."""
+    a, b = torch.randn(2, 3), torch.randn(3, 4)
+    found = count(lambda: a @ b)
+    assert found == {"operations": 1, "gmac": 24e-9, "gigabytes": 4 * (6 + 12 + 8) / 1e9}
+
+
+def test_kernels_say_how_near_the_limit_they_come(first):
+    document = last_json(first[0])
+    copy = document["limit"]["copy_gb_per_s"]
+    for name, part in [*document["kernels"].items(), ("bn_match", document["bn_match"])]:
+        assert part["gb_per_s"] > 0, name
+        assert part["share_of_limit"] >= part["gb_per_s"] / copy * 0.999, name
+
+
+def test_a_run_that_is_cut_off_leaves_what_it_has_measured(tmp_path, monkeypatch):
+    path = tmp_path / "bench.json"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    limit = {"float32_gflops": 1.0, "bfloat16_gflops": 1.0, "copy_gb_per_s": 1.0}
+    monkeypatch.setattr(benchmark, "ceilings", lambda _: limit)
+    monkeypatch.setattr(benchmark, "kernel_times", lambda *_: {"a kernel": {}})
+    monkeypatch.setattr(benchmark, "bn_match_times", stop)
+    assert main(["bench", *SMALL, "--quiet", f"--save={path}"]) == 130
+    assert json.loads(path.read_text())["kernels"] == {"a kernel": {}}
 
 
 def test_the_document_says_what_was_measured(first):

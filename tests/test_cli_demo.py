@@ -222,7 +222,6 @@ def test_a_failed_demo_keeps_the_finished_one(demo, refused):
     for flags, message in (
         (["--distillation.batch=1"], "batch"),
         (["--loss=hintn"], "no loss 'hintn'"),
-        (["--step=compiled", "--loss=at"], "can't be had with the losses"),
         (
             ["--synthesis.replay.sampling=policy", "--synthesis.held_out=0"],
             "learns from held-out images",

@@ -4,6 +4,7 @@ what eager steps do.
 
 import io
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from distill.learner import Learner
 from distill.lessons import Lessons
 from distill.methods import METHODS
 from distill.models.frozen import Frozen
-from distill.runtime import Runtime
+from distill.runtime import Machine, Runtime
 from distill.update import StudentState, StudentStep, Update, one_cycle
 from inversion import (
     MNIST_SLICE,
@@ -37,12 +38,15 @@ from inversion import (
     score,
     synthesize,
 )
-from inversion.parts.adversary import adversary_steps
+from inversion.options import ReplayOptions
+from inversion.parts.adversary import DrawStep, adversary_steps
 from inversion.parts.call import generator_call
 from inversion.parts.call import store as _store
 from inversion.parts.inner import InnerLoop
+from inversion.parts.matching import Matching
 from inversion.parts.state import SynthesisState
 from synthesis_kernels.backend import kernel_form, resolve_device
+from synthesis_kernels.step import Captured
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -83,22 +87,20 @@ class Loop:
         self.inner = InnerLoop(
             self.frozen, self.state.generator, student, self.options, capacity, precision, 0, step
         )
-        self.train = StudentStep(
+        train = StudentStep(
             self.state.adversary,
             self.options.adversary.temperature,
             precision,
-            step,
-            self.state.learner,
+            learner=self.state.learner,
         )
+        self.learn = DrawStep(train, self.frozen, self.state, self.options, precision, step)
 
     def call(self):
         images, logits, rank, figures = generator_call(
             self.inner, self.teacher, self.state, self.options
         )
         _store(self.state, self.frozen, images, logits, rank, self.options, self.precision)
-        figures |= adversary_steps(
-            self.train, self.frozen, self.state, self.options, self.precision
-        )
+        figures |= adversary_steps(self.learn)
         self.state.call += 1
         return figures
 
@@ -120,6 +122,35 @@ def test_a_call_never_waits_for_the_host(teacher, step, options):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("step", ["eager", "graph"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        tiny_options(),
+        later_options(),
+        replace(tiny_options(), replay=ReplayOptions(sampling="policy")),
+        replace(tiny_options(), replay=ReplayOptions(keep_all=True, balanced_targets=False)),
+        replace(tiny_options(), replay=ReplayOptions(replace_all=True), images=1000),
+    ],
+    ids=["published", "later", "policy", "keep all", "replace all"],
+)
+def test_a_whole_call_waits_once(teacher, step, options):
+    """With its figures, counts and times, at its very end."""
+    machine = Machine(resolve_device("cuda"), torch.bfloat16, step)
+    recipe = Matching(teacher, plan(options, 10)[0], options, machine)
+    for _ in range(4):
+        recipe.step()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            recipe.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [str(each.message) for each in said if "synchronizing" in str(each.message)]
+    assert len(waits) == 1, waits
+
+
 @pytest.mark.parametrize("views", [0, 2])
 @pytest.mark.parametrize("step", ["eager", "graph"])
 @pytest.mark.parametrize("loss", [{"hinton": 1.0}, {"hinton": 1.0, "hints": 20.0}])
@@ -132,11 +163,10 @@ def test_a_student_s_step_never_waits_for_the_host(teacher, step, views, loss):
     state = StudentState(student, torch.device("cuda"), 0, options, learner)
     learner.train()
     data = load_images(MNIST_SLICE).chosen(torch.arange(64))
-    train, lessons = (
-        Update(state, learner, step),
-        Lessons(data, learner, 0, torch.device("cuda")),
-    )
+    lessons = Lessons(data, learner, 0, torch.device("cuda"))
     lessons.ask_beforehand(True, None)
+    counter = torch.zeros((), dtype=torch.int64, device="cuda")
+    train = Update(state, lambda number: learner(*lessons.draw(number, state.generator)), step)
     try:
         for number in range(6):
             if (
@@ -145,7 +175,7 @@ def test_a_student_s_step_never_waits_for_the_host(teacher, step, views, loss):
                 torch.cuda.synchronize()
                 torch.cuda.set_sync_debug_mode("error")
             state.optimiser.set_share(one_cycle(number, options.steps, options.warmup))
-            train(*lessons.draw(number, state.generator))
+            train(counter.fill_(number))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -159,6 +189,47 @@ def test_a_captured_step_computes_what_an_eager_one_does(teacher, options):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-3)
     for one, two in zip(*(loop.state.generator.parameters() for loop in loops), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("fault", ["wait", "error"])
+def test_a_step_that_cannot_be_captured_leaves_the_device_as_it_was(fault):
+    """Random numbers and later captures go on, on the stream there was."""
+    total, one = torch.zeros(2, device="cuda"), torch.ones(2, device="cuda")
+
+    def step(x):
+        total.add_(x)
+        torch.rand(8, device="cuda")
+        if torch.cuda.is_current_stream_capturing() and fault == "error":
+            raise RuntimeError("not here")
+        if fault == "wait":
+            x.sum().item()
+        return (total + torch.rand(2, device="cuda"),)
+
+    stream = torch.cuda.current_stream()
+    failing = Captured(step, lambda: [total], required=False)
+    for _ in range(4):
+        failing(one)
+    assert total.tolist() == [4, 4] and failing.graph is None
+    assert torch.cuda.current_stream() == stream
+    assert len(torch.rand(5, device="cuda").unique()) == 5
+    working = Captured(lambda x: (total.add_(x),), lambda: [total], required=True)
+    for _ in range(4):
+        working(one)
+    assert working.graph is not None and total.tolist() == [8, 8]
+
+
+def test_a_replay_draws_as_a_run_would():
+    """Step after step, and with the generator in the same state afterwards."""
+    found = []
+    for step in ("eager", "graph"):
+        generator = torch.Generator("cuda").manual_seed(5)
+        draw = lambda x, generator=generator: (  # noqa: E731
+            x + torch.rand(4, generator=generator, device="cuda"),
+        )
+        run = Captured(draw, list, True, [generator]) if step == "graph" else draw
+        drawn = [run(torch.zeros(4, device="cuda"))[0].clone() for _ in range(5)]
+        found.append((torch.stack(drawn), generator.get_state()))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
 def test_triton_kernels_give_the_step_of_their_definitions(teacher):
@@ -215,7 +286,9 @@ def test_bench_runs_on_cuda(echoset):
         "--quiet",
     ]
     found = json.loads(echoset("bench", *small).stdout.splitlines()[-1])
-    assert found["device"].startswith("cuda") and found["step"] == "graph"
+    assert found["device"].startswith("cuda") and found["step"] == "auto"
+    for name, times in (found["kernels"] | {"bn_match": found["bn_match"]}).items():
+        assert "ours" not in times.get("not_captured", {}), name
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "labels"])

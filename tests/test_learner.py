@@ -573,13 +573,6 @@ def test_resumed_training_ends_with_the_same_student(teacher, data, tmp_path, mo
     assert run(teacher, data, options, folder=tmp_path).student.weight_hash() == whole
 
 
-def test_compiled_steps_and_looking_inside_exclude_each_other(teacher, data):
-    with pytest.raises(
-        EchosetError, match="step 'compiled' can't be had with the losses labels, at"
-    ):
-        run(teacher, data, replace(SHORT, loss={"at": 1.0}), step="compiled")
-
-
 def test_boundary_samples_end_at_three_quarters(teacher, data, monkeypatch):
     pushed = []
 
@@ -773,7 +766,7 @@ def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, m
     learner = Learner(student_like(teacher, model), teacher, options)
     lessons = Lessons(data, learner, 0, torch.device("cpu"))
     lessons.ask_beforehand(quiet=True)
-    inputs = lessons.draw(10, torch.Generator().manual_seed(0))
+    inputs = lessons.draw(torch.tensor(10), torch.Generator().manual_seed(0))
     answers, *hints = learner.ask_for_hints(inputs[0])
     torch.testing.assert_close(inputs[1], answers, rtol=1e-3, atol=1e-3)
     for banked, live in zip(inputs[5:], hints, strict=True):
@@ -785,12 +778,11 @@ def test_hints_come_with_the_lesson_where_they_fit(teacher, data, monkeypatch, m
     with monkeypatch.context() as patch:
         patch.setattr(learner, "_ask_teacher", None)
         learner(*inputs)
-    monkeypatch.setattr(
-        "distill.lessons.MOST_HINTS", sum(part.nbytes for part in lessons.bank[1:]) - 1
-    )
+    size = sum(part.nbytes for part in lessons.bank[1:])
+    learner.options = replace(options, hints_gib=(size - 1) / 2**30)
     asking = Lessons(data, learner, 0, torch.device("cpu"))
     asking.ask_beforehand(quiet=True)
-    assert not asking.bank and len(asking.draw(0, torch.Generator())) == 5
+    assert not asking.bank and len(asking.draw(torch.tensor(0), torch.Generator())) == 5
 
 
 def test_hints_of_large_images_are_made_small_part_by_part(teacher, monkeypatch):
@@ -848,7 +840,9 @@ def test_a_lesson_gives_each_image_its_own_answer_and_label(
         lessons = Lessons(data, learner, 0, torch.device("cpu"))
         lessons.ask_beforehand(quiet=True)
         assert bool(lessons.bank) == bool(per_image)
-        images, answers, labels, share, _ = lessons.draw(10, torch.Generator().manual_seed(0))
+        images, answers, labels, share, _ = lessons.draw(
+            torch.tensor(10), torch.Generator().manual_seed(0)
+        )
         torch.testing.assert_close(answers, teacher(images), rtol=1e-3, atol=1e-3)
         assert share == 0.25 and (
             views is not still or torch.equal(labels, F.one_hot(true_labels(images), 10).float())

@@ -17,7 +17,7 @@ from inversion import plan, synthesize
 from inversion.options import ReplayOptions
 from inversion.pages.report import write_report
 from inversion.parts import adversary as synthesis
-from inversion.parts.adversary import adversary_steps
+from inversion.parts.adversary import DrawStep, adversary_steps
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.policy import EVEN, FEATURES, SPREAD, Policy, features
 from inversion.parts.sampling import draw_batch, record_visit
@@ -211,6 +211,6 @@ def test_the_reward_is_what_held_out_divergence_loses(teacher, tiny, monkeypatch
     found = iter([torch.tensor(3.0), torch.tensor(1.0)])
     monkeypatch.setattr(synthesis, "ask_held_out", lambda *_: (torch.tensor(0.5), next(found)))
     train = StudentStep(state.adversary, 20.0, torch.float32)
-    figures = adversary_steps(train, Frozen(teacher), state, options, torch.float32)
+    figures = adversary_steps(DrawStep(train, Frozen(teacher), state, options, torch.float32))
     assert figures["reward"].item() == pytest.approx(math.log(3))
     assert state.policy.first_reward == figures["reward"]

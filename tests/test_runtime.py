@@ -1,8 +1,10 @@
 """Where a process stands among others, and what it refuses."""
 
 import pytest
+import torch
 
 from distill.runtime import Runtime
+from inversion import SynthesisOptions, driver, plan
 from inversion.cli.main import main
 from synthesis_kernels.errors import EchosetError
 
@@ -34,6 +36,55 @@ def test_what_is_given_wins_over_the_environment(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     runtime = Runtime(rank=0, world=1)
     assert (runtime.rank, runtime.world) == (0, 1)
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """Set what torchrun sets in the process of this number, on a machine with two devices; the
+    devices that were made current.
+    """
+    taken = []
+    for name, stand_in in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "set_device": taken.append,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    def start(rank, world, local):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", world), ("LOCAL_RANK", local)):
+            monkeypatch.setenv(name, str(value))
+        return taken
+
+    return start
+
+
+def test_each_process_of_torchrun_takes_a_device_of_its_own(torchrun):
+    """Of the second machine of two, the second process is the fourth of all."""
+    taken = torchrun(rank=3, world=4, local=1)
+    device = Runtime().resolve_device()
+    assert device == torch.device("cuda", 1) and taken == [device]
+
+
+def test_a_process_alone_takes_whatever_is_current(torchrun):
+    taken = torchrun(rank=0, world=1, local=0)
+    assert Runtime().resolve_device() == torch.device("cuda") and not taken
+
+
+def test_more_processes_than_devices_are_refused(torchrun):
+    torchrun(rank=2, world=3, local=2)
+    with pytest.raises(EchosetError, match="LOCAL_RANK is 2, and this process sees 2 CUDA devices"):
+        Runtime().resolve_device()
+
+
+def test_processes_of_torchrun_share_no_state_file(torchrun, tmp_path):
+    jobs = plan(SynthesisOptions(images=70, shard_images=10), classes=10)
+    shares = []
+    for rank in range(2):
+        torchrun(rank, world=2, local=rank)
+        shares.append({driver._state_file(tmp_path, job) for job in Runtime().share(jobs)})
+    assert not shares[0] & shares[1]
+    assert shares[0] | shares[1] == {driver._state_file(tmp_path, job) for job in jobs}
 
 
 def test_processes_share_all_jobs_and_none_twice():

@@ -109,6 +109,33 @@ def test_a_part_out_of_time_ends_with_what_it_has_started():
     assert gpu.run_part(["sh", "-c", "echo done; exit 3"], 30) == (3, "done\n")
 
 
+def test_parts_of_the_gpu_run_end_within_eight_minutes():
+    assert [part.name for part in gpu.PARTS] == ["demo", "bench", "tests"]
+    assert sum(part.seconds for part in gpu.PARTS) <= 480
+
+
+def test_figures_of_a_part_are_kept_whatever_the_next_one_does(tmp_path, monkeypatch, capsys):
+    """Each part finds those before it in the file, and one that hangs takes nothing along."""
+    out = tmp_path / "runs" / "gpu.json"
+    say = """echo a table; echo '{"accuracy": 0.9}'; echo a warning >&2"""
+    look = f"""grep -c -e '"demo"' -e '"bench"' {out}"""
+    hang = "echo begun; sleep 60 & echo why >&2; wait"
+    parts = [("demo", say, 30), ("bench", hang, 1), ("tests", look, 30)]
+    monkeypatch.setattr(
+        gpu, "PARTS", [gpu.Part(name, ["sh", "-c", line], limit) for name, line, limit in parts]
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a device")
+    assert gpu.main(out) == 1
+    document = json.loads(out.read_text())
+    assert document["device"] == "a device"
+    assert document["demo"]["result"] == {"accuracy": 0.9} and document["demo"]["status"] == 0
+    assert document["bench"]["status"] == 124 and "why" in document["bench"]["result"]
+    assert document["tests"]["result"] == "2"
+    shown = capsys.readouterr().out
+    assert "a table" in shown and "accuracy" not in shown.split("why")[0]
+
+
 @pytest.mark.parametrize("name", ["gallery", "make_mnist_slice"])
 def test_help_is_no_path(monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])

@@ -61,7 +61,7 @@ def _check_methods(shared: Shared, student: Classifier) -> None:
     for method in shared.options.methods:
         loss = method_loss(method, shared.distillation.labels == "data")
         options = replace(shared.distillation, loss=loss)
-        Learner(student, shared.teacher, options).check_step(shared.runtime.step)
+        Learner(student, shared.teacher, options)
 
 
 def _check_set(shared: Shared, student: Classifier, images: Images) -> None:

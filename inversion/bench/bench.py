@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import torch
 
 from distill.files import write_json
 from distill.loop import StepProgress
+from inversion.bench.adversary import adversary_times
 from inversion.bench.distillation import distillation_times, pool_times
 from inversion.bench.kernels import bn_match_times, kernel_times
 from inversion.bench.limits import ceilings
@@ -38,7 +40,7 @@ HEADLINES = (
 """The figures to judge by, as PART.FIGURE; they stand at the document's top level, too."""
 ALIKE = ("device", "precision", "kernel_forms", "step", "teacher", "student", "batch", "torch")
 """What two files should have in common to be compared."""
-COMPARISONS = 13
+COMPARISONS = 14
 """Calls of `Bench.compare` in all measurements, for the progress bar."""
 
 
@@ -63,15 +65,20 @@ def bench(run: BenchRun) -> dict[str, Any]:
 def measure(bench: Bench) -> dict[str, Any]:
     """All details, part by part."""
     limit = ceilings(bench)
-    details: dict[str, Any] = {
-        "limit": limit,
-        "kernels": kernel_times(bench),
-        "bn_match": bn_match_times(bench),
-        "pool": pool_times(bench),
-        "synthesis_step": synthesis_times(bench, limit),
-        "distillation_step": distillation_times(bench),
+    details: dict[str, Any] = {"limit": limit}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "kernels": lambda: kernel_times(bench, limit),
+        "bn_match": lambda: bn_match_times(bench, limit),
+        "pool": lambda: pool_times(bench),
+        "synthesis_step": lambda: synthesis_times(bench, limit) | step_memory(bench),
+        "adversary_step": lambda: adversary_times(bench),
+        "distillation_step": lambda: distillation_times(bench),
     }
-    details["synthesis_step"] |= step_memory(bench)
+    for name, part in parts.items():
+        details[name] = part()
+        if bench.run.save:
+            # A run that is cut off leaves what it has.
+            write_json(Path(bench.run.save), details | about(bench))
     return details
 
 

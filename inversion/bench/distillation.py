@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from distill.options import ViewOptions
 from distill.update import StudentState, StudentStep
 from distill.views import CHUNK, ask
 from inversion.bench import peers
-from inversion.bench.limits import Traffic
-from inversion.bench.timing import Bench, Work, milliseconds, ratio
+from inversion.bench.limits import count
+from inversion.bench.replays import Work
+from inversion.bench.timing import Bench, milliseconds, ratio
 
 PHOTOGRAPHS = ViewOptions(rotate=0, scale=0, shift=0.125, flip=True)
 TEMPERATURE = 4.0
@@ -93,14 +93,19 @@ def distillation_times(bench: Bench) -> dict[str, Any]:
     chunks = run.images * run.views / min(CHUNK, run.images)
     share = times["bank_chunk"]["ms"] * chunks / steps
     whole = times["ours"]["ms"] + share
-    return times | {
-        "views": run.views,
-        "steps": steps,
-        "bank_share_ms": share,
-        "whole_ms": whole,
-        "operations": count_our_step(bench, pool),
-        "speedup": times["peers"]["ms"] / whole,
-    }
+    _, fresh = bench.classifiers(tuned=True)
+    counts = count(our_step(bench.eagerly(), fresh, pool))
+    return (
+        times
+        | counts
+        | {
+            "views": run.views,
+            "steps": steps,
+            "bank_share_ms": share,
+            "whole_ms": whole,
+            "speedup": times["peers"]["ms"] / whole,
+        }
+    )
 
 
 def our_step(bench: Bench, student: Classifier, pool: Tensor) -> Work:
@@ -119,16 +124,6 @@ def our_step(bench: Bench, student: Classifier, pool: Tensor) -> Work:
         train(images, answers, weights)
 
     return step
-
-
-def count_our_step(bench: Bench, pool: Tensor) -> int:
-    """Operations of the eager step, views of the batch among them."""
-    _, student = bench.classifiers(tuned=True)
-    step = our_step(Bench(replace(bench.run, step="eager")), student, pool)
-    step()
-    with Traffic() as traffic:
-        step()
-    return traffic.operations
 
 
 def bank_chunk(bench: Bench, teacher: Classifier, pool: Tensor) -> Work:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from inversion.bench.replays import Work
 from inversion.bench.timing import Bench, precision_name
 from synthesis_kernels import native
 
@@ -35,7 +36,8 @@ def matrix_rate(bench: Bench, precision: torch.dtype) -> float:
     a = torch.randn(side, side, device=bench.device).to(precision)
     b = torch.randn(side, side, device=bench.device).to(precision)
     out = torch.empty_like(a)
-    times = bench.compare(product=lambda: torch.mm(a, b, out=out))
+    works = bench.on_device(lambda: {"product": lambda: torch.mm(a, b, out=out)}, 3 * a.nbytes)
+    times = bench.compare(**works)
     return 2 * side**3 / times["product"]["least_ms"] / 1e6
 
 
@@ -43,8 +45,25 @@ def copy_rate(bench: Bench) -> float:
     """GB/s that a large copy reads and writes."""
     source = torch.empty(64 << 20, device=bench.device)
     target = torch.empty_like(source)
-    times = bench.compare(copy=lambda: target.copy_(source))
+    works = bench.on_device(lambda: {"copy": lambda: target.copy_(source)}, 2 * source.nbytes)
+    times = bench.compare(**works)
     return 2 * source.numel() * 4 / times["copy"]["least_ms"] / 1e6
+
+
+def count(step: Work) -> dict[str, float]:
+    """What a step asks for: operations, multiply-adds, and bytes read and written. It is run three
+    times, eagerly: there every operation shows itself.
+    """
+    step()
+    with Multiplications() as flops:
+        step()
+    with Traffic() as traffic:
+        step()
+    return {
+        "operations": traffic.operations,
+        "gmac": flops.get_total_flops() / 2e9,
+        "gigabytes": traffic.bytes / 1e9,
+    }
 
 
 class Multiplications(FlopCounterMode):

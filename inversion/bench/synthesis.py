@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import platform
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.models.frozen import Frozen
 from inversion.bench import peers
-from inversion.bench.limits import Multiplications, Traffic
-from inversion.bench.timing import Bench, Work, precision_name, ratio
+from inversion.bench.limits import count
+from inversion.bench.replays import Work
+from inversion.bench.timing import Bench, precision_name, ratio
 from inversion.parts.inner import InnerLoop
 from synthesis_kernels.backend import asked_form, free_cycles, kernel_form
 from synthesis_kernels.choices import Form
@@ -68,33 +68,21 @@ def synthesis_times(bench: Bench, limit: dict[str, float]) -> dict[str, Any]:
     """
     theirs = peers_step(bench)
     times = bench.compare(ours=our_step(bench), peers=theirs)
-    flops, traffic = count_our_step(bench)
+    counts = count(our_step(bench.eagerly()))
     with FlopCounterMode(display=False) as peers_flops:
         theirs()
-    least = flops / limit[f"{precision_name(bench.precision)}_gflops"] / 1e6
-    return times | {
-        "speedup": ratio(times, "peers"),
-        "gmac": flops / 2e9,
-        "peers_gmac": peers_flops.get_total_flops() / 2e9,
-        "operations": traffic.operations,
-        "gigabytes": traffic.bytes / 1e9,
-        "least_ms_by_matrix_rate": least,
-        "least_ms_by_copy_rate": traffic.bytes / limit["copy_gb_per_s"] / 1e6,
-        "share_of_limit": least / times["ours"]["ms"],
-    }
-
-
-def count_our_step(bench: Bench) -> tuple[int, Traffic]:
-    """Floating-point operations, operations and bytes moved, counted where every operation shows
-    itself: in the eager step.
-    """
-    step = our_step(Bench(replace(bench.run, step="eager")))
-    step()
-    with Multiplications() as flops:
-        step()
-    with Traffic() as traffic:
-        step()
-    return flops.get_total_flops(), traffic
+    least = 2e3 * counts["gmac"] / limit[f"{precision_name(bench.precision)}_gflops"]
+    return (
+        times
+        | counts
+        | {
+            "speedup": ratio(times, "peers"),
+            "peers_gmac": peers_flops.get_total_flops() / 2e9,
+            "least_ms_by_matrix_rate": least,
+            "least_ms_by_copy_rate": 1e3 * counts["gigabytes"] / limit["copy_gb_per_s"],
+            "share_of_limit": least / times["ours"]["ms"],
+        }
+    )
 
 
 def step_memory(bench: Bench) -> dict[str, float]:
@@ -119,9 +107,9 @@ def peak_memory(run: BenchRun, side: str, form: Form) -> float:
     """Peak memory of one side's step, in MiB."""
     with kernel_form(form):
         bench = Bench(run)
-        if bench.step == "graph":
+        if bench.step != "eager":
             # What a captured step keeps for itself is in no count.
-            bench = Bench(replace(run, step="eager"))
+            bench = bench.eagerly()
         step = our_step(bench) if side == "ours" else peers_step(bench)
         for _ in range(2):
             step()

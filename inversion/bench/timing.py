@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from distill.models import Classifier
 from distill.students import build_student
+from inversion.bench.replays import Replays, Work, copies_past_cache
 from inversion.options import GeneratorOptions, ObjectiveOptions, SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.teacher import load_teacher
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from distill.loop import StepProgress
     from inversion.cli.schema import BenchRun
 
-Work = Callable[[], object]
 Times = dict[str, dict[str, float]]
 """Milliseconds of each side: median and extremes."""
 Module = TypeVar("Module", bound=nn.Module)
@@ -49,6 +50,10 @@ class Bench:
         self.precision = resolve_precision(self.device, run.precision)
         self.step = resolve_step(run.step, self.device, steps=MANY_STEPS)
         self.done = 0
+
+    def eagerly(self) -> Bench:
+        """The same with eager steps, in which every operation shows itself."""
+        return Bench(replace(self.run, step="eager"))
 
     @property
     def options(self) -> SynthesisOptions:
@@ -77,6 +82,17 @@ class Bench:
         )
         return place(generator, self.device, torch.channels_last)
 
+    def on_device(self, make: Callable[[], dict[str, Work]], size: int) -> dict[str, Work]:
+        """Work of kernels, to be compared. On CUDA it is made several times, each with tensors of
+        its own, so that they are more than the cache holds; `size` is the bytes of one.
+        """
+        works = make()
+        if self.device.type != "cuda":
+            return works
+        cache = torch.cuda.get_device_properties(self.device).L2_cache_size
+        copies = [works, *(make() for _ in range(copies_past_cache(cache, size) - 1))]
+        return {name: Replays([each[name] for each in copies]) for name in works}
+
     def compare(self, **work: Work) -> Times:
         """Time each in turns."""
         for each in work.values():
@@ -93,6 +109,8 @@ class Bench:
 
     def time(self, work: Work) -> float:
         """Seconds of one call; of several, where one is too short to be timed."""
+        if isinstance(work, Replays):
+            return work.seconds()
         count = 0
         self._wait()
         began = time.perf_counter()

@@ -4,6 +4,7 @@ images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,10 +24,13 @@ from inversion.parts.sampling import draw_batch, record_visit
 from synthesis_kernels.choices import Step
 from synthesis_kernels.divergence import compare
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.step import Captured
 
 if TYPE_CHECKING:
     from inversion.parts.state import SynthesisState
 
+VISITED = ("priority", "weight", "disagreement", "trend", "visits")
+"""Of a buffer, what a visit changes, where it is in memory."""
 LONGER = 0.05
 """Share of the peak rate in calls beyond those planned, which a class that is short asks for."""
 
@@ -51,51 +55,65 @@ def build_adversary(
         raise EchosetError(f"adversary.hints: {error}") from error
 
 
-def check_adversary(teacher: Classifier, options: SynthesisOptions, step: Step) -> None:
-    """Refuse an adversarial student that can't be built, or taught as asked."""
-    learner = build_adversary(teacher, options)[1]
-    if learner and step == "compiled":
-        raise EchosetError(
-            "step 'compiled' can't be had with adversary.hints, which look into the student; use "
-            "--step eager"
-        )
-
-
-def adversary_steps(
-    train: StudentStep,
-    teacher: Frozen,
-    state: SynthesisState,
-    options: SynthesisOptions,
-    precision: torch.dtype,
-) -> dict[str, Tensor]:
-    """Train the adversarial student on draws from the buffer, write priorities back, and ask the
-    held-out slots.
+class DrawStep:
+    """One draw from the buffer, learnt and written back. All of that is the step: where it is
+    captured, a graph holds the draw, the views and the teacher's answers, too.
     """
-    buffer = state.buffer
-    run = options.adversary
-    if not state.has_begun:  # once only: the answer has to come from the device
-        state.has_begun = bool((buffer.filled & ~buffer.is_held_out).any())
-    if not state.has_begun or state.call < run.begins:
-        nothing = torch.zeros((), device=buffer.images.device)
-        figures = {"agreement": nothing, "held_out_agreement": nothing}
-        if state.policy:
-            figures["reward"] = nothing
-        return figures
-    total = (options.calls - run.begins) * run.steps
-    alike: list[Tensor] = []
-    before = torch.zeros((), device=buffer.images.device)
-    if state.policy:
-        state.policy.begin(state.random)
-        before = ask_held_out(state, precision)[1]
-    state.adversary.student.train()
-    pool = buffer.images
-    if mixes(options) and not run.views_per_image:
-        pool = buffer.to_mix(state.random)
-    for _ in range(run.steps):
-        step = state.adversary.step
+
+    def __init__(
+        self,
+        train: StudentStep,
+        teacher: Frozen,
+        state: SynthesisState,
+        options: SynthesisOptions,
+        precision: torch.dtype,
+        step: Step = "eager",
+    ) -> None:
+        """Where the step is captured, `train` is a part of it and has to be eager."""
+        self.train = train
+        self.teacher = teacher
+        self.state = state
+        self.options = options
+        self.precision = precision
+        self.pool = state.buffer.images
+        self._run: Callable[..., tuple[Tensor, ...]] = self._learn
+        if step != "eager":
+            self._run = Captured(
+                self._learn, self._tensors, step == "graph", generators=[state.random]
+            )
+
+    def begin(self) -> None:
+        """Begin a call: choose the images that views are made of, which stay in one place."""
+        buffer = self.state.buffer
+        if not mixes(self.options) or self.options.adversary.views_per_image:
+            return
+        pool = buffer.to_mix(self.state.random)
+        if self.pool is buffer.images:
+            self.pool = pool
+        else:
+            self.pool.copy_(pool)
+
+    def __call__(self) -> Tensor:  # ()
+        """Agreement of student and teacher on the draw."""
+        state = self.state.adversary
+        run = self.options.adversary
+        total = (self.options.calls - run.begins) * run.steps
+        step = state.step
         share = one_cycle(step, total, warmup=0.0) if step < total else LONGER
-        state.adversary.optimiser.set_share(share)
-        progress = min(step / total, 1.0)
+        state.optimiser.set_share(share)
+        device = self.pool.device
+        number = torch.full((), step, device=device)
+        progress = torch.full((), min(step / total, 1.0), device=device)
+        (agreement,) = self._run(number, progress)
+        # A replay does not count.
+        state.step = step + 1
+        return agreement
+
+    def _learn(self, number: Tensor, progress: Tensor) -> tuple[Tensor]:  # (), () -> ()
+        state = self.state
+        buffer = state.buffer
+        options = self.options
+        run = options.adversary
         drawn, weights = draw_batch(
             buffer, run.batch, options.replay, progress, state.random, state.policy, state.call
         )
@@ -104,15 +122,46 @@ def adversary_steps(
             seen, answers, hints = _stored_views(state, drawn, options)
         else:
             # Never the same view twice.
-            view = step * run.batch + torch.arange(run.batch, device=drawn.device)
-            seen = make_views(pool, drawn, view, options.views, state.seed)
-            answers = ask(teacher, seen, precision)
-        logits = train(seen, answers, weights, *hints)
+            view = number * run.batch + torch.arange(run.batch, device=drawn.device)
+            seen = make_views(self.pool, drawn, view, options.views, state.seed)
+            answers = ask(self.teacher, seen, self.precision)
+        logits = self.train(seen, answers, weights, *hints)
         apart, agreed = compare(answers, logits)
         record_visit(buffer, drawn, apart, weights)
-        alike.append(agreed)
-    held_out_agreement, after = ask_held_out(state, precision)
-    figures = {"agreement": torch.cat(alike).mean(), "held_out_agreement": held_out_agreement}
+        return (agreed.mean(),)
+
+    def _tensors(self) -> list[Tensor]:
+        buffer = self.state.buffer
+        visited = [getattr(buffer, name) for name in VISITED]
+        return [*self.state.adversary.tensors(), *visited]
+
+
+def adversary_steps(learn: DrawStep) -> dict[str, Tensor]:
+    """Train the adversarial student on draws from the buffer, write priorities back, and ask the
+    held-out slots.
+    """
+    state = learn.state
+    buffer = state.buffer
+    run = learn.options.adversary
+    if not state.has_begun:  # once only: the answer has to come from the device
+        state.has_begun = bool((buffer.filled & ~buffer.is_held_out).any())
+    if not state.has_begun or state.call < run.begins:
+        nothing = torch.zeros((), device=buffer.images.device)
+        figures = {"agreement": nothing, "held_out_agreement": nothing}
+        if state.policy:
+            figures["reward"] = nothing
+        return figures
+    agreement = torch.zeros((), device=buffer.images.device)
+    before = torch.zeros_like(agreement)
+    if state.policy:
+        state.policy.begin(state.random)
+        before = ask_held_out(state, learn.precision)[1]
+    state.adversary.student.train()
+    learn.begin()
+    for _ in range(run.steps):
+        agreement += learn() / run.steps
+    held_out_agreement, after = ask_held_out(state, learn.precision)
+    figures = {"agreement": agreement, "held_out_agreement": held_out_agreement}
     if state.policy:
         figures["reward"] = (before.clamp_min(1e-6) / after.clamp_min(1e-6)).log()
         state.policy.learn(figures["reward"])

@@ -38,7 +38,7 @@ class ReplayBuffer:
     A new image goes to an empty slot of its class; where there is none, to the slot with the lowest
     priority. Which of several candidates goes in is settled by their rank (φ). A part of the slots
     is held out: the adversarial student never trains on them, and its agreement there says whether
-    it still learns. No operation here waits for the device.
+    it still learns. No operation here waits for the device, but for `held` and `full`.
 
     `answers` has room for what the teacher says to `views` views of each image that is not held
     out, and `seen`, with `keep_views`, for these views themselves; `newest` names the slots that
@@ -85,6 +85,7 @@ class ReplayBuffer:
             for shape in hints
         ]
         self.newest = torch.empty(0, dtype=torch.int64, device=device)
+        self._held: int | None = None
 
         # slots[c, i] is class c's i-th slot, or the spare one past its quota.
         self._slots = torch.full((self.classes, max(quotas)), self.capacity, device=device)
@@ -131,9 +132,22 @@ class ReplayBuffer:
         )
 
     @property
-    def full(self) -> Tensor:  # () bool
+    def held(self) -> int:
+        """Images there are. The device is asked, and waited for, unless `note` has told since the
+        last `add`.
+        """
+        if self._held is None:
+            self._held = int(self.filled[:-1].sum())
+        return self._held
+
+    def note(self, held: int) -> None:
+        """Learn how many images there are from whoever has asked the device."""
+        self._held = held
+
+    @property
+    def full(self) -> bool:
         """Whether no slot is empty."""
-        return self.filled[:-1].all()
+        return self.held == self.capacity
 
     def add(
         self,
@@ -182,6 +196,7 @@ class ReplayBuffer:
     def _put(self, target: Tensor, images: Tensor, logits: Tensor, call: int) -> None:
         """Write new images into slots; the spare one stays empty."""
         self.newest = target
+        self._held = None
         # Unseen images are drawn soon (Schaul et al.).
         highest = self.priority[:-1].amax().clamp_min(1.0)
         self.images[target] = images
@@ -211,6 +226,8 @@ class ReplayBuffer:
         for own, given in zip(self.hints, other.hints, strict=True):
             own.copy_(given)
         other.filled.zero_()
+        self._held = other._held
+        other._held = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Every stored tensor."""
@@ -220,6 +237,7 @@ class ReplayBuffer:
         """Restore what `state_dict` gave."""
         for name in STORED:
             getattr(self, name).copy_(state[name])
+        self._held = None
         for own, saved in zip(self.hints, state["hints"], strict=True):
             own.copy_(saved)
 

@@ -34,7 +34,7 @@ def generator_call(
     goal = options.objective
     device = state.buffer.images.device
     growing = state.buffer
-    if state.staged is not None and bool(state.buffer.full):
+    if state.staged is not None and state.buffer.full:
         growing = state.staged
     wanted = draw_classes(growing, options, state.random)
     targets = growing.task.targets(wanted, teacher.spec, state.random)
@@ -113,10 +113,12 @@ def store(
     if state.staged is not None:
         refresh = 0.0
         half_life = 0.0
-        if int(into.filled.sum()) == into.capacity:
+        if into.full:
             into = state.staged
+    # Only then the device has to be asked whether it is full now.
+    may_fill = into is state.staged and into.capacity - into.held <= len(images)
     taken = into.add(images, logits, rank, state.call, refresh, half_life)
     ask_views(into, teacher, state, options, precision)
-    if into is state.staged and bool(into.filled[:-1].all()):
+    if may_fill and into.full:
         state.buffer.take_over(into)
     return taken

@@ -111,7 +111,7 @@ class InnerLoop:
         self.bn_weight = torch.tensor(options.objective.bn, device=device)
         self.spread_weight = torch.tensor(options.objective.spread, device=device)
         self.even = torch.ones(options.batch, device=device)
-        self._captured = Captured(self._update, self._tensors)
+        self._captured = Captured(self._update, self._tensors, required=step == "graph")
 
     def _build_optimiser(self) -> torch.optim.Adam:
         """Adam for the clone and its noise, at a rate each."""
@@ -167,7 +167,7 @@ class InnerLoop:
         # captured.
         settled = adversarial == (self.adversary is not None)
         settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
-        if settled and self.step == "graph":
+        if settled and self.step != "eager":
             return InnerResult(*self._captured(wanted, targets, view, held))
         return InnerResult(*self._update(wanted, targets, view, held, adversarial))
 

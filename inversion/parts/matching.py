@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from distill.models import Classifier, save_classifier
@@ -21,10 +20,16 @@ from distill.runtime import Machine, Runtime
 from distill.update import StudentStep
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
-from inversion.parts.adversary import adversary_steps, check_adversary
+from inversion.parts.adversary import DrawStep, adversary_steps, build_adversary
 from inversion.parts.call import generator_call, store
 from inversion.parts.inner import InnerLoop
-from inversion.parts.progress import StepResult, planned_calls, read_figures, show_counts
+from inversion.parts.progress import (
+    StepResult,
+    Stopwatch,
+    planned_calls,
+    read_back,
+    show_counts,
+)
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.state import SynthesisState
 from inversion.teacher import check_teacher_views, trained_views
@@ -51,7 +56,7 @@ class Matching:
         """Refuse an adversarial student that can't be built or taught as asked."""
         if options.objective.views is not None:
             check_teacher_views(options.objective.views, "objective.views")
-        check_adversary(teacher, options, runtime.step)
+        build_adversary(teacher, options)
 
     def __init__(
         self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine
@@ -72,14 +77,24 @@ class Matching:
             job.seed,
             machine.step,
         )
-        self.train = StudentStep(
+        # A policy's actions are other tensors in each call: then the update alone is captured.
+        apart = machine.step if self.state.policy else "eager"
+        train = StudentStep(
             self.state.adversary,
             options.adversary.temperature,
             machine.precision,
-            machine.step,
+            apart,
             self.state.learner,
         )
-        # Read once a call: it waits for the device.
+        self.learn = DrawStep(
+            train,
+            self.frozen,
+            self.state,
+            options,
+            machine.precision,
+            "eager" if self.state.policy else machine.step,
+        )
+        # Read once a call, with all that is read then.
         self.counts = self.state.buffer.counts().tolist()
 
     @property
@@ -127,36 +142,48 @@ class Matching:
         state = self.state
         options = self.options
         began = time.perf_counter()
+        watch = Stopwatch(self.machine.device)
         was_full = self.full
         images, logits, rank, figures = generator_call(self.inner, self.teacher, state, options)
-        if self.machine.device.type == "cuda":
-            # Or the generator's work would count as the student's; a call ends with a look anyway.
-            torch.cuda.synchronize()
-        generator_seconds = time.perf_counter() - began
+        watch.mark()
         precision = self.machine.precision
         figures["taken"] = store(state, self.frozen, images, logits, rank, options, precision)
-        figures |= adversary_steps(self.train, self.frozen, state, options, precision)
+        figures |= adversary_steps(self.learn)
         state.call += 1
 
-        values = read_figures(figures)
+        values, theta = self._read_back(figures)
         agreement = values["held_out_agreement"]
         # Agreement counts from the call that fills the buffer: before, the few images held out may
         # all be of one class.
         if not was_full or agreement > state.best_agreement + RISE:
             state.best_agreement = agreement
             state.best_call = state.call
-        self.counts = state.buffer.counts().tolist()
         elapsed = time.perf_counter() - began
         state.seconds += elapsed
-        notes: dict[str, Any] = {"seconds": elapsed, "generator_seconds": generator_seconds}
+        notes: dict[str, Any] = {"seconds": elapsed, "generator_seconds": watch.seconds()[0]}
         if state.policy:
-            notes["policy"] = state.policy.theta.tolist()
+            notes["policy"] = theta
         line = (
             f"{show_counts(self.counts, self.job.quotas)}  bn {values['bn']:.2f}  "
             f"class {values['classes']:.2f}  adversary {values['adversary']:.2f}  "
             f"agreement {agreement:.3f}  {options.batch / elapsed:.0f} images/s"
         )
         return StepResult(values, self.counts, notes, line)
+
+    def _read_back(self, figures: dict[str, Tensor]) -> tuple[dict[str, float], list[float]]:
+        """Figures and a policy's weights, and how full the buffers are: what the host learns of a
+        call, in its only wait for the device.
+        """
+        state = self.state
+        buffers = [state.buffer] if state.staged is None else [state.buffer, state.staged]
+        rows = [buffer.counts() for buffer in buffers]
+        if state.policy:
+            rows.append(state.policy.theta)
+        values, told = read_back(figures, *rows)
+        for buffer, counts in zip(buffers, told, strict=False):
+            buffer.note(round(sum(counts)))
+        self.counts = [round(count) for count in told[0]]
+        return values, told[-1] if state.policy else []
 
     def shard(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The buffer's images, and what is noted of how they came about."""

@@ -27,7 +27,7 @@ def draw_batch(
     buffer: ReplayBuffer,
     count: int,
     options: ReplayOptions,
-    progress: float,
+    progress: float | Tensor,
     generator: torch.Generator,
     policy: Policy | None = None,
     call: int = 0,

@@ -36,7 +36,7 @@ class SynthesisState:
             build_generator(teacher.spec, options.generator, job.seed), device
         )
         self.meta_optimiser = torch.optim.Adam(
-            self.generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999)
+            self.generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999), fused=True
         )
         student, self.learner = build_adversary(teacher, options, job.seed, precision)
         optimised = DistillOptions(learning_rate=options.adversary.learning_rate)

@@ -41,7 +41,7 @@ from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.call import draw_classes
 from inversion.parts.generator import Generator, build_generator
-from inversion.parts.progress import StepResult, planned_calls, read_figures, show_counts
+from inversion.parts.progress import StepResult, planned_calls, read_back, show_counts
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.terms import class_loss
 from synthesis_kernels.backend import forward_pass
@@ -70,8 +70,8 @@ class Adversarial:
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
         """Refuse what only BatchNorm matching has."""
-        if runtime.step in ("compiled", "graph"):
-            raise EchosetError(f"recipe adversarial runs eager steps only, not '{runtime.step}'")
+        if runtime.step == "graph":
+            raise EchosetError("recipe adversarial runs eager steps only, not 'graph'")
         for name in ("keep_all", "replace_all"):
             if getattr(options.replay, name):
                 raise EchosetError(f"recipe adversarial has no replay.{name}; leave it false")
@@ -92,7 +92,10 @@ class Adversarial:
         spec = teacher.spec
         self.generator = _build_generator(teacher, options, job.seed).to(device)
         self.optimiser = torch.optim.Adam(
-            self.generator.parameters(), options.generator.learning_rate, betas=(0.5, 0.999)
+            self.generator.parameters(),
+            options.generator.learning_rate,
+            betas=(0.5, 0.999),
+            fused=True,
         )
         student = build_student(options.adversary.student, teacher.contract, job.seed)
         learning = DistillOptions(learning_rate=options.adversary.learning_rate)
@@ -150,9 +153,9 @@ class Adversarial:
             "hit": hit,
             "held_out_agreement": self._held_out(),
         }
-        values = read_figures(figures)
+        values, (counts,) = read_back(figures, self.buffer.counts())
         self.agreement = values["held_out_agreement"]
-        self.counts = self.buffer.counts().tolist()
+        self.counts = [round(count) for count in counts]
         elapsed = time.perf_counter() - began
         self.seconds += elapsed
         line = (

@@ -29,10 +29,12 @@ def execute(run: BenchRun) -> int:
 def _new_table(run: BenchRun, document: dict[str, Any]) -> Table:
     """The headlines: kernels, loops, memory, and what has changed since an earlier file."""
     title = f"{document['teacher']} → {document['student']}, batch {run.batch}"
-    table = new_table(title, "", "ours, ms", "theirs, ms", "ratio")
+    table = new_table(title, "", "ours, ms", "theirs, ms", "ratio", "of the limit")
     _add_kernels(table, document)
     table.add_section()
     _add_peers(table, document)
+    table.add_section()
+    _add_counts(table, document)
     _add_changes(table, document)
     table.caption = _caption(document)
     return table
@@ -45,7 +47,8 @@ def _add_kernels(table: Table, document: dict[str, Any]) -> None:
         ours = times["ours"]["ms"]
         definition = times["definition"]["ms"]
         ratio = f"{definition / ours:.1f}×"
-        table.add_row(f"{name} / definition", f"{ours:.2f}", f"{definition:.2f}", ratio)
+        share = f"{times['share_of_limit']:.0%}"
+        table.add_row(f"{name} / definition", f"{ours:.2f}", f"{definition:.2f}", ratio, share)
 
 
 def _add_peers(table: Table, document: dict[str, Any]) -> None:
@@ -60,7 +63,18 @@ def _add_peers(table: Table, document: dict[str, Any]) -> None:
     peers = f"{step['peers_memory_mib']:.0f} MiB"
     table.add_row("peak memory, synthesis", ours, peers, f"{step['memory_ratio']:.2f}")
     share = f"{step['share_of_limit']:.0%}"
-    table.add_row(f"share of {document['precision']} rate", "", "", share)
+    table.add_row(f"synthesis_step, {document['precision']} rate", "", "", "", share)
+
+
+def _add_counts(table: Table, document: dict[str, Any]) -> None:
+    """What each step asks of the machine."""
+    for name in ("synthesis_step", "adversary_step", "distillation_step"):
+        step = document[name]
+        asked = (
+            f"{step['operations']:,} operations, {step['gmac']:.3g} GMAC, "
+            f"{step['gigabytes']:.3g} GB"
+        )
+        table.add_row(f"{name}, eager", asked, "", "")
 
 
 def _add_changes(table: Table, document: dict[str, Any]) -> None:

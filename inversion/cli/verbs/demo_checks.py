@@ -60,7 +60,7 @@ def _check_lesson(run: DemoRun, teacher: Classifier, fresh: Classifier, count: i
     labels = label.expand(count, *teacher.answer_shape[1:])
     to_be_made = Images(images, labels, "set")
     check_lesson(fresh, to_be_made, teacher, run.distillation)
-    Learner(fresh, teacher, run.distillation).check_step(run.step)
+    Learner(fresh, teacher, run.distillation)
 
 
 def _check_folder(run: DemoRun) -> None:
