@@ -36,7 +36,7 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-FORMAT = 7
+FORMAT = 8
 """Of saved states and cells of studies, as a number: raise it when what they hold, or what is made
 of it, changes.
 """

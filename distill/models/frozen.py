@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import TypeGuard
 
 import torch
@@ -75,7 +76,7 @@ class Frozen(nn.Module):
             self._channels += len(layer.running_mean)
         network = classifier.network
         _replace(network, {id(network.get_submodule(name)): t for name, t in self._taps.items()})
-        network = fuse(network, lambda *graph: join_convolutions(*graph, precision))
+        network = fuse(network, partial(join_convolutions, precision=precision))
         self._casts: list[tuple[Tensor, Tensor]] = []
         if precision is not torch.float32:
             self._cast(network)
@@ -87,8 +88,9 @@ class Frozen(nn.Module):
         as they are.
         """
         for layer in network.modules():
-            is_cast = isinstance(layer, nn.modules.conv._ConvNd | nn.Linear)
-            if is_cast and not has_layer(layer, self.precision):
+            if has_layer(layer, self.precision):
+                continue
+            if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
                 layer.weight = self._cast_one(layer.weight)
                 if layer.bias is not None:
                     layer.bias = self._cast_one(layer.bias)

@@ -83,7 +83,7 @@ def _join(node: fx.Node, layer: nn.Conv2d, network: nn.Module) -> None:
     (x,) = node.all_input_nodes
     tap: Tap | None = None
     if before is not None:
-        tap = network.get_submodule(str(before.target))
+        tap = _tap_at(before, network)
         (x,) = before.all_input_nodes
     joined = Joined(layer, tap)
     name = f"joined_{node.name}"
@@ -105,8 +105,12 @@ def _tap_before(node: fx.Node, network: nn.Module) -> fx.Node | None:
     (before,) = node.all_input_nodes
     if before.op != "call_module" or len(before.users) > 1 or len(before.all_input_nodes) > 1:
         return None
-    tap = network.get_submodule(str(before.target))
-    return before if isinstance(tap, Tap) and tap.fuses else None
+    return before if _tap_at(before, network) is not None else None
+
+
+def _tap_at(node: fx.Node, network: nn.Module) -> Tap | None:
+    layer = network.get_submodule(str(node.target))
+    return layer if isinstance(layer, Tap) and layer.fuses else None
 
 
 def _sum_behind(node: fx.Node) -> fx.Node | None:
