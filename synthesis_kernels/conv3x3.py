@@ -58,7 +58,7 @@ def conv3x3(
 
 class WinogradConvolutions(TorchFunctionMode):
     """Inside, the convolutions that any network asks for are `conv3x3` where it runs and pays,
-    and `narrow_conv3x3`."""
+    and `narrow_conv3x3` and `patch_conv`."""
 
     def __torch_function__(
         self,
@@ -69,9 +69,9 @@ class WinogradConvolutions(TorchFunctionMode):
     ) -> Any:
         keywords = kwargs or {}
         if func is F.conv2d and not is_followed():
-            given = _tensors_that_fit(*args, **keywords)
-            if given is not None:
-                form, tensors = given
+            found = _form_that_fits(*args, **keywords)
+            if found is not None:
+                form, tensors = found
                 return form.apply(*tensors)
         return func(*args, **keywords)
 
@@ -140,7 +140,7 @@ def is_followed() -> bool:
     )
 
 
-def _tensors_that_fit(
+def _form_that_fits(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -148,14 +148,16 @@ def _tensors_that_fit(
     padding: int | str | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-) -> tuple[type[torch.autograd.Function], tuple[Tensor, Tensor, Tensor | None]] | None:
-    """The form and the tensors, if they make such a convolution and it pays, cast as autocast asks;
-    the parameters are those of `F.conv2d`.
+) -> tuple[type[torch.autograd.Function], tuple[Any, ...]] | None:
+    """The form, if one of ours makes such a convolution and pays, and what it takes, cast as
+    autocast asks; the parameters are those of `F.conv2d`.
     """
-    from synthesis_kernels import narrow_conv3x3
+    from synthesis_kernels import narrow_conv3x3, patch_conv
 
-    ones = (1, (1, 1), [1, 1])
-    if groups != 1 or stride not in ones or dilation not in ones or padding not in (*ones, "same"):
+    side = weight.shape[-1]
+    step = _one(stride)
+    keeps_size = _one(padding) == side // 2 or (padding == "same" and step == 1)
+    if groups != 1 or _one(dilation) != 1 or not keeps_size:
         return None
     if torch.is_autocast_enabled("cpu"):
         if torch.get_autocast_dtype("cpu") is not torch.bfloat16 or weight.shape[1] < 16:
@@ -163,11 +165,22 @@ def _tensors_that_fit(
         if input.dtype is torch.float32:
             input = input.to(torch.bfloat16)
     tensors = (input, weight, bias)
-    if runs(*tensors) and pays(input, weight):
+    if step == 1 and runs(*tensors) and pays(input, weight):
         return _Winograd, tensors
-    if narrow_conv3x3.runs(*tensors):
+    if step == 1 and narrow_conv3x3.runs(*tensors):
         return narrow_conv3x3.NarrowConv3x3, tensors
+    if step is not None and patch_conv.runs(*tensors, step):
+        return patch_conv.PatchConv, (*tensors, step)
     return None
+
+
+def _one(value: int | str | Sequence[int]) -> int | None:
+    """The number that is meant for both axes; None where there is none."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) or len(set(value)) != 1:
+        return None
+    return value[0]
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -243,7 +256,7 @@ def _convolve(
         bias = bias.contiguous()
     no_norm = (None, None, None)
     given = (rows, *no_norm, native.Memory(weight), bias, None, packed_room(rows, weight), out)
-    sizes = (*rows.shape, outputs, *weight.stride(), turned, False, 1, 0)
+    sizes = (*rows.shape, outputs, *weight.stride(), turned, False, True, 1, 0)
     native.call("conv3x3", rows.dtype, *given, *sizes)
     return out
 

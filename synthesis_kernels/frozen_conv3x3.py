@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from synthesis_kernels import native
 from synthesis_kernels.bn_match import Moments
-from synthesis_kernels.conv3x3 import packed_room
+from synthesis_kernels.conv3x3 import MOST_WEIGHTS, packed_room
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,42 @@ class Norm:
     """The first of its channels there."""
 
 
+class Packed:
+    """A layer's weights as the kernels read them, kept from pass to pass while they are the same;
+    large ones are not.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[bool, tuple[object, Tensor]] = {}
+
+    def clear(self) -> None:
+        """Forget them: the weights have changed."""
+        self._kept.clear()
+
+    def find(self, rows: Tensor, weight: Tensor, turned: bool) -> tuple[Tensor, bool]:
+        """Where they are, and whether they have still to be put there."""
+        key = (weight._version, weight.data_ptr(), rows.dtype)
+        if turned in self._kept and self._kept[turned][0] == key:
+            return self._kept[turned][1], False
+        room = packed_room(rows, weight)
+        if weight.shape[0] * weight.shape[1] <= MOST_WEIGHTS:
+            self._kept[turned] = (key, room)
+        return room, True
+
+
 def frozen_conv3x3(
     x: Tensor,  # (B, I, H, W) float32 or bfloat16
     weight: Tensor,  # (O, I, 3, 3) float32, like the bias
     bias: Tensor | None = None,  # (O,)
     norm: Norm | None = None,
     residual: Tensor | None = None,  # (B, O, H, W) as x
+    packed: Packed | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """conv(norm(x)) + bias + residual; the moments' token, if they are read; and x again, for those
     who need it beside: what they say of it is then added on the way back. Differentiable in x and
     residual.
     """
-    return _Frozen.apply(x, residual, weight, bias, norm)
+    return _Frozen.apply(x, residual, weight, bias, norm, packed or Packed())
 
 
 class _Frozen(torch.autograd.Function):
@@ -58,6 +82,7 @@ class _Frozen(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         norm: Norm | None,
+        packed: Packed,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         ctx.set_materialize_grads(False)
         rows = native.as_rows(x)
@@ -65,9 +90,11 @@ class _Frozen(torch.autograd.Function):
         out = torch.empty(*rows.shape[:3], len(weight), dtype=rows.dtype)
         vectors, relu, moments, start = _parts(norm)
         sums = None if moments is None else native.Memory(moments.sums[..., start:])
-        sizes = (*rows.shape, len(weight), *weight.stride(), False, relu, *_place(moments))
-        given = (rows, *vectors, sums, native.Memory(weight), bias, added)
-        native.call("conv3x3", rows.dtype, *given, packed_room(rows, weight), out, *sizes)
+        room, packs = packed.find(rows, weight, False)
+        sizes = (*rows.shape, len(weight), *weight.stride(), False, relu, packs, *_place(moments))
+        given = (rows, *vectors, sums, native.Memory(weight), bias, added, room, out)
+        native.call("conv3x3", rows.dtype, *given, *sizes)
+        ctx.packed = packed
         ctx.save_for_backward(weight, *([rows] if norm else []))
         ctx.norm = norm
         ctx.shape = rows.shape
@@ -91,11 +118,12 @@ class _Frozen(torch.autograd.Function):
             told = tuple(native.Memory(each[..., start:]) for each in (moments.values, slopes))
         out = torch.empty(ctx.shape, dtype=ctx.dtype)
         beside = None if above is None else native.as_rows(above)
-        given = (grad_rows, native.Memory(weight), rows, *vectors, *told, beside)
-        sizes = (*ctx.shape, len(weight), *weight.stride(), relu, *_place(moments))
-        room = packed_room(grad_rows, weight)
-        native.call("conv3x3_backward", ctx.dtype, *given, room, out, *sizes)
-        return native.as_channels(out), grad if ctx.needs_input_grad[1] else None, None, None, None
+        room, packs = ctx.packed.find(grad_rows, weight, True)
+        given = (grad_rows, native.Memory(weight), rows, *vectors, *told, beside, room, out)
+        sizes = (*ctx.shape, len(weight), *weight.stride(), relu, packs, *_place(moments))
+        native.call("conv3x3_backward", ctx.dtype, *given, *sizes)
+        to_residual = grad if ctx.needs_input_grad[1] else None
+        return native.as_channels(out), to_residual, None, None, None, None
 
 
 def _parts(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.models.classifier import Classifier
 from distill.models.fusing import fuse
-from distill.models.joining import Tap, join_convolutions
+from distill.models.joining import Joined, Tap, join_convolutions
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.bn_match import Moments, add_and_apply
 from synthesis_kernels.conv3x3 import has_layer
@@ -108,6 +108,9 @@ class Frozen(nn.Module):
         if self._casts:
             casts, originals = zip(*self._casts, strict=True)
             torch._foreach_copy_(casts, originals)
+        for layer in self.modules():
+            if isinstance(layer, Joined):
+                layer.packed.clear()
         for name, norm in self._norms.items():
             self._taps[name].take(norm)
 

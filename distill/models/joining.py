@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from distill.models.fusing import Fusible, give_total, is_sum
 from synthesis_kernels.conv3x3 import has_layer, is_followed, pays, runs
-from synthesis_kernels.frozen_conv3x3 import Norm, frozen_conv3x3
+from synthesis_kernels.frozen_conv3x3 import Norm, Packed, frozen_conv3x3
 
 
 class Tap(Fusible):
@@ -31,6 +31,7 @@ class Joined(nn.Module):
         super().__init__()
         self.convolution = convolution
         self.tap = tap
+        self.packed = Packed()
         self.keeps_total = False
         self.total: Tensor | None = None
         """The input once more, for those who need it beside, until they take it."""
@@ -43,7 +44,7 @@ class Joined(nn.Module):
             y = self.convolution(x if self.tap is None else self.tap(x))
             return y if residual is None else y + residual
         norm = None if self.tap is None else self.tap.norm()
-        y, token, total = frozen_conv3x3(x, weight, bias, norm, residual)
+        y, token, total = frozen_conv3x3(x, weight, bias, norm, residual, self.packed)
         self._keep(total)
         if self.tap is not None and token is not None:
             self.tap.give_token(token)

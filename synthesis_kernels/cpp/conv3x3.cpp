@@ -62,17 +62,17 @@ void forward(const Map<K> &map, const Norm &norm, const Sums &sums, const typena
 
 // y = weights ⋆ (x, or max(x·scale + shift, low) where there is a scale) + bias + residual; and where
 // there are `sums`, those of x, for each of `groups` batches apart. `by` are the distances of weights
-// along outputs, inputs, rows and columns, and `packed` has room for PLACES × inputs × outputs numbers.
-// The gradient's weights are turned about.
+// along outputs, inputs, rows and columns, and `packed` has room for PLACES × inputs × outputs numbers;
+// without `packs` it holds the weights already. The gradient's are turned about.
 #define CONV3X3(NAME, K, TILE)                                                                                                     \
     extern "C" void conv3x3_##NAME(const K::Number *x, const float *scale, const float *shift, float *sums, const float *weight,   \
                                    const float *bias, const K::Number *residual, K::Element *packed, K::Number *y, int64_t batch,  \
                                    int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t by_output,              \
                                    int64_t by_input, int64_t by_row, int64_t by_column, int64_t turned, int64_t relu,              \
-                                   int64_t groups, int64_t channels, int threads) {                                                \
+                                   int64_t packs, int64_t groups, int64_t channels, int threads) {                                 \
         const int64_t many = turned ? inputs : outputs, few = turned ? outputs : inputs, pixels = batch / groups * height * width; \
         const Weights<const float> weights{weight, many, few, by_output, by_input, by_row, by_column};                             \
-        pack<K, TILE::Kernel>(turned ? weights.turned() : weights, packed, false, threads);                                        \
+        if (packs) pack<K, TILE::Kernel>(turned ? weights.turned() : weights, packed, false, threads);                             \
         const Norm norm{scale, shift, relu ? 0.f : -INFINITY};                                                                     \
         for (int64_t g = 0; g < groups; g++) {                                                                                     \
             const Sums own{sums ? sums + g * (2 + 2 * threads) * channels : nullptr, channels, 1.f / pixels};                      \
@@ -85,10 +85,11 @@ void forward(const Map<K> &map, const Norm &norm, const Sums &sums, const typena
                                             const float *shift, const float *moments, const float *slopes, const K::Number *above, \
                                             K::Element *packed, K::Number *out, int64_t batch, int64_t height, int64_t width,      \
                                             int64_t inputs, int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row,  \
-                                            int64_t by_column, int64_t relu, int64_t groups, int64_t channels, int threads) {      \
+                                            int64_t by_column, int64_t relu, int64_t packs, int64_t groups, int64_t channels,      \
+                                            int threads) {                                                                         \
         const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};                       \
         const int64_t pixels = batch / groups * height * width;                                                                    \
-        pack<K, TILE::Kernel>(weights.turned(), packed, false, threads);                                                           \
+        if (packs) pack<K, TILE::Kernel>(weights.turned(), packed, false, threads);                                                \
         for (int64_t g = 0; g < groups; g++) {                                                                                     \
             const int64_t row = g * pixels * inputs, place = g * 2 * channels;                                                     \
             const Through<K> through{x + row, above ? above + row : nullptr, out + row, {scale, shift, relu ? 0.f : -INFINITY},    \

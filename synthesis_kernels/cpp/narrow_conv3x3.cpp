@@ -81,10 +81,11 @@ void forward(const typename K::Number *x, const Weights<const float> &weights, c
             const int64_t top = std::max<int64_t>(band.first - 1, 0), bottom = std::min(band.end + 1, bands.height), count = (bottom - top) * width;
             const T *from = x + (band.image * bands.height + top) * width * inputs;
             const int64_t whole = count / K::rows * K::rows;
-            multiply<K>((const typename K::Element *)from, packed.get(), said.get(), whole, inputs / K::each, columns);
+            multiply<K>((const typename K::Element *)from, inputs / K::each, packed.get(), said.get(), whole, inputs / K::each, columns);
             if (whole < count) {
                 memcpy(last.get(), from + whole * inputs, (count - whole) * inputs * sizeof(T));
-                multiply<K>((const typename K::Element *)last.get(), packed.get(), said.get() + whole * columns, count - whole, inputs / K::each, columns);
+                multiply<K>((const typename K::Element *)last.get(), inputs / K::each, packed.get(), said.get() + whole * columns, count - whole,
+                            inputs / K::each, columns);
             }
             for (int64_t row = band.first; row < band.end; row++)
                 for (int64_t column = 0; column < width; column++) {
@@ -140,7 +141,7 @@ void backward(const typename K::Number *grad, const Weights<const float> &weight
                 for (int64_t column = 0; column < width; column++)
                     for (int64_t i = 0; i < 3; i++)
                         for (int64_t n = 0; n < few; n++) near[column * numbers + i * few + n] = lines[i * line + column * outputs + n];
-                multiply<K>((const typename K::Element *)near.get(), packed.get(), product.get(), width, numbers / K::each, inputs);
+                multiply<K>((const typename K::Element *)near.get(), numbers / K::each, packed.get(), product.get(), width, numbers / K::each, inputs);
                 T *to = out + (band.image * bands.height + row) * width * inputs;
                 for (int64_t at = 0; at < width * inputs; at += K::count) K::write(to + at, K::read(&product[at]));
             }
@@ -171,6 +172,10 @@ void weight_gradient(const typename K::Number *x, const typename K::Number *grad
                     for (int64_t c = 0; c < inputs; c += K::count) K::put(&left[step * inputs + c], number, K::read(x + (first + column) * inputs + c));
                     for (int64_t i = 0; i < 3; i++) memcpy(&values[3 * i * outputs], &lines[i * line + column * outputs], 3 * outputs * sizeof(float));
                     for (int64_t k = 0; k < columns; k += K::count) K::put(&right[step * columns + k], number, K::read(&values[k]));
+                }
+                if (width % K::each) {
+                    fill_last<K>(left.get(), 1, 0, steps - 1, inputs);
+                    fill_last<K>(right.get(), 1, 0, steps - 1, columns);
                 }
                 for (int64_t k = 0; k < columns; k += 2 * K::count)
                     if (k + 2 * K::count <= columns) add_outer<K, 2>(left.get(), &right[k], own + k, inputs, columns, steps);

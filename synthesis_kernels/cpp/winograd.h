@@ -64,15 +64,15 @@ struct Bfloat16 {
     static Vector read(const float *p) { return load(p, 16); }
     static void write(bf16 *p, Vector v) { store(p, v, 16); }
     static void write(float *p, Vector v) { store(p, v, 16); }
-    // One number of each of 16 elements; the first one comes first.
+    // One number of each of 16 elements. The first one comes first, and waits as it is for the second.
     static void put(int32_t *elements, int64_t number, Vector v) {
-        Words words = __builtin_convertvector(narrow(v), Words);
         if (number) {
-            Words first;
-            memcpy(&first, elements, 64);
-            words = first | words << 16;
+            const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)v, _mm512_loadu_ps(elements));
+            const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                                                   19, 3, 18, 2, 17, 1, 16, 0);
+            v = (Vector)_mm512_permutexvar_epi16(order, both);
         }
-        memcpy(elements, &words, 64);
+        memcpy(elements, &v, 64);
     }
     static Vector larger(Vector v, Vector low) { return (Vector)_mm512_max_ps((__m512)v, (__m512)low); }
     static Vector add_product(Vector sum, const Element *left, const Element *right) {
@@ -172,7 +172,7 @@ struct Sums {
 template <class K, Half HALF, class Mix, bool NORM, class Put>
 inline void mix(const Map<K> &map, const Run &run, int64_t c, const Norm &norm, Put put) {
     typedef typename K::Vector V;
-    constexpr int FROM = Mix::FROM, TO = Mix::TO, KEPT = FROM - Mix::STRIDE;
+    constexpr int FROM = Mix::FROM, TO = Mix::TO, KEPT = std::max(FROM - Mix::STRIDE, 0);
     V scale{}, shift{}, low = V{} + norm.low;
     if (NORM) scale = pick<K, HALF>(norm.scale + c), shift = pick<K, HALF>(norm.shift + c);
     const typename K::Number *lines[FROM];
@@ -271,16 +271,18 @@ inline void products(const typename K::Element *left, int64_t row, int64_t step,
         }
 }
 
-// `count` rows of products with weights that lie packed, two registers of outputs at a time. Past
-// `count` there is room, and what is written there is never read.
-template <class K>
-inline void multiply(const typename K::Element *left, const typename K::Element *packed, float *out, int64_t count, int64_t steps, int64_t outputs) {
+// `count` rows of products with weights that lie packed, two registers of outputs at a time; rows of
+// the left side are `row` elements apart. Past `count` there is room, and what is written there is
+// never read.
+template <class K, bool ADD = false>
+inline void multiply(const typename K::Element *left, int64_t row, const typename K::Element *packed, float *out, int64_t count, int64_t steps,
+                     int64_t outputs) {
     for (int64_t k = 0; k < outputs; k += 2 * K::count)
         for (int64_t t = 0; t < count; t += K::rows) {
-            const typename K::Element *from = left + t * steps, *right = packed + k * steps;
+            const typename K::Element *from = left + t * row, *right = packed + k * steps;
             float *to = out + t * outputs + k;
-            if (k + 2 * K::count <= outputs) products<K, K::rows, 2, false>(from, steps, 1, right, 2 * K::count, to, outputs, steps);
-            else products<K, K::rows, 1, false>(from, steps, 1, right, K::count, to, outputs, steps);
+            if (k + 2 * K::count <= outputs) products<K, K::rows, 2, ADD>(from, row, 1, right, 2 * K::count, to, outputs, steps);
+            else products<K, K::rows, 1, ADD>(from, row, 1, right, K::count, to, outputs, steps);
         }
 }
 
@@ -378,7 +380,7 @@ void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const Sums 
                 });
             });
             for (int64_t p = 0; p < PLACES; p++)
-                multiply<K>((const typename K::Element *)&mixed[p * FAR * inputs], packed + p * outputs * steps, &product[p * FAR * outputs],
+                multiply<K>((const typename K::Element *)&mixed[p * FAR * inputs], steps, packed + p * outputs * steps, &product[p * FAR * outputs],
                             count, steps, outputs);
             over_runs(grid, first, count, [&](const Run &run) {
                 for (int64_t k = 0; k < outputs; k += K::count) {
@@ -416,7 +418,7 @@ void convolve_joined(const Map<K> &map, const Grid &grid, const typename K::Elem
                     });
                 });
             });
-            multiply<K>((const typename K::Element *)mixed.get(), packed, product.get(), count, numbers / K::each, outputs);
+            multiply<K>((const typename K::Element *)mixed.get(), numbers / K::each, packed, product.get(), count, numbers / K::each, outputs);
             for (int64_t k = 0; k < outputs; k += K::count) {
                 auto take = finish(member, k);
                 for (int64_t t = 0; t < count; t++) take(first + t, K::read(&product[t * outputs + k]));
@@ -426,18 +428,25 @@ void convolve_joined(const Map<K> &map, const Grid &grid, const typename K::Elem
     });
 }
 
-// The gradient of the weights: input tiles by Mix, gradient tiles by MixGrad, TO×TO products over the
-// tiles, and those by Unmix. `sums` has room for TO×TO × inputs × outputs of each of the team.
+// Zeros for the numbers that the last elements lack.
+template <class K> inline void fill_last(typename K::Element *elements, int64_t places, int64_t far, int64_t step, int64_t channels) {
+    for (int64_t p = 0; p < places; p++)
+        for (int64_t c = 0; c < channels; c += K::count) K::put(&elements[(p * far + step) * channels + c], 1, typename K::Vector{});
+}
+
+// The gradient of the weights: input tiles by Mix, gradient tiles by MixGrad (of one number or as many
+// as those), TO×TO products over the tiles, and those by Unmix. `sums` has room for TO×TO × inputs × outputs of each of the team.
 template <class K, class Mix, class MixGrad, class Unmix, bool NORM = false>
 void weight_gradient(const Map<K> &map, const Norm &norm, const Map<K> &grad, const Grid &grid, float *sums, const Weights<float> &out, int64_t team, int threads) {
     typedef typename K::Vector V;
     typedef typename K::Element Element;
     constexpr int64_t PLACES = Mix::TO * Mix::TO, SIZE = BLOCK<K, Mix>, FAR = APART<K, Mix> / K::each;
+    constexpr int64_t GRADS = MixGrad::TO * MixGrad::TO;
     const int64_t inputs = map.channels, outputs = grad.channels, size = inputs * outputs;
     const int64_t blocks = (grid.tiles + SIZE - 1) / SIZE;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t member = 0; member < team; member++) {
-        std::unique_ptr<Element[]> left(new Element[PLACES * FAR * inputs]), right(new Element[PLACES * FAR * outputs]);
+        std::unique_ptr<Element[]> left(new Element[PLACES * FAR * inputs]), right(new Element[GRADS * FAR * outputs]);
         float *own = sums + member * PLACES * size;
         memset(own, 0, PLACES * size * sizeof(float));
         for (int64_t block = blocks * member / team; block < blocks * (member + 1) / team; block++) {
@@ -452,9 +461,13 @@ void weight_gradient(const Map<K> &map, const Norm &norm, const Map<K> &grad, co
                         K::put(&right[(p * FAR + t / K::each) * outputs + k], t % K::each, v);
                     });
             });
+            if (count % K::each) {
+                fill_last<K>(left.get(), PLACES, FAR, steps - 1, inputs);
+                fill_last<K>(right.get(), GRADS, FAR, steps - 1, outputs);
+            }
             for (int64_t p = 0; p < PLACES; p++)
                 for (int64_t k = 0; k < outputs; k += 2 * K::count) {
-                    const Element *from = &left[p * FAR * inputs], *by = &right[p * FAR * outputs + k];
+                    const Element *from = &left[p * FAR * inputs], *by = &right[p % GRADS * FAR * outputs + k];
                     float *to = own + p * size + k;
                     if (k + 2 * K::count <= outputs) add_outer<K, 2>(from, by, to, inputs, outputs, steps);
                     else add_outer<K, 1>(from, by, to, inputs, outputs, steps);
