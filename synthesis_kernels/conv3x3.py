@@ -58,7 +58,7 @@ def conv3x3(
 
 class WinogradConvolutions(TorchFunctionMode):
     """Inside, the convolutions that any network asks for are `conv3x3` where it runs and pays,
-    and `narrow_conv3x3` and `patch_conv`."""
+    and `narrow_conv3x3` and `strided_conv3x3`."""
 
     def __torch_function__(
         self,
@@ -99,7 +99,7 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 
 def has_layer(layer: nn.Module, precision: torch.dtype) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is such a convolution, wide enough for it to pay, and the form is here."""
-    if type(layer) is not nn.Conv2d or not _keeps_the_size(layer):
+    if type(layer) is not nn.Conv2d or not is_square(layer):
         return False
     widths = layer.weight.shape[:2]
     return (
@@ -110,13 +110,13 @@ def has_layer(layer: nn.Module, precision: torch.dtype) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def _keeps_the_size(layer: nn.Conv2d) -> bool:
-    """Whether it is a plain 3×3 convolution with stride 1 and one row of zeros around the map."""
+def is_square(layer: nn.Conv2d, stride: int = 1) -> bool:
+    """Whether it is a plain 3×3 convolution with one row of zeros around the map."""
     return (
         layer.kernel_size == (3, 3)
-        and layer.stride == (1, 1)
+        and layer.stride == (stride, stride)
         and layer.dilation == (1, 1)
-        and layer.padding in ((1, 1), 1, "same")
+        and (layer.padding == (1, 1) or (layer.padding == "same" and stride == 1))
         and layer.padding_mode == "zeros"
         and layer.groups == 1
     )
@@ -152,7 +152,7 @@ def _form_that_fits(
     """The form, if one of ours makes such a convolution and pays, and what it takes, cast as
     autocast asks; the parameters are those of `F.conv2d`.
     """
-    from synthesis_kernels import narrow_conv3x3, patch_conv
+    from synthesis_kernels import narrow_conv3x3, strided_conv3x3
 
     side = weight.shape[-1]
     step = _one(stride)
@@ -169,8 +169,8 @@ def _form_that_fits(
         return _Winograd, tensors
     if step == 1 and narrow_conv3x3.runs(*tensors):
         return narrow_conv3x3.NarrowConv3x3, tensors
-    if step is not None and patch_conv.runs(*tensors, step):
-        return patch_conv.PatchConv, (*tensors, step)
+    if step == 2 and strided_conv3x3.runs(*tensors):
+        return strided_conv3x3.StridedConv3x3, tensors
     return None
 
 

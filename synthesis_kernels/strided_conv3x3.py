@@ -1,5 +1,6 @@
-"""3×3 convolutions with stride 2, and 1×1 ones, in bfloat16 on a CPU: by one product each, and so
-are their gradients, for which libraries turn weights and maps about. There is a native form only.
+"""3×3 convolutions with stride 2 in bfloat16 on a CPU: by one product each, and so are their
+gradients, for which libraries turn weights and maps about. There is a native form only, which also
+computes in float32, but no faster than the library.
 """
 
 from __future__ import annotations
@@ -7,44 +8,51 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from synthesis_kernels import native
-from synthesis_kernels.conv3x3 import gradient_sums, is_plain
+from synthesis_kernels.conv3x3 import gradient_sums, has, is_plain, is_square
 
-KINDS = {(3, 2): "patch_conv_3_2", (1, 1): "patch_conv_1_1", (1, 2): "patch_conv_1_2"}
-"""By side of the kernel and stride; a 3×3 one has one row of zeros around the map."""
+TAPS = 9
 
 
-def runs(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> bool:
+def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether there is a native form for these tensors, and it pays."""
     parameters = [weight] if bias is None else [weight, bias]
-    kind = KINDS.get((weight.shape[-1], stride))
     return (
-        kind is not None
-        and x.dtype is torch.bfloat16
+        x.dtype is torch.bfloat16
         and is_plain(x)
         and all(is_plain(each) and each.dtype is torch.float32 for each in parameters)
         and x.ndim == 4
-        and weight.shape[1:3] == (x.shape[1], weight.shape[3])
+        and weight.shape[1:] == (x.shape[1], 3, 3)
         and all(width % 16 == 0 for width in weight.shape[:2])
-        and native.has(f"{kind}_bfloat16")
+        and has(torch.bfloat16)
     )
 
 
-class PatchConv(torch.autograd.Function):
+def has_layer(layer: nn.Module, precision: torch.dtype) -> bool:
+    """Whether a layer is such a convolution, and the form is here and pays."""
+    return (
+        precision is torch.bfloat16
+        and type(layer) is nn.Conv2d
+        and is_square(layer, stride=2)
+        and all(width % 16 == 0 for width in layer.weight.shape[:2])
+        and layer.weight.device.type == "cpu"
+        and has(precision)
+    )
+
+
+class StridedConv3x3(torch.autograd.Function):
     """The native form, where it `runs`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = native.as_rows(x)
         batch, height, width = rows.shape[:3]
-        shape = (batch, -(-height // stride), -(-width // stride), len(weight))
-        out = rows.new_empty(shape)
-        ctx.kind = KINDS[weight.shape[-1], stride]
+        out = rows.new_empty(batch, -(-height // 2), -(-width // 2), len(weight))
         ctx.save_for_backward(rows, weight)
         given = (rows, native.Memory(weight), bias, _packed(rows, weight), out)
-        native.call(ctx.kind, rows.dtype, *given, *_sizes(rows, weight))
+        native.call("strided_conv3x3", rows.dtype, *given, *_sizes(rows, weight))
         return native.as_channels(out)
 
     @staticmethod
@@ -58,16 +66,16 @@ class PatchConv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             out = torch.empty_like(rows)
             given = (grad_rows, native.Memory(weight), _packed(rows, weight), out)
-            native.call(f"{ctx.kind}_backward", rows.dtype, *given, *_sizes(rows, weight))
+            native.call("strided_conv3x3_backward", rows.dtype, *given, *_sizes(rows, weight))
             to_x = native.as_channels(out)
         if ctx.needs_input_grad[1]:
             to_weight = torch.empty_like(weight)
-            sums, team = gradient_sums(weight.shape[-1] ** 2, weight)
+            sums, team = gradient_sums(TAPS, weight)
             given = (rows, grad_rows, sums, native.Memory(to_weight))
-            native.call(f"{ctx.kind}_weight", rows.dtype, *given, *_sizes(rows, weight), team)
+            native.call("strided_conv3x3_weight", rows.dtype, *given, *_sizes(rows, weight), team)
         if ctx.needs_input_grad[2]:
             to_bias = native.channel_sums(grad_rows)
-        return to_x, to_weight, to_bias, None
+        return to_x, to_weight, to_bias
 
 
 def _sizes(rows: Tensor, weight: Tensor) -> tuple[int, ...]:
