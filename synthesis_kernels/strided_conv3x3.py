@@ -71,8 +71,8 @@ class StridedConv3x3(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             to_weight = torch.empty_like(weight)
             sums, team = gradient_sums(TAPS, weight)
-            given = (rows, grad_rows, sums, native.Memory(to_weight))
-            native.call("strided_conv3x3_weight", rows.dtype, *given, *_sizes(rows, weight), team)
+            pair = (rows, grad_rows, sums, native.Memory(to_weight))
+            native.call("strided_conv3x3_weight", rows.dtype, *pair, *_sizes(rows, weight), team)
         if ctx.needs_input_grad[2]:
             to_bias = native.channel_sums(grad_rows)
         return to_x, to_weight, to_bias

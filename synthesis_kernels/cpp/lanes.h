@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <type_traits>
 #include <vector>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -35,7 +35,13 @@ typedef Lanes<float>::Vector Floats;
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
-inline Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
+inline Floats widen(Halves h) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#else
+    return (Floats)(__builtin_convertvector(h, Words) << 16);
+#endif
+}
 
 // Rounds to nearest, ties to even; NaN stays NaN. (Below 2^-126 the instruction gives 0.)
 inline Halves narrow(Floats v) {

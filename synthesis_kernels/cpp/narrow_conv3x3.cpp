@@ -64,8 +64,8 @@ template <class K>
 void forward(const typename K::Number *x, const Weights<const float> &weights, const float *bias, typename K::Number *y, const Bands &bands, int threads) {
     typedef typename K::Number T;
     const int64_t inputs = weights.inputs, outputs = weights.outputs, columns = up(TAPS * outputs, K::count), width = bands.width;
-    std::unique_ptr<float[]> matrix(new float[inputs * columns]());
-    std::unique_ptr<typename K::Element[]> packed(new typename K::Element[inputs / K::each * columns]);
+    Room<float> matrix(inputs * columns, true);
+    Room<typename K::Element> packed(inputs / K::each * columns);
     for (int64_t c = 0; c < inputs; c++)
         for (int64_t tap = 0; tap < TAPS; tap++)
             for (int64_t k = 0; k < outputs; k++) matrix[c * columns + tap * outputs + k] = weights.at(k, c, tap / 3, tap % 3);
@@ -74,8 +74,8 @@ void forward(const typename K::Number *x, const Weights<const float> &weights, c
     if (bias)
         for (int64_t k = 0; k < outputs; k++) shift[k] = bias[k];
     over_bands(bands, threads, [&](int64_t, int64_t begin, int64_t end) {
-        std::unique_ptr<float[]> said(new float[up((bands.rows + 2) * width, K::rows) * columns]);
-        std::unique_ptr<T[]> last(new T[K::rows * inputs]());
+        Room<float> said(up((bands.rows + 2) * width, K::rows) * columns);
+        Room<T> last(K::rows * inputs, true);
         for (int64_t b = begin; b < end; b++) {
             const Band band = bands[b];
             const int64_t top = std::max<int64_t>(band.first - 1, 0), bottom = std::min(band.end + 1, bands.height), count = (bottom - top) * width;
@@ -124,16 +124,16 @@ template <class K>
 void backward(const typename K::Number *grad, const Weights<const float> &weights, typename K::Number *out, const Bands &bands, int threads) {
     typedef typename K::Number T;
     const int64_t inputs = weights.inputs, outputs = weights.outputs, numbers = up(TAPS * outputs, K::each), width = bands.width;
-    std::unique_ptr<float[]> matrix(new float[numbers * inputs]());
-    std::unique_ptr<typename K::Element[]> packed(new typename K::Element[numbers / K::each * inputs]);
+    Room<float> matrix(numbers * inputs, true);
+    Room<typename K::Element> packed(numbers / K::each * inputs);
     for (int64_t tap = 0; tap < TAPS; tap++)
         for (int64_t k = 0; k < outputs; k++)
             for (int64_t c = 0; c < inputs; c++) matrix[(tap * outputs + k) * inputs + c] = weights.at(k, c, 2 - tap / 3, 2 - tap % 3);
     pack_matrix<K>(matrix.get(), packed.get(), numbers, inputs);
     over_bands(bands, threads, [&](int64_t, int64_t begin, int64_t end) {
         const int64_t line = (width + 2) * outputs, few = 3 * outputs;
-        std::unique_ptr<T[]> lines(new T[3 * line]()), near(new T[up(width, K::rows) * numbers]());
-        std::unique_ptr<float[]> product(new float[up(width, K::rows) * inputs]);
+        Room<T> lines(3 * line, true), near(up(width, K::rows) * numbers, true);
+        Room<float> product(up(width, K::rows) * inputs);
         for (int64_t b = begin; b < end; b++) {
             const Band band = bands[b];
             for (int64_t row = band.first; row < band.end; row++) {
@@ -156,10 +156,10 @@ void weight_gradient(const typename K::Number *x, const typename K::Number *grad
     const int64_t inputs = to.inputs, outputs = to.outputs, columns = up(TAPS * outputs, K::count), width = bands.width;
     const int64_t steps = up(width, K::each) / K::each;
     over_bands(bands, threads, [&](int64_t member, int64_t begin, int64_t end) {
-        std::unique_ptr<Element[]> left(new Element[steps * inputs]), right(new Element[steps * columns]);
+        Room<Element> left(steps * inputs), right(steps * columns);
         // Three rows of the gradient with a pixel of zeros on either side, and what lies around one pixel.
         const int64_t line = (width + 2) * outputs;
-        std::unique_ptr<float[]> lines(new float[3 * line]()), values(new float[columns]());
+        Room<float> lines(3 * line, true), values(columns, true);
         float *own = sums + member * inputs * columns;
         memset(own, 0, inputs * columns * sizeof(float));
         for (int64_t b = begin; b < end; b++) {

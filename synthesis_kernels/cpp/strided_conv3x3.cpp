@@ -36,13 +36,13 @@ void backward(const Map<K> &map, const Grid &grid, const typename K::Element *pa
     const int64_t outputs = map.channels, steps = outputs / K::each;
     const Plain<K> plain{out, inputs, nullptr, nullptr};
     over_tiles<K, Corner>(grid, threads, [=](int64_t member, int64_t begin, int64_t end) {
-        std::unique_ptr<T[]> corners(new T[SIZE * 4 * outputs]);
-        std::unique_ptr<float[]> product(new float[4 * SIZE * inputs]);
+        Room<T> corners(SIZE * 4 * outputs);
+        Room<float> product(4 * SIZE * inputs);
         for (int64_t first = begin; first < end; first += SIZE) {
             const int64_t count = std::min(SIZE, end - first);
             over_runs(grid, first, count, [&](const Run &run) {
                 over_registers<K>(outputs, [&](auto half, int64_t k, int64_t place) {
-                    mix<K, half, Corner, false>(map, run, k, Norm{}, [&](int64_t p, int64_t t, typename K::Vector v) {
+                    mix<K, half, Corner, false>(map, run, k, place, Norm{}, [&](int64_t p, int64_t t, typename K::Vector v) {
                         K::write(&corners[(t * 4 + p) * outputs + place], v);
                     });
                 });

@@ -6,7 +6,7 @@
 
 #include "lanes.h"
 
-#include <memory>
+#include <new>
 
 #if defined(__AVX2__) && defined(__FMA__)
 
@@ -53,7 +53,7 @@ struct Bfloat16 {
     typedef int32_t Element;
     typedef Floats Vector;
     static constexpr int64_t each = 2, count = 16, rows = 8;
-    static constexpr int64_t room = 768;
+    static constexpr int64_t room = 384;
 
     template <Half HALF> static Vector fetch(const bf16 *p) {
         if (HALF == WHOLE) return read(p);
@@ -99,15 +99,26 @@ template <class K> inline int64_t channel_at(int64_t place, int64_t channels) {
     return begin + (within < 16 ? 2 * within : 2 * (within - 16) + 1);
 }
 
-// A register of numbers of which there is one a channel; and back.
-template <class K, Half HALF> inline typename K::Vector pick(const float *p) {
-    typename K::Vector v;
-    for (int i = 0; i < K::count; i++) v[i] = HALF == WHOLE ? p[i] : p[2 * i + HALF];
-    return v;
+// Numbers of which there is one a channel, in the order of places; and back.
+template <class K> inline void to_places(const float *channels, float *places, int64_t count) {
+    for (int64_t p = 0; p < count; p++) places[p] = channels[channel_at<K>(p, count)];
 }
-template <class K, Half HALF> inline void add_to(float *p, typename K::Vector v, float share) {
-    for (int i = 0; i < K::count; i++) p[HALF == WHOLE ? i : 2 * i + HALF] += v[i] * share;
+template <class K> inline void add_places(float *channels, const float *places, int64_t count, float share) {
+    for (int64_t p = 0; p < count; p++) channels[channel_at<K>(p, count)] += places[p] * share;
 }
+
+// Memory for a while, at the beginning of a cache line: registers that lie across two of them take twice
+// the time to be written.
+template <class T> struct Room {
+    T *begin;
+    explicit Room(int64_t count, bool zeros = false) : begin((T *)operator new[](count * sizeof(T), std::align_val_t(64))) {
+        if (zeros) memset((void *)begin, 0, count * sizeof(T));
+    }
+    ~Room() { operator delete[](begin, std::align_val_t(64)); }
+    Room(const Room &) = delete;
+    T &operator[](int64_t i) const { return begin[i]; }
+    T *get() const { return begin; }
+};
 
 // ---- Maps and tiles ------------------------------------------------------------------------------
 
@@ -150,7 +161,7 @@ template <class K, class Mix, class Body> inline void over_tiles(const Grid &gri
         body(member, blocks * member / team * size, std::min(blocks * (member + 1) / team * size, grid.tiles));
 }
 
-// A BatchNorm, and perhaps a ReLU, before the convolution.
+// A BatchNorm, and perhaps a ReLU, before the convolution; in the order of places where it is applied.
 struct Norm {
     const float *scale, *shift;
     float low;
@@ -168,13 +179,14 @@ struct Sums {
 // ---- Transforms ----------------------------------------------------------------------------------
 
 // FROM×FROM pixels of every tile of a run become TO×TO numbers a channel, by Mix along rows and along
-// columns; columns are shared by neighbouring tiles. put(place, tile, numbers) takes them.
+// columns; columns are shared by neighbouring tiles. The channels begin at c, and their numbers at
+// `place`. put(product, tile, numbers) takes them.
 template <class K, Half HALF, class Mix, bool NORM, class Put>
-inline void mix(const Map<K> &map, const Run &run, int64_t c, const Norm &norm, Put put) {
+inline void mix(const Map<K> &map, const Run &run, int64_t c, int64_t place, const Norm &norm, Put put) {
     typedef typename K::Vector V;
     constexpr int FROM = Mix::FROM, TO = Mix::TO, KEPT = std::max(FROM - Mix::STRIDE, 0);
     V scale{}, shift{}, low = V{} + norm.low;
-    if (NORM) scale = pick<K, HALF>(norm.scale + c), shift = pick<K, HALF>(norm.shift + c);
+    if (NORM) scale = K::read(norm.scale + place), shift = K::read(norm.shift + place);
     const typename K::Number *lines[FROM];
     for (int i = 0; i < FROM; i++) lines[i] = map.line(run.image, run.row * Mix::STRIDE + Mix::OFFSET + i);
     auto column = [&](int64_t j, V *out) {
@@ -232,21 +244,22 @@ template <class V, class Mix, class Read, class Write> inline void both_ways(Rea
     }
 }
 
-// Adds up a run's own pixels, SIDE×SIDE a tile, for the moments.
-template <class K, Half HALF, int64_t SIDE> inline void measure(const Map<K> &map, const Run &run, int64_t c, const Sums &sums, int64_t member) {
-    const typename K::Vector centre = pick<K, HALF>(sums.group + c);
+// Adds up a run's own pixels, SIDE×SIDE a tile, for the moments: `sums` has two rows of all channels.
+template <class K, Half HALF, int64_t SIDE>
+inline void measure(const Map<K> &map, const Run &run, int64_t c, const float *centre, float *sums) {
+    const typename K::Vector around = K::read(centre);
     typename K::Vector sum{}, squares{};
     const int64_t end = std::min((run.column + run.count) * SIDE, map.width);
     for (int64_t row = run.row * SIDE; row < std::min(run.row * SIDE + SIDE, map.height); row++) {
         const typename K::Number *line = map.line(run.image, row) + c;
         for (int64_t j = run.column * SIDE; j < end; j++) {
-            const typename K::Vector d = K::template fetch<HALF>(line + j * map.channels) - centre;
+            const typename K::Vector d = K::template fetch<HALF>(line + j * map.channels) - around;
             sum += d;
             squares += d * d;
         }
     }
-    add_to<K, HALF>(sums.part(member) + c, sum, sums.share);
-    add_to<K, HALF>(sums.part(member) + sums.width + c, squares, sums.share);
+    K::write(sums, K::read(sums) + sum);
+    K::write(sums + map.channels, K::read(sums + map.channels) + squares);
 }
 
 // ---- Products ------------------------------------------------------------------------------------
@@ -367,16 +380,22 @@ void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const Sums 
     constexpr int64_t PLACES = Mix::TO * Mix::TO, SIDE = Unmix::TO, SIZE = BLOCK<K, Mix>, FAR = APART<K, Mix>;
     const int64_t inputs = map.channels, steps = inputs / K::each;
     over_tiles<K, Mix>(grid, threads, [=](int64_t member, int64_t begin, int64_t end) {
-        std::unique_ptr<typename K::Number[]> mixed(new typename K::Number[PLACES * FAR * inputs]);
-        std::unique_ptr<float[]> product(new float[PLACES * FAR * outputs]);
+        Room<typename K::Number> mixed(PLACES * FAR * inputs);
+        Room<float> product(PLACES * FAR * outputs);
+        // The BatchNorm in the order of places, and sums likewise.
+        Room<float> vectors(3 * inputs), sum(2 * inputs, true);
+        float *centre = &vectors[2 * inputs];
+        const Norm own{&vectors[0], &vectors[inputs], norm.low};
+        if (NORM) to_places<K>(norm.scale, &vectors[0], inputs), to_places<K>(norm.shift, &vectors[inputs], inputs);
+        if (sums.group) to_places<K>(sums.group, centre, inputs);
         for (int64_t first = begin; first < end; first += SIZE) {
             const int64_t count = std::min(SIZE, end - first);
             over_runs(grid, first, count, [&](const Run &run) {
                 over_registers<K>(inputs, [&](auto half, int64_t c, int64_t place) {
-                    mix<K, half, Mix, NORM>(map, run, c, norm, [&](int64_t p, int64_t t, V v) {
+                    mix<K, half, Mix, NORM>(map, run, c, place, own, [&](int64_t p, int64_t t, V v) {
                         K::write(&mixed[(p * FAR + t) * inputs + place], v);
                     });
-                    if (NORM && sums.group) measure<K, half, Mix::STRIDE>(map, run, c, sums, member);
+                    if (NORM && sums.group) measure<K, half, Mix::STRIDE>(map, run, c, centre + place, &sum[place]);
                 });
             });
             for (int64_t p = 0; p < PLACES; p++)
@@ -398,6 +417,10 @@ void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const Sums 
                 }
             });
         }
+        if (sums.group) {
+            add_places<K>(sums.part(member), &sum[0], inputs, sums.share);
+            add_places<K>(sums.part(member) + sums.width, &sum[inputs], inputs, sums.share);
+        }
     });
 }
 
@@ -407,13 +430,13 @@ void convolve_joined(const Map<K> &map, const Grid &grid, const typename K::Elem
     constexpr int64_t PLACES = Mix::TO * Mix::TO, SIZE = BLOCK<K, Mix>;
     const int64_t inputs = map.channels, numbers = PLACES * inputs;
     over_tiles<K, Mix>(grid, threads, [=](int64_t member, int64_t begin, int64_t end) {
-        std::unique_ptr<typename K::Number[]> mixed(new typename K::Number[SIZE * numbers]);
-        std::unique_ptr<float[]> product(new float[SIZE * outputs]);
+        Room<typename K::Number> mixed(SIZE * numbers);
+        Room<float> product(SIZE * outputs);
         for (int64_t first = begin; first < end; first += SIZE) {
             const int64_t count = std::min(SIZE, end - first);
             over_runs(grid, first, count, [&](const Run &run) {
                 over_registers<K>(inputs, [&](auto half, int64_t c, int64_t place) {
-                    mix<K, half, Mix, false>(map, run, c, Norm{}, [&](int64_t p, int64_t t, typename K::Vector v) {
+                    mix<K, half, Mix, false>(map, run, c, place, Norm{}, [&](int64_t p, int64_t t, typename K::Vector v) {
                         K::write(&mixed[t * numbers + p * inputs + place], v);
                     });
                 });
@@ -440,24 +463,25 @@ template <class K, class Mix, class MixGrad, class Unmix, bool NORM = false>
 void weight_gradient(const Map<K> &map, const Norm &norm, const Map<K> &grad, const Grid &grid, float *sums, const Weights<float> &out, int64_t team, int threads) {
     typedef typename K::Vector V;
     typedef typename K::Element Element;
-    constexpr int64_t PLACES = Mix::TO * Mix::TO, SIZE = BLOCK<K, Mix>, FAR = APART<K, Mix> / K::each;
+    // More tiles at once than elsewhere: sums are read and written less often.
+    constexpr int64_t PLACES = Mix::TO * Mix::TO, SIZE = K::each * BLOCK<K, Mix>, FAR = SIZE / K::each + 1;
     constexpr int64_t GRADS = MixGrad::TO * MixGrad::TO;
     const int64_t inputs = map.channels, outputs = grad.channels, size = inputs * outputs;
     const int64_t blocks = (grid.tiles + SIZE - 1) / SIZE;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t member = 0; member < team; member++) {
-        std::unique_ptr<Element[]> left(new Element[PLACES * FAR * inputs]), right(new Element[GRADS * FAR * outputs]);
+        Room<Element> left(PLACES * FAR * inputs), right(GRADS * FAR * outputs);
         float *own = sums + member * PLACES * size;
         memset(own, 0, PLACES * size * sizeof(float));
         for (int64_t block = blocks * member / team; block < blocks * (member + 1) / team; block++) {
             const int64_t first = block * SIZE, count = std::min(SIZE, grid.tiles - first), steps = (count + K::each - 1) / K::each;
             over_runs(grid, first, count, [&](const Run &run) {
                 for (int64_t c = 0; c < inputs; c += K::count)
-                    mix<K, WHOLE, Mix, NORM>(map, run, c, norm, [&](int64_t p, int64_t t, V v) {
+                    mix<K, WHOLE, Mix, NORM>(map, run, c, c, norm, [&](int64_t p, int64_t t, V v) {
                         K::put(&left[(p * FAR + t / K::each) * inputs + c], t % K::each, v);
                     });
                 for (int64_t k = 0; k < outputs; k += K::count)
-                    mix<K, WHOLE, MixGrad, false>(grad, run, k, Norm{}, [&](int64_t p, int64_t t, V v) {
+                    mix<K, WHOLE, MixGrad, false>(grad, run, k, k, Norm{}, [&](int64_t p, int64_t t, V v) {
                         K::put(&right[(p * FAR + t / K::each) * outputs + k], t % K::each, v);
                     });
             });
