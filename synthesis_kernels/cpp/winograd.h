@@ -188,16 +188,24 @@ inline void mix(const Map<K> &map, const Run &run, int64_t c, int64_t place, con
     V scale{}, shift{}, low = V{} + norm.low;
     if (NORM) scale = K::read(norm.scale + place), shift = K::read(norm.shift + place);
     const typename K::Number *lines[FROM];
-    for (int i = 0; i < FROM; i++) lines[i] = map.line(run.image, run.row * Mix::STRIDE + Mix::OFFSET + i);
+    bool whole = true;
+    for (int i = 0; i < FROM; i++) {
+        lines[i] = map.line(run.image, run.row * Mix::STRIDE + Mix::OFFSET + i);
+        whole = whole && lines[i];
+    }
+    auto read = [&](int i, int64_t j) {
+        const V v = K::template fetch<HALF>(lines[i] + j * map.channels + c);
+        return NORM ? K::larger(v * scale + shift, low) : v;
+    };
     auto column = [&](int64_t j, V *out) {
         V d[FROM] = {};
-        if (j >= 0 && j < map.width)
+        const bool inside = j >= 0 && j < map.width;
+        if (inside && whole)
 #pragma GCC unroll 8
+            for (int i = 0; i < FROM; i++) d[i] = read(i, j);
+        else if (inside)
             for (int i = 0; i < FROM; i++)
-                if (lines[i]) {
-                    d[i] = K::template fetch<HALF>(lines[i] + j * map.channels + c);
-                    if (NORM) d[i] = K::larger(d[i] * scale + shift, low);
-                }
+                if (lines[i]) d[i] = read(i, j);
         Mix::mix(d, out);
     };
     V columns[FROM][TO];
@@ -407,9 +415,11 @@ void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const Sums 
                     for (int64_t t = 0; t < run.count; t++) {
                         const int64_t row = run.row * SIDE, column = (run.column + t) * SIDE;
                         const int64_t pixel = (run.image * height + row) * width + column;
-                        both_ways<V, Unmix>(
-                            [&](int i, int j) { return K::read(&product[((i * Mix::TO + j) * FAR + run.first + t) * outputs + k]); },
-                            [&](int i, int j, V v) {
+                        auto read = [&](int i, int j) { return K::read(&product[((i * Mix::TO + j) * FAR + run.first + t) * outputs + k]); };
+                        if (row + SIDE <= height && column + SIDE <= width)
+                            both_ways<V, Unmix>(read, [&](int i, int j, V v) { take(pixel + i * width + j, v); });
+                        else
+                            both_ways<V, Unmix>(read, [&](int i, int j, V v) {
                                 if (row + i < height && column + j < width) take(pixel + i * width + j, v);
                             });
                     }
