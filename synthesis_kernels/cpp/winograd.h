@@ -208,26 +208,36 @@ inline void mix(const Map<K> &map, const Run &run, int64_t c, int64_t place, con
                 if (lines[i]) d[i] = read(i, j);
         Mix::mix(d, out);
     };
-    V columns[FROM][TO];
     const int64_t left = run.column * Mix::STRIDE + Mix::OFFSET;
-#pragma GCC unroll 8
-    for (int j = 0; j < KEPT; j++) column(left + j, columns[j]);
-    for (int64_t t = 0; t < run.count; t++) {
-#pragma GCC unroll 8
-        for (int j = KEPT; j < FROM; j++) column(left + t * Mix::STRIDE + j, columns[j]);
+    // Rows of a tile whose columns are transformed already.
+    auto finish = [&](int64_t t, auto at) {
 #pragma GCC unroll 8
         for (int i = 0; i < TO; i++) {
             V row[FROM], out[TO];
 #pragma GCC unroll 8
-            for (int j = 0; j < FROM; j++) row[j] = columns[j][i];
+            for (int j = 0; j < FROM; j++) row[j] = at(j, i);
             Mix::mix(row, out);
 #pragma GCC unroll 8
             for (int j = 0; j < TO; j++) put(i * TO + j, run.first + t, out[j]);
         }
+    };
+    if constexpr (FROM * TO > 16) {  // more than registers can hold: by way of the first cache
+        V all[(BLOCK<K, Mix> * Mix::STRIDE + KEPT) * TO];
+        for (int64_t j = 0; j < run.count * Mix::STRIDE + KEPT; j++) column(left + j, all + j * TO);
+        for (int64_t t = 0; t < run.count; t++) finish(t, [&](int j, int i) { return all[(t * Mix::STRIDE + j) * TO + i]; });
+    } else {
+        V columns[FROM][TO];
 #pragma GCC unroll 8
-        for (int j = 0; j < KEPT; j++)
+        for (int j = 0; j < KEPT; j++) column(left + j, columns[j]);
+        for (int64_t t = 0; t < run.count; t++) {
 #pragma GCC unroll 8
-            for (int i = 0; i < TO; i++) columns[j][i] = columns[j + Mix::STRIDE][i];
+            for (int j = KEPT; j < FROM; j++) column(left + t * Mix::STRIDE + j, columns[j]);
+            finish(t, [&](int j, int i) { return columns[j][i]; });
+#pragma GCC unroll 8
+            for (int j = 0; j < KEPT; j++)
+#pragma GCC unroll 8
+                for (int i = 0; i < TO; i++) columns[j][i] = columns[j + Mix::STRIDE][i];
+        }
     }
 }
 
