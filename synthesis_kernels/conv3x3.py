@@ -97,16 +97,21 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     )
 
 
+def can_add(residual: Tensor, x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels can add it to such a convolution's output."""
+    shape = (len(x), len(weight), *x.shape[2:])
+    return is_plain(residual) and residual.dtype is x.dtype and residual.shape == shape
+
+
 def has_layer(layer: nn.Module, precision: torch.dtype) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is such a convolution, wide enough for it to pay, and the form is here."""
-    if type(layer) is not nn.Conv2d or not _keeps_the_size(layer):
+    if type(layer) is not nn.Conv2d or not _keeps_the_size(layer) or not has(precision):
         return False
     widths = layer.weight.shape[:2]
     return (
         min(widths) >= LEAST_WIDTH[precision]
         and all(width % 16 == 0 for width in widths)
         and layer.weight.device.type == "cpu"
-        and has(precision)
     )
 
 
@@ -184,7 +189,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # The maps of a frozen network need not stay. The input itself is kept, as second derivatives
+        # The maps of a frozen network need not stay. Kept is the input itself: second derivatives
         # lead to it.
         kept = x if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(kept, weight)

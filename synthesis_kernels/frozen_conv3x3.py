@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from synthesis_kernels import native
 from synthesis_kernels.bn_match import Moments
 from synthesis_kernels.conv3x3 import packed_room
+from synthesis_kernels.errors import EchosetError
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ def frozen_conv3x3(
     who need it beside: what they say of it is then added on the way back. Differentiable in x and
     residual.
     """
+    if norm is not None and len(norm.scale) != x.shape[1]:
+        raise EchosetError(f"a BatchNorm of {len(norm.scale)} channels was given {x.shape[1]}")
+    if norm is not None and norm.moments is not None and len(x) % norm.moments.groups:
+        groups = norm.moments.groups
+        raise EchosetError(f"a batch of {len(x)} is no {groups} groups of equal size")
     return _Frozen.apply(x, residual, weight, bias, norm)
 
 
@@ -62,11 +68,12 @@ class _Frozen(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         rows = native.as_rows(x)
         added = None if residual is None else native.as_rows(residual)
+        at_end = None if bias is None else bias.contiguous()
         out = torch.empty(*rows.shape[:3], len(weight), dtype=rows.dtype)
         vectors, relu, moments, start = _parts(norm)
         sums = None if moments is None else native.Memory(moments.sums[..., start:])
         sizes = (*rows.shape, len(weight), *weight.stride(), False, relu, *_place(moments))
-        given = (rows, *vectors, sums, native.Memory(weight), bias, added)
+        given = (rows, *vectors, sums, native.Memory(weight), at_end, added)
         native.call("conv3x3", rows.dtype, *given, packed_room(rows, weight), out, *sizes)
         ctx.save_for_backward(weight, *([rows] if norm else []))
         ctx.norm = norm
