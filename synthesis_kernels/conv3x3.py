@@ -50,7 +50,7 @@ def conv3x3(
     bias: Tensor | None = None,  # (O,)
 ) -> Tensor:  # (B, O, H, W) as x
     """`conv3x3_reference` by the native form where there is one; differentiable in all three."""
-    if runs(x, weight, bias):
+    if runs(x, weight, bias) and not is_followed():
         return _Winograd.apply(x, weight, bias)
     weight = weight.to(x.dtype)
     return conv3x3_reference(x, weight, None if bias is None else bias.to(x.dtype))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import asked_form
-from synthesis_kernels.conv3x3 import conv3x3_reference, is_plain
+from synthesis_kernels.conv3x3 import conv3x3_reference, is_followed, is_plain
 
 MOST_OUTPUTS = 4
 TAPS = 9
@@ -41,7 +41,7 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 
 def narrow_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`conv3x3_reference` by the native form where there is one; differentiable in all three."""
-    if runs(x, weight, bias):
+    if runs(x, weight, bias) and not is_followed():
         return NarrowConv3x3.apply(x, weight, bias)
     return conv3x3_reference(x, weight, bias)
 
