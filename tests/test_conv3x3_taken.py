@@ -30,6 +30,8 @@ from synthesis_kernels.conv3x3 import (
     has_layer,
     pays,
 )
+from synthesis_kernels.narrow_conv3x3 import narrow_conv3x3
+from synthesis_kernels.norm_conv3x3 import NormConv3x3
 
 CPU = torch.device("cpu")
 PLAIN = {"kernel_size": 3, "padding": 1}
@@ -175,15 +177,20 @@ def test_what_does_not_fit_together_gets_the_librarys_error():
             F.conv2d(torch.randn(8, 16, 8, 8), padding=1)
 
 
+def normed(x, weight):
+    kept = (torch.ones(16), torch.zeros(16), torch.zeros(16), torch.ones(16), torch.tensor(0))
+    return NormConv3x3.apply(x, *kept, weight, None, None, 0.1, 1e-5)
+
+
 @needs_avx2
-def test_it_is_worth_what_the_librarys_is():
-    x, weight = drawn(0, 2, 16, 8, 8).requires_grad_(), drawn(1, 32, 16, 3, 3).requires_grad_()
-    counts = []
-    for convolve in (conv3x3, conv3x3_reference):
-        with Multiplications() as flops:
-            convolve(x, weight).sum().backward()
-        counts.append(flops.get_total_flops())
-    assert counts[0] == counts[1] == 3 * 2 * 9 * 2 * 8 * 8 * 16 * 32
+@pytest.mark.parametrize(
+    "convolve, outputs", [(conv3x3, 32), (conv3x3_reference, 32), (normed, 32), (narrow_conv3x3, 3)]
+)
+def test_each_is_worth_what_the_librarys_is(convolve, outputs):
+    x, weight = drawn(0, 2, 16, 8, 8).requires_grad_(), drawn(1, outputs, 16, 3, 3)
+    with Multiplications() as flops:
+        convolve(x, weight.requires_grad_()).sum().backward()
+    assert flops.get_total_flops() == 3 * 2 * 9 * 2 * 8 * 8 * 16 * outputs
 
 
 @needs_avx2
