@@ -50,7 +50,7 @@ def conv3x3(
     bias: Tensor | None = None,  # (O,)
 ) -> Tensor:  # (B, O, H, W) as x
     """`conv3x3_reference` by the native form where there is one; differentiable in all three."""
-    if runs(x, weight, bias):
+    if runs(x, weight, bias) and not is_followed():
         return _Winograd.apply(x, weight, bias)
     weight = weight.to(x.dtype)
     return conv3x3_reference(x, weight, None if bias is None else bias.to(x.dtype))
@@ -97,16 +97,21 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     )
 
 
+def can_add(residual: Tensor, x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels can add it to such a convolution's output."""
+    shape = (len(x), len(weight), *x.shape[2:])
+    return is_plain(residual) and residual.dtype is x.dtype and residual.shape == shape
+
+
 def has_layer(layer: nn.Module, precision: torch.dtype) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is such a convolution, wide enough for it to pay, and the form is here."""
-    if type(layer) is not nn.Conv2d or not is_square(layer):
+    if type(layer) is not nn.Conv2d or not is_square(layer) or not has(precision):
         return False
     widths = layer.weight.shape[:2]
     return (
         min(widths) >= LEAST_WIDTH[precision]
         and all(width % 16 == 0 for width in widths)
         and layer.weight.device.type == "cpu"
-        and has(precision)
     )
 
 
@@ -197,17 +202,17 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # The maps of a frozen network need not stay.
-        rows = native.as_rows(x)
-        kept = rows if ctx.needs_input_grad[1] else None
+        # The maps of a frozen network need not stay. Kept is the input itself: second derivatives
+        # lead to it.
+        kept = x if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(kept, weight)
         ctx.shape = x.shape
         ctx.has_bias = bias is not None
-        return native.as_channels(_convolve(rows, weight, bias))
+        return native.as_channels(_convolve(native.as_rows(x), weight, bias))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             return library_gradients(ctx, grad, ctx.needs_input_grad)
         grad_rows = native.as_rows(grad)
@@ -218,7 +223,7 @@ class _Winograd(torch.autograd.Function):
             to_x = native.as_channels(_convolve(grad_rows, weight, None, turned=True))
         if ctx.needs_input_grad[1]:
             if weight.shape[0] * weight.shape[1] <= MOST_WEIGHTS:
-                to_weight = _weight_gradient(rows, grad_rows, weight)
+                to_weight = _weight_gradient(native.as_rows(x), grad_rows, weight)
             else:
                 to_weight = library_gradients(ctx, grad, (False, True, False))[1]
         if ctx.needs_input_grad[2]:
@@ -228,9 +233,9 @@ class _Winograd(torch.autograd.Function):
 
 def library_gradients(ctx: Any, grad: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The wanted ones of the gradients of input, weight and bias, in the library's form."""
-    rows, weight = ctx.saved_tensors
-    # Without the rows the weight's gradient is not wanted, and only the shape counts.
-    x = grad.new_zeros(()).expand(ctx.shape) if rows is None else rows.movedim(-1, 1)
+    x, weight = ctx.saved_tensors
+    if x is None:  # the weight's gradient is not wanted then, and only the shape counts
+        x = grad.new_zeros(()).expand(ctx.shape)
     bias_sizes = [len(weight)] if ctx.has_bias else None
     ones = [1, 1]
     cast = weight.to(grad.dtype)

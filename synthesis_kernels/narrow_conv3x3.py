@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from synthesis_kernels import native
-from synthesis_kernels.conv3x3 import conv3x3_reference, is_plain
+from synthesis_kernels.backend import asked_form
+from synthesis_kernels.conv3x3 import conv3x3_reference, is_followed, is_plain
 
 MOST_OUTPUTS = 4
 TAPS = 9
@@ -25,11 +26,14 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether there is a native form for these tensors."""
     parameters = [weight] if bias is None else [weight, bias]
     return (
-        is_plain(x)
+        asked_form() in ("auto", "native")
+        and is_plain(x)
         and all(is_plain(each) and each.dtype is torch.float32 for each in parameters)
         and x.ndim == 4
         and weight.shape[1:] == (x.shape[1], 3, 3)
-        and len(weight) <= MOST_OUTPUTS
+        and (bias is None or bias.shape == weight.shape[:1])
+        and x.numel() > 0
+        and 0 < len(weight) <= MOST_OUTPUTS
         and weight.shape[1] % 16 == 0
         and native.has(f"narrow_conv3x3_{native.DTYPES.get(x.dtype)}")
     )
@@ -37,7 +41,7 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 
 def narrow_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`conv3x3_reference` by the native form where there is one; differentiable in all three."""
-    if runs(x, weight, bias):
+    if runs(x, weight, bias) and not is_followed():
         return NarrowConv3x3.apply(x, weight, bias)
     return conv3x3_reference(x, weight, bias)
 
@@ -49,7 +53,8 @@ class NarrowConv3x3(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = native.as_rows(x)
         out = rows.new_empty(*rows.shape[:3], len(weight))
-        given = (rows, native.Memory(weight), bias, out)
+        shift = None if bias is None else bias.contiguous()
+        given = (rows, native.Memory(weight), shift, out)
         native.call("narrow_conv3x3", rows.dtype, *given, *_sizes(rows, weight))
         ctx.save_for_backward(rows, weight)
         return native.as_channels(out)

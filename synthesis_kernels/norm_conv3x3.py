@@ -6,6 +6,7 @@ memory that goes to and fro between the three. There is a native form only (see 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from synthesis_kernels import native
 from synthesis_kernels.conv3x3 import (
     MOST_WEIGHTS,
     PLACES,
+    can_add,
     gradient_sums,
     is_followed,
+    is_plain,
     packed_room,
     pays,
     runs,
@@ -30,7 +33,7 @@ def norm_conv3x3_reference(
     norm_bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
-    batches: Tensor,  # () int64, how many were seen
+    batches: Tensor | None,  # () int64, how many were seen
     weight: Tensor,  # (O, I, 3, 3)
     bias: Tensor | None = None,  # (O,)
     residual: Tensor | None = None,  # (B, O, H, W)
@@ -40,20 +43,38 @@ def norm_conv3x3_reference(
     """Definition: conv(ReLU(BatchNorm(x))) + residual, with the batch's own statistics; the running
     ones take their share of them.
     """
-    batches.add_(1)
+    if batches is not None:
+        batches.add_(1)
     normed = F.batch_norm(x, running_mean, running_var, norm_weight, norm_bias, True, momentum, eps)
     y = F.conv2d(normed.relu(), weight, bias, padding=1)
     return y if residual is None else y + residual
 
 
-def fits(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> bool:
+def fits(
+    x: Tensor,
+    vectors: Sequence[Tensor | None],  # (I,) of the BatchNorm
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+) -> bool:
     """Whether the native form runs for these tensors, and pays."""
     return (
         not is_followed()
         and runs(x, weight, bias)
         and pays(x, weight)
         and weight.shape[0] * weight.shape[1] <= MOST_WEIGHTS
-        and (residual is None or residual.dtype is x.dtype)
+        and all(_is_vector(each, x.shape[1]) for each in vectors)
+        and (residual is None or can_add(residual, x, weight))
+    )
+
+
+def _is_vector(values: Tensor | None, channels: int) -> bool:
+    return (
+        values is not None
+        and is_plain(values)
+        and values.dtype is torch.float32
+        and values.shape == (channels,)
+        and values.is_contiguous()
     )
 
 
@@ -68,7 +89,7 @@ class NormConv3x3(torch.autograd.Function):
         norm_bias: Tensor,
         running_mean: Tensor,
         running_var: Tensor,
-        batches: Tensor,
+        batches: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         residual: Tensor | None,
@@ -80,11 +101,13 @@ class NormConv3x3(torch.autograd.Function):
         out = rows.new_empty(*rows.shape[:3], outputs)
         statistics = weight.new_empty(4, inputs)
         added = None if residual is None else native.as_rows(residual)
+        shift = None if bias is None else bias.contiguous()
         norm = (norm_weight, norm_bias, running_mean, running_var, batches)
-        given = (rows, *norm, native.Memory(weight), bias, added, statistics)
+        given = (rows, *norm, native.Memory(weight), shift, added, statistics)
         sizes = (*rows.shape, outputs, *weight.stride())
         room = (_sums(weight), packed_room(rows, weight))
-        native.call("norm_conv3x3", rows.dtype, *given, *room, out, *sizes, momentum, eps)
+        rates = (float(momentum), float(eps))  # which may have been given as integers
+        native.call("norm_conv3x3", rows.dtype, *given, *room, out, *sizes, *rates)
         ctx.save_for_backward(rows, weight, statistics)
         ctx.has = (bias is not None, residual is not None)
         return native.as_channels(out)
@@ -97,6 +120,8 @@ class NormConv3x3(torch.autograd.Function):
         grad_rows = native.as_rows(grad)
         to_x = torch.empty_like(rows)
         to_weight = torch.empty_like(weight)
+        if to_weight.stride() != weight.stride():  # as a part of something larger has others
+            weight = weight.clone()
         to_norm_weight, to_norm_bias = weight.new_empty(2, weight.shape[1])
         products, team = gradient_sums(PLACES[rows.dtype], weight)
         given = (grad_rows, rows, None, native.Memory(weight), statistics)

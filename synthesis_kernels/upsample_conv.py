@@ -17,7 +17,7 @@ from torch import Tensor
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import asked_form
-from synthesis_kernels.conv3x3 import MOST_WEIGHTS, gradient_sums, runs
+from synthesis_kernels.conv3x3 import MOST_WEIGHTS, gradient_sums, is_followed, runs
 
 PLACES = 9
 """Products that a tile is made by."""
@@ -65,7 +65,7 @@ _FOLDED: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     is_small = weight.shape[0] * weight.shape[1] <= MOST_WEIGHTS
-    return is_small and not torch.compiler.is_compiling() and runs(x, weight, bias)
+    return is_small and not is_followed() and runs(x, weight, bias)
 
 
 class _Winograd(torch.autograd.Function):
@@ -74,7 +74,8 @@ class _Winograd(torch.autograd.Function):
         rows = native.as_rows(x)
         batch, height, width = rows.shape[:3]
         out = rows.new_empty(batch, 2 * height, 2 * width, len(weight))
-        given = (rows, native.Memory(weight), bias, _packed(rows, weight), out)
+        shift = None if bias is None else bias.contiguous()
+        given = (rows, native.Memory(weight), shift, _packed(rows, weight), out)
         _call("", given, rows, weight)
         ctx.save_for_backward(rows, weight)
         return native.as_channels(out)
@@ -95,7 +96,9 @@ class _Winograd(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             to_weight = torch.empty_like(weight)
             sums, team = gradient_sums(PLACES, weight)
-            _call("_weight", (rows, grad_rows, sums, native.Memory(to_weight)), rows, weight, team)
+            # It may lie in memory otherwise than the weight.
+            summed = (rows, grad_rows, sums, native.Memory(to_weight))
+            _call("_weight", summed, rows, to_weight, team)
         if ctx.needs_input_grad[2]:
             to_bias = native.channel_sums(grad_rows)
         return to_x, to_weight, to_bias

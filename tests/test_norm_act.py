@@ -56,9 +56,11 @@ def test_a_step_of_training_is_the_same(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_batch_norm_in_training_is_in_the_kernel(name, monkeypatch):
     calls = []
-    for kernel in (blocks.bn_train, blocks.bn_train_sum):
-        count = lambda *given, kernel=kernel, **named: calls.append(1) or kernel(*given, **named)  # noqa: E731
-        monkeypatch.setattr(blocks, kernel.__name__, count)
+    counted = [(blocks, "bn_train"), (blocks, "bn_train_sum"), (blocks.NormConv3x3, "apply")]
+    for owner, kernel in counted:
+        run = getattr(owner, kernel)
+        count = lambda *given, run=run, **named: calls.append(1) or run(*given, **named)  # noqa: E731
+        monkeypatch.setattr(owner, kernel, count)
     network = classifier(name)
     layers = [layer for layer in network.modules() if type(layer) in blocks.NORMS]
     network.train()(torch.rand(2, 3, 32, 32))

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from distill.models.zoo.blocks import is_heard
+
 
 class Fusible(nn.Module):
     """A layer that may add two inputs, and may end in a ReLU."""
@@ -126,7 +128,8 @@ class _Tracer(fx.Tracer):
 
 def _is_relu(node: fx.Node, network: nn.Module) -> bool:
     if node.op == "call_module":
-        return type(network.get_submodule(str(node.target))) is nn.ReLU
+        layer = network.get_submodule(str(node.target))
+        return type(layer) is nn.ReLU and not is_heard(layer)
     if node.op == "call_function":
         return node.target in (F.relu, torch.relu, torch.relu_)
     return node.op == "call_method" and node.target in ("relu", "relu_")

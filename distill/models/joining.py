@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from distill.models.fusing import Fusible, give_total, is_sum
-from synthesis_kernels.conv3x3 import has_layer, is_followed, pays, runs
+from distill.models.zoo.blocks import is_heard
+from synthesis_kernels.conv3x3 import can_add, has_layer, is_followed, pays, runs
 from synthesis_kernels.frozen_conv3x3 import Norm, Packed, frozen_conv3x3
 
 
@@ -39,7 +40,7 @@ class Joined(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         weight = self.convolution.weight
         bias = self.convolution.bias
-        if not self._runs(x, weight, bias, residual):
+        if is_heard(self.convolution) or not self._runs(x, weight, bias, residual):
             self._keep(x)
             y = self.convolution(x if self.tap is None else self.tap(x))
             return y if residual is None else y + residual
@@ -59,12 +60,12 @@ class Joined(nn.Module):
         precision = torch.float32
         if torch.is_autocast_enabled("cpu"):
             precision = torch.get_autocast_dtype("cpu")
-        if residual is not None:
-            shape = (len(x), len(weight), *x.shape[2:])
-            if residual.dtype is not x.dtype or residual.shape != shape:
-                return False
         return (
-            x.dtype is precision and not is_followed() and runs(x, weight, bias) and pays(x, weight)
+            x.dtype is precision
+            and not is_followed()
+            and runs(x, weight, bias)
+            and pays(x, weight)
+            and (residual is None or can_add(residual, x, weight))
         )
 
 

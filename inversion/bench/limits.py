@@ -104,8 +104,14 @@ MEMORY = {
     torch.ops.aten.new_empty_strided,
 }
 """Operations that ask for memory and do nothing with it."""
-TAPS = {"conv3x3": 9, "upsample_conv": 16}
-"""Multiplications of a pixel for each pair of channels."""
+TAPS = {
+    "conv3x3": 9,
+    "narrow_conv3x3": 9,
+    "norm_conv3x3": 9,
+    "norm_conv3x3_backward": 9,  # once more: it makes both gradients
+    "upsample_conv": 16,
+}
+"""Multiplications of a pixel for each pair of channels, by the beginning of a kernel's name."""
 
 
 class Traffic(TorchDispatchMode):

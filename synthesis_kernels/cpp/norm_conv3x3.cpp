@@ -154,7 +154,7 @@ void backward(const typename K::Number *grad, const typename K::Number *x, const
                                         int64_t by_input, int64_t by_row, int64_t by_column, float momentum, float epsilon,          \
                                         int threads) {                                                                               \
         const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};                         \
-        ++*batches;                                                                                                                  \
+        if (batches) ++*batches;                                                                                                     \
         forward<K, TILE>(x, norm_weight, norm_bias, running_mean, running_variance, weights, bias, residual, statistics, sums,       \
                          packed, y, batch, height, width, momentum, epsilon, threads);                                               \
     }                                                                                                                                \

@@ -74,7 +74,8 @@ struct Bfloat16 {
         }
         memcpy(elements, &v, 64);
     }
-    static Vector larger(Vector v, Vector low) { return (Vector)_mm512_max_ps((__m512)v, (__m512)low); }
+    // Where either is NaN the instruction gives the second.
+    static Vector larger(Vector v, Vector low) { return (Vector)_mm512_max_ps((__m512)low, (__m512)v); }
     static Vector add_product(Vector sum, const Element *left, const Element *right) {
         return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(*left), (__m512bh)_mm512_loadu_si512(right));
     }

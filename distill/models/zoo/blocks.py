@@ -60,12 +60,10 @@ def norm_act_conv(
         and trains_alone(norm, x)
         and has_layer(convolution, precision)
         and not is_heard(convolution)
-        and fits(x, convolution.weight, convolution.bias, residual)
+        and fits(x, _vectors(norm), convolution.weight, convolution.bias, residual)
     ):
-        kept = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-        own = (convolution.weight, convolution.bias)
-        rates = (norm.momentum, norm.eps)
-        y = NormConv3x3.apply(x, norm.weight, norm.bias, *kept, *own, residual, *rates)
+        own = (norm.num_batches_tracked, convolution.weight, convolution.bias)
+        y = NormConv3x3.apply(x, *_vectors(norm), *own, residual, norm.momentum, norm.eps)
         return y, None
     return convolution(norm_act(norm, x)), residual
 
@@ -100,6 +98,10 @@ def trains_alone(norm: nn.Module, x: Tensor) -> TypeGuard[Norm]:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]  # torch's stub leaves it out
         and torch._C._functorch.peek_interpreter_stack() is None
     )
+
+
+def _vectors(norm: Norm) -> tuple[Tensor | None, ...]:
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
 
 def _kept(norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
