@@ -94,6 +94,7 @@ class Learner(nn.Module):
         self._frozen: list[Frozen | None] = [None]
         if self.needs("teacher") and teacher is not None:
             self._frozen = [Frozen(teacher, precision)]
+        self._looked_into: list[Frozen | None] = [None]  # made when it is first asked for maps
         self.attacks_end = min((method.early for method in self.methods), default=1.0)
         self.attacks = self.attacks_end < 1  # switched off by the loop at `attacks_end`
         self.network: Network = student.__call__
@@ -282,11 +283,19 @@ class Learner(nn.Module):
             return network(images).float()
 
     def _ask_teacher(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The teacher's answers, its maps and its embedding."""
-        teacher = self.teacher
-        with torch.no_grad(), Taps(teacher, self.teacher_stages) as taps:
-            answers = self._answer(teacher, images)
-        return answers, taps.told_maps, taps.embedding
+        """The teacher's answers, its maps as it computed them, and its embedding."""
+        asked = self._looked_into[0]
+        if asked is None:
+            stages = self.teacher_stages
+            asked = Frozen(self.teacher, self.precision, stages.layers, stages.head)
+            self._looked_into = [asked]
+        with torch.no_grad():
+            return asked.with_features(images)
+
+    def rest_teacher(self) -> None:
+        """Leave the teacher's memory to others, until it is asked again."""
+        self._looked_into = [None]
+        self.teacher.cpu()
 
 
 def _build_parts(methods: list[Method], pair: Pair) -> dict[str, Part]:

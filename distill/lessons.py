@@ -80,7 +80,7 @@ class Lessons:
         self.bank = [part.flatten(0, 1) for part in bank]
         free_cycles(self.device)
         if self.device.type == "cuda" and not learner.needs("teacher"):
-            learner.teacher.cpu()  # it is not asked again, and its memory is wanted
+            learner.rest_teacher()  # it is not asked again, and its memory is wanted
 
     def _hints_fit(self, views: int, quiet: bool) -> bool:
         """Not by how much memory is free: hints that are kept are rounded, and a run that goes on

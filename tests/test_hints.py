@@ -3,12 +3,15 @@ they compare are those of a plain network.
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from distill.learner import Learner
-from distill.models import ModelSpec, build_classifier
+from distill.models import ModelSpec, build_classifier, fusing
+from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.taps import Taps, find_stages
 from distill.update import StudentState, Update
@@ -19,6 +22,7 @@ from synthesis_kernels.backend import kernel_form
 CPU = torch.device("cpu")
 BATCH = 8
 NOTHING = torch.empty(0)
+HEARD = (nn.Conv2d, nn.BatchNorm2d)
 
 
 def network(name):
@@ -85,3 +89,24 @@ def test_somebody_who_does_more_than_listen_is_asked_as_ever():
     assert not taps.maps[1].any() and not torch.allclose(changed, usual)
     handle.remove()
     torch.testing.assert_close(student(images), usual)
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("name", ["wrn-16-1", "convnet-8", "cifar-vgg11", "cifar-resnet18"])
+def test_a_frozen_teacher_tells_what_a_plain_one_does(monkeypatch, name, traced):
+    if not traced:
+        monkeypatch.setattr(fusing._Tracer, "trace", None)
+    teacher = network(name).eval().requires_grad_(False)
+    stages = find_stages(teacher)
+    middle = [name for name, layer in teacher.network.named_modules() if type(layer) in HEARD][2:4]
+    layers = (*stages.layers, *middle)
+    images = images_of(3)
+    frozen = Frozen(teacher, torch.float32, layers, stages.head)
+    for _ in range(2):
+        logits, maps, embedding = frozen.with_features(images)
+    with Taps(teacher, replace(stages, layers=layers)) as taps:
+        torch.testing.assert_close(logits, teacher(images), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(embedding, taps.embedding, rtol=1e-3, atol=1e-3)
+    for ours, exact in zip(maps, taps.told_maps, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-3)
+    assert not any(module._forward_hooks for module in teacher.modules())
