@@ -56,7 +56,7 @@ class Lessons:
 
     def ask_beforehand(self, quiet: bool, folder: Path | None = None) -> None:
         """Keep the teacher's answers and hints for every view, unless so few steps are taken that
-        asking at each is less work.
+        asking at each is less work. A `folder` keeps answers alone: hints are asked for again.
         """
         options = self.options
         learner = self.learner
@@ -73,9 +73,8 @@ class Lessons:
             self.seed,
             learner.precision,
             quiet,
-            folder,
+            None if hints else folder,
             look=learner.ask_for_hints if hints else None,
-            what=str(learner.teacher_stages) if hints else "logits",
         )
         self.bank = [part.flatten(0, 1) for part in bank]
         free_cycles(self.device)

@@ -134,7 +134,8 @@ def test_two_processes_worth_of_ranks_make_what_one_does(teacher, tiny, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("banked", "mixed", "hints"), [(0, 0.0, 0.0), (2, 0.0, 0.0), (2, 0.5, 0.0), (2, 0.5, 20.0)]
+    ("banked", "mixed", "hints"),
+    [(0, 0.0, 0.0), (2, 0.0, 0.0), (2, 0.5, 0.0), (2, 0.0, 20.0), (2, 0.5, 20.0)],
 )
 def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed, hints):
     adversary = replace(tiny.adversary, views_per_image=banked, hints=hints)
@@ -149,6 +150,8 @@ def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed, hints):
     torch.save(state.state_dict(), buffer)
     buffer.seek(0)
     copy.load_state_dict(torch.load(buffer, weights_only=True))
+    assert len(copy.buffer.hints) == (4 if hints else 0)  # asked for again
+    assert all(map(torch.equal, state.buffer.hints, copy.buffer.hints))
     for each in (state, copy):
         for _ in range(2):
             run_call(teacher, each, tiny)

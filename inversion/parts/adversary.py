@@ -216,6 +216,30 @@ def ask_views(
         kept[-1] = 0
 
 
+def ask_hints_again(
+    buffer: ReplayBuffer, learner: Learner, options: SynthesisOptions, seed: int
+) -> None:
+    """Fill the hints of a buffer that was restored: saved states hold none. They are asked for as
+    many at once as at first, so that they come out the same.
+    """
+    answered = buffer.filled & ~buffer.is_held_out
+    own = torch.arange(len(answered), device=answered.device)
+    slots = torch.where(answered, own, buffer.capacity)
+    padding = -len(slots) % options.batch
+    slots = torch.cat([slots, slots.new_full((padding,), buffer.capacity)])
+    for part in slots.split(options.batch):
+        for view in range(options.adversary.views_per_image):
+            if mixes(options):
+                seen = to_input(buffer.seen[part, view])
+            else:
+                which = torch.full_like(part, view)
+                seen = view_of(buffer, buffer.images, part, which, options, seed)
+            for kept, new in zip(buffer.hints, learner.ask_for_hints(seen)[1:], strict=True):
+                kept[part, view] = new
+    for kept in buffer.hints:
+        kept[-1] = 0
+
+
 def view_of(
     buffer: ReplayBuffer,
     pool: Tensor,

@@ -28,7 +28,7 @@ STORED = (
     "answers",
     "seen",
 )
-"""The tensors that are a buffer's state, beside its hints."""
+"""The tensors that are a buffer's state. Its hints are not: they can be asked for again."""
 
 
 class ReplayBuffer:
@@ -231,15 +231,13 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """Every stored tensor."""
-        return {name: getattr(self, name) for name in STORED} | {"hints": self.hints}
+        return {name: getattr(self, name) for name in STORED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; hints are left to whoever can ask for them."""
         for name in STORED:
             getattr(self, name).copy_(state[name])
         self._held = None
-        for own, saved in zip(self.hints, state["hints"], strict=True):
-            own.copy_(saved)
 
 
 class GrowingPool(ReplayBuffer):

@@ -135,7 +135,7 @@ class Matching:
         size = sum(hints.nbytes for hints in self.state.buffer.hints)
         if self.state.staged:
             size *= 2
-        return f"hints of the buffer: {size / 2**30:.1f} GiB, and as much in saved states"
+        return f"hints of the buffer: {size / 2**30:.1f} GiB of memory"
 
     def step(self) -> StepResult:
         """One call."""
