@@ -103,19 +103,21 @@ class DrawStep:
         state.optimiser.set_share(share)
         device = self.pool.device
         number = torch.full((), step, device=device)
+        call = torch.full((), self.state.call, device=device)
         progress = torch.full((), min(step / total, 1.0), device=device)
-        (agreement,) = self._run(number, progress)
+        (agreement,) = self._run(number, progress, call)
         # A replay does not count.
         state.step = step + 1
         return agreement
 
-    def _learn(self, number: Tensor, progress: Tensor) -> tuple[Tensor]:  # (), () -> ()
+    # (), (), () -> ()
+    def _learn(self, number: Tensor, progress: Tensor, call: Tensor) -> tuple[Tensor]:
         state = self.state
         buffer = state.buffer
         options = self.options
         run = options.adversary
         drawn, weights = draw_batch(
-            buffer, run.batch, options.replay, progress, state.random, state.policy, state.call
+            buffer, run.batch, options.replay, progress, state.random, state.policy, call
         )
         hints: list[Tensor] = []
         if run.views_per_image:
