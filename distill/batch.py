@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.taps import Stages, Taps
+from distill.tasks.places import decide, label_rows
 
 Network = Callable[[Tensor], Tensor]
 
@@ -71,8 +72,10 @@ class Batch:
     """(B, K, *places), the student's."""
     answers: Tensor
     """(B, K, *places), the teacher's logits; empty where it is not asked."""
-    labels: Tensor
-    """(B, K, *places), probabilities."""
+    given_labels: Tensor
+    """(B, K, *places), the data's, as probabilities; empty where the teacher's decisions are the
+    labels.
+    """
     share: Tensor
     """(), the part of the training that is over."""
     draws: Tensor
@@ -87,23 +90,50 @@ class Batch:
     """Whether methods that leave something out late in the training still do all."""
 
     looks: Taps
-    """The student's pass; what it gives is cast to float32 afresh each time it is asked."""
+    """The student's pass."""
     taps: Mapping[str, Taps]
     """The student's maps that a part of this name listens to."""
     kept: Sequence[Tensor] = ()
     """What was kept of the teacher's features, where the lesson brought it."""
-    maps: Sequence[Tensor] = ()
-    """The student's maps, (B, C, H, W) each in float32, shared by the methods that compare them."""
-    prepared: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
-    """What the parts made of the student's maps."""
-    teacher_maps: Sequence[Tensor] = ()
-    """The teacher's."""
+    told_maps: Sequence[Tensor] = ()
+    """The teacher's maps, (B, C, H, W) each, as it computed them."""
     teacher_embedding: Tensor = field(default_factory=lambda: torch.empty(0))
     """(B, E), what the teacher's last linear layer read; empty where no method compares it."""
     frozen: Frozen | None = None
     """The teacher, to be asked for other images; its gradients reach the images. None where no
     method needs that.
     """
+
+    # What follows is made when a method first asks for it, and shared.
+
+    @cached_property
+    def labels(self) -> Tensor:  # (B, K, *places)
+        """Probabilities: the data's labels, or the teacher's decisions."""
+        if self.given_labels.numel():
+            return self.given_labels
+        if self.options.label_temperature:
+            return (self.answers / self.options.label_temperature).softmax(1)
+        return label_rows(decide(self.answers), self.answers.shape[1])
+
+    @cached_property
+    def maps(self) -> list[Tensor]:  # of (B, C, H, W), float32
+        """The student's maps."""
+        return self.looks.maps
+
+    @cached_property
+    def teacher_maps(self) -> list[Tensor]:  # of (B, C, H, W), float32
+        """The teacher's."""
+        return [each.float() for each in self.told_maps]
+
+    @cached_property
+    def prepared(self) -> dict[str, list[Tensor]]:
+        """What the parts make of the student's maps."""
+        return {name: part.prepare(self.maps) for name, part in self.parts.items()}
+
+
+def weighted(weight: float, term: Tensor) -> Tensor:
+    """The term times its weight; with a weight of 1 no operation."""
+    return term if weight == 1 else weight * term
 
 
 def add_up(terms: Iterable[Tensor]) -> Tensor:

@@ -14,14 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Network, Pair, Part, add_up
+from distill.batch import Batch, Network, Pair, Part, add_up, weighted
 from distill.methods import LABELS, Method, Need, find_method, find_methods
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions, check_loss
 from distill.shadows import Shadows
 from distill.taps import Stages, Taps, find_stages
-from distill.tasks.places import decide, label_rows
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.errors import EchosetError
@@ -95,6 +94,7 @@ class Learner(nn.Module):
         self._frozen: list[Frozen | None] = [None]
         if self.needs("teacher") and teacher is not None:
             self._frozen = [Frozen(teacher, precision)]
+        self._looked_into: list[Frozen | None] = [None]  # made when it is first asked for maps
         self.attacks_end = min((method.early for method in self.methods), default=1.0)
         self.attacks = self.attacks_end < 1  # switched off by the loop at `attacks_end`
         self.network: Network = student.__call__
@@ -231,9 +231,7 @@ class Learner(nn.Module):
         features: dict[str, Any] = {"kept": hints}
         if self.on_features and not hints:
             answers, teacher_maps, embedding = self._ask_teacher(images)
-            features = self._features(looks, teacher_maps, embedding)
-        if not labels.numel():
-            labels = self._decisions(answers)
+            features = {"told_maps": teacher_maps, "teacher_embedding": embedding}
         batch = Batch(
             options=self.options,
             parts=self._parts,
@@ -243,7 +241,7 @@ class Learner(nn.Module):
             images=images,
             logits=logits,
             answers=answers,
-            labels=labels,
+            given_labels=labels,
             share=share,
             draws=draws,
             importance=importance,
@@ -254,7 +252,9 @@ class Learner(nn.Module):
             frozen=self._frozen[0],
             **features,
         )
-        loss = add_up(self.weights[method.name] * method.loss(batch) for method in self.methods)
+        loss = add_up(
+            weighted(self.weights[method.name], method.loss(batch)) for method in self.methods
+        )
         if not answers.numel():
             # Labels as logits: what follows compares decisions and divergences.
             answers = labels.clamp_min(1e-9).log()
@@ -277,34 +277,25 @@ class Learner(nn.Module):
             logits = self._answer(self.network, images)
         return logits, looks, taps
 
-    def _features(
-        self, looks: Taps, teacher_maps: list[Tensor], embedding: Tensor
-    ) -> dict[str, Any]:
-        """What the methods compare, where the teacher was asked just now."""
-        maps = looks.maps
-        return {
-            "maps": maps,
-            "prepared": {name: part.prepare(maps) for name, part in self._parts.items()},
-            "teacher_maps": teacher_maps,
-            "teacher_embedding": embedding,
-        }
-
     # (B, C, H, W) -> (B, K, *places) float32
     def _answer(self, network: Network, images: Tensor) -> Tensor:
         with forward_pass(images.device, self.precision):
             return network(images).float()
 
-    def _decisions(self, answers: Tensor) -> Tensor:  # (B, K, *places), the same
-        if self.options.label_temperature:
-            return (answers / self.options.label_temperature).softmax(1)
-        return label_rows(decide(answers), answers.shape[1])
-
     def _ask_teacher(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The teacher's answers, its maps and its embedding."""
-        teacher = self.teacher
-        with torch.no_grad(), Taps(teacher, self.teacher_stages) as taps:
-            answers = self._answer(teacher, images)
-        return answers, taps.maps, taps.embedding
+        """The teacher's answers, its maps as it computed them, and its embedding."""
+        asked = self._looked_into[0]
+        if asked is None:
+            stages = self.teacher_stages
+            asked = Frozen(self.teacher, self.precision, stages.layers, stages.head)
+            self._looked_into = [asked]
+        with torch.no_grad():
+            return asked.with_features(images)
+
+    def rest_teacher(self) -> None:
+        """Leave the teacher's memory to others, until it is asked again."""
+        self._looked_into = [None]
+        self.teacher.cpu()
 
 
 def _build_parts(methods: list[Method], pair: Pair) -> dict[str, Part]:

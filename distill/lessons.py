@@ -56,7 +56,7 @@ class Lessons:
 
     def ask_beforehand(self, quiet: bool, folder: Path | None = None) -> None:
         """Keep the teacher's answers and hints for every view, unless so few steps are taken that
-        asking at each is less work.
+        asking at each is less work. A `folder` keeps answers alone: hints are asked for again.
         """
         options = self.options
         learner = self.learner
@@ -73,14 +73,13 @@ class Lessons:
             self.seed,
             learner.precision,
             quiet,
-            folder,
+            None if hints else folder,
             look=learner.ask_for_hints if hints else None,
-            what=str(learner.teacher_stages) if hints else "logits",
         )
         self.bank = [part.flatten(0, 1) for part in bank]
         free_cycles(self.device)
         if self.device.type == "cuda" and not learner.needs("teacher"):
-            learner.teacher.cpu()  # it is not asked again, and its memory is wanted
+            learner.rest_teacher()  # it is not asked again, and its memory is wanted
 
     def _hints_fit(self, views: int, quiet: bool) -> bool:
         """Not by how much memory is free: hints that are kept are rounded, and a run that goes on

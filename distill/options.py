@@ -143,8 +143,8 @@ class DistillOptions:
     view and a new answer at every step.
     """
     hints_gib: float = 4.0
-    """GiB of hints that are kept with these answers at most, on the device and until the student is
-    saved on disk. Where there would be more, the teacher is asked at every step, which is slower.
+    """GiB of hints that are kept with these answers at most, on the device; a run that goes on asks
+    for them again. Where there would be more, the teacher is asked at every step, which is slower.
     """
     views: ViewOptions = ViewOptions(cutmix=0.5)
     """What the student sees of an image."""

@@ -193,15 +193,21 @@ class Taps:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             self._maps[name] = output
 
+        hook.only_listens = True  # type: ignore[attr-defined]  # see `zoo.blocks.Listener`
         return hook
 
     def _keep_embedding(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._embedding = inputs[0]
 
     @property
+    def told_maps(self) -> list[Tensor]:  # of (B, C, H, W)
+        """One map a stage, from the latest pass, as the network computed it."""
+        return [self._maps[name] for name in self.stages.layers]
+
+    @property
     def maps(self) -> list[Tensor]:  # of (B, C, H, W), float32
-        """One map a stage, from the latest pass."""
-        return [self._maps[name].float() for name in self.stages.layers]
+        """The same; in a network of another type a copy each time it is asked."""
+        return [each.float() for each in self.told_maps]
 
     @property
     def embedding(self) -> Tensor:  # (B, D), float32

@@ -69,18 +69,18 @@ def bank_answers(
     quiet: bool = False,
     folder: Path | None = None,
     look: Look | None = None,
-    what: str = "logits",
 ) -> list[Tensor]:  # of (N, V, …)
     """The teacher's logits for views 0 … V−1 of every image, or all that `look` gives for a batch
-    of views: `what` names it.
+    of views.
 
     The views themselves need no storing: `make_views` repeats them. In a `folder` the answers are
-    kept while they are asked for, and a run that was stopped goes on where it was.
+    kept while they are asked for, and a run that was stopped goes on where it was, by the same
+    `look`.
     """
     bank = _Bank(pool, per_image)
     save = None
     if folder is not None:
-        key = _bank_key(teacher, pool, per_image, options, seed, precision, what)
+        key = _bank_key(teacher, pool, per_image, options, seed, precision)
         bank.restore(folder, key)
         save = partial(bank.save, folder, key)
     if look is None:
@@ -104,14 +104,13 @@ def _bank_key(
     options: ViewOptions,
     seed: int,
     precision: torch.dtype,
-    what: str,
 ) -> str:
     """All that the answers depend on, as a hash: a bank is continued only where it is the same."""
     device = pool.device
     question = [teacher.weight_hash(), teacher.contract, content_hash(pool, None)]
     settings = [per_image, asdict(options), seed, CHUNK]
     machine = [device.type, str(precision), name_form(device)]
-    return sha256(json.dumps([*question, *settings, *machine, what]).encode()).hexdigest()
+    return sha256(json.dumps([*question, *settings, *machine]).encode()).hexdigest()
 
 
 def _look_at_logits(teacher: Classifier, precision: torch.dtype) -> Look:

@@ -17,12 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from synthesis_kernels import native
 from synthesis_kernels.bn_match import Moments
-<<<<<<< HEAD
 from synthesis_kernels.conv3x3 import MOST_WEIGHTS, packed_room
-=======
-from synthesis_kernels.conv3x3 import packed_room
 from synthesis_kernels.errors import EchosetError
->>>>>>> w-tests
 
 
 @dataclass(frozen=True)
@@ -75,16 +71,12 @@ def frozen_conv3x3(
     who need it beside: what they say of it is then added on the way back. Differentiable in x and
     residual.
     """
-<<<<<<< HEAD
-    return _Frozen.apply(x, residual, weight, bias, norm, packed or Packed())
-=======
     if norm is not None and len(norm.scale) != x.shape[1]:
         raise EchosetError(f"a BatchNorm of {len(norm.scale)} channels was given {x.shape[1]}")
     if norm is not None and norm.moments is not None and len(x) % norm.moments.groups:
         groups = norm.moments.groups
         raise EchosetError(f"a batch of {len(x)} is no {groups} groups of equal size")
-    return _Frozen.apply(x, residual, weight, bias, norm)
->>>>>>> w-tests
+    return _Frozen.apply(x, residual, weight, bias, norm, packed or Packed())
 
 
 class _Frozen(torch.autograd.Function):
@@ -105,17 +97,11 @@ class _Frozen(torch.autograd.Function):
         out = torch.empty(*rows.shape[:3], len(weight), dtype=rows.dtype)
         vectors, relu, moments, start = _parts(norm)
         sums = None if moments is None else native.Memory(moments.sums[..., start:])
-<<<<<<< HEAD
         room, packs = packed.find(rows, weight, False)
         sizes = (*rows.shape, len(weight), *weight.stride(), False, relu, packs, *_place(moments))
-        given = (rows, *vectors, sums, native.Memory(weight), bias, added, room, out)
+        given = (rows, *vectors, sums, native.Memory(weight), at_end, added, room, out)
         native.call("conv3x3", rows.dtype, *given, *sizes)
         ctx.packed = packed
-=======
-        sizes = (*rows.shape, len(weight), *weight.stride(), False, relu, *_place(moments))
-        given = (rows, *vectors, sums, native.Memory(weight), at_end, added)
-        native.call("conv3x3", rows.dtype, *given, packed_room(rows, weight), out, *sizes)
->>>>>>> w-tests
         ctx.save_for_backward(weight, *([rows] if norm else []))
         ctx.norm = norm
         ctx.shape = rows.shape

@@ -40,8 +40,7 @@ from inversion import (
 )
 from inversion.options import ReplayOptions
 from inversion.parts.adversary import DrawStep, adversary_steps
-from inversion.parts.call import generator_call
-from inversion.parts.call import store as _store
+from inversion.parts.call import Store, generator_call
 from inversion.parts.inner import InnerLoop
 from inversion.parts.matching import Matching
 from inversion.parts.state import SynthesisState
@@ -93,13 +92,14 @@ class Loop:
             precision,
             learner=self.state.learner,
         )
+        self.store = Store(self.frozen, self.state, self.options, precision, step)
         self.learn = DrawStep(train, self.frozen, self.state, self.options, precision, step)
 
     def call(self):
         images, logits, rank, figures = generator_call(
             self.inner, self.teacher, self.state, self.options
         )
-        _store(self.state, self.frozen, images, logits, rank, self.options, self.precision)
+        self.store(images, logits, rank)
         figures |= adversary_steps(self.learn)
         self.state.call += 1
         return figures

@@ -36,7 +36,7 @@ from distill.optimisers import make_optimiser
 from distill.options import ViewOptions
 from distill.runtime import Runtime
 from distill.taps import Taps, find_stages
-from distill.train import _job_key, _Judge, distill
+from distill.train import _job_key, _Judge, _Training, distill
 from distill.views import to_input
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
@@ -801,18 +801,34 @@ def test_hints_of_large_images_are_made_small_part_by_part(teacher, monkeypatch)
     assert [hint.shape[1:] for hint in hints] == [(16, 7, 7), (32, 7, 7), (32, 1, 1)]
 
 
-def test_hints_of_other_layers_are_not_taken_for_these(teacher, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.loop.Every.__call__", lambda every: True)
-    options, hashes = replace(SHORT, steps=20, loss={"hinton": 1.0, "hints": 1.0}), []
-    for layers in ((), (find_stages(teacher).layers[-1],), ()):
-        (tmp_path / "student.state").unlink(missing_ok=True)
-        hashes.append(
-            run(
-                teacher, data, replace(options, teacher_layers=layers), folder=tmp_path
-            ).student.weight_hash()
-        )
-    assert hashes[0] == hashes[2] != hashes[1]
-    assert len({path.name.split("-")[1] for path in tmp_path.glob("answers-*.state")}) == 2
+def test_a_run_with_hints_that_was_killed_asks_for_them_again(teacher, data, tmp_path, monkeypatch):
+    """No file holds them, and the student is the one that would have been."""
+    options = replace(SHORT, steps=20, loss={"hinton": 1.0, "hints": 1.0})
+    whole = run(teacher, data, options).student.weight_hash()
+    asked = []
+    ask = Learner.ask_for_hints
+    monkeypatch.setattr(
+        Learner, "ask_for_hints", lambda *given: asked.append(len(given[1])) or ask(*given)
+    )
+
+    class Killed(Exception):
+        pass
+
+    def step(training):
+        if training.state.step == 10:
+            training._save(1.0)
+            raise Killed
+        return usual(training)
+
+    usual = _Training._step
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(_Training, "_step", step)
+        run(teacher, data, options, folder=tmp_path)
+    assert [path.name for path in tmp_path.glob("*.state")] == ["student.state"]
+    first = list(asked)
+    asked.clear()
+    assert run(teacher, data, options, folder=tmp_path).student.weight_hash() == whole
+    assert sum(first) > len(data) and asked == first
 
 
 @pytest.mark.parametrize("patience", [0, 3])

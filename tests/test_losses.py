@@ -16,11 +16,11 @@ from distill.methods.ensemble import ensemble_loss, gated, ramp
 from distill.methods.fitnet import fitnet_loss
 from distill.methods.fsp import fsp_loss
 from distill.methods.hinton import hinton_loss
-from distill.methods.hints import hint_loss
+from distill.methods.hints import hint_loss, hint_loss_reference, mean_hint_loss
 from distill.methods.mse import logit_loss
 from distill.methods.mutual import mutual_loss
 from distill.methods.relational import angle_loss, distance_loss, relational_loss
-from distill.methods.shapes import same_side
+from distill.methods.shapes import averaged, averaged_reference, same_side
 from distill.methods.similarity import similarity_loss
 
 few = settings(max_examples=20)
@@ -262,6 +262,45 @@ def test_a_layer_that_never_changes_gives_no_hints():
     for constant in (0.0, 1.0, 1e6):
         loss = hint_loss(student, torch.full((3, 2, 4, 4), constant, dtype=torch.double))
         assert loss == 0 and torch.autograd.grad(loss, student)[0].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hints_of_all_layers_at_once_are_those_of_each(dtype):
+    """Whatever type the teacher's maps are stored in, and whatever their shapes."""
+    shapes = [(3, 4, 8, 8), (3, 7, 2, 3), (3, 5, 1, 1)]
+    students = [one.float().requires_grad_() for one in normal(5, *shapes)]
+    teachers = [one.to(dtype) for one in normal(6, (3, 4, 8, 8), (3, 7, 4, 6), (3, 5, 1, 1))]
+    teachers[2] += 300.0
+    pairs = list(zip(students, teachers, strict=True))
+    ours = mean_hint_loss(pairs)
+    exact = sum(hint_loss_reference(one, other.float()) for one, other in pairs) / 3
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=0)
+    found = torch.autograd.grad(3 * ours, students)
+    for one, other in zip(found, torch.autograd.grad(3 * exact, students), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)
+
+
+def test_the_gradient_of_hints_is_that_of_finite_differences():
+    students = [one.requires_grad_() for one in normal(7, (2, 3, 4, 4), (2, 2, 1, 1))]
+    teachers = normal(8, (2, 3, 4, 4), (2, 2, 2, 2))
+    loss = lambda *maps: mean_hint_loss(list(zip(maps, teachers, strict=True)))  # noqa: E731
+    assert torch.autograd.gradcheck(loss, students)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("side", [(4, 4), (8, 3), (2, 1), (1, 6), (3, 5)])
+def test_maps_are_averaged_as_by_definition(dtype, layout, side):
+    maps = normal(9, (2, 3, 8, 6))
+    maps = maps.to(dtype).contiguous(memory_format=layout).requires_grad_()
+    ours, exact = averaged(maps, *side), averaged_reference(maps, *side)
+    assert ours.dtype is torch.float32
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
+    weights = torch.rand(ours.shape)
+    found, expected = (torch.autograd.grad((y * weights).sum(), maps)[0] for y in (ours, exact))
+    assert found.dtype is dtype
+    near = 1e-5 if dtype is torch.float32 else 1e-2
+    torch.testing.assert_close(found, expected, rtol=near, atol=1e-6)
 
 
 @pytest.mark.parametrize("shapes", MAPS)

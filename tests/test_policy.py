@@ -117,7 +117,7 @@ def test_one_pair_of_calls_by_hand():
     policy, random = Policy("cpu", rate=0.5), torch.Generator().manual_seed(0)
     start = policy.theta.clone()
     policy.begin(random)
-    first = policy.action
+    first = policy.action.clone()
     policy.learn(torch.tensor(0.3))
     policy.begin(random)
     assert torch.allclose(policy.action - start, start - first)  # the mirror image

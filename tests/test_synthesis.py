@@ -45,8 +45,7 @@ from inversion.parts.adversary import DrawStep, adversary_steps
 from inversion.parts.adversary import ask_held_out as _ask_held_out
 from inversion.parts.adversary import view_of as _view
 from inversion.parts.buffer import ReplayBuffer
-from inversion.parts.call import draw_classes, generator_call
-from inversion.parts.call import store as _store
+from inversion.parts.call import Store, draw_classes, generator_call
 from inversion.parts.generator import Generator
 from inversion.parts.inner import InnerLoop
 from inversion.parts.sampling import record_visit
@@ -134,7 +133,8 @@ def test_two_processes_worth_of_ranks_make_what_one_does(teacher, tiny, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("banked", "mixed", "hints"), [(0, 0.0, 0.0), (2, 0.0, 0.0), (2, 0.5, 0.0), (2, 0.5, 20.0)]
+    ("banked", "mixed", "hints"),
+    [(0, 0.0, 0.0), (2, 0.0, 0.0), (2, 0.5, 0.0), (2, 0.0, 20.0), (2, 0.5, 20.0)],
 )
 def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed, hints):
     adversary = replace(tiny.adversary, views_per_image=banked, hints=hints)
@@ -149,6 +149,8 @@ def test_state_restores_to_the_same_future(teacher, tiny, banked, mixed, hints):
     torch.save(state.state_dict(), buffer)
     buffer.seek(0)
     copy.load_state_dict(torch.load(buffer, weights_only=True))
+    assert len(copy.buffer.hints) == (4 if hints else 0)  # asked for again
+    assert all(map(torch.equal, state.buffer.hints, copy.buffer.hints))
     for each in (state, copy):
         for _ in range(2):
             run_call(teacher, each, tiny)
@@ -174,7 +176,7 @@ def run_call(teacher, state, options, step="eager"):
     student, capacity = state.adversary.student, state.buffer.capacity
     inner = InnerLoop(frozen, state.generator, student, options, capacity, torch.float32, 0, step)
     images, logits, rank, _ = generator_call(inner, teacher, state, options)
-    _store(state, frozen, images, logits, rank, options, torch.float32)
+    Store(frozen, state, options, torch.float32)(images, logits, rank)
     train = StudentStep(
         state.adversary, options.adversary.temperature, torch.float32, learner=state.learner
     )
@@ -538,7 +540,7 @@ MIXED = pytest.mark.parametrize("mixed", [{"cutmix": 1.0}, {"mixup": 1.0}], ids=
 def store(state, frozen, options, images):
     """Offer images, each decided for one class after the other."""
     logits = 9 * torch.eye(10)[torch.arange(len(images)) % 10]
-    _store(state, frozen, images, logits, torch.zeros(len(images)), options, torch.float32)
+    Store(frozen, state, options, torch.float32)(images, logits, torch.zeros(len(images)))
 
 
 def lessons(teacher, options, calls, count, brightest=256):
@@ -728,7 +730,7 @@ def test_partial_refresh_against_replacing_everything(teacher, tiny):
         )
         for state.call in range(1, 9):
             before = state.buffer.round[:-1].clone()
-            _store(state, frozen, images, logits, torch.zeros(batch), options, torch.float32)
+            Store(frozen, state, options, torch.float32)(images, logits, torch.zeros(batch))
             changes.append(int((state.buffer.round[:-1] != before).sum()))
         assert state.buffer.counts().tolist() == [3] * 10
         return changes
@@ -1116,7 +1118,7 @@ def test_what_a_generator_call_asks_for_and_tells(teacher, tiny, monkeypatch):
         hit = (logits.argmax(1) == wanted).float().mean()
         means = {"classes": found.wrong_class.mean(), "adversary": found.fooling.mean()}
         assert_equal(figures, {"bn": found.bn, "alike": found.alike, "hit": hit} | means)
-        _store(state, frozen, images, logits, rank, options, torch.float32)
+        Store(frozen, state, options, torch.float32)(images, logits, rank)
 
 
 def test_what_waits_to_replace_everything_says_what_is_lacking(teacher, tiny, monkeypatch):

@@ -13,7 +13,7 @@ from distill.methods import Method
 from distill.methods.copies import build_like
 from distill.models import Classifier
 from distill.taps import Stages, find_stages
-from synthesis_kernels.divergence import divergence
+from synthesis_kernels.divergence import mean_divergence
 from synthesis_kernels.errors import EchosetError
 
 TEMPERATURE = 3.0
@@ -28,7 +28,7 @@ def gated(branches: list[Tensor], gates: Tensor) -> Tensor:  # n of (B, K), (B, 
 def ensemble_loss(branches: list[Tensor], ensemble: Tensor) -> Tensor:
     """T²·Σᵢ KL(ensemble ‖ branchᵢ), T = 3; the ensemble itself learns from labels alone."""
     target = ensemble.detach()
-    return add_up(divergence(target, logits, TEMPERATURE).mean() for logits in branches)
+    return add_up(mean_divergence(target, logits, TEMPERATURE) for logits in branches)
 
 
 def ramp(share: Tensor) -> Tensor:  # part of the training that is over

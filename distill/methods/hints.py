@@ -5,25 +5,30 @@ features a student can't tell.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from distill.batch import Batch, Pair, Part, add_up
+from distill.batch import Batch, Pair, Part
 from distill.methods import Method
-from distill.methods.shapes import same_side
+from distill.methods.shapes import averaged, same_side
 from distill.models import Classifier
 from distill.taps import Stages
 
+LEAST = 1e-10
+"""A layer's variance in its mean square, below which it counts as the same everywhere."""
 
-def hint_loss(
+
+def hint_loss_reference(
     student: Tensor,  # (B, C, h, w), after an adapter
     teacher: Tensor,  # (B, C, H, W)
 ) -> Tensor:
-    """Σ(A_S − A_T)² / Σ(A_T − Ā_T)², Ā_T each channel's mean: the share of the teacher's variance
-    that is left unexplained.
+    """Definition: Σ(A_S − A_T)² / Σ(A_T − Ā_T)², Ā_T each channel's mean: the share of the
+    teacher's variance that is left unexplained.
 
     1 for a student that knows the means alone, whatever the layer, the network and its units.
     """
@@ -31,8 +36,73 @@ def hint_loss(
     spread = (teacher - teacher.mean((0, 2, 3), keepdim=True)).square().mean()
     # A layer that is the same everywhere has nothing to tell, and to divide by next to nothing
     # would blow up the gradient.
-    live = spread > 1e-10 * teacher.square().mean()
+    live = spread > LEAST * teacher.square().mean()
     return F.mse_loss(student, teacher) / torch.where(live, spread, torch.inf)
+
+
+def hint_loss(
+    student: Tensor,  # (B, C, h, w), after an adapter
+    teacher: Tensor,  # (B, C, H, W)
+) -> Tensor:
+    """The same in few passes; differentiable in the student's map, and not in the teacher's, which
+    may be of a narrower type.
+    """
+    return mean_hint_loss([(student, teacher)])
+
+
+def mean_hint_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Its mean over several pairs."""
+    students, teachers = zip(*(same_side(*pair) for pair in pairs), strict=True)
+    return _Unexplained.apply(len(pairs), *students, *teachers)
+
+
+class _Unexplained(torch.autograd.Function):
+    """Sums of squares layer by layer; what is one number a layer or a channel goes together."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *maps: Tensor) -> Tensor:
+        differences: list[Tensor] = []
+        norms: list[Tensor] = []
+        variances: list[Tensor] = []
+        means: list[Tensor] = []
+        for student, teacher in zip(maps[:count], maps[count:], strict=True):
+            wide = torch.promote_types(student.dtype, torch.float32)
+            variance, mean = torch.var_mean(teacher.to(wide), (0, 2, 3), correction=0)
+            differences.append(student.to(wide) - teacher)
+            norms.append(torch.linalg.vector_norm(differences[-1]))
+            variances.append(variance)
+            means.append(mean)
+        sizes = tuple((one.shape[1], one.numel()) for one in differences)
+        sums = _sums(sizes, norms[0].dtype, norms[0].device)
+        spread = sums @ torch.cat(variances)
+        about_zero = sums @ torch.cat(means).square()
+        spread = spread.masked_fill(spread <= LEAST * about_zero, torch.inf)
+        norm = torch.stack(norms)
+        ctx.save_for_backward(spread, *differences)
+        ctx.dtypes = [student.dtype for student in maps[:count]]
+        return norm.dot(norm / spread)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        spread, *differences = ctx.saved_tensors
+        scales = (2 * grad / spread).unbind()
+        layers = zip(differences, scales, ctx.dtypes, strict=True)
+        gradients = [(difference * scale).to(dtype) for difference, scale, dtype in layers]
+        return None, *gradients, *[None] * len(differences)
+
+
+@cache
+def _sums(
+    sizes: tuple[tuple[int, int], ...],  # of each layer: channels, and numbers in its maps
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:  # (L, ΣC)
+    """What a vector of all layers' channels is multiplied by: each layer's mean, times its numbers
+    and the count of layers.
+    """
+    rows = [torch.full((1, channels), numbers / channels) for channels, numbers in sizes]
+    return (torch.block_diag(*rows) * len(sizes)).to(device, dtype)
 
 
 class HintReaders(Part):
@@ -57,9 +127,7 @@ class HintReaders(Part):
         return [*small, embedding[:, :, None, None]]
 
     def _averaged(self, maps: Tensor) -> Tensor:
-        if maps.shape[2] > self.side:
-            return F.adaptive_avg_pool2d(maps, self.side)
-        return maps
+        return averaged(maps, self.side, self.side) if maps.shape[2] > self.side else maps
 
 
 def _reader(own: int, given: int) -> nn.Conv2d:
@@ -86,13 +154,13 @@ def _widths(classifier: Classifier, stages: Stages) -> tuple[int, ...]:
 def _loss(batch: Batch) -> Tensor:
     """The mean over all stages and the embedding."""
     readers = cast(HintReaders, batch.parts["HintReaders"])
-    given = batch.kept or readers.keep(batch.teacher_maps, batch.teacher_embedding)
-    own = readers.keep(batch.looks.maps, batch.looks.embedding)
-    shares = [
-        hint_loss(read(student), teacher.float())
+    given = batch.kept or readers.keep(batch.told_maps, batch.teacher_embedding)
+    own = readers.keep(batch.looks.told_maps, batch.looks.embedding)
+    pairs = [
+        (read(student.float()), teacher)
         for read, student, teacher in zip(readers.layers, own, given, strict=True)
     ]
-    return add_up(shares) / len(shares)
+    return mean_hint_loss(pairs)
 
 
 HINTS = Method("hints", 20.0, frozenset({"maps", "embedding"}), _loss, HintReaders, keeps=True)

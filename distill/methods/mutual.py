@@ -8,21 +8,22 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from distill.batch import Batch, Pair, Part, add_up
+from distill.batch import Batch, Pair, Part, add_up, weighted
 from distill.methods import Method
 from distill.methods.copies import build_like
-from synthesis_kernels.divergence import divergence
+from synthesis_kernels.divergence import mean_divergence
 
 
 def mutual_loss(logits: list[Tensor]) -> Tensor:  # n of (B, K, *places)
     """Σᵢ mean over j ≠ i of KL(p_j ‖ p_i), T = 1; each peer takes the others' answers as given."""
     pairs = [
-        divergence(other.detach(), one, 1.0).mean()
+        mean_divergence(other.detach(), one)
         for one in logits
         for other in logits
         if other is not one
     ]
-    return add_up(pairs) / (len(logits) - 1)
+    others = len(logits) - 1
+    return weighted(1 / others, add_up(pairs))
 
 
 class Peers(Part):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,13 +16,44 @@ def same_side(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:  # (B, C, h, w
     """The two maps, the larger one averaged down to the smaller one's height and width."""
     height = min(one.shape[2], two.shape[2])
     width = min(one.shape[3], two.shape[3])
-    return _averaged(one, height, width), _averaged(two, height, width)
+    return averaged(one, height, width), averaged(two, height, width)
 
 
-def _averaged(maps: Tensor, height: int, width: int) -> Tensor:
+def averaged_reference(maps: Tensor, height: int, width: int) -> Tensor:  # (B, C, H, W)
+    """Definition: the mean over each part of a map, where the parts are as even as can be."""
+    return F.adaptive_avg_pool2d(maps.to(_wide(maps)), (height, width))
+
+
+def averaged(maps: Tensor, height: int, width: int) -> Tensor:  # (B, C, H, W)
+    """The same in float32 or better, without a copy of the maps in that type; maps of this size
+    come back as they are.
+    """
     if maps.shape[2:] == (height, width):
         return maps
-    return F.adaptive_avg_pool2d(maps, (height, width))
+    if maps.shape[2] % height or maps.shape[3] % width:
+        return averaged_reference(maps, height, width)
+    return _Averaged.apply(maps, maps.shape[2] // height, maps.shape[3] // width)
+
+
+class _Averaged(torch.autograd.Function):
+    """The mean of each rectangle of this height and width: one pass each way."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, height: int, width: int) -> Tensor:
+        ctx.size = (height, width)
+        ctx.dtype = maps.dtype
+        parts = maps.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        return parts.mean((3, 5), dtype=_wide(maps))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        height, width = ctx.size
+        even = (grad / (height * width)).to(ctx.dtype)
+        return F.interpolate(even, scale_factor=(height, width)), None, None
+
+
+def _wide(maps: Tensor) -> torch.dtype:
+    return torch.promote_types(maps.dtype, torch.float32)
 
 
 class Projections(Part):

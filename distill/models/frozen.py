@@ -5,7 +5,7 @@ BatchNorm moments.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TypeGuard
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.models.classifier import Classifier
-from distill.models.fusing import fuse
+from distill.models.fusing import Ear, fuse
 from distill.models.joining import Joined, Tap, join_convolutions
 from synthesis_kernels import strided_conv3x3
 from synthesis_kernels.backend import forward_pass
@@ -62,7 +62,14 @@ class Frozen(nn.Module):
     what changed in it.
     """
 
-    def __init__(self, original: Classifier, precision: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        original: Classifier,
+        precision: torch.dtype = torch.float32,
+        layers: Sequence[str] = (),
+        head: str | None = None,
+    ) -> None:
+        """`layers` and `head`, the last linear one, are those that `with_features` tells of."""
         super().__init__()
         self.precision = precision
         # Not submodules: the original is not ours to move, save or train.
@@ -77,7 +84,11 @@ class Frozen(nn.Module):
             self._channels += len(layer.running_mean)
         network = classifier.network
         _replace(network, {id(network.get_submodule(name)): t for name, t in self._taps.items()})
-        network = fuse(network, partial(join_convolutions, precision=precision))
+        self._ears = [Ear(name) for name in layers]
+        self._embedding: Tensor | None = None
+        if head:
+            network.get_submodule(head).register_forward_pre_hook(self._keep_embedding)
+        network = fuse(network, partial(join_convolutions, precision=precision), self._ears)
         self._casts: list[tuple[Tensor, Tensor]] = []
         if precision is not torch.float32:
             self._cast(network)
@@ -162,6 +173,22 @@ class Frozen(nn.Module):
                 "matched"
             )
         return logits, moments.finish(list(tokens.values()))
+
+    # (B, C, H, W) in [0, 1] -> (B, K, *places), of (B, C, h, w), (B, D)
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Logits; maps at the layers, as they are computed; and the embedding in float32, which is
+        what the head reads, or the last map's average.
+        """
+        logits = self(images)
+        maps = [ear.take() for ear in self._ears]
+        embedding = self._embedding
+        self._embedding = None
+        if embedding is None:
+            return logits, maps, maps[-1].float().mean((2, 3))
+        return logits, maps, embedding.float()
+
+    def _keep_embedding(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._embedding = inputs[0]
 
     def target(self, relative: bool = False) -> MomentTarget:
         """What those moments should be: the statistics the layers keep."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,26 +29,77 @@ class Fusible(nn.Module):
         raise NotImplementedError
 
 
+class Ear(nn.Module):
+    """Hears what a layer gives, and keeps it until it is taken."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        self.layer = layer
+        """Its name in the network."""
+        self.heard: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.heard = x
+        return x
+
+    def listen(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """A layer's forward hook, where no graph has this."""
+        self.heard = output
+
+    def take(self) -> Tensor:
+        """What was heard in the latest pass."""
+        heard = self.heard
+        self.heard = None
+        assert heard is not None, f"{self.layer} took no part in the pass"
+        return heard
+
+
 def fuse(
-    network: nn.Module, join: Callable[[fx.Graph, nn.Module], None] = lambda graph, network: None
+    network: nn.Module,
+    join: Callable[[fx.Graph, nn.Module], None] = lambda graph, network: None,
+    ears: Sequence[Ear] = (),
 ) -> nn.Module:
     """The network with every ReLU that alone follows a fusible layer moved into the layer; then
     with what `join` does to its graph; then with every sum before such a layer moved into it.
-    Unchanged where it can't be traced.
+    Unchanged where it can't be traced. The `ears` hear their layers either way.
     """
-    wrapped = _OneInput(network)
-    try:
-        graph = _Tracer().trace(wrapped)
-    except Exception:  # whatever a module's own Python does when no tensor comes through it
+    wrapped = _OneInput(network, ears)
+    graph = _trace(wrapped, {network.get_submodule(ear.layer): ear for ear in ears})
+    if graph is None:
+        for ear in ears:
+            network.get_submodule(ear.layer).register_forward_hook(ear.listen)
         return network
+    _fuse(graph, wrapped, join)
+    return fx.GraphModule(wrapped, graph)
+
+
+def _trace(wrapped: nn.Module, ears: Mapping[nn.Module, Ear]) -> fx.Graph | None:
+    """Its graph; none where it can't be had, or where a fusible layer runs twice: a ReLU may be
+    behind one of the two. Ears listen beside, and stand in nobody's way.
+    """
+    try:
+        graph = _Tracer(ears).trace(wrapped)
+    except Exception:  # whatever a module's own Python does when no tensor comes through it
+        return None
+    for node in graph.nodes:
+        if isinstance(_layer_at(node, wrapped), Ear):
+            (heard,) = node.all_input_nodes
+            node.replace_all_uses_with(heard)
+    layers = [_layer_at(node, wrapped) for node in graph.nodes]
+    fusible = [layer for layer in layers if isinstance(layer, Fusible) and layer.fuses]
+    return graph if len(set(fusible)) == len(fusible) else None
+
+
+def _layer_at(node: fx.Node, network: nn.Module) -> nn.Module | None:
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _fuse(graph: fx.Graph, wrapped: nn.Module, join: Callable[[fx.Graph, nn.Module], None]) -> None:
     layers: dict[fx.Node, Fusible] = {}
     for node in graph.nodes:
-        module = wrapped.get_submodule(node.target) if node.op == "call_module" else None
+        module = _layer_at(node, wrapped)
         if isinstance(module, Fusible) and module.fuses:
             layers[node] = module
-    # A layer that runs twice may have a ReLU behind one of the two.
-    if len(set(layers.values())) < len(layers):
-        return network
     for node, layer in layers.items():
         users = list(node.users)
         if len(users) == 1 and _is_relu(users[0], wrapped):
@@ -63,7 +114,6 @@ def fuse(
         (before,) = node.all_input_nodes
         if is_sum(before) and len(layers.keys() & before.users.keys()) == 1:
             _move_sum(before, node, layer, wrapped)
-    return fx.GraphModule(wrapped, graph)
 
 
 def _move_sum(total: fx.Node, node: fx.Node, layer: Fusible, network: nn.Module) -> None:
@@ -113,17 +163,33 @@ class _OneInput(nn.Module):
     which is then not None.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, ears: Sequence[Ear]) -> None:
         super().__init__()
         self.network = network
+        self.ears = nn.ModuleList(ears)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self, ears: Mapping[nn.Module, Ear]) -> None:
+        super().__init__()
+        self.of_layers = ears
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, Fusible) or super().is_leaf_module(module, name)
+        return isinstance(module, Fusible | Ear) or super().is_leaf_module(module, name)
+
+    def call_module(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        out = super().call_module(module, forward, args, kwargs)
+        ear = self.of_layers.get(module)
+        return out if ear is None else super().call_module(ear, ear.forward, (out,), {})
 
 
 def _is_relu(node: fx.Node, network: nn.Module) -> bool:

@@ -177,8 +177,8 @@ class AdversaryOptions:
     hints: float = 0.0
     """Weight of the loss `hints` (see `distillation.loss`) beside that divergence: it learns the
     teacher's features, too. They are kept with the answers to its views (`views_per_image`, which
-    this needs), in memory and in saved states, twice with replay.replace_all: of a wrn-40-2 29 KB
-    for each view of an image.
+    this needs), in memory, twice with replay.replace_all: of a wrn-40-2 29 KB for each view of an
+    image. A run that goes on asks for them again.
     """
     keep: bool = False
     """Leave it beside the set, as adversary-00000.safetensors and so on."""

@@ -103,19 +103,21 @@ class DrawStep:
         state.optimiser.set_share(share)
         device = self.pool.device
         number = torch.full((), step, device=device)
+        call = torch.full((), self.state.call, device=device)
         progress = torch.full((), min(step / total, 1.0), device=device)
-        (agreement,) = self._run(number, progress)
+        (agreement,) = self._run(number, progress, call)
         # A replay does not count.
         state.step = step + 1
         return agreement
 
-    def _learn(self, number: Tensor, progress: Tensor) -> tuple[Tensor]:  # (), () -> ()
+    # (), (), () -> ()
+    def _learn(self, number: Tensor, progress: Tensor, call: Tensor) -> tuple[Tensor]:
         state = self.state
         buffer = state.buffer
         options = self.options
         run = options.adversary
         drawn, weights = draw_batch(
-            buffer, run.batch, options.replay, progress, state.random, state.policy, state.call
+            buffer, run.batch, options.replay, progress, state.random, state.policy, call
         )
         hints: list[Tensor] = []
         if run.views_per_image:
@@ -213,6 +215,30 @@ def ask_views(
         for kept, new in zip([buffer.answers, *buffer.hints], given, strict=True):
             kept[newest, view] = new
     for kept in (buffer.answers, buffer.seen, *buffer.hints):
+        kept[-1] = 0
+
+
+def ask_hints_again(
+    buffer: ReplayBuffer, learner: Learner, options: SynthesisOptions, seed: int
+) -> None:
+    """Fill the hints of a buffer that was restored: saved states hold none. They are asked for as
+    many at once as at first, so that they come out the same.
+    """
+    answered = buffer.filled & ~buffer.is_held_out
+    own = torch.arange(len(answered), device=answered.device)
+    slots = torch.where(answered, own, buffer.capacity)
+    padding = -len(slots) % options.batch
+    slots = torch.cat([slots, slots.new_full((padding,), buffer.capacity)])
+    for part in slots.split(options.batch):
+        for view in range(options.adversary.views_per_image):
+            if mixes(options):
+                seen = to_input(buffer.seen[part, view])
+            else:
+                which = torch.full_like(part, view)
+                seen = view_of(buffer, buffer.images, part, which, options, seed)
+            for kept, new in zip(buffer.hints, learner.ask_for_hints(seen)[1:], strict=True):
+                kept[part, view] = new
+    for kept in buffer.hints:
         kept[-1] = 0
 
 

@@ -28,7 +28,7 @@ STORED = (
     "answers",
     "seen",
 )
-"""The tensors that are a buffer's state, beside its hints."""
+"""The tensors that are a buffer's state. Its hints are not: they can be asked for again."""
 
 
 class ReplayBuffer:
@@ -140,8 +140,8 @@ class ReplayBuffer:
             self._held = int(self.filled[:-1].sum())
         return self._held
 
-    def note(self, held: int) -> None:
-        """Learn how many images there are from whoever has asked the device."""
+    def note(self, held: int | None) -> None:
+        """Learn how many images there are from whoever asked; None: it has changed since."""
         self._held = held
 
     @property
@@ -154,7 +154,7 @@ class ReplayBuffer:
         images: Tensor,  # (B, C, H, W) uint8
         logits: Tensor,  # (B, K, *places) float32, the teacher's for exactly these images
         rank: Tensor,  # (B,) higher enters first
-        call: int,
+        call: int | Tensor,
         refresh: float,
         half_life: float = 0.0,
     ) -> Tensor:  # () images taken in
@@ -186,14 +186,14 @@ class ReplayBuffer:
         self._put(target, images[order], logits[order], call)
         return welcome.sum()
 
-    def _worth(self, call: int, half_life: float) -> Tensor:
+    def _worth(self, call: int | Tensor, half_life: float) -> Tensor:
         """By what a stored image is kept: its priority, half for every half-life of its age."""
         priority = self.priority.clamp_min(0)
         if not half_life:
             return priority
         return priority * 0.5 ** ((call - self.round) / half_life)
 
-    def _put(self, target: Tensor, images: Tensor, logits: Tensor, call: int) -> None:
+    def _put(self, target: Tensor, images: Tensor, logits: Tensor, call: int | Tensor) -> None:
         """Write new images into slots; the spare one stays empty."""
         self.newest = target
         self._held = None
@@ -221,25 +221,25 @@ class ReplayBuffer:
 
     def take_over(self, other: ReplayBuffer) -> None:
         """Replace everything by another buffer's content and leave that one empty."""
-        for name in STORED:
-            getattr(self, name).copy_(getattr(other, name))
-        for own, given in zip(self.hints, other.hints, strict=True):
+        for own, given in zip(self.tensors(), other.tensors(), strict=True):
             own.copy_(given)
         other.filled.zero_()
         self._held = other._held
         other._held = 0
 
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that new images change in place."""
+        return [*(getattr(self, name) for name in STORED), *self.hints]
+
     def state_dict(self) -> dict[str, Any]:
         """Every stored tensor."""
-        return {name: getattr(self, name) for name in STORED} | {"hints": self.hints}
+        return {name: getattr(self, name) for name in STORED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; hints are left to whoever can ask for them."""
         for name in STORED:
             getattr(self, name).copy_(state[name])
         self._held = None
-        for own, saved in zip(self.hints, state["hints"], strict=True):
-            own.copy_(saved)
 
 
 class GrowingPool(ReplayBuffer):
@@ -286,7 +286,7 @@ class GrowingPool(ReplayBuffer):
         images: Tensor,
         logits: Tensor,
         rank: Tensor,
-        call: int,
+        call: int | Tensor,
         refresh: float,
         half_life: float = 0.0,
     ) -> Tensor:

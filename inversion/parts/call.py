@@ -4,6 +4,9 @@ takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -17,6 +20,8 @@ from inversion.parts.adversary import ask_views
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.inner import InnerLoop
 from inversion.parts.state import SynthesisState
+from synthesis_kernels.choices import Step
+from synthesis_kernels.step import Captured
 
 
 def generator_call(
@@ -95,30 +100,69 @@ def draw_classes(
     return torch.cat([even, drawn])
 
 
-def store(
-    state: SynthesisState,
-    teacher: Frozen,
-    images: Tensor,
-    logits: Tensor,
-    rank: Tensor,
-    options: SynthesisOptions,
-    precision: torch.dtype,
-) -> Tensor:  # () images taken in
+class Store:
     """Partial refresh: new images replace the least useful. With `replace_all`, they wait until
     they replace everything.
+
+    Where the step is captured, a graph holds the choice of slots and all that the teacher is asked.
     """
-    into = state.buffer
-    refresh = options.replay.refresh
-    half_life = options.replay.half_life
-    if state.staged is not None:
-        refresh = 0.0
-        half_life = 0.0
-        if into.full:
+
+    def __init__(
+        self,
+        teacher: Frozen,
+        state: SynthesisState,
+        options: SynthesisOptions,
+        precision: torch.dtype,
+        step: Step = "eager",
+    ) -> None:
+        self.teacher = teacher
+        self.state = state
+        self.options = options
+        self.precision = precision
+        self._into = self._adder(state.buffer, step)
+        self._into_staged = self._into if state.staged is None else self._adder(state.staged, step)
+
+    def _adder(self, buffer: ReplayBuffer, step: Step) -> Callable[..., tuple[Tensor, ...]]:
+        add = partial(self._add, buffer)
+        if step == "eager":
+            return add
+        random = self.state.random
+        return Captured(add, buffer.tensors, step == "graph", generators=[random])
+
+    def __call__(
+        self,
+        images: Tensor,  # (B, C, H, W) uint8
+        logits: Tensor,  # (B, K, *places)
+        rank: Tensor,  # (B,)
+    ) -> Tensor:  # () images taken in
+        """Offer a call's images."""
+        state = self.state
+        into = state.buffer
+        add = self._into
+        if state.staged is not None and into.full:
             into = state.staged
-    # Only then the device has to be asked whether it is full now.
-    may_fill = into is state.staged and into.capacity - into.held <= len(images)
-    taken = into.add(images, logits, rank, state.call, refresh, half_life)
-    ask_views(into, teacher, state, options, precision)
-    if may_fill and into.full:
-        state.buffer.take_over(into)
-    return taken
+            add = self._into_staged
+        # Only then the device has to be asked whether it is full now.
+        may_fill = into is state.staged and into.capacity - into.held <= len(images)
+        (taken,) = add(images, logits, rank, torch.full((), state.call, device=images.device))
+        into.note(None)
+        if may_fill and into.full:
+            state.buffer.take_over(into)
+        return taken
+
+    def _add(
+        self,
+        buffer: ReplayBuffer,
+        images: Tensor,
+        logits: Tensor,
+        rank: Tensor,
+        call: Tensor,  # ()
+    ) -> tuple[Tensor]:
+        replay = self.options.replay
+        # A set that is replaced as a whole replaces none by itself.
+        partly = self.state.staged is None
+        refresh = replay.refresh if partly else 0.0
+        half_life = replay.half_life if partly else 0.0
+        taken = buffer.add(images, logits, rank, call, refresh, half_life)
+        ask_views(buffer, self.teacher, self.state, self.options, self.precision)
+        return (taken,)

@@ -112,6 +112,10 @@ class InnerLoop:
         self.spread_weight = torch.tensor(options.objective.spread, device=device)
         self.even = torch.ones(options.batch, device=device)
         self._captured = Captured(self._update, self._tensors, required=step == "graph")
+        # A beginning is the same when it is made twice, and an end but for running statistics.
+        self._captured_begin = Captured(self._begin, list, required=step == "graph")
+        statistics = lambda: [*self.clone.buffers(), *generator.buffers()]  # noqa: E731
+        self._captured_end = Captured(self._end, statistics, required=step == "graph")
 
     def _build_optimiser(self) -> torch.optim.Adam:
         """Adam for the clone and its noise, at a rate each."""
@@ -136,6 +140,13 @@ class InnerLoop:
         """Start a call: the clone becomes the generator again, and the adversary what it has learnt
         to be.
         """
+        # The second call is the first with an average, and all has its place then.
+        if average is None or self.average is None or self.step == "eager":
+            self._begin(noise, *(average or ()))
+        else:
+            self._captured_begin(noise, *average)
+
+    def _begin(self, noise: Tensor, *average: Tensor) -> tuple[Tensor, ...]:
         _copy_all(self.parameters, self.generator.parameters())
         _copy_all(self.clone.buffers(), self.generator.buffers())
         begun = [self.optimiser.state[parameter].values() for parameter in self.passing]
@@ -144,10 +155,11 @@ class InnerLoop:
         self._take_average(average)
         if self.adversary is not None:
             self.adversary.refresh()
+        return ()
 
-    def _take_average(self, average: tuple[Tensor, Tensor] | None) -> None:
+    def _take_average(self, average: tuple[Tensor, ...]) -> None:
         """Keep it where it was: a captured step reads it there."""
-        if average is None:
+        if not average:
             self.average = None
         elif self.average is None:
             self.average = torch.stack(average)
@@ -176,15 +188,19 @@ class InnerLoop:
         """The images as they are after the last update; the generator gets what is kept, and
         running statistics.
         """
+        if not self.plain:
+            for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
+                parameter.grad = total
+        end = self._end if self.step == "eager" else self._captured_end
+        return end(wanted)[0]
+
+    def _end(self, wanted: Tensor) -> tuple[Tensor]:
         with forward_pass(self.noise.device, self.precision):
             images = self.clone(self.noise, wanted)
         if self.plain:
             _copy_all(self.generator.learned(), self.clone.learned())
-        else:
-            for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
-                parameter.grad = total
         _copy_all(self.generator.buffers(), self.clone.buffers())
-        return images
+        return (images,)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next call needs of this one, beside the generator."""

@@ -21,7 +21,7 @@ from distill.update import StudentStep
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import DrawStep, adversary_steps, build_adversary
-from inversion.parts.call import generator_call, store
+from inversion.parts.call import Store, generator_call
 from inversion.parts.inner import InnerLoop
 from inversion.parts.progress import (
     StepResult,
@@ -77,22 +77,20 @@ class Matching:
             job.seed,
             machine.step,
         )
-        # A policy's actions are other tensors in each call: then the update alone is captured.
-        apart = machine.step if self.state.policy else "eager"
         train = StudentStep(
             self.state.adversary,
             options.adversary.temperature,
             machine.precision,
-            apart,
-            self.state.learner,
+            learner=self.state.learner,
         )
+        self.store = Store(self.frozen, self.state, options, machine.precision, machine.step)
         self.learn = DrawStep(
             train,
             self.frozen,
             self.state,
             options,
             machine.precision,
-            "eager" if self.state.policy else machine.step,
+            machine.step,
         )
         # Read once a call, with all that is read then.
         self.counts = self.state.buffer.counts().tolist()
@@ -135,7 +133,7 @@ class Matching:
         size = sum(hints.nbytes for hints in self.state.buffer.hints)
         if self.state.staged:
             size *= 2
-        return f"hints of the buffer: {size / 2**30:.1f} GiB, and as much in saved states"
+        return f"hints of the buffer: {size / 2**30:.1f} GiB of memory"
 
     def step(self) -> StepResult:
         """One call."""
@@ -146,8 +144,7 @@ class Matching:
         was_full = self.full
         images, logits, rank, figures = generator_call(self.inner, self.teacher, state, options)
         watch.mark()
-        precision = self.machine.precision
-        figures["taken"] = store(state, self.frozen, images, logits, rank, options, precision)
+        figures["taken"] = self.store(images, logits, rank)
         figures |= adversary_steps(self.learn)
         state.call += 1
 

@@ -17,7 +17,8 @@
 Seven weights are few; what images are kept and which make room is not part of the action: that
 follows priority and age alone.
 
-θ starts where draws go by disagreement alone, about as δ does. Nothing here waits for the device.
+θ starts where draws go by disagreement alone, about as δ does. Nothing here waits for the device,
+and every tensor stays where it is in memory: a captured step reads the action there.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ bounded.
 """
 
 
-def features(buffer: ReplayBuffer, call: int, allowed: Tensor) -> Tensor:  # (N,) bool -> (N, F)
+# (N,) bool -> (N, F)
+def features(buffer: ReplayBuffer, call: int | Tensor, allowed: Tensor) -> Tensor:
     """What the policy knows of each image, with mean 0 and deviation 1 over those allowed; constant
     features are 0.
 
@@ -94,25 +96,25 @@ class Policy:
         self.rate = rate
         self.theta = torch.tensor(start, device=device)
         self.noise = torch.zeros_like(self.theta)
+        self.action = self.theta.clone()  # (F,)
+        """The weights that draws follow in this call: θ + σξ, or θ − σξ."""
         self.first_reward = torch.zeros((), device=device)
         self.scale = torch.zeros((), device=device)  # running mean of (r₊ − r₋)²
         self.rewards = 0
 
-    @property
-    def action(self) -> Tensor:  # (F,)
-        """The weights that draws follow now: θ + σξ, then θ − σξ; a policy that does not learn is
-        θ.
-        """
-        if self.rewards % 2 == 0:
-            return self.theta + SPREAD * self.noise
-        return self.theta + (-SPREAD) * self.noise
-
     def begin(self, generator: torch.Generator) -> None:
-        """Draw a new direction where a pair begins."""
-        if self.rate and self.rewards % 2 == 0:
-            self.noise = torch.randn(len(self.theta), generator=generator, device=self.theta.device)
+        """Begin a call: choose its action, with a new direction where a pair begins. A policy that
+        does not learn is θ.
+        """
+        is_first = self.rewards % 2 == 0
+        if self.rate and is_first:
+            device = self.theta.device
+            self.noise.copy_(torch.randn(len(self.theta), generator=generator, device=device))
+        way = SPREAD if is_first else -SPREAD
+        self.action.copy_(self.theta + way * self.noise)
 
-    def chances(self, buffer: ReplayBuffer, call: int, allowed: Tensor) -> Tensor:  # (N,) sums to 1
+    # (N,) bool -> (N,) sums to 1
+    def chances(self, buffer: ReplayBuffer, call: int | Tensor, allowed: Tensor) -> Tensor:
         """The chance of each image to be drawn."""
         logits = (features(buffer, call, allowed) @ self.action).masked_fill(~allowed, -torch.inf)
         return (1 - EVEN) * logits.softmax(0) + EVEN * allowed / allowed.sum()
@@ -120,14 +122,14 @@ class Policy:
     def learn(self, reward: Tensor) -> None:
         """Take the reward of the action; after the second of a pair, move θ."""
         if self.rewards % 2 == 0:
-            self.first_reward = reward
+            self.first_reward.copy_(reward)
         else:
             gain = self.first_reward - reward
             # The first pairs have no past to be measured by: the mean is over as many as there are,
             # ten at most.
-            self.scale = self.scale.lerp(gain.square(), max(0.1, 1 / (1 + self.rewards // 2)))
+            self.scale.lerp_(gain.square(), max(0.1, 1 / (1 + self.rewards // 2)))
             stride = self.rate * SPREAD * gain / (2 * self.scale.sqrt().clamp_min(1e-8))
-            self.theta = self.theta + stride * self.noise
+            self.theta += stride * self.noise
         self.rewards += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,6 +141,6 @@ class Policy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        device = self.theta.device
-        for name, value in state.items():
-            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+        for name in ("theta", "noise", "first_reward", "scale"):
+            getattr(self, name).copy_(state[name])
+        self.rewards = state["rewards"]

@@ -30,7 +30,7 @@ def draw_batch(
     progress: float | Tensor,
     generator: torch.Generator,
     policy: Policy | None = None,
-    call: int = 0,
+    call: int | Tensor = 0,
 ) -> tuple[Tensor, Tensor]:  # (count,) slots, (count,) importance weights
     """Draw slots the student may train on; β rises from its first value to 1 as `progress` goes
     from 0 to 1.

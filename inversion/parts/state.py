@@ -13,7 +13,7 @@ from distill.options import DistillOptions
 from distill.update import StudentState
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
-from inversion.parts.adversary import build_adversary, mixes
+from inversion.parts.adversary import ask_hints_again, build_adversary, mixes
 from inversion.parts.buffer import GrowingPool, ReplayBuffer
 from inversion.parts.generator import build_generator
 from inversion.parts.policy import START, Policy
@@ -32,6 +32,7 @@ class SynthesisState:
         device: torch.device,
         precision: torch.dtype = torch.float32,
     ) -> None:
+        self.options = options
         self.generator = on_device(
             build_generator(teacher.spec, options.generator, job.seed), device
         )
@@ -113,11 +114,14 @@ class SynthesisState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; hints are asked for again."""
         for part in ("generator", "meta_optimiser", "adversary", "buffer"):
             getattr(self, part).load_state_dict(state[part])
         if self.staged is not None:
             self.staged.load_state_dict(state["staged"])
+        for buffer in (self.buffer, self.staged):
+            if self.learner and buffer is not None:
+                ask_hints_again(buffer, self.learner, self.options, self.seed)
         if self.policy:
             self.policy.load_state_dict(state["policy"])
         device = self.buffer.images.device

@@ -1,7 +1,7 @@
 """Pieces that several networks of the zoo share."""
 
 from collections.abc import Callable
-from typing import TypeGuard
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,30 @@ def is_heard(module: nn.Module) -> bool:
         module._backward_pre_hooks,
     )
     return any(hooks) or bool(torch.nn.modules.module._has_any_global_hook())
+
+
+class Listener(Protocol):
+    """A forward hook that only listens to what a module gives: it can be told later, too."""
+
+    only_listens: bool
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Hear the output; inputs are not looked at."""
+
+
+def is_only_listened_to(module: nn.Module) -> bool:
+    """Whether all that is heard of the module is its output, by those who only listen."""
+    hooks = module._forward_hooks
+    others = (module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    only = all(getattr(hook, "only_listens", False) for hook in hooks.values())
+    return only and not any(others) and not torch.nn.modules.module._has_any_global_hook()
+
+
+def tell(module: nn.Module | None, output: Tensor) -> None:
+    """Give a module's output to those who only listen, where it ran in parts."""
+    if module is not None:
+        for hook in module._forward_hooks.values():
+            hook(module, (), output)
 
 
 class Layers(nn.Sequential):

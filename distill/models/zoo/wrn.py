@@ -2,7 +2,14 @@
 
 from torch import Tensor, nn
 
-from distill.models.zoo.blocks import is_heard, norm_act, norm_act_conv, sum_norm_act
+from distill.models.zoo.blocks import (
+    is_heard,
+    is_only_listened_to,
+    norm_act,
+    norm_act_conv,
+    sum_norm_act,
+    tell,
+)
 from synthesis_kernels.errors import EchosetError
 
 
@@ -21,12 +28,18 @@ class _Block(nn.Module):
         first, second = self.parts(x)
         return first if second is None else first + second
 
-    def parts(self, x: Tensor, branch: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """What x + branch gives, as two parts of a sum that whoever comes next shall make."""
+    def parts(
+        self, x: Tensor, branch: Tensor | None = None, before: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What x + branch gives, as two parts of a sum that whoever comes next shall make. Those
+        who listen to the block `before` are told its own.
+        """
         if branch is None and self.shortcut is None:
+            tell(before, x)
             y, _ = norm_act_conv(self.bn1, self.conv1, x)
             return norm_act_conv(self.bn2, self.conv2, y, x)
         x, active = sum_norm_act(self.bn1, x, branch)
+        tell(before, x)
         # The shortcut is from the activated input, too, as in the authors' code.
         beside = x if self.shortcut is None else self.shortcut(active)
         return norm_act_conv(self.bn2, self.conv2, self.conv1(active), beside)
@@ -64,11 +77,15 @@ class WideResNet(nn.Module):
         x = self.stem(images)
         blocks = [block for block in self.blocks if isinstance(block, _Block)]
         is_whole = len(blocks) == len(self.blocks)
-        if not self.training or not is_whole or any(map(is_heard, (self.blocks, *blocks))):
+        told = is_whole and all(map(is_only_listened_to, blocks))
+        if not self.training or not told or is_heard(self.blocks):
             return self.head(norm_act(self.bn, self.blocks(x)).mean((2, 3)))
         # Each block leaves its sum to the next one's BatchNorm.
         branch: Tensor | None = None
+        before: nn.Module | None = None
         for block in blocks:
-            x, branch = block.parts(x, branch)
-        active = sum_norm_act(self.bn, x, branch)[1]
+            x, branch = block.parts(x, branch, before)
+            before = block
+        x, active = sum_norm_act(self.bn, x, branch)
+        tell(before, x)
         return self.head(active.mean((2, 3)))
