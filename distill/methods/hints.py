@@ -18,6 +18,8 @@ from distill.methods import Method
 from distill.methods.shapes import averaged, same_side
 from distill.models import Classifier
 from distill.taps import Stages
+from synthesis_kernels import native
+from synthesis_kernels.backend import pick_form
 
 LEAST = 1e-10
 """A layer's variance in its mean square, below which it counts as the same everywhere."""
@@ -65,6 +67,8 @@ class _Unexplained(torch.autograd.Function):
         norms: list[Tensor] = []
         variances: list[Tensor] = []
         means: list[Tensor] = []
+        if all(_has_kernel(*pair) for pair in zip(maps[:count], maps[count:], strict=True)):
+            return _Unexplained._by_kernel(ctx, count, maps)
         for student, teacher in zip(maps[:count], maps[count:], strict=True):
             wide = torch.promote_types(student.dtype, torch.float32)
             variance, mean = torch.var_mean(teacher.to(wide), (0, 2, 3), correction=0)
@@ -78,6 +82,7 @@ class _Unexplained(torch.autograd.Function):
         about_zero = sums @ torch.cat(means).square()
         spread = spread.masked_fill(spread <= LEAST * about_zero, torch.inf)
         norm = torch.stack(norms)
+        ctx.by_kernel = False
         ctx.save_for_backward(spread, *differences)
         ctx.dtypes = [student.dtype for student in maps[:count]]
         return norm.dot(norm / spread)
@@ -85,11 +90,61 @@ class _Unexplained(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.by_kernel:
+            return _Unexplained._kernel_gradient(ctx, grad)
         spread, *differences = ctx.saved_tensors
         scales = (2 * grad / spread).unbind()
         layers = zip(differences, scales, ctx.dtypes, strict=True)
         gradients = [(difference * scale).to(dtype) for difference, scale, dtype in layers]
         return None, *gradients, *[None] * len(differences)
+
+    @staticmethod
+    def _by_kernel(ctx: Any, count: int, maps: tuple[Tensor, ...]) -> Tensor:
+        rows = [native.as_rows(each) for each in maps]
+        shares: list[Tensor] = []
+        spreads: list[Tensor] = []
+        for student, teacher in zip(rows[:count], rows[count:], strict=True):
+            channels = student.shape[-1]
+            pixels = student.numel() // channels
+            sums = student.new_zeros(torch.get_num_threads(), 3, channels)
+            native.call("hint_sums", teacher.dtype, student, teacher, sums, pixels, channels)
+            offset, square, apart = sums.sum(0) / pixels
+            variance = (square - offset.square()).clamp_min(0)
+            mean = teacher.view(-1, channels)[0] + offset
+            spread = variance.mean()
+            same = spread <= LEAST * (spread + mean.square().mean())
+            spreads.append(torch.where(same, torch.inf, spread) * student.numel() * count)
+            shares.append(apart.sum() * pixels / spreads[-1])
+        ctx.by_kernel = True
+        ctx.save_for_backward(*rows, *spreads)
+        return torch.stack(shares).sum()
+
+    @staticmethod
+    def _kernel_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(ctx.saved_tensors) // 3
+        students = ctx.saved_tensors[:count]
+        teachers = ctx.saved_tensors[count : 2 * count]
+        found: list[Tensor] = []
+        for student, teacher, spread in zip(
+            students, teachers, ctx.saved_tensors[2 * count :], strict=True
+        ):
+            channels = student.shape[-1]
+            out = torch.empty_like(student)
+            scale = 2 * grad / spread
+            sizes = (student.numel() // channels, channels)
+            native.call("hint_gradient", teacher.dtype, student, teacher, scale, out, *sizes)
+            found.append(native.as_channels(out))
+        return None, *found, *[None] * count
+
+
+def _has_kernel(student: Tensor, teacher: Tensor) -> bool:
+    """Whether there is a native form for a pair of maps."""
+    return (
+        pick_form(student) == "native"
+        and student.dtype is torch.float32
+        and teacher.dtype in (torch.float32, torch.bfloat16)
+        and student.shape == teacher.shape
+    )
 
 
 @cache
@@ -117,6 +172,10 @@ class HintReaders(Part):
         given = _widths(pair.teacher, pair.teacher_stages)
         self.side = min(pair.teacher_stages.sides)
         self.layers = nn.ModuleList(_reader(*widths) for widths in zip(own, given, strict=True))
+
+    def readers(self) -> list[nn.Conv2d]:
+        """One for each stage, and for the embedding."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
 
     # of (B, C, h, w)
     def keep(self, maps: Sequence[Tensor], embedding: Tensor) -> list[Tensor]:
@@ -157,10 +216,16 @@ def _loss(batch: Batch) -> Tensor:
     given = batch.kept or readers.keep(batch.told_maps, batch.teacher_embedding)
     own = readers.keep(batch.looks.told_maps, batch.looks.embedding)
     pairs = [
-        (read(student.float()), teacher)
-        for read, student, teacher in zip(readers.layers, own, given, strict=True)
+        (_read(reader, student.float()), teacher)
+        for reader, student, teacher in zip(readers.readers(), own, given, strict=True)
     ]
     return mean_hint_loss(pairs)
+
+
+def _read(reader: nn.Conv2d, maps: Tensor) -> Tensor:
+    """What it tells of every pixel: one product, of which libraries make more."""
+    rows = F.linear(maps.movedim(1, -1), reader.weight.flatten(1), reader.bias)
+    return rows.movedim(-1, 1)
 
 
 HINTS = Method("hints", 20.0, frozenset({"maps", "embedding"}), _loss, HintReaders, keeps=True)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.batch import Pair, Part
+from synthesis_kernels import native
+from synthesis_kernels.backend import pick_form
 
 
 def same_side(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:  # (B, C, h, w), (B, D, H, W)
@@ -42,14 +44,37 @@ class _Averaged(torch.autograd.Function):
     def forward(ctx: Any, maps: Tensor, height: int, width: int) -> Tensor:
         ctx.size = (height, width)
         ctx.dtype = maps.dtype
+        if _has_kernel(maps):
+            rows = native.as_rows(maps)
+            batch, tall, broad, channels = rows.shape
+            out = rows.new_empty(
+                batch, tall // height, broad // width, channels, dtype=torch.float32
+            )
+            native.call("means", rows.dtype, rows, out, *out.shape, height, width)
+            return native.as_channels(out)
         parts = maps.unflatten(3, (-1, width)).unflatten(2, (-1, height))
         return parts.mean((3, 5), dtype=_wide(maps))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         height, width = ctx.size
+        if _has_kernel(grad, ctx.dtype):
+            rows = native.as_rows(grad)
+            batch, tall, broad, channels = rows.shape
+            out = rows.new_empty(batch, tall * height, broad * width, channels, dtype=ctx.dtype)
+            native.call("spread", ctx.dtype, rows, out, *rows.shape, height, width)
+            return native.as_channels(out), None, None
         even = (grad / (height * width)).to(ctx.dtype)
         return F.interpolate(even, scale_factor=(height, width)), None, None
+
+
+def _has_kernel(maps: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether there is a native form for maps of this type, or for gradients to this type."""
+    narrow = dtype or maps.dtype
+    fits = narrow in (torch.float32, torch.bfloat16) and (
+        dtype is None or maps.dtype is torch.float32
+    )
+    return fits and pick_form(maps) == "native"
 
 
 def _wide(maps: Tensor) -> torch.dtype:
