@@ -32,7 +32,11 @@ from synthesis_kernels.native import library
 needs_native = pytest.mark.skipif(
     not library(), reason=f"the native kernels can't be compiled here: {library.problem}"
 )
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+# A busy machine draws slowly: that says nothing about a test.
+PATIENT = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=PATIENT
+)
 hypothesis.settings.load_profile("same")
 
 
