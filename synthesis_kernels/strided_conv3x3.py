@@ -25,6 +25,8 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and all(is_plain(each) and each.dtype is torch.float32 for each in parameters)
         and x.ndim == 4
         and weight.shape[1:] == (x.shape[1], 3, 3)
+        and (bias is None or bias.shape == weight.shape[:1])
+        and x.numel() > 0
         and all(width % 16 == 0 for width in weight.shape[:2])
         and has(torch.bfloat16)
     )
@@ -51,7 +53,8 @@ class StridedConv3x3(torch.autograd.Function):
         batch, height, width = rows.shape[:3]
         out = rows.new_empty(batch, -(-height // 2), -(-width // 2), len(weight))
         ctx.save_for_backward(rows, weight)
-        given = (rows, native.Memory(weight), bias, _packed(rows, weight), out)
+        shift = None if bias is None else bias.contiguous()
+        given = (rows, native.Memory(weight), shift, _packed(rows, weight), out)
         native.call("strided_conv3x3", rows.dtype, *given, *_sizes(rows, weight))
         return native.as_channels(out)
 
@@ -72,7 +75,9 @@ class StridedConv3x3(torch.autograd.Function):
             to_weight = torch.empty_like(weight)
             sums, team = gradient_sums(TAPS, weight)
             pair = (rows, grad_rows, sums, native.Memory(to_weight))
-            native.call("strided_conv3x3_weight", rows.dtype, *pair, *_sizes(rows, weight), team)
+            # It may lie in memory otherwise than the weight.
+            sizes = (*_sizes(rows, to_weight), team)
+            native.call("strided_conv3x3_weight", rows.dtype, *pair, *sizes)
         if ctx.needs_input_grad[2]:
             to_bias = native.channel_sums(grad_rows)
         return to_x, to_weight, to_bias
