@@ -14,8 +14,10 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -154,16 +156,25 @@ def _build() -> Path:
     # -march=native: the file belongs to this processor. The OpenMP runtime is linked by name, so
     # its path matters too.
     machine = [platform.machine(), _processor_flags()]
-    code = [path.read_text("utf-8") for path in sorted(SOURCES.iterdir())]
+    files = [path for kind in ("*.h", "*.cpp") for path in sorted(SOURCES.glob(kind))]
+    code = [path.read_text("utf-8") for path in files]
     key = "\n".join([*code, version, *words[1:], *FLAGS, *openmp, *machine])
     target = cache_folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    print("compiling the kernels for this processor: some ten seconds, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        units = map(str, sorted(SOURCES.glob("*.cpp")))
-        _run([*words, *FLAGS, *units, "-o", str(made), *openmp])
+        units = [path for path in files if path.suffix == ".cpp"]
+        objects = [str(made.with_name(f"{unit.stem}.o")) for unit in units]
+        compiled = [
+            [*words, *FLAGS, "-c", str(unit), "-o", out]
+            for unit, out in zip(units, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as team:
+            list(team.map(_run, compiled))
+        _run([*words, *FLAGS, *objects, "-o", str(made), *openmp])
         # Several processes may build at once: the last one wins, and all files are the same.
         os.replace(made, target)
     return target
