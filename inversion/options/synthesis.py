@@ -207,6 +207,10 @@ class SynthesisOptions:
     """
     shard_images: int = 5000
     """Most images one job makes; each job trains a generator of its own over all classes."""
+    abreast: int = 1
+    """Shards that a process makes at a time, with one pass of the teacher for the batches of all:
+    on a GPU it saves most of the others' time. What one takes of memory, so many take.
+    """
     batch: int = 200
     """Images in each generator call."""
     calls: int = 60
@@ -235,6 +239,7 @@ class SynthesisOptions:
 
     def __post_init__(self) -> None:
         require_least(self, "", 1, "images", "shard_images", "calls", "patience")
+        require_least(self, "", 1, "abreast")
         require_least(self, "", 2, "batch")
         require_within(self, "", "[0, 1)", "held_out")
         begins = self.adversary.begins
