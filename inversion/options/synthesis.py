@@ -208,8 +208,8 @@ class SynthesisOptions:
     shard_images: int = 5000
     """Most images one job makes; each job trains a generator of its own over all classes."""
     abreast: int = 1
-    """Shards that a process makes together, with one pass of the teacher for the batches of all: for
-    a GPU that one batch does not fill. They take so many times the memory.
+    """Shards that a process makes together, with one pass of the teacher for the batches of all:
+    for a GPU that one batch does not fill. They take so many times the memory.
     """
     batch: int = 200
     """Images in each generator call."""
