@@ -107,34 +107,35 @@ def _settle_abreast(
 
 
 def make_shards(shards: list[Shard], key: str, runtime: Runtime) -> None:
-    """Run jobs to their end: one, or several abreast."""
+    """Run jobs to their end: one, or several abreast. None is left in the list."""
     if not shards:
         return
     restore(shards, key)
+    first = shards[0].job
     out = shards[0].out
     count = len(shards)
     for shard in shards:
         notice = shard.recipe.notice()
         if notice:
             runtime.say(notice if count == 1 else f"each of {count} shards: {notice}")
-    going = list(shards)
     loop = Loop(
         _title(shards),
         max(shard.recipe.planned for shard in shards),
         runtime.quiet,
         max(shard.recipe.call for shard in shards),
-        save=lambda seconds: save(going, key),
+        save=lambda seconds: save(shards, key),
         log=out / "log.jsonl",
         work="synthesis",
     )
+    del shard  # what is finished needs no memory
     with loop:
         # Shards abreast are saved when one of them is done.
-        _finish(going)
-        while going:
-            _run(loop, going)
-            _finish(going)
+        _finish(shards)
+        while shards:
+            _run(loop, shards)
+            _finish(shards)
     if loop.stopping:
-        made = f"{out / shards[0].job.file} is" if count == 1 else f"{count} shards in {out} are"
+        made = f"{out / first.file} is" if count == 1 else f"{count} shards in {out} are"
         raise Interrupted(f"synthesis stopped; {made} finished")
 
 
@@ -185,11 +186,12 @@ def _stepping(shards: list[Shard]) -> Callable[[], list[StepResult]]:
 
 def _record(loop: Loop, shard: Shard, result: StepResult) -> None:
     call = shard.recipe.call
+    of_several = f" of {shard.job.file}" if shard.job.total > 1 else ""
     loop.record(
         "call",
         result.figures,
         REMEDY,
-        f"call {call}",
+        f"call {call}{of_several}",
         shard=shard.job.index,
         call=call,
         counts=result.counts,
