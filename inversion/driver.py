@@ -5,25 +5,25 @@ It knows no recipe by name.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from distill.files import load_state, save_state, write_atomically
 from distill.loop import Interrupted, Loop
 from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
-from distill.runtime import Machine, Runtime
-from distill.sets.transfer_set import TransferSet, write_shard
+from distill.runtime import Runtime
+from distill.sets.transfer_set import TransferSet
 from distill.students import identify_student
-from distill.tasks.places import count_decisions
-from inversion.jobs import ShardJob, assemble, claim, finished, note_of, plan
+from inversion.jobs import assemble, claim, plan, side_by_side
 from inversion.options import SynthesisOptions
+from inversion.parts.progress import StepResult
 from inversion.recipes import Recipe, find_recipe
+from inversion.shards import Shard, is_finished, restore, save
 from inversion.teacher import inspect_teacher
-from synthesis_kernels.backend import describe_device, describe_forms, random_apart
+from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
 REMEDY = "lower generator.learning_rate or objective.bn"
@@ -51,14 +51,10 @@ def synthesize(
     with as_found(teacher):
         teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         runtime.say(describe_forms(machine.device))
-        for job in runtime.share(jobs):
-            if finished(out, job, check=True) is not None:
-                _state_file(out, job).unlink(missing_ok=True)  # of a run killed at its very end
-                continue
-            # For dropout in the adversary; everything else has a generator of its own.
-            with random_apart(job.seed, machine.device):
-                recipe = recipe_class(teacher, job, options, machine)
-                make_shard(recipe, job, out, f"{key} {machine.key}", machine, runtime)
+        for group in runtime.share(side_by_side(jobs, options.abreast)):
+            unfinished = [job for job in group if not is_finished(out, job)]
+            make = partial(Shard, recipe_class, teacher, options, machine, out)
+            make_shards(list(map(make, unfinished)), f"{key} {machine.key}", runtime)
         return assemble(out, jobs, teacher, inspection.weight_hash, options, runtime.seed)
 
 
@@ -68,6 +64,7 @@ def check_synthesis(
     """The options with everything spelled out; what the recipe or the plan can't do is refused."""
     recipe_class = find_recipe(options.recipe)
     options = recipe_class.settle(options, teacher)
+    options = _settle_abreast(options, recipe_class, runtime)
     _check_calls(options, teacher.spec.classes)
     recipe_class.check(teacher, options, runtime)
     return options
@@ -86,79 +83,126 @@ def _check_calls(options: SynthesisOptions, classes: int) -> None:
         )
 
 
-def make_shard(
-    recipe: Recipe, job: ShardJob, out: Path, key: str, machine: Machine, runtime: Runtime
-) -> None:
-    """Run one job to its end."""
-    file = _state_file(out, job)
-    saved = load_state(file, key)
-    if saved is not None:
-        recipe.load_state_dict(saved)
-        saved = None  # with hints it is hundreds of megabytes
+def _settle_abreast(
+    options: SynthesisOptions, recipe_class: type[Recipe], runtime: Runtime
+) -> SynthesisOptions:
+    """The options with no more shards abreast than there are."""
+    if options.abreast > 1 and recipe_class.abreast is None:
+        raise EchosetError(
+            f"recipe {options.recipe} makes one shard at a time; leave synthesis.abreast 1"
+        )
+    shards = len(plan(options, classes=1))
+    if options.abreast > shards:
+        runtime.say(
+            f"synthesis.abreast {options.abreast} is lowered to {shards}: there are no more shards"
+        )
+        options = replace(options, abreast=shards)
+    groups = -(-shards // options.abreast)
+    if options.abreast > 1 and groups < runtime.world:
+        runtime.say(
+            f"synthesis.abreast {options.abreast} leaves work for {groups} of {runtime.world} "
+            "processes"
+        )
+    return options
 
-    def save(seconds: float) -> Path:
-        save_state(file, key, recipe.state_dict())
-        return file
 
-    notice = recipe.notice()
-    if notice:
-        runtime.say(notice)
-    title = f"synthesising {job.file}" if job.total > 1 else "synthesising"
+def make_shards(shards: list[Shard], key: str, runtime: Runtime) -> None:
+    """Run jobs to their end: one, or several abreast. None is left in the list."""
+    if not shards:
+        return
+    restore(shards, key)
+    first = shards[0].job
+    out = shards[0].out
+    count = len(shards)
+    for shard in shards:
+        notice = shard.recipe.notice()
+        if notice:
+            runtime.say(notice if count == 1 else f"each of {count} shards: {notice}")
     loop = Loop(
-        title,
-        recipe.planned,
+        _title(shards),
+        max(shard.recipe.planned for shard in shards),
         runtime.quiet,
-        recipe.call,
-        save=save,
+        max(shard.recipe.call for shard in shards),
+        save=lambda seconds: save(shards, key),
         log=out / "log.jsonl",
         work="synthesis",
     )
+    del shard  # what is finished needs no memory
     with loop:
-        while not recipe.done:
-            result = recipe.step()
-            loop.record(
-                "call",
-                result.figures,
-                REMEDY,
-                f"call {recipe.call}",
-                shard=job.index,
-                call=recipe.call,
-                counts=result.counts,
-                **result.notes,
-            )
-            loop.advance(recipe.call, result.line, recipe.planned, finished=recipe.done)
-    recipe.leave(out)
-    _write(recipe, job, out, machine)
-    file.unlink(missing_ok=True)
+        # Shards abreast are saved when one of them is done.
+        _finish(shards)
+        while shards:
+            _run(loop, shards)
+            _finish(shards)
     if loop.stopping:
-        raise Interrupted(f"synthesis stopped; {out / job.file} is finished")
+        made = f"{out / first.file} is" if count == 1 else f"{count} shards in {out} are"
+        raise Interrupted(f"synthesis stopped; {made} finished")
 
 
-def _write(recipe: Recipe, job: ShardJob, out: Path, machine: Machine) -> None:
-    """Write the shard, then the note that makes it count as finished."""
-    tensors, told = recipe.shard()
-    # The note of a shard that was lost does not count for this one.
-    note_of(out, job).unlink(missing_ok=True)
-    digest = write_shard(out / job.file, tensors)
-    counts = count_decisions(tensors["labels"], len(job.quotas)).tolist()
-    note = {
-        "file": job.file,
-        "sha256": digest,
-        "count": len(tensors["labels"]),
-        "seed": job.seed,
-        "calls": recipe.call,
-        "counts": counts,
-        **told,
-        "seconds": round(recipe.seconds, 3),
-        "device": describe_device(machine.device),
-        **machine.record(),
-        "torch": torch.__version__,
-    }
-    write_atomically(note_of(out, job), json.dumps(note).encode())
+def _run(loop: Loop, shards: list[Shard]) -> None:
+    """Make calls until a shard is done."""
+    step = _stepping(shards)
+    done = [False]
+    while not any(done):
+        results = step()
+        for shard, result in zip(shards, results, strict=True):
+            _record(loop, shard, result)
+        done = [shard.recipe.done for shard in shards]
+        loop.advance(
+            max(shard.recipe.call for shard in shards),
+            _line(results),
+            max(shard.recipe.planned for shard in shards),
+            # The others are to go on from where they were beside it, whatever happens to it.
+            keep=any(done) and len(shards) > 1,
+            finished=all(done),
+        )
 
 
-def _state_file(out: Path, job: ShardJob) -> Path:
-    return out / f".{job.file}.state"
+def _finish(shards: list[Shard]) -> None:
+    """Write those that are done, and leave the others in the list."""
+    for shard in list(shards):
+        if shard.recipe.done:
+            shard.finish()
+            shards.remove(shard)
+
+
+def _title(shards: list[Shard]) -> str:
+    """What is being made, for the progress bar."""
+    jobs = [shard.job for shard in shards]
+    if len(jobs) > 1:
+        return f"synthesising {len(jobs)} shards of {jobs[0].total}"
+    return f"synthesising {jobs[0].file}" if jobs[0].total > 1 else "synthesising"
+
+
+def _stepping(shards: list[Shard]) -> Callable[[], list[StepResult]]:
+    """What makes a call of each."""
+    first = shards[0]
+    kind = first.recipe.abreast
+    if len(shards) == 1 or kind is None:
+        return first.step
+    recipes: list[Any] = [shard.recipe for shard in shards]
+    return kind(recipes, [shard.turns for shard in shards]).step
+
+
+def _record(loop: Loop, shard: Shard, result: StepResult) -> None:
+    call = shard.recipe.call
+    of_several = f" of {shard.job.file}" if shard.job.total > 1 else ""
+    loop.record(
+        "call",
+        result.figures,
+        REMEDY,
+        f"call {call}{of_several}",
+        shard=shard.job.index,
+        call=call,
+        counts=result.counts,
+        **result.notes,
+    )
+
+
+def _line(results: list[StepResult]) -> str:
+    """The first shard's figures, for all."""
+    line = results[0].line
+    return line if len(results) == 1 else f"first of {len(results)}: {line}"
 
 
 def _identity(

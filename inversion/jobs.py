@@ -2,7 +2,7 @@
 them are.
 
 A plan follows from the options alone, and a job's seed from the job; so any number of processes may
-share a plan.
+share a plan. They share it group by group, where jobs are made several at a time.
 """
 
 from __future__ import annotations
@@ -60,6 +60,13 @@ def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJo
         job_seed = int.from_bytes(sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
         jobs.append(ShardJob(index, total, job_seed, quotas))
     return jobs
+
+
+def side_by_side(jobs: list[ShardJob], abreast: int) -> list[list[ShardJob]]:
+    """The jobs in groups that are made together. They follow from the plan alone, and neither from
+    the number of processes nor from what is finished.
+    """
+    return [jobs[first : first + abreast] for first in range(0, len(jobs), abreast)]
 
 
 def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or teacher") -> str:

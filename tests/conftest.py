@@ -41,6 +41,7 @@ hypothesis.settings.load_profile("same")
 
 
 SLOW = {
+    "test_abreast",
     "test_docs::test_python_blocks_run",
     "test_scorecard::test_neither_order_nor_chunks_matter",
     "test_learner::test_features_of_other_families_are_compared",

@@ -207,6 +207,10 @@ class SynthesisOptions:
     """
     shard_images: int = 5000
     """Most images one job makes; each job trains a generator of its own over all classes."""
+    abreast: int = 1
+    """Shards that a process makes together, with one pass of the teacher for the batches of all:
+    for a GPU that one batch does not fill. They take so many times the memory.
+    """
     batch: int = 200
     """Images in each generator call."""
     calls: int = 60
@@ -235,6 +239,7 @@ class SynthesisOptions:
 
     def __post_init__(self) -> None:
         require_least(self, "", 1, "images", "shard_images", "calls", "patience")
+        require_least(self, "", 1, "abreast")
         require_least(self, "", 2, "batch")
         require_within(self, "", "[0, 1)", "held_out")
         begins = self.adversary.begins

@@ -5,6 +5,7 @@ takes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,9 +20,32 @@ from inversion.options import SynthesisOptions
 from inversion.parts.adversary import ask_views
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.inner import InnerLoop
+from inversion.parts.inner_step import InnerResult, Request
 from inversion.parts.state import SynthesisState
 from synthesis_kernels.choices import Step
 from synthesis_kernels.step import Captured
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call asks of the generator."""
+
+    wanted: Tensor  # (B,)
+    targets: Tensor  # (B, *places)
+    held: Tensor  # (K,) images of each class in the buffer
+    adversarial: bool
+    first_view: int
+
+    def request(self, step: int) -> Request:
+        """What its inner step of this number asks for."""
+        view = torch.full((), self.first_view + step, device=self.wanted.device)
+        return Request(self.wanted, self.targets, view, self.held, self.adversarial)
+
+
+Made = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]
+"""A call's batch as uint8, the teacher's logits for exactly these images, their rank (φ), and
+figures for the log.
+"""
 
 
 def generator_call(
@@ -29,18 +53,23 @@ def generator_call(
     teacher: Classifier,
     state: SynthesisState,
     options: SynthesisOptions,
-) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+) -> Made:
     """The generator learns a batch in a few steps, and keeps of them what `generator.learning`
     says.
-
-    Returns the batch as uint8, the teacher's logits for exactly these images, their rank (φ) and
-    figures for the log.
     """
-    goal = options.objective
+    call = begin_call(inner, teacher, state, options)
+    for step in range(options.generator.inner_steps):
+        request = call.request(step)
+        result = inner.run(*request.tensors, request.adversarial)
+    return end_call(inner, teacher, state, options, call, result)
+
+
+def begin_call(
+    inner: InnerLoop, teacher: Classifier, state: SynthesisState, options: SynthesisOptions
+) -> Call:
+    """Draw what is asked for, and the noise that it is to be made of."""
     device = state.buffer.images.device
-    growing = state.buffer
-    if state.staged is not None and state.buffer.full:
-        growing = state.staged
+    growing = _growing(state)
     wanted = draw_classes(growing, options, state.random)
     targets = growing.task.targets(wanted, teacher.spec, state.random)
     noise = torch.randn(
@@ -48,12 +77,25 @@ def generator_call(
     )
     held = growing.counts()
     state.adversary.student.eval()
+    goal = options.objective
     adversarial = goal.adversary > 0 and state.call >= goal.adversary_after
     inner.begin(noise, state.bn_average)
-    for step in range(options.generator.inner_steps):
-        view = torch.full((), state.call * options.generator.inner_steps + step, device=device)
-        result = inner.run(wanted, targets, view, held, adversarial)
-    images = inner.end(wanted)
+    first_view = state.call * options.generator.inner_steps
+    return Call(wanted, targets, held, adversarial, first_view)
+
+
+def end_call(
+    inner: InnerLoop,
+    teacher: Classifier,
+    state: SynthesisState,
+    options: SynthesisOptions,
+    call: Call,
+    result: InnerResult,
+) -> Made:
+    """Keep what the last step's `result` leaves, and ask the teacher for the batch's labels."""
+    goal = options.objective
+    device = state.buffer.images.device
+    images = inner.end(call.wanted)
     state.meta_optimiser.step()
     state.carry_moments(result.mean, result.variance, goal.bn_momentum)
 
@@ -61,18 +103,25 @@ def generator_call(
     # In full precision: these decide the stored labels.
     logits = ask(teacher, to_input(pixels), torch.float32)
     decisions = decide(logits)
-    state.raw_counts += count_decisions(decisions, growing.classes)
+    state.raw_counts += count_decisions(decisions, state.buffer.classes)
     rank = torch.zeros(len(logits), device=device)
     if goal.phi:
-        rank = objectives.phi(logits, held, state.buffer.capacity, goal.gamma)
+        rank = objectives.phi(logits, call.held, state.buffer.capacity, goal.gamma)
     figures = {
         "bn": result.bn.clone(),
         "classes": result.wrong_class.mean(),
         "adversary": result.fooling.mean(),
         "alike": result.alike.clone(),
-        "hit": (decisions == targets).float().mean(),
+        "hit": (decisions == call.targets).float().mean(),
     }
     return pixels, logits, rank, figures
+
+
+def _growing(state: SynthesisState) -> ReplayBuffer:
+    """The buffer whose lack is asked for."""
+    if state.staged is not None and state.buffer.full:
+        return state.staged
+    return state.buffer
 
 
 def draw_classes(

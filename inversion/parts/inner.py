@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from distill.models.frozen import Frozen
 from distill.tasks.places import per_image
 from inversion.options import SynthesisOptions
 from inversion.parts.generator import Generator
+from inversion.parts.inner_step import InnerResult, InnerStep, Request, Terms
 from inversion.teacher import trained_views
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.choices import Step
@@ -26,38 +26,9 @@ from synthesis_kernels.divergence import adversarial_divergence
 from synthesis_kernels.step import Captured, optimiser_tensors
 from synthesis_kernels.views import ViewPlan, views
 
-Terms = list[tuple[Tensor, Tensor]]
-"""Parts of the loss, and the loss's gradient by each: what they weigh in it."""
-
 
 def _copy_all(into: Iterable[Tensor], source: Iterable[Tensor]) -> None:
     torch._foreach_copy_(list(into), list(source))
-
-
-@dataclass(frozen=True)
-class InnerResult:
-    """What a step found, before its update. A captured step's next run overwrites it."""
-
-    bn: Tensor  # ()
-    wrong_class: Tensor  # (B,)
-    apart: Tensor  # (B,) KL(p_T ‖ p_S) where teacher and adversary decide alike, else 0
-    alike: Tensor  # ()
-    moments: Tensor  # (2, ΣC)
-
-    @property
-    def fooling(self) -> Tensor:  # (B,)
-        """L_adv, the adversary's part of the loss."""
-        return -self.apart
-
-    @property
-    def mean(self) -> Tensor:  # (ΣC,)
-        """This batch's, at all BatchNorm layers."""
-        return self.moments[0]
-
-    @property
-    def variance(self) -> Tensor:  # (ΣC,)
-        """This batch's, at all BatchNorm layers."""
-        return self.moments[1]
 
 
 class InnerLoop:
@@ -111,7 +82,7 @@ class InnerLoop:
         self.bn_weight = torch.tensor(options.objective.bn, device=device)
         self.spread_weight = torch.tensor(options.objective.spread, device=device)
         self.even = torch.ones(options.batch, device=device)
-        self._captured = Captured(self._update, self._tensors, required=step == "graph")
+        self._alone = InnerStep([self])
         # A beginning is the same when it is made twice, and an end but for running statistics.
         self._captured_begin = Captured(self._begin, list, required=step == "graph")
         statistics = lambda: [*self.clone.buffers(), *generator.buffers()]  # noqa: E731
@@ -175,13 +146,14 @@ class InnerLoop:
         adversarial: bool,
     ) -> InnerResult:
         """One step towards the targets."""
-        # The first calls go without adversary or average. They are few: only the form that stays is
-        # captured.
-        settled = adversarial == (self.adversary is not None)
-        settled = settled and (self.average is not None or not self.options.objective.bn_momentum)
-        if settled and self.step != "eager":
-            return InnerResult(*self._captured(wanted, targets, view, held))
-        return InnerResult(*self._update(wanted, targets, view, held, adversarial))
+        return self._alone([Request(wanted, targets, view, held, adversarial)])[0]
+
+    def is_settled(self, adversarial: bool) -> bool:
+        """Whether a step has the form that stays: with adversary and average, where there are
+        any.
+        """
+        averaged = self.average is not None or not self.options.objective.bn_momentum
+        return averaged and adversarial == (self.adversary is not None)
 
     @torch.no_grad()
     def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
@@ -211,46 +183,36 @@ class InnerLoop:
         if self.plain:
             self.optimiser.load_state_dict(state)
 
-    def _update(
-        self,
-        wanted: Tensor,
-        targets: Tensor,
-        view: Tensor,
-        held: Tensor,
-        adversarial: bool = True,
-    ) -> tuple[Tensor, ...]:
-        self.optimiser.zero_grad(set_to_none=True)
-        terms, *result = self._objective(wanted, targets, view, held, adversarial)
-        if terms:
-            parts, weights = zip(*terms, strict=True)
-            torch.autograd.backward(parts, weights)
-        gradients: Any = [parameter.grad for parameter in self.parameters]
-        torch._foreach_add_(self.summed, gradients)
-        self.optimiser.step()
-        return tuple(value.detach() for value in result)
+    def show(self, request: Request) -> tuple[Tensor, Tensor]:  # (B, C, H, W), (B, C, H, W)
+        """The clone's images, and what the teacher is to see of them."""
+        with forward_pass(self.noise.device, self.precision):
+            images = self.clone(self.noise, request.wanted)
+        seen = views(images, self.places, request.view, self.view_plan, self.seed)
+        if self.shares_input:
+            seen = self.teacher.prepare(seen)
+        return images, seen
 
-    def _objective(
-        self, wanted: Tensor, targets: Tensor, view: Tensor, held: Tensor, adversarial: bool
+    def judge(
+        self,
+        request: Request,
+        images: Tensor,  # (B, C, H, W) in [0, 1]
+        seen: Tensor,  # (B, C, H, W)
+        logits: Tensor,  # (B, K, *places) the teacher's
+        moments: Tensor,  # (2, ΣC)
     ) -> tuple[Terms, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The loss's terms, and what `InnerResult` tells of them."""
         goal = self.options.objective
-        with forward_pass(self.noise.device, self.precision):
-            images = self.clone(self.noise, wanted)
-        seen = views(images, self.places, view, self.view_plan, self.seed)
-        if self.shares_input:
-            seen = self.teacher.prepare(seen)
-        logits, moments = self.teacher.with_moments(seen, prepared=self.shares_input)
         bn = self.target.distance(self._carried(moments))
-        wrong_class = objectives.class_loss(logits, targets)
+        wrong_class = objectives.class_loss(logits, request.targets)
         apart = self.nothing
-        if adversarial and self.adversary is not None:
+        if request.adversarial and self.adversary is not None:
             guess = self.adversary(seen, self.shares_input)
             apart = per_image(adversarial_divergence(logits, guess))
-        alike = objectives.likeness(images, wanted)
+        alike = objectives.likeness(images, request.wanted)
         worth = self.even
         if goal.phi:
-            worth = objectives.phi(logits.detach(), held, self.capacity, goal.gamma)
-        batch = len(wanted)
+            worth = objectives.phi(logits.detach(), request.held, self.capacity, goal.gamma)
+        batch = len(request.wanted)
         terms: Terms = []
         if goal.bn:
             terms.append((bn, self.bn_weight))
@@ -261,6 +223,12 @@ class InnerLoop:
         if goal.spread:
             terms.append((alike, self.spread_weight))
         return terms, bn, wrong_class, apart, alike, moments
+
+    def learn(self) -> None:
+        """Sum the step's gradients up, and follow them."""
+        gradients: Any = [parameter.grad for parameter in self.parameters]
+        torch._foreach_add_(self.summed, gradients)
+        self.optimiser.step()
 
     def _carried(self, moments: Tensor) -> Tensor:  # (2, ΣC)
         """The moments that are to match: blended with those of earlier batches, batches may differ

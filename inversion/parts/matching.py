@@ -20,8 +20,9 @@ from distill.runtime import Machine, Runtime
 from distill.update import StudentStep
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
+from inversion.parts.abreast import Abreast
 from inversion.parts.adversary import DrawStep, adversary_steps, build_adversary
-from inversion.parts.call import Store, generator_call
+from inversion.parts.call import Made, Store, generator_call
 from inversion.parts.inner import InnerLoop
 from inversion.parts.progress import (
     StepResult,
@@ -42,6 +43,7 @@ class Matching:
     """One shard in the making by BatchNorm matching (see `inversion.recipes.Recipe`)."""
 
     needs_batch_norm = True
+    abreast: type[Abreast] | None = Abreast
 
     @classmethod
     def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:
@@ -137,41 +139,29 @@ class Matching:
 
     def step(self) -> StepResult:
         """One call."""
-        state = self.state
-        options = self.options
         began = time.perf_counter()
         watch = Stopwatch(self.machine.device)
-        was_full = self.full
-        images, logits, rank, figures = generator_call(self.inner, self.teacher, state, options)
+        made = generator_call(self.inner, self.teacher, self.state, self.options)
         watch.mark()
+        values, theta = self.read_back(self.take(made))
+        elapsed = time.perf_counter() - began
+        return self.report(values, theta, elapsed, watch.seconds()[0])
+
+    def take(self, made: Made) -> dict[str, Tensor]:
+        """Take a generator call's batch in, and let the student learn; gives the call's figures."""
+        state = self.state
+        images, logits, rank, figures = made
         figures["taken"] = self.store(images, logits, rank)
         figures |= adversary_steps(self.learn)
         state.call += 1
+        return figures
 
-        values, theta = self._read_back(figures)
-        agreement = values["held_out_agreement"]
-        # Agreement counts from the call that fills the buffer: before, the few images held out may
-        # all be of one class.
-        if not was_full or agreement > state.best_agreement + RISE:
-            state.best_agreement = agreement
-            state.best_call = state.call
-        elapsed = time.perf_counter() - began
-        state.seconds += elapsed
-        notes: dict[str, Any] = {"seconds": elapsed, "generator_seconds": watch.seconds()[0]}
-        if state.policy:
-            notes["policy"] = theta
-        line = (
-            f"{show_counts(self.counts, self.job.quotas)}  bn {values['bn']:.2f}  "
-            f"class {values['classes']:.2f}  adversary {values['adversary']:.2f}  "
-            f"agreement {agreement:.3f}  {options.batch / elapsed:.0f} images/s"
-        )
-        return StepResult(values, self.counts, notes, line)
-
-    def _read_back(self, figures: dict[str, Tensor]) -> tuple[dict[str, float], list[float]]:
+    def read_back(self, figures: dict[str, Tensor]) -> tuple[dict[str, float], list[float]]:
         """Figures and a policy's weights, and how full the buffers are: what the host learns of a
         call, in its only wait for the device.
         """
         state = self.state
+        was_full = self.full
         buffers = [state.buffer] if state.staged is None else [state.buffer, state.staged]
         rows = [buffer.counts() for buffer in buffers]
         if state.policy:
@@ -180,7 +170,31 @@ class Matching:
         for buffer, counts in zip(buffers, told, strict=False):
             buffer.note(round(sum(counts)))
         self.counts = [round(count) for count in told[0]]
+        agreement = values["held_out_agreement"]
+        # Agreement counts from the call that fills the buffer: before, the few images held out may
+        # all be of one class.
+        if not was_full or agreement > state.best_agreement + RISE:
+            state.best_agreement = agreement
+            state.best_call = state.call
         return values, told[-1] if state.policy else []
+
+    def report(
+        self, values: dict[str, float], theta: list[float], elapsed: float, generating: float
+    ) -> StepResult:
+        """What the driver is told of a call that took so many seconds, those of the generator
+        among them.
+        """
+        self.state.seconds += elapsed
+        notes: dict[str, Any] = {"seconds": elapsed, "generator_seconds": generating}
+        if self.state.policy:
+            notes["policy"] = theta
+        line = (
+            f"{show_counts(self.counts, self.job.quotas)}  bn {values['bn']:.2f}  "
+            f"class {values['classes']:.2f}  adversary {values['adversary']:.2f}  "
+            f"agreement {values['held_out_agreement']:.3f}  "
+            f"{self.options.batch / elapsed:.0f} images/s"
+        )
+        return StepResult(values, self.counts, notes, line)
 
     def shard(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The buffer's images, and what is noted of how they came about."""

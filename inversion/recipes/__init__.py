@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distill.runtime import Machine, Runtime
     from inversion.jobs import ShardJob
     from inversion.options import SynthesisOptions
+    from inversion.parts.abreast import Abreast
     from inversion.parts.progress import StepResult
 
 RECIPES = {
@@ -35,6 +36,8 @@ class Recipe(Protocol):
 
     needs_batch_norm: bool
     """Whether it matches BatchNorm statistics, so that a teacher without them is refused."""
+    abreast: type[Abreast] | None
+    """What makes several shards abreast (`synthesis.abreast`); None where each is made alone."""
     call: int
     """Steps made so far."""
     seconds: float

@@ -61,6 +61,7 @@ class Adversarial:
     """
 
     needs_batch_norm = False
+    abreast = None
 
     @classmethod
     def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:

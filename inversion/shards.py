@@ -1,0 +1,140 @@
+"""Shards in the making: what each consists of, how their states are kept, and what is written of
+them in the end.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from distill.files import load_state, save_state, write_atomically
+from distill.models import Classifier
+from distill.runtime import Machine
+from distill.sets.transfer_set import write_shard
+from distill.tasks.places import count_decisions
+from inversion.jobs import ShardJob, finished, note_of
+from inversion.options import SynthesisOptions
+from inversion.parts.abreast import Turns
+from inversion.parts.progress import StepResult
+from inversion.recipes import Recipe
+from synthesis_kernels.backend import describe_device
+
+
+class Shard:
+    """One shard in the making: its recipe, its random numbers, and where its state is kept."""
+
+    def __init__(
+        self,
+        recipe_class: type[Recipe],
+        teacher: Classifier,
+        options: SynthesisOptions,
+        machine: Machine,
+        out: Path,
+        job: ShardJob,
+    ) -> None:
+        self.job = job
+        self.out = out
+        self.machine = machine
+        self.turns = Turns(job.seed, machine.device)
+        with self.turns.turn():
+            self.recipe = recipe_class(teacher, job, options, machine)
+
+    def step(self) -> list[StepResult]:
+        """One step of this shard alone."""
+        with self.turns.turn():
+            return [self.recipe.step()]
+
+    def restore(self, file: Path, key: str) -> None:
+        """Go on from what was saved, if anything was."""
+        saved = load_state(file, key)
+        if saved is not None:
+            with self.turns.turn():
+                self.recipe.load_state_dict(saved)
+
+    def save(self, file: Path, key: str) -> None:
+        """Save everything that `restore` needs."""
+        with self.turns.turn():
+            save_state(file, key, self.recipe.state_dict())
+
+    def finish(self) -> None:
+        """Write the shard, and leave nothing else of its making."""
+        self.recipe.leave(self.out)
+        _write(self.recipe, self.job, self.out, self.machine)
+        _remove_state(self.out, self.job)
+
+
+def restore(shards: list[Shard], key: str) -> None:
+    """Go on from what was saved last.
+
+    Shards abreast are saved at one call, each beside its last state, before the first of these is
+    replaced. So where a kill has left states of two calls, the later one's are all there.
+    """
+    for shard in shards:
+        shard.restore(_state_file(shard.out, shard.job), key)
+    latest = max(shard.recipe.call for shard in shards)
+    for shard in shards:
+        new = _new_state_file(shard.out, shard.job)
+        if shard.recipe.call < latest and new.is_file():
+            shard.restore(new, key)
+            new.replace(_state_file(shard.out, shard.job))
+    for shard in shards:
+        _new_state_file(shard.out, shard.job).unlink(missing_ok=True)
+
+
+def save(shards: list[Shard], key: str) -> Path:
+    """Save every shard's state, so that a kill leaves those of one call; gives where they are."""
+    files = [_state_file(shard.out, shard.job) for shard in shards]
+    if len(shards) == 1:
+        shards[0].save(files[0], key)
+        return files[0]
+    for shard in shards:
+        shard.save(_new_state_file(shard.out, shard.job), key)
+    for shard, file in zip(shards, files, strict=True):
+        _new_state_file(shard.out, shard.job).replace(file)
+    return shards[0].out
+
+
+def is_finished(out: Path, job: ShardJob) -> bool:
+    """Whether a shard is; then nothing else is left of its making."""
+    if finished(out, job, check=True) is None:
+        return False
+    _remove_state(out, job)  # of a run killed at its very end
+    return True
+
+
+def _write(recipe: Recipe, job: ShardJob, out: Path, machine: Machine) -> None:
+    """Write the shard, then the note that makes it count as finished."""
+    tensors, told = recipe.shard()
+    # The note of a shard that was lost does not count for this one.
+    note_of(out, job).unlink(missing_ok=True)
+    digest = write_shard(out / job.file, tensors)
+    counts = count_decisions(tensors["labels"], len(job.quotas)).tolist()
+    note = {
+        "file": job.file,
+        "sha256": digest,
+        "count": len(tensors["labels"]),
+        "seed": job.seed,
+        "calls": recipe.call,
+        "counts": counts,
+        **told,
+        "seconds": round(recipe.seconds, 3),
+        "device": describe_device(machine.device),
+        **machine.record(),
+        "torch": torch.__version__,
+    }
+    write_atomically(note_of(out, job), json.dumps(note).encode())
+
+
+def _state_file(out: Path, job: ShardJob) -> Path:
+    return out / f".{job.file}.state"
+
+
+def _new_state_file(out: Path, job: ShardJob) -> Path:
+    return out / f".{job.file}.new.state"
+
+
+def _remove_state(out: Path, job: ShardJob) -> None:
+    _state_file(out, job).unlink(missing_ok=True)
+    _new_state_file(out, job).unlink(missing_ok=True)
