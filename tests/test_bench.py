@@ -117,7 +117,7 @@ def test_every_step_is_counted(first, step):
     """In the document, and in the table."""
     done, _ = first
     part = last_json(done)[step]
-    assert part["operations"] > 100 and part["ours"]["ms"] > 0
+    assert part["operations"] > 50 and part["ours"]["ms"] > 0
     assert 0 < part["gmac"] < 3 and 0 < part["gigabytes"] < 3
     assert f"{part['operations']:,} operations" in done.stdout
 

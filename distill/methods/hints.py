@@ -101,40 +101,30 @@ class _Unexplained(torch.autograd.Function):
     @staticmethod
     def _by_kernel(ctx: Any, count: int, maps: tuple[Tensor, ...]) -> Tensor:
         rows = [native.as_rows(each) for each in maps]
-        shares: list[Tensor] = []
-        spreads: list[Tensor] = []
-        for student, teacher in zip(rows[:count], rows[count:], strict=True):
+        # Each layer's share, and what its gradient is multiplied by.
+        found = rows[0].new_empty(count, 2)
+        for place, (student, teacher) in enumerate(zip(rows[:count], rows[count:], strict=True)):
             channels = student.shape[-1]
-            pixels = student.numel() // channels
             sums = student.new_zeros(torch.get_num_threads(), 3, channels)
-            native.call("hint_sums", teacher.dtype, student, teacher, sums, pixels, channels)
-            offset, square, apart = sums.sum(0) / pixels
-            variance = (square - offset.square()).clamp_min(0)
-            mean = teacher.view(-1, channels)[0] + offset
-            spread = variance.mean()
-            same = spread <= LEAST * (spread + mean.square().mean())
-            spreads.append(torch.where(same, torch.inf, spread) * student.numel() * count)
-            shares.append(apart.sum() * pixels / spreads[-1])
+            given = (student, teacher, sums, found[place], LEAST)
+            native.call("hint_loss", teacher.dtype, *given, student.numel() // channels, channels)
         ctx.by_kernel = True
-        ctx.save_for_backward(*rows, *spreads)
-        return torch.stack(shares).sum()
+        ctx.save_for_backward(found, *rows)
+        return found[:, 0].mean()
 
     @staticmethod
     def _kernel_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(ctx.saved_tensors) // 3
-        students = ctx.saved_tensors[:count]
-        teachers = ctx.saved_tensors[count : 2 * count]
-        found: list[Tensor] = []
-        for student, teacher, spread in zip(
-            students, teachers, ctx.saved_tensors[2 * count :], strict=True
-        ):
+        found, *rows = ctx.saved_tensors
+        count = len(found)
+        gradients: list[Tensor] = []
+        for place, (student, teacher) in enumerate(zip(rows[:count], rows[count:], strict=True)):
             channels = student.shape[-1]
             out = torch.empty_like(student)
-            scale = 2 * grad / spread
+            given = (student, teacher, found[place], grad, out, 1 / count)
             sizes = (student.numel() // channels, channels)
-            native.call("hint_gradient", teacher.dtype, student, teacher, scale, out, *sizes)
-            found.append(native.as_channels(out))
-        return None, *found, *[None] * count
+            native.call("hint_gradient", teacher.dtype, *given, *sizes)
+            gradients.append(native.as_channels(out))
+        return None, *gradients, *[None] * count
 
 
 def _has_kernel(student: Tensor, teacher: Tensor) -> bool:

@@ -25,6 +25,25 @@ void hint_sums(const float *student, const T *teacher, float *sums, int64_t rows
     });
 }
 
+// From those sums: the share that is left unexplained, and its gradient by half a difference. A teacher's
+// map that is the same everywhere has nothing to tell.
+template <class T>
+void finish_hint(const T *teacher, const float *sums, float *found, int64_t rows, int64_t channels, float least, int threads) {
+    double spread = 0, about_zero = 0, apart = 0;
+    for (int64_t c = 0; c < channels; c++) {
+        double total[3] = {};
+        for (int64_t thread = 0; thread < threads; thread++)
+            for (int64_t i = 0; i < 3; i++) total[i] += sums[(3 * thread + i) * channels + c];
+        const double offset = total[0] / rows, mean = load(teacher + c, 1)[0] + offset;
+        spread += std::max(total[1] / rows - offset * offset, 0.0);
+        about_zero += mean * mean;
+        apart += total[2];
+    }
+    const bool tells = spread > least * (spread + about_zero);
+    found[0] = tells ? apart / rows / spread : 0;
+    found[1] = tells ? 2 / (rows * spread) : 0;
+}
+
 template <class T>
 void hint_gradient(const float *student, const T *teacher, float *out, float scale, int64_t rows, int64_t channels, int threads) {
     over_blocks<16>(rows, channels, threads, [=](int64_t, int64_t first, int64_t end, int64_t c, int64_t n) {
@@ -71,13 +90,14 @@ void spread(const float *grad, T *out, int64_t count, int64_t height, int64_t wi
 }  // namespace
 
 #define HINTS(NAME, T)                                                                                                         \
-    extern "C" void hint_sums_##NAME(const float *student, const T *teacher, float *sums, int64_t rows, int64_t channels,      \
-                                     int threads) {                                                                            \
+    extern "C" void hint_loss_##NAME(const float *student, const T *teacher, float *sums, float *found, float least,           \
+                                     int64_t rows, int64_t channels, int threads) {                                            \
         hint_sums(student, teacher, sums, rows, channels, threads);                                                            \
+        finish_hint(teacher, sums, found, rows, channels, least, threads);                                                     \
     }                                                                                                                          \
-    extern "C" void hint_gradient_##NAME(const float *student, const T *teacher, const float *scale, float *out, int64_t rows, \
-                                         int64_t channels, int threads) {                                                      \
-        hint_gradient(student, teacher, out, *scale, rows, channels, threads);                                                 \
+    extern "C" void hint_gradient_##NAME(const float *student, const T *teacher, const float *found, const float *grad,        \
+                                         float *out, float share, int64_t rows, int64_t channels, int threads) {               \
+        hint_gradient(student, teacher, out, found[1] * *grad * share, rows, channels, threads);                               \
     }                                                                                                                          \
     extern "C" void means_##NAME(const T *x, float *out, int64_t count, int64_t height, int64_t width, int64_t channels,       \
                                  int64_t tall, int64_t broad, int threads) {                                                   \
