@@ -162,14 +162,17 @@ def stack_up(parameters: list[Tensor]) -> list[Stack]:
     """Stacks of the parameters' matrices: as few as can be without much work on zeros."""
     sides = [_sides(parameter) for parameter in parameters]
     stacks: list[list[int]] = []
-    spent = 0
     for place in sorted(range(len(parameters)), key=lambda place: sides[place], reverse=True):
-        spent += _work(sides[stacks[-1][0]]) - _work(sides[place]) if stacks else 0
-        if not stacks or spent > MOST_WASTED:
+        if not stacks or _wasted([sides[one] for one in (*stacks[-1], place)]) > MOST_WASTED:
             stacks.append([])
-            spent = 0
         stacks[-1].append(place)
     return [Stack(parameters, places) for places in stacks]
+
+
+def _wasted(sides: list[tuple[int, int]]) -> int:
+    """Multiplications by zeros, where matrices of these sides are filled up to one shape."""
+    whole = (max(short for short, _ in sides), max(long for _, long in sides))
+    return len(sides) * _work(whole) - sum(map(_work, sides))
 
 
 def _work(sides: tuple[int, int]) -> int:

@@ -107,6 +107,7 @@ def _form(x: Tensor, vectors: tuple[Tensor, ...], other: Tensor | None) -> Form:
     """The form to run: torch's where types or places don't fit, or torch would refuse."""
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     fits = all(one.dtype is wide and one.is_contiguous() for one in vectors)
+    fits = fits and all(one.shape == x.shape[1:2] for one in vectors)
     if other is not None:
         fits = fits and other.dtype is x.dtype and other.shape == x.shape
     if not fits or x.dtype not in native.DTYPES or x.numel() < 2 * x.shape[1]:

@@ -29,8 +29,6 @@ LEAST_TILES = {torch.float32: 32, torch.bfloat16: 128}
 """Tiles in a batch from which it pays: the weights have to be transformed, too. So a batch and a
 few of its images are not answered to the same bit.
 """
-LEAST_WIDTH = {torch.float32: 16, torch.bfloat16: 16}
-"""Channels on the narrower side from which it pays."""
 MOST_WEIGHTS = 256 * 256
 """Inputs times outputs up to which the gradient of the weights pays: as many matrices of that size
 as there are products are added to, tile by tile.
@@ -104,14 +102,13 @@ def can_add(residual: Tensor, x: Tensor, weight: Tensor) -> bool:
 
 
 def has_layer(layer: nn.Module, precision: torch.dtype) -> TypeGuard[nn.Conv2d]:
-    """Whether a layer is such a convolution, wide enough for it to pay, and the form is here."""
-    if type(layer) is not nn.Conv2d or not is_square(layer) or not has(precision):
-        return False
-    widths = layer.weight.shape[:2]
+    """Whether a layer is such a convolution, and the form is here."""
     return (
-        min(widths) >= LEAST_WIDTH[precision]
-        and all(width % 16 == 0 for width in widths)
+        type(layer) is nn.Conv2d
+        and is_square(layer)
         and layer.weight.device.type == "cpu"
+        and all(width % 16 == 0 for width in layer.weight.shape[:2])
+        and has(precision)
     )
 
 
@@ -193,10 +190,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     batch, _, height, width = x.shape
     side = SIDE[x.dtype]
     tiles = -(-height // side) * -(-width // side)
-    is_wide = min(weight.shape[:2]) >= LEAST_WIDTH[x.dtype]
-    return (
-        is_wide and batch * tiles >= LEAST_TILES[x.dtype] and 2 * height * width >= side**2 * tiles
-    )
+    return batch * tiles >= LEAST_TILES[x.dtype] and 2 * height * width >= side**2 * tiles
 
 
 class _Winograd(torch.autograd.Function):

@@ -76,6 +76,10 @@ def frozen_conv3x3(
     if norm is not None and norm.moments is not None and len(x) % norm.moments.groups:
         groups = norm.moments.groups
         raise EchosetError(f"a batch of {len(x)} is no {groups} groups of equal size")
+    if norm is not None and norm.moments is not None:
+        parts = norm.moments.sums.shape[1] // 2 - 1
+        if parts != torch.get_num_threads():
+            raise EchosetError(f"moments for {parts} threads, and there are now others")
     return _Frozen.apply(x, residual, weight, bias, norm, packed or Packed())
 
 

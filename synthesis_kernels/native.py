@@ -163,7 +163,7 @@ def _build() -> Path:
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    print("compiling the kernels for this processor: some ten seconds, once", file=sys.stderr)
+    print("compiling the kernels for this processor: some twenty seconds, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
         units = [path for path in files if path.suffix == ".cpp"]

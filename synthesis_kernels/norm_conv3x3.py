@@ -124,7 +124,7 @@ class NormConv3x3(torch.autograd.Function):
             weight = weight.clone()
         to_norm_weight, to_norm_bias = weight.new_empty(2, weight.shape[1])
         products, team = gradient_sums(PLACES[rows.dtype], weight)
-        given = (grad_rows, rows, None, native.Memory(weight), statistics)
+        given = (grad_rows, rows, native.Memory(weight), statistics)
         room = (_sums(weight), products, packed_room(rows, weight))
         found = (to_x, to_norm_weight, to_norm_bias, native.Memory(to_weight))
         sizes = (*rows.shape, len(weight), *weight.stride(), team)

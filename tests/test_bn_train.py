@@ -177,6 +177,12 @@ def test_one_value_a_channel_is_refused_as_torch_does(device):
         bn_train(x, weight, bias, mean, variance, 0.1, 1e-5)
 
 
+def test_a_norm_of_other_channels_is_refused_as_torch_does():
+    vectors = [torch.ones(4) for _ in range(4)]
+    with pytest.raises(RuntimeError):
+        bn_train(torch.randn(4, 8, 3, 3), *vectors, 0.1, 1e-5)
+
+
 def test_nan_comes_through(device):
     x, weight, bias, mean, variance, _ = inputs((4, 3, 2, 2), device=device)
     x[0, 1] = torch.nan

@@ -239,7 +239,8 @@ def test_a_tail_computes_what_the_network_does_after_the_cut(teacher, data, mode
     stages = find_stages(network)
     with Taps(network, stages) as taps:
         logits = network(to_input(data.images[:4]))
-    tail = cut_after(network, stages.layers[-2]).eval()
+    # In training, as it is when it is cut for a method.
+    tail = cut_after(network.train(), stages.layers[-2]).eval()
     torch.testing.assert_close(tail(taps.maps[-2]), logits)
     assert len(list(tail.parameters())) < len(list(network.parameters()))
 

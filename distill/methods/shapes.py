@@ -58,7 +58,7 @@ class _Averaged(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         height, width = ctx.size
-        if _has_kernel(grad, ctx.dtype):
+        if _has_kernel(grad, ctx.dtype) and not torch.is_grad_enabled():
             rows = native.as_rows(grad)
             batch, tall, broad, channels = rows.shape
             out = rows.new_empty(batch, tall * height, broad * width, channels, dtype=ctx.dtype)

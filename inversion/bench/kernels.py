@@ -14,7 +14,7 @@ from torch import Tensor
 from inversion.bench import peers
 from inversion.bench.replays import Replays, Work
 from inversion.bench.timing import Bench, precision_name, ratio
-from synthesis_kernels.backend import kernel_form
+from synthesis_kernels.backend import forward_pass, kernel_form
 from synthesis_kernels.bn_match import bn_match
 from synthesis_kernels.conv3x3 import conv3x3, conv3x3_reference, runs
 from synthesis_kernels.divergence import divergence, divergence_reference
@@ -94,10 +94,19 @@ def upsample_conv_kernel(bench: Bench) -> Kernel:
     """The generator's second layer."""
     batch = bench.run.batch
     x = channels_last(bench, torch.randn(batch, 128, 16, 16, device=bench.device))
-    weight = channels_last(bench, torch.randn(64, 128, 3, 3, device=bench.device) * 0.03)
+    weight = torch.randn(64, 128, 3, 3, device=bench.device) * 0.03
+    weight = weight.contiguous(memory_format=torch.channels_last)
     products = batch * 64 * 32 * 32 * 128 * 9
     # As much again for each gradient.
-    return trained(upsample_conv, upsample_conv_reference, x, weight, flops=3 * 2 * products)
+
+    def definition(x: Tensor, weight: Tensor) -> Tensor:
+        return upsample_conv_reference(x, weight.to(x.dtype))
+
+    def ours(x: Tensor, weight: Tensor) -> Tensor:
+        with forward_pass(bench.device, bench.precision):
+            return upsample_conv(x, weight)
+
+    return trained(ours, definition, x, weight, flops=3 * 2 * products)
 
 
 def conv3x3_kernel(bench: Bench) -> Kernel | None:

@@ -90,10 +90,12 @@ class Multiplications(FlopCounterMode):
 
     def _hear(self, name: str, arguments: tuple[native.Argument, ...]) -> None:
         for prefix, taps in TAPS.items():
-            if name.startswith(prefix) and not name.endswith("_pack"):
+            if name.startswith(prefix):
                 # After the tensors come batch, height, width, inputs and outputs.
-                numbers = [each for each in arguments if type(each) is int]
-                self.native += 2 * taps * math.prod(numbers[:5])
+                numbers = [each for each in arguments if type(each) is int][:5]
+                if prefix == "strided_conv3x3":
+                    numbers[1:3] = [-(-side // 2) for side in numbers[1:3]]
+                self.native += 2 * taps * math.prod(numbers)
 
 
 MEMORY = {
@@ -109,6 +111,7 @@ TAPS = {
     "narrow_conv3x3": 9,
     "norm_conv3x3": 9,
     "norm_conv3x3_backward": 9,  # once more: it makes both gradients
+    "strided_conv3x3": 9,
     "upsample_conv": 16,
 }
 """Multiplications of a pixel for each pair of channels, by the beginning of a kernel's name."""

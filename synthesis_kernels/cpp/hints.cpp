@@ -39,9 +39,9 @@ void finish_hint(const T *teacher, const float *sums, float *found, int64_t rows
         about_zero += mean * mean;
         apart += total[2];
     }
-    const bool tells = spread > least * (spread + about_zero);
-    found[0] = tells ? apart / rows / spread : 0;
-    found[1] = tells ? 2 / (rows * spread) : 0;
+    const bool flat = spread <= least * (spread + about_zero);
+    found[0] = flat ? 0 : apart / rows / spread;
+    found[1] = flat ? 0 : 2 / (rows * spread);
 }
 
 template <class T>

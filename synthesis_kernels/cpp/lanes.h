@@ -1,5 +1,5 @@
 // What the kernels' CPU forms share. Plain C++ with GCC/Clang vector types and no torch headers: it
-// compiles in a second or two. Inputs are rows of channels (channels last). Every function takes the
+// compiles in some twenty seconds. Inputs are rows of channels (channels last). Every function takes the
 // number of threads; torch's own OpenMP runtime is linked.
 #pragma once
 

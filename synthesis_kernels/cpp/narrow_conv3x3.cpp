@@ -140,7 +140,7 @@ void backward(const typename K::Number *grad, const Weights<const float> &weight
                 gather_lines(grad, bands, band.image, row, outputs, lines.get());
                 for (int64_t column = 0; column < width; column++)
                     for (int64_t i = 0; i < 3; i++)
-                        for (int64_t n = 0; n < few; n++) near[column * numbers + i * few + n] = lines[i * line + column * outputs + n];
+                        memcpy(&near[column * numbers + i * few], &lines[i * line + column * outputs], few * sizeof(T));
                 multiply<K>((const typename K::Element *)near.get(), numbers / K::each, packed.get(), product.get(), width, numbers / K::each, inputs);
                 T *to = out + (band.image * bands.height + row) * width * inputs;
                 for (int64_t at = 0; at < width * inputs; at += K::count) K::write(to + at, K::read(&product[at]));
