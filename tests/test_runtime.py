@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distill.runtime import Runtime
-from inversion import SynthesisOptions, plan
+from inversion import SynthesisOptions, plan, shards
 from inversion.cli.main import main
 from synthesis_kernels.errors import EchosetError
 
