@@ -101,7 +101,10 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument) -> int:
     number of threads is added. What it gives means something where the function returns a number.
     """
     function = getattr(library(), f"{name}_{DTYPES[dtype]}")
-    result: int = function(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
+    # Types are told once: to make a C object of every number takes longer than many a kernel.
+    if function.argtypes is None:
+        function.argtypes = [*map(_type_of, arguments), ctypes.c_int]
+    result: int = function(*map(_as_c, arguments), torch.get_num_threads())
     for listen in listeners:
         listen(name, arguments)
     return result
@@ -128,21 +131,22 @@ def channel_sums(rows: Tensor) -> Tensor:  # (*, C) -> (C,) float32, or float64 
     return sums[0]
 
 
-def _as_c(value: Argument) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int64:
+def _type_of(value: Argument) -> type[ctypes.c_void_p | ctypes.c_float | ctypes.c_int64]:
     if isinstance(value, float):
-        return ctypes.c_float(value)
-    if isinstance(value, int):
-        return ctypes.c_int64(value)
-    if value is None:
-        return ctypes.c_void_p(None)
-    if isinstance(value, Memory):
-        return ctypes.c_void_p(value.tensor.data_ptr())
-    if not value.is_contiguous():
-        raise ValueError(
-            f"a native kernel was given a tensor of strides {value.stride()}; it reads contiguous "
-            "ones"
-        )
-    return ctypes.c_void_p(value.data_ptr())
+        return ctypes.c_float
+    return ctypes.c_int64 if isinstance(value, int) else ctypes.c_void_p
+
+
+def _as_c(value: Argument) -> int | float | None:
+    """A number as it is, and a tensor's address."""
+    if isinstance(value, Tensor):
+        if not value.is_contiguous():
+            raise ValueError(
+                f"a native kernel was given a tensor of strides {value.stride()}; it reads "
+                "contiguous ones"
+            )
+        return value.data_ptr()
+    return value.tensor.data_ptr() if isinstance(value, Memory) else value
 
 
 def _build() -> Path:
