@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import asked_form
+from synthesis_kernels.native_conv import Convolution, gradient_sums
 
 SIDE = {torch.float32: 4, torch.bfloat16: 2}
 """Of a tile of outputs."""
@@ -33,8 +34,6 @@ MOST_WEIGHTS = 256 * 256
 """Inputs times outputs up to which the gradient of the weights pays: as many matrices of that size
 as there are products are added to, tile by tile.
 """
-MOST_SUMS = 16 * MOST_WEIGHTS
-"""The same of all threads, each of which has its own: 150 MB."""
 
 
 def conv3x3_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -55,8 +54,9 @@ def conv3x3(
 
 
 class WinogradConvolutions(TorchFunctionMode):
-    """Inside, the convolutions that any network asks for are `conv3x3` where it runs and pays,
-    and `narrow_conv3x3` and `strided_conv3x3`."""
+    """Inside, the convolutions that any network asks for are `conv3x3`, `narrow_conv3x3` or
+    `strided_conv3x3`, where one of them runs and pays.
+    """
 
     def __torch_function__(
         self,
@@ -156,13 +156,14 @@ def _form_that_fits(
     """
     from synthesis_kernels import narrow_conv3x3, strided_conv3x3
 
-    side = weight.shape[-1]
     step = _one(stride)
-    keeps_size = _one(padding) == side // 2 or (padding == "same" and step == 1)
-    if groups != 1 or _one(dilation) != 1 or not keeps_size:
+    pads_one = _one(padding) == 1 or (padding == "same" and step == 1)
+    if groups != 1 or _one(dilation) != 1 or not pads_one:
+        return None
+    if weight.shape[1] % 16 or weight.shape[2:] != (3, 3):
         return None
     if torch.is_autocast_enabled("cpu"):
-        if torch.get_autocast_dtype("cpu") is not torch.bfloat16 or weight.shape[1] < 16:
+        if torch.get_autocast_dtype("cpu") is not torch.bfloat16:
             return None
         if input.dtype is torch.float32:
             input = input.to(torch.bfloat16)
@@ -170,9 +171,9 @@ def _form_that_fits(
     if step == 1 and runs(*tensors) and pays(input, weight):
         return _Winograd, tensors
     if step == 1 and narrow_conv3x3.runs(*tensors):
-        return narrow_conv3x3.NarrowConv3x3, tensors
+        return Convolution, (*tensors, narrow_conv3x3.KERNEL)
     if step == 2 and strided_conv3x3.runs(*tensors):
-        return strided_conv3x3.StridedConv3x3, tensors
+        return Convolution, (*tensors, strided_conv3x3.KERNEL)
     return None
 
 
@@ -253,10 +254,15 @@ def _convolve(
     out = rows.new_empty(*rows.shape[:3], outputs)
     if bias is not None:
         bias = bias.contiguous()
-    no_norm = (None, None, None)
-    given = (rows, *no_norm, native.Memory(weight), bias, None, packed_room(rows, weight), out)
-    sizes = (*rows.shape, outputs, *weight.stride(), turned, False, True, 1, 0)
-    native.call("conv3x3", rows.dtype, *given, *sizes)
+    scale = shift = sums = residual = None
+    given = (rows, scale, shift, sums, native.Memory(weight), bias, residual)
+    sizes = (*rows.shape, outputs, *weight.stride())
+    relu = False
+    packs = True
+    groups = 1
+    channels = 0  # of moments, which nobody asks for
+    rest = (turned, relu, packs, groups, channels)
+    native.call("conv3x3", rows.dtype, *given, packed_room(rows, weight), out, *sizes, *rest)
     return out
 
 
@@ -271,15 +277,8 @@ def _weight_gradient(
     weight: Tensor,  # (O, I, 3, 3)
 ) -> Tensor:  # as the weight
     out = torch.empty_like(weight)
-    sums, team = gradient_sums(PLACES[rows.dtype], weight)
+    sums, team = gradient_sums(PLACES[rows.dtype] * len(weight) * weight.shape[1], weight)
     given = (rows, grad_rows, sums, native.Memory(out))
     sizes = (*rows.shape, len(weight), *out.stride(), team)
     native.call("conv3x3_weight", rows.dtype, *given, *sizes)
     return out
-
-
-def gradient_sums(places: int, weight: Tensor) -> tuple[Tensor, int]:
-    """Where a team adds up, each of them for itself; and how many they are."""
-    size = weight.shape[0] * weight.shape[1]
-    team = min(torch.get_num_threads(), max(1, MOST_SUMS // size))
-    return weight.new_empty(team * places * size), team

@@ -7,14 +7,13 @@ gradient is one product, too. There is a native form only, for AVX2.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from synthesis_kernels import native
 from synthesis_kernels.backend import asked_form
 from synthesis_kernels.conv3x3 import conv3x3_reference, is_followed, is_plain
+from synthesis_kernels.native_conv import Convolution, Kernel
 
 MOST_OUTPUTS = 4
 TAPS = 9
@@ -42,50 +41,13 @@ def runs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 def narrow_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`conv3x3_reference` by the native form where there is one; differentiable in all three."""
     if runs(x, weight, bias) and not is_followed():
-        return NarrowConv3x3.apply(x, weight, bias)
+        return Convolution.apply(x, weight, bias, KERNEL)
     return conv3x3_reference(x, weight, bias)
 
 
-class NarrowConv3x3(torch.autograd.Function):
-    """The native form, where it `runs`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = native.as_rows(x)
-        out = rows.new_empty(*rows.shape[:3], len(weight))
-        shift = None if bias is None else bias.contiguous()
-        given = (rows, native.Memory(weight), shift, out)
-        native.call("narrow_conv3x3", rows.dtype, *given, *_sizes(rows, weight))
-        ctx.save_for_backward(rows, weight)
-        return native.as_channels(out)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        grad_rows = native.as_rows(grad)
-        to_x: Tensor | None = None
-        to_weight: Tensor | None = None
-        to_bias: Tensor | None = None
-        if ctx.needs_input_grad[0]:
-            out = torch.empty_like(rows)
-            given = (grad_rows, native.Memory(weight), out)
-            native.call("narrow_conv3x3_backward", rows.dtype, *given, *_sizes(rows, weight))
-            to_x = native.as_channels(out)
-        if ctx.needs_input_grad[1]:
-            to_weight = torch.empty_like(weight)
-            columns = -(-TAPS * len(weight) // LANES) * LANES
-            sums = weight.new_empty(torch.get_num_threads() * weight.shape[1] * columns)
-            native.call(
-                "narrow_conv3x3_weight",
-                rows.dtype,
-                *(rows, grad_rows, sums, native.Memory(to_weight)),
-                *_sizes(rows, to_weight),
-            )
-        if ctx.needs_input_grad[2]:
-            to_bias = native.channel_sums(grad_rows)
-        return to_x, to_weight, to_bias
+def _columns(weight: Tensor) -> int:
+    """Products are as wide as registers: what all taps make of a pixel, filled up with zeros."""
+    return -(-TAPS * len(weight) // LANES) * LANES
 
 
-def _sizes(rows: Tensor, weight: Tensor) -> tuple[int, ...]:
-    return (*rows.shape, len(weight), *weight.stride())
+KERNEL = Kernel("narrow_conv3x3", lambda side: side, lambda w: w.shape[1] * _columns(w))

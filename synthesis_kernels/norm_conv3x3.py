@@ -18,13 +18,13 @@ from synthesis_kernels.conv3x3 import (
     MOST_WEIGHTS,
     PLACES,
     can_add,
-    gradient_sums,
     is_followed,
     is_plain,
     packed_room,
     pays,
     runs,
 )
+from synthesis_kernels.native_conv import gradient_sums
 
 
 def norm_conv3x3_reference(
@@ -123,7 +123,8 @@ class NormConv3x3(torch.autograd.Function):
         if to_weight.stride() != weight.stride():  # as a part of something larger has others
             weight = weight.clone()
         to_norm_weight, to_norm_bias = weight.new_empty(2, weight.shape[1])
-        products, team = gradient_sums(PLACES[rows.dtype], weight)
+        room = PLACES[rows.dtype] * len(weight) * weight.shape[1]
+        products, team = gradient_sums(room, weight)
         given = (grad_rows, rows, native.Memory(weight), statistics)
         room = (_sums(weight), products, packed_room(rows, weight))
         found = (to_x, to_norm_weight, to_norm_bias, native.Memory(to_weight))

@@ -9,18 +9,13 @@ takes 9, in the native form. The weight stays the plain 3×3 one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthesis_kernels import native
 from synthesis_kernels.backend import asked_form
-from synthesis_kernels.conv3x3 import MOST_WEIGHTS, gradient_sums, is_followed, runs
-
-PLACES = 9
-"""Products that a tile is made by."""
+from synthesis_kernels.conv3x3 import MOST_WEIGHTS, is_followed, runs
+from synthesis_kernels.native_conv import Convolution, Kernel
 
 
 def upsample_conv_reference(
@@ -39,11 +34,10 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     if asked_form() == "reference":
         return upsample_conv_reference(x, weight, bias)
-    cast = x
-    if torch.is_autocast_enabled("cpu") and x.dtype is torch.float32:
-        cast = x.to(torch.get_autocast_dtype("cpu"))
-    if _pays(cast, weight, bias):
-        return _Winograd.apply(cast, weight, bias)
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x.dtype is torch.float32:
+        x = x.to(torch.get_autocast_dtype("cpu"))
+    if _pays(x, weight, bias):
+        return Convolution.apply(x, weight, bias, KERNEL)
     with torch.autocast(x.device.type, enabled=False):
         kernel = (weight.flatten(2) @ _folded(weight)).unflatten(2, (4, 4))
     return F.conv_transpose2d(x, kernel.transpose(0, 1), bias, stride=2, padding=1)
@@ -68,48 +62,4 @@ def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return is_small and not is_followed() and runs(x, weight, bias)
 
 
-class _Winograd(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = native.as_rows(x)
-        batch, height, width = rows.shape[:3]
-        out = rows.new_empty(batch, 2 * height, 2 * width, len(weight))
-        shift = None if bias is None else bias.contiguous()
-        given = (rows, native.Memory(weight), shift, _packed(rows, weight), out)
-        _call("", given, rows, weight)
-        ctx.save_for_backward(rows, weight)
-        return native.as_channels(out)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        grad_rows = native.as_rows(grad)
-        to_x: Tensor | None = None
-        to_weight: Tensor | None = None
-        to_bias: Tensor | None = None
-        if ctx.needs_input_grad[0]:
-            out = torch.empty_like(rows)
-            given = (grad_rows, native.Memory(weight), _packed(rows, weight), out)
-            _call("_backward", given, rows, weight)
-            to_x = native.as_channels(out)
-        if ctx.needs_input_grad[1]:
-            to_weight = torch.empty_like(weight)
-            sums, team = gradient_sums(PLACES, weight)
-            # It may lie in memory otherwise than the weight.
-            summed = (rows, grad_rows, sums, native.Memory(to_weight))
-            _call("_weight", summed, rows, to_weight, team)
-        if ctx.needs_input_grad[2]:
-            to_bias = native.channel_sums(grad_rows)
-        return to_x, to_weight, to_bias
-
-
-def _call(
-    part: str, given: tuple[native.Argument, ...], rows: Tensor, weight: Tensor, *team: int
-) -> None:
-    sizes = (*rows.shape, len(weight), *weight.stride(), *team)
-    native.call(f"upsample_conv{part}", rows.dtype, *given, *sizes)
-
-
-def _packed(rows: Tensor, weight: Tensor) -> Tensor:
-    return rows.new_empty(PLACES * weight.shape[0] * weight.shape[1])
+KERNEL = Kernel("upsample_conv", lambda side: 2 * side, Tensor.numel)

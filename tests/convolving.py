@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+from hypothesis import strategies as some
 
 from synthesis_kernels import native
 
@@ -43,6 +44,18 @@ def drawn(seed, *shape, dtype=torch.float32):
 
 
 @contextlib.contextmanager
+def hearing():
+    """Names of native kernels, as they run."""
+    names = []
+    listen = lambda name, arguments: names.append(name)  # noqa: E731
+    native.listeners.append(listen)
+    try:
+        yield names
+    finally:
+        native.listeners.remove(listen)
+
+
+@contextlib.contextmanager
 def threads(number):
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -50,6 +63,15 @@ def threads(number):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def tensors(x, outputs, bias=True):
+    """What a 3×3 convolution of x takes."""
+    weight = drawn(1, outputs, x.shape[1], 3, 3) / 3
+    return {"x": x, "weight": weight, "bias": drawn(2, outputs) if bias else None}
+
+
+LAYOUTS = ["plain", "channels last", "turned about", "a part"]
 
 
 def layouts(tensor):
@@ -61,6 +83,30 @@ def layouts(tensor):
         "turned about": tensor.transpose(2, 3).contiguous().transpose(2, 3),
         "a part": doubled[:, ::2],
     }
+
+
+def cases(outputs, most, wide=()):
+    """Sizes, layouts and threads for hypothesis: sides up to `most`, or so `wide`."""
+    side = some.integers(1, most)
+    return {
+        "batch": some.integers(1, 3),
+        "inputs": some.sampled_from([16, 32, 48, 112]),
+        "outputs": outputs,
+        "height": side,
+        "width": some.one_of(side, some.sampled_from(wide)) if wide else side,
+        "bias": some.booleans(),
+        "team": some.integers(1, 3),
+        "layout": some.sampled_from(LAYOUTS),
+        "weights": some.sampled_from(LAYOUTS),
+    }
+
+
+def case_of(precision, batch, inputs, outputs, height, width, bias, layout, weights):
+    """The tensors of such a case."""
+    x = drawn(0, batch, inputs, height, width, dtype=precision)
+    given = tensors(layouts(x)[layout], outputs, bias)
+    given["weight"] = layouts(given["weight"])[weights]
+    return given
 
 
 def assert_equal_gradients(kernel, reference, given, grad=None, limit=None, wanted=None):

@@ -9,16 +9,18 @@ from convolving import (
     LIMITS,
     PRECISIONS,
     assert_equal_gradients,
+    case_of,
+    cases,
     drawn,
-    layouts,
+    hearing,
     needs_avx2,
     relative,
+    tensors,
     threads,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from synthesis_kernels import native
 from synthesis_kernels.backend import forward_pass, kernel_form
 from synthesis_kernels.conv3x3 import conv3x3_reference
 from synthesis_kernels.narrow_conv3x3 import narrow_conv3x3, runs
@@ -28,42 +30,20 @@ KERNELS = {
     "narrow": (narrow_conv3x3, conv3x3_reference),
     "upsample": (upsample_conv, upsample_conv_reference),
 }
-LAYOUTS = ["plain", "channels last", "turned about", "a part"]
 
 
 @pytest.fixture
 def heard():
-    """Names of native kernels, as they run."""
-    names = []
-    listen = lambda name, arguments: names.append(name)  # noqa: E731
-    native.listeners.append(listen)
-    yield names
-    native.listeners.remove(listen)
-
-
-def tensors(x, outputs, bias=True):
-    weight = drawn(1, outputs, x.shape[1], 3, 3) / 3
-    return {"x": x, "weight": weight, "bias": drawn(2, outputs) if bias else None}
+    with hearing() as names:
+        yield names
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @settings(max_examples=40)
-@given(
-    batch=some.integers(1, 3),
-    inputs=some.sampled_from([16, 32, 48, 112]),
-    outputs=some.integers(1, 4),
-    height=some.integers(1, 9),
-    width=some.one_of(some.integers(1, 9), some.sampled_from([33, 600])),
-    bias=some.booleans(),
-    team=some.integers(1, 3),
-    layout=some.sampled_from(LAYOUTS),
-    weights=some.sampled_from(LAYOUTS),
-)
-def test_few_outputs(precision, batch, inputs, outputs, height, width, bias, team, layout, weights):
-    x = drawn(0, batch, inputs, height, width, dtype=precision)
-    given = tensors(layouts(x)[layout], outputs, bias)
-    given["weight"] = layouts(given["weight"])[weights]
-    if batch * height * width < 20:  # of so few numbers, one that cancels would tell
+@given(**cases(some.integers(1, 4), 9, wide=(33, 600)))
+def test_few_outputs(precision, team, **case):
+    given = case_of(precision, **case)
+    if given["x"][:, 0].numel() < 20:  # of so few numbers, one that cancels would tell
         given = {k: None if v is None else v.abs() for k, v in given.items()}
     assert runs(*given.values())
     with threads(team):
@@ -72,25 +52,10 @@ def test_few_outputs(precision, batch, inputs, outputs, height, width, bias, tea
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @settings(max_examples=40)
-@given(
-    batch=some.integers(1, 3),
-    inputs=some.sampled_from([16, 32, 48, 112]),
-    outputs=some.sampled_from([16, 32, 80]),
-    height=some.integers(1, 9),
-    width=some.integers(1, 9),
-    bias=some.booleans(),
-    team=some.integers(1, 3),
-    layout=some.sampled_from(LAYOUTS),
-    weights=some.sampled_from(LAYOUTS),
-)
-def test_after_a_doubling(
-    precision, batch, inputs, outputs, height, width, bias, team, layout, weights
-):
-    x = drawn(0, batch, inputs, height, width, dtype=precision)
-    given = tensors(layouts(x)[layout], outputs, bias)
-    given["weight"] = layouts(given["weight"])[weights]
+@given(**cases(some.sampled_from([16, 32, 80]), 9))
+def test_after_a_doubling(precision, team, **case):
     with threads(team):
-        assert_equal_gradients(upsample_conv, upsample_conv_reference, given)
+        assert_equal_gradients(upsample_conv, upsample_conv_reference, case_of(precision, **case))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

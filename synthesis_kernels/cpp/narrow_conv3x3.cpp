@@ -61,15 +61,15 @@ template <class K> void pack_matrix(const float *from, typename K::Element *pack
 constexpr int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 template <class K>
-void forward(const typename K::Number *x, const Weights<const float> &weights, const float *bias, typename K::Number *y, const Bands &bands, int threads) {
+void forward(const typename K::Number *x, const Weights<const float> &weights, const float *bias, typename K::Element *packed,
+             typename K::Number *y, const Bands &bands, int threads) {
     typedef typename K::Number T;
     const int64_t inputs = weights.inputs, outputs = weights.outputs, columns = up(TAPS * outputs, K::count), width = bands.width;
     Room<float> matrix(inputs * columns, true);
-    Room<typename K::Element> packed(inputs / K::each * columns);
     for (int64_t c = 0; c < inputs; c++)
         for (int64_t tap = 0; tap < TAPS; tap++)
             for (int64_t k = 0; k < outputs; k++) matrix[c * columns + tap * outputs + k] = weights.at(k, c, tap / 3, tap % 3);
-    pack_matrix<K>(matrix.get(), packed.get(), inputs, columns);
+    pack_matrix<K>(matrix.get(), packed, inputs, columns);
     Four shift{};
     if (bias)
         for (int64_t k = 0; k < outputs; k++) shift[k] = bias[k];
@@ -81,10 +81,10 @@ void forward(const typename K::Number *x, const Weights<const float> &weights, c
             const int64_t top = std::max<int64_t>(band.first - 1, 0), bottom = std::min(band.end + 1, bands.height), count = (bottom - top) * width;
             const T *from = x + (band.image * bands.height + top) * width * inputs;
             const int64_t whole = count / K::rows * K::rows;
-            multiply<K>((const typename K::Element *)from, inputs / K::each, packed.get(), said.get(), whole, inputs / K::each, columns);
+            multiply<K>((const typename K::Element *)from, inputs / K::each, packed, said.get(), whole, inputs / K::each, columns);
             if (whole < count) {
                 memcpy(last.get(), from + whole * inputs, (count - whole) * inputs * sizeof(T));
-                multiply<K>((const typename K::Element *)last.get(), inputs / K::each, packed.get(), said.get() + whole * columns, count - whole,
+                multiply<K>((const typename K::Element *)last.get(), inputs / K::each, packed, said.get() + whole * columns, count - whole,
                             inputs / K::each, columns);
             }
             for (int64_t row = band.first; row < band.end; row++)
@@ -121,15 +121,15 @@ template <class T, class N> inline void gather_lines(const T *map, const Bands &
 
 // The gradient of x.
 template <class K>
-void backward(const typename K::Number *grad, const Weights<const float> &weights, typename K::Number *out, const Bands &bands, int threads) {
+void backward(const typename K::Number *grad, const Weights<const float> &weights, typename K::Element *packed, typename K::Number *out,
+              const Bands &bands, int threads) {
     typedef typename K::Number T;
     const int64_t inputs = weights.inputs, outputs = weights.outputs, numbers = up(TAPS * outputs, K::each), width = bands.width;
     Room<float> matrix(numbers * inputs, true);
-    Room<typename K::Element> packed(numbers / K::each * inputs);
     for (int64_t tap = 0; tap < TAPS; tap++)
         for (int64_t k = 0; k < outputs; k++)
             for (int64_t c = 0; c < inputs; c++) matrix[(tap * outputs + k) * inputs + c] = weights.at(k, c, 2 - tap / 3, 2 - tap % 3);
-    pack_matrix<K>(matrix.get(), packed.get(), numbers, inputs);
+    pack_matrix<K>(matrix.get(), packed, numbers, inputs);
     over_bands(bands, threads, [&](int64_t, int64_t begin, int64_t end) {
         const int64_t line = (width + 2) * outputs, few = 3 * outputs;
         Room<T> lines(3 * line, true), near(up(width, K::rows) * numbers, true);
@@ -141,7 +141,7 @@ void backward(const typename K::Number *grad, const Weights<const float> &weight
                 for (int64_t column = 0; column < width; column++)
                     for (int64_t i = 0; i < 3; i++)
                         memcpy(&near[column * numbers + i * few], &lines[i * line + column * outputs], few * sizeof(T));
-                multiply<K>((const typename K::Element *)near.get(), numbers / K::each, packed.get(), product.get(), width, numbers / K::each, inputs);
+                multiply<K>((const typename K::Element *)near.get(), numbers / K::each, packed, product.get(), width, numbers / K::each, inputs);
                 T *to = out + (band.image * bands.height + row) * width * inputs;
                 for (int64_t at = 0; at < width * inputs; at += K::count) K::write(to + at, K::read(&product[at]));
             }
@@ -151,11 +151,12 @@ void backward(const typename K::Number *grad, const Weights<const float> &weight
 
 // `sums` has room for inputs × columns of each of the team.
 template <class K>
-void weight_gradient(const typename K::Number *x, const typename K::Number *grad, float *sums, const Weights<float> &to, const Bands &bands, int threads) {
+void weight_gradient(const typename K::Number *x, const typename K::Number *grad, float *sums, const Weights<float> &to, const Bands &bands,
+                     int64_t team) {
     typedef typename K::Element Element;
     const int64_t inputs = to.inputs, outputs = to.outputs, columns = up(TAPS * outputs, K::count), width = bands.width;
     const int64_t steps = up(width, K::each) / K::each;
-    over_bands(bands, threads, [&](int64_t member, int64_t begin, int64_t end) {
+    over_bands(bands, team, [&](int64_t member, int64_t begin, int64_t end) {
         Room<Element> left(steps * inputs), right(steps * columns);
         // Three rows of the gradient with a pixel of zeros on either side, and what lies around one pixel.
         const int64_t line = (width + 2) * outputs;
@@ -187,30 +188,35 @@ void weight_gradient(const typename K::Number *x, const typename K::Number *grad
         for (int64_t tap = 0; tap < TAPS; tap++)
             for (int64_t k = 0; k < outputs; k++) {
                 float sum = 0;
-                for (int64_t member = 0; member < threads; member++) sum += sums[(member * inputs + c) * columns + (TAPS - 1 - tap) * outputs + k];
+                for (int64_t member = 0; member < team; member++) sum += sums[(member * inputs + c) * columns + (TAPS - 1 - tap) * outputs + k];
                 to.at(k, c, tap / 3, tap % 3) = sum;
             }
 }
 
 }  // namespace
 
-#define NARROW_CONV3X3(NAME, K)                                                                                                      \
-    extern "C" void narrow_conv3x3_##NAME(const K::Number *x, const float *weight, const float *bias, K::Number *y, int64_t batch,   \
-                                          int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t by_output,         \
-                                          int64_t by_input, int64_t by_row, int64_t by_column, int threads) {                        \
-        forward<K>(x, {weight, outputs, inputs, by_output, by_input, by_row, by_column}, bias, y, {batch, height, width}, threads);  \
-    }                                                                                                                                \
-    extern "C" void narrow_conv3x3_backward_##NAME(const K::Number *grad, const float *weight, K::Number *out, int64_t batch,        \
-                                                   int64_t height, int64_t width, int64_t inputs, int64_t outputs,                   \
-                                                   int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column,           \
-                                                   int threads) {                                                                    \
-        backward<K>(grad, {weight, outputs, inputs, by_output, by_input, by_row, by_column}, out, {batch, height, width}, threads);  \
-    }                                                                                                                                \
-    extern "C" void narrow_conv3x3_weight_##NAME(const K::Number *x, const K::Number *grad, float *sums, float *out, int64_t batch,  \
-                                                 int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t by_output,  \
-                                                 int64_t by_input, int64_t by_row, int64_t by_column, int threads) {                 \
-        weight_gradient<K>(x, grad, sums, {out, outputs, inputs, by_output, by_input, by_row, by_column}, {batch, height, width},    \
-                           threads);                                                                                                 \
+// The arguments are those of `native_conv.py`; `packed` has room for inputs × columns numbers.
+#define NARROW_CONV3X3(NAME, K)                                                                                          \
+    extern "C" void narrow_conv3x3_##NAME(const K::Number *x, const float *weight, const float *bias, K::Element *packed, \
+                                          K::Number *y, int64_t batch, int64_t height, int64_t width, int64_t inputs,    \
+                                          int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row,          \
+                                          int64_t by_column, int threads) {                                              \
+        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};             \
+        forward<K>(x, weights, bias, packed, y, {batch, height, width}, threads);                                        \
+    }                                                                                                                    \
+    extern "C" void narrow_conv3x3_backward_##NAME(const K::Number *grad, const float *weight, K::Element *packed,       \
+                                                   K::Number *out, int64_t batch, int64_t height, int64_t width,         \
+                                                   int64_t inputs, int64_t outputs, int64_t by_output, int64_t by_input, \
+                                                   int64_t by_row, int64_t by_column, int threads) {                     \
+        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};             \
+        backward<K>(grad, weights, packed, out, {batch, height, width}, threads);                                        \
+    }                                                                                                                    \
+    extern "C" void narrow_conv3x3_weight_##NAME(const K::Number *x, const K::Number *grad, float *sums, float *out,     \
+                                                 int64_t batch, int64_t height, int64_t width, int64_t inputs,           \
+                                                 int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row,   \
+                                                 int64_t by_column, int64_t team, int) {                                 \
+        const Weights<float> weights{out, outputs, inputs, by_output, by_input, by_row, by_column};                      \
+        weight_gradient<K>(x, grad, sums, weights, {batch, height, width}, team);                                        \
     }
 
 NARROW_CONV3X3(float32, Float32)

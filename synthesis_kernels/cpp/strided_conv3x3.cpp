@@ -2,7 +2,7 @@
 // side, and one product makes the output. Channels are multiples of 16.
 #include "winograd.h"
 
-#if defined(__AVX2__) && defined(__FMA__)
+#ifdef __AVX512BF16__
 
 namespace {
 
@@ -107,9 +107,6 @@ void backward(const Map<K> &map, const Grid &grid, const typename K::Element *pa
                                               sums, weights, team, threads);                                                         \
     }
 
-STRIDED_CONV3X3(float32, Float32)
-#ifdef __AVX512BF16__
 STRIDED_CONV3X3(bfloat16, Bfloat16)
-#endif
 
 #endif
