@@ -76,7 +76,14 @@ def test_it_is_right_whatever_a_register_holds(tmp_path, monkeypatch):
     """8 numbers, or 16 as with AVX-512, of which 16 channels are half of what is packed: the
     compiler makes either for any processor.
     """
-    for name in ("lanes.h", "winograd.h", "tiles.h", "conv3x3.cpp", "channel_sums.cpp"):
+    for name in (
+        "lanes.h",
+        "numbers.h",
+        "winograd.h",
+        "tiles.h",
+        "conv3x3.cpp",
+        "channel_sums.cpp",
+    ):
         (tmp_path / "cpp").mkdir(exist_ok=True)
         (tmp_path / "cpp" / name).write_bytes((native.SOURCES / name).read_bytes())
     other = 8 if "avx512f" in native._processor_flags() else 16

@@ -13,7 +13,8 @@ void hint_sums(const float *student, const T *teacher, float *sums, int64_t rows
         const Floats centre = load(teacher + c, n);
         Floats sum{}, squares{}, apart{};
         for (int64_t r = first; r < end; r++) {
-            const Floats t = load(teacher + r * channels + c, n), d = t - centre, e = load(student + r * channels + c, n) - t;
+            const Floats t = load(teacher + r * channels + c, n), d = t - centre,
+                         e = load(student + r * channels + c, n) - t;
             sum += d;
             squares += d * d;
             apart += e * e;
@@ -27,8 +28,8 @@ void hint_sums(const float *student, const T *teacher, float *sums, int64_t rows
 
 // From those sums: the share that is left unexplained, and its gradient by half a difference. A teacher's
 // map that is the same everywhere has nothing to tell.
-template <class T>
-void finish_hint(const T *teacher, const float *sums, float *found, int64_t rows, int64_t channels, float least, int threads) {
+template <class T> void finish_hint(const T *teacher, const float *sums, float *found, int64_t rows, int64_t channels,
+                                    float least, int threads) {
     double spread = 0, about_zero = 0, apart = 0;
     for (int64_t c = 0; c < channels; c++) {
         double total[3] = {};
@@ -44,8 +45,8 @@ void finish_hint(const T *teacher, const float *sums, float *found, int64_t rows
     found[1] = flat ? 0 : 2 / (rows * spread);
 }
 
-template <class T>
-void hint_gradient(const float *student, const T *teacher, float *out, float scale, int64_t rows, int64_t channels, int threads) {
+template <class T> void hint_gradient(const float *student, const T *teacher, float *out, float scale, int64_t rows,
+                                      int64_t channels, int threads) {
     over_blocks<16>(rows, channels, threads, [=](int64_t, int64_t first, int64_t end, int64_t c, int64_t n) {
         for (int64_t r = first; r < end; r++) {
             const int64_t at = r * channels + c;
@@ -55,8 +56,8 @@ void hint_gradient(const float *student, const T *teacher, float *out, float sca
 }
 
 // Rectangles of tall × broad pixels; height and width are those of the means.
-template <class T>
-void means(const T *x, float *out, int64_t count, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t broad, int threads) {
+template <class T> void means(const T *x, float *out, int64_t count, int64_t height, int64_t width, int64_t channels,
+                              int64_t tall, int64_t broad, int threads) {
     const float share = 1.f / (tall * broad);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t p = 0; p < count * height * width; p++) {
@@ -72,8 +73,8 @@ void means(const T *x, float *out, int64_t count, int64_t height, int64_t width,
     }
 }
 
-template <class T>
-void spread(const float *grad, T *out, int64_t count, int64_t height, int64_t width, int64_t channels, int64_t tall, int64_t broad, int threads) {
+template <class T> void spread(const float *grad, T *out, int64_t count, int64_t height, int64_t width,
+                               int64_t channels, int64_t tall, int64_t broad, int threads) {
     const float share = 1.f / (tall * broad);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t line = 0; line < count * height * tall; line++) {
@@ -89,23 +90,24 @@ void spread(const float *grad, T *out, int64_t count, int64_t height, int64_t wi
 
 }  // namespace
 
-#define HINTS(NAME, T)                                                                                                         \
-    extern "C" void hint_loss_##NAME(const float *student, const T *teacher, float *sums, float *found, float least,           \
-                                     int64_t rows, int64_t channels, int threads) {                                            \
-        hint_sums(student, teacher, sums, rows, channels, threads);                                                            \
-        finish_hint(teacher, sums, found, rows, channels, least, threads);                                                     \
-    }                                                                                                                          \
-    extern "C" void hint_gradient_##NAME(const float *student, const T *teacher, const float *found, const float *grad,        \
-                                         float *out, float share, int64_t rows, int64_t channels, int threads) {               \
-        hint_gradient(student, teacher, out, found[1] * *grad * share, rows, channels, threads);                               \
-    }                                                                                                                          \
-    extern "C" void means_##NAME(const T *x, float *out, int64_t count, int64_t height, int64_t width, int64_t channels,       \
-                                 int64_t tall, int64_t broad, int threads) {                                                   \
-        means(x, out, count, height, width, channels, tall, broad, threads);                                                   \
-    }                                                                                                                          \
-    extern "C" void spread_##NAME(const float *grad, T *out, int64_t count, int64_t height, int64_t width, int64_t channels,   \
-                                  int64_t tall, int64_t broad, int threads) {                                                  \
-        spread(grad, out, count, height, width, channels, tall, broad, threads);                                               \
+#define HINTS(NAME, T)                                                                                               \
+    extern "C" void hint_loss_##NAME(const float *student, const T *teacher, float *sums, float *found, float least, \
+                                     int64_t rows, int64_t channels, int threads) {                                  \
+        hint_sums(student, teacher, sums, rows, channels, threads);                                                  \
+        finish_hint(teacher, sums, found, rows, channels, least, threads);                                           \
+    }                                                                                                                \
+    extern "C" void hint_gradient_##NAME(const float *student, const T *teacher, const float *found,                 \
+                                         const float *grad, float *out, float share, int64_t rows, int64_t channels, \
+                                         int threads) {                                                              \
+        hint_gradient(student, teacher, out, found[1] * *grad * share, rows, channels, threads);                     \
+    }                                                                                                                \
+    extern "C" void means_##NAME(const T *x, float *out, int64_t count, int64_t height, int64_t width,               \
+                                 int64_t channels, int64_t tall, int64_t broad, int threads) {                       \
+        means(x, out, count, height, width, channels, tall, broad, threads);                                         \
+    }                                                                                                                \
+    extern "C" void spread_##NAME(const float *grad, T *out, int64_t count, int64_t height, int64_t width,           \
+                                  int64_t channels, int64_t tall, int64_t broad, int threads) {                      \
+        spread(grad, out, count, height, width, channels, tall, broad, threads);                                     \
     }
 HINTS(float32, float)
 HINTS(bfloat16, bf16)

@@ -17,7 +17,8 @@ struct Band {
 struct Bands {
     int64_t batch, height, width, rows, each = (height + rows - 1) / rows, count = batch * each;
     // So many rows that numbers of them stay in the second cache.
-    Bands(int64_t batch, int64_t height, int64_t width) : batch(batch), height(height), width(width), rows(std::max<int64_t>(1, 1024 / width)) {}
+    Bands(int64_t batch, int64_t height, int64_t width)
+        : batch(batch), height(height), width(width), rows(std::max<int64_t>(1, 1024 / width)) {}
     Band operator[](int64_t i) const { return {i / each, i % each * rows, std::min(i % each * rows + rows, height)}; }
 };
 
@@ -25,10 +26,13 @@ struct Bands {
 template <class Body> inline void over_bands(const Bands &bands, int threads, Body body) {
     const int64_t team = threads;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t member = 0; member < team; member++) body(member, bands.count * member / team, bands.count * (member + 1) / team);
+    for (int64_t member = 0; member < team; member++)
+        body(member, bands.count * member / team, bands.count * (member + 1) / team);
 }
 
-inline float number(float v) { return v; }
+inline float number(float v) {
+    return v;
+}
 inline float number(bf16 v) {
     const uint32_t bits = uint32_t(v.bits) << 16;
     float out;
@@ -37,10 +41,16 @@ inline float number(bf16 v) {
 }
 
 typedef float Four __attribute__((vector_size(16)));
-inline Four four(const float *p) { Four v; memcpy(&v, p, 16); return v; }
+inline Four four(const float *p) {
+    Four v;
+    memcpy(&v, p, 16);
+    return v;
+}
 
 // Up to four numbers.
-inline void write_few(float *p, Four v, int64_t n) { memcpy(p, &v, 4 * n); }
+inline void write_few(float *p, Four v, int64_t n) {
+    memcpy(p, &v, 4 * n);
+}
 inline void write_few(bf16 *p, Four v, int64_t n) {
     Floats wide{};
     memcpy(&wide, &v, 16);
@@ -54,21 +64,25 @@ template <class K> void pack_matrix(const float *from, typename K::Element *pack
     for (int64_t row = 0; row < rows; row++)
         for (int64_t k = 0; k < columns; k += K::count) {
             const int64_t begin = k / (2 * K::count) * 2 * K::count, across = std::min(2 * K::count, columns - begin);
-            K::put(packed + begin * steps + row / K::each * across + k - begin, row % K::each, K::read(from + row * columns + k));
+            K::put(packed + begin * steps + row / K::each * across + k - begin, row % K::each,
+                   K::read(from + row * columns + k));
         }
 }
 
-constexpr int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+constexpr int64_t up(int64_t n, int64_t to) {
+    return (n + to - 1) / to * to;
+}
 
-template <class K>
-void forward(const typename K::Number *x, const Weights<const float> &weights, const float *bias, typename K::Element *packed,
-             typename K::Number *y, const Bands &bands, int threads) {
+template <class K> void forward(const typename K::Number *x, const Weights<const float> &weights, const float *bias,
+                                typename K::Element *packed, typename K::Number *y, const Bands &bands, int threads) {
     typedef typename K::Number T;
-    const int64_t inputs = weights.inputs, outputs = weights.outputs, columns = up(TAPS * outputs, K::count), width = bands.width;
+    const int64_t inputs = weights.inputs, outputs = weights.outputs, columns = up(TAPS * outputs, K::count),
+                  width = bands.width;
     Room<float> matrix(inputs * columns, true);
     for (int64_t c = 0; c < inputs; c++)
         for (int64_t tap = 0; tap < TAPS; tap++)
-            for (int64_t k = 0; k < outputs; k++) matrix[c * columns + tap * outputs + k] = weights.at(k, c, tap / 3, tap % 3);
+            for (int64_t k = 0; k < outputs; k++)
+                matrix[c * columns + tap * outputs + k] = weights.at(k, c, tap / 3, tap % 3);
     pack_matrix<K>(matrix.get(), packed, inputs, columns);
     Four shift{};
     if (bias)
@@ -78,14 +92,16 @@ void forward(const typename K::Number *x, const Weights<const float> &weights, c
         Room<T> last(K::rows * inputs, true);
         for (int64_t b = begin; b < end; b++) {
             const Band band = bands[b];
-            const int64_t top = std::max<int64_t>(band.first - 1, 0), bottom = std::min(band.end + 1, bands.height), count = (bottom - top) * width;
+            const int64_t top = std::max<int64_t>(band.first - 1, 0), bottom = std::min(band.end + 1, bands.height),
+                          count = (bottom - top) * width;
             const T *from = x + (band.image * bands.height + top) * width * inputs;
             const int64_t whole = count / K::rows * K::rows;
-            multiply<K>((const typename K::Element *)from, inputs / K::each, packed, said.get(), whole, inputs / K::each, columns);
+            multiply<K>((const typename K::Element *)from, inputs / K::each, packed, said.get(), whole,
+                        inputs / K::each, columns);
             if (whole < count) {
                 memcpy(last.get(), from + whole * inputs, (count - whole) * inputs * sizeof(T));
-                multiply<K>((const typename K::Element *)last.get(), inputs / K::each, packed, said.get() + whole * columns, count - whole,
-                            inputs / K::each, columns);
+                multiply<K>((const typename K::Element *)last.get(), inputs / K::each, packed,
+                            said.get() + whole * columns, count - whole, inputs / K::each, columns);
             }
             for (int64_t row = band.first; row < band.end; row++)
                 for (int64_t column = 0; column < width; column++) {
@@ -102,7 +118,8 @@ void forward(const typename K::Number *x, const Weights<const float> &weights, c
 }
 
 // Three rows of a map of few channels around one, with a pixel of zeros on either side.
-template <class T, class N> inline void gather_lines(const T *map, const Bands &bands, int64_t image, int64_t row, int64_t channels, N *lines) {
+template <class T, class N>
+inline void gather_lines(const T *map, const Bands &bands, int64_t image, int64_t row, int64_t channels, N *lines) {
     const int64_t line = (bands.width + 2) * channels;
     for (int64_t i = 0; i < 3; i++) {
         const int64_t from = row + i - 1;
@@ -111,8 +128,10 @@ template <class T, class N> inline void gather_lines(const T *map, const Bands &
         for (int64_t n = 0; n < bands.width * channels; n++) {
             N value{};
             if (inside) {
-                if constexpr (std::is_same<T, N>::value) value = g[n];
-                else value = number(g[n]);
+                if constexpr (std::is_same<T, N>::value)
+                    value = g[n];
+                else
+                    value = number(g[n]);
             }
             lines[i * line + channels + n] = value;
         }
@@ -120,15 +139,17 @@ template <class T, class N> inline void gather_lines(const T *map, const Bands &
 }
 
 // The gradient of x.
-template <class K>
-void backward(const typename K::Number *grad, const Weights<const float> &weights, typename K::Element *packed, typename K::Number *out,
-              const Bands &bands, int threads) {
+template <class K> void backward(const typename K::Number *grad, const Weights<const float> &weights,
+                                 typename K::Element *packed, typename K::Number *out, const Bands &bands,
+                                 int threads) {
     typedef typename K::Number T;
-    const int64_t inputs = weights.inputs, outputs = weights.outputs, numbers = up(TAPS * outputs, K::each), width = bands.width;
+    const int64_t inputs = weights.inputs, outputs = weights.outputs, numbers = up(TAPS * outputs, K::each),
+                  width = bands.width;
     Room<float> matrix(numbers * inputs, true);
     for (int64_t tap = 0; tap < TAPS; tap++)
         for (int64_t k = 0; k < outputs; k++)
-            for (int64_t c = 0; c < inputs; c++) matrix[(tap * outputs + k) * inputs + c] = weights.at(k, c, 2 - tap / 3, 2 - tap % 3);
+            for (int64_t c = 0; c < inputs; c++)
+                matrix[(tap * outputs + k) * inputs + c] = weights.at(k, c, 2 - tap / 3, 2 - tap % 3);
     pack_matrix<K>(matrix.get(), packed, numbers, inputs);
     over_bands(bands, threads, [&](int64_t, int64_t begin, int64_t end) {
         const int64_t line = (width + 2) * outputs, few = 3 * outputs;
@@ -141,7 +162,8 @@ void backward(const typename K::Number *grad, const Weights<const float> &weight
                 for (int64_t column = 0; column < width; column++)
                     for (int64_t i = 0; i < 3; i++)
                         memcpy(&near[column * numbers + i * few], &lines[i * line + column * outputs], few * sizeof(T));
-                multiply<K>((const typename K::Element *)near.get(), numbers / K::each, packed, product.get(), width, numbers / K::each, inputs);
+                multiply<K>((const typename K::Element *)near.get(), numbers / K::each, packed, product.get(), width,
+                            numbers / K::each, inputs);
                 T *to = out + (band.image * bands.height + row) * width * inputs;
                 for (int64_t at = 0; at < width * inputs; at += K::count) K::write(to + at, K::read(&product[at]));
             }
@@ -150,9 +172,8 @@ void backward(const typename K::Number *grad, const Weights<const float> &weight
 }
 
 // `sums` has room for inputs × columns of each of the team.
-template <class K>
-void weight_gradient(const typename K::Number *x, const typename K::Number *grad, float *sums, const Weights<float> &to, const Bands &bands,
-                     int64_t team) {
+template <class K> void weight_gradient(const typename K::Number *x, const typename K::Number *grad, float *sums,
+                                        const Weights<float> &to, const Bands &bands, int64_t team) {
     typedef typename K::Element Element;
     const int64_t inputs = to.inputs, outputs = to.outputs, columns = up(TAPS * outputs, K::count), width = bands.width;
     const int64_t steps = up(width, K::each) / K::each;
@@ -170,17 +191,23 @@ void weight_gradient(const typename K::Number *x, const typename K::Number *grad
                 gather_lines(grad, bands, band.image, row, outputs, lines.get());
                 for (int64_t column = 0; column < width; column++) {
                     const int64_t step = column / K::each, number = column % K::each;
-                    for (int64_t c = 0; c < inputs; c += K::count) K::put(&left[step * inputs + c], number, K::read(x + (first + column) * inputs + c));
-                    for (int64_t i = 0; i < 3; i++) memcpy(&values[3 * i * outputs], &lines[i * line + column * outputs], 3 * outputs * sizeof(float));
-                    for (int64_t k = 0; k < columns; k += K::count) K::put(&right[step * columns + k], number, K::read(&values[k]));
+                    for (int64_t c = 0; c < inputs; c += K::count)
+                        K::put(&left[step * inputs + c], number, K::read(x + (first + column) * inputs + c));
+                    for (int64_t i = 0; i < 3; i++)
+                        memcpy(&values[3 * i * outputs], &lines[i * line + column * outputs],
+                               3 * outputs * sizeof(float));
+                    for (int64_t k = 0; k < columns; k += K::count)
+                        K::put(&right[step * columns + k], number, K::read(&values[k]));
                 }
                 if (width % K::each) {
                     fill_last<K>(left.get(), 1, 0, steps - 1, inputs);
                     fill_last<K>(right.get(), 1, 0, steps - 1, columns);
                 }
                 for (int64_t k = 0; k < columns; k += 2 * K::count)
-                    if (k + 2 * K::count <= columns) add_outer<K, 2>(left.get(), &right[k], own + k, inputs, columns, steps);
-                    else add_outer<K, 1>(left.get(), &right[k], own + k, inputs, columns, steps);
+                    if (k + 2 * K::count <= columns)
+                        add_outer<K, 2>(left.get(), &right[k], own + k, inputs, columns, steps);
+                    else
+                        add_outer<K, 1>(left.get(), &right[k], own + k, inputs, columns, steps);
             }
         }
     });
@@ -188,7 +215,8 @@ void weight_gradient(const typename K::Number *x, const typename K::Number *grad
         for (int64_t tap = 0; tap < TAPS; tap++)
             for (int64_t k = 0; k < outputs; k++) {
                 float sum = 0;
-                for (int64_t member = 0; member < team; member++) sum += sums[(member * inputs + c) * columns + (TAPS - 1 - tap) * outputs + k];
+                for (int64_t member = 0; member < team; member++)
+                    sum += sums[(member * inputs + c) * columns + (TAPS - 1 - tap) * outputs + k];
                 to.at(k, c, tap / 3, tap % 3) = sum;
             }
 }
@@ -196,27 +224,27 @@ void weight_gradient(const typename K::Number *x, const typename K::Number *grad
 }  // namespace
 
 // The arguments are those of `native_conv.py`; `packed` has room for inputs × columns numbers.
-#define NARROW_CONV3X3(NAME, K)                                                                                          \
-    extern "C" void narrow_conv3x3_##NAME(const K::Number *x, const float *weight, const float *bias, K::Element *packed, \
-                                          K::Number *y, int64_t batch, int64_t height, int64_t width, int64_t inputs,    \
-                                          int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row,          \
-                                          int64_t by_column, int threads) {                                              \
-        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};             \
-        forward<K>(x, weights, bias, packed, y, {batch, height, width}, threads);                                        \
-    }                                                                                                                    \
-    extern "C" void narrow_conv3x3_backward_##NAME(const K::Number *grad, const float *weight, K::Element *packed,       \
-                                                   K::Number *out, int64_t batch, int64_t height, int64_t width,         \
-                                                   int64_t inputs, int64_t outputs, int64_t by_output, int64_t by_input, \
-                                                   int64_t by_row, int64_t by_column, int threads) {                     \
-        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};             \
-        backward<K>(grad, weights, packed, out, {batch, height, width}, threads);                                        \
-    }                                                                                                                    \
-    extern "C" void narrow_conv3x3_weight_##NAME(const K::Number *x, const K::Number *grad, float *sums, float *out,     \
-                                                 int64_t batch, int64_t height, int64_t width, int64_t inputs,           \
-                                                 int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row,   \
-                                                 int64_t by_column, int64_t team, int) {                                 \
-        const Weights<float> weights{out, outputs, inputs, by_output, by_input, by_row, by_column};                      \
-        weight_gradient<K>(x, grad, sums, weights, {batch, height, width}, team);                                        \
+#define NARROW_CONV3X3(NAME, K)                                                                                        \
+    extern "C" void narrow_conv3x3_##NAME(const K::Number *x, const float *weight, const float *bias,                  \
+                                          K::Element *packed, K::Number *y, int64_t batch, int64_t height,             \
+                                          int64_t width, int64_t inputs, int64_t outputs, int64_t by_output,           \
+                                          int64_t by_input, int64_t by_row, int64_t by_column, int threads) {          \
+        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};           \
+        forward<K>(x, weights, bias, packed, y, {batch, height, width}, threads);                                      \
+    }                                                                                                                  \
+    extern "C" void narrow_conv3x3_backward_##NAME(const K::Number *grad, const float *weight, K::Element *packed,     \
+                                                   K::Number *out, int64_t batch, int64_t height, int64_t width,       \
+                                                   int64_t inputs, int64_t outputs, int64_t by_output,                 \
+                                                   int64_t by_input, int64_t by_row, int64_t by_column, int threads) { \
+        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};           \
+        backward<K>(grad, weights, packed, out, {batch, height, width}, threads);                                      \
+    }                                                                                                                  \
+    extern "C" void narrow_conv3x3_weight_##NAME(const K::Number *x, const K::Number *grad, float *sums, float *out,   \
+                                                 int64_t batch, int64_t height, int64_t width, int64_t inputs,         \
+                                                 int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row, \
+                                                 int64_t by_column, int64_t team, int) {                               \
+        const Weights<float> weights{out, outputs, inputs, by_output, by_input, by_row, by_column};                    \
+        weight_gradient<K>(x, grad, sums, weights, {batch, height, width}, team);                                      \
     }
 
 NARROW_CONV3X3(float32, Float32)

@@ -23,13 +23,14 @@ struct Corner {
     template <class V> static void mix(const V *d, V *out) { out[0] = d[0], out[1] = d[1]; }
 };
 
-Grid outputs_of(int64_t batch, int64_t height, int64_t width) { return {batch, (height + 1) / 2, (width + 1) / 2}; }
+Grid outputs_of(int64_t batch, int64_t height, int64_t width) {
+    return {batch, (height + 1) / 2, (width + 1) / 2};
+}
 
 // The gradient of x: an output's gradient and those of three neighbours make four pixels, each from the
 // taps that meet it.
-template <class K>
-void backward(const Map<K> &map, const Grid &grid, const typename K::Element *packed, typename K::Number *out, int64_t inputs,
-                       int64_t height, int64_t width, int threads) {
+template <class K> void backward(const Map<K> &map, const Grid &grid, const typename K::Element *packed,
+                                 typename K::Number *out, int64_t inputs, int64_t height, int64_t width, int threads) {
     typedef typename K::Number T;
     typedef typename K::Element Element;
     constexpr int64_t SIZE = BLOCK<K, Corner>;
@@ -41,17 +42,21 @@ void backward(const Map<K> &map, const Grid &grid, const typename K::Element *pa
         for (int64_t first = begin; first < end; first += SIZE) {
             const int64_t count = std::min(SIZE, end - first);
             over_runs(grid, first, count, [&](const Run &run) {
-                over_registers<K>(outputs, [&](auto half, int64_t k, int64_t place) {
-                    mix<K, half, Corner, false>(map, run, k, place, Norm{}, [&](int64_t p, int64_t t, typename K::Vector v) {
-                        K::write(&corners[(t * 4 + p) * outputs + place], v);
-                    });
+                over_registers<K>(outputs, [&](auto half, int64_t k, int64_t slot) {
+                    mix<K, half, Corner, false>(map, run, k, slot, Norm{},
+                                                [&](int64_t p, int64_t t, typename K::Vector v) {
+                                                    K::write(&corners[(t * 4 + p) * outputs + slot], v);
+                                                });
                 });
             });
             auto add = [&](int64_t pixel, int64_t corner, int64_t tap, bool more) {
-                const Element *left = (const Element *)&corners[corner * outputs], *right = packed + tap * inputs * steps;
+                const Element *left = (const Element *)&corners[corner * outputs],
+                              *right = packed + tap * inputs * steps;
                 float *to = &product[pixel * SIZE * inputs];
-                if (more) multiply<K, true>(left, 4 * steps, right, to, count, steps, inputs);
-                else multiply<K, false>(left, 4 * steps, right, to, count, steps, inputs);
+                if (more)
+                    multiply<K, true>(left, 4 * steps, right, to, count, steps, inputs);
+                else
+                    multiply<K, false>(left, 4 * steps, right, to, count, steps, inputs);
             };
             // A pixel in an even row is met by the middle row of taps; one in an odd row by the last row
             // from above and by the first one from below. Columns alike.
@@ -69,7 +74,8 @@ void backward(const Map<K> &map, const Grid &grid, const typename K::Element *pa
                         for (int64_t p = 0; p < 4; p++) {
                             const int64_t row = 2 * run.row + p / 2, column = 2 * (run.column + t) + p % 2;
                             if (row < height && column < width)
-                                take((run.image * height + row) * width + column, K::read(&product[(p * SIZE + run.first + t) * inputs + c]));
+                                take((run.image * height + row) * width + column,
+                                     K::read(&product[(p * SIZE + run.first + t) * inputs + c]));
                         }
                 }
             });
@@ -79,32 +85,34 @@ void backward(const Map<K> &map, const Grid &grid, const typename K::Element *pa
 
 }  // namespace
 
-#define STRIDED_CONV3X3(NAME, K)                                                                                                     \
-    extern "C" void strided_conv3x3_##NAME(const K::Number *x, const float *weight, const float *bias, K::Element *packed,           \
-                                           K::Number *y, int64_t batch, int64_t height, int64_t width, int64_t inputs,               \
-                                           int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column,  \
-                                           int threads) {                                                                            \
-        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};                         \
-        pack<K, Taps>(weights, packed, true, threads);                                                                               \
-        convolve_joined<K, Seen>({x, height, width, inputs}, outputs_of(batch, height, width), packed, outputs, threads,             \
-                                 Plain<K>{y, outputs, bias, nullptr});                                                               \
-    }                                                                                                                                \
-    extern "C" void strided_conv3x3_backward_##NAME(const K::Number *grad, const float *weight, K::Element *packed, K::Number *out,  \
-                                                    int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs,   \
-                                                    int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column,          \
-                                                    int threads) {                                                                   \
-        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};                         \
-        const Grid grid = outputs_of(batch, height, width);                                                                          \
-        pack<K, Taps>(weights.exchanged(), packed, false, threads);                                                                  \
-        backward<K>({grad, grid.down, grid.across, outputs}, grid, packed, out, inputs, height, width, threads);                     \
-    }                                                                                                                                \
-    extern "C" void strided_conv3x3_weight_##NAME(const K::Number *x, const K::Number *grad, float *sums, float *out, int64_t batch, \
-                                                  int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t by_output, \
-                                                  int64_t by_input, int64_t by_row, int64_t by_column, int64_t team, int threads) {  \
-        const Weights<float> weights{out, outputs, inputs, by_output, by_input, by_row, by_column};                                  \
-        const Grid grid = outputs_of(batch, height, width);                                                                          \
-        weight_gradient<K, Seen, Point, Taps>({x, height, width, inputs}, Norm{}, {grad, grid.down, grid.across, outputs}, grid,     \
-                                              sums, weights, team, threads);                                                         \
+#define STRIDED_CONV3X3(NAME, K)                                                                                       \
+    extern "C" void strided_conv3x3_##NAME(const K::Number *x, const float *weight, const float *bias,                 \
+                                           K::Element *packed, K::Number *y, int64_t batch, int64_t height,            \
+                                           int64_t width, int64_t inputs, int64_t outputs, int64_t by_output,          \
+                                           int64_t by_input, int64_t by_row, int64_t by_column, int threads) {         \
+        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};           \
+        pack<K, Taps>(weights, packed, true, threads);                                                                 \
+        convolve_joined<K, Seen>({x, height, width, inputs}, outputs_of(batch, height, width), packed, outputs,        \
+                                 threads, Plain<K>{y, outputs, bias, nullptr});                                        \
+    }                                                                                                                  \
+    extern "C" void strided_conv3x3_backward_##NAME(                                                                   \
+        const K::Number *grad, const float *weight, K::Element *packed, K::Number *out, int64_t batch, int64_t height, \
+        int64_t width, int64_t inputs, int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row,           \
+        int64_t by_column, int threads) {                                                                              \
+        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};           \
+        const Grid grid = outputs_of(batch, height, width);                                                            \
+        pack<K, Taps>(weights.exchanged(), packed, false, threads);                                                    \
+        backward<K>({grad, grid.down, grid.across, outputs}, grid, packed, out, inputs, height, width, threads);       \
+    }                                                                                                                  \
+    extern "C" void strided_conv3x3_weight_##NAME(const K::Number *x, const K::Number *grad, float *sums, float *out,  \
+                                                  int64_t batch, int64_t height, int64_t width, int64_t inputs,        \
+                                                  int64_t outputs, int64_t by_output, int64_t by_input,                \
+                                                  int64_t by_row, int64_t by_column, int64_t team, int threads) {      \
+        const Weights<float> weights{out, outputs, inputs, by_output, by_input, by_row, by_column};                    \
+        const Grid grid = outputs_of(batch, height, width);                                                            \
+        weight_gradient<K, Seen, Point, Taps>({x, height, width, inputs}, Norm{},                                      \
+                                              {grad, grid.down, grid.across, outputs}, grid, sums, weights, team,      \
+                                              threads);                                                                \
     }
 
 STRIDED_CONV3X3(bfloat16, Bfloat16)

@@ -19,7 +19,9 @@ struct Small {
     };
     struct Outputs {
         static constexpr int FROM = 4, TO = 2;
-        template <class V> static void mix(const V *m, V *out) { out[0] = m[0] + m[1] + m[2], out[1] = m[1] - m[2] - m[3]; }
+        template <class V> static void mix(const V *m, V *out) {
+            out[0] = m[0] + m[1] + m[2], out[1] = m[1] - m[2] - m[3];
+        }
     };
     struct Kernel {
         static constexpr int FROM = 3, TO = 4;
@@ -29,7 +31,9 @@ struct Small {
     };
     struct Gradients {
         static constexpr int FROM = 2, TO = 4, STRIDE = 2, OFFSET = 0;
-        template <class V> static void mix(const V *y, V *out) { out[0] = y[0], out[1] = y[0] + y[1], out[2] = y[0] - y[1], out[3] = -y[1]; }
+        template <class V> static void mix(const V *y, V *out) {
+            out[0] = y[0], out[1] = y[0] + y[1], out[2] = y[0] - y[1], out[3] = -y[1];
+        }
     };
     struct KernelGradient {
         static constexpr int FROM = 4, TO = 3;
@@ -54,27 +58,32 @@ struct Large {
         static constexpr int FROM = 6, TO = 4;
         template <class V> static void mix(const V *m, V *out) {
             const V near = m[1] + m[2], slope = m[1] - m[2], far = m[3] + m[4], steep = m[3] - m[4];
-            out[0] = m[0] + near + far, out[1] = slope + 2 * steep, out[2] = near + 4 * far, out[3] = slope + 8 * steep + m[5];
+            out[0] = m[0] + near + far, out[1] = slope + 2 * steep, out[2] = near + 4 * far,
+            out[3] = slope + 8 * steep + m[5];
         }
     };
     struct Kernel {
         static constexpr int FROM = 3, TO = 6;
         template <class V> static void mix(const V *g, V *out) {
-            const V ends = (g[0] + g[2]) / -6.f, middle = g[1] / 6.f, far = g[0] / 24.f + g[2] / 6.f, steep = g[1] / 12.f;
-            out[0] = g[0] / 4.f, out[1] = ends - middle, out[2] = ends + middle, out[3] = far + steep, out[4] = far - steep, out[5] = g[2];
+            const V ends = (g[0] + g[2]) / -6.f, middle = g[1] / 6.f, far = g[0] / 24.f + g[2] / 6.f,
+                    steep = g[1] / 12.f;
+            out[0] = g[0] / 4.f, out[1] = ends - middle, out[2] = ends + middle, out[3] = far + steep,
+            out[4] = far - steep, out[5] = g[2];
         }
     };
     struct Gradients {
         static constexpr int FROM = 4, TO = 6, STRIDE = 4, OFFSET = 0;
         template <class V> static void mix(const V *y, V *out) {
             const V even = y[0] + y[2], odd = y[1] + y[3], far = y[0] + 4 * y[2], steep = 2 * y[1] + 8 * y[3];
-            out[0] = y[0], out[1] = even + odd, out[2] = even - odd, out[3] = far + steep, out[4] = far - steep, out[5] = y[3];
+            out[0] = y[0], out[1] = even + odd, out[2] = even - odd, out[3] = far + steep, out[4] = far - steep,
+            out[5] = y[3];
         }
     };
     struct KernelGradient {
         static constexpr int FROM = 6, TO = 3;
         template <class V> static void mix(const V *u, V *out) {
-            const V near = (u[1] + u[2]) / -6.f, slope = (u[2] - u[1]) / 6.f, far = u[3] + u[4], steep = (u[3] - u[4]) / 12.f;
+            const V near = (u[1] + u[2]) / -6.f, slope = (u[2] - u[1]) / 6.f, far = u[3] + u[4],
+                    steep = (u[3] - u[4]) / 12.f;
             out[0] = u[0] / 4.f + near + far / 24.f, out[1] = slope + steep, out[2] = near + far / 6.f + u[5];
         }
     };
