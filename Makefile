@@ -1,6 +1,6 @@
 # make demo   set up .venv, then the main job on the bundled teacher
 # make test   set up .venv, then lint, types and tests
-# make fast   the tests that answer within a minute
+# make fast   the tests that answer in about a minute
 # make lint   ruff check, ruff format --check, mypy
 # make docs   build the pages into site/; a dead link fails
 # make golden hashes of tiny runs, to compare before and after a rebuild: tools/golden.py

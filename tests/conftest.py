@@ -50,6 +50,9 @@ SLOW = {
     "test_conv3x3_taken::test_it_can_be_compiled_and_traced",
     "test_conv3x3_taken::test_teachers_students_and_generators_run_on_it",
     "test_bench",
+    "test_bn_train::test_gradient_by_finite_differences",
+    "test_bn_train::test_gradient_with_a_sum_by_finite_differences",
+    "test_call_graphs",
     "test_boundary_attack::test_every_sample_marked_found_holds_on_the_teacher_itself",
     "test_cli::test_every_config_in_the_repository_is_accepted",
     "test_cli::test_help_names_every_option_and_never_imports_torch",
@@ -108,6 +111,7 @@ SLOW = {
     "test_study::test_processes_share_a_grid",
     "test_synthesis",
     "test_teacher::test_layers_of_two_names",
+    "test_toy::test_the_set_teaches_nearly_what_the_teacher_knows",
     "test_tools::test_a_part_out_of_time_ends_with_what_it_has_started",
     "test_train_teacher::test_a_teacher_learns_and_says_how_it_was_made",
     "test_triton_forms",
@@ -125,7 +129,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker("gpu")
         if "echoset" in item.fixturenames:
             item.add_marker("process")
-        if name in SLOW or item.path.stem in SLOW:
+        # Interpreted, a kernel takes a second or more.
+        is_interpreted = hasattr(item, "callspec") and "triton" in item.callspec.params.values()
+        if name in SLOW or item.path.stem in SLOW or is_interpreted:
             item.add_marker("slow")
 
 
