@@ -33,6 +33,12 @@ template <class K> struct Through {
         }
         void done() {}
     };
+    void foresee(Ahead &ahead, int64_t pixel, int64_t pixels) const {
+        const int64_t at = pixel * outputs, bytes = pixels * outputs * sizeof *out;
+        if (norm.scale) ahead.add(x + at, bytes);
+        if (above) ahead.add(above + at, bytes);
+        ahead.add(out + at, bytes);
+    }
     Taker operator()(int64_t, int64_t k) const {
         auto at = [k](const float *p, int64_t row) { return p ? K::read(p + row + k) : typename K::Vector{}; };
         return {*this,

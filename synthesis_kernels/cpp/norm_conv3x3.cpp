@@ -86,6 +86,11 @@ template <class K> struct Masked {
             K::write(own + to.channels, K::read(own + to.channels) + product);
         }
     };
+    void foresee(Ahead &ahead, int64_t pixel, int64_t pixels) const {
+        const int64_t at = pixel * channels, bytes = pixels * channels * sizeof *out;
+        ahead.add(x + at, bytes);
+        ahead.add(out + at, bytes);
+    }
     Taker operator()(int64_t member, int64_t c) const {
         const typename K::Vector zero{};
         return {*this,

@@ -32,10 +32,11 @@ struct Float32 {
     typedef float Number;
     typedef float Element;
     typedef Wide Vector, Elements;
-    // Numbers in an element, in a register, and rows of products whose sums are in registers at once.
-    static constexpr int64_t each = 1, count = WIDE, rows = 6;
+    // Numbers in an element, in a register, and rows of products whose sums are in registers at once:
+    // AVX-512 has twice as many.
+    static constexpr int64_t each = 1, count = WIDE, rows = WIDE == 16 ? 8 : 6;
     // Numbers of all products together for a channel of one block.
-    static constexpr int64_t room = 432;
+    static constexpr int64_t room = WIDE == 16 ? 288 : 432;
 
     template <Half> static Vector fetch(const float *p) { return read(p); }
     static Vector read(const float *p) {

@@ -4,6 +4,7 @@
 // beginning to end.
 #pragma once
 
+#include "ahead.h"
 #include "numbers.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
@@ -43,6 +44,8 @@ template <class Body> inline void over_runs(const Grid &grid, int64_t first, int
 // lines of the first cache.
 template <class K, class Mix> constexpr int64_t BLOCK = K::room / (Mix::TO * Mix::TO) / K::rows * K::rows;
 template <class K, class Mix> constexpr int64_t APART = BLOCK<K, Mix> + K::each;
+// The gradient of the weights takes more at once: its sums are read and written less often.
+template <class K, class Mix> constexpr int64_t LARGE_BLOCK = 2 * BLOCK<K, Mix>;
 
 template <class K, class Mix, class Body> inline void over_tiles(const Grid &grid, int threads, Body body) {
     const int64_t size = BLOCK<K, Mix>, blocks = (grid.tiles + size - 1) / size, team = threads;
@@ -112,8 +115,7 @@ inline void mix(const Map<K> &map, const Run &run, int64_t c, int64_t slot, cons
         }
     };
     if constexpr (FROM * TO > 16) {  // more than registers can hold: by way of the first cache
-        static_assert(K::each == 1, "a run of tiles is no longer than a block");
-        V all[(BLOCK<K, Mix> * Mix::STRIDE + KEPT) * TO];
+        V all[(LARGE_BLOCK<K, Mix> * Mix::STRIDE + KEPT) * TO];
         for (int64_t j = 0; j < run.count * Mix::STRIDE + KEPT; j++) column(left + j, all + j * TO);
         for (int64_t t = 0; t < run.count; t++)
             finish(t, [&](int j, int i) { return all[(t * Mix::STRIDE + j) * TO + i]; });
@@ -170,6 +172,17 @@ inline void measure(const Map<K> &map, const Run &run, int64_t c, const float *c
     }
     K::write(sums, K::read(sums) + sum);
     K::write(sums + map.channels, K::read(sums + map.channels) + squares);
+}
+
+// Tells what Mix will read of a block of tiles: the rows that those above have not read.
+template <class Mix, class K>
+inline void foresee(Ahead &ahead, const Map<K> &map, const Grid &grid, int64_t first, int64_t count) {
+    over_runs(grid, first, count, [&](const Run &run) {
+        const int64_t column = run.column * Mix::STRIDE, end = std::min(column + run.count * Mix::STRIDE, map.width);
+        for (int64_t i = Mix::FROM - Mix::STRIDE; i < Mix::FROM; i++)
+            if (auto line = map.line(run.image, run.row * Mix::STRIDE + Mix::OFFSET + i))
+                ahead.add(line + column * map.channels, (end - column) * map.channels * sizeof *line);
+    });
 }
 
 // ---- Weights -------------------------------------------------------------------------------------
@@ -236,6 +249,11 @@ template <class K> struct Plain {
         }
         void done() {}
     };
+    void foresee(Ahead &ahead, int64_t pixel, int64_t pixels) const {
+        const int64_t at = pixel * outputs, bytes = pixels * outputs * sizeof *y;
+        if (residual) ahead.add(residual + at, bytes);
+        ahead.add(y + at, bytes);
+    }
     Taker operator()(int64_t, int64_t k) const { return {*this, k, bias ? K::read(bias + k) : typename K::Vector{}}; }
 };
 
@@ -243,7 +261,7 @@ template <class K> struct Plain {
 
 // Input tiles by Mix, products, and output tiles by Unmix. `finish(member, k)` makes what takes outputs
 // from the k-th on: called with a pixel of maps of height × width and a register of values, and at the
-// end of a run of tiles by its done().
+// end of a run of tiles by its done(); its foresee() is told before of which pixels those will be.
 template <class K, class Mix, class Unmix, bool NORM, class Finish>
 void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const Sums &sums,
               const typename K::Element *packed, int64_t height, int64_t width, int64_t outputs, int threads,
@@ -270,9 +288,18 @@ void convolve(const Map<K> &map, const Grid &grid, const Norm &norm, const Sums 
                     if (NORM && sums.group) measure<K, half, Mix::STRIDE>(map, run, c, centre + slot, &sum[slot]);
                 });
             });
-            for (int64_t p = 0; p < PLACES; p++)
+            Ahead ahead;
+            over_runs(grid, first, count, [&](const Run &run) {
+                const int64_t column = run.column * SIDE, end = std::min(column + run.count * SIDE, width);
+                for (int64_t row = run.row * SIDE; row < std::min(run.row * SIDE + SIDE, height); row++)
+                    finish.foresee(ahead, (run.image * height + row) * width + column, end - column);
+            });
+            foresee<Mix>(ahead, map, grid, first + count, std::min(SIZE, end - first - count));
+            for (int64_t p = 0; p < PLACES; p++) {
+                ahead.fetch(PLACES);
                 multiply<K>((const typename K::Element *)&mixed[p * FAR * inputs], steps, packed + p * outputs * steps,
                             &product[p * FAR * outputs], count, steps, outputs);
+            }
             over_runs(grid, first, count, [&](const Run &run) {
                 for (int64_t k = 0; k < outputs; k += K::count) {
                     auto take = finish(member, k);
@@ -345,8 +372,7 @@ void weight_gradient(const Map<K> &map, const Norm &norm, const Map<K> &grad, co
                      const Weights<float> &out, int64_t team, int threads) {
     typedef typename K::Vector V;
     typedef typename K::Element Element;
-    // More tiles at once than elsewhere: sums are read and written less often.
-    constexpr int64_t PLACES = Mix::TO * Mix::TO, SIZE = K::each * BLOCK<K, Mix>, FAR = SIZE / K::each + 1;
+    constexpr int64_t PLACES = Mix::TO * Mix::TO, SIZE = LARGE_BLOCK<K, Mix>, FAR = SIZE / K::each + 1;
     constexpr int64_t GRADS = MixGrad::TO * MixGrad::TO;
     const int64_t inputs = map.channels, outputs = grad.channels, size = inputs * outputs;
     const int64_t blocks = (grid.tiles + SIZE - 1) / SIZE;
@@ -372,7 +398,12 @@ void weight_gradient(const Map<K> &map, const Norm &norm, const Map<K> &grad, co
                 fill_last<K>(left.get(), PLACES, FAR, steps - 1, inputs);
                 fill_last<K>(right.get(), GRADS, FAR, steps - 1, outputs);
             }
-            for (int64_t p = 0; p < PLACES; p++)
+            Ahead ahead;
+            const int64_t next = std::min(SIZE, grid.tiles - first - count);
+            foresee<Mix>(ahead, map, grid, first + count, next);
+            foresee<MixGrad>(ahead, grad, grid, first + count, next);
+            for (int64_t p = 0; p < PLACES; p++) {
+                ahead.fetch(PLACES);
                 for (int64_t k = 0; k < outputs; k += 2 * K::count) {
                     const Element *from = &left[p * FAR * inputs], *by = &right[p % GRADS * FAR * outputs + k];
                     float *to = own + p * size + k;
@@ -381,6 +412,7 @@ void weight_gradient(const Map<K> &map, const Norm &norm, const Map<K> &grad, co
                     else
                         add_outer<K, 1>(from, by, to, inputs, outputs, steps);
                 }
+            }
         }
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
