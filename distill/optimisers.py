@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from distill.adam import Vectors
 from synthesis_kernels.backend import resolve_precision
 
-MOST_WASTED = 64_000_000
+MOST_WASTED = {"cpu": 4_000_000, "cuda": 64_000_000}
 """Multiplications by zeros that a stack of matrices may cost in a product, to be one and not
-two.
+two: as many as a device makes while it is told of the second.
 """
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton–Schulz iteration: fast to about 1 ± 0.3, which is all that is needed."""
@@ -161,9 +161,10 @@ class Stack:
 def stack_up(parameters: list[Tensor]) -> list[Stack]:
     """Stacks of the parameters' matrices: as few as can be without much work on zeros."""
     sides = [_sides(parameter) for parameter in parameters]
+    most = MOST_WASTED.get(parameters[0].device.type, MOST_WASTED["cuda"])
     stacks: list[list[int]] = []
     for place in sorted(range(len(parameters)), key=lambda place: sides[place], reverse=True):
-        if not stacks or _wasted([sides[one] for one in (*stacks[-1], place)]) > MOST_WASTED:
+        if not stacks or _wasted([sides[one] for one in (*stacks[-1], place)]) > most:
             stacks.append([])
         stacks[-1].append(place)
     return [Stack(parameters, places) for places in stacks]

@@ -129,7 +129,7 @@ class Moments:
         return _form_for(x, self.form) if _wide(x) is self.dtype else "reference"
 
 
-class _Match(torch.autograd.Function):
+class _Match(native.Function):
     """One layer: output, sum if there is one, token. The token stands for its moments in autograd's
     graph: the token's gradient is the loss's by the moments of all layers, and one tensor for them
     all.
@@ -185,7 +185,7 @@ class _Finish(torch.autograd.Function):
         return None, *[grad.contiguous()] * ctx.tokens
 
 
-class _Apply(torch.autograd.Function):
+class _Apply(native.Function):
     """One layer without moments: output, and sum if there is one."""
 
     @staticmethod

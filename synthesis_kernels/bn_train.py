@@ -115,7 +115,7 @@ def _form(x: Tensor, vectors: tuple[Tensor, ...], other: Tensor | None) -> Form:
     return pick_form(x)
 
 
-class _BatchNormTrain(torch.autograd.Function):
+class _BatchNormTrain(native.Function):
     """Over rows of channels, in the native form or Triton's: the output, and the sum of x and the
     branch where there is one.
     """

@@ -194,7 +194,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     return batch * tiles >= LEAST_TILES[x.dtype] and 2 * height * width >= side**2 * tiles
 
 
-class _Winograd(torch.autograd.Function):
+class _Winograd(native.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # The maps of a frozen network need not stay. Kept is the input itself: second derivatives

@@ -83,7 +83,7 @@ def frozen_conv3x3(
     return _Frozen.apply(x, residual, weight, bias, norm, packed or Packed())
 
 
-class _Frozen(torch.autograd.Function):
+class _Frozen(native.Function):
     @staticmethod
     def forward(
         ctx: Any,

@@ -30,7 +30,7 @@ class Kernel:
     """How many numbers the weights, (O, I, 3, 3), are when they lie as it reads them."""
 
 
-class Convolution(torch.autograd.Function):
+class Convolution(native.Function):
     """`Convolution.apply(x, weight, bias, kernel)`; x is float32 or bfloat16, all else float32."""
 
     @staticmethod

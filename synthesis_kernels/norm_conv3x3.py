@@ -78,7 +78,7 @@ def _is_vector(values: Tensor | None, channels: int) -> bool:
     )
 
 
-class NormConv3x3(torch.autograd.Function):
+class NormConv3x3(native.Function):
     """`norm_conv3x3_reference` where it `fits`; x is float32 or bfloat16, all else float32."""
 
     @staticmethod

@@ -78,6 +78,7 @@ def test_it_is_right_whatever_a_register_holds(tmp_path, monkeypatch):
     """
     for name in (
         "lanes.h",
+        "ahead.h",
         "numbers.h",
         "winograd.h",
         "tiles.h",

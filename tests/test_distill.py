@@ -393,7 +393,7 @@ def test_a_restored_state_brings_its_dropout_along():
 
 
 def test_few_stacks_are_made_where_little_is_wasted():
-    small = [torch.zeros(16, 27), torch.zeros(64, 576), torch.zeros(10, 64)]
+    small = [torch.zeros(16, 27), torch.zeros(32, 288), torch.zeros(10, 64)]
     assert len(stack_up(small)) == 1
     large = [torch.zeros(512, 4608), torch.zeros(64, 576)]
     assert len(stack_up(large)) == 2
