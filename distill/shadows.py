@@ -21,7 +21,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from synthesis_kernels import strided_conv3x3
+from synthesis_kernels import strided_conv
 from synthesis_kernels.conv3x3 import has_layer
 
 CAST = (
@@ -107,7 +107,7 @@ def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]
         # The native convolutions read the weights as they are.
         if type(layer) not in CAST or has_layer(layer, torch.bfloat16):
             continue
-        if strided_conv3x3.has_layer(layer, torch.bfloat16):
+        if strided_conv.has_layer(layer, torch.bfloat16):
             continue
         for name in ("weight", "bias"):
             weight = layer._parameters.get(name)

@@ -55,7 +55,7 @@ def conv3x3(
 
 class WinogradConvolutions(TorchFunctionMode):
     """Inside, the convolutions that any network asks for are `conv3x3`, `narrow_conv3x3` or
-    `strided_conv3x3`, where one of them runs and pays.
+    `strided_conv`, where one of them runs and pays.
     """
 
     def __torch_function__(
@@ -112,13 +112,16 @@ def has_layer(layer: nn.Module, precision: torch.dtype) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def is_square(layer: nn.Conv2d, stride: int = 1) -> bool:
-    """Whether it is a plain 3×3 convolution with one row of zeros around the map."""
+def is_square(layer: nn.Conv2d, side: int = 3, stride: int = 1) -> bool:
+    """Whether it is a plain convolution of this side that sees as far to the left as to the
+    right.
+    """
+    around = (side // 2, side // 2)
     return (
-        layer.kernel_size == (3, 3)
+        layer.kernel_size == (side, side)
         and layer.stride == (stride, stride)
         and layer.dilation == (1, 1)
-        and (layer.padding == (1, 1) or (layer.padding == "same" and stride == 1))
+        and (layer.padding == around or (layer.padding == "same" and stride == 1))
         and layer.padding_mode == "zeros"
         and layer.groups == 1
     )
@@ -154,13 +157,13 @@ def _form_that_fits(
     """The form, if one of ours makes such a convolution and pays, and what it takes, cast as
     autocast asks; the parameters are those of `F.conv2d`.
     """
-    from synthesis_kernels import narrow_conv3x3, strided_conv3x3
+    from synthesis_kernels import narrow_conv3x3, strided_conv
 
     step = _one(stride)
-    pads_one = _one(padding) == 1 or (padding == "same" and step == 1)
-    if groups != 1 or _one(dilation) != 1 or not pads_one:
+    side = _one(weight.shape[2:])
+    if groups != 1 or _one(dilation) != 1 or side not in (1, 3) or weight.shape[1] % 16:
         return None
-    if weight.shape[1] % 16 or weight.shape[2:] != (3, 3):
+    if _one(padding) != side // 2 and (padding != "same" or step != 1):
         return None
     if torch.is_autocast_enabled("cpu"):
         if torch.get_autocast_dtype("cpu") is not torch.bfloat16:
@@ -172,9 +175,8 @@ def _form_that_fits(
         return _Winograd, tensors
     if step == 1 and narrow_conv3x3.runs(*tensors):
         return Convolution, (*tensors, narrow_conv3x3.KERNEL)
-    if step == 2 and strided_conv3x3.runs(*tensors):
-        return Convolution, (*tensors, strided_conv3x3.KERNEL)
-    return None
+    kernel = strided_conv.find_kernel(*tensors) if step == 2 else None
+    return None if kernel is None else (Convolution, (*tensors, kernel))
 
 
 def _one(value: int | str | Sequence[int]) -> int | None:

@@ -1,5 +1,5 @@
 """What the native convolutions share that read their weights anew at every call: `narrow_conv3x3`,
-`strided_conv3x3` and `upsample_conv`. Each has three functions in C++, of the same arguments: NAME,
+`strided_conv` and `upsample_conv`. Each has three functions in C++, of the same arguments: NAME,
 NAME_backward for the gradient of the input, NAME_weight for that of the weights.
 """
 

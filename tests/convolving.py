@@ -65,9 +65,9 @@ def threads(number):
         torch.set_num_threads(before)
 
 
-def tensors(x, outputs, bias=True):
-    """What a 3×3 convolution of x takes."""
-    weight = drawn(1, outputs, x.shape[1], 3, 3) / 3
+def tensors(x, outputs, bias=True, side=3):
+    """What a convolution of x takes."""
+    weight = drawn(1, outputs, x.shape[1], side, side) / side
     return {"x": x, "weight": weight, "bias": drawn(2, outputs) if bias else None}
 
 
@@ -101,10 +101,10 @@ def cases(outputs, most, wide=()):
     }
 
 
-def case_of(precision, batch, inputs, outputs, height, width, bias, layout, weights):
+def case_of(precision, batch, inputs, outputs, height, width, bias, layout, weights, side=3):
     """The tensors of such a case."""
     x = drawn(0, batch, inputs, height, width, dtype=precision)
-    given = tensors(layouts(x)[layout], outputs, bias)
+    given = tensors(layouts(x)[layout], outputs, bias, side)
     given["weight"] = layouts(given["weight"])[weights]
     return given
 

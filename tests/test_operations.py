@@ -19,7 +19,7 @@ from inversion.bench.limits import Traffic
 from inversion.options import GeneratorOptions, ObjectiveOptions, SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.parts.inner import InnerLoop
-from synthesis_kernels import conv3x3, narrow_conv3x3, strided_conv3x3
+from synthesis_kernels import conv3x3, narrow_conv3x3, strided_conv
 from synthesis_kernels.divergence import compare
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def operations(step):
 def convolutions(request, monkeypatch):
     """On a GPU convolutions are the library's, and every other native call here is a kernel."""
     if request.param != "ours":
-        for kernel in (conv3x3, strided_conv3x3):
+        for kernel in (conv3x3, strided_conv):
             monkeypatch.setattr(kernel, "has", lambda precision: False)
         monkeypatch.setattr(narrow_conv3x3, "runs", lambda *tensors: False)
         monkeypatch.setitem(MOST_WASTED, "cpu", MOST_WASTED["cuda"])

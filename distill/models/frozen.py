@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distill.models.classifier import Classifier
 from distill.models.fusing import Ear, fuse
 from distill.models.joining import Joined, Tap, join_convolutions
-from synthesis_kernels import strided_conv3x3
+from synthesis_kernels import strided_conv
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.bn_match import Moments, add_and_apply
 from synthesis_kernels.conv3x3 import has_layer
@@ -100,7 +100,7 @@ class Frozen(nn.Module):
         as they are.
         """
         for layer in network.modules():
-            if has_layer(layer, self.precision) or strided_conv3x3.has_layer(layer, self.precision):
+            if has_layer(layer, self.precision) or strided_conv.has_layer(layer, self.precision):
                 continue
             if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
                 layer.weight = self._cast_one(layer.weight)

@@ -93,7 +93,7 @@ class Multiplications(FlopCounterMode):
             if name.startswith(prefix):
                 # After the tensors come batch, height, width, inputs and outputs.
                 numbers = [each for each in arguments if type(each) is int][:5]
-                if prefix == "strided_conv3x3":
+                if prefix.startswith("strided_conv"):
                     numbers[1:3] = [-(-side // 2) for side in numbers[1:3]]
                 self.native += 2 * taps * math.prod(numbers)
 
@@ -111,6 +111,7 @@ TAPS = {
     "narrow_conv3x3": 9,
     "norm_conv3x3": 9,
     "norm_conv3x3_backward": 9,  # once more: it makes both gradients
+    "strided_conv1x1": 1,
     "strided_conv3x3": 9,
     "upsample_conv": 16,
 }

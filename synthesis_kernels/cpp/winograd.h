@@ -179,7 +179,7 @@ template <class Mix, class K>
 inline void foresee(Ahead &ahead, const Map<K> &map, const Grid &grid, int64_t first, int64_t count) {
     over_runs(grid, first, count, [&](const Run &run) {
         const int64_t column = run.column * Mix::STRIDE, end = std::min(column + run.count * Mix::STRIDE, map.width);
-        for (int64_t i = Mix::FROM - Mix::STRIDE; i < Mix::FROM; i++)
+        for (int64_t i = std::max(Mix::FROM - Mix::STRIDE, 0); i < Mix::FROM; i++)
             if (auto line = map.line(run.image, run.row * Mix::STRIDE + Mix::OFFSET + i))
                 ahead.add(line + column * map.channels, (end - column) * map.channels * sizeof *line);
     });
