@@ -1,6 +1,5 @@
-"""Convolutions with stride 2 on a CPU, 3×3 in bfloat16 and 1×1 in float32, too: by one product each,
-and so are their gradients, for which libraries turn weights and maps about. There are native forms
-only; a 3×3 one in float32 was no faster than the library (docs/log.md).
+"""3×3 and 1×1 convolutions with stride 2 on a CPU: by one product each, and so are their gradients,
+for which libraries turn weights and maps about. There are native forms only.
 """
 
 from __future__ import annotations
@@ -60,7 +59,4 @@ def has_layer(layer: nn.Module, precision: torch.dtype) -> bool:
 
 def _kernel_of(weight: Tensor, precision: torch.dtype) -> Kernel | None:
     height, width = weight.shape[2:]
-    least = torch.float32 if height == 1 else torch.bfloat16
-    if height != width or height not in KERNELS or not has(precision):
-        return None
-    return KERNELS[height] if precision in (torch.bfloat16, least) else None
+    return KERNELS.get(height) if height == width and has(precision) else None

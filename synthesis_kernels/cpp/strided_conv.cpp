@@ -142,6 +142,7 @@ template <class K> void one_of_four(const Map<K> &map, const Grid &grid, const t
     }
 
 STRIDED_CONV(float32, Float32, 1, one_of_four)
+STRIDED_CONV(float32, Float32, 3, four_by_corners)
 #ifdef __AVX512BF16__
 STRIDED_CONV(bfloat16, Bfloat16, 1, one_of_four)
 STRIDED_CONV(bfloat16, Bfloat16, 3, four_by_corners)
