@@ -44,50 +44,48 @@ struct Framed {
     }
 };
 
-// Between the four pixels around a place.
-struct Corners {
-    int32_t place[COUNT];
-    float above_left[COUNT], above_right[COUNT], below_left[COUNT], below_right[COUNT];
+// Where pixels come from: the upper left one of the four around a place, and how far from it to the next.
+struct Sources {
+    int32_t corner[COUNT];
+    float to_right[COUNT], to_below[COUNT];
 
     // `x` and `y` are in pixels of the frame, or beyond it, where all is black.
-    Corners(Floats x, Floats y, const Framed &from) {
+    Sources(Floats x, Floats y, const Framed &from) {
         const Floats right = Floats{} + float(from.width + 1), bottom = Floats{} + float(from.height + 1);
         x = x > 0 ? x : Floats{}, y = y > 0 ? y : Floats{};
         x = x < right ? x : right, y = y < bottom ? y : bottom;
         const Places column = __builtin_convertvector(x, Places), row = __builtin_convertvector(y, Places);
-        x -= __builtin_convertvector(column, Floats), y -= __builtin_convertvector(row, Floats);
-        const Places places = row * int32_t(from.row) + column * int32_t(from.channels);
-        memcpy(place, &places, sizeof place);
-        store(above_left, (1 - y) * (1 - x), COUNT);
-        store(above_right, (1 - y) * x, COUNT);
-        store(below_left, y * (1 - x), COUNT);
-        store(below_right, y * x, COUNT);
-    }
-    Quad between(int64_t k, const float *above, const float *below, int64_t channels) const {
-        return above_left[k] * read(above) + above_right[k] * read(above + channels) + below_left[k] * read(below) +
-               below_right[k] * read(below + channels);
+        const Places place = row * int32_t(from.row) + column * int32_t(from.channels);
+        memcpy(corner, &place, sizeof place);
+        store(to_right, x - __builtin_convertvector(column, Floats), COUNT);
+        store(to_below, y - __builtin_convertvector(row, Floats), COUNT);
     }
 };
 
 // CHANNELS is their number where it is known beforehand, else 0.
 template <int64_t CHANNELS> void resample(const Framed &from, const Turn &turn, float *out) {
-    const int64_t channels = CHANNELS ? CHANNELS : from.channels;
-    const float middle_x = 0.5f * (from.width - 1), middle_y = 0.5f * (from.height - 1);
+    const int64_t channels = CHANNELS ? CHANNELS : from.channels, width = from.width, row = from.row;
+    const float middle_x = 0.5f * (width - 1), middle_y = 0.5f * (from.height - 1), *pixels = from.pixels.data();
     const Floats steps = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int64_t i = 0; i < from.height; i++)
-        for (int64_t first = 0; first < from.width; first += COUNT) {
+    for (int64_t i = 0; i < from.height; i++) {
+        // The frame begins one pixel before the image.
+        const float x = turn.x.row * (i - middle_y) + turn.x.start + middle_x + 1;
+        const float y = turn.y.row * (i - middle_y) + turn.y.start + middle_y + 1;
+        for (int64_t first = 0; first < width; first += COUNT) {
             const Floats j = steps + (first - middle_x);
-            const float x = turn.x.row * (i - middle_y) + turn.x.start, y = turn.y.row * (i - middle_y) + turn.y.start;
-            // The frame begins one pixel before the image.
-            const Corners at(turn.x.column * j + (x + middle_x + 1), turn.y.column * j + (y + middle_y + 1), from);
-            const int64_t count = std::min(COUNT, from.width - first);
+            const Sources at(turn.x.column * j + x, turn.y.column * j + y, from);
+            const int64_t count = std::min(COUNT, width - first);
             for (int64_t k = 0; k < count; k++, out += channels)
                 for (int64_t c = 0; c < channels; c += 4) {
-                    const float *above = &from.pixels[at.place[k] + c];
-                    const Quad value = at.between(k, above, above + from.row, channels);
-                    memcpy(out + c, &value, 4 * std::min<int64_t>(4, channels - c));
+                    const float *above = pixels + at.corner[k] + c, *below = above + row;
+                    const Quad a = read(above), b = read(below);
+                    const Quad top = a + at.to_right[k] * (read(above + channels) - a);
+                    const Quad bottom = b + at.to_right[k] * (read(below + channels) - b);
+                    const Quad value = top + at.to_below[k] * (bottom - top);
+                    if (channels - c < 4) memcpy(out + c, &value, 4 * (channels - c)); else memcpy(out + c, &value, 16);
                 }
         }
+    }
 }
 
 }  // namespace
