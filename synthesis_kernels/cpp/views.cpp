@@ -98,23 +98,20 @@ struct View {
         const int64_t step = mirrored ? -1 : 1;
         for (int64_t i = 0; i < plan.height; i++) {
             const int64_t y = i + down;
-            const auto show = [&](int64_t first, int64_t end) {
-                if (y < 0 || y >= plan.height) return;
-                first = std::max({first, moved, int64_t(0)}), end = std::min(end, plan.width + moved);
-                for (int64_t j = first; j < end; j++) shown_at(i, j, y, origin + step * j);
-            };
-            const auto cut = [&](int64_t first, int64_t end) {
-                if (!cut_rows.holds(i)) return show(first, end);
-                show(first, std::min(end, cut_columns.first));
-                show(std::max(first, cut_columns.end), end);
-            };
-            if (!pasted || !rows.holds(i) || columns.first >= columns.end) {
-                cut(0, plan.width);
-                continue;
+            // What the pasted box and the black one leave of the row: at most three parts.
+            const Span box = pasted && rows.holds(i) ? columns : Span{plan.width, 0};
+            const Span hole = cut_rows.holds(i) ? cut_columns : Span{plan.width, 0};
+            const int64_t begin = std::max(moved, int64_t(0)), end = std::min(plan.width, plan.width + moved);
+            for (int64_t j = box.first; j < box.end; j++) pasted_at(i, j);
+            if (y < 0 || y >= plan.height) continue;
+            for (int64_t j = begin; j < end;) {
+                if (box.holds(j)) { j = box.end; continue; }
+                if (hole.holds(j)) { j = hole.end; continue; }
+                int64_t stop = end;
+                if (j < box.first) stop = std::min(stop, box.first);
+                if (j < hole.first) stop = std::min(stop, hole.first);
+                for (; j < stop; j++) shown_at(i, j, y, origin + step * j);
             }
-            cut(0, columns.first);
-            for (int64_t j = columns.first; j < columns.end; j++) pasted_at(i, j);
-            cut(columns.end, plan.width);
         }
     }
 };
@@ -164,7 +161,9 @@ template <class In, class Out>
 int forward(const In *pool, Strides from, const int64_t *index, const int64_t *view, int64_t view_step, Out *out, int64_t count,
             Plan plan, int threads) {
     if (is_outside(index, count, plan.images)) return 1;
-    const auto run = plan.channels == 1 ? show<1, In, Out> : plan.channels == 3 ? show<3, In, Out> : show<0, In, Out>;
+    auto run = show<0, In, Out>;
+    // A pool in training is one of bytes, mostly.
+    if constexpr (std::is_same<In, uint8_t>::value) run = plan.channels == 1 ? show<1, In, Out> : plan.channels == 3 ? show<3, In, Out> : run;
     run(pool, from, index, view, view_step, out, count, plan, threads);
     return 0;
 }
