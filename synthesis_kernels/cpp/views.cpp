@@ -163,7 +163,10 @@ int forward(const In *pool, Strides from, const int64_t *index, const int64_t *v
     if (is_outside(index, count, plan.images)) return 1;
     auto run = show<0, In, Out>;
     // A pool in training is one of bytes, mostly.
-    if constexpr (std::is_same<In, uint8_t>::value) run = plan.channels == 1 ? show<1, In, Out> : plan.channels == 3 ? show<3, In, Out> : run;
+    if constexpr (std::is_same<In, uint8_t>::value) {
+        if (plan.channels == 1) run = show<1, In, Out>;
+        if (plan.channels == 3) run = show<3, In, Out>;
+    }
     run(pool, from, index, view, view_step, out, count, plan, threads);
     return 0;
 }
