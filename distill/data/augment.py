@@ -1,7 +1,7 @@
 """What a student sees of a stored image: its v-th view, a function of image, v and seed.
 
-In order: mixup, shift, mirror and cutout (one kernel), rotation and scale, RandAugment, cutmix (in
-the same kernel where nothing comes between), erasing.
+In order: mixup, shift, mirror and cutout (one kernel), rotation and scale (another), RandAugment,
+cutmix (in the first kernel where nothing comes between), erasing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from distill.options import ViewOptions
 from synthesis_kernels.counter import uniforms
+from synthesis_kernels.turn import TurnPlan, turn
 from synthesis_kernels.views import LANES, ViewPlan, pastes, views
 
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
@@ -42,8 +42,8 @@ def make_views(
     plan = ViewPlan(crop, options.flip, cutout, options.mixup, cutmix)
     images = views(pool, index, view, plan, seed)
     if turned:
-        draws = uniforms(index, view, seed + TURN, 4)
-        images = _turn(images, draws, options)
+        most = TurnPlan(options.rotate, options.scale, options.shift)
+        images = turn(images, index, view, most, seed + TURN)
     if options.operations:
         from distill.data.operations import randaugment
 
@@ -87,28 +87,6 @@ def view_labels(
         share = box.float().mean((1, 2))
         rows = torch.lerp(rows, labels[partner], share[:, None])
     return rows
-
-
-def _turn(
-    images: Tensor,  # (B, C, H, W)
-    draws: Tensor,  # (4, B) in [0, 1): angle, zoom, and both shifts
-    options: ViewOptions,
-) -> Tensor:
-    """Rotate, scale and shift each image by its own four numbers."""
-    draws = draws * 2 - 1
-    angle = draws[0] * math.radians(options.rotate)
-    zoom = 1 + draws[1] * options.scale
-    # One side of the sampling grid is 2 long, hence the factor of two.
-    right = draws[2] * 2 * options.shift
-    down = draws[3] * 2 * options.shift
-    cosine = angle.cos() * zoom
-    sine = angle.sin() * zoom
-    first_row = torch.stack([cosine, -sine, right], 1)
-    second_row = torch.stack([sine, cosine, down], 1)
-    matrix = torch.stack([first_row, second_row], 1)  # (B, 2, 3)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    turned = F.grid_sample(images, grid, align_corners=False)
-    return turned.contiguous(memory_format=torch.channels_last)
 
 
 def _boxes(

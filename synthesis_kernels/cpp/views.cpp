@@ -11,7 +11,16 @@ inline int64_t whole(float draw, int64_t count) {
     return value < count ? value : count - 1;
 }
 
-inline float load_one(const uint8_t *p) { return *p / 255.0f; }
+// What a byte becomes: to look it up is quicker than to divide.
+struct Units {
+    float of[256] = {};
+    constexpr Units() {
+        for (int i = 0; i < 256; i++) of[i] = i / 255.0f;
+    }
+};
+constexpr Units UNITS;
+
+inline float load_one(const uint8_t *p) { return UNITS.of[*p]; }
 inline float load_one(const float *p) { return *p; }
 inline double load_one(const double *p) { return *p; }
 inline float load_one(const bf16 *p) {
@@ -82,17 +91,28 @@ struct View {
             columns = span_around(paste(3), part, plan.width);
         }
     }
-    // Calls pasted(i, j) or shown(i, j, y, x) for every pixel (i, j) that is not black.
+    // Calls pasted_at(i, j) or shown_at(i, j, y, x) for every pixel (i, j) that is not black.
     template <class Pasted, class Shown> void over(const Plan &plan, Pasted pasted_at, Shown shown_at) const {
-        for (int64_t i = 0; i < plan.height; i++)
-            for (int64_t j = 0; j < plan.width; j++) {
-                const int64_t y = i + down, x = (mirrored ? plan.width - 1 - j : j) + right;
-                if (pasted && rows.holds(i) && columns.holds(j)) {
-                    pasted_at(i, j);
-                } else if (y >= 0 && y < plan.height && x >= 0 && x < plan.width && !(cut_rows.holds(i) && cut_columns.holds(j))) {
-                    shown_at(i, j, y, x);
-                }
+        // Where a mirrored image moves to the right, its view moves to the left.
+        const int64_t moved = mirrored ? right : -right, origin = (mirrored ? plan.width - 1 : 0) + right;
+        const int64_t step = mirrored ? -1 : 1;
+        for (int64_t i = 0; i < plan.height; i++) {
+            const int64_t y = i + down;
+            // What the pasted box and the black one leave of the row: at most three parts.
+            const Span box = pasted && rows.holds(i) ? columns : Span{plan.width, 0};
+            const Span hole = cut_rows.holds(i) ? cut_columns : Span{plan.width, 0};
+            const int64_t begin = std::max(moved, int64_t(0)), end = std::min(plan.width, plan.width + moved);
+            for (int64_t j = box.first; j < box.end; j++) pasted_at(i, j);
+            if (y < 0 || y >= plan.height) continue;
+            for (int64_t j = begin; j < end;) {
+                if (box.holds(j)) { j = box.end; continue; }
+                if (hole.holds(j)) { j = hole.end; continue; }
+                int64_t stop = end;
+                if (j < box.first) stop = std::min(stop, box.first);
+                if (j < hole.first) stop = std::min(stop, hole.first);
+                for (; j < stop; j++) shown_at(i, j, y, origin + step * j);
             }
+        }
     }
 };
 
@@ -105,12 +125,12 @@ int is_outside(const int64_t *index, int64_t count, int64_t images) {
     return 0;
 }
 
-template <class In, class Out>
-int forward(const In *pool, Strides from, const int64_t *index, const int64_t *view, int64_t view_step, Out *out, int64_t count,
-            Plan plan, int threads) {
+// CHANNELS is their number where it is known beforehand, else 0.
+template <int64_t CHANNELS, class In, class Out>
+void show(const In *pool, Strides from, const int64_t *index, const int64_t *view, int64_t view_step, Out *out, int64_t count,
+          Plan plan, int threads) {
     typedef typename Lanes<Out>::Number Number;
-    if (is_outside(index, count, plan.images)) return 1;
-    const int64_t area = plan.height * plan.width, channels = plan.channels;
+    const int64_t area = plan.height * plan.width, channels = CHANNELS ? CHANNELS : plan.channels;
 #pragma omp parallel for num_threads(threads)
     for (int64_t b = 0; b < count; b++) {
         const View seen(index[b], view[b * view_step], plan);
@@ -135,6 +155,19 @@ int forward(const In *pool, Strides from, const int64_t *index, const int64_t *v
         };
         seen.over(plan, pasted, shown);
     }
+}
+
+template <class In, class Out>
+int forward(const In *pool, Strides from, const int64_t *index, const int64_t *view, int64_t view_step, Out *out, int64_t count,
+            Plan plan, int threads) {
+    if (is_outside(index, count, plan.images)) return 1;
+    auto run = show<0, In, Out>;
+    // A pool in training is one of bytes, mostly.
+    if constexpr (std::is_same<In, uint8_t>::value) {
+        if (plan.channels == 1) run = show<1, In, Out>;
+        if (plan.channels == 3) run = show<3, In, Out>;
+    }
+    run(pool, from, index, view, view_step, out, count, plan, threads);
     return 0;
 }
 
