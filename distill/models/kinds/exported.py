@@ -17,6 +17,9 @@ from distill.models.kinds.layers import put_tensor, to_layers
 from synthesis_kernels.errors import EchosetError
 
 SUFFIX = ".pt2"
+aten = torch.ops.aten
+SHAPING = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default)
+"""What may have the number of images written into it."""
 
 
 def takes(name: str) -> bool:
@@ -35,29 +38,44 @@ def constructor(name: str) -> Constructor:
         network = load_program(path)
         shape = _images(read_program(path))
         if shape is not None and None not in shape:
-            _require_any_batch(network, [side for side in shape if side is not None], path)
+            _free_batch(network, [side for side in shape if side is not None], path)
         return network
 
     return build
 
 
-def _require_any_batch(network: nn.Module, shape: list[int], path: Path) -> None:
-    """Refuse a program that computes something else, or nothing, for more images than it was
-    exported with.
-    """
-    images = torch.rand(shape[0] + 1, *shape[1:])
-    try:
-        with torch.no_grad():
-            many = _pytree.tree_leaves(network(images))[0]
-            few = _pytree.tree_leaves(network(images[:-1]))[0]
-        fits = torch.allclose(many[:-1], few, rtol=1e-3, atol=1e-3)
-    except Exception:  # whatever an operator says of another shape
-        fits = False
-    if not fits:
+def _free_batch(network: fx.GraphModule, shape: list[int], path: Path) -> None:
+    """Let a program that was exported with so many images take any number; refuse one that can't."""
+    if _takes_more(network, shape):
+        return
+    graph = network.graph
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(images):
+        count = graph.call_function(torch.ops.aten.sym_size.int, (images, 0))
+    for node in graph.nodes:
+        sizes = node.args[1] if node.target in SHAPING else None
+        if sizes and sizes[0] == shape[0]:
+            node.args = (node.args[0], [count, *sizes[1:]], *node.args[2:])
+    network.recompile()
+    if not _takes_more(network, shape):
         raise EchosetError(
             f"{path} was exported for {shape[0]} images at once, and can't take more: give "
             "torch.export.export dynamic_shapes=({0: torch.export.Dim('batch')},)"
         )
+
+
+def _takes_more(network: nn.Module, shape: list[int]) -> bool:
+    """Whether one image more changes no answer to the others."""
+    images = torch.rand(shape[0] + 1, *shape[1:])
+    try:
+        with torch.no_grad():
+            many = _pytree.tree_leaves(network(images))[0]
+            ones = [_pytree.tree_leaves(network(images[i : i + 1]))[0] for i in (0, shape[0])]
+    except Exception:  # whatever an operator says of another shape
+        return False
+    if len(many) != len(images):
+        return False
+    return torch.allclose(many[[0, shape[0]]], torch.cat(ones), rtol=1e-3, atol=1e-3)
 
 
 def _checked(name: str) -> Path:
@@ -110,7 +128,7 @@ def _shape(graph: Mapping[str, Any], argument: Mapping[str, Any]) -> list[int | 
     return [size.get("as_int") for size in described["sizes"]]
 
 
-def load_program(path: Path) -> nn.Module:
+def load_program(path: Path) -> fx.GraphModule:
     """The network, with its BatchNorm, convolutions and linear layers as layers."""
     read_program(path)
     try:

@@ -78,7 +78,8 @@ class Script(nn.Module):
         """Show the script's tensors as this module's own."""
         script = self._script[0]
         for name, parameter in script.named_parameters():
-            self.register_parameter(name.replace(".", "_"), parameter)
+            shown = nn.Parameter(parameter.detach(), parameter.requires_grad)
+            self.register_parameter(name.replace(".", "_"), shown)
         for name, buffer in script.named_buffers():
             self.register_buffer(name.replace(".", "_"), buffer)
 
