@@ -67,8 +67,8 @@ def content_of(path: Path) -> Content | None:
 
 
 def whole_network(path: Path) -> str | None:
-    """The class of the network that `torch.save(network)` wrote whole, read without loading it; None
-    where a file holds something else.
+    """The class of a network that `torch.save(network)` wrote whole, without loading it; None where
+    a file holds something else.
     """
     if content_of(path) != "checkpoint":
         return None
@@ -84,7 +84,11 @@ def _pickled_class(content: bytes) -> str | None:
     for code, argument, _ in pickletools.genops(content):
         if code.name == "GLOBAL":
             module, _, name = str(argument).partition(" ")
-            return None if module in ("collections", "argparse", "torch._utils") else f"{module}.{name}"
+            return (
+                None
+                if module in ("collections", "argparse", "torch._utils")
+                else f"{module}.{name}"
+            )
         if code.name not in ("PROTO", "FRAME"):
             return None
     return None
@@ -96,8 +100,8 @@ def refuse_whole_network(path: Path) -> None:
     if kind is None:
         return
     raise EchosetError(
-        f"{path} is a whole network ({kind}), and loading it would run code from the file. Where you "
-        "trust it, write mynet.py with the two lines\n"
+        f"{path} is a whole network ({kind}), and loading it would run code from the file. Where "
+        "you trust it, write mynet.py with the two lines\n"
         "    import torch\n"
         f"    def net(): return torch.load({str(path)!r}, weights_only=False)\n"
         "and give mynet:net as the model; or save model.state_dict() alone, best as .safetensors"
@@ -128,9 +132,13 @@ def _open(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
         if name.endswith((".json", ".py")):
             graph += info.file_size
         elif info.file_size > info.compress_size + 2**20:
-            raise EchosetError(f"{path}: {name} unpacks to {info.file_size:,} bytes; torch packs none")
+            raise EchosetError(
+                f"{path}: {name} unpacks to {info.file_size:,} bytes; torch packs none"
+            )
     if graph > MOST_GRAPH:
-        raise EchosetError(f"{path} has a graph of {graph:,} bytes; at most {MOST_GRAPH:,} are read")
+        raise EchosetError(
+            f"{path} has a graph of {graph:,} bytes; at most {MOST_GRAPH:,} are read"
+        )
     return archive, members
 
 

@@ -45,7 +45,7 @@ def constructor(name: str) -> Constructor:
 
 
 def _free_batch(network: fx.GraphModule, shape: list[int], path: Path) -> None:
-    """Let a program that was exported with so many images take any number; refuse one that can't."""
+    """Let a program that was exported with so many images take any number, or refuse it."""
     if _takes_more(network, shape):
         return
     graph = network.graph
@@ -152,7 +152,8 @@ def _bind(program: torch.export.ExportedProgram, root: nn.Module, path: Path) ->
     signature = program.graph_signature
     specs = {spec.arg.name: spec for spec in signature.input_specs}
     graph = fx.Graph()
-    last = graph.graph_copy(program.graph, copies := {})
+    copies: dict[fx.Node, fx.Node] = {}
+    last = graph.graph_copy(program.graph, copies)
     images = []
     for node in program.graph.nodes:
         if node.op != "placeholder":

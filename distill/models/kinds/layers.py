@@ -1,5 +1,5 @@
-"""A graph of operators made into layers: what was a BatchNorm, a convolution or a linear layer before
-it was exported or scripted is one again, under its old name.
+"""A graph of operators made into layers: what was a BatchNorm, a convolution or a linear layer
+before it was exported or scripted is one again, under its old name.
 
 So everything works on such a network that looks for layers: BatchNorm's statistics are found, and
 layers can be heard and joined.
@@ -136,7 +136,7 @@ def _put_batch_norm(node: fx.Node, root: nn.Module, where: str) -> None:
     if any(user.target is operator.getitem and user.args[1] != 0 for user in node.users):
         return
     kind = BY_DIMENSIONS[given["input"].meta["dimensions"]]
-    layer = kind(len(mean), eps=given.get("eps", given.get("epsilon")), device="meta")
+    layer = kind(len(mean), eps=given["eps" if "eps" in given else "epsilon"], device="meta")
     layer.running_mean = mean
     layer.running_var = variance
     layer.num_batches_tracked = torch.tensor(0)
@@ -150,12 +150,13 @@ def _put_convolution(node: fx.Node, root: nn.Module) -> None:
     weight = _tensor(given["weight"], root)
     if weight is None or weight.ndim != 4 or given.get("transposed"):
         return
-    shape = (weight.shape[1] * given["groups"], weight.shape[0], tuple(weight.shape[2:]))
-    settings = {
+    shape: Any = (weight.shape[1] * given["groups"], weight.shape[0], tuple(weight.shape[2:]))
+    settings: dict[str, Any] = {
         name: tuple(given[name]) * (2 if len(given[name]) == 1 else 1)
         for name in ("stride", "padding", "dilation")
     }
-    layer = nn.Conv2d(*shape, groups=given["groups"], device="meta", **settings)
+    settings |= {"groups": given["groups"], "device": "meta"}
+    layer = nn.Conv2d(*shape, **settings)
     _give(layer, given, root)
     folder, _, _ = str(given["weight"].target).rpartition(".")
     _put(node, given["input"], layer, root, folder)

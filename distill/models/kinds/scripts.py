@@ -36,7 +36,14 @@ NUMBERS: dict[str, Callable[[Any, Any], Any]] = {
 """What is done to sizes, and to lists of them; a trace does it as if they were tensors."""
 AS_IT_IS = ("prim::NumToTensor", "aten::Int", "aten::ScalarImplicit", "prim::unchecked_cast")
 """What changes the type of a number, or what is known of it, and nothing else."""
-BY_SIGHT = ("aten::Bool", "aten::Float", "aten::Int", "aten::item", "aten::is_nonzero", "aten::equal")
+BY_SIGHT = (
+    "aten::Bool",
+    "aten::Float",
+    "aten::Int",
+    "aten::item",
+    "aten::is_nonzero",
+    "aten::equal",
+)
 """What makes a number of what is in a tensor."""
 
 

@@ -116,9 +116,7 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
     return known
 
 
-def weights(
-    name: str, arguments: Mapping[str, Any], weights: str | None
-) -> Mapping[str, Tensor]:
+def weights(name: str, arguments: Mapping[str, Any], weights: str | None) -> Mapping[str, Tensor]:
     """The weights that timm's authors published under a name."""
     description = _description(name)
     if not (description and description.has_weights):

@@ -38,7 +38,9 @@ def weight_names(name: str) -> list[str]:
     """Torchvision's names of a network's weights, `DEFAULT` for its best."""
     from distill.torchvision_shim import torchvision
 
-    known = [each.name for each in torchvision.models.get_model_weights(name)]
+    records = torchvision.models.get_model_weights(name)
+    # Weights without classes are features alone.
+    known = [record.name for record in records if record.meta["categories"]]
     return ["DEFAULT", *known] if known else []
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill import *  # noqa: F403
     from inversion import *  # noqa: F403
-    from synthesis_kernels.errors import EchosetError
+    from synthesis_kernels.errors import EchosetError as EchosetError
 
 PACKAGES = ("synthesis_kernels", "distill", "inversion")
 HOME = next(
