@@ -1,7 +1,10 @@
 """Networks in the user's own modules, as they lie in the user's folder."""
 
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -125,3 +128,34 @@ def python(*arguments, folder=None):
         cwd=folder or Path.cwd(),
         env={"PYTHONPATH": PLACES, "PATH": "/usr/bin:/bin", "HOME": "/tmp", "OMP_NUM_THREADS": "1"},
     )
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_wheel_holds_the_public_names_beside_the_packages(tmp_path):
+    pytest.importorskip("setuptools", minversion="77", reason="builds with setuptools, of 77 on")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in OURS:
+        passed_over = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / name, source / name, ignore=passed_over)
+    code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
+    assert {f"{name}/__init__.py" for name in ("echoset", *OURS)} <= names
+    assert not [name for name in names if "public" in name]
+    code = "import echoset; print(echoset.Classifier, echoset.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+    )
+    assert str(tmp_path / "installed" / "echoset") in done.stdout, done.stderr
