@@ -55,16 +55,16 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
     else:
         kind = kind_of(options.model)
         published = _published(options, kind)
-        known = {} if told else kind.contract(options.model, options.arguments, published)
         if told:
             _check_known(options, told, str(options.weights), CONTRACT)
+            known = {"notes": told.notes}
             contract = {key: getattr(told, key) for key in CONTRACT}
-            notes = told.notes
         else:
+            known = kind.contract(options.model, options.arguments, published)
             contract = _complete_contract(options, known)
-            notes = known.get("notes", {})
+        contract["notes"] = known.get("notes", {})
         arguments = {**known.get("arguments", {}), **options.arguments}
-        teacher = build_classifier(ModelSpec(options.model, arguments, **contract, notes=notes))
+        teacher = build_classifier(ModelSpec(options.model, arguments, **contract))
         if (options.weights is None or published) and not untrained:
             _load_published(teacher, kind, published)
     if options.weights is not None and not published:
@@ -106,8 +106,7 @@ def _complete_contract(options: TeacherOptions, known: Mapping[str, Any]) -> dic
     contract = {}
     for key in CONTRACT:
         value = getattr(options, key)
-        untouched = value == getattr(usual, key)
-        contract[key] = known.get(key, value) if untouched else value
+        contract[key] = known.get(key, value) if value == getattr(usual, key) else value
     return contract
 
 

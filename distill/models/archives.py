@@ -35,7 +35,7 @@ SIZE = re.compile(
     r"|\d+)|[-+*/(),<>=! ])*"
 )
 """A size that follows from another: torch evaluates it as Python."""
-NAME = re.compile(r"[\w.]*")
+NAME = re.compile(r"[\w.]*|-Infinity")
 FREE = ("metadata", "as_string", "as_strings", "torch_version", "guards_code")
 """Texts that never become code, as they are used here."""
 SPECS = ("in_spec", "out_spec")

@@ -52,8 +52,13 @@ def _free_batch(network: fx.GraphModule, shape: list[int], path: Path) -> None:
     images = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(images):
         count = graph.call_function(torch.ops.aten.sym_size.int, (images, 0))
+    of_images = {images}
     for node in graph.nodes:
-        sizes = node.args[1] if node.target in SHAPING else None
+        if of_images.intersection(node.all_input_nodes):
+            of_images.add(node)
+        # A token of the network's own is repeated for each image.
+        is_theirs = node in of_images or node.target is aten.expand.default
+        sizes = node.args[1] if node.target in SHAPING and is_theirs else None
         if sizes and sizes[0] == shape[0]:
             node.args = (node.args[0], [count, *sizes[1:]], *node.args[2:])
     network.recompile()

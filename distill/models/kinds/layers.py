@@ -125,13 +125,13 @@ def _put_batch_norm(node: fx.Node, root: nn.Module, where: str) -> None:
     given = _arguments(node)
     mean = _tensor(given["running_mean"], root)
     variance = _tensor(given["running_var"], root)
+    if mean is None or variance is None:  # of each batch alone, at any time
+        return
     if given.get("training"):
         raise EchosetError(
             f"{where} was made of a network in training mode, and its BatchNorm would follow each "
             "batch: call model.eval() before you export or script it"
         )
-    if mean is None or variance is None or "dimensions" not in given["input"].meta:
-        return
     # All but the first are of the batch, which an evaluation does not ask for.
     if any(user.target is operator.getitem and user.args[1] != 0 for user in node.users):
         return

@@ -36,6 +36,7 @@ NUMBERS: dict[str, Callable[[Any, Any], Any]] = {
 """What is done to sizes, and to lists of them; a trace does it as if they were tensors."""
 AS_IT_IS = ("prim::NumToTensor", "aten::Int", "aten::ScalarImplicit", "prim::unchecked_cast")
 """What changes the type of a number, or what is known of it, and nothing else."""
+PICKING = ("aten::__getitem__", "prim::TupleIndex")
 BY_SIGHT = (
     "aten::Bool",
     "aten::Float",
@@ -60,6 +61,11 @@ class Value:
         self.argument = argument
         self.seen = seen
 
+    @classmethod
+    def fixed(cls, value: Any) -> Value:
+        """One that is the same for all images."""
+        return cls(value, value)
+
     @property
     def is_fixed(self) -> bool:
         """Whether it is the same for all images."""
@@ -76,22 +82,12 @@ def script_to_layers(script: torch.jit.ScriptModule, images: Tensor, where: str)
         network = to_layers(follower.root, follower.graph, where)
         again = network(images)
         expected = script(images)
-    for ours, theirs in ((answer, expected), (again, expected)):
-        if not _are_close(ours, theirs):
-            raise NotFollowedError("its graph computes something else")
+    try:
+        for ours in (answer, again):
+            torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+    except AssertionError as error:
+        raise NotFollowedError("its graph computes something else") from error
     return network
-
-
-def _are_close(ours: Any, theirs: Any) -> bool:
-    ours = torch.utils._pytree.tree_leaves(ours)
-    theirs = torch.utils._pytree.tree_leaves(theirs)
-    return len(ours) == len(theirs) and all(map(_is_close, ours, theirs))
-
-
-def _is_close(ours: Any, theirs: Any) -> bool:
-    if not isinstance(theirs, Tensor):
-        return bool(ours == theirs)
-    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 class _Follower:
@@ -109,12 +105,15 @@ class _Follower:
 
     def follow(self, images: Tensor) -> Any:
         """Write the graph down, and give the script's answer to the images."""
-        own, *inputs = self._script.inputs()
-        if len(inputs) != 1:
-            raise NotFollowedError(f"it takes {len(inputs)} inputs")
+        own, first, *others = self._script.inputs()
         self._values[own.debugName()] = Value("", self._module)
         node = self.graph.placeholder("images")
-        self._keep(inputs[0], Value(node, images))
+        self._keep(first, Value(node, images))
+        _, _, *described = self._module._get_method("forward").schema.arguments
+        for name, argument in zip(others, described, strict=True):
+            if not argument.has_default_value():
+                raise NotFollowedError(f"it takes more than images: {argument.name}")
+            self._keep(name, Value.fixed(argument.default_value))
         self._block(self._script.nodes())
         (answer,) = [self._value(each) for each in self._script.outputs()]
         self.graph.output(answer.argument)
@@ -143,9 +142,8 @@ class _Follower:
             self._loop(node)
         elif kind not in ("aten::warn", "prim::Print"):
             inputs = [self._value(each) for each in node.inputs()]
-            outputs = list(node.outputs())
             values = self._compute(node, kind, inputs)
-            for name, value in zip(outputs, values, strict=True):
+            for name, value in zip(node.outputs(), values, strict=True):
                 self._keep(name, value)
 
     def _compute(self, node: Any, kind: str, inputs: list[Value]) -> list[Value]:
@@ -154,6 +152,8 @@ class _Follower:
         seen = [each.seen for each in inputs]
         if kind == "prim::Constant":
             return [self._constant(node)]
+        if kind == "prim::Uninitialized":
+            return [Value.fixed(None)]
         if kind == "prim::GetAttr":
             return [self._attribute(node, inputs[0])]
         if kind in ("prim::ListConstruct", "prim::TupleConstruct"):
@@ -165,32 +165,34 @@ class _Follower:
             return [Value(*(dict(zip(keys, values, strict=True)) for values in pairs))]
         if kind in ("prim::ListUnpack", "prim::TupleUnpack"):
             return self._unpack(inputs[0])
+        if kind in PICKING and isinstance(arguments[0], list | tuple):
+            return [Value(arguments[0][seen[1]], seen[0][seen[1]])]
+        if kind in ("prim::device", "prim::dtype"):
+            given = (arguments[0], kind.removeprefix("prim::"))
+            return [Value(self.graph.call_function(getattr, given), getattr(seen[0], given[1]))]
+        return self._decide(kind, inputs) or self._call(node, kind, inputs)
+
+    def _decide(self, kind: str, inputs: list[Value]) -> list[Value] | None:
+        """What the images' shape decides; None where it is an operator's to say."""
+        seen = [each.seen for each in inputs]
         if kind in BY_SIGHT and isinstance(seen[0], Tensor):
             raise NotFollowedError("it decides by what it sees")
         if kind in AS_IT_IS and not isinstance(seen[0], Tensor):
             return inputs
         if kind in ("aten::__is__", "aten::__isnot__"):
             same = seen[0] is seen[1]
-            return [Value(*[same if kind == "aten::__is__" else not same] * 2)]
-        if kind == "prim::Uninitialized":
-            return [Value(None, None)]
-        if kind == "aten::len" and isinstance(seen[0], list | str):
-            return [Value(*[len(seen[0])] * 2)]
+            return [Value.fixed(same if kind == "aten::__is__" else not same)]
         if kind == "aten::__not__":
-            return [Value(*[not seen[0]] * 2)]
-        if kind == "aten::__getitem__" and isinstance(arguments[0], list):
-            return [Value(arguments[0][seen[1]], seen[0][seen[1]])]
-        if kind in ("prim::device", "prim::dtype"):
-            attribute = kind.removeprefix("prim::")
-            given = (arguments[0], attribute)
-            return [Value(self.graph.call_function(getattr, given), getattr(seen[0], attribute))]
-        return self._call(node, kind, inputs)
+            return [Value.fixed(not seen[0])]
+        if kind == "aten::len" and isinstance(seen[0], list | str):
+            return [Value.fixed(len(seen[0]))]
+        return None
 
     def _constant(self, node: Any) -> Value:
         """A number, a text, or a tensor that the script holds."""
         value = node.output().toIValue()
         if not isinstance(value, Tensor):
-            return Value(value, value)
+            return Value.fixed(value)
         return self._hold(f"constant_{len(self._held)}", value)
 
     def _attribute(self, node: Any, owner: Value) -> Value:
@@ -233,7 +235,7 @@ class _Follower:
         given, named = _spread(function, seen)
         result = function(*given, **named)
         if all(each.is_fixed for each in inputs) and not isinstance(result, Tensor):
-            return [Value(result, result)] if node.outputsSize() else []
+            return [Value.fixed(result)] if node.outputsSize() else []
         given, named = _spread(function, [each.argument for each in inputs])
         call = self.graph.call_function(function, given, named)
         if node.outputsSize() <= 1:
@@ -266,7 +268,7 @@ class _Follower:
         turn, *names = block.inputs()
         count = 0
         while condition.seen and count < most.seen:
-            self._keep(turn, Value(count, count))
+            self._keep(turn, Value.fixed(count))
             for name, value in zip(names, carried, strict=True):
                 self._keep(name, value)
             self._block(block.nodes())
@@ -279,7 +281,7 @@ class _Follower:
 def _as_number(value: Value) -> Value:
     """A tensor that is one number of the script's own, as that number."""
     if isinstance(value.seen, Tensor) and value.seen.ndim == 0:
-        return Value(value.seen.item(), value.seen.item())
+        return Value.fixed(value.seen.item())
     return value
 
 
