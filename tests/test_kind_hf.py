@@ -64,9 +64,16 @@ def test_a_student_of_its_architecture_is_built_for_any_classes(folder):
     assert model.eval().network(torch.rand(2, 1, 32, 32)).logits.shape == (2, 5)
 
 
-def test_a_name_that_leads_nowhere_says_what_to_do(folder):
-    with pytest.raises(EchosetError, match=r"could not be read.*download it beforehand"):
-        load_teacher(TeacherOptions("hf:./no/such/folder"))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf:./no/such/folder", r"no folder at \./no/such/folder"),
+        ("hf:no/such/name/anywhere", "could not be read.*download it beforehand"),
+    ],
+)
+def test_a_name_that_leads_nowhere_says_what_to_do(folder, name, message):
+    with pytest.raises(EchosetError, match=message):
+        load_teacher(TeacherOptions(name))
 
 
 def test_without_transformers_the_message_says_what_to_install(monkeypatch):

@@ -53,6 +53,9 @@ def _fetch(name: str, function: Any, *arguments: Any, **settings: Any) -> Any:
 
 def _configuration(name: str) -> Any:
     """What the network is; code that a repository brings is never run."""
+    inner = name.removeprefix(PREFIX)
+    if inner.startswith((".", "/", "~")) and not Path(inner).is_dir():
+        raise EchosetError(f"'{name}': no folder at {inner}")
     read = _transformers().AutoConfig.from_pretrained
     return _fetch(name, read, trust_remote_code=False)
 
