@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from distill.models import (
 from distill.models.classifier import CONTRACT
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import Kind, kind_of
+from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.backend import kernel_form
@@ -46,24 +48,26 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
     """
     path = BUNDLED.get(options.model, Path(options.model))
     told = _description(options.weights)
+    published = None
     if path.suffix == ".safetensors" and read_spec_if_file(path):
         teacher = load_classifier(path)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
         kind = kind_of(options.model)
+        published = _published(options, kind)
         if told:
             _check_known(options, told, str(options.weights), CONTRACT)
+            known = {"notes": told.notes}
             contract = {key: getattr(told, key) for key in CONTRACT}
-            notes = told.notes
         else:
-            contract = _complete_contract(options, kind)
-            notes = {}
-        teacher = build_classifier(
-            ModelSpec(options.model, options.arguments, **contract, notes=notes)
-        )
-        if options.weights is None and not untrained:
-            _load_published(teacher, kind)
-    if options.weights is not None:
+            known = kind.contract(options.model, options.arguments, published)
+            contract = _complete_contract(options, known)
+        contract["notes"] = known.get("notes", {})
+        arguments = {**known.get("arguments", {}), **options.arguments}
+        teacher = build_classifier(ModelSpec(options.model, arguments, **contract))
+        if (options.weights is None or published) and not untrained:
+            _load_published(teacher, kind, published)
+    if options.weights is not None and not published:
         load_weights(teacher.network, read_weights(options.weights), options.weights)
         if told and (told.mean, told.std) != (teacher.spec.mean, teacher.spec.std):
             raise EchosetError(
@@ -82,19 +86,31 @@ def _description(weights: str | None) -> ModelSpec | None:
     return read_spec(path)
 
 
-def _complete_contract(options: TeacherOptions, kind: Kind) -> dict[str, Any]:
+def _published(options: TeacherOptions, kind: Kind) -> str | None:
+    """The name of the published weights that were asked for; None for a file of them, or none."""
+    weights = options.weights
+    if weights is None or looks_like_file(weights) or Path(weights).is_file():
+        return None
+    names = kind.weight_names(options.model)
+    if names and weights not in names and not Path(weights).suffix:
+        raise EchosetError(
+            f"'{options.model}' has no published weights named '{weights}'; it has "
+            f"{', '.join(names)}. Or give a file"
+        )
+    return weights if weights in names else None
+
+
+def _complete_contract(options: TeacherOptions, known: Mapping[str, Any]) -> dict[str, Any]:
     """The options' contract; where one was left at its default, what the kind knows of the name."""
     usual = TeacherOptions()
-    known = kind.contract(options.model, options.arguments)
     contract = {}
     for key in CONTRACT:
         value = getattr(options, key)
-        untouched = value == getattr(usual, key)
-        contract[key] = known.get(key, value) if untouched else value
+        contract[key] = known.get(key, value) if value == getattr(usual, key) else value
     return contract
 
 
-def _load_published(teacher: Classifier, kind: Kind) -> None:
+def _load_published(teacher: Classifier, kind: Kind, published: str | None) -> None:
     """Give a teacher without a file of weights those that its kind has for it; refuse one that has
     none.
     """
@@ -108,7 +124,7 @@ def _load_published(teacher: Classifier, kind: Kind) -> None:
         )
     load_weights(
         teacher.network,
-        kind.weights(spec.model, spec.arguments),
+        kind.weights(spec.model, spec.arguments, published),
         f"the published weights of {spec.model}",
     )
 

@@ -16,11 +16,13 @@ class TeacherOptions:
 
     model: str = "mnist"
     """'mnist', 'cifar10' or 'cifar10-small' (bundled), a file saved by echoset, a zoo or
-    torchvision name, or an import path such as pkg.module.Net (an import path runs that module's
-    code).
+    torchvision name, timm:NAME, hf:NAME or hf:FOLDER, a file of torch.export.save or of
+    torch.jit.save, or an import path such as pkg.module.Net (which runs that module's code).
     """
     weights: str | None = None
-    """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""
+    """A .safetensors file, a checkpoint that torch.load reads with weights_only=True, or the name
+    of weights that torchvision publishes, such as DEFAULT.
+    """
     arguments: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor, checked against its annotations."""
     channels: int = 3

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
+from distill.models.archives import refuse_whole_network
 from distill.models.kinds.kind import Kind, looks_like_file
 from synthesis_kernels.errors import EchosetError
 
 __all__ = ["Kind", "all_kinds", "comes_trained", "find_kind", "kind_of"]
 
-TABLE = ("zoo", "timm", "import_path", "torchvision")
+TABLE = ("zoo", "timm", "hf", "exported", "torchscript", "import_path", "torchvision")
 """Files of this package; each is imported only when all before it have declined."""
 
 
@@ -35,6 +37,7 @@ def kind_of(name: str) -> Kind:
     if kind is not None:
         return kind
     if looks_like_file(name):
+        refuse_whole_network(Path(name))
         raise EchosetError(
             f"'{name}' is a file, not a network: give the network's name as the model and this "
             "file as its weights"

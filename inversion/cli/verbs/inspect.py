@@ -28,6 +28,14 @@ def execute(run: InspectRun) -> int:
     table.add_row("dead channels", str(inspection.dead_channels))
     table.add_row("weights SHA-256", inspection.weight_hash[:16] + "…")
     for key, value in spec.notes.items():
-        table.add_row(key, str(value))
+        table.add_row(key, _shorten(value))
     table.add_row("warnings", "\n".join(inspection.warnings) or "none")
     return finish(run, table, dataclasses.asdict(inspection))
+
+
+def _shorten(value: object, most: int = 5) -> str:
+    """A note for a table: of a long list the first few."""
+    if not isinstance(value, list) or len(value) <= most:
+        return str(value)
+    first = ", ".join(map(str, value[:most]))
+    return f"{first} and {len(value) - most} more"
