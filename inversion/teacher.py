@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from distill.models import (
     load_classifier,
     read_spec,
 )
-from distill.models.classifier import CONTRACT
+from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
-from inversion.options import TeacherOptions, TeacherViewOptions
+from inversion.options import TeacherOptions
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
@@ -61,6 +61,7 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         teacher = build_classifier(
             ModelSpec(options.model, options.arguments, **contract, notes=notes)
         )
+        teacher.spec = _with_output(teacher.spec, told)
         if options.weights is None and not untrained:
             _load_published(teacher, kind)
     if options.weights is not None:
@@ -71,7 +72,15 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
                 f"with {teacher.spec.mean} and {teacher.spec.std}; give the weights' own network "
                 "as the model"
             )
+    teacher.spec = _with_output(teacher.spec, options)
+    teacher.settle()
     return teacher.eval().requires_grad_(False)
+
+
+def _with_output(spec: ModelSpec, told: TeacherOptions | ModelSpec | None) -> ModelSpec:
+    """The spec with what is told of the network's answers."""
+    values = {name: getattr(told, name, None) for name in OUTPUT}
+    return replace(spec, **{name: value for name, value in values.items() if value is not None})
 
 
 def _description(weights: str | None) -> ModelSpec | None:
@@ -144,31 +153,6 @@ def read_spec_if_file(path: Path) -> ModelSpec | None:
     return spec
 
 
-def trained_views(spec: ModelSpec) -> TeacherViewOptions:
-    """How the teacher's training images were shifted, mirrored and cut out, by the notes in its
-    file; a small shift without any.
-    """
-    told = spec.notes.get("views")
-    if not isinstance(told, dict):
-        return TeacherViewOptions()
-    views = TeacherViewOptions(
-        told.get("shift", 0.0), told.get("flip", False), told.get("cutout", 0.0)
-    )
-    check_teacher_views(views, "the teacher file's notes on its views")
-    return views
-
-
-def check_teacher_views(views: TeacherViewOptions, source: str) -> None:
-    """Refuse what no image could be changed by."""
-    remedy = "set --synthesis.objective.views, or save the teacher with notes that are right"
-    for name in ("shift", "cutout"):
-        value = getattr(views, name)
-        if not isinstance(value, int | float) or not 0 <= value <= 0.5:
-            raise EchosetError(f"{source}: {name} must lie in [0, 0.5], got {value!r}; {remedy}")
-    if not isinstance(views.flip, bool):
-        raise EchosetError(f"{source}: flip must be true or false, got {views.flip!r}; {remedy}")
-
-
 @dataclass(frozen=True)
 class Inspection:
     """What was found in a teacher."""
@@ -182,6 +166,8 @@ class Inspection:
     """How many layers of which class."""
     dead_channels: int
     """Channels whose running variance is zero: nothing in the training data ever moved them."""
+    output: str
+    """What of the network's answers is taken, and how."""
     warnings: list[str]
 
 
@@ -202,7 +188,10 @@ def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspe
     _check_parameters(teacher)
     check_shape(teacher)
     if layers:
-        _check_moments(teacher)
+        _check_moments(teacher, needs_batch_norm)
+    for name in teacher.unused:
+        del layers[name]
+        del statistics[name]
     kinds = Counter(type(layer).__name__ for layer in layers.values())
     dead = [int((variance < DEAD_VARIANCE).sum()) for _, variance in statistics.values()]
     return Inspection(
@@ -212,7 +201,8 @@ def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspe
         layers={name: mean.numel() for name, (mean, _) in statistics.items()},
         kinds=dict(kinds),
         dead_channels=sum(dead),
-        warnings=[f"layer {name} was never trained" for name in untrained] + _doubts(teacher),
+        output=teacher.found.describe() if teacher.found else "logits",
+        warnings=_warnings(teacher, untrained),
     )
 
 
@@ -247,6 +237,15 @@ def _check_parameters(teacher: Classifier) -> None:
             )
 
 
+def _warnings(teacher: Classifier, untrained: list[str]) -> list[str]:
+    """All that its user should know."""
+    lines = [f"layer {name} was never trained" for name in untrained if name not in teacher.unused]
+    if teacher.unused:
+        names = ", ".join(teacher.unused)
+        lines.append(f"these BatchNorm layers never run in evaluation and are left out: {names}")
+    return lines + teacher.remarks + _doubts(teacher)
+
+
 def _doubts(teacher: Classifier) -> list[str]:
     """What its user may have forgotten to say of it."""
     doubts = []
@@ -275,10 +274,19 @@ def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
         ) from error
 
 
-def _check_moments(teacher: Classifier) -> None:
-    """Name a BatchNorm layer that runs twice, or never."""
+def _check_moments(teacher: Classifier, needs_batch_norm: bool) -> None:
+    """Name a BatchNorm layer that runs twice; leave out those that never run, unless none is
+    left.
+    """
     spec = teacher.spec
     grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
     # Wherever it will run, it is looked at on the CPU.
     with torch.no_grad(), kernel_form("reference"):
-        Frozen(teacher).with_moments(grey)
+        teacher.unused += Frozen(teacher).find_unused(grey)
+    left = find_batch_norms(teacher.network).keys() - set(teacher.unused)
+    if needs_batch_norm and not left:
+        raise EchosetError(
+            f"none of the teacher's BatchNorm layers runs in evaluation, {teacher.unused[0]} "
+            "neither, so there is nothing to match; use a recipe that needs none "
+            "(--synthesis.recipe adversarial), or no generator: echoset collect shaders"
+        )
