@@ -19,7 +19,7 @@ from distill import (
     save_classifier,
 )
 from distill.models.contract import check_contract
-from distill.models.frozen import Frozen
+from distill.models.frozen import Frozen, find_batch_norms
 from distill.sets.transfer_set import TransferSet
 from distill.views import to_input
 from inversion import TeacherOptions, inspect_teacher, load_teacher
@@ -325,3 +325,32 @@ def test_one_layer_must_run():
     teacher = Classifier(WithAuxiliary(False), ModelSpec("mine", channels=1, size=20, classes=4))
     with pytest.raises(EchosetError, match="none of the teacher's BatchNorm layers runs"):
         inspect_teacher(teacher.eval())
+
+
+@pytest.mark.parametrize(("channels", "size"), [(2, 8), (4, 20)])
+def test_networks_of_other_channels_are_served(run, tmp_path, channels, size):
+    spec = ModelSpec("convnet-4", channels=channels, size=size, classes=2, mean=(0.5,), std=(0.3,))
+    model = build_classifier(spec, 3)
+    for layer in find_batch_norms(model.network).values():
+        layer.running_mean.uniform_(-0.1, 0.1)
+    save_classifier(model.eval(), tmp_path / "t.safetensors")
+    with torch.no_grad():
+        images = torch.rand(64, channels, size, size) * torch.rand(64, channels, 1, 1)
+        model.network.head.bias -= model(images).median(0).values  # both classes are decided
+    save_classifier(model, tmp_path / "t.safetensors")
+    np.savez(tmp_path / "i.npz", images=(images * 255).byte().permute(0, 2, 3, 1).numpy())
+    teacher = f"--teacher={tmp_path}/t.safetensors"
+    collected = [f"--source={tmp_path}/i.npz", "--images=8", f"--out={tmp_path}/set"]
+    run("collect", teacher, *collected, "--quiet")
+    run("export", tmp_path / "set", f"--out={tmp_path}/pictures", "--quiet")
+    short = ["--student=convnet-4", "--distillation.steps=2", "--quiet"]
+    run("distill", teacher, f"--set={tmp_path}/pictures", f"--out={tmp_path}/student", *short)
+    data = [f"--data={tmp_path}/pictures", "--quiet", "--json"]
+    told = last_json(run("evaluate", f"--model={tmp_path}/t.safetensors", *data))
+    assert told["accuracy"] == 1  # the pictures hold every channel
+    run("report", f"--run={tmp_path}/set", f"--out={tmp_path}/r.html", "--quiet")
+
+
+def test_channels_have_a_range():
+    with pytest.raises(EchosetError, match="channels must be 1 to 4, got 5"):
+        TeacherOptions(channels=5)
