@@ -21,7 +21,7 @@ from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
-from inversion.options import TeacherOptions
+from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
@@ -61,7 +61,6 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         teacher = build_classifier(
             ModelSpec(options.model, options.arguments, **contract, notes=notes)
         )
-        teacher.spec = _with_output(teacher.spec, told)
         if options.weights is None and not untrained:
             _load_published(teacher, kind)
     if options.weights is not None:
@@ -72,15 +71,17 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
                 f"with {teacher.spec.mean} and {teacher.spec.std}; give the weights' own network "
                 "as the model"
             )
-    teacher.spec = _with_output(teacher.spec, options)
-    teacher.settle()
+    _settle_output(teacher, told, options)
     return teacher.eval().requires_grad_(False)
 
 
-def _with_output(spec: ModelSpec, told: TeacherOptions | ModelSpec | None) -> ModelSpec:
-    """The spec with what is told of the network's answers."""
-    values = {name: getattr(told, name, None) for name in OUTPUT}
-    return replace(spec, **{name: value for name, value in values.items() if value is not None})
+def _settle_output(teacher: Classifier, *told: ModelSpec | TeacherOptions | None) -> None:
+    """Let the network's answers be read as is told, the last one first, or else as is found."""
+    for each in told:
+        values = {name: getattr(each, name, None) for name in OUTPUT}
+        known = {name: value for name, value in values.items() if value is not None}
+        teacher.spec = replace(teacher.spec, **known)
+    teacher.settle()
 
 
 def _description(weights: str | None) -> ModelSpec | None:
@@ -151,6 +152,31 @@ def read_spec_if_file(path: Path) -> ModelSpec | None:
             "its weights"
         )
     return spec
+
+
+def trained_views(spec: ModelSpec) -> TeacherViewOptions:
+    """How the teacher's training images were shifted, mirrored and cut out, by the notes in its
+    file; a small shift without any.
+    """
+    told = spec.notes.get("views")
+    if not isinstance(told, dict):
+        return TeacherViewOptions()
+    views = TeacherViewOptions(
+        told.get("shift", 0.0), told.get("flip", False), told.get("cutout", 0.0)
+    )
+    check_teacher_views(views, "the teacher file's notes on its views")
+    return views
+
+
+def check_teacher_views(views: TeacherViewOptions, source: str) -> None:
+    """Refuse what no image could be changed by."""
+    remedy = "set --synthesis.objective.views, or save the teacher with notes that are right"
+    for name in ("shift", "cutout"):
+        value = getattr(views, name)
+        if not isinstance(value, int | float) or not 0 <= value <= 0.5:
+            raise EchosetError(f"{source}: {name} must lie in [0, 0.5], got {value!r}; {remedy}")
+    if not isinstance(views.flip, bool):
+        raise EchosetError(f"{source}: flip must be true or false, got {views.flip!r}; {remedy}")
 
 
 @dataclass(frozen=True)

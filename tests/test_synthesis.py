@@ -51,8 +51,7 @@ from inversion.parts.inner import InnerLoop
 from inversion.parts.sampling import record_visit
 from inversion.parts.state import SynthesisState
 from inversion.parts.terms import phi
-from inversion.teacher import load_teacher
-from inversion.teacher_views import trained_views
+from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 

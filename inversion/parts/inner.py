@@ -19,7 +19,7 @@ from distill.tasks.places import per_image
 from inversion.options import SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.parts.inner_step import InnerResult, InnerStep, Request, Terms
-from inversion.teacher_views import trained_views
+from inversion.teacher import trained_views
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.choices import Step
 from synthesis_kernels.divergence import adversarial_divergence

@@ -33,7 +33,7 @@ from inversion.parts.progress import (
 )
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.state import SynthesisState
-from inversion.teacher_views import check_teacher_views, trained_views
+from inversion.teacher import check_teacher_views, trained_views
 
 RISE = 1e-3
 """A rise of the held-out agreement that counts."""

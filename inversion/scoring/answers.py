@@ -16,7 +16,7 @@ from distill.loop import StepProgress
 from distill.models.frozen import Frozen
 from distill.taps import Taps, find_stages
 from distill.views import to_input
-from inversion.teacher_views import trained_views
+from inversion.teacher import trained_views
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.views import ViewPlan, views
 

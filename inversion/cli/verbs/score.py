@@ -33,8 +33,7 @@ from inversion.scoring.scorecard import check_counts, check_images
 from inversion.scoring.scorecard import score as score_images
 from inversion.scoring.scores import OVERALL, definitions
 from inversion.scoring.validation import check_sets, validate
-from inversion.teacher import check_shape, load_teacher
-from inversion.teacher_views import trained_views
+from inversion.teacher import check_shape, load_teacher, trained_views
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
 
