@@ -20,6 +20,7 @@ from distill import (
 )
 from distill.models.contract import check_contract
 from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.outputs import find_logits
 from distill.sets.transfer_set import TransferSet
 from distill.views import to_input
 from inversion import TeacherOptions, inspect_teacher, load_teacher
@@ -186,6 +187,12 @@ def test_one_number_decides_between_two_classes(form):
     z = load("plain", classes=2, numbers=1).network(IMAGES)
     torch.testing.assert_close(teacher(IMAGES), torch.cat([-z / 2, z / 2], 1), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(Frozen(teacher)(IMAGES), teacher(IMAGES))
+
+
+def test_a_row_is_preferred_to_one_number():
+    answer = {"uncertainty": torch.rand(2), "scores": torch.rand(2, 2)}
+    assert find_logits(answer, (2, 2), "mine", None) == "scores"
+    assert find_logits({"score": torch.rand(2), "id": torch.ones(2).long()}, (2, 2), "m", None)
 
 
 def test_one_number_is_no_answer_for_more_classes():

@@ -76,6 +76,9 @@ def find_logits(
     one. None where the answer is a tensor itself.
     """
     tensors = list_tensors(answer)
+    if not tensors:
+        kind = type(answer).__name__
+        raise EchosetError(f"{model} answers {kind} to two images, expected {expected}")
     if told is not None:
         if told not in tensors:
             there = "a tensor alone: leave output away" if "" in tensors else list_shapes(tensors)
@@ -83,10 +86,8 @@ def find_logits(
         return told
     if "" in tensors:
         return None
-    if not tensors:
-        kind = type(answer).__name__
-        raise EchosetError(f"{model} answers {kind} to two images, expected {expected}")
-    fitting = [name for name, tensor in tensors.items() if _fits(tensor, expected)]
+    exact = [name for name, tensor in tensors.items() if tuple(tensor.shape) == expected]
+    fitting = exact or [name for name, tensor in tensors.items() if _fits(tensor, expected)]
     usual = [name for name in USUAL_NAMES if name in fitting]
     if usual:
         return usual[0]
@@ -113,7 +114,8 @@ def _fits(tensor: Tensor, expected: tuple[int, ...]) -> bool:
 
 def _is_single(answer: Tensor, shape: tuple[int, ...]) -> bool:
     """Whether an answer is one number an image where two classes, `shape` = (2,), are decided."""
-    return shape == (2,) and (answer.ndim == 1 or answer.shape[1:] == (1,))
+    one_each = answer.ndim == 1 or answer.shape[1:] == (1,)
+    return shape == (2,) and one_each and answer.is_floating_point()
 
 
 def to_logits(answer: Tensor, form: OutputForm | None, shape: tuple[int, ...]) -> Tensor:
