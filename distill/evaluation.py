@@ -130,6 +130,9 @@ def evaluate(
         _check_alike(classifier, teacher)
     device = runtime.resolve_device()
     labels = labels.to(device)
+    classifier.settle()
+    if teacher is not None:
+        teacher.settle()
     with as_found(classifier), as_found(teacher):
         logits = predict(classifier, data.images, device, quiet=runtime.quiet)
         result = _of_answers(classifier, logits, labels)

@@ -13,6 +13,7 @@ from synthesis_kernels.errors import EchosetError
 
 Optimiser = Literal["muon", "sgd", "adamw"]
 ExportForm = Literal["folder", "npz", "webdataset", "set"]
+OutputForm = Literal["logits", "probabilities", "sigmoid"]
 
 PLAIN = {"plain": LABELS}
 """What a study calls plain training."""

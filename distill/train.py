@@ -78,6 +78,8 @@ def distill(
     caller to `forget` once the student is saved.
     """
     check_lesson(student, data, teacher, options)
+    if teacher is not None:
+        teacher.settle()
     machine = runtime.resolve(options.steps)
     free_cycles(machine.device)
     with (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from distill.models import (
     load_classifier,
     read_spec,
 )
-from distill.models.classifier import CONTRACT
+from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import Kind, kind_of
 from distill.models.kinds.kind import looks_like_file
@@ -75,7 +75,17 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
                 f"with {teacher.spec.mean} and {teacher.spec.std}; give the weights' own network "
                 "as the model"
             )
+    _settle_output(teacher, told, options)
     return teacher.eval().requires_grad_(False)
+
+
+def _settle_output(teacher: Classifier, *told: ModelSpec | TeacherOptions | None) -> None:
+    """Let the network's answers be read as is told, the last one first, or else as is found."""
+    for each in told:
+        values = {name: getattr(each, name, None) for name in OUTPUT}
+        known = {name: value for name, value in values.items() if value is not None}
+        teacher.spec = replace(teacher.spec, **known)
+    teacher.settle()
 
 
 def _description(weights: str | None) -> ModelSpec | None:
@@ -198,6 +208,8 @@ class Inspection:
     """How many layers of which class."""
     dead_channels: int
     """Channels whose running variance is zero: nothing in the training data ever moved them."""
+    output: str
+    """What of the network's answers is taken, and how."""
     warnings: list[str]
 
 
@@ -218,7 +230,10 @@ def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspe
     _check_parameters(teacher)
     check_shape(teacher)
     if layers:
-        _check_moments(teacher)
+        _check_moments(teacher, needs_batch_norm)
+    for name in teacher.unused:
+        del layers[name]
+        del statistics[name]
     kinds = Counter(type(layer).__name__ for layer in layers.values())
     dead = [int((variance < DEAD_VARIANCE).sum()) for _, variance in statistics.values()]
     return Inspection(
@@ -228,7 +243,8 @@ def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspe
         layers={name: mean.numel() for name, (mean, _) in statistics.items()},
         kinds=dict(kinds),
         dead_channels=sum(dead),
-        warnings=[f"layer {name} was never trained" for name in untrained] + _doubts(teacher),
+        output=teacher.found.describe() if teacher.found else "logits",
+        warnings=_warnings(teacher, untrained),
     )
 
 
@@ -263,6 +279,15 @@ def _check_parameters(teacher: Classifier) -> None:
             )
 
 
+def _warnings(teacher: Classifier, untrained: list[str]) -> list[str]:
+    """All that its user should know."""
+    lines = [f"layer {name} was never trained" for name in untrained if name not in teacher.unused]
+    if teacher.unused:
+        names = ", ".join(teacher.unused)
+        lines.append(f"these BatchNorm layers never run in evaluation and are left out: {names}")
+    return lines + teacher.remarks + _doubts(teacher)
+
+
 def _doubts(teacher: Classifier) -> list[str]:
     """What its user may have forgotten to say of it."""
     doubts = []
@@ -291,10 +316,19 @@ def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
         ) from error
 
 
-def _check_moments(teacher: Classifier) -> None:
-    """Name a BatchNorm layer that runs twice, or never."""
+def _check_moments(teacher: Classifier, needs_batch_norm: bool) -> None:
+    """Name a BatchNorm layer that runs twice; leave out those that never run, unless none is
+    left.
+    """
     spec = teacher.spec
     grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
     # Wherever it will run, it is looked at on the CPU.
     with torch.no_grad(), kernel_form("reference"):
-        Frozen(teacher).with_moments(grey)
+        teacher.unused += Frozen(teacher).find_unused(grey)
+    left = find_batch_norms(teacher.network).keys() - set(teacher.unused)
+    if needs_batch_norm and not left:
+        raise EchosetError(
+            f"none of the teacher's BatchNorm layers runs in evaluation, {teacher.unused[0]} "
+            "neither, so there is nothing to match; use a recipe that needs none "
+            "(--synthesis.recipe adversarial), or no generator: echoset collect shaders"
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from distill.options import OutputForm
 from distill.ranges import require_least
 from distill.tasks import TASKS, USUAL
 from synthesis_kernels.errors import EchosetError
@@ -26,7 +27,9 @@ class TeacherOptions:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor, checked against its annotations."""
     channels: int = 3
-    """Image channels, 1 or 3. A file saved by echoset knows its own, and what is below."""
+    """Image channels, 1 to 4: 1 is grey, 3 colour. A file saved by echoset knows its own, and what
+    is below.
+    """
     size: int = 32
     """Side of the square input in pixels."""
     classes: int = 10
@@ -37,16 +40,29 @@ class TeacherOptions:
     """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
     std: tuple[float, ...] = (1.0,)
     """Standard deviation it divides by."""
+    output: str | None = None
+    """Where the logits are, if the network answers with several tensors: a key, an attribute or a
+    place, such as logits or 0. Where one is obvious, it is found.
+    """
+    output_form: OutputForm | None = None
+    """What the network answers with: logits, probabilities (a softmax's), or a sigmoid's numbers.
+    It is recognised; say it where that fails.
+    """
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str):  # null in a file
             raise EchosetError("model must be a name or a path, and null is none; leave it out")
         require_least(self, "", 8, "size")
         require_least(self, "", 2, "classes")
-        if self.channels not in (1, 3):
-            raise EchosetError(f"channels must be 1 or 3, got {self.channels}")
+        if self.channels not in (1, 2, 3, 4):
+            raise EchosetError(f"channels must be 1 to 4, got {self.channels}")
         if self.task not in TASKS:
             raise EchosetError(f"task must be one of {', '.join(TASKS)}, got '{self.task}'")
+        forms = get_args(OutputForm)
+        if self.output_form is not None and self.output_form not in forms:
+            raise EchosetError(
+                f"output_form must be one of {', '.join(forms)}, got '{self.output_form}'"
+            )
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,8 @@ def _strip(label: int, images: NDArray[np.uint8]) -> Strip:  # (N, C, H, W)
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:  # (H, W, C)
-    if pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
+    # A second or fourth channel would be taken for transparency.
+    pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -20,6 +20,7 @@ def execute(run: InspectRun) -> int:
     table.add_row("parameters", f"{inspection.parameters:,}")
     table.add_row("input", f"{spec.channels} × {spec.size} × {spec.size}, in [0, 1]")
     table.add_row("classes", str(spec.classes))
+    table.add_row("answer", inspection.output)
     table.add_row("normalisation", f"mean {list(spec.mean)}, std {list(spec.std)}")
     kinds = ", ".join(f"{count} {kind}" for kind, count in inspection.kinds.items())
     table.add_row("BatchNorm layers", f"{len(inspection.layers)} ({kinds})")

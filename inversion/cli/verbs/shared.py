@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.data.images import Images, load_images
+from distill.models.classifier import CONTRACT, OUTPUT
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
 from inversion.teacher import MNIST_SLICE
@@ -73,7 +74,8 @@ def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder:
             f"the teacher given has {weight_hash[:16]}…; give the same one with --teacher"
         )
     contract = transfer_set.manifest["input"]
-    differ = [key for key, value in teacher.contract.items() if value != contract[key]]
+    own = teacher.contract
+    differ = [key for key in (*CONTRACT, *OUTPUT) if own.get(key) != contract.get(key)]
     if differ:
         raise EchosetError(
             f"{folder} was made with another {', '.join(differ)} of the teacher; give the same "
