@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from distill.models import (
     Classifier,
@@ -18,7 +18,7 @@ from distill.models import (
     read_spec,
 )
 from distill.models.classifier import CONTRACT
-from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.frozen import Frozen, NormLayer, find_batch_norms
 from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions, TeacherViewOptions
@@ -197,29 +197,35 @@ def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspe
             "wrn-40-2, torchvision's vgg11_bn), a recipe that needs none (--synthesis.recipe "
             "adversarial), or no generator: echoset collect shaders"
         )
-    statistics = {name: (layer.running_mean, layer.running_var) for name, layer in layers.items()}
-    untrained = _check_statistics(statistics)
-    _check_parameters(teacher)
+    untrained = check_statistics(layers)
+    if layers and len(untrained) == len(layers):
+        raise EchosetError(
+            "the teacher's running statistics were never trained (every mean is 0, every variance "
+            "1); give its trained weights with --teacher.weights"
+        )
+    check_parameters(teacher)
     check_shape(teacher)
     if layers:
         _check_moments(teacher)
     kinds = Counter(type(layer).__name__ for layer in layers.values())
-    dead = [int((variance < DEAD_VARIANCE).sum()) for _, variance in statistics.values()]
+    dead = [int((layer.running_var < DEAD_VARIANCE).sum()) for layer in layers.values()]
     return Inspection(
         spec=teacher.spec,
         parameters=teacher.parameters_count,
         weight_hash=teacher.weight_hash(),
-        layers={name: mean.numel() for name, (mean, _) in statistics.items()},
+        layers={name: layer.running_mean.numel() for name, layer in layers.items()},
         kinds=dict(kinds),
         dead_channels=sum(dead),
         warnings=[f"layer {name} was never trained" for name in untrained] + _doubts(teacher),
     )
 
 
-def _check_statistics(statistics: dict[str, tuple[Tensor, Tensor]]) -> list[str]:
+def check_statistics(layers: Mapping[str, NormLayer]) -> list[str]:
     """Refuse running statistics that can't be right; gives the layers that were never trained."""
     untrained = []
-    for name, (mean, variance) in statistics.items():
+    for name, layer in layers.items():
+        mean = layer.running_mean
+        variance = layer.running_var
         if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
             raise EchosetError(
                 f"BatchNorm layer {name} has running statistics that are not finite; the "
@@ -231,19 +237,22 @@ def _check_statistics(statistics: dict[str, tuple[Tensor, Tensor]]) -> list[str]
             )
         if not mean.any() and (variance == 1).all():
             untrained.append(name)
-    if statistics and len(untrained) == len(statistics):
-        raise EchosetError(
-            "the teacher's running statistics were never trained (every mean is 0, every variance "
-            "1); give its trained weights with --teacher.weights"
-        )
     return untrained
 
 
-def _check_parameters(teacher: Classifier) -> None:
+def check_parameters(teacher: Classifier) -> None:
+    """Refuse weights that are not finite, and buffers that are no numbers, by name."""
     for name, parameter in teacher.network.named_parameters():
         if not torch.isfinite(parameter).all():
             raise EchosetError(
                 f"the teacher's parameter {name} is not finite; the checkpoint is damaged"
+            )
+    for name, buffer in teacher.network.named_buffers():
+        # A mask of attention may hold -inf.
+        if torch.isnan(buffer).any():
+            raise EchosetError(
+                f"the teacher's buffer {name} has values that are no numbers; the checkpoint is "
+                "damaged"
             )
 
 

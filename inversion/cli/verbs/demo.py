@@ -30,6 +30,7 @@ from inversion.cli.verbs.shared import (
     require_data,
 )
 from inversion.driver import synthesize as synthesize_set
+from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.report import told_of, weights_given, write_report
 from inversion.sources.collect import collect as collect_set
@@ -76,6 +77,7 @@ def execute(run: DemoRun) -> int:
     out = Path(run.out)
     require_data(run.data, run.teacher)
     teacher = load_teacher(run.teacher)
+    check_health(teacher, run)
     data = load_test_data(run.data, teacher, run.quiet)
     student = build_student(run.student, teacher.contract, run.seed)
     check_demo(run, teacher, student, data)
