@@ -18,6 +18,7 @@ from distill.files import load_state, save_state
 from distill.loop import Loop
 from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
+from distill.outlook import Outlook
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
 from inversion.jobs import claim, finish_set
@@ -196,7 +197,9 @@ def _walk(
         save=save,
         seconds=collection.seconds,
         work="collecting",
+        step="",  # there is no telling how many images a block gives; see below
     )
+    outlook: Outlook | None = None
     with loop:
         while collection.phase < len(phases) and not stock.full:
             phase = phases[collection.phase]
@@ -204,12 +207,15 @@ def _walk(
                 collection.blocks = phase.limit(stock)
             if _is_over(collection, phase, options):
                 collection.next_phase()
+                outlook = None
                 continue
+            outlook = outlook or loop.watch(phase.name, "block", collection.block)
             images = phase.make(collection.block, stock)
             collection.block += 1
             if len(images):
                 collection.take(phase, images, teacher, options)
             loop.advance(int(stock.held.sum()), collection.figures_line(phase))
+            outlook.look(collection.block, collection.blocks)
     collection.seconds = loop.seconds
 
 

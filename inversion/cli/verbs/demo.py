@@ -33,6 +33,7 @@ from inversion.driver import synthesize as synthesize_set
 from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.report import told_of, weights_given, write_report
+from inversion.rehearsal import rehearse
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.backend import describe_device
@@ -82,6 +83,9 @@ def execute(run: DemoRun) -> int:
     student = build_student(run.student, teacher.contract, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
+    rehearsal = rehearse(teacher, run.synthesis, run.student, run.distillation, run)
+    if rehearsal:
+        run.say(f"all of it: {rehearsal.line}")
 
     seconds: dict[str, float] = {}
     transfer_set = _make_set(run, teacher)

@@ -6,12 +6,14 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from distill.models import Classifier
+from distill.options import DistillOptions, StudentOptions
 from inversion.cli.show import finish, new_table
 from inversion.driver import check_synthesis
 from inversion.health import examine
 from inversion.options import SynthesisOptions
 from inversion.pixels import Pixels
 from inversion.recipes import RECIPES, find_recipe
+from inversion.rehearsal import Rehearsal, rehearse
 from inversion.sources import DRAWN
 from inversion.teacher import Inspection, inspect_teacher, load_teacher
 from synthesis_kernels.errors import EchosetError
@@ -40,6 +42,11 @@ def execute(run: InspectRun) -> int:
         named = [name for name, other in recipes.items() if other == reason]
         table.add_row(f"not {', '.join(named)}", reason)
     table.add_row("sources for collect", ", ".join(DRAWN))
+    estimate = None
+    if run.estimate and possible:
+        estimate = _estimate(run, teacher, possible[0])
+    if estimate:
+        table.add_row("a set and a student", estimate.line)
     table.add_row("warnings", "\n".join(warnings) or "none")
     document: dict[str, Any] = dataclasses.asdict(inspection)
     document |= {
@@ -48,8 +55,15 @@ def execute(run: InspectRun) -> int:
         "confidence": health.confidence,
         "recipes": recipes,
         "sources": list(DRAWN),
+        "estimate": estimate and dataclasses.asdict(estimate),
     }
     return finish(run, table, document)
+
+
+def _estimate(run: InspectRun, teacher: Classifier, recipe: str) -> Rehearsal | None:
+    """What the verbs' defaults will take."""
+    options = SynthesisOptions(recipe=recipe)
+    return rehearse(teacher, options, StudentOptions(), DistillOptions(), run, always=True)
 
 
 def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) -> None:
