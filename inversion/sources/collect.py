@@ -21,6 +21,7 @@ from distill.models.classifier import on_device
 from distill.outlook import Outlook
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
+from inversion.classes import MOST_ROWS, say_spread
 from inversion.jobs import claim, finish_set
 from inversion.options import CollectOptions
 from inversion.sources.boundary import require_one_decision
@@ -233,7 +234,7 @@ def _require_some(collection: Collection, out: Path) -> None:
     for name in (STATE, MARKER):
         (out / name).unlink(missing_ok=True)
     counts = collection.raw.tolist()
+    told = f"by class {counts}" if len(counts) <= MOST_ROWS else say_spread(counts)
     raise EchosetError(
-        f"no image was taken of {sum(counts)} drawn (by class {counts}); widen confidence, margin "
-        "or only"
+        f"no image was taken of {sum(counts)} drawn ({told}); widen confidence, margin or only"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_balance
 from inversion.driver import synthesize as synthesize_set
@@ -34,8 +35,8 @@ def execute(run: SynthesizeRun) -> int:
         "seconds": seconds,
     }
     table = new_table(f"Transfer set {run.out}", "class", "images")
-    for label, count in enumerate(counts):
-        table.add_row(str(label), str(count))
+    for row in class_rows([counts]):
+        table.add_row(*row)
     table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s"
     status = finish(run, table, document)
     require_balance(manifest["short"], run.out)
