@@ -8,8 +8,8 @@ from distill import Runtime, StudentOptions
 from distill.options import DistillOptions
 from distill.outlook import Outlook, Part, describe, duration
 from inversion import load_teacher
+from inversion.cli.verbs.rehearsal import rehearse
 from inversion.options import SynthesisOptions
-from inversion.rehearsal import rehearse
 
 
 @pytest.fixture

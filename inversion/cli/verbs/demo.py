@@ -22,6 +22,7 @@ from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
+from inversion.cli.verbs.rehearsal import rehearse
 from inversion.cli.verbs.shared import (
     STUDENT,
     is_bundled,
@@ -33,7 +34,6 @@ from inversion.driver import synthesize as synthesize_set
 from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.report import told_of, weights_given, write_report
-from inversion.rehearsal import rehearse
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.backend import describe_device

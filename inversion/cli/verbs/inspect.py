@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from distill.models import Classifier
 from distill.options import DistillOptions, StudentOptions
 from inversion.cli.show import finish, new_table
+from inversion.cli.verbs.rehearsal import Rehearsal, rehearse
 from inversion.driver import check_synthesis
 from inversion.health import examine
 from inversion.options import SynthesisOptions
 from inversion.pixels import Pixels
 from inversion.recipes import RECIPES, find_recipe
-from inversion.rehearsal import Rehearsal, rehearse
 from inversion.sources import DRAWN
 from inversion.teacher import Inspection, inspect_teacher, load_teacher
 from synthesis_kernels.errors import EchosetError
