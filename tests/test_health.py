@@ -136,7 +136,12 @@ def deaf():
     return teacher
 
 
+def centred():
+    return told(trained(), (128.0,), (1.0,))
+
+
 REFUSED = [
+    (centred, r"--teacher.mean '\[0.501961\]' --teacher.std '\[0.003922\]'"),
     (units, r"divide by 255, --teacher.mean '\[0.485\]' --teacher.std '\[0.229\]'"),
     (broken("1.running_var", float("inf")), "BatchNorm layer 1 has running statistics that are"),
     (broken("1.running_mean", float("nan")), "BatchNorm layer 1 has running statistics that are"),

@@ -5,6 +5,7 @@ import torch
 from conftest import last_json, tiny_options
 
 from distill import Runtime, StudentOptions
+from distill.loop import Loop
 from distill.options import DistillOptions
 from distill.outlook import Outlook, Part, describe, duration
 from inversion import load_teacher
@@ -98,3 +99,15 @@ def test_inspect_estimates_on_request(run):
     assert [part["name"] for part in estimate["parts"]] == ["call", "answer", "step"]
     assert "60 calls of" in done.stdout
     assert "memory about" in done.stdout
+
+
+def test_a_loop_says_it_beside_its_progress(clock, capsys):
+    with Loop("walking", 60, step="mile") as loop:
+        for mile in range(1, 4):
+            clock[0] += 8
+            loop.advance(mile)
+    assert capsys.readouterr().err.count("walking: about 8 minutes (60 miles of 8.0 s)") == 1
+    with Loop("walking", 60, quiet=True) as loop:
+        clock[0] += 8
+        loop.advance(1)
+    assert capsys.readouterr().err == ""

@@ -83,9 +83,7 @@ def execute(run: DemoRun) -> int:
     student = build_student(run.student, teacher.contract, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
-    rehearsal = rehearse(teacher, run.synthesis, run.student, run.distillation, run)
-    if rehearsal:
-        run.say(f"all of it: {rehearsal.line}")
+    _say_how_long(run, teacher)
 
     seconds: dict[str, float] = {}
     transfer_set = _make_set(run, teacher)
@@ -108,6 +106,18 @@ def execute(run: DemoRun) -> int:
     write_report(out)
     forget(out)
     return finish(run, _new_table(run, summary), summary)
+
+
+def _say_how_long(run: DemoRun, teacher: Classifier) -> None:
+    """What all of it will take, where that is worth a line."""
+    if run.quiet:
+        return
+    try:
+        rehearsal = rehearse(teacher, run.synthesis, run.student, run.distillation, run)
+    except EchosetError:  # what fails here fails in the run, where it is said in place
+        return
+    if rehearsal:
+        run.say(f"all of it: {rehearsal.line}")
 
 
 def _start_folder(out: Path) -> None:
