@@ -126,9 +126,10 @@ def _check_finite(logits: Tensor) -> None:  # (N, K, *places)
 
 
 def _check_hearing(logits: Tensor) -> None:  # (N, K, *places)
-    """Refuse answers that no picture changes."""
+    """Refuse answers that no picture changes. All zero they are of a head that is yet to learn."""
     spread = (logits - logits.mean(0)).abs().amax()
-    if spread <= DEAF * logits.abs().amax():
+    largest = logits.abs().amax()
+    if largest > 0 and spread <= DEAF * largest:
         raise EchosetError(
             f"the teacher gives {len(logits)} quite different pictures the same answer, so nothing "
             "can be learnt from it: its weights are not those of a trained network, or its "

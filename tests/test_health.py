@@ -177,6 +177,13 @@ def test_a_network_that_was_never_trained_is_said_and_not_refused():
     assert "say nothing: all 10 classes are nearly as likely" in said
 
 
+def test_a_head_of_zeros_was_never_trained_and_is_not_refused():
+    teacher = deaf()
+    teacher.network[5].bias.data.zero_()
+    (warning,) = examine(teacher).warnings
+    assert "say nothing: all 4 classes are nearly as likely" in warning
+
+
 def test_answers_that_hardly_change_are_said():
     teacher = trained()
     teacher.network[5].bias.data[2] += 200
