@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distill.files import JsonLines
+from distill.outlook import Outlook
 from synthesis_kernels.errors import EchosetError
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
@@ -114,7 +115,7 @@ class StepProgress:
         self.live = is_terminal and not quiet
         self._due = Every(10)
         self._began = time.monotonic()
-        self._start = start
+        self.start = start
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -136,13 +137,22 @@ class StepProgress:
         if self.live:
             self._bar.stop()
 
+    def say(self, line: str) -> None:
+        """Say something beside the bar."""
+        if self.quiet:
+            return
+        if self.live:
+            self.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def update(self, done: int, figures: str = "", total: int | None = None) -> None:
         """Show that `done` of the total are done; `total` where it turned out to be another."""
         self.total = total or self.total
         if self.live:
             self._bar.update(self._task, completed=done, figures=figures, total=self.total)
         elif not self.quiet and self._due():
-            each = (time.monotonic() - self._began) / max(done - self._start, 1)
+            each = (time.monotonic() - self._began) / max(done - self.start, 1)
             left = each * max(self.total - done, 0)
             line = f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}"
             print(line, file=sys.stderr, flush=True)
@@ -171,9 +181,13 @@ class Loop:
         log: Path | None = None,
         seconds: float = 0.0,
         work: str = "the run",
+        step: str = "step",
+        times: int = 1,
     ) -> None:
         """`save` keeps the state, given the seconds spent so far, and names its file; `work` is
-        what the user is told has stopped.
+        what the user is told has stopped. The first ones of its steps, which are called `step`,
+        tell how long all will take, in this loop and in the others of which there are to be so many
+        `times`; without a name nothing is said.
         """
         self.work = work
         self._save = save
@@ -183,10 +197,17 @@ class Loop:
         self._due = Every(20)
         self._flag = StopFlag()
         self._progress = StepProgress(title, total, quiet, start)
+        self._step = step
+        self._times = times
+        self._outlook: Outlook | None = None
 
     def __enter__(self) -> Loop:
         self._flag.__enter__()
-        self._progress.__enter__()
+        progress = self._progress.__enter__()
+        if self._step:
+            self._outlook = Outlook(
+                progress.title, self._step, progress.say, self._times, progress.start
+            )
         return self
 
     def __exit__(
@@ -204,6 +225,12 @@ class Loop:
     def stopping(self) -> bool:
         """Whether the user asked to stop."""
         return self._flag.raised
+
+    def watch(self, part: str, step: str, start: int) -> Outlook:
+        """What says how long a part of the work takes at most, once it has seen a few steps."""
+        progress = self._progress
+        title = f"{progress.title}, {part}"
+        return Outlook(title, step, progress.say, start=start, most=True)
 
     def record(
         self, event: str, figures: Mapping[str, float], remedy: str, place: str, **more: Any
@@ -232,6 +259,8 @@ class Loop:
         """
         if figures is not None:
             self._progress.update(done, figures, total)
+        if self._outlook:
+            self._outlook.look(done, self._progress.total)
         # Asked once: a signal may come between two looks.
         stopping = self._flag.raised
         kept = None

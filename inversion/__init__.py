@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inversion.driver import synthesize
+    from inversion.inspection import Inspection, inspect_teacher
     from inversion.jobs import plan
     from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
     from inversion.scoring.scorecard import Scorecard, score
     from inversion.sources.boundary import attack_boundaries
     from inversion.sources.collect import collect
     from inversion.sources.stream import open_source
-    from inversion.teacher import MNIST_SLICE, Inspection, inspect_teacher, load_teacher
+    from inversion.teacher import MNIST_SLICE, load_teacher
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,8 @@ _HOMES = {
     "inversion.sources.boundary": ("attack_boundaries",),
     "inversion.sources.stream": ("open_source",),
     "inversion.driver": ("synthesize",),
-    "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
+    "inversion.inspection": ("Inspection", "inspect_teacher"),
+    "inversion.teacher": ("MNIST_SLICE", "load_teacher"),
 }
 __all__ = [
     "MNIST_SLICE",

@@ -17,12 +17,12 @@ from distill.models.classifier import on_device
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.students import identify_student
+from inversion.inspection import inspect_teacher
 from inversion.jobs import assemble, claim, plan, side_by_side
 from inversion.options import SynthesisOptions
 from inversion.parts.progress import StepResult
 from inversion.recipes import Recipe, find_recipe
 from inversion.shards import Shard, is_finished, restore, save
-from inversion.teacher import inspect_teacher
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
@@ -51,10 +51,14 @@ def synthesize(
     with as_found(teacher):
         teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         runtime.say(describe_forms(machine.device))
-        for group in runtime.share(side_by_side(jobs, options.abreast)):
+        groups = runtime.share(side_by_side(jobs, options.abreast))
+        make = partial(Shard, recipe_class, teacher, options, machine, out)
+        left = len(groups)
+        for number, group in enumerate(groups, 1):
             unfinished = [job for job in group if not is_finished(out, job)]
-            make = partial(Shard, recipe_class, teacher, options, machine, out)
-            make_shards(list(map(make, unfinished)), f"{key} {machine.key}", runtime)
+            make_shards(list(map(make, unfinished)), f"{key} {machine.key}", runtime, left)
+            # Told once how long all take.
+            left = 0 if unfinished else len(groups) - number
         return assemble(out, jobs, teacher, inspection.weight_hash, options, runtime.seed)
 
 
@@ -106,8 +110,10 @@ def _settle_abreast(
     return options
 
 
-def make_shards(shards: list[Shard], key: str, runtime: Runtime) -> None:
-    """Run jobs to their end: one, or several abreast. None is left in the list."""
+def make_shards(shards: list[Shard], key: str, runtime: Runtime, times: int = 1) -> None:
+    """Run jobs to their end: one, or several abreast. None is left in the list. There are so many
+    `times` as much to make, if the user is to be told how long that takes.
+    """
     if not shards:
         return
     restore(shards, key)
@@ -126,6 +132,8 @@ def make_shards(shards: list[Shard], key: str, runtime: Runtime) -> None:
         save=lambda seconds: save(shards, key),
         log=out / "log.jsonl",
         work="synthesis",
+        step="call" if times else "",
+        times=times,
     )
     del shard  # what is finished needs no memory
     with loop:

@@ -65,6 +65,8 @@ class InspectRun(Common):
 
     teacher: TeacherOptions = TeacherOptions()
     """The teacher."""
+    estimate: bool = False
+    """Also make a few steps, and say how long a set and a student take at the defaults here."""
 
 
 @dataclass(frozen=True)

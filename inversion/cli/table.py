@@ -27,7 +27,7 @@ VERBS = {
     "inspect": Verb(
         "say what a teacher is, and whether a set can be made from it",
         "teacher.model teacher.weights teacher.arguments teacher.channels teacher.size "
-        "teacher.classes teacher.mean teacher.std device json",
+        "teacher.classes teacher.mean teacher.std estimate json",
     ),
     "synthesize": Verb(
         "make a class-balanced transfer set from a teacher",

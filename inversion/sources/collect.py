@@ -18,8 +18,11 @@ from distill.files import load_state, save_state
 from distill.loop import Loop
 from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
+from distill.outlook import Outlook
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
+from inversion.classes import MOST_ROWS, say_spread
+from inversion.inspection import check_shape
 from inversion.jobs import claim, finish_set
 from inversion.options import CollectOptions
 from inversion.sources.boundary import require_one_decision
@@ -29,7 +32,6 @@ from inversion.sources.outcome import summarize, write_shards
 from inversion.sources.phases import Phase, plan_phases
 from inversion.sources.stock import Stock
 from inversion.sources.stream import Source, open_sources
-from inversion.teacher import check_shape
 from synthesis_kernels.errors import EchosetError
 
 STATE = ".collect.state"
@@ -196,7 +198,9 @@ def _walk(
         save=save,
         seconds=collection.seconds,
         work="collecting",
+        step="",  # there is no telling how many images a block gives; see below
     )
+    outlook: Outlook | None = None
     with loop:
         while collection.phase < len(phases) and not stock.full:
             phase = phases[collection.phase]
@@ -204,12 +208,15 @@ def _walk(
                 collection.blocks = phase.limit(stock)
             if _is_over(collection, phase, options):
                 collection.next_phase()
+                outlook = None
                 continue
+            outlook = outlook or loop.watch(phase.name, "block", collection.block)
             images = phase.make(collection.block, stock)
             collection.block += 1
             if len(images):
                 collection.take(phase, images, teacher, options)
             loop.advance(int(stock.held.sum()), collection.figures_line(phase))
+            outlook.look(collection.block, collection.blocks)
     collection.seconds = loop.seconds
 
 
@@ -227,7 +234,7 @@ def _require_some(collection: Collection, out: Path) -> None:
     for name in (STATE, MARKER):
         (out / name).unlink(missing_ok=True)
     counts = collection.raw.tolist()
+    told = f"by class {counts}" if len(counts) <= MOST_ROWS else say_spread(counts)
     raise EchosetError(
-        f"no image was taken of {sum(counts)} drawn (by class {counts}); widen confidence, margin "
-        "or only"
+        f"no image was taken of {sum(counts)} drawn ({told}); widen confidence, margin or only"
     )

@@ -22,6 +22,7 @@ from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
+from inversion.cli.verbs.rehearsal import rehearse
 from inversion.cli.verbs.shared import (
     STUDENT,
     is_bundled,
@@ -30,6 +31,7 @@ from inversion.cli.verbs.shared import (
     require_data,
 )
 from inversion.driver import synthesize as synthesize_set
+from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.report import told_of, weights_given, write_report
 from inversion.sources.collect import collect as collect_set
@@ -76,10 +78,12 @@ def execute(run: DemoRun) -> int:
     out = Path(run.out)
     require_data(run.data, run.teacher)
     teacher = load_teacher(run.teacher)
+    check_health(teacher, run)
     data = load_test_data(run.data, teacher, run.quiet)
     student = build_student(run.student, teacher.contract, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
+    _say_how_long(run, teacher)
 
     seconds: dict[str, float] = {}
     transfer_set = _make_set(run, teacher)
@@ -102,6 +106,18 @@ def execute(run: DemoRun) -> int:
     write_report(out)
     forget(out)
     return finish(run, _new_table(run, summary), summary)
+
+
+def _say_how_long(run: DemoRun, teacher: Classifier) -> None:
+    """What all of it will take, where that is worth a line."""
+    if run.quiet:
+        return
+    try:
+        rehearsal = rehearse(teacher, run.synthesis, run.student, run.distillation, run)
+    except EchosetError:  # what fails here fails in the run, where it is said in place
+        return
+    if rehearsal:
+        run.say(f"all of it: {rehearsal.line}")
 
 
 def _start_folder(out: Path) -> None:

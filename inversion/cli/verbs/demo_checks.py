@@ -14,11 +14,11 @@ from distill.lessons import check_lesson
 from distill.train import STATE
 from inversion.cli.verbs.shared import STUDENT
 from inversion.driver import check_synthesis
+from inversion.inspection import inspect_teacher
 from inversion.jobs import plan as plan_shards
 from inversion.recipes import find_recipe
 from inversion.sources import DRAWN
 from inversion.sources.stream import open_sources
-from inversion.teacher import inspect_teacher
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step

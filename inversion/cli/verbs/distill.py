@@ -14,6 +14,7 @@ from distill.train import distill as train_student
 from distill.train import forget
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import STUDENT, load_set
+from inversion.health import check_health
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
@@ -28,6 +29,7 @@ def execute(run: DistillRun) -> int:
     path = out / STUDENT
     _check_teacher_stays(run, path)
     teacher = load_teacher(run.teacher)
+    check_health(teacher, run)
     data = _load_data(run, teacher)
     if run.corrupt != "none":
         data = _damage(run, data, teacher)

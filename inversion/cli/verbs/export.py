@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from distill.sets.exports import export as export_set
 from distill.sets.exports import merge, subsample
 from distill.sets.transfer_set import TransferSet
+from inversion.classes import say_short
 from inversion.cli.show import finish
 from synthesis_kernels.errors import EchosetError
 
@@ -34,6 +35,6 @@ def execute(run: ExportRun) -> int:
         "per_class": counts,
         "short": short,
     }
-    lacks = "".join(f"; class {label} is {count} short" for label, count in short.items())
+    lacks = f"; {say_short(short)}" if short else ""
     line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}{lacks}"
     return finish(run, None, document, line)

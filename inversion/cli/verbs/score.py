@@ -21,6 +21,7 @@ from inversion.cli.verbs.shared import (
     require_data,
     strip_cells,
 )
+from inversion.health import check_health
 from inversion.pages.scores import (
     Scored,
     ranked,
@@ -33,7 +34,7 @@ from inversion.scoring.scorecard import check_counts, check_images
 from inversion.scoring.scorecard import score as score_images
 from inversion.scoring.scores import OVERALL, definitions
 from inversion.scoring.validation import check_sets, validate
-from inversion.teacher import check_shape, load_teacher, trained_views
+from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
 
@@ -58,7 +59,7 @@ def execute(run: ScoreRun) -> int:
     """
     _check_run(run)
     teacher = load_teacher(run.teacher)
-    check_shape(teacher)
+    check_health(teacher, run)
     trained_views(teacher.spec)
     samples = {name: _load_sample(run, teacher, path) for name, path in run.sets.items()}
     cells: list[dict[str, Any]] = []

@@ -10,6 +10,7 @@ from distill.data.images import Images, load_images
 from distill.models.classifier import CONTRACT, OUTPUT
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
+from inversion.classes import say_short
 from inversion.teacher import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 
@@ -86,11 +87,10 @@ def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder:
 def require_balance(short: dict[str, int], folder: Path | str) -> None:
     """Refuse a set whose classes are short of images."""
     if short:
-        lacks = ", ".join(f"class {label} lacks {count}" for label, count in short.items())
         raise EchosetError(
-            f"{folder} is written but not balanced: {lacks}. The teacher gave too few of the "
-            "generated images these classes; "
-            "raise synthesis.objective.classes or synthesis.calls"
+            f"{folder} is written but not balanced: {say_short(short)}. The teacher gave too few "
+            "of the generated images these classes; raise synthesis.objective.classes or "
+            "synthesis.calls"
         )
 
 

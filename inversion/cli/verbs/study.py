@@ -17,6 +17,7 @@ from inversion.cli.verbs.shared import (
     require_data,
     strip_cells,
 )
+from inversion.health import check_health
 from inversion.pages.study import grid, write_study
 from inversion.teacher import load_teacher
 
@@ -30,6 +31,7 @@ def execute(run: StudyRun) -> int:
     """Fill the grid, then show and write what there is."""
     require_data(run.data, run.teacher)
     teacher = load_teacher(run.teacher)
+    check_health(teacher, run)
     out = Path(run.out)
     data = load_test_data(run.data, teacher, run.quiet)
     labelled = run.distillation.labels == "data" or run.study.images > 0  # drawn evenly by them

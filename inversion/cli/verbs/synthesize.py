@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_balance
 from inversion.driver import synthesize as synthesize_set
+from inversion.health import check_health
 from inversion.teacher import load_teacher
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     teacher = load_teacher(run.teacher)
+    check_health(teacher, run)
     transfer_set = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
@@ -32,8 +35,8 @@ def execute(run: SynthesizeRun) -> int:
         "seconds": seconds,
     }
     table = new_table(f"Transfer set {run.out}", "class", "images")
-    for label, count in enumerate(counts):
-        table.add_row(str(label), str(count))
+    for row in class_rows([counts]):
+        table.add_row(*row)
     table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s"
     status = finish(run, table, document)
     require_balance(manifest["short"], run.out)
