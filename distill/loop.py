@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distill.files import JsonLines
+from distill.tracking import Logger, Tracker
 from synthesis_kernels.errors import EchosetError
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
@@ -171,11 +172,13 @@ class Loop:
         log: Path | None = None,
         seconds: float = 0.0,
         work: str = "the run",
+        logger: Logger | None = None,
     ) -> None:
         """`save` keeps the state, given the seconds spent so far, and names its file; `work` is
-        what the user is told has stopped.
+        what the user is told has stopped. The `logger` gets what is logged.
         """
         self.work = work
+        self._tracker = Tracker(logger, work)
         self._save = save
         self._log = JsonLines(log) if log else None
         self._seconds = seconds
@@ -216,6 +219,10 @@ class Loop:
             raise EchosetError(f"{bad[0]} is {figures[bad[0]]} at {place}; {remedy}")
         if self._log:
             self._log.write(event, **more, **figures)
+
+    def track(self, figures: Mapping[str, float], step: int, part: str = "") -> None:
+        """Hand figures that were recorded to the user's logger, if there is one."""
+        self._tracker.log(figures, step, part)
 
     def advance(
         self,

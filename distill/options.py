@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal, get_args
@@ -18,9 +18,11 @@ PLAIN = {"plain": LABELS}
 """What a study calls plain training."""
 
 
-def check_loss(loss: Mapping[str, float | None]) -> None:
-    """Refuse names that no method has, weights that are none, and a loss of nothing."""
-    unknown = [name for name in loss if name not in METHODS]
+def check_loss(loss: Mapping[str, float | None], own: Collection[str] = ()) -> None:
+    """Refuse names that no method has, weights that are none, and a loss of nothing. A user's `own`
+    methods have names, too.
+    """
+    unknown = [name for name in loss if name not in METHODS and name not in own]
     if unknown:
         raise EchosetError(f"no loss '{unknown[0]}'; there are {', '.join(METHODS)}")
     for name, weight in loss.items():

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inversion.driver import synthesize
+    from inversion.driver import synthesize, synthesize_share
     from inversion.jobs import plan
     from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
     from inversion.scoring.scorecard import Scorecard, score
@@ -27,7 +27,7 @@ _HOMES = {
     "inversion.scoring.scorecard": ("Scorecard", "score"),
     "inversion.sources.boundary": ("attack_boundaries",),
     "inversion.sources.stream": ("open_source",),
-    "inversion.driver": ("synthesize",),
+    "inversion.driver": ("synthesize", "synthesize_share"),
     "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
 }
 __all__ = [
@@ -46,7 +46,12 @@ __all__ = [
     "plan",
     "score",
     "synthesize",
+    "synthesize_share",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.models import (
     Classifier,
     ModelSpec,
+    as_classifier,
     build_classifier,
     load_classifier,
     read_spec,
@@ -185,10 +186,11 @@ class Inspection:
     warnings: list[str]
 
 
-def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspection:
+def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = True) -> Inspection:
     """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
     what to do.
     """
+    teacher = as_classifier(teacher)
     layers = find_batch_norms(teacher.network)
     if not layers and needs_batch_norm:
         raise EchosetError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from inversion.jobs import ShardJob
     from inversion.options import SynthesisOptions
     from inversion.parts.abreast import Abreast
+    from inversion.parts.own import Own
     from inversion.parts.progress import StepResult
 
 RECIPES = {
@@ -52,8 +53,16 @@ class Recipe(Protocol):
         """Refuse, before any work, what this recipe can't do."""
 
     def __init__(
-        self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine
-    ) -> None: ...
+        self,
+        teacher: Classifier,
+        job: ShardJob,
+        options: SynthesisOptions,
+        machine: Machine,
+        own: Own,
+    ) -> None:
+        """`own` is what a user brings along from Python: terms of the loss, a generator, an
+        adversary.
+        """
 
     @property
     def done(self) -> bool:

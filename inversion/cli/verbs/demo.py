@@ -134,8 +134,6 @@ def _make_set(run: DemoRun, teacher: Classifier) -> TransferSet:
     """The generator's set, complete and balanced."""
     folder = Path(run.out) / "set"
     transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run)
-    if transfer_set is None:
-        raise EchosetError(f"{folder} is not complete; run the same command again")
     require_balance(transfer_set.manifest["short"], folder)
     return transfer_set
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
-from distill.learner import full_loss
+from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.students import build_student
 from distill.train import distill as train_student

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_balance
-from inversion.driver import synthesize as synthesize_set
+from inversion.driver import synthesize_share
 from inversion.teacher import load_teacher
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     teacher = load_teacher(run.teacher)
-    transfer_set = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
+    transfer_set = synthesize_share(teacher, run.synthesis, run.out, runtime=run)
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
