@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from distill.methods import LABELS, METHODS
 from distill.ranges import require_least, require_positive, require_within
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, suggest
 
 Optimiser = Literal["muon", "sgd", "adamw"]
 ExportForm = Literal["folder", "npz", "webdataset", "set"]
@@ -24,7 +24,8 @@ def check_loss(loss: Mapping[str, float | None], own: Collection[str] = ()) -> N
     """
     unknown = [name for name in loss if name not in METHODS and name not in own]
     if unknown:
-        raise EchosetError(f"no loss '{unknown[0]}'; there are {', '.join(METHODS)}")
+        hint = suggest(unknown[0], METHODS)
+        raise EchosetError(f"no loss '{unknown[0]}'; there are {', '.join(METHODS)}{hint}")
     for name, weight in loss.items():
         if weight is not None and not 0 <= weight < inf:
             raise EchosetError(f"the weight of loss '{name}' must be a number from 0, got {weight}")
@@ -39,7 +40,7 @@ def split_method(method: str) -> list[str]:
     if unknown:
         raise EchosetError(
             f"no method '{unknown[0]}'; there are {', '.join((*PLAIN, *METHODS))}, and joins such "
-            "as hinton+at"
+            f"as hinton+at{suggest(unknown[0], (*PLAIN, *METHODS))}"
         )
     return names
 

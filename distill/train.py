@@ -321,7 +321,7 @@ def _job_key(
     options: DistillOptions,
     seed: int,
     machine: str,
-    own: OwnTraining,
+    own: OwnTraining = OwnTraining(),
 ) -> str:
     """What the saved state belongs to: a run with anything else changed must not pick it up."""
     networks = [network for network in (student, teacher) if network is not None]

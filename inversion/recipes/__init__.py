@@ -6,12 +6,11 @@ shards, calls `step` until the recipe is done, and writes what `shard` gives.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,8 +93,7 @@ class Recipe(Protocol):
 def find_recipe(name: str) -> type[Recipe]:
     """The recipe of this name."""
     if name not in RECIPES:
-        close = get_close_matches(name, RECIPES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise EchosetError(f"no recipe '{name}'; there are {', '.join(RECIPES)}{hint}")
+        known = ", ".join(RECIPES)
+        raise EchosetError(f"no recipe '{name}'; there are {known}{suggest(name, RECIPES)}")
     module, _, attribute = RECIPES[name].partition(":")
     return getattr(import_module(module), attribute)

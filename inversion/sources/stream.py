@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +27,7 @@ from inversion.sources.own import (
     read_pictures,
 )
 from inversion.sources.random import Random
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, suggest
 
 BLOCK = 512
 """Images that are drawn together."""
@@ -147,10 +146,9 @@ def open_source(
     if name in DRAWN:
         return DrawnSource(address, shape, seed, device, _drawer(name, settings))
     if not address.startswith("torchvision:") and not Path(address).exists():
-        close = get_close_matches(name, DRAWN, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
         raise EchosetError(
-            f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder{hint}"
+            f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder"
+            f"{suggest(name, DRAWN)}"
         )
     finished = is_set(address)
     if finished:
