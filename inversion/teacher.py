@@ -51,7 +51,7 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         teacher = load_classifier(path)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
-        kind = kind_of(options.model)
+        kind = kind_of(options.model, BUNDLED)
         if told:
             _check_known(options, told, str(options.weights), CONTRACT)
             contract = {key: getattr(told, key) for key in CONTRACT}
