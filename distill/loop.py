@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from distill.files import JsonLines
 from distill.tracking import Logger, Tracker
@@ -99,6 +100,12 @@ class Every:
         self.wait = max(self.seconds, min(paid / self.SHARE, self.LONGEST))
 
 
+BARS = ((110, 40), (70, 20), (0, 10))
+"""Least widths of the terminal, and the bar's there."""
+TIME = len("0:00:00")
+"""Width of the time left."""
+
+
 class StepProgress:
     """One progress bar on standard error with a few live figures; silent when told so.
 
@@ -116,15 +123,17 @@ class StepProgress:
         self._due = Every(10)
         self._began = time.monotonic()
         self._start = start
+        self._drawn = BarColumn()
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            self._drawn,
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
         )
         self._bar = Progress(*columns, console=self.console, transient=True)
         self._task = self._bar.add_task(title, total=total, completed=start, figures="")
+        self._fit("")
 
     def __enter__(self) -> StepProgress:
         if self.live:
@@ -141,12 +150,28 @@ class StepProgress:
         """Show that `done` of the total are done; `total` where it turned out to be another."""
         self.total = total or self.total
         if self.live:
-            self._bar.update(self._task, completed=done, figures=figures, total=self.total)
+            self._bar.update(self._task, completed=done, total=self.total)
+            self._fit(figures)
         elif not self.quiet and self._due():
             each = (time.monotonic() - self._began) / max(done - self._start, 1)
             left = each * max(self.total - done, 0)
             line = f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}"
             print(line, file=sys.stderr, flush=True)
+
+    def _fit(self, figures: str) -> None:
+        """Leave away what a narrow terminal has no room for: of figures the last, then of the bar,
+        then of the title. The count and the time left stay.
+        """
+        width = self.console.width
+        self._drawn.bar_width = next(size for least, size in BARS if width >= least)
+        count = 2 * len(str(self.total)) + 1
+        room = width - self._drawn.bar_width - count - TIME - 4
+        title = self.title if len(self.title) <= room else f"{self.title[: max(room - 1, 0)]}…"
+        room -= len(title)
+        parts = figures.split("  ")
+        while parts and len("  ".join(parts)) > room:
+            parts.pop()
+        self._bar.update(self._task, description=title, figures="  ".join(parts))
 
 
 class Loop:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal, get_args
 
+from distill.brief import Brief
 from distill.methods import LABELS, METHODS
 from distill.ranges import require_least, require_positive, require_within
 from synthesis_kernels.errors import EchosetError, suggest
@@ -45,8 +46,8 @@ def split_method(method: str) -> list[str]:
     return names
 
 
-@dataclass(frozen=True)
-class ViewOptions:
+@dataclass(frozen=True, repr=False)
+class ViewOptions(Brief):
     """How an image is changed, at random, each time the student sees it."""
 
     rotate: float = 12.0
@@ -89,8 +90,8 @@ class ViewOptions:
             raise EchosetError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
 
 
-@dataclass(frozen=True)
-class StudentOptions:
+@dataclass(frozen=True, repr=False)
+class StudentOptions(Brief):
     """A student's network; channels, size and classes come from the set."""
 
     model: str = "convnet-16"
@@ -103,8 +104,8 @@ class StudentOptions:
     """
 
 
-@dataclass(frozen=True)
-class DistillOptions:
+@dataclass(frozen=True, repr=False)
+class DistillOptions(Brief):
     """How a student learns from a set and its teacher."""
 
     loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
@@ -189,8 +190,8 @@ class DistillOptions:
             )
 
 
-@dataclass(frozen=True)
-class StudyOptions:
+@dataclass(frozen=True, repr=False)
+class StudyOptions(Brief):
     """A grid of distillations: sets × corruptions × methods × seeds."""
 
     methods: tuple[str, ...] = (

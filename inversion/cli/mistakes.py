@@ -95,6 +95,8 @@ def _say_unknown(words: str, verb: str) -> str:
 
 def _meant(word: str, options: list[str]) -> str:
     """The option that a misspelt one, or a part of its name, stands for."""
+    if word in options:
+        return f"; did you mean {word}?"
     group, _, inner = word.lstrip("-").rpartition(".")
     same = [option for option in options if option.lstrip("-").rpartition(".")[2] == inner]
     hint = suggest(word, options, 0.75)
