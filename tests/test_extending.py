@@ -4,6 +4,7 @@
 
 import inspect
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from inversion import CollectOptions, SynthesisOptions, collect, synthesize, syn
 from synthesis_kernels.errors import EchosetError
 
 RUN = Runtime(seed=1, device="cpu", precision="float32", quiet=True)
+SMALL = replace(tiny_options(), images=20, batch=20)
 LESSON = DistillOptions(steps=20, batch=16, views_per_image=1)
 
 
@@ -52,19 +54,14 @@ class Seen:
 @pytest.fixture(scope="module")
 def made(teacher, tmp_path_factory):
     out = tmp_path_factory.mktemp("own") / "set"
-    return collect(teacher, ["noise"], CollectOptions(images=40), out, RUN)
+    return collect(
+        teacher, ["noise"], CollectOptions(images=40, balanced=False, expose=0.0), out, RUN
+    )
 
 
 @pytest.mark.parametrize("recipe", ["ssd-kd", "adversarial"])
 def test_a_term_a_generator_and_an_adversary_make_a_set_that_names_them(teacher, recipe, tmp_path):
-    options = SynthesisOptions(
-        recipe=recipe,
-        images=20,
-        batch=20,
-        calls=3,
-        generator=tiny_options().generator,
-        adversary=tiny_options().adversary,
-    )
+    options = replace(SMALL, recipe=recipe, calls=3)
     own = {"terms": {rough: 5.0}, "generator": generator(), "adversary": network()}
     seen = Seen()
     made = synthesize(teacher, options, tmp_path / "set", RUN, **own, log=seen)
@@ -78,7 +75,7 @@ def test_a_term_a_generator_and_an_adversary_make_a_set_that_names_them(teacher,
 
 
 def test_a_heavier_term_smooths_what_the_generator_makes(teacher, tmp_path):
-    options = SynthesisOptions(images=20, batch=20, calls=6, generator=tiny_options().generator)
+    options = replace(SMALL, calls=4)
     last = []
     for weight in (0.0, 1000.0):
         seen = Seen()
@@ -90,7 +87,7 @@ def test_a_heavier_term_smooths_what_the_generator_makes(teacher, tmp_path):
 
 
 def test_without_anything_of_ones_own_a_manifest_says_nothing_of_it(teacher, tmp_path):
-    options = SynthesisOptions(images=10, batch=20, calls=1, generator=tiny_options().generator)
+    options = replace(SMALL, calls=1, images=10)
     assert "own" not in synthesize(teacher, options, tmp_path, RUN).manifest
 
 
@@ -110,7 +107,7 @@ def test_without_anything_of_ones_own_a_manifest_says_nothing_of_it(teacher, tmp
     ],
 )
 def test_what_cannot_take_part_is_refused(teacher, own, message, tmp_path):
-    options = SynthesisOptions(images=10, batch=20, calls=1, generator=tiny_options().generator)
+    options = replace(SMALL, calls=1, images=10)
     with pytest.raises(EchosetError, match=message):
         synthesize(teacher, options, tmp_path / "set", RUN, **own)
 
@@ -214,13 +211,17 @@ class Grey:
 
 def test_sources_of_ones_own_are_walked_like_others(teacher, tmp_path):
     endless = (torch.rand(1, 28, 28) for _ in itertools.count())
-    options = CollectOptions(images=30, balanced=False, draws=2)
+    options = CollectOptions(images=30, balanced=False, draws=2, expose=0.0)
     made = collect(teacher, [Bars(), Grey(), "noise"], options, tmp_path / "set", RUN)
     assert made.manifest["collection"]["sources"] == ["Bars", "Grey", "noise"]
     seen = collect(teacher, [endless], options, tmp_path / "endless", RUN)
     assert len(seen) == 30
     both = collect(
-        teacher, [Bars(), Bars()], CollectOptions(images=80, balanced=False), tmp_path / "b", RUN
+        teacher,
+        [Bars(), Bars()],
+        CollectOptions(images=80, balanced=False, expose=0.0),
+        tmp_path / "b",
+        RUN,
     )
     assert both.manifest["collection"]["sources"] == ["Bars", "Bars #2"]
     with pytest.raises(EchosetError, match="int is no source"):
@@ -232,7 +233,7 @@ def test_a_source_that_draws_otherwise_is_another(teacher, tmp_path):
         def draw(self, random, count, channels, size):
             return random.uniform(count, channels, size, size) / 2
 
-    options = CollectOptions(images=20, balanced=False)
+    options = CollectOptions(images=20, balanced=False, expose=0.0)
     collect(teacher, [globals()["Grey"]()], options, tmp_path, RUN)
     with pytest.raises(EchosetError, match="other options, sources"):
         collect(teacher, [Grey()], options, tmp_path, RUN)
