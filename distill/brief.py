@@ -6,12 +6,16 @@ import dataclasses
 from typing import Any
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
 class Brief:
-    """For dataclasses with `repr=False`: `SynthesisOptions(images=500)` prints as it is written."""
+    """For dataclasses with `repr=False`: `SynthesisOptions(images=500)` prints as it is written.
+
+    It is a dataclass itself, as jsonargparse takes no mixture for a group of options.
+    """
 
     def __repr__(self) -> str:
         told = []
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # a dataclass inherits it
+        for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != _default(field):
                 told.append(f"{field.name}={value!r}")

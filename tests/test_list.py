@@ -66,7 +66,7 @@ TYPOS = [
     (["distill", "--loss", "hintn"], "did you mean hinton?"),
     (["study", "--study.methods=[plan]"], "did you mean plain?"),
     (["synthesize", "--images"], "--images needs a value"),
-    (["synthesize", "--config=nowhere.yaml"], "there is no file 'nowhere.yaml'"),
+    (["synthesize", "--config=nowhere.yaml"], "--config: there is no file"),
 ]
 
 
