@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(verb: str, arguments: list[str]) -> Common:
     """A verb's options; a mistake ends the process with status 2."""
+    if VERBS[verb].light:  # plain words need no grammar, which takes longer
+        options: Common | None = _module_of(verb).read(arguments)
+        if options is not None:
+            return options
     from inversion.cli.grammar import parse as read
 
     return read(verb, arguments)
@@ -64,7 +67,7 @@ def run(verb: str, options: Common) -> int:
     """Do a verb's work; what goes wrong becomes a line and a status."""
     if VERBS[verb].light:
         try:
-            return _work_of(verb)(options)
+            return _module_of(verb).execute(options)
         except OSError as error:  # a pipe that was closed
             return _fail_reading(error)
     from distill.loop import Interrupted
@@ -94,11 +97,11 @@ def _execute(verb: str, options: Common) -> int:
     keep_freed_memory()
     heed_quota()
     with kernel_form(options.kernels):
-        return _work_of(verb)(options)
+        return _module_of(verb).execute(options)
 
 
-def _work_of(verb: str) -> Callable[[Any], int]:
-    return import_module(f"inversion.cli.verbs.{verb}").execute
+def _module_of(verb: str) -> Any:
+    return import_module(f"inversion.cli.verbs.{verb}")
 
 
 def _fail_reading(error: OSError) -> int:

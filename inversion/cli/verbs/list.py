@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 WIDEST = 100
 
 
+def read(arguments: list[str]) -> ListRun | None:
+    """The options of a command that is lists' names alone, and --json; None of any other."""
+    from inversion.cli.schema import ListRun
+
+    kinds = [word for word in arguments if word != "--json"]
+    if not all(kind in LISTS for kind in kinds):
+        return None
+    return ListRun(kinds=tuple(kinds), json="--json" in arguments)
+
+
 def execute(run: ListRun) -> int:
     """Print the lists that are asked for, or which lists there are."""
     tables = {kind: LISTS[kind]() for kind in run.kinds}
