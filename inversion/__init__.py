@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inversion.driver import synthesize
+    from inversion.driver import synthesize, synthesize_share
     from inversion.inspection import Inspection, inspect_teacher
     from inversion.jobs import plan
     from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
@@ -28,7 +28,7 @@ _HOMES = {
     "inversion.scoring.scorecard": ("Scorecard", "score"),
     "inversion.sources.boundary": ("attack_boundaries",),
     "inversion.sources.stream": ("open_source",),
-    "inversion.driver": ("synthesize",),
+    "inversion.driver": ("synthesize", "synthesize_share"),
     "inversion.inspection": ("Inspection", "inspect_teacher"),
     "inversion.teacher": ("MNIST_SLICE", "load_teacher"),
 }
@@ -48,7 +48,12 @@ __all__ = [
     "plan",
     "score",
     "synthesize",
+    "synthesize_share",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -5,21 +5,26 @@ It knows no recipe by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from distill.loop import Interrupted, Loop
-from distill.models import Classifier, as_found
+from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
+from distill.models.wrapping import as_student, require_alike
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.students import identify_student
+from distill.tracking import Logger
 from inversion.inspection import inspect_teacher
 from inversion.jobs import assemble, claim, plan, side_by_side
 from inversion.options import SynthesisOptions
+from inversion.parts.own import Own, Term, check_generator
 from inversion.parts.progress import StepResult
 from inversion.recipes import Recipe, find_recipe
 from inversion.shards import Shard, is_finished, restore, save
@@ -30,36 +35,100 @@ REMEDY = "lower generator.learning_rate or objective.bn"
 
 
 def synthesize(
-    teacher: Classifier,
+    teacher: Classifier | nn.Module,
     options: SynthesisOptions = SynthesisOptions(),
     out: str | Path = "runs/set",
     runtime: Runtime = Runtime(),
-) -> TransferSet | None:
+    *,
+    terms: Mapping[Term, float] | None = None,
+    generator: nn.Module | None = None,
+    adversary: Classifier | nn.Module | None = None,
+    log: Logger | None = None,
+) -> TransferSet:
     """Make a transfer set from `teacher` in the folder `out`.
 
-    Run again after a stop, it goes on where it was; finished shards are kept. With several
-    processes, each makes its share of the plan, and whichever sees the last shard arrive writes
-    the manifest; the others return None.
+    Run again after a stop, it goes on where it was; finished shards are kept. Several processes
+    call `synthesize_share`, which takes the same.
+
+    From Python, `terms` are added to the generator's loss: functions of its images, the teacher's
+    logits and the wanted classes, and their weights. `generator` makes images of a latent, and
+    `adversary` is the adversarial student, in place of those that the options name. `log` gets the
+    figures of the log: any object with `log(figures, step)`.
     """
+    if runtime.world > 1:
+        raise EchosetError(
+            f"this is one process of {runtime.world}, and synthesize makes a whole set; call "
+            "synthesize_share, which takes the same"
+        )
+    made = synthesize_share(
+        teacher,
+        options,
+        out,
+        runtime,
+        terms=terms,
+        generator=generator,
+        adversary=adversary,
+        log=log,
+    )
+    assert made is not None, "a process alone makes every shard"
+    return made
+
+
+def synthesize_share(
+    teacher: Classifier | nn.Module,
+    options: SynthesisOptions = SynthesisOptions(),
+    out: str | Path = "runs/set",
+    runtime: Runtime = Runtime(),
+    *,
+    terms: Mapping[Term, float] | None = None,
+    generator: nn.Module | None = None,
+    adversary: Classifier | nn.Module | None = None,
+    log: Logger | None = None,
+) -> TransferSet | None:
+    """What `synthesize` does, by several processes: each makes its share of the plan, and whichever
+    sees the last shard arrive writes the manifest. The others return None.
+    """
+    teacher = as_classifier(teacher)
     recipe_class = find_recipe(options.recipe)
     inspection = inspect_teacher(teacher, recipe_class.needs_batch_norm)
     options = check_synthesis(teacher, options, runtime)
+    own = _gather_own(teacher, options, terms, generator, adversary)
     jobs = plan(options, teacher.spec.classes, runtime.seed)
     out = Path(out)
-    key = claim(out, _identity(teacher, options, runtime.seed, inspection.weight_hash))
+    key = claim(out, _identity(teacher, options, runtime.seed, inspection.weight_hash, own))
     machine = runtime.resolve(options.calls * options.generator.inner_steps)
     with as_found(teacher):
         teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         runtime.say(describe_forms(machine.device))
         groups = runtime.share(side_by_side(jobs, options.abreast))
-        make = partial(Shard, recipe_class, teacher, options, machine, out)
+        make = partial(Shard, recipe_class, teacher, options, machine, out, own)
         left = len(groups)
         for number, group in enumerate(groups, 1):
             unfinished = [job for job in group if not is_finished(out, job)]
-            make_shards(list(map(make, unfinished)), f"{key} {machine.key}", runtime, left)
+            make_shards(list(map(make, unfinished)), f"{key} {machine.key}", runtime, left, log)
             # Told once how long all take.
             left = 0 if unfinished else len(groups) - number
-        return assemble(out, jobs, teacher, inspection.weight_hash, options, runtime.seed)
+        weight_hash = inspection.weight_hash
+        return assemble(out, jobs, teacher, weight_hash, options, runtime.seed, own.record)
+
+
+def _gather_own(
+    teacher: Classifier,
+    options: SynthesisOptions,
+    terms: Mapping[Term, float] | None,
+    generator: nn.Module | None,
+    adversary: Classifier | nn.Module | None,
+) -> Own:
+    """What the user brought along, checked."""
+    if generator is not None:
+        check_generator(generator, teacher.spec, options.generator.latent)
+    student = None
+    if adversary is not None:
+        student = as_student(adversary, teacher.contract)
+        require_alike(student, teacher, "the adversary")
+    own = Own(terms or {}, generator, student)
+    own.check()
+    return own
 
 
 def check_synthesis(
@@ -110,7 +179,13 @@ def _settle_abreast(
     return options
 
 
-def make_shards(shards: list[Shard], key: str, runtime: Runtime, times: int = 1) -> None:
+def make_shards(
+    shards: list[Shard],
+    key: str,
+    runtime: Runtime,
+    times: int = 1,
+    logger: Logger | None = None,
+) -> None:
     """Run jobs to their end: one, or several abreast. None is left in the list. There are so many
     `times` as much to make, if the user is to be told how long that takes.
     """
@@ -134,6 +209,7 @@ def make_shards(shards: list[Shard], key: str, runtime: Runtime, times: int = 1)
         work="synthesis",
         step="call" if times else "",
         times=times,
+        logger=logger,
     )
     del shard  # what is finished needs no memory
     with loop:
@@ -205,6 +281,11 @@ def _record(loop: Loop, shard: Shard, result: StepResult) -> None:
         counts=result.counts,
         **result.notes,
     )
+    options = shard.options
+    # Groups of shards one after another: steps only rise, as loggers want them.
+    before = shard.job.index // options.abreast * 2 * options.calls
+    part = str(shard.job.index) if shard.job.total > 1 else ""
+    loop.track({**result.figures, "kept": sum(result.counts)}, before + call, part)
 
 
 def _line(results: list[StepResult]) -> str:
@@ -214,14 +295,17 @@ def _line(results: list[StepResult]) -> str:
 
 
 def _identity(
-    teacher: Classifier, options: SynthesisOptions, seed: int, weight_hash: str
+    teacher: Classifier, options: SynthesisOptions, seed: int, weight_hash: str, own: Own
 ) -> dict[str, object]:
     """What a folder's content follows from: anything else makes another set."""
     config = asdict(options)
     config["adversary"]["student"] = identify_student(options.adversary.student)
-    return {
+    identity: dict[str, object] = {
         "config": config,
         "seed": seed,
         "teacher_hash": weight_hash,
         "input": teacher.contract,
     }
+    if own:
+        identity["own"] = own.record
+    return identity

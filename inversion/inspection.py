@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from distill.models import Classifier, ModelSpec
+from distill.models import Classifier, ModelSpec, as_classifier
 from distill.models.frozen import Frozen, NormLayer, find_batch_norms
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -34,10 +35,11 @@ class Inspection:
     warnings: list[str]
 
 
-def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspection:
+def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = True) -> Inspection:
     """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
     what to do.
     """
+    teacher = as_classifier(teacher)
     layers = find_batch_norms(teacher.network)
     if not layers and needs_batch_norm:
         raise EchosetError(

@@ -8,7 +8,7 @@ share a plan. They share it group by group, where jobs are made several at a tim
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -124,8 +124,9 @@ def assemble(
     teacher_hash: str,
     options: SynthesisOptions,
     seed: int,
+    own: Mapping[str, Any] | None = None,
 ) -> TransferSet | None:
-    """Write the manifest once every shard is there."""
+    """Write the manifest once every shard is there. It names what is a user's own."""
     notes = [finished(out, job) for job in jobs]
     if any(note is None for note in notes):
         return None
@@ -134,7 +135,7 @@ def assemble(
         wanted: list[int] | None = None
         if not options.replay.keep_all:  # in a growing pool every image counts
             wanted = _sums(job.quotas for job in jobs)
-        more = {}
+        more: dict[str, Any] = {"own": dict(own)} if own else {}
         if all("raw_counts" in note for note in shards):
             more["raw_counts"] = _sums(note["raw_counts"] for note in shards)
         finish_set(

@@ -17,6 +17,7 @@ from distill.tasks.places import count_decisions
 from inversion.jobs import ShardJob, finished, note_of
 from inversion.options import SynthesisOptions
 from inversion.parts.abreast import Turns
+from inversion.parts.own import Own
 from inversion.parts.progress import StepResult
 from inversion.recipes import Recipe
 from synthesis_kernels.backend import describe_device
@@ -32,14 +33,16 @@ class Shard:
         options: SynthesisOptions,
         machine: Machine,
         out: Path,
+        own: Own,
         job: ShardJob,
     ) -> None:
         self.job = job
+        self.options = options
         self.out = out
         self.machine = machine
         self.turns = Turns(job.seed, machine.device)
         with self.turns.turn():
-            self.recipe = recipe_class(teacher, job, options, machine)
+            self.recipe = recipe_class(teacher, job, options, machine, own)
 
     def step(self) -> list[StepResult]:
         """One step of this shard alone."""

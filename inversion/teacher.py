@@ -46,7 +46,7 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
         teacher = load_classifier(path)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
-        kind = kind_of(options.model)
+        kind = kind_of(options.model, BUNDLED)
         published = _published(options, kind)
         if told:
             _check_known(options, told, str(options.weights), CONTRACT)

@@ -21,8 +21,9 @@ from distill import (
 )
 from distill.data.augment import make_views
 from distill.data.images import Images
-from distill.learner import Learner, full_loss
+from distill.learner import Learner
 from distill.lessons import Lessons
+from distill.losses import full_loss
 from distill.methods import METHODS, find_method
 from distill.methods.attention import attention_loss
 from distill.methods.boundary import push_over

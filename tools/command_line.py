@@ -73,7 +73,8 @@ def render() -> str:
     for verb, text in read_verbs().items():
         group = groups[f"{verb.capitalize()}Run"]
         parts.append(f"## {verb}\n\n{text[0].upper()}{text[1:]}.\n")
-        parts.append(_table(group.options))
+        inherited = [groups[base].options for base in group.bases if base not in COMMON]
+        parts.append(_table(group.options + sum(inherited, ())))
         _use(group, groups, used)
     parts.append("## Groups of options\n")
     for name in used:

@@ -14,11 +14,13 @@ from distill.models.classifier import Classifier, ModelSpec, as_found, read_spec
 from distill.models.kinds import comes_trained, kind_of
 from distill.models.kinds.kind import Constructor
 from distill.models.weights import check_fit, load_weights, read_weights
+from distill.models.wrapping import as_classifier
 from synthesis_kernels.errors import EchosetError
 
 __all__ = [
     "Classifier",
     "ModelSpec",
+    "as_classifier",
     "as_found",
     "build_classifier",
     "comes_trained",

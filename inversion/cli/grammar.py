@@ -35,7 +35,7 @@ def parse(verb: str, arguments: list[str]) -> Common:
         parsed = build_parser(verb).parse_args(arguments)
         return _build_options(options_of(verb), parsed)
     except argparse.ArgumentError as error:
-        refuse(say_plainly(str(error)), help_line)
+        refuse(say_plainly(str(error), verb, arguments), help_line)
     except EchosetError as error:
         refuse(str(error), help_line)
 

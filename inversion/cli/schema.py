@@ -10,6 +10,8 @@ from typing import Literal
 from distill.options import DistillOptions, ExportForm, StudentOptions, StudyOptions
 from distill.ranges import require_least
 from distill.runtime import Runtime
+from distill.tracking import check_track
+from inversion.cli.lists import LISTS
 from inversion.options import (
     BesideOptions,
     CollectOptions,
@@ -17,6 +19,7 @@ from inversion.options import (
     SynthesisOptions,
     TeacherOptions,
 )
+from synthesis_kernels.errors import EchosetError, suggest
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,20 @@ class Common(Runtime):
 
 
 @dataclass(frozen=True)
-class DemoRun(Common):
+class TrackedRun(Common):
+    """Of verbs that can leave their figures elsewhere, too."""
+
+    track: str | None = None
+    """Write the figures while they are made, beside the log: csv or tensorboard, each in OUT or,
+    with :PATH behind it, there. TensorBoard needs the extra `tensorboard`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_track(self.track)
+
+
+@dataclass(frozen=True)
+class DemoRun(TrackedRun):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -70,7 +86,7 @@ class InspectRun(Common):
 
 
 @dataclass(frozen=True)
-class SynthesizeRun(Common):
+class SynthesizeRun(TrackedRun):
     """`echoset synthesize`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -99,7 +115,7 @@ class CollectRun(Common):
 
 
 @dataclass(frozen=True)
-class DistillRun(Common):
+class DistillRun(TrackedRun):
     """`echoset distill`."""
 
     set: str = "runs/set"
@@ -193,6 +209,23 @@ class ExportRun(Common):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_least(self, "", 0, "images")
+
+
+@dataclass(frozen=True)
+class ListRun(Common):
+    """`echoset list [KIND …]`."""
+
+    kinds: tuple[str, ...] = ()
+    """What to list: teachers, students, recipes, sources, methods or presets, or several of these.
+    Without any, which lists there are.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for kind in self.kinds:
+            if kind not in LISTS:
+                known = ", ".join(LISTS)
+                raise EchosetError(f"no list '{kind}'; there are {known}{suggest(kind, LISTS)}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ class Verb(NamedTuple):
     """What may follow the verb without an option."""
     shared: bool = False
     """Whether several processes can share its work."""
+    light: bool = False
+    """Whether it computes nothing, and needs no torch."""
 
 
 VERBS = {
@@ -75,6 +77,12 @@ VERBS = {
         "sets teacher.model images out validate data student.model seeds original json",
         "[[NAME=]SET …]",
         shared=True,
+    ),
+    "list": Verb(
+        "list what there is to choose from: teachers, students, recipes, sources, methods, presets",
+        "kinds quiet json",
+        "[teachers|students|recipes|sources|methods|presets …]",
+        light=True,
     ),
     "bench": Verb(
         "time the kernels and both loops against their definitions and the usual formulation",

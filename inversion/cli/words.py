@@ -119,6 +119,7 @@ SEVERAL = {
 """Keys whose short name takes several words."""
 AFTER_VERB = {
     "collect": ("sources", Several("SOURCE", tuple, "*")),
+    "list": ("kinds", Several("KIND", tuple, "*")),
     "export": ("sets", Several("SET", tuple, "*")),
     "score": ("sets", Several("[NAME=]SET", read_sets, "*")),
 }

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from distill.brief import Brief
 from distill.options import OutputForm
 from distill.ranges import require_least
 from distill.tasks import TASKS, USUAL
 from synthesis_kernels.errors import EchosetError
 
 
-@dataclass(frozen=True)
-class TeacherOptions:
+@dataclass(frozen=True, repr=False)
+class TeacherOptions(Brief):
     """The trained network to start from."""
 
     model: str = "mnist"
@@ -65,8 +66,8 @@ class TeacherOptions:
             )
 
 
-@dataclass(frozen=True)
-class TeacherViewOptions:
+@dataclass(frozen=True, repr=False)
+class TeacherViewOptions(Brief):
     """How an image is changed, at random, before the teacher sees it."""
 
     shift: float = 0.0625

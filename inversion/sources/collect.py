@@ -9,14 +9,16 @@ give is made as `CollectOptions.short` says.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from distill.files import load_state, save_state
 from distill.loop import Loop
-from distill.models import Classifier, as_found
+from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.outlook import Outlook
 from distill.runtime import Runtime
@@ -29,6 +31,7 @@ from inversion.sources.boundary import require_one_decision
 from inversion.sources.choice import choose_exposure
 from inversion.sources.collection import Collection
 from inversion.sources.outcome import summarize, write_shards
+from inversion.sources.own import OwnSource
 from inversion.sources.phases import Phase, plan_phases
 from inversion.sources.stock import Stock
 from inversion.sources.stream import Source, open_sources
@@ -39,8 +42,8 @@ STATE = ".collect.state"
 
 
 def collect(
-    teacher: Classifier,
-    sources: Sequence[str] = ("shaders",),
+    teacher: Classifier | nn.Module,
+    sources: Sequence[str | OwnSource] = ("shaders",),
     options: CollectOptions = CollectOptions(),
     out: str | Path = "runs/collected",
     runtime: Runtime = Runtime(),
@@ -48,16 +51,21 @@ def collect(
     """Collect a transfer set for `teacher` in the folder `out`; run again after a stop, it goes on
     where it was.
 
-    Sources are named as `open_source` reads them, and walked in order. The manifest's `collection`
-    says what was drawn, taken, made, and is still missing.
+    Sources are named as `open_source` reads them, and walked in order. From Python a source may be
+    pictures, such as a torch data set or any iterable, or an object with `draw`. The manifest's
+    `collection` says what was drawn, taken, made, and is still missing.
     """
+    teacher = as_classifier(teacher)
     check_options(options, teacher)
     check_shape(teacher)
     runtime.require_alone("collect")
     out = Path(out)
     device = runtime.resolve_device()
     spec = teacher.spec
-    opened = open_sources(sources, spec.channels, spec.size, runtime.seed, device, runtime.quiet)
+    most = math.ceil(options.images * options.draws)
+    opened = open_sources(
+        sources, spec.channels, spec.size, runtime.seed, device, runtime.quiet, most
+    )
     weight_hash = teacher.weight_hash()
     key = _claim(out, teacher, weight_hash, opened, options, runtime.seed)
     if _is_finished(out):
@@ -67,7 +75,7 @@ def collect(
         opened = [_as_shown(source, teacher, options, runtime.quiet) for source in opened]
         collection = _fill(teacher, opened, options, out, key, runtime)
         account = {
-            "sources": list(sources),
+            "sources": [source.address for source in opened],
             "exposed": {source.address: source.exposed for source in opened},
             **summarize(collection),
         }

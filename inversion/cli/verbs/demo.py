@@ -18,6 +18,7 @@ from distill.files import write_json
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import MARKER, TransferSet
 from distill.students import build_student
+from distill.tracking import Logger, open_tracker
 from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
@@ -86,12 +87,13 @@ def execute(run: DemoRun) -> int:
     _say_how_long(run, teacher)
 
     seconds: dict[str, float] = {}
-    transfer_set = _make_set(run, teacher)
+    logger = open_tracker(run.track, out)
+    transfer_set = _make_set(run, teacher, logger)
     seconds["synthesis"] = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     beside, seconds["collection"] = _collect_beside(run, teacher)
     if run.start == "adversary":
         student = _load_adversary(run, run.student, teacher)
-    seconds["distillation"] = _teach(run, teacher, student, transfer_set, beside)
+    seconds["distillation"] = _teach(run, teacher, student, transfer_set, beside, logger)
     save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
@@ -146,12 +148,10 @@ def _start_folder(out: Path) -> None:
     forget(out)
 
 
-def _make_set(run: DemoRun, teacher: Classifier) -> TransferSet:
+def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> TransferSet:
     """The generator's set, complete and balanced."""
     folder = Path(run.out) / "set"
-    transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run)
-    if transfer_set is None:
-        raise EchosetError(f"{folder} is not complete; run the same command again")
+    transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
     require_balance(transfer_set.manifest["short"], folder)
     return transfer_set
 
@@ -180,6 +180,7 @@ def _teach(
     student: Classifier,
     transfer_set: TransferSet,
     beside: TransferSet | None,
+    logger: Logger | None,
 ) -> float:
     """Train the student on what was written, as anyone who is handed the sets would; the seconds it
     took.
@@ -190,7 +191,9 @@ def _teach(
     if beside is not None:
         images = join([images, as_images(beside, "beside")], "set and beside")
     folder = Path(run.out)
-    result = train_student(student, images, teacher, run.distillation, folder=folder, runtime=run)
+    result = train_student(
+        student, images, teacher, run.distillation, folder=folder, runtime=run, log=logger
+    )
     return result.seconds
 
 

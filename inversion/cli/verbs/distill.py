@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
-from distill.learner import full_loss
+from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.students import build_student
+from distill.tracking import open_tracker
 from distill.train import distill as train_student
 from distill.train import forget
 from inversion.cli.show import finish, new_table
@@ -34,7 +35,15 @@ def execute(run: DistillRun) -> int:
     if run.corrupt != "none":
         data = _damage(run, data, teacher)
     student = build_student(run.student, teacher.contract, run.seed)
-    result = train_student(student, data, teacher, run.distillation, folder=out, runtime=run)
+    result = train_student(
+        student,
+        data,
+        teacher,
+        run.distillation,
+        folder=out,
+        runtime=run,
+        log=open_tracker(run.track, out),
+    )
     save_classifier(student, path)
     forget(out)
 

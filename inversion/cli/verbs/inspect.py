@@ -91,10 +91,11 @@ def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) ->
 
 
 def _shorten(value: object, most: int = 5) -> str:
-    """A note for a table: of a long list the first few."""
-    if not isinstance(value, list) or len(value) <= most:
+    """A note for a table: of a long list or mapping the first few."""
+    if not isinstance(value, list | dict) or len(value) <= most:
         return str(value)
-    first = ", ".join(map(str, value[:most]))
+    parts = [f"{key}: {each}" for key, each in value.items()] if isinstance(value, dict) else value
+    first = ", ".join(map(str, parts[:most]))
     return f"{first} and {len(value) - most} more"
 
 

@@ -23,6 +23,7 @@ from distill.students import build_student
 from distill.train import distill
 from inversion.jobs import plan
 from inversion.options import SynthesisOptions
+from inversion.parts.own import Own
 from inversion.recipes import find_recipe
 from inversion.shards import Shard
 from synthesis_kernels.backend import random_apart
@@ -129,7 +130,7 @@ def _time_call(teacher: Classifier, options: SynthesisOptions, machine: Machine)
     )
     recipe = find_recipe(options.recipe)
     job = plan(small, teacher.spec.classes)[0]
-    shard = Shard(recipe, teacher, recipe.settle(small, teacher), machine, Path(), job)
+    shard = Shard(recipe, teacher, recipe.settle(small, teacher), machine, Path(), Own(), job)
     spent = []
     for _ in range(2):
         began = time.perf_counter()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distill.tracking import open_tracker
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_balance
-from inversion.driver import synthesize as synthesize_set
+from inversion.driver import synthesize_share
 from inversion.health import check_health
 from inversion.teacher import load_teacher
 
@@ -19,7 +20,8 @@ def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     teacher = load_teacher(run.teacher)
     check_health(teacher, run)
-    transfer_set = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
+    logger = open_tracker(run.track, run.out, run.rank)
+    transfer_set = synthesize_share(teacher, run.synthesis, run.out, runtime=run, log=logger)
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
