@@ -18,6 +18,7 @@ from distill.files import write_atomically
 from distill.models import Classifier
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
 from inversion.options import CollectOptions, SynthesisOptions
+from inversion.teacher_file import write_teacher
 from synthesis_kernels.errors import EchosetError
 
 
@@ -178,4 +179,5 @@ def finish_set(
         **more,
         "shards": shards,
     }
+    write_teacher(out, teacher)
     write_manifest(out, manifest)

@@ -22,6 +22,7 @@ from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions, TeacherViewOptions
+from inversion.teacher_file import as_named, spell_out
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
@@ -37,17 +38,28 @@ BUNDLED = {
 DEAD_VARIANCE = 1e-8
 
 
-def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = False) -> Classifier:
+def load_teacher(
+    options: TeacherOptions = TeacherOptions(), untrained: bool = False, trust: bool = False
+) -> Classifier:
     """Build the teacher that `options` describe, frozen and in evaluation mode; one that has
     learnt, unless `untrained`.
 
     Some kinds of network come with their weights, or know where theirs are published; others need a
-    file of them.
+    file of them. With `trust` the code is run that a file names, or a set.
     """
+    named = spell_out(options, BUNDLED, trust)
+    teacher = _load(named.options, untrained, trust)
+    named.check(teacher)
+    teacher.named = as_named(named.options)
+    return teacher.eval().requires_grad_(False)
+
+
+def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
+    """The network that the options name, with its weights."""
     path = BUNDLED.get(options.model, Path(options.model))
     told = _description(options.weights)
     if path.suffix == ".safetensors" and read_spec_if_file(path):
-        teacher = load_classifier(path)
+        teacher = load_classifier(path, trust)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
         kind = kind_of(options.model)
@@ -71,7 +83,7 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
                 f"with {teacher.spec.mean} and {teacher.spec.std}; give the weights' own network "
                 "as the model"
             )
-    return teacher.eval().requires_grad_(False)
+    return teacher
 
 
 def _description(weights: str | None) -> ModelSpec | None:

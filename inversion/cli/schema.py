@@ -28,7 +28,17 @@ class Common(Runtime):
 
 
 @dataclass(frozen=True)
-class DemoRun(Common):
+class Loading(Common):
+    """What every verb takes that loads a network."""
+
+    trust: bool = False
+    """Import and run the code that a student's file, or a set's teacher.yaml, names. (An import
+    path that you give yourself needs none of this.)
+    """
+
+
+@dataclass(frozen=True)
+class DemoRun(Loading):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -60,7 +70,7 @@ class DemoRun(Common):
 
 
 @dataclass(frozen=True)
-class InspectRun(Common):
+class InspectRun(Loading):
     """`echoset inspect`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -68,7 +78,7 @@ class InspectRun(Common):
 
 
 @dataclass(frozen=True)
-class SynthesizeRun(Common):
+class SynthesizeRun(Loading):
     """`echoset synthesize`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -80,11 +90,13 @@ class SynthesizeRun(Common):
 
 
 @dataclass(frozen=True)
-class CollectRun(Common):
+class CollectRun(Loading):
     """`echoset collect`."""
 
-    teacher: TeacherOptions = TeacherOptions()
-    """The teacher that decides; it needs no BatchNorm."""
+    teacher: TeacherOptions | None = None
+    """The teacher that decides, by default the one of the first transfer set among the sources, and
+    without any mnist; it needs no BatchNorm.
+    """
     sources: tuple[str, ...] = ("shaders",)
     """Where images come from, in this order: noise, gaussian, smooth, pink, leaves, shaders,
     fractals, strokes (with settings: leaves:smallest=0.1,cover=0.5), a transfer set, or any images
@@ -97,7 +109,7 @@ class CollectRun(Common):
 
 
 @dataclass(frozen=True)
-class DistillRun(Common):
+class DistillRun(Loading):
     """`echoset distill`."""
 
     set: str = "runs/set"
@@ -107,8 +119,8 @@ class DistillRun(Common):
     """
     beside: str | None = None
     """More to learn from, as for --set: say, a set of procedural pictures that `collect` made."""
-    teacher: TeacherOptions = TeacherOptions()
-    """The teacher; of a transfer set the one that made it."""
+    teacher: TeacherOptions | None = None
+    """The teacher; by default the one that made the set, and for other images mnist."""
     corrupt: str = "none"
     """Damage the data's labels first: noise=RATE or imbalance=GAMMA; needs --distillation.labels
     data.
@@ -122,7 +134,7 @@ class DistillRun(Common):
 
 
 @dataclass(frozen=True)
-class EvaluateRun(Common):
+class EvaluateRun(Loading):
     """`echoset evaluate`."""
 
     model: TeacherOptions = TeacherOptions()
@@ -159,7 +171,7 @@ class ReportRun(Common):
 
 
 @dataclass(frozen=True)
-class VerifyRun(Common):
+class VerifyRun(Loading):
     """`echoset verify`."""
 
     set: str = "runs/set"
@@ -194,7 +206,7 @@ class ExportRun(Common):
 
 
 @dataclass(frozen=True)
-class BenchRun(Common):
+class BenchRun(Loading):
     """`echoset bench`."""
 
     teacher: TeacherOptions = TeacherOptions(model="wrn-40-2")
@@ -224,7 +236,7 @@ class BenchRun(Common):
 
 
 @dataclass(frozen=True)
-class StudyRun(Common):
+class StudyRun(Loading):
     """`echoset study`."""
 
     sets: dict[str, str] = field(default_factory=dict)
@@ -237,8 +249,8 @@ class StudyRun(Common):
     """
     data: str | None = None
     """Test data; default: the bundled MNIST slice, for the MNIST teacher alone."""
-    teacher: TeacherOptions = TeacherOptions()
-    """The teacher."""
+    teacher: TeacherOptions | None = None
+    """The teacher; by default the one that made the first transfer set, and without any mnist."""
     student: StudentOptions = StudentOptions()
     """The students."""
     out: str = "runs/study"
@@ -250,15 +262,15 @@ class StudyRun(Common):
 
 
 @dataclass(frozen=True)
-class ScoreRun(Common):
+class ScoreRun(Loading):
     """`echoset score SET [SET …]`."""
 
     sets: dict[str, str] = field(default_factory=dict)
     """Names of sets and where they are; short: echoset score runs/set leaves=runs/leaves. Transfer
     sets of this teacher, or any images, as for --set of distill.
     """
-    teacher: TeacherOptions = TeacherOptions()
-    """The teacher; of a transfer set the one that made it."""
+    teacher: TeacherOptions | None = None
+    """The teacher; by default the one that made the first transfer set, and without any mnist."""
     images: int = 0
     """Take so many images of each set, evenly spread over it; 0 = all. Sets of one size compare
     best.

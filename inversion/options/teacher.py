@@ -16,8 +16,8 @@ class TeacherOptions:
 
     model: str = "mnist"
     """'mnist', 'cifar10' or 'cifar10-small' (bundled), a file saved by echoset, a zoo or
-    torchvision name, or an import path such as pkg.module.Net (an import path runs that module's
-    code).
+    torchvision name, an import path such as pkg.module.Net (an import path runs that module's
+    code), a .yaml file with options such as these, or a set's folder, for the teacher that made it.
     """
     weights: str | None = None
     """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from inversion.cli.show import finish, new_table
+from inversion.cli.verbs.shared import teacher_for
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def execute(run: CollectRun) -> int:
     """Choose a set from sources."""
-    teacher = load_teacher(run.teacher)
+    teacher = load_teacher(teacher_for(run.teacher, run.sources), trust=run.trust)
     transfer_set = collect_set(teacher, run.sources, run.collection, run.out, runtime=run)
     account = transfer_set.manifest["collection"]
     document = {

@@ -75,7 +75,7 @@ def execute(run: DemoRun) -> int:
     began = time.perf_counter()
     out = Path(run.out)
     require_data(run.data, run.teacher)
-    teacher = load_teacher(run.teacher)
+    teacher = load_teacher(run.teacher, trust=run.trust)
     data = load_test_data(run.data, teacher, run.quiet)
     student = build_student(run.student, teacher.contract, run.seed)
     check_demo(run, teacher, student, data)

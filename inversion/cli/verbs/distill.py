@@ -13,21 +13,24 @@ from distill.students import build_student
 from distill.train import distill as train_student
 from distill.train import forget
 from inversion.cli.show import finish, new_table
-from inversion.cli.verbs.shared import STUDENT, load_set
-from inversion.teacher import load_teacher
+from inversion.cli.verbs.shared import STUDENT, load_set, teacher_for
+from inversion.teacher import BUNDLED, load_teacher
+from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from distill.sets.transfer_set import TransferSet
     from inversion.cli.schema import DistillRun
+    from inversion.options import TeacherOptions
 
 
 def execute(run: DistillRun) -> int:
     """Train a student and save it."""
     out = Path(run.out)
     path = out / STUDENT
-    _check_teacher_stays(run, path)
-    teacher = load_teacher(run.teacher)
+    options = teacher_for(run.teacher, _places(run))
+    _check_teacher_stays(options, path)
+    teacher = load_teacher(options, trust=run.trust)
     data = _load_data(run, teacher)
     if run.corrupt != "none":
         data = _damage(run, data, teacher)
@@ -57,9 +60,10 @@ def execute(run: DistillRun) -> int:
     return finish(run, table, document)
 
 
-def _check_teacher_stays(run: DistillRun, path: Path) -> None:
+def _check_teacher_stays(teacher: TeacherOptions, path: Path) -> None:
     """Refuse to write the student over its teacher."""
-    for given in (run.teacher.model, run.teacher.weights):
+    named = spell_out(teacher, BUNDLED, trust=True).options
+    for given in (named.model, named.weights):
         if given and Path(given).resolve() == path.resolve():
             raise EchosetError(
                 f"the student would be written over its teacher, {path}; choose another --out"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def execute(run: InspectRun) -> int:
     """Load a teacher, look it over, say what was found."""
-    inspection = inspect_teacher(load_teacher(run.teacher))
+    inspection = inspect_teacher(load_teacher(run.teacher, trust=run.trust))
     spec = inspection.spec
     table = new_table(f"Teacher {spec.model}", "", "found")
     table.add_row("parameters", f"{inspection.parameters:,}")

@@ -9,21 +9,35 @@ from typing import TYPE_CHECKING, Any
 from distill.data.images import Images, load_images
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
-from inversion.teacher import MNIST_SLICE
+from inversion.options import TeacherOptions
+from inversion.teacher import BUNDLED, MNIST_SLICE
+from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from distill.models import Classifier
     from distill.options import StudyOptions
     from inversion.cli.schema import ScoreRun, StudyRun
-    from inversion.options import TeacherOptions
 
 STUDENT = "student.safetensors"
 
 
+def teacher_for(given: TeacherOptions | None, places: Iterable[str]) -> TeacherOptions:
+    """The teacher that is given; else the one that made the first transfer set at these places."""
+    if given is not None:
+        return given
+    for place in places:
+        if is_set(place):
+            return TeacherOptions(place)
+    return TeacherOptions()
+
+
 def is_bundled(teacher: TeacherOptions) -> bool:
     """Whether the teacher is the one that the bundled test images are for."""
-    return (teacher.model, teacher.weights) == ("mnist", None)
+    named = spell_out(teacher, BUNDLED, trust=True).options
+    return (named.model, named.weights) == ("mnist", None)
 
 
 def require_data(path: str | None, teacher: TeacherOptions) -> None:

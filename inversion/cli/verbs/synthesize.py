@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
-    teacher = load_teacher(run.teacher)
+    teacher = load_teacher(run.teacher, trust=run.trust)
     transfer_set = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
