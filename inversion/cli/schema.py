@@ -17,6 +17,7 @@ from inversion.options import (
     SynthesisOptions,
     TeacherOptions,
 )
+from inversion.presets import PresetName
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,19 @@ class Loading(Common):
 
 
 @dataclass(frozen=True)
-class DemoRun(Loading):
+class Presetting(Loading):
+    """What every verb takes that has presets."""
+
+    preset: PresetName | None = None
+    """Options that go together; what you give besides wins. digits: grey figures, as the defaults
+    are; photos: photographs; fast: a first look; none: plain defaults. By default it follows from
+    the teacher, by its file's notes on its images and their channels, and beside --config it is
+    none.
+    """
+
+
+@dataclass(frozen=True)
+class DemoRun(Presetting):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -78,7 +91,7 @@ class InspectRun(Loading):
 
 
 @dataclass(frozen=True)
-class SynthesizeRun(Loading):
+class SynthesizeRun(Presetting):
     """`echoset synthesize`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -109,7 +122,7 @@ class CollectRun(Loading):
 
 
 @dataclass(frozen=True)
-class DistillRun(Loading):
+class DistillRun(Presetting):
     """`echoset distill`."""
 
     set: str = "runs/set"
