@@ -18,6 +18,7 @@ from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.students import identify_student
 from inversion.jobs import assemble, claim, plan, side_by_side
+from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
 from inversion.parts.progress import StepResult
 from inversion.recipes import Recipe, find_recipe
@@ -46,8 +47,14 @@ def synthesize(
     options = check_synthesis(teacher, options, runtime)
     jobs = plan(options, teacher.spec.classes, runtime.seed)
     out = Path(out)
-    key = claim(out, _identity(teacher, options, runtime.seed, inspection.weight_hash))
     machine = runtime.resolve(options.calls * options.generator.inner_steps)
+
+    def identity(options: SynthesisOptions) -> dict[str, object]:
+        return _identity(teacher, options, runtime.seed, inspection.weight_hash)
+
+    if go_on(out, jobs, options, identity, machine.key):
+        runtime.say(f"{out} was finished; it goes on to {options.calls} calls")
+    key = claim(out, identity(options))
     with as_found(teacher):
         teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         runtime.say(describe_forms(machine.device))
@@ -130,10 +137,10 @@ def make_shards(shards: list[Shard], key: str, runtime: Runtime) -> None:
     del shard  # what is finished needs no memory
     with loop:
         # Shards abreast are saved when one of them is done.
-        _finish(shards)
+        _finish(shards, key)
         while shards:
             _run(loop, shards)
-            _finish(shards)
+            _finish(shards, key)
     if loop.stopping:
         made = f"{out / first.file} is" if count == 1 else f"{count} shards in {out} are"
         raise Interrupted(f"synthesis stopped; {made} finished")
@@ -158,11 +165,11 @@ def _run(loop: Loop, shards: list[Shard]) -> None:
         )
 
 
-def _finish(shards: list[Shard]) -> None:
+def _finish(shards: list[Shard], key: str) -> None:
     """Write those that are done, and leave the others in the list."""
     for shard in list(shards):
         if shard.recipe.done:
-            shard.finish()
+            shard.finish(key)
             shards.remove(shard)
 
 

@@ -70,11 +70,16 @@ def side_by_side(jobs: list[ShardJob], abreast: int) -> list[list[ShardJob]]:
     return [jobs[first : first + abreast] for first in range(0, len(jobs), abreast)]
 
 
+def key_of(identity: dict[str, Any]) -> str:
+    """The hash of what is being made in a folder."""
+    return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
 def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or teacher") -> str:
     """Mark the folder with the hash of what is being made in it, and return that; two different
     sets are not mixed.
     """
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    key = key_of(identity)
     marker = out / MARKER
     if marker.is_file():
         if marker.read_text() != key:

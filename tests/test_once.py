@@ -1,13 +1,15 @@
 """A teacher that is said once: by a file of options, and by the set that it made."""
 
+import json
 import os
 import shutil
 
 import pytest
 import torch
-from conftest import STUDENT, last_json
+from conftest import STUDENT, TINY_FLAGS, last_json
 
 from distill import Classifier, ModelSpec, build_classifier, save_classifier
+from inversion.teacher import BUNDLED
 
 SHORT = ["--student=convnet-4", "--distillation.steps=2", "--distillation.views_per_image=2"]
 CODE = "distill.models.zoo.convnet.ConvNet"
@@ -111,3 +113,18 @@ def test_a_network_without_a_name_leaves_no_note(tmp_path):
     teacher = Classifier(network, ModelSpec("mine", channels=1, size=16, classes=4)).eval()
     collect(teacher, ("noise",), CollectOptions(images=8, balanced=False), tmp_path / "set")
     assert not (tmp_path / "set" / "teacher.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_demo_without_test_data_compares_the_two_networks(run, tmp_path):
+    shutil.copy(BUNDLED["mnist"], tmp_path / "t.safetensors")
+    flags = [f"--teacher={tmp_path / 't.safetensors'}", f"--out={tmp_path / 'demo'}"]
+    done = run("demo", *flags, *TINY_FLAGS, "--distillation.steps=20", "--student=convnet-4")
+    said = " ".join(done.stdout.split())
+    assert "1,024 procedural pictures held out; for accuracies give" in said
+    assert "accuracy" not in done.stdout.partition("parameters")[0]
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert summary["teacher_accuracy"] is None and summary["student_accuracy"] is None
+    assert 0 <= summary["agreement"] <= 1
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "The student decides as the teacher does on" in page and "no labelled test" in page

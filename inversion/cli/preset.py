@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
+from inversion.cli.show import tell
 from inversion.presets import choose
 
 if TYPE_CHECKING:
@@ -35,7 +35,5 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
     teacher = teacher_for(options.teacher, places)
     spec = read_teacher_spec(teacher, options.trust)
     name, reason = choose(spec.channels, spec.notes)
-    if not options.quiet:
-        note = f"preset {name}: {reason} (--preset none for plain defaults)"
-        print(note, file=sys.stderr)
+    tell(options, f"preset {name}: {reason} (--preset none for plain defaults)")
     return options if name == USUAL else read_options(verb, arguments, name)

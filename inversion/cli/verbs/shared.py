@@ -95,6 +95,14 @@ def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder:
         )
 
 
+def when_finished(folder: str) -> int | None:
+    """When a set was finished, so that one can tell whether a command has made it; None if it
+    isn't.
+    """
+    manifest = Path(folder) / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.is_file() else None
+
+
 def require_balance(short: dict[str, int], folder: Path | str) -> None:
     """Refuse a set whose classes are short of images."""
     if short:

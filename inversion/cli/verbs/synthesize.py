@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inversion.cli.show import finish, new_table
-from inversion.cli.verbs.shared import require_balance
+from inversion.cli.show import finish, new_table, tell
+from inversion.cli.verbs.shared import require_balance, when_finished
 from inversion.driver import synthesize as synthesize_set
 from inversion.teacher import load_teacher
 
@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     teacher = load_teacher(run.teacher, trust=run.trust)
+    before = when_finished(run.out)
     transfer_set = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
+    if before is not None and before == when_finished(run.out):
+        tell(
+            run,
+            f"{run.out} was finished already, and stays as it is. Teach a student with it: echoset "
+            f"distill --set {run.out}; go on with it: raise --synthesis.calls; make another one: "
+            "--out",
+        )
     manifest = transfer_set.manifest
     counts = transfer_set.counts()
     seconds = sum(shard["seconds"] for shard in manifest["shards"])
