@@ -47,6 +47,8 @@ def go_on(
             )
         save_state(state_file(out, job), f"{new} {machine}", state)
     write_atomically(out / MARKER, new.encode())
+    for shard in read_manifest(out)["shards"][len(jobs) :]:  # what filled short classes
+        (out / shard["file"]).unlink(missing_ok=True)
     for job in jobs:
         note_of(out, job).unlink(missing_ok=True)
     (out / "manifest.json").unlink()

@@ -86,18 +86,6 @@ def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
     return teacher
 
 
-def read_teacher_spec(options: TeacherOptions, trust: bool = False) -> ModelSpec:
-    """What the options and the teacher's file say of it; no network is built for that."""
-    options = spell_out(options, BUNDLED, trust).options
-    path = BUNDLED.get(options.model, Path(options.model))
-    spec = read_spec_if_file(path) if path.suffix == ".safetensors" else None
-    spec = spec or _description(options.weights)
-    if spec is None:
-        contract = _complete_contract(options, kind_of(options.model))
-        spec = ModelSpec(options.model, options.arguments, **contract)
-    return spec
-
-
 def _description(weights: str | None) -> ModelSpec | None:
     """What a file of weights says of its network, if it says anything."""
     path = Path(weights or "")

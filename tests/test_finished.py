@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from conftest import STUDENT, last_json
+import torch
+from conftest import STUDENT, TINY_FLAGS, last_json
 
+from distill import TransferSet
 from distill.files import read_log
 from distill.runtime import Runtime
 from inversion import synthesize
@@ -80,3 +82,22 @@ def test_a_kill_before_it_goes_on_leaves_it_to_be_begun_again(teacher, tiny, tmp
         with pytest.raises(KeyboardInterrupt):
             make(teacher, replace(tiny, calls=10), out)
     assert make(teacher, replace(tiny, calls=10), out).manifest["config"]["calls"] == 10
+
+
+@pytest.mark.slow
+def test_short_classes_are_filled_with_images_made_of_the_others(run, tmp_path):
+    out = tmp_path / "set"
+    flags = [*TINY_FLAGS, "--images=80", "--synthesis.calls=2", f"--out={out}", "--json"]
+    short = run("synthesize", *flags, status=1)
+    lacks = last_json(short)["short"]
+    assert lacks and "add --short push" in short.stderr
+    before = TransferSet.load(out)
+
+    filled = run("synthesize", *flags, "--short", "push")
+    assert last_json(filled)["per_class"] == [8] * 10 and not last_json(filled)["short"]
+    after = TransferSet.load(out, check_hashes=True)
+    assert torch.equal(after.images[: len(before)], before.images)
+    assert sum(after.manifest["filled"]["push"]) == sum(lacks.values())
+    assert not (out / ".filling").exists()
+    last_json(run("verify", f"--set={out}", "--teacher=mnist", "--json"))
+    assert "finished already" in run("synthesize", *flags, "--short", "push").stderr

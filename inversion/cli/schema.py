@@ -9,7 +9,8 @@ from typing import Literal
 
 from distill.options import DistillOptions, ExportForm, StudentOptions, StudyOptions
 from distill.ranges import require_least
-from distill.runtime import Runtime
+from inversion.cli.common import Common as Common
+from inversion.cli.common import LoadingRun, PresetRun
 from inversion.options import (
     BesideOptions,
     CollectOptions,
@@ -17,41 +18,11 @@ from inversion.options import (
     SynthesisOptions,
     TeacherOptions,
 )
-from inversion.presets import PresetName
+from inversion.options.collect import MakingWay
 
 
 @dataclass(frozen=True)
-class Common(Runtime):
-    """What every verb takes: the runtime's fields, and how to answer."""
-
-    json: bool = False
-    """Print one JSON document as the last line of standard output."""
-
-
-@dataclass(frozen=True)
-class Loading(Common):
-    """What every verb takes that loads a network."""
-
-    trust: bool = False
-    """Import and run the code that a student's file, or a set's teacher.yaml, names. (An import
-    path that you give yourself needs none of this.)
-    """
-
-
-@dataclass(frozen=True)
-class Presetting(Loading):
-    """What every verb takes that has presets."""
-
-    preset: PresetName | None = None
-    """Options that go together; what you give besides wins. digits: grey figures, as the defaults
-    are; photos: photographs; fast: a first look; none: plain defaults. By default it follows from
-    the teacher, by its file's notes on its images and their channels, and beside --config it is
-    none.
-    """
-
-
-@dataclass(frozen=True)
-class DemoRun(Presetting):
+class DemoRun(PresetRun):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -75,6 +46,10 @@ class DemoRun(Presetting):
     """
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
+    shortage: tuple[MakingWay, ...] = ()
+    """What is done about classes that are short after it, as for `synthesize`. Short: --short
+    push.
+    """
     beside: BesideOptions = BesideOptions()
     """What else the student is taught by: with --beside.images N, a set of N procedural pictures
     (or of other sources), made in OUT/beside.
@@ -84,7 +59,7 @@ class DemoRun(Presetting):
 
 
 @dataclass(frozen=True)
-class InspectRun(Loading):
+class InspectRun(LoadingRun):
     """`echoset inspect`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -92,19 +67,24 @@ class InspectRun(Loading):
 
 
 @dataclass(frozen=True)
-class SynthesizeRun(Presetting):
+class SynthesizeRun(PresetRun):
     """`echoset synthesize`."""
 
     teacher: TeacherOptions = TeacherOptions()
     """The teacher."""
     out: str = "runs/set"
     """Folder of the set. A stopped run there is continued."""
+    shortage: tuple[MakingWay, ...] = ()
+    """What is done about classes that are short in the end, of the images there are, one way after
+    another: augment, mixup, push (see `collection.short`). By default nothing; a finished set can
+    still be filled. Short: --short push.
+    """
     synthesis: SynthesisOptions = SynthesisOptions()
     """Everything about the method; --images N is short for --synthesis.images N."""
 
 
 @dataclass(frozen=True)
-class CollectRun(Loading):
+class CollectRun(LoadingRun):
     """`echoset collect`."""
 
     teacher: TeacherOptions | None = None
@@ -123,7 +103,7 @@ class CollectRun(Loading):
 
 
 @dataclass(frozen=True)
-class DistillRun(Presetting):
+class DistillRun(PresetRun):
     """`echoset distill`."""
 
     set: str = "runs/set"
@@ -148,7 +128,7 @@ class DistillRun(Presetting):
 
 
 @dataclass(frozen=True)
-class EvaluateRun(Loading):
+class EvaluateRun(LoadingRun):
     """`echoset evaluate`."""
 
     model: TeacherOptions = TeacherOptions()
@@ -185,7 +165,7 @@ class ReportRun(Common):
 
 
 @dataclass(frozen=True)
-class VerifyRun(Loading):
+class VerifyRun(LoadingRun):
     """`echoset verify`."""
 
     set: str = "runs/set"
@@ -220,7 +200,7 @@ class ExportRun(Common):
 
 
 @dataclass(frozen=True)
-class BenchRun(Loading):
+class BenchRun(LoadingRun):
     """`echoset bench`."""
 
     teacher: TeacherOptions = TeacherOptions(model="wrn-40-2")
@@ -250,7 +230,7 @@ class BenchRun(Loading):
 
 
 @dataclass(frozen=True)
-class StudyRun(Loading):
+class StudyRun(LoadingRun):
     """`echoset study`."""
 
     sets: dict[str, str] = field(default_factory=dict)
@@ -276,7 +256,7 @@ class StudyRun(Loading):
 
 
 @dataclass(frozen=True)
-class ScoreRun(Loading):
+class ScoreRun(LoadingRun):
     """`echoset score SET [SET …]`."""
 
     sets: dict[str, str] = field(default_factory=dict)

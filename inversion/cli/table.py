@@ -32,7 +32,7 @@ VERBS = {
     "synthesize": Verb(
         "make a class-balanced transfer set from a teacher",
         "teacher.model teacher.weights out preset synthesis.images synthesis.calls synthesis.batch "
-        "synthesis.patience seed device",
+        "synthesis.patience shortage seed",
         shared=True,
     ),
     "collect": Verb(
@@ -94,6 +94,7 @@ SHORT = {
     "synthesis.patience": "--patience",
     "distillation.loss": "--loss",
     "collection.short": "--short",
+    "shortage": "--short",
     "sources": "--source",
 }
 """Short names of keys. Of two keys of one verb that share a name, the first here has it."""

@@ -24,12 +24,14 @@ from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
 from inversion.cli.verbs.pictures import held_out_pictures
 from inversion.cli.verbs.shared import (
+    FILL,
     STUDENT,
     is_bundled,
     load_test_data,
     require_balance,
 )
 from inversion.driver import synthesize as synthesize_set
+from inversion.filling import fill_short
 from inversion.options import CollectOptions
 from inversion.pages.report import told_of, weights_given, write_report
 from inversion.sources.collect import collect as collect_set
@@ -149,7 +151,9 @@ def _make_set(run: DemoRun, teacher: Classifier) -> TransferSet:
     transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run)
     if transfer_set is None:
         raise EchosetError(f"{folder} is not complete; run the same command again")
-    require_balance(transfer_set.manifest["short"], folder)
+    if run.shortage and transfer_set.manifest["short"]:
+        transfer_set = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
+    require_balance(transfer_set.manifest["short"], folder, FILL if not run.shortage else "")
     return transfer_set
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from inversion.cli.schema import ScoreRun, StudyRun
 
 STUDENT = "student.safetensors"
+FILL = "; or add --short push to the same command, to make what is missing of the others"
+"""What helps where classes are short."""
 
 
 def teacher_for(given: TeacherOptions | None, places: Iterable[str]) -> TeacherOptions:
@@ -103,14 +105,14 @@ def when_finished(folder: str) -> int | None:
     return manifest.stat().st_mtime_ns if manifest.is_file() else None
 
 
-def require_balance(short: dict[str, int], folder: Path | str) -> None:
+def require_balance(short: dict[str, int], folder: Path | str, remedy: str = "") -> None:
     """Refuse a set whose classes are short of images."""
     if short:
         lacks = ", ".join(f"class {label} lacks {count}" for label, count in short.items())
         raise EchosetError(
             f"{folder} is written but not balanced: {lacks}. The teacher gave too few of the "
             "generated images these classes; "
-            "raise synthesis.objective.classes or synthesis.calls"
+            f"raise synthesis.objective.classes or synthesis.calls{remedy}"
         )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inversion.cli.show import finish, new_table, tell
-from inversion.cli.verbs.shared import require_balance, when_finished
+from inversion.cli.verbs.shared import FILL, require_balance, when_finished
 from inversion.driver import synthesize as synthesize_set
+from inversion.filling import fill_short
 from inversion.teacher import load_teacher
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def execute(run: SynthesizeRun) -> int:
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
+    if run.shortage and transfer_set.manifest["short"]:
+        transfer_set = fill_short(transfer_set, teacher, run.shortage, run.out, runtime=run)
     if before is not None and before == when_finished(run.out):
         tell(
             run,
@@ -44,5 +47,5 @@ def execute(run: SynthesizeRun) -> int:
         table.add_row(str(label), str(count))
     table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s"
     status = finish(run, table, document)
-    require_balance(manifest["short"], run.out)
+    require_balance(manifest["short"], run.out, FILL if not run.shortage else "")
     return status
