@@ -62,6 +62,15 @@ def test_a_teacher_gets_its_preset_and_a_line_says_so(more, preset, reason, run,
     assert "preset" not in run("synthesize", teacher, out, beside, status=1).stderr
 
 
+def test_a_recipe_of_ones_own_choice_stands_for_itself(run, tmp_path):
+    teacher = kept(tmp_path, "t.safetensors", channels=3)
+    flags = ["--images=4", "--synthesis.calls=1", "--synthesis.batch=8"]
+    flags += ["--synthesis.recipe=adversarial", f"--out={tmp_path / 'set'}"]
+    said = run("synthesize", teacher, *flags, status=1).stderr
+    assert "preset none: recipe adversarial was chosen" in said
+    assert "views_per_image" not in said
+
+
 def test_a_set_of_colour_images_is_taught_by_the_preset(run, tmp_path):
     teacher = kept(tmp_path, "t.safetensors", channels=3)
     folder = f"--out={tmp_path / 'set'}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
 from inversion.cli.show import tell
+from inversion.options import SynthesisOptions
 from inversion.presets import choose
 
 if TYPE_CHECKING:
@@ -17,15 +18,22 @@ if TYPE_CHECKING:
 USUAL = "digits"
 """The preset whose values are the options' defaults."""
 
+RECIPE = SynthesisOptions().recipe
+"""The recipe that presets chosen for a teacher are for."""
+
 
 def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Common:
     """The options once more, with the preset that suits the teacher below them.
 
-    A file of options stands for itself: beside --config no preset is chosen.
+    A file of options stands for itself, and so does a recipe of the user's choice: beside these no
+    preset is chosen.
     """
     if not isinstance(options, DemoRun | SynthesizeRun | DistillRun) or options.preset:
         return options
     if any(word.partition("=")[0] == "--config" for word in arguments):
+        return options
+    if not isinstance(options, DistillRun) and options.synthesis.recipe != RECIPE:
+        tell(options, f"preset none: recipe {options.synthesis.recipe} was chosen")
         return options
     from inversion.cli.grammar import read_options
     from inversion.cli.verbs.shared import teacher_for
