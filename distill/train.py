@@ -154,7 +154,7 @@ class _Training:
         self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the step
         self.key = ""
         if folder is not None:
-            self.key = _job_key(student, data, teacher, options, seed, machine.key, own)
+            self.key = lesson_key(student, data, teacher, options, runtime, own)
         self.lessons = Lessons(data, self.learner, seed, device)
         self.judge: _Judge | None = None
         if options.patience:
@@ -316,21 +316,23 @@ def _in_words(figures: dict[str, float]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
 
 
-def _job_key(
+def lesson_key(
     student: Classifier,
     data: TransferSet | Images,
     teacher: Classifier | None,
     options: DistillOptions,
-    seed: int,
-    machine: str,
+    runtime: Runtime,
     own: OwnTraining = OwnTraining(),
 ) -> str:
-    """What the saved state belongs to: a run with anything else changed must not pick it up."""
+    """What a saved state, or a finished student, belongs to: a run with anything else changed must
+    not pick it up.
+    """
+    machine = runtime.resolve(options.steps).key
     networks = [network for network in (student, teacher) if network is not None]
     known = [
         (each.weight_hash(), each.contract, each.spec.model, each.spec.arguments)
         for each in networks
     ]
-    parts = [known, content_hash(data.images, data.labels), asdict(options), seed, machine]
+    parts = [known, content_hash(data.images, data.labels), asdict(options), runtime.seed, machine]
     parts += own.identity
     return sha256(json.dumps(parts, default=str).encode()).hexdigest()

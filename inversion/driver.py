@@ -23,6 +23,7 @@ from distill.students import identify_student
 from distill.tracking import Logger
 from inversion.inspection import inspect_teacher
 from inversion.jobs import assemble, claim, plan, side_by_side
+from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.parts.progress import StepResult
@@ -95,8 +96,14 @@ def synthesize_share(
     own = _gather_own(teacher, options, terms, generator, adversary)
     jobs = plan(options, teacher.spec.classes, runtime.seed)
     out = Path(out)
-    key = claim(out, _identity(teacher, options, runtime.seed, inspection.weight_hash, own))
     machine = runtime.resolve(options.calls * options.generator.inner_steps)
+
+    identity = partial(
+        _identity, teacher, seed=runtime.seed, weight_hash=inspection.weight_hash, own=own
+    )
+    if go_on(out, jobs, options, identity, machine.key):
+        runtime.say(f"{out} was finished; it goes on to {options.calls} calls")
+    key = claim(out, identity(options))
     with as_found(teacher):
         teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         runtime.say(describe_forms(machine.device))
@@ -214,10 +221,10 @@ def make_shards(
     del shard  # what is finished needs no memory
     with loop:
         # Shards abreast are saved when one of them is done.
-        _finish(shards)
+        _finish(shards, key)
         while shards:
             _run(loop, shards)
-            _finish(shards)
+            _finish(shards, key)
     if loop.stopping:
         made = f"{out / first.file} is" if count == 1 else f"{count} shards in {out} are"
         raise Interrupted(f"synthesis stopped; {made} finished")
@@ -242,11 +249,11 @@ def _run(loop: Loop, shards: list[Shard]) -> None:
         )
 
 
-def _finish(shards: list[Shard]) -> None:
+def _finish(shards: list[Shard], key: str) -> None:
     """Write those that are done, and leave the others in the list."""
     for shard in list(shards):
         if shard.recipe.done:
-            shard.finish()
+            shard.finish(key)
             shards.remove(shard)
 
 

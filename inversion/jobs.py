@@ -18,6 +18,7 @@ from distill.files import write_atomically
 from distill.models import Classifier
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
 from inversion.options import CollectOptions, SynthesisOptions
+from inversion.teacher_file import write_teacher
 from synthesis_kernels.errors import EchosetError
 
 
@@ -69,11 +70,16 @@ def side_by_side(jobs: list[ShardJob], abreast: int) -> list[list[ShardJob]]:
     return [jobs[first : first + abreast] for first in range(0, len(jobs), abreast)]
 
 
+def key_of(identity: dict[str, Any]) -> str:
+    """The hash of what is being made in a folder."""
+    return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
 def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or teacher") -> str:
     """Mark the folder with the hash of what is being made in it, and return that; two different
     sets are not mixed.
     """
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    key = key_of(identity)
     marker = out / MARKER
     if marker.is_file():
         if marker.read_text() != key:
@@ -131,7 +137,7 @@ def assemble(
     if any(note is None for note in notes):
         return None
     shards = [note for note in notes if note is not None]
-    if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
+    if not (out / "manifest.json").is_file() or not _begins_with(out, shards):
         wanted: list[int] | None = None
         if not options.replay.keep_all:  # in a growing pool every image counts
             wanted = _sums(job.quotas for job in jobs)
@@ -142,6 +148,11 @@ def assemble(
             out, options.recipe, options, seed, teacher, teacher_hash, shards, wanted, **more
         )
     return TransferSet.load(out)
+
+
+def _begins_with(out: Path, shards: list[dict[str, Any]]) -> bool:
+    """Whether the manifest lists these shards, and perhaps one that fills short classes."""
+    return read_manifest(out)["shards"][: len(shards)] == shards
 
 
 def _sums(rows: Iterable[list[int]]) -> list[int]:
@@ -179,4 +190,5 @@ def finish_set(
         **more,
         "shards": shards,
     }
+    write_teacher(out, teacher)
     write_manifest(out, manifest)

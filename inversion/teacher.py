@@ -19,6 +19,7 @@ from distill.models.kinds import Kind, kind_of
 from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions, TeacherViewOptions
+from inversion.teacher_file import as_named, spell_out
 from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -32,18 +33,29 @@ BUNDLED = {
 }
 
 
-def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = False) -> Classifier:
+def load_teacher(
+    options: TeacherOptions = TeacherOptions(), untrained: bool = False, trust: bool = False
+) -> Classifier:
     """Build the teacher that `options` describe, frozen and in evaluation mode; one that has
     learnt, unless `untrained`.
 
     Some kinds of network come with their weights, or know where theirs are published; others need a
-    file of them.
+    file of them. With `trust` the code is run that a file names, or a set.
     """
+    named = spell_out(options, BUNDLED, trust)
+    teacher = _load(named.options, untrained, trust)
+    named.check(teacher)
+    teacher.named = as_named(named.options)
+    return teacher.eval().requires_grad_(False)
+
+
+def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
+    """The network that the options name, with its weights."""
     path = BUNDLED.get(options.model, Path(options.model))
     told = _description(options.weights)
     published = None
     if path.suffix == ".safetensors" and read_spec_if_file(path):
-        teacher = load_classifier(path)
+        teacher = load_classifier(path, trust)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
         kind = kind_of(options.model, BUNDLED)
@@ -69,7 +81,7 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
                 "as the model"
             )
     _settle_output(teacher, told, options)
-    return teacher.eval().requires_grad_(False)
+    return teacher
 
 
 def _settle_output(teacher: Classifier, *told: ModelSpec | TeacherOptions | None) -> None:

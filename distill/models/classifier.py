@@ -73,6 +73,8 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    named: Mapping[str, Any] | None = None
+    """The options that it was loaded by, where it was; a set keeps them, to know its teacher."""
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(describe(verb), end="")
         return 0
-    return run(verb, parse(verb, arguments[1:]))
+    return run(verb, parse(verb, arguments[1:]), arguments[1:])
 
 
 def parse(verb: str, arguments: list[str]) -> Common:
@@ -63,7 +63,7 @@ def parse(verb: str, arguments: list[str]) -> Common:
     return read(verb, arguments)
 
 
-def run(verb: str, options: Common) -> int:
+def run(verb: str, options: Common, arguments: list[str]) -> int:
     """Do a verb's work; what goes wrong becomes a line and a status."""
     if VERBS[verb].light:
         try:
@@ -71,10 +71,11 @@ def run(verb: str, options: Common) -> int:
         except OSError as error:  # a pipe that was closed
             return _fail_reading(error)
     from distill.loop import Interrupted
+    from inversion.cli.preset import follow_teacher
     from synthesis_kernels.errors import EchosetError
 
     try:
-        return _execute(verb, options)
+        return _execute(verb, follow_teacher(verb, options, arguments))
     except EchosetError as error:
         return _fail(str(error))
     except Interrupted as stopped:

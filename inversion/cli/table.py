@@ -23,8 +23,8 @@ class Verb(NamedTuple):
 VERBS = {
     "demo": Verb(
         "the whole path on the bundled MNIST teacher, or on yours: set, student, accuracy, report",
-        "teacher.model data student.model out synthesis.images distillation.loss "
-        "distillation.steps distillation.patience beside.images start",
+        "teacher.model data student.model out preset synthesis.images distillation.loss "
+        "distillation.steps distillation.patience beside.images",
     ),
     "inspect": Verb(
         "say what a teacher is, and whether a set can be made from it",
@@ -33,8 +33,8 @@ VERBS = {
     ),
     "synthesize": Verb(
         "make a class-balanced transfer set from a teacher",
-        "teacher.model teacher.weights out synthesis.images synthesis.calls synthesis.batch "
-        "synthesis.patience synthesis.shard_images seed device",
+        "teacher.model teacher.weights out preset synthesis.images synthesis.calls synthesis.batch "
+        "synthesis.patience shortage seed",
         shared=True,
     ),
     "collect": Verb(
@@ -45,12 +45,12 @@ VERBS = {
     ),
     "distill": Verb(
         "train a student on a transfer set, or on any images, by any of the published methods",
-        "set beside teacher.model student.model out distillation.loss distillation.labels "
-        "corrupt distillation.steps distillation.patience",
+        "set beside teacher.model student.model out preset distillation.loss "
+        "distillation.labels distillation.steps distillation.patience",
     ),
     "evaluate": Verb(
         "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
-        "model.model model.weights data against.model against.weights attacks device precision "
+        "model.model model.weights data against.model against.weights attacks trust device "
         "quiet json",
     ),
     "report": Verb(
@@ -102,6 +102,7 @@ SHORT = {
     "synthesis.patience": "--patience",
     "distillation.loss": "--loss",
     "collection.short": "--short",
+    "shortage": "--short",
     "sources": "--source",
 }
 """Short names of keys. Of two keys of one verb that share a name, the first here has it."""

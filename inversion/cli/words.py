@@ -114,6 +114,7 @@ MODEL = Several("MODEL", read_model, None)
 SEVERAL = {
     "distillation.loss": Several("NAME[=WEIGHT]", read_losses),
     "collection.short": Several("WAY", tuple, "*"),
+    "shortage": Several("WAY", tuple, "*"),
     "sources": Several("SOURCE", tuple),
 }
 """Keys whose short name takes several words."""

@@ -10,6 +10,9 @@ from distill.options import ViewOptions
 from distill.ranges import require_least, require_positive, require_within
 from synthesis_kernels.errors import EchosetError
 
+MakingWay = Literal["augment", "mixup", "push"]
+"""Ways to make images of others for classes that are short."""
+
 
 @dataclass(frozen=True, repr=False)
 class BoundaryOptions(Brief):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from inversion.classes import class_rows, say_short
-from inversion.cli.show import finish, new_table
+from inversion.cli.show import finish, new_table, tell
+from inversion.cli.verbs.shared import teacher_for, when_finished
 from inversion.health import check_health
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
@@ -20,9 +21,16 @@ if TYPE_CHECKING:
 
 def execute(run: CollectRun) -> int:
     """Choose a set from sources."""
-    teacher = load_teacher(run.teacher)
+    teacher = load_teacher(teacher_for(run.teacher, run.sources), trust=run.trust)
     check_health(teacher, run)
+    before = when_finished(run.out)
     transfer_set = collect_set(teacher, run.sources, run.collection, run.out, runtime=run)
+    if before is not None and before == when_finished(run.out):
+        tell(
+            run,
+            f"{run.out} was finished already, and stays as it is. Teach a student with it: echoset "
+            f"distill --set {run.out}; make another one: --out",
+        )
     account = transfer_set.manifest["collection"]
     document = {
         "set": run.out,

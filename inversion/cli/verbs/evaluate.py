@@ -26,11 +26,11 @@ def execute(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
     if run.attacks and not run.against:
         raise EchosetError("--attacks compares two networks: name the second with --against")
-    model = load_teacher(run.model)
+    model = load_teacher(run.model, trust=run.trust)
     check_shape(model, "--model")
     other = None
     if run.against:
-        other = load_teacher(run.against)
+        other = load_teacher(run.against, trust=run.trust)
         check_shape(other, "--against")
     data = load_test_data(run.data, model, run.quiet)
     result = evaluate_classifier(model, data, other, attacks=run.attacks, runtime=run)

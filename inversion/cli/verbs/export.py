@@ -10,6 +10,7 @@ from distill.sets.exports import merge, subsample
 from distill.sets.transfer_set import TransferSet
 from inversion.classes import say_short
 from inversion.cli.show import finish
+from inversion.teacher_file import copy_teacher
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def execute(run: ExportRun) -> int:
     if run.images:
         data = subsample(data, run.images, run.seed)
     place = export_set(data, run.out, run.form, run.quiet)
+    if run.form == "set":
+        copy_teacher(Path(run.sets[0]), Path(run.out))
     counts = data.counts()
     short = data.manifest.get("short") or {}
     document = {

@@ -29,7 +29,7 @@ MOST_LAYERS = 8
 
 def execute(run: InspectRun) -> int:
     """Load a teacher, look it over, say what was found and what can be made of it."""
-    teacher = load_teacher(run.teacher)
+    teacher = load_teacher(run.teacher, trust=run.trust)
     inspection = inspect_teacher(teacher, needs_batch_norm=False)
     health = examine(teacher)
     warnings = list(dict.fromkeys([*inspection.warnings, *health.warnings]))

@@ -20,6 +20,7 @@ from inversion.cli.verbs.shared import (
     load_test_data,
     require_data,
     strip_cells,
+    teacher_for,
 )
 from inversion.health import check_health
 from inversion.pages.scores import (
@@ -58,7 +59,10 @@ def execute(run: ScoreRun) -> int:
     trusted.
     """
     _check_run(run)
-    teacher = load_teacher(run.teacher)
+    options = teacher_for(run.teacher, run.sets.values())
+    if run.validate:
+        require_data(run.data, options)
+    teacher = load_teacher(options, trust=run.trust)
     check_health(teacher, run)
     trained_views(teacher.spec)
     samples = {name: _load_sample(run, teacher, path) for name, path in run.sets.items()}
@@ -101,7 +105,6 @@ def _check_run(run: ScoreRun) -> None:
         raise EchosetError(f"--out is the page to write and should end in .html, got {run.out}")
     if run.validate:
         check_sets(run.sets)
-        require_data(run.data, run.teacher)
 
 
 def _folder(run: ScoreRun) -> Path:
