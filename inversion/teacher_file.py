@@ -17,6 +17,7 @@ from distill.files import write_atomically
 from distill.models import Classifier, read_spec
 from distill.models.classifier import spec_of
 from distill.models.kinds import find_kind
+from distill.models.kinds.hf import PREFIX
 from distill.sets.transfer_set import is_set, read_manifest
 from inversion.options import TeacherOptions
 from synthesis_kernels.errors import EchosetError
@@ -182,6 +183,8 @@ def _with_places(options: TeacherOptions, folder: Path) -> TeacherOptions:
 
 
 def _whole(name: str) -> str:
-    """A file by its whole path; any other name as it is."""
-    path = Path(name)
-    return str(path.resolve()) if path.is_file() else name
+    """A file, or a folder of Hugging Face's, by its whole path; any other name as it is."""
+    prefix = PREFIX if name.startswith(PREFIX) else ""
+    path = Path(name.removeprefix(prefix))
+    is_there = path.is_dir() if prefix else path.is_file()
+    return f"{prefix}{path.resolve()}" if is_there else name

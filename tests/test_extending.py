@@ -196,6 +196,29 @@ def test_a_plain_module_says_what_it_can_and_asks_for_the_rest(made):
         as_classifier("resnet18")
 
 
+class Several(torch.nn.Module):
+    """Answers with what it is told to make of the logits."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.inner = network(classes=5)
+        self.answer = answer
+
+    def forward(self, images):
+        return self.answer(self.inner(images))
+
+
+def test_a_plain_module_may_answer_with_several_tensors():
+    told = {"size": 28, "mean": 0.5, "std": 0.25}
+    named = as_classifier(Several(lambda z: {"features": z.new_ones(2, 9), "logits": z}), **told)
+    assert named.spec.classes == 5
+    pair = Several(lambda z: (z.new_ones(2, 9), z))
+    with pytest.raises(EchosetError, match=r"0 \(2, 9\), 1 \(2, 5\).*say classes=.*output="):
+        as_classifier(pair, **told)
+    assert as_classifier(pair, output="1", **told).spec.classes == 5
+    assert as_classifier(Several(lambda z: z[:, :1]), **told).spec.classes == 2
+
+
 class Bars(torch.utils.data.Dataset):
     def __len__(self):
         return 60

@@ -351,3 +351,14 @@ def test_a_checkpoint_of_more_than_weights_is_no_whole_network(tmp_path):
     with pytest.raises(EchosetError, match="holds more than weights"):
         load_teacher(TeacherOptions("lenet5", str(tmp_path / "net.pt")))
     assert pickle and not (tmp_path / "ran").exists()
+
+
+def test_an_exported_program_for_grey_images_gets_the_preset_for_these(tmp_path, run):
+    export(trained(Net()), tmp_path / "net.pt2")
+    flags = [
+        f"--teacher={tmp_path / 'net.pt2'}",
+        f"--out={tmp_path / 'set'}",
+        "--synthesis.calls=1",
+    ]
+    said = run("synthesize", *flags, "--synthesis.batch=4", "--images=400", status=1).stderr
+    assert "preset digits: the teacher takes grey images" in said

@@ -80,3 +80,10 @@ def test_without_transformers_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(EchosetError, match=r"pip install 'echoset\[hf\]'"):
         load_teacher(TeacherOptions("hf:microsoft/resnet-18"))
+
+
+def test_a_set_finds_the_folder_from_anywhere(folder, monkeypatch):
+    path, _ = folder
+    monkeypatch.chdir(path.parent)
+    teacher = load_teacher(TeacherOptions(f"hf:./{path.name}"))
+    assert teacher.named["model"] == f"hf:{path.resolve()}"

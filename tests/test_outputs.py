@@ -24,6 +24,7 @@ from distill.models.outputs import find_logits
 from distill.sets.transfer_set import TransferSet
 from distill.views import to_input
 from inversion import TeacherOptions, inspect_teacher, load_teacher
+from inversion.health import examine
 from synthesis_kernels.errors import EchosetError
 
 Pair = namedtuple("Pair", "features scores")
@@ -323,6 +324,7 @@ def test_layers_that_never_run_are_left_out():
         found = inspect_teacher(teacher.eval())
         assert found.layers == {"features.1": 8}
         assert any("left out: auxiliary.1, spare" in line for line in found.warnings)
+    assert not any("never trained" in line for line in examine(teacher).warnings)
     _, moments = Frozen(teacher).with_moments(IMAGES)
     assert moments.shape == (2, 8)
     assert Frozen(teacher).target().distance(moments).isfinite()

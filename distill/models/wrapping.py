@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.models.classifier import Classifier, ModelSpec, spec_of
+from distill.models.classifier import OUTPUT, Classifier, ModelSpec, spec_of
+from distill.models.outputs import USUAL_NAMES, list_shapes, list_tensors
+from distill.options import OutputForm
 from distill.tasks import USUAL
 from synthesis_kernels.errors import EchosetError
 
@@ -32,6 +34,8 @@ def as_classifier(
     classes: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    output: str | None = None,
+    output_form: OutputForm | None = None,
     task: str = USUAL,
     name: str | None = None,
 ) -> Classifier:
@@ -39,18 +43,20 @@ def as_classifier(
 
     Where nothing is said, channels are those of its first convolution, classes those of its answer
     to a grey image, and of a network of timm's all is known. What is still missing is an error.
+    `output` and `output_form` say where the logits are in its answer, and what they are.
     """
     if isinstance(network, Classifier):
         return network
     if not isinstance(network, nn.Module):
         raise EchosetError(f"a network is a torch.nn.Module, not a {type(network).__name__}")
-    said = {
+    said: dict[str, Any] = {
         "channels": channels,
         "size": size,
         "classes": classes,
         "mean": _numbers(mean),
         "std": _numbers(std),
     }
+    said |= {"output": output, "output_form": output_form}
     known = _ask(network) | {key: value for key, value in said.items() if value is not None}
     missing = [key for key in WANTED if key not in known and key != "classes"]
     if missing:
@@ -115,7 +121,8 @@ def _count_classes(network: nn.Module, known: Mapping[str, Any]) -> int:
     """The classes that the network answers to two grey images."""
     shape = (known["channels"], known["size"], known["size"])
     # Any number will do: what comes out is looked at here.
-    probe = Classifier(network, ModelSpec(_name(network), classes=2, **known))
+    images = {key: value for key, value in known.items() if key not in OUTPUT}
+    probe = Classifier(network, ModelSpec(_name(network), classes=2, **images))
     training = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
@@ -129,10 +136,25 @@ def _count_classes(network: nn.Module, known: Mapping[str, Any]) -> int:
     finally:
         for module, mode in training:
             module.training = mode
-    if not isinstance(answer, Tensor) or answer.ndim < 2:
-        kind = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise EchosetError(f"{_name(network)} answers {kind} to two images, and not their logits")
-    return answer.shape[1]
+    tensors = list_tensors(answer)
+    told = known.get("output")
+    logits = tensors.get(told) if told else _logits_among(tensors)
+    if logits is None or logits.ndim < 2:
+        shapes = list_shapes(tensors) or type(answer).__name__
+        raise EchosetError(
+            f"{_name(network)} answers {shapes} to two images, and none of it is clearly their "
+            "logits; say classes=, and of several tensors output="
+        )
+    return max(logits.shape[1], 2)  # one number stands for two classes
+
+
+def _logits_among(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Those of two images that have a usual name, or else are the only ones there."""
+    rows = [name for name, tensor in tensors.items() if tensor.ndim > 1 and len(tensor) == 2]
+    usual = [name for name in rows if name in USUAL_NAMES]
+    if len(rows) == 1:
+        usual = rows
+    return tensors[usual[0]] if usual else None
 
 
 def _say_missing(network: nn.Module, missing: list[str]) -> str:

@@ -55,6 +55,8 @@ def teachers() -> Rows:
         "NAME": "any of the students' names, with --teacher.weights FILE",
         "timm:NAME": "any network of timm (extra timm), with its own weights or yours",
         "hf:NAME, hf:DIR": "any of Hugging Face's transformers (extra hf), with its own weights",
+        "FILE.yaml": "a file with a teacher's options",
+        "SET": "the teacher that made the transfer set in that folder",
         "FILE.pt2": "a program that torch.export saved",
         "FILE.pt": "a script that torch.jit.save saved",
     }

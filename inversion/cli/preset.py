@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
 from inversion.cli.show import tell
-from inversion.options import SynthesisOptions
+from inversion.options import SynthesisOptions, TeacherOptions
 from inversion.presets import choose
 
 if TYPE_CHECKING:
     from inversion.cli.schema import Common
-    from inversion.options import TeacherOptions
 
 USUAL = "digits"
 """The preset whose values are the options' defaults."""
@@ -50,6 +49,8 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
 def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, Mapping[str, Any]]:
     """Channels of a teacher's images, and what its file notes; no network is built for that."""
     from distill.models import read_spec
+    from distill.models.kinds import find_kind
+    from distill.models.kinds.kind import looks_like_file
     from inversion.teacher import BUNDLED
     from inversion.teacher_file import spell_out
 
@@ -59,4 +60,9 @@ def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, Mapping[str, 
         spec = read_spec(path) if path.suffix == ".safetensors" and path.is_file() else None
         if spec is not None:
             return spec.channels, spec.notes
-    return teacher.channels, {}
+    channels = teacher.channels
+    if looks_like_file(teacher.model) and channels == TeacherOptions().channels:
+        kind = find_kind(teacher.model)  # an exported program knows its own
+        known = kind.contract(teacher.model, teacher.arguments, None) if kind else {}
+        channels = known.get("channels") or channels
+    return channels, {}
