@@ -9,12 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distill.batch import Batch
+    from distill.data.augment import make_views
     from distill.data.corrupt import Corrupted, add_label_noise, draw_balanced, unbalance
     from distill.data.images import Images, from_dataset, load_images
     from distill.evaluation import Evaluation, evaluate
+    from distill.methods import Method
     from distill.models import (
         Classifier,
         ModelSpec,
+        as_classifier,
         build_classifier,
         load_classifier,
         save_classifier,
@@ -25,16 +29,21 @@ if TYPE_CHECKING:
     from distill.sets.transfer_set import TransferSet
     from distill.students import build_student
     from distill.study import run_study
+    from distill.tracking import CsvLog, TensorBoardLog
     from distill.train import DistillResult, distill, forget
 
 _HOMES = {
+    "distill.batch": ("Batch",),
+    "distill.data.augment": ("make_views",),
     "distill.data.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
     "distill.data.images": ("Images", "from_dataset", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
     "distill.sets.exports": ("export", "merge", "subsample"),
+    "distill.methods": ("Method",),
     "distill.models": (
         "Classifier",
         "ModelSpec",
+        "as_classifier",
         "build_classifier",
         "load_classifier",
         "save_classifier",
@@ -43,23 +52,29 @@ _HOMES = {
     "distill.runtime": ("Runtime",),
     "distill.study": ("run_study",),
     "distill.students": ("build_student",),
+    "distill.tracking": ("CsvLog", "TensorBoardLog"),
     "distill.train": ("DistillResult", "distill", "forget"),
     "distill.sets.transfer_set": ("TransferSet",),
 }
 __all__ = [
+    "Batch",
     "Classifier",
     "Corrupted",
+    "CsvLog",
     "DistillOptions",
     "DistillResult",
     "Evaluation",
     "Images",
+    "Method",
     "ModelSpec",
     "Runtime",
     "StudentOptions",
     "StudyOptions",
+    "TensorBoardLog",
     "TransferSet",
     "ViewOptions",
     "add_label_noise",
+    "as_classifier",
     "build_classifier",
     "build_student",
     "distill",
@@ -70,12 +85,17 @@ __all__ = [
     "from_dataset",
     "load_classifier",
     "load_images",
+    "make_views",
     "merge",
     "run_study",
     "save_classifier",
     "subsample",
     "unbalance",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

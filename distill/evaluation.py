@@ -7,15 +7,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.boundaries import adversarial_transfer, boundary_similarity
 from distill.data.images import Images
 from distill.lessons import check_label_shape
 from distill.loop import StepProgress
-from distill.models import Classifier, as_found
+from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.frozen import Frozen
+from distill.models.wrapping import as_student
 from distill.runtime import Runtime
 from distill.tasks.places import count_decisions, decide
 from distill.views import at_once, to_input
@@ -113,9 +114,9 @@ def check_fit(classifier: Classifier, data: Images) -> Tensor:
 
 
 def evaluate(
-    classifier: Classifier,
+    classifier: Classifier | nn.Module,
     data: Images,
-    teacher: Classifier | None = None,
+    teacher: Classifier | nn.Module | None = None,
     attacks: int = 0,
     # (N, K, *places) where the teacher's answers to these images are known already
     teacher_logits: Tensor | None = None,
@@ -124,12 +125,17 @@ def evaluate(
     """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the
     images, evenly spread over the data, boundary similarity and adversarial transfer.
     """
+    teacher = None if teacher is None else as_classifier(teacher)
+    classifier = as_student(classifier, {} if teacher is None else teacher.contract)
     labels = check_fit(classifier, data)
     check_attacks(classifier, attacks)
     if teacher is not None:
         _check_alike(classifier, teacher)
     device = runtime.resolve_device()
     labels = labels.to(device)
+    classifier.settle()
+    if teacher is not None:
+        teacher.settle()
     with as_found(classifier), as_found(teacher):
         logits = predict(classifier, data.images, device, quiet=runtime.quiet)
         result = _of_answers(classifier, logits, labels)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch, Network, Pair, Part, add_up, weighted
-from distill.methods import LABELS, Method, Need, find_method, find_methods
+from distill.losses import Losses, full_loss, need_teacher, split_losses
+from distill.methods import LABELS, Method, Need, find_methods
 from distill.models import Classifier
 from distill.models.frozen import Frozen
-from distill.options import DistillOptions, check_loss
+from distill.options import DistillOptions
 from distill.shadows import Shadows
 from distill.taps import Stages, Taps, find_stages
 from distill.views import at_once
@@ -27,39 +28,6 @@ from synthesis_kernels.errors import EchosetError
 
 NOWHERE = Stages((), (), (), None)
 """Where methods listen that look at logits alone."""
-
-
-def full_loss(loss: Mapping[str, float | None]) -> dict[str, float]:
-    """The losses asked for, checked, with labels added where nothing else would teach the
-    classes.
-    """
-    check_loss(loss)
-    weights = {
-        name: find_method(name).weight if weight is None else weight
-        for name, weight in loss.items()
-    }
-    used = {name: weight for name, weight in weights.items() if weight}
-    methods = [find_method(name) for name in used]
-    crowds = [method.name for method in methods if method.crowd]
-    if len(crowds) > 1:
-        raise EchosetError(
-            f"{' and '.join(crowds)} each replace the student's training by their own; choose one "
-            "of them"
-        )
-    companions = [method.labels for method in methods if method.labels is not None]
-    companion = max(companions, default=1.0)
-    # A weight of 0 that was named stays 0.
-    if companion and LABELS not in loss:
-        return {LABELS: companion, **used}
-    return used
-
-
-def asks_teacher(options: DistillOptions) -> bool:
-    """Whether anything comes from the teacher: its decisions as labels, or what a loss compares
-    with.
-    """
-    methods = find_methods(full_loss(options.loss))
-    return options.labels == "teacher" or any(method.asks_teacher for method in methods)
 
 
 class Learner(nn.Module):
@@ -78,14 +46,19 @@ class Learner(nn.Module):
         precision: torch.dtype = torch.float32,
         seed: int = 0,
         answered: bool = False,
+        losses: Losses | None = None,
     ) -> None:
-        """A teacher may be missing where the answers come with every batch (`answered`)."""
+        """A teacher may be missing where the answers come with every batch (`answered`). `losses`
+        stand in place of the options'.
+        """
         super().__init__()
         self.student = student
         self.options = options
         self.precision = precision
-        self.weights = full_loss(options.loss)
-        self.methods = find_methods(self.weights)
+        named, own = split_losses(options.loss if losses is None else losses)
+        self.weights = full_loss(named, own)
+        self.methods = find_methods(self.weights, own)
+        self.asks_teacher = need_teacher(options, self.methods)
         if not answered:
             self._check(teacher)
         self._check_places()
@@ -108,7 +81,7 @@ class Learner(nn.Module):
         self.parts = nn.ModuleDict(_build_parts(self.methods, pair))
 
     def _check(self, teacher: Classifier | None) -> None:
-        if teacher is None and asks_teacher(self.options):
+        if teacher is None and self.asks_teacher:
             asking = sorted(method.name for method in self.methods if method.asks_teacher)
             raise EchosetError(
                 f"loss {', '.join(asking) or LABELS} needs a teacher; without one use labels='data'"
@@ -171,7 +144,7 @@ class Learner(nn.Module):
         """Whether the teacher's answers come with the lesson; methods on features ask it
         themselves, unless what they compare is kept.
         """
-        return not self.on_features and asks_teacher(self.options)
+        return not self.on_features and self.asks_teacher
 
     @property
     def takes_hints(self) -> bool:

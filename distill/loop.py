@@ -18,8 +18,11 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from distill.files import JsonLines
+from distill.outlook import Outlook
+from distill.tracking import Logger, Tracker
 from synthesis_kernels.errors import EchosetError
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
@@ -98,6 +101,12 @@ class Every:
         self.wait = max(self.seconds, min(paid / self.SHARE, self.LONGEST))
 
 
+BARS = ((110, 40), (70, 20), (0, 10))
+"""Least widths of the terminal, and the bar's there."""
+TIME = len("0:00:00")
+"""Width of the time left."""
+
+
 class StepProgress:
     """One progress bar on standard error with a few live figures; silent when told so.
 
@@ -114,16 +123,18 @@ class StepProgress:
         self.live = is_terminal and not quiet
         self._due = Every(10)
         self._began = time.monotonic()
-        self._start = start
+        self.start = start
+        self._drawn = BarColumn()
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            self._drawn,
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
         )
         self._bar = Progress(*columns, console=self.console, transient=True)
         self._task = self._bar.add_task(title, total=total, completed=start, figures="")
+        self._fit("")
 
     def __enter__(self) -> StepProgress:
         if self.live:
@@ -136,16 +147,41 @@ class StepProgress:
         if self.live:
             self._bar.stop()
 
+    def say(self, line: str) -> None:
+        """Say something beside the bar."""
+        if self.quiet:
+            return
+        if self.live:
+            self.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def update(self, done: int, figures: str = "", total: int | None = None) -> None:
         """Show that `done` of the total are done; `total` where it turned out to be another."""
         self.total = total or self.total
         if self.live:
-            self._bar.update(self._task, completed=done, figures=figures, total=self.total)
+            self._bar.update(self._task, completed=done, total=self.total)
+            self._fit(figures)
         elif not self.quiet and self._due():
-            each = (time.monotonic() - self._began) / max(done - self._start, 1)
+            each = (time.monotonic() - self._began) / max(done - self.start, 1)
             left = each * max(self.total - done, 0)
             line = f"{self.title} {done}/{self.total}  {left:.0f} s left  {figures}"
             print(line, file=sys.stderr, flush=True)
+
+    def _fit(self, figures: str) -> None:
+        """Leave away what a narrow terminal has no room for: of figures the last, then of the bar,
+        then of the title. The count and the time left stay.
+        """
+        width = self.console.width
+        self._drawn.bar_width = next(size for least, size in BARS if width >= least)
+        count = 2 * len(str(self.total)) + 1
+        room = width - self._drawn.bar_width - count - TIME - 4
+        title = self.title if len(self.title) <= room else f"{self.title[: max(room - 1, 0)]}…"
+        room -= len(title)
+        parts = figures.split("  ")
+        while parts and len("  ".join(parts)) > room:
+            parts.pop()
+        self._bar.update(self._task, description=title, figures="  ".join(parts))
 
 
 class Loop:
@@ -171,11 +207,17 @@ class Loop:
         log: Path | None = None,
         seconds: float = 0.0,
         work: str = "the run",
+        step: str = "step",
+        times: int = 1,
+        logger: Logger | None = None,
     ) -> None:
         """`save` keeps the state, given the seconds spent so far, and names its file; `work` is
-        what the user is told has stopped.
+        what the user is told has stopped. The first ones of its steps, which are called `step`,
+        tell how long all will take, in this loop and in the others of which there are to be so many
+        `times`; without a name nothing is said. The `logger` gets what is logged.
         """
         self.work = work
+        self._tracker = Tracker(logger, work)
         self._save = save
         self._log = JsonLines(log) if log else None
         self._seconds = seconds
@@ -183,10 +225,17 @@ class Loop:
         self._due = Every(20)
         self._flag = StopFlag()
         self._progress = StepProgress(title, total, quiet, start)
+        self._step = step
+        self._times = times
+        self._outlook: Outlook | None = None
 
     def __enter__(self) -> Loop:
         self._flag.__enter__()
-        self._progress.__enter__()
+        progress = self._progress.__enter__()
+        if self._step:
+            self._outlook = Outlook(
+                progress.title, self._step, progress.say, self._times, progress.start
+            )
         return self
 
     def __exit__(
@@ -205,6 +254,12 @@ class Loop:
         """Whether the user asked to stop."""
         return self._flag.raised
 
+    def watch(self, part: str, step: str, start: int) -> Outlook:
+        """What says how long a part of the work takes at most, once it has seen a few steps."""
+        progress = self._progress
+        title = f"{progress.title}, {part}"
+        return Outlook(title, step, progress.say, start=start, most=True)
+
     def record(
         self, event: str, figures: Mapping[str, float], remedy: str, place: str, **more: Any
     ) -> None:
@@ -216,6 +271,10 @@ class Loop:
             raise EchosetError(f"{bad[0]} is {figures[bad[0]]} at {place}; {remedy}")
         if self._log:
             self._log.write(event, **more, **figures)
+
+    def track(self, figures: Mapping[str, float], step: int, part: str = "") -> None:
+        """Hand figures that were recorded to the user's logger, if there is one."""
+        self._tracker.log(figures, step, part)
 
     def advance(
         self,
@@ -232,6 +291,8 @@ class Loop:
         """
         if figures is not None:
             self._progress.update(done, figures, total)
+        if self._outlook:
+            self._outlook.look(done, self._progress.total)
         # Asked once: a signal may come between two looks.
         stopping = self._flag.raised
         kept = None

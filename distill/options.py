@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal, get_args
 
+from distill.brief import Brief
 from distill.methods import LABELS, METHODS
 from distill.ranges import require_least, require_positive, require_within
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, suggest
 
 Optimiser = Literal["muon", "sgd", "adamw"]
 ExportForm = Literal["folder", "npz", "webdataset", "set"]
+OutputForm = Literal["logits", "probabilities", "sigmoid"]
 
 PLAIN = {"plain": LABELS}
 """What a study calls plain training."""
 
 
-def check_loss(loss: Mapping[str, float | None]) -> None:
-    """Refuse names that no method has, weights that are none, and a loss of nothing."""
-    unknown = [name for name in loss if name not in METHODS]
+def check_loss(loss: Mapping[str, float | None], own: Collection[str] = ()) -> None:
+    """Refuse names that no method has, weights that are none, and a loss of nothing. A user's `own`
+    methods have names, too.
+    """
+    unknown = [name for name in loss if name not in METHODS and name not in own]
     if unknown:
-        raise EchosetError(f"no loss '{unknown[0]}'; there are {', '.join(METHODS)}")
+        hint = suggest(unknown[0], METHODS)
+        raise EchosetError(f"no loss '{unknown[0]}'; there are {', '.join(METHODS)}{hint}")
     for name, weight in loss.items():
         if weight is not None and not 0 <= weight < inf:
             raise EchosetError(f"the weight of loss '{name}' must be a number from 0, got {weight}")
@@ -37,13 +42,13 @@ def split_method(method: str) -> list[str]:
     if unknown:
         raise EchosetError(
             f"no method '{unknown[0]}'; there are {', '.join((*PLAIN, *METHODS))}, and joins such "
-            "as hinton+at"
+            f"as hinton+at{suggest(unknown[0], (*PLAIN, *METHODS))}"
         )
     return names
 
 
-@dataclass(frozen=True)
-class ViewOptions:
+@dataclass(frozen=True, repr=False)
+class ViewOptions(Brief):
     """How an image is changed, at random, each time the student sees it."""
 
     rotate: float = 12.0
@@ -86,8 +91,8 @@ class ViewOptions:
             raise EchosetError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
 
 
-@dataclass(frozen=True)
-class StudentOptions:
+@dataclass(frozen=True, repr=False)
+class StudentOptions(Brief):
     """A student's network; channels, size and classes come from the set."""
 
     model: str = "convnet-16"
@@ -100,8 +105,8 @@ class StudentOptions:
     """
 
 
-@dataclass(frozen=True)
-class DistillOptions:
+@dataclass(frozen=True, repr=False)
+class DistillOptions(Brief):
     """How a student learns from a set and its teacher."""
 
     loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
@@ -186,8 +191,8 @@ class DistillOptions:
             )
 
 
-@dataclass(frozen=True)
-class StudyOptions:
+@dataclass(frozen=True, repr=False)
+class StudyOptions(Brief):
     """A grid of distillations: sets × corruptions × methods × seeds."""
 
     methods: tuple[str, ...] = (

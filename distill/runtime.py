@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from distill.brief import Brief
 from distill.machine import Machine, TorchDevice
 from synthesis_kernels.choices import Device, Form, Precision, Step
 from synthesis_kernels.errors import EchosetError
@@ -31,8 +32,8 @@ def place_in_torchrun() -> tuple[int, int]:
     return 0, 1
 
 
-@dataclass(frozen=True)
-class Runtime:
+@dataclass(frozen=True, repr=False)
+class Runtime(Brief):
     """Device, precision, form of a step, seed, and this process's place among others."""
 
     seed: int = 0

@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.data.images import Images, content_hash
 from distill.files import load_state, save_state
 from distill.learner import Learner
 from distill.lessons import Lessons, check_lesson
 from distill.loop import Interrupted, Loop
-from distill.models import Classifier, as_found
+from distill.losses import Losses
+from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
+from distill.models.wrapping import as_student
 from distill.options import DistillOptions
+from distill.own import MakeOptimiser, OwnTraining, eager_step
 from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.tasks.places import decide
+from distill.tracking import Logger
 from distill.update import StudentState, Update, one_cycle
 from distill.views import ask, to_input
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
@@ -60,12 +65,16 @@ class DistillResult:
 
 
 def distill(
-    student: Classifier,
+    student: Classifier | nn.Module,
     data: TransferSet | Images,
-    teacher: Classifier | None,
+    teacher: Classifier | nn.Module | None,
     options: DistillOptions = DistillOptions(),
     folder: str | Path | None = None,
     runtime: Runtime = Runtime(),
+    *,
+    losses: Losses | None = None,
+    optimiser: MakeOptimiser | None = None,
+    log: Logger | None = None,
 ) -> DistillResult:
     """Train `student` on views of the images, each labelled by the teacher (or, if the options say
     so, by the data).
@@ -76,9 +85,20 @@ def distill(
     where it was when it is called again with the same arguments, and `log.jsonl` there records it;
     stopped, it leaves the student with the weights that it came with. The last state stays for the
     caller to `forget` once the student is saved.
+
+    From Python, `losses` take the place of `options.loss`: names, or functions of a batch, and
+    their weights. `optimiser` makes one of the parameters, and its rates follow the schedule.
+    `log` gets the figures of the log: any object with `log(figures, step)`.
     """
+    teacher = None if teacher is None else as_classifier(teacher)
+    student = as_student(student, _contract(teacher, data))
     check_lesson(student, data, teacher, options)
+    if teacher is not None:
+        teacher.settle()
+    own = OwnTraining(losses, optimiser)
     machine = runtime.resolve(options.steps)
+    if optimiser is not None:
+        machine = replace(machine, step=eager_step(runtime))
     free_cycles(machine.device)
     with (
         random_apart(runtime.seed, machine.device),
@@ -89,10 +109,19 @@ def distill(
         if teacher is not None:
             teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         place = Path(folder) if folder is not None else None
-        training = _Training(student, data, teacher, options, place, runtime, machine)
+        training = _Training(student, data, teacher, options, place, runtime, machine, own)
         training.resume()
-        training.run()
+        training.run(log)
         return training.result()
+
+
+def _contract(teacher: Classifier | None, data: TransferSet | Images) -> dict[str, Any]:
+    """What a student that says nothing of itself is to take and give."""
+    if teacher is not None:
+        return teacher.contract
+    if isinstance(data, TransferSet):
+        return dict(data.manifest["input"])
+    return {}
 
 
 class _Training:
@@ -107,6 +136,7 @@ class _Training:
         folder: Path | None,
         runtime: Runtime,
         machine: Machine,
+        own: OwnTraining,
     ) -> None:
         self.student = student
         self.options = options
@@ -115,14 +145,16 @@ class _Training:
         self.machine = machine
         device = machine.device
         seed = runtime.seed
-        self.learner = Learner(student.to(device), teacher, options, machine.precision, seed)
-        self.state = StudentState(student, device, seed, options, self.learner)
+        self.learner = Learner(
+            student.to(device), teacher, options, machine.precision, seed, losses=own.losses
+        )
+        self.state = StudentState(student, device, seed, options, self.learner, own.optimiser)
         self.learner.train()
         self.update = Update(self.state, self._lesson, machine.step, self.learner)
         self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the step
         self.key = ""
         if folder is not None:
-            self.key = _job_key(student, data, teacher, options, seed, machine.key)
+            self.key = lesson_key(student, data, teacher, options, runtime, own)
         self.lessons = Lessons(data, self.learner, seed, device)
         self.judge: _Judge | None = None
         if options.patience:
@@ -136,7 +168,7 @@ class _Training:
         if saved is not None:
             self.state.load_state_dict(saved)
 
-    def run(self) -> None:
+    def run(self, logger: Logger | None = None) -> None:
         """All steps that are left, or as many as patience allows."""
         state = self.state
         loop = Loop(
@@ -148,6 +180,7 @@ class _Training:
             log=self.folder / "log.jsonl" if self.folder else None,
             seconds=state.seconds,
             work="distillation",
+            logger=logger,
         )
         if state.step < self.options.steps:
             self.lessons.ask_beforehand(self.quiet, self.folder)
@@ -220,6 +253,7 @@ class _Training:
         step = self.state.step
         try:
             loop.record("distill", figures, REMEDY, f"step {step}", step=step)
+            loop.track(figures, step)
         except EchosetError:
             if self.folder:
                 (self.folder / STATE).unlink(missing_ok=True)
@@ -282,19 +316,23 @@ def _in_words(figures: dict[str, float]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
 
 
-def _job_key(
+def lesson_key(
     student: Classifier,
     data: TransferSet | Images,
     teacher: Classifier | None,
     options: DistillOptions,
-    seed: int,
-    machine: str,
+    runtime: Runtime,
+    own: OwnTraining = OwnTraining(),
 ) -> str:
-    """What the saved state belongs to: a run with anything else changed must not pick it up."""
+    """What a saved state, or a finished student, belongs to: a run with anything else changed must
+    not pick it up.
+    """
+    machine = runtime.resolve(options.steps).key
     networks = [network for network in (student, teacher) if network is not None]
     known = [
         (each.weight_hash(), each.contract, each.spec.model, each.spec.arguments)
         for each in networks
     ]
-    parts = [known, content_hash(data.images, data.labels), asdict(options), seed, machine]
+    parts = [known, content_hash(data.images, data.labels), asdict(options), runtime.seed, machine]
+    parts += own.identity
     return sha256(json.dumps(parts, default=str).encode()).hexdigest()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from distill.learner import Learner
 from distill.models import Classifier
 from distill.models.classifier import on_device
-from distill.optimisers import make_optimiser
+from distill.optimisers import Scheduled, make_optimiser
 from distill.options import DistillOptions
+from distill.own import MakeOptimiser, OwnOptimiser, make_own
 from distill.shadows import Shadows
 from synthesis_kernels.choices import Step
 from synthesis_kernels.step import Captured, optimiser_tensors
@@ -34,15 +35,21 @@ class StudentState:
         seed: int,
         options: DistillOptions = DistillOptions(),
         trained: nn.Module | None = None,
+        optimiser: MakeOptimiser | None = None,
     ) -> None:
+        """With `optimiser`, a user's own takes the place of the options'."""
         self.student = on_device(student, device)
         # What is optimised: the student, or a learner that holds it.
         self.trained: nn.Module = student
         if trained is not None:
             self.trained = on_device(trained, device)
-        self.optimiser = make_optimiser(
-            self.trained, options.optimiser, options.learning_rate, options.weight_decay
-        )
+        self.optimiser: Scheduled | OwnOptimiser
+        if optimiser is None:
+            self.optimiser = make_optimiser(
+                self.trained, options.optimiser, options.learning_rate, options.weight_decay
+            )
+        else:
+            self.optimiser = make_own(optimiser, self.trained)
         self.generator = torch.Generator(device).manual_seed(seed)
         # A moving average; read only when it is shown.
         self.agreement = torch.zeros((), device=device)
@@ -59,7 +66,10 @@ class StudentState:
     def tensors(self) -> list[Tensor]:
         """Every tensor a step changes in place."""
         shadows = self.shadows.tensors if self.shadows else []
-        return [*optimiser_tensors(self.optimiser), *self.trained.buffers(), *shadows]
+        optimiser = self.optimiser
+        if isinstance(optimiser, OwnOptimiser):
+            return [*optimiser_tensors(optimiser.inner), *self.trained.buffers(), *shadows]
+        return [*optimiser_tensors(optimiser), *self.trained.buffers(), *shadows]
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:

@@ -87,7 +87,13 @@ def bank_answers(
         look = _look_at_logits(teacher, precision)
     total = per_image * len(pool)
     with Loop(
-        "asking the teacher", total, quiet, bank.images, save=save, work="distillation"
+        "asking the teacher",
+        total,
+        quiet,
+        bank.images,
+        save=save,
+        work="distillation",
+        step="image",
     ) as loop:
         while not bank.full:
             view, index = bank.next

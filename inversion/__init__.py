@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inversion.driver import synthesize
+    from inversion.driver import synthesize, synthesize_share
+    from inversion.inspection import Inspection, inspect_teacher
     from inversion.jobs import plan
     from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
     from inversion.scoring.scorecard import Scorecard, score
     from inversion.sources.boundary import attack_boundaries
     from inversion.sources.collect import collect
     from inversion.sources.stream import open_source
-    from inversion.teacher import MNIST_SLICE, Inspection, inspect_teacher, load_teacher
+    from inversion.teacher import MNIST_SLICE, load_teacher
 
 __version__ = "0.1.0"
 
@@ -27,8 +28,9 @@ _HOMES = {
     "inversion.scoring.scorecard": ("Scorecard", "score"),
     "inversion.sources.boundary": ("attack_boundaries",),
     "inversion.sources.stream": ("open_source",),
-    "inversion.driver": ("synthesize",),
-    "inversion.teacher": ("MNIST_SLICE", "Inspection", "inspect_teacher", "load_teacher"),
+    "inversion.driver": ("synthesize", "synthesize_share"),
+    "inversion.inspection": ("Inspection", "inspect_teacher"),
+    "inversion.teacher": ("MNIST_SLICE", "load_teacher"),
 }
 __all__ = [
     "MNIST_SLICE",
@@ -46,7 +48,12 @@ __all__ = [
     "plan",
     "score",
     "synthesize",
+    "synthesize_share",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

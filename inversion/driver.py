@@ -5,57 +5,133 @@ It knows no recipe by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from distill.loop import Interrupted, Loop
-from distill.models import Classifier, as_found
+from torch import nn
+
+from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
+from distill.models.wrapping import as_student, require_alike
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.students import identify_student
+from distill.tracking import Logger
+from inversion.inspection import inspect_teacher
 from inversion.jobs import assemble, claim, plan, side_by_side
+from inversion.making import make_shards
+from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
-from inversion.parts.progress import StepResult
+from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
-from inversion.shards import Shard, is_finished, restore, save
-from inversion.teacher import inspect_teacher
+from inversion.shards import Shard, is_finished
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
-REMEDY = "lower generator.learning_rate or objective.bn"
-
 
 def synthesize(
-    teacher: Classifier,
+    teacher: Classifier | nn.Module,
     options: SynthesisOptions = SynthesisOptions(),
     out: str | Path = "runs/set",
     runtime: Runtime = Runtime(),
-) -> TransferSet | None:
+    *,
+    terms: Mapping[Term, float] | None = None,
+    generator: nn.Module | None = None,
+    adversary: Classifier | nn.Module | None = None,
+    log: Logger | None = None,
+) -> TransferSet:
     """Make a transfer set from `teacher` in the folder `out`.
 
-    Run again after a stop, it goes on where it was; finished shards are kept. With several
-    processes, each makes its share of the plan, and whichever sees the last shard arrive writes
-    the manifest; the others return None.
+    Run again after a stop, it goes on where it was; finished shards are kept. Several processes
+    call `synthesize_share`, which takes the same.
+
+    From Python, `terms` are added to the generator's loss: functions of its images, the teacher's
+    logits and the wanted classes, and their weights. `generator` makes images of a latent, and
+    `adversary` is the adversarial student, in place of those that the options name. `log` gets the
+    figures of the log: any object with `log(figures, step)`.
     """
+    if runtime.world > 1:
+        raise EchosetError(
+            f"this is one process of {runtime.world}, and synthesize makes a whole set; call "
+            "synthesize_share, which takes the same"
+        )
+    made = synthesize_share(
+        teacher,
+        options,
+        out,
+        runtime,
+        terms=terms,
+        generator=generator,
+        adversary=adversary,
+        log=log,
+    )
+    assert made is not None, "a process alone makes every shard"
+    return made
+
+
+def synthesize_share(
+    teacher: Classifier | nn.Module,
+    options: SynthesisOptions = SynthesisOptions(),
+    out: str | Path = "runs/set",
+    runtime: Runtime = Runtime(),
+    *,
+    terms: Mapping[Term, float] | None = None,
+    generator: nn.Module | None = None,
+    adversary: Classifier | nn.Module | None = None,
+    log: Logger | None = None,
+) -> TransferSet | None:
+    """What `synthesize` does, by several processes: each makes its share of the plan, and whichever
+    sees the last shard arrive writes the manifest. The others return None.
+    """
+    teacher = as_classifier(teacher)
     recipe_class = find_recipe(options.recipe)
     inspection = inspect_teacher(teacher, recipe_class.needs_batch_norm)
     options = check_synthesis(teacher, options, runtime)
+    own = _gather_own(teacher, options, terms, generator, adversary)
     jobs = plan(options, teacher.spec.classes, runtime.seed)
     out = Path(out)
-    key = claim(out, _identity(teacher, options, runtime.seed, inspection.weight_hash))
     machine = runtime.resolve(options.calls * options.generator.inner_steps)
+
+    identity = partial(
+        _identity, teacher, seed=runtime.seed, weight_hash=inspection.weight_hash, own=own
+    )
+    if go_on(out, jobs, options, identity, machine.key):
+        runtime.say(f"{out} was finished; it goes on to {options.calls} calls")
+    key = claim(out, identity(options))
     with as_found(teacher):
         teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         runtime.say(describe_forms(machine.device))
-        for group in runtime.share(side_by_side(jobs, options.abreast)):
+        groups = runtime.share(side_by_side(jobs, options.abreast))
+        make = partial(Shard, recipe_class, teacher, options, machine, out, own)
+        left = len(groups)
+        for number, group in enumerate(groups, 1):
             unfinished = [job for job in group if not is_finished(out, job)]
-            make = partial(Shard, recipe_class, teacher, options, machine, out)
-            make_shards(list(map(make, unfinished)), f"{key} {machine.key}", runtime)
-        return assemble(out, jobs, teacher, inspection.weight_hash, options, runtime.seed)
+            make_shards(list(map(make, unfinished)), f"{key} {machine.key}", runtime, left, log)
+            # Told once how long all take.
+            left = 0 if unfinished else len(groups) - number
+        weight_hash = inspection.weight_hash
+        return assemble(out, jobs, teacher, weight_hash, options, runtime.seed, own.record)
+
+
+def _gather_own(
+    teacher: Classifier,
+    options: SynthesisOptions,
+    terms: Mapping[Term, float] | None,
+    generator: nn.Module | None,
+    adversary: Classifier | nn.Module | None,
+) -> Own:
+    """What the user brought along, checked."""
+    if generator is not None:
+        check_generator(generator, teacher.spec, options.generator.latent)
+    student = None
+    if adversary is not None:
+        student = as_student(adversary, teacher.contract)
+        require_alike(student, teacher, "the adversary")
+    own = Own(terms or {}, generator, student)
+    own.check()
+    return own
 
 
 def check_synthesis(
@@ -106,114 +182,18 @@ def _settle_abreast(
     return options
 
 
-def make_shards(shards: list[Shard], key: str, runtime: Runtime) -> None:
-    """Run jobs to their end: one, or several abreast. None is left in the list."""
-    if not shards:
-        return
-    restore(shards, key)
-    first = shards[0].job
-    out = shards[0].out
-    count = len(shards)
-    for shard in shards:
-        notice = shard.recipe.notice()
-        if notice:
-            runtime.say(notice if count == 1 else f"each of {count} shards: {notice}")
-    loop = Loop(
-        _title(shards),
-        max(shard.recipe.planned for shard in shards),
-        runtime.quiet,
-        max(shard.recipe.call for shard in shards),
-        save=lambda seconds: save(shards, key),
-        log=out / "log.jsonl",
-        work="synthesis",
-    )
-    del shard  # what is finished needs no memory
-    with loop:
-        # Shards abreast are saved when one of them is done.
-        _finish(shards)
-        while shards:
-            _run(loop, shards)
-            _finish(shards)
-    if loop.stopping:
-        made = f"{out / first.file} is" if count == 1 else f"{count} shards in {out} are"
-        raise Interrupted(f"synthesis stopped; {made} finished")
-
-
-def _run(loop: Loop, shards: list[Shard]) -> None:
-    """Make calls until a shard is done."""
-    step = _stepping(shards)
-    done = [False]
-    while not any(done):
-        results = step()
-        for shard, result in zip(shards, results, strict=True):
-            _record(loop, shard, result)
-        done = [shard.recipe.done for shard in shards]
-        loop.advance(
-            max(shard.recipe.call for shard in shards),
-            _line(results),
-            max(shard.recipe.planned for shard in shards),
-            # The others are to go on from where they were beside it, whatever happens to it.
-            keep=any(done) and len(shards) > 1,
-            finished=all(done),
-        )
-
-
-def _finish(shards: list[Shard]) -> None:
-    """Write those that are done, and leave the others in the list."""
-    for shard in list(shards):
-        if shard.recipe.done:
-            shard.finish()
-            shards.remove(shard)
-
-
-def _title(shards: list[Shard]) -> str:
-    """What is being made, for the progress bar."""
-    jobs = [shard.job for shard in shards]
-    if len(jobs) > 1:
-        return f"synthesising {len(jobs)} shards of {jobs[0].total}"
-    return f"synthesising {jobs[0].file}" if jobs[0].total > 1 else "synthesising"
-
-
-def _stepping(shards: list[Shard]) -> Callable[[], list[StepResult]]:
-    """What makes a call of each."""
-    first = shards[0]
-    kind = first.recipe.abreast
-    if len(shards) == 1 or kind is None:
-        return first.step
-    recipes: list[Any] = [shard.recipe for shard in shards]
-    return kind(recipes, [shard.turns for shard in shards]).step
-
-
-def _record(loop: Loop, shard: Shard, result: StepResult) -> None:
-    call = shard.recipe.call
-    of_several = f" of {shard.job.file}" if shard.job.total > 1 else ""
-    loop.record(
-        "call",
-        result.figures,
-        REMEDY,
-        f"call {call}{of_several}",
-        shard=shard.job.index,
-        call=call,
-        counts=result.counts,
-        **result.notes,
-    )
-
-
-def _line(results: list[StepResult]) -> str:
-    """The first shard's figures, for all."""
-    line = results[0].line
-    return line if len(results) == 1 else f"first of {len(results)}: {line}"
-
-
 def _identity(
-    teacher: Classifier, options: SynthesisOptions, seed: int, weight_hash: str
+    teacher: Classifier, options: SynthesisOptions, seed: int, weight_hash: str, own: Own
 ) -> dict[str, object]:
     """What a folder's content follows from: anything else makes another set."""
     config = asdict(options)
     config["adversary"]["student"] = identify_student(options.adversary.student)
-    return {
+    identity: dict[str, object] = {
         "config": config,
         "seed": seed,
         "teacher_hash": weight_hash,
         "input": teacher.contract,
     }
+    if own:
+        identity["own"] = own.record
+    return identity

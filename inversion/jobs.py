@@ -8,7 +8,7 @@ share a plan. They share it group by group, where jobs are made several at a tim
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from distill.files import write_atomically
 from distill.models import Classifier
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
 from inversion.options import CollectOptions, SynthesisOptions
+from inversion.teacher_file import write_teacher
 from synthesis_kernels.errors import EchosetError
 
 
@@ -69,11 +70,16 @@ def side_by_side(jobs: list[ShardJob], abreast: int) -> list[list[ShardJob]]:
     return [jobs[first : first + abreast] for first in range(0, len(jobs), abreast)]
 
 
+def key_of(identity: dict[str, Any]) -> str:
+    """The hash of what is being made in a folder."""
+    return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
 def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or teacher") -> str:
     """Mark the folder with the hash of what is being made in it, and return that; two different
     sets are not mixed.
     """
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    key = key_of(identity)
     marker = out / MARKER
     if marker.is_file():
         if marker.read_text() != key:
@@ -124,23 +130,29 @@ def assemble(
     teacher_hash: str,
     options: SynthesisOptions,
     seed: int,
+    own: Mapping[str, Any] | None = None,
 ) -> TransferSet | None:
-    """Write the manifest once every shard is there."""
+    """Write the manifest once every shard is there. It names what is a user's own."""
     notes = [finished(out, job) for job in jobs]
     if any(note is None for note in notes):
         return None
     shards = [note for note in notes if note is not None]
-    if not (out / "manifest.json").is_file() or read_manifest(out)["shards"] != shards:
+    if not (out / "manifest.json").is_file() or not _begins_with(out, shards):
         wanted: list[int] | None = None
         if not options.replay.keep_all:  # in a growing pool every image counts
             wanted = _sums(job.quotas for job in jobs)
-        more = {}
+        more: dict[str, Any] = {"own": dict(own)} if own else {}
         if all("raw_counts" in note for note in shards):
             more["raw_counts"] = _sums(note["raw_counts"] for note in shards)
         finish_set(
             out, options.recipe, options, seed, teacher, teacher_hash, shards, wanted, **more
         )
     return TransferSet.load(out)
+
+
+def _begins_with(out: Path, shards: list[dict[str, Any]]) -> bool:
+    """Whether the manifest lists these shards, and perhaps one that fills short classes."""
+    return read_manifest(out)["shards"][: len(shards)] == shards
 
 
 def _sums(rows: Iterable[list[int]]) -> list[int]:
@@ -178,4 +190,5 @@ def finish_set(
         **more,
         "shards": shards,
     }
+    write_teacher(out, teacher)
     write_manifest(out, manifest)

@@ -5,9 +5,12 @@ them in the end.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from distill.files import load_state, save_state, write_atomically
 from distill.models import Classifier
@@ -17,9 +20,13 @@ from distill.tasks.places import count_decisions
 from inversion.jobs import ShardJob, finished, note_of
 from inversion.options import SynthesisOptions
 from inversion.parts.abreast import Turns
+from inversion.parts.own import Own
 from inversion.parts.progress import StepResult
 from inversion.recipes import Recipe
 from synthesis_kernels.backend import describe_device
+
+MOST_KEPT = 64 * 2**20
+"""Bytes of tensors in a finished shard's last state, above which it is not kept."""
 
 
 class Shard:
@@ -32,14 +39,16 @@ class Shard:
         options: SynthesisOptions,
         machine: Machine,
         out: Path,
+        own: Own,
         job: ShardJob,
     ) -> None:
         self.job = job
+        self.options = options
         self.out = out
         self.machine = machine
         self.turns = Turns(job.seed, machine.device)
         with self.turns.turn():
-            self.recipe = recipe_class(teacher, job, options, machine)
+            self.recipe = recipe_class(teacher, job, options, machine, own)
 
     def step(self) -> list[StepResult]:
         """One step of this shard alone."""
@@ -58,11 +67,22 @@ class Shard:
         with self.turns.turn():
             save_state(file, key, self.recipe.state_dict())
 
-    def finish(self) -> None:
-        """Write the shard, and leave nothing else of its making."""
+    def finish(self, key: str) -> None:
+        """Write the shard, and leave of its making what more calls could begin from."""
         self.recipe.leave(self.out)
+        self._keep(key)
         _write(self.recipe, self.job, self.out, self.machine)
         _remove_state(self.out, self.job)
+
+    def _keep(self, key: str) -> None:
+        """Keep the last state, if it is small."""
+        file = last_state_file(self.out, self.job)
+        with self.turns.turn():
+            state = self.recipe.state_dict()
+        if size_of(state) <= MOST_KEPT:
+            save_state(file, key, state)
+        else:
+            file.unlink(missing_ok=True)
 
 
 def restore(shards: list[Shard], key: str) -> None:
@@ -72,20 +92,20 @@ def restore(shards: list[Shard], key: str) -> None:
     replaced. So where a kill has left states of two calls, the later one's are all there.
     """
     for shard in shards:
-        shard.restore(_state_file(shard.out, shard.job), key)
+        shard.restore(state_file(shard.out, shard.job), key)
     latest = max(shard.recipe.call for shard in shards)
     for shard in shards:
         new = _new_state_file(shard.out, shard.job)
         if shard.recipe.call < latest and new.is_file():
             shard.restore(new, key)
-            new.replace(_state_file(shard.out, shard.job))
+            new.replace(state_file(shard.out, shard.job))
     for shard in shards:
         _new_state_file(shard.out, shard.job).unlink(missing_ok=True)
 
 
 def save(shards: list[Shard], key: str) -> Path:
     """Save every shard's state, so that a kill leaves those of one call; gives where they are."""
-    files = [_state_file(shard.out, shard.job) for shard in shards]
+    files = [state_file(shard.out, shard.job) for shard in shards]
     if len(shards) == 1:
         shards[0].save(files[0], key)
         return files[0]
@@ -102,6 +122,17 @@ def is_finished(out: Path, job: ShardJob) -> bool:
         return False
     _remove_state(out, job)  # of a run killed at its very end
     return True
+
+
+def size_of(state: Any) -> int:
+    """Bytes of the tensors in nested mappings and sequences."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    if isinstance(state, Mapping):
+        return sum(size_of(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return sum(size_of(value) for value in state)
+    return 0
 
 
 def _write(recipe: Recipe, job: ShardJob, out: Path, machine: Machine) -> None:
@@ -127,8 +158,14 @@ def _write(recipe: Recipe, job: ShardJob, out: Path, machine: Machine) -> None:
     write_atomically(note_of(out, job), json.dumps(note).encode())
 
 
-def _state_file(out: Path, job: ShardJob) -> Path:
+def state_file(out: Path, job: ShardJob) -> Path:
+    """Where a shard in the making is kept."""
     return out / f".{job.file}.state"
+
+
+def last_state_file(out: Path, job: ShardJob) -> Path:
+    """Where the last state of a finished shard is kept, for `inversion.more_calls`."""
+    return out / f".{job.file}.last"
 
 
 def _new_state_file(out: Path, job: ShardJob) -> Path:
@@ -136,5 +173,5 @@ def _new_state_file(out: Path, job: ShardJob) -> Path:
 
 
 def _remove_state(out: Path, job: ShardJob) -> None:
-    _state_file(out, job).unlink(missing_ok=True)
+    state_file(out, job).unlink(missing_ok=True)
     _new_state_file(out, job).unlink(missing_ok=True)

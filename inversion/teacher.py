@@ -1,14 +1,11 @@
-"""Any classifier made inspectable: load it, find its BatchNorm layers, check it before any work."""
+"""Any classifier as a teacher: by name, by file, by import path."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from distill.models import (
     Classifier,
@@ -17,12 +14,12 @@ from distill.models import (
     load_classifier,
     read_spec,
 )
-from distill.models.classifier import CONTRACT
-from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.kinds import Kind, kind_of
+from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
 from inversion.options import TeacherOptions, TeacherViewOptions
-from synthesis_kernels.backend import kernel_form
+from inversion.teacher_file import as_named, spell_out
 from synthesis_kernels.errors import EchosetError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -34,36 +31,48 @@ BUNDLED = {
     "cifar10": ASSETS / "cifar10_wrn40x2.safetensors",
     "cifar10-small": ASSETS / "cifar10_convnet32.safetensors",
 }
-DEAD_VARIANCE = 1e-8
 
 
-def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = False) -> Classifier:
+def load_teacher(
+    options: TeacherOptions = TeacherOptions(), untrained: bool = False, trust: bool = False
+) -> Classifier:
     """Build the teacher that `options` describe, frozen and in evaluation mode; one that has
     learnt, unless `untrained`.
 
     Some kinds of network come with their weights, or know where theirs are published; others need a
-    file of them.
+    file of them. With `trust` the code is run that a file names, or a set.
     """
+    named = spell_out(options, BUNDLED, trust)
+    teacher = _load(named.options, untrained, trust)
+    named.check(teacher)
+    teacher.named = as_named(named.options)
+    return teacher.eval().requires_grad_(False)
+
+
+def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
+    """The network that the options name, with its weights."""
     path = BUNDLED.get(options.model, Path(options.model))
     told = _description(options.weights)
+    published = None
     if path.suffix == ".safetensors" and read_spec_if_file(path):
-        teacher = load_classifier(path)
+        teacher = load_classifier(path, trust)
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
-        kind = kind_of(options.model)
+        kind = kind_of(options.model, BUNDLED)
+        published = _published(options, kind)
         if told:
             _check_known(options, told, str(options.weights), CONTRACT)
+            known = {"notes": told.notes}
             contract = {key: getattr(told, key) for key in CONTRACT}
-            notes = told.notes
         else:
-            contract = _complete_contract(options, kind)
-            notes = {}
-        teacher = build_classifier(
-            ModelSpec(options.model, options.arguments, **contract, notes=notes)
-        )
-        if options.weights is None and not untrained:
-            _load_published(teacher, kind)
-    if options.weights is not None:
+            known = kind.contract(options.model, options.arguments, published)
+            contract = _complete_contract(options, known)
+        contract["notes"] = known.get("notes", {})
+        arguments = {**known.get("arguments", {}), **options.arguments}
+        teacher = build_classifier(ModelSpec(options.model, arguments, **contract))
+        if (options.weights is None or published) and not untrained:
+            _load_published(teacher, kind, published)
+    if options.weights is not None and not published:
         load_weights(teacher.network, read_weights(options.weights), options.weights)
         if told and (told.mean, told.std) != (teacher.spec.mean, teacher.spec.std):
             raise EchosetError(
@@ -71,7 +80,17 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
                 f"with {teacher.spec.mean} and {teacher.spec.std}; give the weights' own network "
                 "as the model"
             )
-    return teacher.eval().requires_grad_(False)
+    _settle_output(teacher, told, options)
+    return teacher
+
+
+def _settle_output(teacher: Classifier, *told: ModelSpec | TeacherOptions | None) -> None:
+    """Let the network's answers be read as is told, the last one first, or else as is found."""
+    for each in told:
+        values = {name: getattr(each, name, None) for name in OUTPUT}
+        known = {name: value for name, value in values.items() if value is not None}
+        teacher.spec = replace(teacher.spec, **known)
+    teacher.settle()
 
 
 def _description(weights: str | None) -> ModelSpec | None:
@@ -82,19 +101,31 @@ def _description(weights: str | None) -> ModelSpec | None:
     return read_spec(path)
 
 
-def _complete_contract(options: TeacherOptions, kind: Kind) -> dict[str, Any]:
+def _published(options: TeacherOptions, kind: Kind) -> str | None:
+    """The name of the published weights that were asked for; None for a file of them, or none."""
+    weights = options.weights
+    if weights is None or looks_like_file(weights) or Path(weights).is_file():
+        return None
+    names = kind.weight_names(options.model)
+    if names and weights not in names and not Path(weights).suffix:
+        raise EchosetError(
+            f"'{options.model}' has no published weights named '{weights}'; it has "
+            f"{', '.join(names)}. Or give a file"
+        )
+    return weights if weights in names else None
+
+
+def _complete_contract(options: TeacherOptions, known: Mapping[str, Any]) -> dict[str, Any]:
     """The options' contract; where one was left at its default, what the kind knows of the name."""
     usual = TeacherOptions()
-    known = kind.contract(options.model, options.arguments)
     contract = {}
     for key in CONTRACT:
         value = getattr(options, key)
-        untouched = value == getattr(usual, key)
-        contract[key] = known.get(key, value) if untouched else value
+        contract[key] = known.get(key, value) if value == getattr(usual, key) else value
     return contract
 
 
-def _load_published(teacher: Classifier, kind: Kind) -> None:
+def _load_published(teacher: Classifier, kind: Kind, published: str | None) -> None:
     """Give a teacher without a file of weights those that its kind has for it; refuse one that has
     none.
     """
@@ -108,7 +139,7 @@ def _load_published(teacher: Classifier, kind: Kind) -> None:
         )
     load_weights(
         teacher.network,
-        kind.weights(spec.model, spec.arguments),
+        kind.weights(spec.model, spec.arguments, published),
         f"the published weights of {spec.model}",
     )
 
@@ -167,118 +198,3 @@ def check_teacher_views(views: TeacherViewOptions, source: str) -> None:
             raise EchosetError(f"{source}: {name} must lie in [0, 0.5], got {value!r}; {remedy}")
     if not isinstance(views.flip, bool):
         raise EchosetError(f"{source}: flip must be true or false, got {views.flip!r}; {remedy}")
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What was found in a teacher."""
-
-    spec: ModelSpec
-    parameters: int
-    weight_hash: str
-    layers: dict[str, int]
-    """BatchNorm layers tapped and their channels."""
-    kinds: dict[str, int]
-    """How many layers of which class."""
-    dead_channels: int
-    """Channels whose running variance is zero: nothing in the training data ever moved them."""
-    warnings: list[str]
-
-
-def inspect_teacher(teacher: Classifier, needs_batch_norm: bool = True) -> Inspection:
-    """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
-    what to do.
-    """
-    layers = find_batch_norms(teacher.network)
-    if not layers and needs_batch_norm:
-        raise EchosetError(
-            f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and "
-            "SSD-KD matches those. Use a teacher with BatchNorm (for example convnet-32, "
-            "wrn-40-2, torchvision's vgg11_bn), a recipe that needs none (--synthesis.recipe "
-            "adversarial), or no generator: echoset collect shaders"
-        )
-    statistics = {name: (layer.running_mean, layer.running_var) for name, layer in layers.items()}
-    untrained = _check_statistics(statistics)
-    _check_parameters(teacher)
-    check_shape(teacher)
-    if layers:
-        _check_moments(teacher)
-    kinds = Counter(type(layer).__name__ for layer in layers.values())
-    dead = [int((variance < DEAD_VARIANCE).sum()) for _, variance in statistics.values()]
-    return Inspection(
-        spec=teacher.spec,
-        parameters=teacher.parameters_count,
-        weight_hash=teacher.weight_hash(),
-        layers={name: mean.numel() for name, (mean, _) in statistics.items()},
-        kinds=dict(kinds),
-        dead_channels=sum(dead),
-        warnings=[f"layer {name} was never trained" for name in untrained] + _doubts(teacher),
-    )
-
-
-def _check_statistics(statistics: dict[str, tuple[Tensor, Tensor]]) -> list[str]:
-    """Refuse running statistics that can't be right; gives the layers that were never trained."""
-    untrained = []
-    for name, (mean, variance) in statistics.items():
-        if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
-            raise EchosetError(
-                f"BatchNorm layer {name} has running statistics that are not finite; the "
-                "checkpoint is damaged"
-            )
-        if (variance < 0).any():
-            raise EchosetError(
-                f"BatchNorm layer {name} has a negative running variance; the checkpoint is damaged"
-            )
-        if not mean.any() and (variance == 1).all():
-            untrained.append(name)
-    if statistics and len(untrained) == len(statistics):
-        raise EchosetError(
-            "the teacher's running statistics were never trained (every mean is 0, every variance "
-            "1); give its trained weights with --teacher.weights"
-        )
-    return untrained
-
-
-def _check_parameters(teacher: Classifier) -> None:
-    for name, parameter in teacher.network.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise EchosetError(
-                f"the teacher's parameter {name} is not finite; the checkpoint is damaged"
-            )
-
-
-def _doubts(teacher: Classifier) -> list[str]:
-    """What its user may have forgotten to say of it."""
-    doubts = []
-    if set(teacher.spec.mean) == {0.0} and set(teacher.spec.std) == {1.0}:
-        doubts.append(
-            "no mean and std given: assuming the network takes images in [0, 1] as they are"
-        )
-    if "views" not in teacher.spec.notes:
-        doubts.append(
-            "its file doesn't say how its training images were shifted and mirrored: see "
-            "synthesis.objective.views"
-        )
-    return doubts
-
-
-def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
-    """Refuse a network, given by `option`, that doesn't take the images, or tell the classes, that
-    it is said to.
-    """
-    try:
-        teacher.check_forward()
-    except EchosetError as error:
-        raise EchosetError(
-            f"{error}. Set {option}.channels, {option}.size and {option}.classes to what it was "
-            "trained on"
-        ) from error
-
-
-def _check_moments(teacher: Classifier) -> None:
-    """Name a BatchNorm layer that runs twice, or never."""
-    spec = teacher.spec
-    grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
-    # Wherever it will run, it is looked at on the CPU.
-    with torch.no_grad(), kernel_form("reference"):
-        Frozen(teacher).with_moments(grey)

@@ -1,5 +1,17 @@
 """The one exception the whole project raises for a mistake the user can mend."""
 
+from collections.abc import Iterable
+
 
 class EchosetError(Exception):
     """Says what is wrong (the layer, shape, key or file) and what to do about it."""
+
+
+def suggest(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+    """The end of a message about a name that is none: the one that was meant, if one is so much
+    like it.
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(names), n=1, cutoff=likeness)
+    return f"; did you mean {close[0]}?" if close else ""

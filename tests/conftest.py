@@ -102,6 +102,8 @@ SLOW = {
     "test_learner::test_every_optimiser_learns",
     "test_learner::test_patience_stops_and_keeps_the_student_that_agreed_most",
     "test_measure_students::test_students_of_one_set_are_measured_once",
+    "test_outputs::test_networks_of_other_channels_are_served",
+    "test_outputs::test_a_set_is_made_and_taught_by_probabilities_as_by_logits",
     "test_policy::test_a_run_learns_a_policy_and_another_can_start_from_it",
     "test_recipes::test_fast_datafree_keeps_every_image_and_says_so",
     "test_replay::test_likeness_is_of_correlations_within_a_class",

@@ -15,7 +15,7 @@ from distill.loop import Every, Interrupted, Loop
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions
 from distill.runtime import Machine, Runtime
-from inversion import plan, synthesize
+from inversion import plan, synthesize, synthesize_share
 from inversion.options import AdversaryOptions, GeneratorOptions, ReplayOptions
 from inversion.parts.abreast import Abreast, Turns
 from inversion.parts.inner_step import InnerStep, Request
@@ -366,7 +366,7 @@ def test_more_abreast_than_there_are_is_lowered_and_said(teacher, tmp_path, caps
 def test_processes_that_are_left_without_work_are_said(teacher, tmp_path, capsys):
     options = replace(small(), abreast=3)
     runtime = Runtime(device="cpu", precision="float32", rank=1, world=2)
-    assert synthesize(teacher, options, tmp_path, runtime) is None
+    assert synthesize_share(teacher, options, tmp_path, runtime) is None
     assert "leaves work for 1 of 2 processes" in capsys.readouterr().err
 
 

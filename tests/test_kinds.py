@@ -60,7 +60,7 @@ def test_the_zoo_needs_no_torchvision():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def told(name, arguments):
+def told(name, arguments, weights):
     return {"channels": 1, "size": 16, "classes": arguments.get("classes", 3), "mean": (0.5,)}
 
 
@@ -73,7 +73,7 @@ def publisher(monkeypatch):
         takes=lambda name: name == "published",
         constructor=lambda name: zoo.constructor("convnet-4"),
         contract=told,
-        weights=lambda name, arguments: weights,
+        weights=lambda name, arguments, asked: weights,
     )
     monkeypatch.setattr(kinds, "all_kinds", lambda: iter([kind]))
     return weights

@@ -21,8 +21,9 @@ from distill import (
 )
 from distill.data.augment import make_views
 from distill.data.images import Images
-from distill.learner import Learner, full_loss
+from distill.learner import Learner
 from distill.lessons import Lessons
+from distill.losses import full_loss
 from distill.methods import METHODS, find_method
 from distill.methods.attention import attention_loss
 from distill.methods.boundary import push_over
@@ -36,7 +37,7 @@ from distill.optimisers import make_optimiser
 from distill.options import ViewOptions
 from distill.runtime import Runtime
 from distill.taps import Taps, find_stages
-from distill.train import _job_key, _Judge, _Training, distill
+from distill.train import _Judge, _Training, distill, lesson_key
 from distill.views import to_input
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
@@ -429,9 +430,9 @@ def test_a_student_that_answers_otherwise_in_training_is_told_so():
 def test_a_job_is_another_with_another_dropout(teacher, data):
     student = student_like(teacher)
     other = Classifier(student.network, replace(student.spec, arguments={"dropout": 0.5}))
-    assert _job_key(student, data, teacher, SHORT, 0, "cpu") != _job_key(
-        other, data, teacher, SHORT, 0, "cpu"
-    )
+    cpu = Runtime(device="cpu")
+    key = lesson_key(student, data, teacher, SHORT, cpu)
+    assert key != lesson_key(other, data, teacher, SHORT, cpu)
 
 
 def test_without_a_teacher_only_labels_teach(teacher, data):

@@ -82,9 +82,9 @@ def test_processes_of_torchrun_share_no_state_file(torchrun, tmp_path):
     shares = []
     for rank in range(2):
         torchrun(rank, world=2, local=rank)
-        shares.append({shards._state_file(tmp_path, job) for job in Runtime().share(jobs)})
+        shares.append({shards.state_file(tmp_path, job) for job in Runtime().share(jobs)})
     assert not shares[0] & shares[1]
-    assert shares[0] | shares[1] == {shards._state_file(tmp_path, job) for job in jobs}
+    assert shares[0] | shares[1] == {shards.state_file(tmp_path, job) for job in jobs}
 
 
 def test_processes_share_all_jobs_and_none_twice():

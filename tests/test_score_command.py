@@ -163,7 +163,7 @@ def test_another_teacher_s_set_and_damaged_counts_are_refused(
 ):
     other = Classifier(teacher.network, replace(teacher.spec, mean=(0.5,)))
     write_set(tmp_path / "other", other, few.images[:20], [1] * 10)
-    assert main(["score", str(tmp_path / "other"), "--quiet"]) == 1
+    assert main(["score", str(tmp_path / "other"), "--teacher=mnist", "--quiet"]) == 1
     assert "made with another mean of the teacher" in capsys.readouterr().err
     write_set(tmp_path / "damaged", teacher, few.images[:20], [1, 2])
     assert main(["score", str(tmp_path / "damaged"), "--quiet"]) == 1

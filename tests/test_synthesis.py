@@ -26,7 +26,7 @@ from distill.runtime import Runtime
 from distill.students import build_student
 from distill.update import StudentStep
 from distill.views import to_input
-from inversion import MNIST_SLICE, plan, synthesize
+from inversion import MNIST_SLICE, plan, synthesize_share
 from inversion.cli.main import main
 from inversion.cli.schema import DemoRun, VerifyRun
 from inversion.cli.verbs import verify
@@ -59,7 +59,9 @@ CPU = torch.device("cpu")
 
 
 def make(teacher, options, out, **more):
-    return synthesize(teacher, options, out, runtime=Runtime(device="cpu", quiet=True, **more))
+    return synthesize_share(
+        teacher, options, out, runtime=Runtime(device="cpu", quiet=True, **more)
+    )
 
 
 def shard_bytes(folder):

@@ -40,6 +40,7 @@ from inversion import (
     load_teacher,
     score,
     synthesize,
+    synthesize_share,
 )
 
 
@@ -51,8 +52,7 @@ def whole_path(network: nn.Module) -> float:
     teacher = load_teacher(TeacherOptions(model="mnist")) if mine.training else mine
     assert_type(inspect_teacher(teacher), Inspection)
     made = synthesize(teacher, SynthesisOptions(images=2000), out="runs/mine")
-    assert_type(made, TransferSet | None)
-    assert made is not None
+    assert_type(made, TransferSet)
     image, label = made[0]
     assert_type(image, Tensor)
     assert_type([int(number) for _, number in made], list[int])
@@ -86,4 +86,4 @@ def mistakes(teacher: Classifier, made: TransferSet) -> None:
     SynthesisOptions(imagse=3)  # type: ignore[call-arg]
     export(made, "runs/out", "zip")  # type: ignore[arg-type]
     evaluate(teacher, made)  # type: ignore[arg-type]
-    synthesize(teacher).images  # type: ignore[union-attr]  # noqa: B018 - other processes may not be done
+    synthesize_share(teacher).images  # type: ignore[union-attr]  # noqa: B018 - other processes may not be done

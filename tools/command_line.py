@@ -73,7 +73,7 @@ def render() -> str:
     for verb, text in read_verbs().items():
         group = groups[f"{verb.capitalize()}Run"]
         parts.append(f"## {verb}\n\n{text[0].upper()}{text[1:]}.\n")
-        parts.append(_table(group.options))
+        parts.append(_table(_inherited(group, groups) + group.options))
         _use(group, groups, used)
     parts.append("## Groups of options\n")
     for name in used:
@@ -191,6 +191,15 @@ def _common(groups: dict[str, Group]) -> tuple[Option, ...]:
             default = defaults.get(option.name, option.default)
             options.append(replace(option, group=None, default=default))
     return tuple(options)
+
+
+def _inherited(group: Group, groups: dict[str, Group]) -> tuple[Option, ...]:
+    """Options that some verbs share: those of a verb's bases, but for what every verb takes."""
+    options: tuple[Option, ...] = ()
+    for base in group.bases:
+        if base not in COMMON and base in groups:
+            options += _inherited(groups[base], groups) + groups[base].options
+    return options
 
 
 def _use(group: Group, groups: dict[str, Group], used: list[str]) -> None:

@@ -22,7 +22,7 @@ from inversion import (
     TeacherOptions,
     collect,
     load_teacher,
-    synthesize,
+    synthesize_share,
 )
 from inversion.options import AdversaryOptions, ObjectiveOptions
 
@@ -49,7 +49,7 @@ def make_set(
     **more: Any,
 ) -> list[Thing]:
     """The shards of a synthesis, and its adversarial student where that is kept."""
-    synthesize(
+    synthesize_share(
         load_teacher(TeacherOptions(teacher)), options, folder, runtime=replace(ALIKE, **more)
     )
     return read_tensors(folder)

@@ -30,7 +30,7 @@ def fit_pixels(
     """
     if tuple(pixels.shape[1:]) == (channels, size, size):
         return pixels
-    if pixels.shape[1] not in (1, 3) or channels not in (1, 3):
+    if pixels.shape[1] != channels and not {pixels.shape[1], channels} <= {1, 3}:
         raise EchosetError(
             f"images have {pixels.shape[1]} channels, the network takes {channels}; only 1 and 3 "
             "can be converted"
@@ -61,7 +61,7 @@ def stack_items(
     labels: list[Any] = []
     for number, item in enumerate(dataset):
         picture, label = _split_item(item)
-        pixels = to_pixels(picture, f"{name}, item {number}")
+        pixels = to_pixels(picture, f"{name}, item {number}", channels)
         images.append(fit_pixels(pixels[None], channels, size))
         labels.append(label)
     if not images:
@@ -86,15 +86,17 @@ def _is_whole(label: Any) -> bool:
     return getattr(label, "ndim", 1) == 0 and "int" in str(label.dtype)
 
 
-def to_pixels(picture: Any, name: str) -> Tensor:  # (C, H, W) uint8
-    """One picture in any of the forms that data sets give."""
+def to_pixels(picture: Any, name: str, channels: int | None = None) -> Tensor:  # (C, H, W) uint8
+    """One picture in any of the forms that data sets give. Transparency is kept only where the
+    picture has exactly the `channels` that are wanted.
+    """
     if isinstance(picture, Tensor):
         pixels = _bytes_of_unit(picture)
     elif isinstance(picture, np.ndarray):
         array = picture[..., None] if picture.ndim == 2 else picture
         pixels = torch.from_numpy(array).movedim(-1, 0)
     elif hasattr(picture, "convert"):
-        pixels = _from_pillow(picture)
+        pixels = _from_pillow(picture, channels)
     else:
         raise EchosetError(
             f"{name} is a {type(picture).__name__}, not a picture, an array or a tensor"
@@ -117,11 +119,13 @@ def _bytes_of_unit(picture: Tensor) -> Tensor:
     return (picture * 255).round().to(torch.uint8)
 
 
-def _from_pillow(picture: Image) -> Tensor:  # (C, H, W) uint8
+def _from_pillow(picture: Image, channels: int | None) -> Tensor:  # (C, H, W) uint8
     # 16 bits, which Pillow would clip and not scale
     if picture.mode.startswith("I"):
         scaled = np.asarray(picture) / 257
         return torch.from_numpy(scaled.round().clip(0, 255).astype(np.uint8))[None]
     if picture.mode == "L":
         return torch.from_numpy(np.array(picture))[None]
+    if (picture.mode, channels) in (("LA", 2), ("RGBA", 4)):
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)

@@ -6,10 +6,11 @@ Nothing here imports torch: the names are read for `--help`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from synthesis_kernels.errors import EchosetError
@@ -93,6 +94,10 @@ class Method:
         return bool(self.needs & FEATURES)
 
 
+NONE: Mapping[str, Method] = MappingProxyType({})
+"""No methods of a user's own."""
+
+
 @cache
 def find_method(name: str) -> Method:
     """The method of this name; its file is imported when it is first asked for."""
@@ -102,7 +107,8 @@ def find_method(name: str) -> Method:
     return getattr(import_module(f"{__name__}.{file}"), attribute)
 
 
-def find_methods(names: Iterable[str]) -> list[Method]:
-    """The methods of these names, in the order of the table."""
+def find_methods(names: Iterable[str], own: Mapping[str, Method] = NONE) -> list[Method]:
+    """The methods of these names, in the order of the table; a user's `own` come last."""
     names = set(names)
-    return [find_method(name) for name in METHODS if name in names]
+    found = [find_method(name) for name in METHODS if name in names]
+    return found + [method for name, method in own.items() if name in names]

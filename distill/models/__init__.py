@@ -14,11 +14,13 @@ from distill.models.classifier import Classifier, ModelSpec, as_found, read_spec
 from distill.models.kinds import comes_trained, kind_of
 from distill.models.kinds.kind import Constructor
 from distill.models.weights import check_fit, load_weights, read_weights
+from distill.models.wrapping import as_classifier
 from synthesis_kernels.errors import EchosetError
 
 __all__ = [
     "Classifier",
     "ModelSpec",
+    "as_classifier",
     "as_found",
     "build_classifier",
     "comes_trained",
@@ -44,8 +46,10 @@ def build_classifier(spec: ModelSpec, seed: int = 0) -> Classifier:
     return Classifier(network, spec)
 
 
-def load_classifier(path: str | Path) -> Classifier:
-    """Rebuild a classifier from one file that `save_classifier` wrote."""
+def load_classifier(path: str | Path, trust: bool = False) -> Classifier:
+    """Rebuild a classifier from one file that `save_classifier` wrote; with `trust` even where it
+    names an import path, whose code is then run.
+    """
     if not Path(path).is_file():
         raise EchosetError(f"no model file at {path}")
     spec = read_spec(path) if Path(path).suffix == ".safetensors" else None
@@ -54,13 +58,13 @@ def load_classifier(path: str | Path) -> Classifier:
             f"{path} holds weights without a description of the model: name it with model and "
             "weights"
         )
-    if kind_of(spec.model).runs_user_code:
+    if kind_of(spec.model).runs_user_code and not trust:
         # The name comes from whoever wrote the file: importing and calling it would run what they
         # like.
         raise EchosetError(
             f"{path} asks to import '{spec.model}', which would run code named by the file. Where "
-            "you trust it, name the network yourself: its import path as the model, and this file "
-            "as its weights"
+            "you trust it, add --trust, or name the network yourself: its import path as the "
+            "model, and this file as its weights"
         )
     weights = read_weights(path)
     outline = _outline(spec)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +22,11 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from distill.files import write_atomically
-from distill.tasks import TASKS, USUAL, Task, find_task
+from distill.models.contract import check_contract, check_normaliser
+from distill.models.outputs import Output, find_output, pick, to_logits
+from distill.options import OutputForm
+from distill.tasks import USUAL, Task, find_task
+from synthesis_kernels.backend import kernel_form, say_once
 from synthesis_kernels.errors import EchosetError
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -48,13 +51,21 @@ class ModelSpec:
     """What a decision is: a name in `distill.tasks`."""
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    output: str | None = None
+    """Where the logits lie in an answer of several tensors: a key, an attribute or a place; dots
+    lead further in. None: the answer is a tensor, or the obvious one is found.
+    """
+    output_form: OutputForm | None = None
+    """What the numbers there are. None: logits, or what they are found to be."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything worth keeping with the weights: recipe, seed, accuracy."""
 
 
-OF_THE_NETWORK = ("model", "arguments", "notes")
+OUTPUT = ("output", "output_form")
+"""What the spec says of a network's answers that are no plain logits."""
+OF_THE_NETWORK = ("model", "arguments", "notes", *OUTPUT)
 CONTRACT = tuple(one.name for one in fields(ModelSpec) if one.name not in OF_THE_NETWORK)
-"""What the spec says of images and answers, and not of the network itself."""
+"""What the spec says of images and logits, and not of the network itself."""
 
 
 class Classifier(nn.Module):
@@ -62,12 +73,19 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    named: Mapping[str, Any] | None = None
+    """The options that it was loaded by, where it was; a set keeps them, to know its teacher."""
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
-        _check_normaliser(spec.mean, spec.std, spec.channels)
+        check_normaliser(spec.mean, spec.std, spec.channels)
         self.network = network
         self.spec = spec
+        self.found: Output | None = None
+        """What of its answers are the logits, once that was looked at."""
+        self._cast = _cast(network)
+        self.unused: tuple[str, ...] = ()
+        """BatchNorm layers that take no part in an evaluation, once that was looked at."""
         place = next((tensor.device for tensor in network.state_dict().values()), None)
         self.register_buffer(
             "mean", torch.tensor(spec.mean, device=place).view(1, -1, 1, 1), persistent=False
@@ -78,6 +96,18 @@ class Classifier(nn.Module):
 
     # (B, C, H, W) in [0, 1] -> (B, K, *places)
     def forward(self, images: Tensor) -> Tensor:
+        return self.ask((images - self.mean) / self.std)
+
+    # (B, C, H, W) normalised -> (B, K, *places)
+    def ask(self, images: Tensor) -> Tensor:
+        """Logits for images as the network itself takes them."""
+        answer = self.network(images)
+        if self.spec.output is not None:
+            answer = pick(answer, self.spec.output)
+        return to_logits(answer, self.spec.output_form, self.answer_shape)
+
+    def _ask_network(self, images: Tensor) -> Any:
+        images = images.to(self.mean.device)
         return self.network((images - self.mean) / self.std)
 
     @property
@@ -94,16 +124,47 @@ class Classifier(nn.Module):
     def parameters_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
+    def settle(self) -> None:
+        """Find out, once, what of the answers are the logits and in which form, from a few
+        different images; the spec keeps it. A network that does not take them is left as it is:
+        `check_forward` says why.
+        """
+        if self.found:
+            return
+        with self._evaluating(), kernel_form("reference"):
+            found = find_output(self._ask_network, self.spec, self.answer_shape)
+        if found is None:
+            return
+        self.found = found
+        self.spec = replace(self.spec, output=found.output, output_form=found.form)
+        for remark in self.remarks:
+            say_once(f"{self.spec.model}: {remark}")
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was done to the network, or to its answers, that its user should know."""
+        return self._cast + (self.found.remarks() if self.found else [])
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
+
     def check_forward(self) -> None:
         """Two grey images through the network: the cheapest way to learn that channels, size or
-        classes are wrong.
+        classes are wrong. Before that, its answers are settled.
         """
         spec = self.spec
-        training = self.training
         shape = (spec.channels, spec.size, spec.size)
+        self.settle()
         try:
-            with torch.inference_mode():
-                logits = self.eval()(torch.full((2, *shape), 0.5, device=self.mean.device))
+            with self._evaluating():
+                logits = self(torch.full((2, *shape), 0.5, device=self.mean.device))
         except EchosetError:
             raise
         except Exception as error:  # whatever the network raises
@@ -112,8 +173,6 @@ class Classifier(nn.Module):
                 f"{spec.model} does not take images of shape {shape} (channels, height, width): "
                 f"{reason}"
             ) from error
-        finally:
-            self.train(training)
         expected = (2, *self.answer_shape)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             answer = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -127,18 +186,40 @@ class Classifier(nn.Module):
     @property
     def contract(self) -> dict[str, Any]:
         """What the network takes and gives: the part of the spec a transfer set repeats."""
-        values = {name: getattr(self.spec, name) for name in CONTRACT}
-        return {**values, "mean": list(self.spec.mean), "std": list(self.spec.std)}
+        spec = self.spec
+        values = {name: getattr(spec, name) for name in CONTRACT}
+        values |= {"mean": list(spec.mean), "std": list(spec.std)}
+        if spec.output is not None:
+            values["output"] = spec.output
+        if spec.output_form not in (None, "logits"):
+            values["output_form"] = spec.output_form
+        return values
 
     def weight_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of the network's state, the same on any device."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
-        return digest.hexdigest()
+        return hash_tensors(self.network.state_dict())
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, the same on any device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()
+
+
+def _cast(network: nn.Module) -> list[str]:
+    """Turn a network's numbers to float32; gives a remark where there were others."""
+    types = {tensor.dtype for tensor in (*network.parameters(), *network.buffers())}
+    others = {each for each in types if each.is_floating_point} - {torch.float32}
+    if not others:
+        return []
+    network.float()
+    names = sorted(str(each).removeprefix("torch.") for each in others)
+    return [f"its {' and '.join(names)} weights are cast to float32"]
 
 
 def on_device(network: Network, device: torch.device) -> Network:
@@ -178,7 +259,11 @@ def save_classifier(classifier: Classifier, path: str | Path, half: bool = False
     for name, tensor in classifier.network.state_dict().items():
         stored = tensor.detach().cpu().contiguous().clone()
         tensors[name] = stored.half() if half and tensor.ndim > 1 else stored
-    description = json.dumps(asdict(classifier.spec), sort_keys=True)
+    values = asdict(classifier.spec)
+    for name in OUTPUT:
+        if values[name] is None:  # files say no more than they have to
+            del values[name]
+    description = json.dumps(values, sort_keys=True)
     write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: description}))
 
 
@@ -189,45 +274,6 @@ def spec_of(
     values = {name: contract[name] for name in CONTRACT if name in contract}
     values |= {"mean": tuple(contract["mean"]), "std": tuple(contract["std"])}
     return ModelSpec(model, dict(arguments or {}), **values)
-
-
-LIMITS = {"channels": (1, 1024), "size": (1, 8192), "classes": (2, 1_000_000)}
-"""Least and most of what an input may have."""
-
-
-def check_contract(contract: Mapping[str, Any], where: str) -> None:
-    """Refuse what can't be an input of a network, as a file from elsewhere may say anything;
-    `where` names it for the message.
-    """
-    for key, (least, most) in LIMITS.items():
-        value = contract.get(key)
-        if type(value) is not int or not least <= value <= most:
-            raise EchosetError(
-                f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}"
-            )
-    task = contract.get("task", USUAL)  # files from before there were tasks have none
-    if not isinstance(task, str) or task not in TASKS:
-        known = ", ".join(TASKS)
-        raise EchosetError(f"{where}: task must be one of {known}, got {task!r:.40}")
-    for key in ("mean", "std"):
-        values = contract.get(key)
-        if not isinstance(values, list | tuple) or not all(
-            type(v) in (int, float) and math.isfinite(v) for v in values
-        ):
-            raise EchosetError(f"{where}: {key} must be a list of numbers, got {values!r:.40}")
-    _check_normaliser(contract["mean"], contract["std"], contract["channels"], f"{where}: ")
-
-
-def _check_normaliser(
-    mean: Sequence[float], std: Sequence[float], channels: int, where: str = ""
-) -> None:
-    for name, given in (("mean", mean), ("std", std)):
-        if len(given) not in (1, channels):
-            raise EchosetError(
-                f"{where}{name} has {len(given)} values, but the input has {channels} channels"
-            )
-    if min(std) <= 0:
-        raise EchosetError(f"{where}every std must be positive, got {list(std)}")
 
 
 def read_spec(path: str | Path) -> ModelSpec | None:

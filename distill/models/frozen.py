@@ -74,6 +74,8 @@ class Frozen(nn.Module):
         self.precision = precision
         # Not submodules: the original is not ours to move, save or train.
         self._norms = find_batch_norms(original.network)
+        for name in original.unused:
+            self._norms.pop(name, None)
         classifier = _copy_sharing_weights(original).eval()
         self._moments: Moments | None = None
         self._tokens: dict[str, Tensor] = {}
@@ -140,9 +142,9 @@ class Frozen(nn.Module):
 
     # (B, C, H, W) in [0, 1], or prepared -> (B, K, *places)
     def forward(self, images: Tensor, prepared: bool = False) -> Tensor:
-        network = self.classifier.network if prepared else self.classifier
+        ask = self.classifier.ask if prepared else self.classifier
         with forward_pass(images.device, self.precision):
-            return network(images).float()
+            return ask(images).float()
 
     def with_moments(
         self,
@@ -159,13 +161,7 @@ class Frozen(nn.Module):
         if not self._norms:
             raise EchosetError("the network has no BatchNorm layer whose moments could be matched")
         moments = Moments(images, self._channels, groups)
-        self._moments = moments
-        try:
-            logits = self(images, prepared)
-            tokens = self._tokens
-        finally:
-            self._moments = None
-            self._tokens = {}
+        logits, tokens = self._listen(moments, images, prepared)
         missing = [name for name in self._norms if name not in tokens]
         if missing:
             raise EchosetError(
@@ -173,6 +169,22 @@ class Frozen(nn.Module):
                 "matched"
             )
         return logits, moments.finish(list(tokens.values()))
+
+    def _listen(
+        self, moments: Moments, images: Tensor, prepared: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the token of every layer that ran."""
+        self._moments = moments
+        try:
+            return self(images, prepared), self._tokens
+        finally:
+            self._moments = None
+            self._tokens = {}
+
+    def find_unused(self, images: Tensor) -> tuple[str, ...]:  # (B, C, H, W) in [0, 1]
+        """BatchNorm layers that take no part in a pass: an auxiliary head's, say."""
+        _, tokens = self._listen(Moments(images, self._channels), images, prepared=False)
+        return tuple(name for name in self._norms if name not in tokens)
 
     # (B, C, H, W) in [0, 1] -> (B, K, *places), of (B, C, h, w), (B, D)
     def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:

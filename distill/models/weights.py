@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from distill.models.archives import content_of, refuse_whole_network
 from synthesis_kernels.errors import EchosetError
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher")
@@ -31,8 +32,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _require_checkpoint(path)
         with torch.serialization.safe_globals([*HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except EchosetError:
+        raise
     except pickle.UnpicklingError as error:
         raise EchosetError(
             f"{path} holds more than weights, and loading it would run code from the file. Where "
@@ -54,6 +58,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{', '.join(NESTS)}"
         )
     return weights
+
+
+def _require_checkpoint(path: Path) -> None:
+    """Refuse a file that holds a network, and not its weights."""
+    refuse_whole_network(path)
+    content = content_of(path)
+    if content in ("exported", "script"):
+        raise EchosetError(
+            f"{path} is a network with its weights, not weights alone: give it as the model, "
+            "without weights"
+        )
 
 
 def _unnest(content: object) -> object:

@@ -26,7 +26,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from distill.files import write_atomically
-from distill.models.classifier import check_contract, spec_of
+from distill.models.classifier import spec_of
+from distill.models.contract import check_contract
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from distill.data.images import Images
 from distill.evaluation import predict
 from distill.files import write_json
 from distill.loop import StepProgress
-from distill.models import Classifier
+from distill.models import Classifier, as_classifier
 from distill.options import DistillOptions, StudentOptions, StudyOptions
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
@@ -30,7 +32,7 @@ __all__ = ["Cell", "method_loss", "plan", "run_study", "summarise"]
 
 
 def run_study(
-    teacher: Classifier,
+    teacher: Classifier | nn.Module,
     sets: Mapping[str, TransferSet | Images],
     test: Images,
     out: str | Path,
@@ -43,6 +45,7 @@ def run_study(
     """Fill the grid under `out`/cells and return every cell that is finished, this process's and
     others'.
     """
+    teacher = as_classifier(teacher)
     runtime.resolve_device()  # refuses a device that isn't there, before any work
     shared = Shared(teacher, test, student, options, distillation, runtime)
     check_study(shared, sets, original)

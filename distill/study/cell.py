@@ -17,7 +17,7 @@ from distill.data.corrupt import corrupt, draw_balanced
 from distill.data.images import Images, as_images, content_hash
 from distill.evaluation import evaluate
 from distill.files import FORMAT
-from distill.learner import full_loss
+from distill.losses import full_loss
 from distill.models import Classifier
 from distill.options import DistillOptions, StudentOptions, StudyOptions
 from distill.runtime import Runtime

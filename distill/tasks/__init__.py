@@ -8,12 +8,11 @@ rest: which class an image counts for, how labels are stored, and what is measur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, suggest
 
 if TYPE_CHECKING:
     import torch
@@ -95,8 +94,6 @@ class Task(Protocol):
 def find_task(name: str) -> Task:
     """The task of this name."""
     if name not in TASKS:
-        close = get_close_matches(name, TASKS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise EchosetError(f"no task '{name}'; there are {', '.join(TASKS)}{hint}")
+        raise EchosetError(f"no task '{name}'; there are {', '.join(TASKS)}{suggest(name, TASKS)}")
     module, _, attribute = TASKS[name].partition(":")
     return getattr(import_module(module), attribute)()

@@ -69,7 +69,7 @@ class Bench:
     def classifiers(self, tuned: bool) -> tuple[Classifier, Classifier]:
         """Fresh teacher and student; channels last for our side."""
         layout = torch.channels_last if tuned else torch.contiguous_format
-        teacher = load_teacher(self.run.teacher, untrained=True)
+        teacher = load_teacher(self.run.teacher, untrained=True, trust=self.run.trust)
         student = build_student(self.run.student, teacher.contract, 1)
         return place(teacher, self.device, layout), place(student, self.device, layout)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -22,6 +24,7 @@ from inversion.cli.help import (
 from inversion.cli.mistakes import name_in_full, refuse, say_plainly
 from inversion.cli.table import VERBS
 from inversion.cli.words import AFTER_VERB, MODEL, SEVERAL, Several, Unsaved, Words
+from inversion.presets import PresetName, read_preset
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -30,14 +33,40 @@ if TYPE_CHECKING:
 
 def parse(verb: str, arguments: list[str]) -> Common:
     """A verb's options from its arguments; a mistake ends the process with status 2."""
+    preset = _preset_among(arguments)
+    options = read_options(verb, arguments, preset)
+    told = getattr(options, "preset", None)  # in a file, perhaps
+    return options if told == preset else read_options(verb, arguments, told)
+
+
+def read_options(verb: str, arguments: Sequence[str], preset: str | None = None) -> Common:
+    """A verb's options, with those of a preset in place of the defaults."""
     help_line = f"echoset {verb} --help {EVERYTHING} explains every option"
     try:
-        parsed = build_parser(verb).parse_args(arguments)
-        return _build_options(options_of(verb), parsed)
+        parser = build_parser(verb)
+        if preset in get_args(PresetName):
+            _set_defaults(parser, read_preset(str(preset)))
+        return _build_options(options_of(verb), parser.parse_args(list(arguments)))
     except argparse.ArgumentError as error:
-        refuse(say_plainly(str(error)), help_line)
+        refuse(say_plainly(str(error), verb, arguments), help_line)
     except EchosetError as error:
         refuse(str(error), help_line)
+
+
+def _preset_among(arguments: Sequence[str]) -> str | None:
+    """The preset that these name; the last one counts."""
+    preset = None
+    for word, following in pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name == "--preset":
+            preset = value if equals else following
+    return preset
+
+
+def _set_defaults(parser: jsonargparse.ArgumentParser, options: dict[str, Any]) -> None:
+    """Give the options that the parser knows other defaults."""
+    known = {action.dest for action in parser._actions}
+    parser.set_defaults({key: value for key, value in options.items() if key in known})
 
 
 def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParser:

@@ -7,6 +7,7 @@ import dataclasses
 import re
 import sys
 import textwrap
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +45,21 @@ def names_of(verb: str) -> dict[str, str]:
         if group is not None:
             keys += [f"{name}.{field.name}" for field in dataclasses.fields(group)]
     return short_names(keys)
+
+
+def long_names(verb: str) -> list[str]:
+    """Every option of a verb by its whole name: the verb's own, then those in groups."""
+    keys = sorted(_keys_of(options_of(verb)), key=lambda key: key.count("."))
+    return ["--help", "--config", "--print_config", *(f"--{key}" for key in keys)]
+
+
+def _keys_of(kind: type, group: str = "") -> Iterator[str]:
+    """The keys of a dataclass and of those inside it."""
+    for name, hint in get_type_hints(kind).items():
+        yield f"{group}{name}"
+        inner = group_of(hint)
+        if inner is not None:
+            yield from _keys_of(inner, f"{group}{name}.")
 
 
 def read_docs(kind: type) -> dict[str, str]:

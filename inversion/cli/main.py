@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inversion.cli.table import VERBS
+from synthesis_kernels.errors import suggest
 
 if TYPE_CHECKING:
     from inversion.cli.schema import Common
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"echoset {import_module('inversion').__version__}")
         return 0
     if verb not in VERBS:
-        print(f"error: no verb '{verb}'{_guess(verb)}", file=sys.stderr)
+        print(f"error: no verb '{verb}'{suggest(verb, VERBS)}", file=sys.stderr)
         print("echoset --help lists the verbs", file=sys.stderr)
         return 2
     if arguments[1:] in (["-h"], ["--help"]):  # answered without the grammar, which takes longer
@@ -48,32 +49,33 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(describe(verb), end="")
         return 0
-    return run(verb, parse(verb, arguments[1:]))
-
-
-def _guess(verb: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(verb, VERBS, n=1)
-    if not close:
-        return ""
-    return f"; did you mean {close[0]}?"
+    return run(verb, parse(verb, arguments[1:]), arguments[1:])
 
 
 def parse(verb: str, arguments: list[str]) -> Common:
     """A verb's options; a mistake ends the process with status 2."""
+    if VERBS[verb].light:  # plain words need no grammar, which takes longer
+        options: Common | None = _module_of(verb).read(arguments)
+        if options is not None:
+            return options
     from inversion.cli.grammar import parse as read
 
     return read(verb, arguments)
 
 
-def run(verb: str, options: Common) -> int:
+def run(verb: str, options: Common, arguments: list[str]) -> int:
     """Do a verb's work; what goes wrong becomes a line and a status."""
+    if VERBS[verb].light:
+        try:
+            return _module_of(verb).execute(options)
+        except OSError as error:  # a pipe that was closed
+            return _fail_reading(error)
     from distill.loop import Interrupted
+    from inversion.cli.preset import follow_teacher
     from synthesis_kernels.errors import EchosetError
 
     try:
-        return _execute(verb, options)
+        return _execute(verb, follow_teacher(verb, options, arguments))
     except EchosetError as error:
         return _fail(str(error))
     except Interrupted as stopped:
@@ -85,8 +87,7 @@ def run(verb: str, options: Common) -> int:
             return _fail("out of memory; lower the batch, or use smaller images or networks")
         raise
     except OSError as error:
-        file = f": {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror or error}{file}")
+        return _fail_reading(error)
 
 
 def _execute(verb: str, options: Common) -> int:
@@ -96,10 +97,17 @@ def _execute(verb: str, options: Common) -> int:
         options.require_alone(verb)
     keep_freed_memory()
     heed_quota()
-    module = import_module(f"inversion.cli.verbs.{verb}")
     with kernel_form(options.kernels):
-        status: int = module.execute(options)
-    return status
+        return _module_of(verb).execute(options)
+
+
+def _module_of(verb: str) -> Any:
+    return import_module(f"inversion.cli.verbs.{verb}")
+
+
+def _fail_reading(error: OSError) -> int:
+    file = f": {error.filename}" if error.filename else ""
+    return _fail(f"{error.strerror or error}{file}")
 
 
 def _fail(message: str, status: int = 1) -> int:

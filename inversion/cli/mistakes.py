@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
+
+from inversion.cli.help import long_names, names_of
+from synthesis_kernels.errors import suggest
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -23,6 +28,16 @@ KEY = re.compile(r'Parser key "([^"]+)"')
 EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: .*)?$", re.MULTILINE)
 GOT = re.compile(r"(?:Got|Given) value: (.*)")
 NO_VALUE = re.compile(r"argument (--[\w.]+)\S*: ignored explicit argument '(.*)'")
+
+UNKNOWN_WORD = re.compile(r"unrecognized arguments: (.+)", re.S)
+UNKNOWN_KEY = re.compile(
+    r"(?:Group '([^']+)' does not accept option|Option) '([^']+)'(?: is not accepted)?$"
+)
+TORN = re.compile(r"Problems parsing config.*line (\d+), column", re.S)
+PROBLEMS = ("did not find", "found", "could not find", "mapping values", "expected")
+"""How YAML's reader begins to say what is wrong."""
+NO_FILE = re.compile(r'Parser key "config": File does not exist: (.+)')
+NO_WORD = re.compile(r"argument (?:\S+/)?(--[\w.-]+): expected (?:at least )?one argument")
 
 
 def refuse(message: str, help_line: str) -> NoReturn:
@@ -49,8 +64,63 @@ def name_in_full(message: str, group: str, parsed: Namespace) -> str:
     return message
 
 
-def say_plainly(message: str) -> str:
-    """What jsonargparse says of a value of the wrong type, without Python's names of types."""
+def say_plainly(message: str, verb: str, arguments: Sequence[str]) -> str:
+    """What jsonargparse says of a command, without Python's names, and with what was meant."""
+    unknown = UNKNOWN_WORD.match(message)
+    if unknown:
+        return _say_unknown(unknown[1], verb)
+    key = UNKNOWN_KEY.match(message)
+    if key:
+        name = ".".join(filter(None, key.groups()))
+        hint = _meant(name, [option[2:] for option in long_names(verb)])
+        return f"{_file_among(arguments)}there is no option {name}{hint}"
+    torn = TORN.search(message)
+    if torn:
+        lines = [line.strip() for line in message.splitlines()]
+        problem = next((line for line in lines if line.startswith(PROBLEMS)), "it can't be read")
+        return f"{_file_among(arguments)}this is no YAML: line {torn[1]}: {problem}"
+    message = NO_FILE.sub(r"--config: there is no file \1", message)
+    message = NO_WORD.sub(r"\1 needs a value", message)
+    return _say_value(message)
+
+
+def _say_unknown(words: str, verb: str) -> str:
+    """What no option, or no word after the verb, is; the first of them counts."""
+    word = words.split()[0].partition("=")[0]
+    options = [*names_of(verb).values(), *long_names(verb)]
+    if word.startswith("-"):
+        return f"{verb} has no option {word}{_meant(word, options)}"
+    return f"{verb} does not know what to do with '{words}'{_meant(f'--{word}', options)}"
+
+
+def _meant(word: str, options: list[str]) -> str:
+    """The option that a misspelt one, or a part of its name, stands for."""
+    if word in options:
+        return f"; did you mean {word}?"
+    group, _, inner = word.lstrip("-").rpartition(".")
+    same = [option for option in options if option.lstrip("-").rpartition(".")[2] == inner]
+    hint = suggest(word, options, 0.75)
+    if hint and (group or not same):
+        return hint
+    if same:
+        return f"; did you mean {' or '.join(same[:2])}?"
+    inners = {option.rpartition(".")[2]: option for option in reversed(options)}
+    close = suggest(inner, inners, 0.75).removeprefix("; did you mean ").removesuffix("?")
+    return f"; did you mean {inners[close]}?" if close else ""
+
+
+def _file_among(arguments: Sequence[str]) -> str:
+    """The one file of options that these name, with a colon; nothing where there are several."""
+    files = []
+    for word, following in pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            files.append(value if equals else following)
+    return f"{files[0]}: " if len(files) == 1 else ""
+
+
+def _say_value(message: str) -> str:
+    """A value of the wrong type, without Python's names of types."""
     keys = KEY.findall(message)
     kinds = EXPECTED.findall(message)
     got = GOT.search(message)
@@ -61,7 +131,8 @@ def say_plainly(message: str) -> str:
     if got[1].startswith("NestedArg("):
         return f"{keys[0]} has no options of its own"
     wanted = " or ".join(_name_kind(kind) for kind in kinds)
-    return f"{'.'.join(keys)} must be {wanted}, got {got[1]}"
+    choices = [choice.strip("' ") for kind in kinds for choice in kind[15:-1].split(",")]
+    return f"{'.'.join(keys)} must be {wanted}, got {got[1]}{suggest(got[1], choices, 0.75)}"
 
 
 def _name_kind(kind: str) -> str:

@@ -9,7 +9,9 @@ from typing import Literal
 
 from distill.options import DistillOptions, ExportForm, StudentOptions, StudyOptions
 from distill.ranges import require_least
-from distill.runtime import Runtime
+from inversion.cli.common import Common as Common
+from inversion.cli.common import LoadingRun, PresetRun, TrackedRun
+from inversion.cli.lists import LISTS
 from inversion.options import (
     BesideOptions,
     CollectOptions,
@@ -17,29 +19,24 @@ from inversion.options import (
     SynthesisOptions,
     TeacherOptions,
 )
+from inversion.options.collect import MakingWay
+from synthesis_kernels.errors import EchosetError, suggest
 
 
 @dataclass(frozen=True)
-class Common(Runtime):
-    """What every verb takes: the runtime's fields, and how to answer."""
-
-    json: bool = False
-    """Print one JSON document as the last line of standard output."""
-
-
-@dataclass(frozen=True)
-class DemoRun(Common):
+class DemoRun(PresetRun, TrackedRun):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
-    """The teacher; by default the bundled MNIST one. Any other needs --data."""
+    """The teacher; by default the bundled MNIST one."""
     out: str = "runs/demo"
     """Folder for the set, the student, the log and the report; a finished demo there is made
     anew.
     """
     data: str | None = None
     """Test data to judge on instead of the bundled 2,000 MNIST images: a folder such as MNIST's own
-    or CIFAR's, or an .npz file.
+    or CIFAR's, or an .npz file. Without it another teacher than MNIST's is compared with its
+    student on procedural pictures held out, and no accuracy is told.
     """
     student: StudentOptions = StudentOptions()
     """The student that learns from the finished set."""
@@ -51,6 +48,10 @@ class DemoRun(Common):
     """
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
+    shortage: tuple[MakingWay, ...] = ()
+    """What is done about classes that are short after it, as for `synthesize`. Short: --short
+    push.
+    """
     beside: BesideOptions = BesideOptions()
     """What else the student is taught by: with --beside.images N, a set of N procedural pictures
     (or of other sources), made in OUT/beside.
@@ -60,31 +61,40 @@ class DemoRun(Common):
 
 
 @dataclass(frozen=True)
-class InspectRun(Common):
+class InspectRun(LoadingRun):
     """`echoset inspect`."""
 
     teacher: TeacherOptions = TeacherOptions()
     """The teacher."""
+    estimate: bool = False
+    """Also make a few steps, and say how long a set and a student take at the defaults here."""
 
 
 @dataclass(frozen=True)
-class SynthesizeRun(Common):
+class SynthesizeRun(PresetRun, TrackedRun):
     """`echoset synthesize`."""
 
     teacher: TeacherOptions = TeacherOptions()
     """The teacher."""
     out: str = "runs/set"
     """Folder of the set. A stopped run there is continued."""
+    shortage: tuple[MakingWay, ...] = ()
+    """What is done about classes that are short in the end, of the images there are, one way after
+    another: augment, mixup, push (see `collection.short`). By default nothing; a finished set can
+    still be filled. Short: --short push.
+    """
     synthesis: SynthesisOptions = SynthesisOptions()
     """Everything about the method; --images N is short for --synthesis.images N."""
 
 
 @dataclass(frozen=True)
-class CollectRun(Common):
+class CollectRun(LoadingRun):
     """`echoset collect`."""
 
-    teacher: TeacherOptions = TeacherOptions()
-    """The teacher that decides; it needs no BatchNorm."""
+    teacher: TeacherOptions | None = None
+    """The teacher that decides, by default the one of the first transfer set among the sources, and
+    without any mnist; it needs no BatchNorm.
+    """
     sources: tuple[str, ...] = ("shaders",)
     """Where images come from, in this order: noise, gaussian, smooth, pink, leaves, shaders,
     fractals, strokes (with settings: leaves:smallest=0.1,cover=0.5), a transfer set, or any images
@@ -97,7 +107,7 @@ class CollectRun(Common):
 
 
 @dataclass(frozen=True)
-class DistillRun(Common):
+class DistillRun(PresetRun, TrackedRun):
     """`echoset distill`."""
 
     set: str = "runs/set"
@@ -107,8 +117,8 @@ class DistillRun(Common):
     """
     beside: str | None = None
     """More to learn from, as for --set: say, a set of procedural pictures that `collect` made."""
-    teacher: TeacherOptions = TeacherOptions()
-    """The teacher; of a transfer set the one that made it."""
+    teacher: TeacherOptions | None = None
+    """The teacher; by default the one that made the set, and for other images mnist."""
     corrupt: str = "none"
     """Damage the data's labels first: noise=RATE or imbalance=GAMMA; needs --distillation.labels
     data.
@@ -122,7 +132,7 @@ class DistillRun(Common):
 
 
 @dataclass(frozen=True)
-class EvaluateRun(Common):
+class EvaluateRun(LoadingRun):
     """`echoset evaluate`."""
 
     model: TeacherOptions = TeacherOptions()
@@ -159,7 +169,7 @@ class ReportRun(Common):
 
 
 @dataclass(frozen=True)
-class VerifyRun(Common):
+class VerifyRun(LoadingRun):
     """`echoset verify`."""
 
     set: str = "runs/set"
@@ -194,7 +204,24 @@ class ExportRun(Common):
 
 
 @dataclass(frozen=True)
-class BenchRun(Common):
+class ListRun(Common):
+    """`echoset list [KIND …]`."""
+
+    kinds: tuple[str, ...] = ()
+    """What to list: teachers, students, recipes, sources, methods or presets, or several of these.
+    Without any, which lists there are.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for kind in self.kinds:
+            if kind not in LISTS:
+                known = ", ".join(LISTS)
+                raise EchosetError(f"no list '{kind}'; there are {known}{suggest(kind, LISTS)}")
+
+
+@dataclass(frozen=True)
+class BenchRun(LoadingRun):
     """`echoset bench`."""
 
     teacher: TeacherOptions = TeacherOptions(model="wrn-40-2")
@@ -224,7 +251,7 @@ class BenchRun(Common):
 
 
 @dataclass(frozen=True)
-class StudyRun(Common):
+class StudyRun(LoadingRun):
     """`echoset study`."""
 
     sets: dict[str, str] = field(default_factory=dict)
@@ -237,8 +264,8 @@ class StudyRun(Common):
     """
     data: str | None = None
     """Test data; default: the bundled MNIST slice, for the MNIST teacher alone."""
-    teacher: TeacherOptions = TeacherOptions()
-    """The teacher."""
+    teacher: TeacherOptions | None = None
+    """The teacher; by default the one that made the first transfer set, and without any mnist."""
     student: StudentOptions = StudentOptions()
     """The students."""
     out: str = "runs/study"
@@ -250,15 +277,15 @@ class StudyRun(Common):
 
 
 @dataclass(frozen=True)
-class ScoreRun(Common):
+class ScoreRun(LoadingRun):
     """`echoset score SET [SET …]`."""
 
     sets: dict[str, str] = field(default_factory=dict)
     """Names of sets and where they are; short: echoset score runs/set leaves=runs/leaves. Transfer
     sets of this teacher, or any images, as for --set of distill.
     """
-    teacher: TeacherOptions = TeacherOptions()
-    """The teacher; of a transfer set the one that made it."""
+    teacher: TeacherOptions | None = None
+    """The teacher; by default the one that made the first transfer set, and without any mnist."""
     images: int = 0
     """Take so many images of each set, evenly spread over it; 0 = all. Sets of one size compare
     best.

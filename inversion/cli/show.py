@@ -32,6 +32,12 @@ def rows_table(title: str, rows: list[tuple[str, ...]]) -> Table:
     return table
 
 
+def tell(run: Common, message: str) -> None:
+    """A line beside the result, on standard error."""
+    if not run.quiet:
+        print(message, file=sys.stderr)
+
+
 def command_line() -> str:
     """The command that is running, as a shell would take it."""
     return shlex.join(["echoset", *sys.argv[1:]])

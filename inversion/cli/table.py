@@ -16,23 +16,25 @@ class Verb(NamedTuple):
     """What may follow the verb without an option."""
     shared: bool = False
     """Whether several processes can share its work."""
+    light: bool = False
+    """Whether it computes nothing, and needs no torch."""
 
 
 VERBS = {
     "demo": Verb(
         "the whole path on the bundled MNIST teacher, or on yours: set, student, accuracy, report",
-        "teacher.model data student.model out synthesis.images distillation.loss "
-        "distillation.steps distillation.patience beside.images start",
+        "teacher.model data student.model out preset synthesis.images distillation.loss "
+        "distillation.steps distillation.patience beside.images",
     ),
     "inspect": Verb(
         "say what a teacher is, and whether a set can be made from it",
         "teacher.model teacher.weights teacher.arguments teacher.channels teacher.size "
-        "teacher.classes teacher.mean teacher.std device json",
+        "teacher.classes teacher.mean teacher.std estimate json",
     ),
     "synthesize": Verb(
         "make a class-balanced transfer set from a teacher",
-        "teacher.model teacher.weights out synthesis.images synthesis.calls synthesis.batch "
-        "synthesis.patience synthesis.shard_images seed device",
+        "teacher.model teacher.weights out preset synthesis.images synthesis.calls synthesis.batch "
+        "synthesis.patience shortage seed",
         shared=True,
     ),
     "collect": Verb(
@@ -43,12 +45,12 @@ VERBS = {
     ),
     "distill": Verb(
         "train a student on a transfer set, or on any images, by any of the published methods",
-        "set beside teacher.model student.model out distillation.loss distillation.labels "
-        "corrupt distillation.steps distillation.patience",
+        "set beside teacher.model student.model out preset distillation.loss "
+        "distillation.labels distillation.steps distillation.patience",
     ),
     "evaluate": Verb(
         "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
-        "model.model model.weights data against.model against.weights attacks device precision "
+        "model.model model.weights data against.model against.weights attacks trust device "
         "quiet json",
     ),
     "report": Verb(
@@ -76,6 +78,12 @@ VERBS = {
         "[[NAME=]SET …]",
         shared=True,
     ),
+    "list": Verb(
+        "list what there is to choose from: teachers, students, recipes, sources, methods, presets",
+        "kinds quiet json",
+        "[teachers|students|recipes|sources|methods|presets …]",
+        light=True,
+    ),
     "bench": Verb(
         "time the kernels and both loops against their definitions and the usual formulation",
         "teacher.model student.model batch images epochs views repeats save against json",
@@ -94,6 +102,7 @@ SHORT = {
     "synthesis.patience": "--patience",
     "distillation.loss": "--loss",
     "collection.short": "--short",
+    "shortage": "--short",
     "sources": "--source",
 }
 """Short names of keys. Of two keys of one verb that share a name, the first here has it."""

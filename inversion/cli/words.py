@@ -114,11 +114,13 @@ MODEL = Several("MODEL", read_model, None)
 SEVERAL = {
     "distillation.loss": Several("NAME[=WEIGHT]", read_losses),
     "collection.short": Several("WAY", tuple, "*"),
+    "shortage": Several("WAY", tuple, "*"),
     "sources": Several("SOURCE", tuple),
 }
 """Keys whose short name takes several words."""
 AFTER_VERB = {
     "collect": ("sources", Several("SOURCE", tuple, "*")),
+    "list": ("kinds", Several("KIND", tuple, "*")),
     "export": ("sets", Several("SET", tuple, "*")),
     "score": ("sets", Several("[NAME=]SET", read_sets, "*")),
 }

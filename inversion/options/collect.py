@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from distill.brief import Brief
 from distill.options import ViewOptions
 from distill.ranges import require_least, require_positive, require_within
 from synthesis_kernels.errors import EchosetError
 
+MakingWay = Literal["augment", "mixup", "push"]
+"""Ways to make images of others for classes that are short."""
 
-@dataclass(frozen=True)
-class BoundaryOptions:
+
+@dataclass(frozen=True, repr=False)
+class BoundaryOptions(Brief):
     """The walk of an image over the teacher's decision boundaries.
 
     Lengths are root mean squares over all values of an image, in levels of 0 to 255, and so mean
@@ -40,8 +44,8 @@ class BoundaryOptions:
         require_positive(self, "boundary", "first_step", "close", "deeper")
 
 
-@dataclass(frozen=True)
-class CollectOptions:
+@dataclass(frozen=True, repr=False)
+class CollectOptions(Brief):
     """A set chosen from sources by a teacher's decisions, without a generator."""
 
     images: int = 2000
@@ -103,8 +107,8 @@ class CollectOptions:
             )
 
 
-@dataclass(frozen=True)
-class BesideOptions:
+@dataclass(frozen=True, repr=False)
+class BesideOptions(Brief):
     """A second set, of other sources, that teaches the student together with the generator's."""
 
     images: int = 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distill.brief import Brief
 from distill.ranges import require_least
 from inversion.scoring.scores import FEWEST_IMAGES
 
 
-@dataclass(frozen=True)
-class ScoreOptions:
+@dataclass(frozen=True, repr=False)
+class ScoreOptions(Brief):
     """How much of a set the dearer scores look at. A sample follows from the images alone, so their
     order changes nothing.
     """

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from distill.brief import Brief
 from distill.options import StudentOptions, ViewOptions
 from distill.ranges import require_least, require_positive, require_within
 from inversion.options.teacher import TeacherViewOptions
 from synthesis_kernels.errors import EchosetError
 
 
-@dataclass(frozen=True)
-class GeneratorOptions:
+@dataclass(frozen=True, repr=False)
+class GeneratorOptions(Brief):
     """The generator, and how it learns."""
 
     latent: int = 128
@@ -49,8 +50,8 @@ class GeneratorOptions:
         require_least(self, "generator", 1, "inner_steps", "latent", "width")
 
 
-@dataclass(frozen=True)
-class ObjectiveOptions:
+@dataclass(frozen=True, repr=False)
+class ObjectiveOptions(Brief):
     """What the generator is trained against."""
 
     bn: float = 60.0
@@ -95,8 +96,8 @@ class ObjectiveOptions:
         require_within(self, "objective", "[0, 1)", "bn_momentum")
 
 
-@dataclass(frozen=True)
-class ReplayOptions:
+@dataclass(frozen=True, repr=False)
+class ReplayOptions(Brief):
     """The replay buffer: how it is refreshed and sampled."""
 
     balanced_targets: bool = True
@@ -146,8 +147,8 @@ class ReplayOptions:
             )
 
 
-@dataclass(frozen=True)
-class AdversaryOptions:
+@dataclass(frozen=True, repr=False)
+class AdversaryOptions(Brief):
     """The student trained between generator calls. The set is what counts; this student is thrown
     away unless kept.
     """
@@ -194,8 +195,8 @@ class AdversaryOptions:
             )
 
 
-@dataclass(frozen=True)
-class SynthesisOptions:
+@dataclass(frozen=True, repr=False)
+class SynthesisOptions(Brief):
     """A whole synthesis."""
 
     recipe: str = "ssd-kd"

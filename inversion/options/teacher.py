@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from distill.brief import Brief
+from distill.options import OutputForm
 from distill.ranges import require_least
 from distill.tasks import TASKS, USUAL
 from synthesis_kernels.errors import EchosetError
 
 
-@dataclass(frozen=True)
-class TeacherOptions:
+@dataclass(frozen=True, repr=False)
+class TeacherOptions(Brief):
     """The trained network to start from."""
 
     model: str = "mnist"
     """'mnist', 'cifar10' or 'cifar10-small' (bundled), a file saved by echoset, a zoo or
-    torchvision name, or an import path such as pkg.module.Net (an import path runs that module's
-    code).
+    torchvision name, timm:NAME, hf:NAME or hf:FOLDER, a file of torch.export.save or of
+    torch.jit.save, an import path such as pkg.module.Net (which runs that module's code), a .yaml
+    file with options such as these, or a set's folder, for the teacher that made it.
     """
     weights: str | None = None
-    """A .safetensors file or a checkpoint that torch.load reads with weights_only=True."""
+    """A .safetensors file, a checkpoint that torch.load reads with weights_only=True, or the name
+    of weights that torchvision publishes, such as DEFAULT.
+    """
     arguments: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor, checked against its annotations."""
     channels: int = 3
-    """Image channels, 1 or 3. A file saved by echoset knows its own, and what is below."""
+    """Image channels, 1 to 4: 1 is grey, 3 colour. A file saved by echoset knows its own, and what
+    is below.
+    """
     size: int = 32
     """Side of the square input in pixels."""
     classes: int = 10
@@ -35,20 +42,33 @@ class TeacherOptions:
     """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
     std: tuple[float, ...] = (1.0,)
     """Standard deviation it divides by."""
+    output: str | None = None
+    """Where the logits are, if the network answers with several tensors: a key, an attribute or a
+    place, such as logits or 0. Where one is obvious, it is found.
+    """
+    output_form: OutputForm | None = None
+    """What the network answers with: logits, probabilities (a softmax's), or a sigmoid's numbers.
+    It is recognised; say it where that fails.
+    """
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str):  # null in a file
             raise EchosetError("model must be a name or a path, and null is none; leave it out")
         require_least(self, "", 8, "size")
         require_least(self, "", 2, "classes")
-        if self.channels not in (1, 3):
-            raise EchosetError(f"channels must be 1 or 3, got {self.channels}")
+        if self.channels not in (1, 2, 3, 4):
+            raise EchosetError(f"channels must be 1 to 4, got {self.channels}")
         if self.task not in TASKS:
             raise EchosetError(f"task must be one of {', '.join(TASKS)}, got '{self.task}'")
+        forms = get_args(OutputForm)
+        if self.output_form is not None and self.output_form not in forms:
+            raise EchosetError(
+                f"output_form must be one of {', '.join(forms)}, got '{self.output_form}'"
+            )
 
 
-@dataclass(frozen=True)
-class TeacherViewOptions:
+@dataclass(frozen=True, repr=False)
+class TeacherViewOptions(Brief):
     """How an image is changed, at random, before the teacher sees it."""
 
     shift: float = 0.0625

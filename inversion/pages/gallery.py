@@ -35,9 +35,8 @@ class Gallery:
     """Strips of the first classes that have pictures."""
 
     strips: list[Strip]
-    classes: int
-    """All there are; more than `most` are not shown."""
-    most: int = MOST_CLASSES
+    more: int
+    """Classes with pictures that are not shown."""
 
 
 def gallery(
@@ -45,13 +44,11 @@ def gallery(
     groups: NDArray[np.int64],  # (N,) the class that each image counts for
     classes: int,
 ) -> Gallery:
-    """A strip of pictures for each class."""
-    strips = []
-    for label in range(min(classes, MOST_CLASSES)):
-        of_class = images[groups == label]
-        if len(of_class):
-            strips.append(_strip(label, of_class))
-    return Gallery(strips, classes)
+    """A strip of pictures for each of the first classes that have any."""
+    labels = [int(label) for label in np.unique(groups) if 0 <= label < classes]
+    shown = labels[:MOST_CLASSES]
+    strips = [_strip(label, images[groups == label]) for label in shown]
+    return Gallery(strips, len(labels) - len(shown))
 
 
 def _strip(label: int, images: NDArray[np.uint8]) -> Strip:  # (N, C, H, W)
@@ -65,8 +62,8 @@ def _strip(label: int, images: NDArray[np.uint8]) -> Strip:  # (N, C, H, W)
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:  # (H, W, C)
-    if pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
+    # A second or fourth channel would be taken for transparency.
+    pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import read_log, write_atomically
-from distill.learner import asks_teacher
+from distill.losses import asks_teacher
 from distill.models import comes_trained
 from distill.options import DistillOptions, StudentOptions
 from distill.sets.transfer_set import TransferSet

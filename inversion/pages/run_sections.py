@@ -27,8 +27,8 @@ LATER_STAGES = ("collection", "distillation", "evaluation")
 class Outcome:
     """What a demo's student has learnt."""
 
-    teacher_accuracy: str
-    student_accuracy: str
+    sentence: str
+    """How teacher and student did."""
     rows: list[tuple[str, ...]]
     note: str
 
@@ -37,18 +37,27 @@ def outcome(summary: Mapping[str, Any]) -> Outcome | None:
     """Teacher and student side by side; nothing where there was no student."""
     if not summary:
         return None
-    teacher = f"{summary['teacher_accuracy']:.2%}"
-    student = f"{summary['student_accuracy']:.2%}"
-    rows: list[tuple[str, ...]] = [
-        ("", "teacher", "student"),
-        ("accuracy", teacher, student),
+    agreement = f"{summary['agreement']:.2%}"
+    rows: list[tuple[str, ...]] = [("", "teacher", "student")]
+    if summary["student_accuracy"] is None:
+        sentence = (
+            f"The student decides as the teacher does on {agreement} of pictures that neither "
+            "learnt from. How often they are right was not measured: there were no labelled test "
+            "images."
+        )
+    else:
+        teacher = f"{summary['teacher_accuracy']:.2%}"
+        student = f"{summary['student_accuracy']:.2%}"
+        rows.append(("accuracy", teacher, student))
+        sentence = f"The teacher decides {teacher} of the test images right, the student {student}."
+    rows += [
         ("parameters", f"{summary['teacher_parameters']:,}", f"{summary['student_parameters']:,}"),
-        ("same decision as the teacher", "", f"{summary['agreement']:.2%}"),
+        ("same decision as the teacher", "", agreement),
     ]
     adversary = summary.get("adversary_accuracy")
     if adversary is not None:
         rows.append(("accuracy of the adversarial student", "", f"{adversary:.2%}"))
-    return Outcome(teacher, student, rows, _outcome_note(summary))
+    return Outcome(sentence, rows, _outcome_note(summary))
 
 
 def _outcome_note(summary: Mapping[str, Any]) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from distill.sets.transfer_set import TransferSet
+from inversion.classes import class_rows, say_short
 from inversion.pages.gallery import Gallery, gallery
 from inversion.pages.plots import Section, bars, histogram
 
 GENERATOR = "a generator"
-MOST_NAMED = 10
-"""Classes that are short of images, named one by one."""
 MOST_SHARDS = 8
 CONFIDENCE_BINS = 20
 
@@ -72,11 +71,7 @@ def _missing(short: Mapping[str, int]) -> str:
     """Which classes lack images, where some do."""
     if not short:
         return ""
-    named = [f"class {label} lacks {count:,}" for label, count in short.items()]
-    told = ", ".join(named[:MOST_NAMED])
-    if len(named) > MOST_NAMED:
-        told += f", and {len(named) - MOST_NAMED} more classes lack some"
-    return f"; {told}"
+    return f"; {say_short(short)}"
 
 
 def _unit(transfer_set: TransferSet) -> str:
@@ -114,13 +109,11 @@ def origin(transfer_set: TransferSet) -> Origin | None:
     collection = transfer_set.manifest.get("collection")
     if not collection:
         return None
-    rows = [("class", "drawn", "accepted", *collection["taken"], "missing")]
-    for label in range(transfer_set.classes):
-        figures = [collection["raw_counts"][label], collection["accepted"][label]]
-        figures += [counts[label] for counts in collection["taken"].values()]
-        figures.append(collection["short"].get(str(label), 0))
-        rows.append((str(label), *map(str, figures)))
-    return Origin(rows, _origin_note(collection))
+    names = ("class", "drawn", "accepted", *collection["taken"], "missing")
+    short = [collection["short"].get(str(label), 0) for label in range(transfer_set.classes)]
+    taken = collection["taken"].values()
+    columns = [collection["raw_counts"], collection["accepted"], *taken, short]
+    return Origin([names, *class_rows(columns)], _origin_note(collection))
 
 
 def _origin_note(collection: Mapping[str, Any]) -> str:

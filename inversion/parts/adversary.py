@@ -4,6 +4,7 @@ images.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -40,12 +41,16 @@ def build_adversary(
     options: SynthesisOptions,
     seed: int = 0,
     precision: torch.dtype = torch.float32,
+    own: Classifier | None = None,
 ) -> tuple[Classifier, Learner | None]:
     """The adversarial student, and what asks for and compares the teacher's hints where it learns
-    by them.
+    by them. It is a copy of a user's `own` network where there is one.
     """
     run = options.adversary
-    student = build_student(run.student, teacher.contract, seed)
+    if own is None:
+        student = build_student(run.student, teacher.contract, seed)
+    else:
+        student = copy.deepcopy(own).requires_grad_(True)
     if not run.hints:
         return student, None
     lesson = DistillOptions(loss={"hinton": 1.0, "hints": run.hints}, temperature=run.temperature)

@@ -114,6 +114,8 @@ def end_call(
         "alike": result.alike.clone(),
         "hit": (decisions == call.targets).float().mean(),
     }
+    for name, value in zip(inner.terms, result.own, strict=True):
+        figures[name] = value.clone()
     return pixels, logits, rank, figures
 
 

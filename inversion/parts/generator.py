@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distill.models import ModelSpec
 from distill.models.zoo.blocks import norm_act
 from inversion.options import GeneratorOptions
+from inversion.parts.own import OwnGenerator, wrap_generator
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.upsample_conv import upsample_conv
 
@@ -82,9 +83,18 @@ class Generator(nn.Module):
 
 
 def build_generator(
-    spec: ModelSpec, options: GeneratorOptions, seed: int, conditioning: float | None = None
-) -> Generator:
-    """The generator of a teacher's images, with weights that follow from the seed."""
+    spec: ModelSpec,
+    options: GeneratorOptions,
+    seed: int,
+    conditioning: float | None = None,
+    own: nn.Module | None = None,
+) -> Generator | OwnGenerator:
+    """The generator of a teacher's images, with weights that follow from the seed; or a copy of a
+    user's `own`.
+    """
+    conditioning = options.conditioning if conditioning is None else conditioning
+    if own is not None:
+        return wrap_generator(own, spec, options.latent, seed, conditioning)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Generator(
@@ -93,7 +103,7 @@ def build_generator(
             spec.classes,
             latent=options.latent,
             width=options.width,
-            conditioning=options.conditioning if conditioning is None else conditioning,
+            conditioning=conditioning,
             blocks=options.blocks,
             smooth=options.smooth,
         )

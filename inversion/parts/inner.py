@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from distill.tasks.places import per_image
 from inversion.options import SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.parts.inner_step import InnerResult, InnerStep, Request, Terms
+from inversion.parts.own import NO_TERMS, OwnGenerator, Term, ask_term
 from inversion.teacher import trained_views
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.choices import Step
@@ -28,7 +29,9 @@ from synthesis_kernels.views import ViewPlan, views
 
 
 def _copy_all(into: Iterable[Tensor], source: Iterable[Tensor]) -> None:
-    torch._foreach_copy_(list(into), list(source))
+    places = list(into)
+    if places:  # a user's generator may have no buffers
+        torch._foreach_copy_(places, list(source))
 
 
 class InnerLoop:
@@ -43,14 +46,16 @@ class InnerLoop:
     def __init__(
         self,
         teacher: Frozen,
-        generator: Generator,
+        generator: Generator | OwnGenerator,
         adversary: Classifier,
         options: SynthesisOptions,
         capacity: int,
         precision: torch.dtype,
         seed: int,
         step: Step = "eager",
+        terms: Mapping[str, tuple[Term, float]] = NO_TERMS,
     ) -> None:
+        """`terms` of a user's own are added to the loss, with their weights."""
         self.teacher = teacher
         self.generator = generator
         self.options = options
@@ -72,7 +77,8 @@ class InnerLoop:
         self.parameters = list(self.clone.parameters())
         self.plain = options.generator.learning == "plain"
         # What begins each call anew, and Adam's moments with it.
-        self.passing = [self.noise, *([self.clone.seed.weight] if self.plain else self.parameters)]
+        learned = set(map(id, self.clone.learned())) if self.plain else set()
+        self.passing = [self.noise, *(one for one in self.parameters if id(one) not in learned)]
         self.optimiser = self._build_optimiser()
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
@@ -82,6 +88,8 @@ class InnerLoop:
         self.bn_weight = torch.tensor(options.objective.bn, device=device)
         self.spread_weight = torch.tensor(options.objective.spread, device=device)
         self.even = torch.ones(options.batch, device=device)
+        self.terms = terms
+        self.own_weights = [torch.tensor(weight, device=device) for _, weight in terms.values()]
         self._alone = InnerStep([self])
         # A beginning is the same when it is made twice, and an end but for running statistics.
         self._captured_begin = Captured(self._begin, list, required=step == "graph")
@@ -199,7 +207,7 @@ class InnerLoop:
         seen: Tensor,  # (B, C, H, W)
         logits: Tensor,  # (B, K, *places) the teacher's
         moments: Tensor,  # (2, ΣC)
-    ) -> tuple[Terms, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Any, ...]:
         """The loss's terms, and what `InnerResult` tells of them."""
         goal = self.options.objective
         bn = self.target.distance(self._carried(moments))
@@ -222,7 +230,10 @@ class InnerLoop:
             terms.append((apart, worth * (-goal.adversary / batch)))
         if goal.spread:
             terms.append((alike, self.spread_weight))
-        return terms, bn, wrong_class, apart, alike, moments
+        asked = (images, logits, request.wanted)
+        own = [ask_term(term, *asked) for term, _ in self.terms.values()]
+        terms += zip(own, self.own_weights, strict=True)
+        return terms, bn, wrong_class, apart, alike, moments, *own
 
     def learn(self) -> None:
         """Sum the step's gradients up, and follow them."""

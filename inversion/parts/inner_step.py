@@ -47,6 +47,7 @@ class InnerResult:
     apart: Tensor  # (B,) KL(p_T ‖ p_S) where teacher and adversary decide alike, else 0
     alike: Tensor  # ()
     moments: Tensor  # (2, ΣC)
+    own: tuple[Tensor, ...] = ()  # () each, the terms that a user brought along
 
     @property
     def fooling(self) -> Tensor:  # (B,)
@@ -88,7 +89,7 @@ class InnerStep:
         else:
             given = chain.from_iterable(request.tensors for request in requests)
             found = self._captured(*given)
-        return [InnerResult(*part) for part in _parts(found, len(requests))]
+        return [_result(part) for part in _parts(found, len(requests))]
 
     def _flat(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """`_update` of requests end to end, all of which are settled."""
@@ -129,6 +130,11 @@ class InnerStep:
     def _tensors(self) -> list[Tensor]:
         """What a step changes."""
         return [tensor for loop in self.loops for tensor in loop._tensors()]
+
+
+def _result(tensors: Sequence[Tensor]) -> InnerResult:
+    bn, wrong_class, apart, alike, moments, *own = tensors
+    return InnerResult(bn, wrong_class, apart, alike, moments, tuple(own))
 
 
 def _parts(tensors: Sequence[Tensor], count: int) -> list[Sequence[Tensor]]:

@@ -24,6 +24,7 @@ from inversion.parts.abreast import Abreast
 from inversion.parts.adversary import DrawStep, adversary_steps, build_adversary
 from inversion.parts.call import Made, Store, generator_call
 from inversion.parts.inner import InnerLoop
+from inversion.parts.own import NOTHING, Own
 from inversion.parts.progress import (
     StepResult,
     Stopwatch,
@@ -61,13 +62,18 @@ class Matching:
         build_adversary(teacher, options)
 
     def __init__(
-        self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine
+        self,
+        teacher: Classifier,
+        job: ShardJob,
+        options: SynthesisOptions,
+        machine: Machine,
+        own: Own = NOTHING,
     ) -> None:
         self.teacher = teacher
         self.job = job
         self.options = options
         self.machine = machine
-        self.state = SynthesisState(teacher, job, options, machine.device, machine.precision)
+        self.state = SynthesisState(teacher, job, options, machine.device, machine.precision, own)
         self.frozen = Frozen(teacher, machine.precision)
         self.inner = InnerLoop(
             self.frozen,
@@ -78,6 +84,7 @@ class Matching:
             machine.precision,
             job.seed,
             machine.step,
+            own.named_terms,
         )
         train = StudentStep(
             self.state.adversary,

@@ -10,6 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inversion.classes import say_spread
+
+COLUMNS = 80
+"""Letters of a line."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -71,13 +76,7 @@ class Stopwatch:
 
 
 def show_counts(counts: list[int], quotas: list[int]) -> str:
-    """How full the set is: each class where there are few, else the one that lacks most."""
+    """How full the set is: each class, or how they differ, where a line would not hold all."""
     kept = f"kept {sum(counts)}/{sum(quotas)}"
-    if len(counts) <= 10:
-        return f"{kept} [{' '.join(map(str, counts))}]"
-    lacking = [quota - count for count, quota in zip(counts, quotas, strict=True)]
-    most = max(lacking)
-    if most <= 0:
-        return kept
-    label = max(index for index, value in enumerate(lacking) if value == most)
-    return f"{kept}, class {label} lacks {most}"
+    row = f"{kept} [{' '.join(map(str, counts))}]"
+    return row if len(row) <= COLUMNS else f"{kept}, {say_spread(counts)}"

@@ -16,6 +16,7 @@ from inversion.options import SynthesisOptions
 from inversion.parts.adversary import ask_hints_again, build_adversary, mixes
 from inversion.parts.buffer import GrowingPool, ReplayBuffer
 from inversion.parts.generator import build_generator
+from inversion.parts.own import NOTHING, Own
 from inversion.parts.policy import START, Policy
 
 
@@ -31,15 +32,17 @@ class SynthesisState:
         options: SynthesisOptions,
         device: torch.device,
         precision: torch.dtype = torch.float32,
+        own: Own = NOTHING,
     ) -> None:
         self.options = options
-        self.generator = on_device(
-            build_generator(teacher.spec, options.generator, job.seed), device
-        )
+        generator = build_generator(teacher.spec, options.generator, job.seed, own=own.generator)
+        self.generator = on_device(generator, device)
         self.meta_optimiser = torch.optim.Adam(
             self.generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999), fused=True
         )
-        student, self.learner = build_adversary(teacher, options, job.seed, precision)
+        student, self.learner = build_adversary(
+            teacher, options, job.seed, precision, own.adversary
+        )
         optimised = DistillOptions(learning_rate=options.adversary.learning_rate)
         self.adversary = StudentState(student, device, job.seed, optimised, self.learner)
         replay = options.replay

@@ -6,12 +6,11 @@ shards, calls `step` until the recipe is done, and writes what `shard` gives.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from inversion.jobs import ShardJob
     from inversion.options import SynthesisOptions
     from inversion.parts.abreast import Abreast
+    from inversion.parts.own import Own
     from inversion.parts.progress import StepResult
 
 RECIPES = {
@@ -52,8 +52,16 @@ class Recipe(Protocol):
         """Refuse, before any work, what this recipe can't do."""
 
     def __init__(
-        self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine
-    ) -> None: ...
+        self,
+        teacher: Classifier,
+        job: ShardJob,
+        options: SynthesisOptions,
+        machine: Machine,
+        own: Own,
+    ) -> None:
+        """`own` is what a user brings along from Python: terms of the loss, a generator, an
+        adversary.
+        """
 
     @property
     def done(self) -> bool:
@@ -85,8 +93,7 @@ class Recipe(Protocol):
 def find_recipe(name: str) -> type[Recipe]:
     """The recipe of this name."""
     if name not in RECIPES:
-        close = get_close_matches(name, RECIPES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise EchosetError(f"no recipe '{name}'; there are {', '.join(RECIPES)}{hint}")
+        known = ", ".join(RECIPES)
+        raise EchosetError(f"no recipe '{name}'; there are {known}{suggest(name, RECIPES)}")
     module, _, attribute = RECIPES[name].partition(":")
     return getattr(import_module(module), attribute)

@@ -38,9 +38,11 @@ from distill.update import StudentState, Update, one_cycle
 from distill.views import ask, to_input
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
+from inversion.parts.adversary import build_adversary
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.call import draw_classes
 from inversion.parts.generator import Generator, build_generator
+from inversion.parts.own import NOTHING, Own, OwnGenerator, ask_term
 from inversion.parts.progress import StepResult, planned_calls, read_back, show_counts
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.terms import class_loss
@@ -82,7 +84,12 @@ class Adversarial:
         build_student(options.adversary.student, teacher.contract)
 
     def __init__(
-        self, teacher: Classifier, job: ShardJob, options: SynthesisOptions, machine: Machine
+        self,
+        teacher: Classifier,
+        job: ShardJob,
+        options: SynthesisOptions,
+        machine: Machine,
+        own: Own = NOTHING,
     ) -> None:
         self.teacher = teacher
         self.job = job
@@ -91,14 +98,15 @@ class Adversarial:
         self.frozen = Frozen(teacher, machine.precision)
         device = machine.device
         spec = teacher.spec
-        self.generator = _build_generator(teacher, options, job.seed).to(device)
+        self.terms = own.named_terms
+        self.generator = _build_generator(teacher, options, job.seed, own).to(device)
         self.optimiser = torch.optim.Adam(
             self.generator.parameters(),
             options.generator.learning_rate,
             betas=(0.5, 0.999),
             fused=True,
         )
-        student = build_student(options.adversary.student, teacher.contract, job.seed)
+        student, _ = build_adversary(teacher, options, job.seed, own=own.adversary)
         learning = DistillOptions(learning_rate=options.adversary.learning_rate)
         self.adversary = StudentState(student, device, job.seed, learning)
         self.update = Update(self.adversary, self._student_loss)
@@ -144,7 +152,7 @@ class Adversarial:
         for _ in range(options.generator.inner_steps):
             for _ in range(options.adversary.steps):
                 difference = self._student_step()
-            generator_loss = self._generator_step()
+            generator_loss, own = self._generator_step()
         taken, hit = self._offer()
         self.call += 1
         figures = {
@@ -153,6 +161,7 @@ class Adversarial:
             "taken": taken,
             "hit": hit,
             "held_out_agreement": self._held_out(),
+            **own,
         }
         values, (counts,) = read_back(figures, self.buffer.counts())
         self.agreement = values["held_out_agreement"]
@@ -165,16 +174,16 @@ class Adversarial:
         )
         return StepResult(values, self.counts, {"seconds": elapsed}, line)
 
-    # (B, C, H, W) in [0, 1], (B, *places)
-    def _make(self) -> tuple[Tensor, Tensor]:
-        """A batch of fresh images, and the decisions they were asked for."""
+    # (B, C, H, W) in [0, 1], (B, *places), (B,)
+    def _make(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch of fresh images, the decisions they were asked for, and their classes."""
         wanted = draw_classes(self.buffer, self.options, self.random)
         targets = self.teacher.task.targets(wanted, self.teacher.spec, self.random)
         shape = (len(wanted), self.options.generator.latent)
         noise = torch.randn(shape, generator=self.random, device=self.random.device)
         with forward_pass(noise.device, self.machine.precision):
             images = self.generator(noise, wanted)
-        return images, targets
+        return images, targets, wanted
 
     def _student_step(self) -> Tensor:  # ()
         options = self.options
@@ -183,7 +192,7 @@ class Adversarial:
         self.adversary.optimiser.set_share(max(share, SLOWEST))
         self.adversary.student.train()
         with torch.no_grad():
-            images, _ = self._make()
+            images, _, _ = self._make()
         (difference,) = self.update(images, ask(self.frozen, images, self.machine.precision))
         return difference
 
@@ -193,8 +202,9 @@ class Adversarial:
         difference = (logits.float() - answers).abs().mean()
         return difference, difference
 
-    def _generator_step(self) -> Tensor:  # ()
-        images, targets = self._make()
+    def _generator_step(self) -> tuple[Tensor, dict[str, Tensor]]:  # (), () each
+        """An update of the generator; its loss, and the terms that a user brought along."""
+        images, targets, wanted = self._make()
         answers = self.frozen(images)
         student = self.adversary.student.eval()
         with forward_pass(images.device, self.machine.precision):
@@ -202,18 +212,23 @@ class Adversarial:
         loss = -(logits - answers).abs().mean()
         if self.options.objective.classes:
             loss = loss + self.options.objective.classes * class_loss(answers, targets).mean()
+        own = {}
+        for name, (term, weight) in self.terms.items():
+            value = ask_term(term, images, answers, wanted)
+            loss = loss + weight * value
+            own[name] = value.detach()
         self.optimiser.zero_grad(set_to_none=True)
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimiser.step()
-        return loss.detach()
+        return loss.detach(), own
 
     @torch.no_grad()
     def _offer(self) -> tuple[Tensor, Tensor]:  # (), ()
         """Offer a batch to the buffer, those that student and teacher differ on first."""
-        images, targets = self._make()
+        images, targets, _ = self._make()
         pixels = (images * 255).round().to(torch.uint8)
         logits = ask(self.teacher, to_input(pixels), torch.float32)
         decisions = decide(logits)
@@ -291,10 +306,14 @@ class _Normalised(nn.Module):
         return (images * self.std + self.mean).clamp(0, 1)
 
 
-def _build_generator(teacher: Classifier, options: SynthesisOptions, seed: int) -> _Normalised:
-    """The generator behind the teacher's normaliser. Without any conditioning no class could be
-    asked for.
+def _build_generator(
+    teacher: Classifier, options: SynthesisOptions, seed: int, own: Own
+) -> nn.Module:
+    """The generator behind the teacher's normaliser, or a user's own as it is. Without any
+    conditioning no class could be asked for.
     """
     conditioning = options.generator.conditioning or 1.0
-    generator = build_generator(teacher.spec, options.generator, seed, conditioning)
+    generator = build_generator(teacher.spec, options.generator, seed, conditioning, own.generator)
+    if isinstance(generator, OwnGenerator):
+        return generator
     return _Normalised(generator, teacher)

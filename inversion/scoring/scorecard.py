@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from distill.models import Classifier, as_found
+from distill.models import Classifier, as_classifier, as_found
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
 from inversion.options import ScoreOptions
@@ -66,7 +66,7 @@ class Scorecard:
 
 def score(
     images: Tensor,  # (N, C, H, W) uint8
-    teacher: Classifier,
+    teacher: Classifier | nn.Module,
     raw_counts: Sequence[int] | Literal["own"] | None = None,
     options: ScoreOptions = ScoreOptions(),
     runtime: Runtime = Runtime(),
@@ -74,9 +74,11 @@ def score(
     """Score a set. `raw_counts` are the teacher's decisions before filtering; "own" where nothing
     was filtered.
     """
+    teacher = as_classifier(teacher)
     classes = teacher.spec.classes
     check_images(images, teacher)
     check_counts(raw_counts, classes)
+    teacher.settle()
     device = runtime.resolve_device()
     # Sorted by content, so that neither sums nor samples depend on the order in which a set is
     # kept.

@@ -80,6 +80,7 @@ def attack_boundaries(
     """
     require_one_decision(teacher, "the boundary attack", "give it a classifier of whole images")
     _check_input(teacher, images, targets)
+    teacher.settle()
     device = teacher.mean.device
     network = Frozen(teacher.eval())
     images = images.to(device)

@@ -9,27 +9,32 @@ give is made as `CollectOptions.short` says.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from distill.files import load_state, save_state
 from distill.loop import Loop
-from distill.models import Classifier, as_found
+from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
+from distill.outlook import Outlook
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
+from inversion.classes import MOST_ROWS, say_spread
+from inversion.inspection import check_shape
 from inversion.jobs import claim, finish_set
 from inversion.options import CollectOptions
 from inversion.sources.boundary import require_one_decision
 from inversion.sources.choice import choose_exposure
 from inversion.sources.collection import Collection
 from inversion.sources.outcome import summarize, write_shards
+from inversion.sources.own import OwnSource
 from inversion.sources.phases import Phase, plan_phases
 from inversion.sources.stock import Stock
 from inversion.sources.stream import Source, open_sources
-from inversion.teacher import check_shape
 from synthesis_kernels.errors import EchosetError
 
 STATE = ".collect.state"
@@ -37,8 +42,8 @@ STATE = ".collect.state"
 
 
 def collect(
-    teacher: Classifier,
-    sources: Sequence[str] = ("shaders",),
+    teacher: Classifier | nn.Module,
+    sources: Sequence[str | OwnSource] = ("shaders",),
     options: CollectOptions = CollectOptions(),
     out: str | Path = "runs/collected",
     runtime: Runtime = Runtime(),
@@ -46,16 +51,21 @@ def collect(
     """Collect a transfer set for `teacher` in the folder `out`; run again after a stop, it goes on
     where it was.
 
-    Sources are named as `open_source` reads them, and walked in order. The manifest's `collection`
-    says what was drawn, taken, made, and is still missing.
+    Sources are named as `open_source` reads them, and walked in order. From Python a source may be
+    pictures, such as a torch data set or any iterable, or an object with `draw`. The manifest's
+    `collection` says what was drawn, taken, made, and is still missing.
     """
+    teacher = as_classifier(teacher)
     check_options(options, teacher)
     check_shape(teacher)
     runtime.require_alone("collect")
     out = Path(out)
     device = runtime.resolve_device()
     spec = teacher.spec
-    opened = open_sources(sources, spec.channels, spec.size, runtime.seed, device, runtime.quiet)
+    most = math.ceil(options.images * options.draws)
+    opened = open_sources(
+        sources, spec.channels, spec.size, runtime.seed, device, runtime.quiet, most
+    )
     weight_hash = teacher.weight_hash()
     key = _claim(out, teacher, weight_hash, opened, options, runtime.seed)
     if _is_finished(out):
@@ -65,7 +75,7 @@ def collect(
         opened = [_as_shown(source, teacher, options, runtime.quiet) for source in opened]
         collection = _fill(teacher, opened, options, out, key, runtime)
         account = {
-            "sources": list(sources),
+            "sources": [source.address for source in opened],
             "exposed": {source.address: source.exposed for source in opened},
             **summarize(collection),
         }
@@ -196,7 +206,9 @@ def _walk(
         save=save,
         seconds=collection.seconds,
         work="collecting",
+        step="",  # there is no telling how many images a block gives; see below
     )
+    outlook: Outlook | None = None
     with loop:
         while collection.phase < len(phases) and not stock.full:
             phase = phases[collection.phase]
@@ -204,12 +216,15 @@ def _walk(
                 collection.blocks = phase.limit(stock)
             if _is_over(collection, phase, options):
                 collection.next_phase()
+                outlook = None
                 continue
+            outlook = outlook or loop.watch(phase.name, "block", collection.block)
             images = phase.make(collection.block, stock)
             collection.block += 1
             if len(images):
                 collection.take(phase, images, teacher, options)
             loop.advance(int(stock.held.sum()), collection.figures_line(phase))
+            outlook.look(collection.block, collection.blocks)
     collection.seconds = loop.seconds
 
 
@@ -227,7 +242,7 @@ def _require_some(collection: Collection, out: Path) -> None:
     for name in (STATE, MARKER):
         (out / name).unlink(missing_ok=True)
     counts = collection.raw.tolist()
+    told = f"by class {counts}" if len(counts) <= MOST_ROWS else say_spread(counts)
     raise EchosetError(
-        f"no image was taken of {sum(counts)} drawn (by class {counts}); widen confidence, margin "
-        "or only"
+        f"no image was taken of {sum(counts)} drawn ({told}); widen confidence, margin or only"
     )

@@ -7,8 +7,8 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,8 +18,16 @@ from distill.data.pixels import fit_pixels
 from distill.sets.transfer_set import TransferSet, is_set
 from inversion.sources import DRAWN, Drawer, find_drawer
 from inversion.sources.exposure import expose
+from inversion.sources.own import (
+    OwnSource,
+    check_drawer,
+    describe_drawer,
+    draws,
+    name_sources,
+    read_pictures,
+)
 from inversion.sources.random import Random
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, suggest
 
 BLOCK = 512
 """Images that are drawn together."""
@@ -72,6 +80,8 @@ class DrawnSource(Source):
     """Images drawn from a seed, without end."""
 
     drawer: Drawer
+    own: bool = False
+    """Whether it is a user's own, which its address says nothing of."""
 
     blocks = None
     may_be_exposed = True
@@ -79,7 +89,7 @@ class DrawnSource(Source):
     @property
     def content(self) -> str:
         """The address alone: settings are part of it."""
-        return self.address
+        return describe_drawer(self.drawer) if self.own else self.address
 
     def unexposed(self, number: int) -> Tensor:
         """Drawn anew each time."""
@@ -136,29 +146,66 @@ def open_source(
     if name in DRAWN:
         return DrawnSource(address, shape, seed, device, _drawer(name, settings))
     if not address.startswith("torchvision:") and not Path(address).exists():
-        close = get_close_matches(name, DRAWN, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
         raise EchosetError(
-            f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder{hint}"
+            f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder"
+            f"{suggest(name, DRAWN)}"
         )
     finished = is_set(address)
     if finished:
         images = fit_pixels(TransferSet.load(address).images, channels, size)
     else:
         images = load_images(address, "train", channels, size, quiet, labelled=False).images
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return StoredSource(address, shape, seed, device, images[order], finished)
+    return StoredSource(address, shape, seed, device, _shuffled(images, seed), finished)
+
+
+def _shuffled(images: Tensor, seed: int) -> Tensor:
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
 
 
 def open_sources(
-    addresses: Sequence[str], channels: int, size: int, seed: int, device: torch.device, quiet: bool
+    sources: Sequence[str | OwnSource],
+    channels: int,
+    size: int,
+    seed: int,
+    device: torch.device,
+    quiet: bool,
+    most: int = 0,
 ) -> list[Source]:
-    """Several, in order; a source that is named twice would only repeat itself."""
-    if not addresses or len(set(addresses)) < len(addresses):
+    """Several, in order; a source that is named twice would only repeat itself. Of a user's own at
+    most so many pictures are read.
+    """
+    names = name_sources(sources)
+    if not names or len(set(names)) < len(names):
         raise EchosetError(
-            f"name one source at least, and none twice; got {', '.join(addresses) or 'none'}"
+            f"name one source at least, and none twice; got {', '.join(names) or 'none'}"
         )
-    return [open_source(address, channels, size, seed, device, quiet) for address in addresses]
+    opened: list[Source] = []
+    for source, name in zip(sources, names, strict=True):
+        if isinstance(source, str):
+            opened.append(open_source(source, channels, size, seed, device, quiet))
+        else:
+            opened.append(_open_own(source, name, (channels, size), seed, device, quiet, most))
+    return opened
+
+
+def _open_own(
+    source: OwnSource,
+    name: str,
+    shape: tuple[int, int],
+    seed: int,
+    device: torch.device,
+    quiet: bool,
+    most: int,
+) -> Source:
+    """A user's own source, which is called by `name`."""
+    channels, size = shape
+    whole = (channels, size, size)
+    if draws(source):
+        drawer = cast(Drawer, source)
+        check_drawer(drawer, name, channels, size)
+        return DrawnSource(name, whole, seed, device, drawer, own=True)
+    images = read_pictures(source, name, channels, size, most, quiet)
+    return StoredSource(name, whole, seed, device, _shuffled(images, seed))
 
 
 def _drawer(name: str, settings: str) -> Drawer:

@@ -75,7 +75,7 @@ def _list_pictures(folder: Path, labelled: bool) -> tuple[list[Path], list[int]]
 def _read_pictures(paths: list[Path], request: Request) -> Tensor:  # (N, C, H, W) uint8
     images: list[Tensor] = []
     for path in watch(paths, request.quiet):
-        pixels = _read_picture(path)
+        pixels = _read_picture(path, request.shape[0] if request.shape else None)
         if request.shape is not None:
             pixels = fit_pixels(pixels[None], *request.shape)[0]
         elif images:
@@ -84,7 +84,7 @@ def _read_pictures(paths: list[Path], request: Request) -> Tensor:  # (N, C, H, 
     return torch.stack(images).contiguous()
 
 
-def _read_picture(path: Path) -> Tensor:  # (C, H, W) uint8
+def _read_picture(path: Path, channels: int | None) -> Tensor:  # (C, H, W) uint8
     from PIL import Image
 
     try:
@@ -95,7 +95,7 @@ def _read_picture(path: Path) -> Tensor:  # (C, H, W) uint8
                     f"{picture.width} × {picture.height} pixels are more than "
                     f"{MOST_PIXELS:,}; make it smaller"
                 )
-            return to_pixels(picture, str(path))
+            return to_pixels(picture, str(path), channels)
     except Exception as error:  # Pillow's readers raise many kinds
         raise EchosetError(f"{path} is not a readable picture: {error}") from error
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
+from distill.models.archives import refuse_whole_network
 from distill.models.kinds.kind import Kind, looks_like_file
 from synthesis_kernels.errors import EchosetError
 
 __all__ = ["Kind", "all_kinds", "comes_trained", "find_kind", "kind_of"]
 
-TABLE = ("zoo", "timm", "import_path", "torchvision")
+TABLE = ("zoo", "timm", "hf", "exported", "torchscript", "import_path", "torchvision")
 """Files of this package; each is imported only when all before it have declined."""
 
 
@@ -29,25 +31,27 @@ def find_kind(name: str) -> Kind | None:
     return None
 
 
-def kind_of(name: str) -> Kind:
-    """The kind that answers for `name`; where none does, the message suggests names."""
+def kind_of(name: str, others: Iterable[str] = ()) -> Kind:
+    """The kind that answers for `name`; where none does, the message suggests names, and `others`
+    that the caller knows.
+    """
     kind = find_kind(name)
     if kind is not None:
         return kind
     if looks_like_file(name):
+        refuse_whole_network(Path(name))
         raise EchosetError(
             f"'{name}' is a file, not a network: give the network's name as the model and this "
             "file as its weights"
         )
     kinds = list(all_kinds())
-    names: list[str] = []
+    names = [*others]
     for each in kinds:
         names += each.names()
     known = "; ".join(kind.form for kind in kinds)
-    raise EchosetError(
-        f"no model named '{name}'.{suggestion(name, names)} Known: {known}; or a file saved by "
-        "echoset"
-    )
+    # What is known is a long list, and of no use to somebody who hit a wrong key.
+    told = suggestion(name, names) or f" Known: {known}; or a file saved by echoset"
+    raise EchosetError(f"no model named '{name}'.{told}")
 
 
 def suggestion(name: str, names: list[str]) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from distill.models.kinds.kind import Constructor, Kind, looks_like_file
 from synthesis_kernels.errors import EchosetError
@@ -16,20 +20,55 @@ def takes(name: str) -> bool:
 
 def constructor(name: str) -> Constructor:
     """Import what the name points at. This runs the user's own code."""
+    # The user's module may import torchvision, or what imports it: it may need mending first.
+    import distill.torchvision_shim  # noqa: F401
+
     module_name, _, attribute = name.replace(":", ".").rpartition(".")
     try:
-        module = importlib.import_module(module_name)
+        with _current_folder_first():
+            module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's module raises while it is imported
         raise EchosetError(
-            f"model '{name}': cannot import {module_name} ({error}); is it installed or on "
-            "PYTHONPATH?"
+            f"model '{name}': cannot import {module_name} ({error}); {_remedy(module_name)}"
         ) from error
     network = getattr(module, attribute, None)
     if not callable(network):
         raise EchosetError(
             f"model '{name}': {module_name} has no class or function named {attribute}"
+            f"{_hidden(module_name, module.__file__)}"
         )
     return network
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """Find modules as `python script.py` would in the current folder. Afterwards it stays, as the
+    last place to look, for what the user's functions import when they are called.
+    """
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
+
+
+def _remedy(module_name: str) -> str:
+    """What to do where a module can't be imported."""
+    stem, _, ending = module_name.rpartition(".")
+    if ending == "py":
+        return f"the file {module_name} is the module {stem}: write {stem}:NAME"
+    return "is it installed, in this folder or on PYTHONPATH?"
+
+
+def _hidden(module_name: str, file: str | None) -> str:
+    """Whether a file in the current folder was meant, which a module of its name hides."""
+    own = Path.cwd() / f"{module_name}.py"
+    if not own.is_file() or own.samefile(file or "/"):
+        return ""
+    return f"; ./{own.name} is hidden by {file}: give the file another name"
 
 
 KIND = Kind(

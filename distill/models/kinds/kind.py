@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 Constructor = Callable[..., nn.Module]
-WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar", ".pt2", ".ts", ".torchscript")
 
 
 def looks_like_file(name: str) -> bool:
@@ -23,9 +23,14 @@ def no_names() -> list[str]:
     return []
 
 
-def no_contract(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def no_contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
     """For a kind whose names say nothing of a network's images and classes."""
     return {}
+
+
+def no_weight_names(name: str) -> list[str]:
+    """For a kind without weights that have names of their own."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,14 @@ class Kind:
     """Whether building it runs code that the name points at. A file may not ask for that."""
     comes_trained: bool = False
     """Whether its constructor may give a network that has learnt."""
-    contract: Callable[[str, Mapping[str, Any]], dict[str, Any]] = no_contract
-    """What a name and the user's arguments say of channels, size, classes, mean and std; each
-    counts where the option was left at its default.
+    contract: Callable[[str, Mapping[str, Any], str | None], dict[str, Any]] = no_contract
+    """What a name, the user's arguments and the name of its weights say of channels, size, classes,
+    mean and std; each counts where the option was left at its default. `notes` are kept with the
+    network; `arguments` are given to the constructor where the user gives no others.
     """
-    weights: Callable[[str, Mapping[str, Any]], Mapping[str, Tensor]] | None = None
-    """The published weights of a name, for a teacher without a file of them; None: there are none.
+    weight_names: Callable[[str], list[str]] = no_weight_names
+    """Names of a network's published weights, which stand in the place of a file."""
+    weights: Callable[[str, Mapping[str, Any], str | None], Mapping[str, Tensor]] | None = None
+    """The published weights of a name, for a teacher without a file of them: those of the name
+    given last, or else the only ones; None: there are none.
     """

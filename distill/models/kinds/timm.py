@@ -97,7 +97,7 @@ def constructor(name: str) -> Constructor:
     return build
 
 
-def contract(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
     """What timm says of the network's images, and above it what the user's arguments say."""
     description = _description(name)
     known: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def contract(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def weights(name: str, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:
+def weights(name: str, arguments: Mapping[str, Any], weights: str | None) -> Mapping[str, Tensor]:
     """The weights that timm's authors published under a name."""
     description = _description(name)
     if not (description and description.has_weights):

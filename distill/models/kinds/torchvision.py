@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
+
+from torch import Tensor
 
 from distill.models.kinds.kind import Constructor, Kind
+from synthesis_kernels.errors import EchosetError
+
+NORMALISING = ("googlenet", "inception_v3")
+"""Whose published weights are for images that the network itself normalises once more."""
 
 
 def takes(name: str) -> bool:
@@ -26,9 +34,78 @@ def names() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
+def weight_names(name: str) -> list[str]:
+    """Torchvision's names of a network's weights, `DEFAULT` for its best."""
+    from distill.torchvision_shim import torchvision
+
+    records = torchvision.models.get_model_weights(name)
+    # Weights without classes are features alone.
+    known = [record.name for record in records if record.meta["categories"]]
+    return ["DEFAULT", *known] if known else []
+
+
+def _published(name: str, weights: str) -> Any:
+    """Torchvision's record of a network's weights."""
+    from distill.torchvision_shim import torchvision
+
+    return torchvision.models.get_model_weights(name)[weights]
+
+
+def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
+    """What torchvision says of the images and classes that its weights were trained on."""
+    if weights is None:
+        return {}
+    record = _published(name, weights)
+    views = record.transforms()
+    (size,) = views.crop_size
+    classes = list(record.meta["categories"])
+    known: dict[str, Any] = {
+        "channels": 3,
+        "size": size,
+        "classes": len(classes),
+        "mean": tuple(views.mean),
+        "std": tuple(views.std),
+        "notes": {"weights": f"torchvision's {record}", "class_names": classes},
+    }
+    if name in NORMALISING:
+        known["arguments"] = {"transform_input": True}
+    elif name.startswith("vit_"):
+        known["arguments"] = {"image_size": size}
+    return known
+
+
+def weights(name: str, arguments: Mapping[str, Any], weights: str | None) -> Mapping[str, Tensor]:
+    """The weights that torchvision publishes under a name; fetched once, and kept in the cache of
+    torch.hub. Its progress is shown.
+    """
+    if weights is None:
+        raise EchosetError(
+            f"'{name}' names a network that was never trained: give the file of its weights, too "
+            "(for a teacher --teacher.weights FILE), or have torchvision's downloaded "
+            "(--teacher.weights DEFAULT)"
+        )
+    from distill.torchvision_shim import torchvision  # noqa: F401
+
+    record = _published(name, weights)
+    try:
+        return record.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except Exception as error:  # whatever the network between, the disk or the file raises
+        from torch import hub
+
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise EchosetError(
+            f"the weights {weights} of '{name}' could not be fetched ({reason:.200}). Where there "
+            f"is a network, download {record.url} and put it into {hub.get_dir()}/checkpoints, or "
+            "give it by --teacher.weights FILE with mean, std, size and classes"
+        ) from error
+
+
 KIND = Kind(
     form="a torchvision name such as resnet18",
     takes=takes,
     constructor=constructor,
     names=names,
+    contract=contract,
+    weight_names=weight_names,
+    weights=weights,
 )

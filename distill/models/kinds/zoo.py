@@ -76,8 +76,9 @@ def constructor(name: str) -> Constructor:
 
 
 def names() -> list[str]:
-    """The names without numbers of one's own choice."""
-    return [family.form for family in FAMILIES if "<" not in family.form]
+    """The names without numbers of one's own choice, and some with usual ones."""
+    usual = ["convnet-16", "convnet-32", "convnet-gn-32", "wrn-16-1", "wrn-40-2"]
+    return usual + [family.form for family in FAMILIES if "<" not in family.form]
 
 
 KIND = Kind(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from inversion.cli.show import finish, new_table
+from inversion.classes import class_rows, say_short
+from inversion.cli.show import finish, new_table, tell
+from inversion.cli.verbs.shared import teacher_for, when_finished
+from inversion.health import check_health
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
@@ -18,8 +21,16 @@ if TYPE_CHECKING:
 
 def execute(run: CollectRun) -> int:
     """Choose a set from sources."""
-    teacher = load_teacher(run.teacher)
+    teacher = load_teacher(teacher_for(run.teacher, run.sources), trust=run.trust)
+    check_health(teacher, run)
+    before = when_finished(run.out)
     transfer_set = collect_set(teacher, run.sources, run.collection, run.out, runtime=run)
+    if before is not None and before == when_finished(run.out):
+        tell(
+            run,
+            f"{run.out} was finished already, and stays as it is. Teach a student with it: echoset "
+            f"distill --set {run.out}; make another one: --out",
+        )
     account = transfer_set.manifest["collection"]
     document = {
         "set": run.out,
@@ -36,18 +47,14 @@ def execute(run: CollectRun) -> int:
 def _new_table(run: CollectRun, transfer_set: TransferSet, account: dict[str, Any]) -> Table:
     """Where the images of each class came from."""
     ways = list(account["taken"])
-    columns = ("class", "drawn", "accepted", "full after", *ways, "in the set")
-    table = new_table(f"Transfer set {run.out}", *columns)
-    for label, count in enumerate(transfer_set.counts()):
-        full = account["needed"][label]
-        table.add_row(
-            str(label),
-            str(account["raw_counts"][label]),
-            str(account["accepted"][label]),
-            f"{full:,}" if full else "–",
-            *(str(account["taken"][way][label]) for way in ways),
-            str(count),
-        )
+    names = ("class", "drawn", "accepted", "full after", *ways, "in the set")
+    table = new_table(f"Transfer set {run.out}", *names)
+    taken = [account["taken"][way] for way in ways]
+    columns = [account["raw_counts"], account["accepted"], *taken, transfer_set.counts()]
+    rows = class_rows(columns)
+    needed = account["needed"] if len(rows) == len(account["needed"]) else [None] * len(rows)
+    for (label, drawn, accepted, *more), full in zip(rows, needed, strict=True):
+        table.add_row(label, drawn, accepted, f"{full:,}" if full else "–", *more)
     caption = (
         f"{account['drawn']:,} images drawn, {len(transfer_set):,} in the set, "
         f"{account['seconds']:.0f} s; class coverage before choosing {account['raw_coverage']:.3f}"
@@ -63,8 +70,7 @@ def _say_missing(run: CollectRun, account: dict[str, Any]) -> str:
     """What the set lacks, and what might help."""
     message = f"{run.out} is written but {account['missing']} images short"
     if account["short"]:
-        short = account["short"].items()
-        message += ": " + ", ".join(f"class {label} lacks {count}" for label, count in short)
+        message += f": {say_short(account['short'])}"
     turned_away = account["drawn"] - sum(account["accepted"])
     if turned_away:
         message += (

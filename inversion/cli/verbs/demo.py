@@ -18,18 +18,23 @@ from distill.files import write_json
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import MARKER, TransferSet
 from distill.students import build_student
+from distill.tracking import Logger, open_tracker
 from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
+from inversion.cli.verbs.pictures import held_out_pictures
+from inversion.cli.verbs.rehearsal import rehearse
 from inversion.cli.verbs.shared import (
+    FILL,
     STUDENT,
     is_bundled,
     load_test_data,
     require_balance,
-    require_data,
 )
 from inversion.driver import synthesize as synthesize_set
+from inversion.filling import fill_short
+from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.report import told_of, weights_given, write_report
 from inversion.sources.collect import collect as collect_set
@@ -48,8 +53,10 @@ if TYPE_CHECKING:
 class Verdict:
     """How the networks did on test data."""
 
-    teacher: Evaluation
+    teacher: Evaluation | None
+    """None where there are no labels to judge it by."""
     student: Evaluation
+    """Of its accuracy nothing can be said without labels either."""
     adversary_accuracy: float | None
     """Of the adversarial student, where it was kept."""
     test_images: str
@@ -74,20 +81,22 @@ def execute(run: DemoRun) -> int:
     """Teacher → set → student → accuracy → report."""
     began = time.perf_counter()
     out = Path(run.out)
-    require_data(run.data, run.teacher)
-    teacher = load_teacher(run.teacher)
-    data = load_test_data(run.data, teacher, run.quiet)
+    teacher = load_teacher(run.teacher, trust=run.trust)
+    check_health(teacher, run)
+    data = _data_to_judge_on(run, teacher)
     student = build_student(run.student, teacher.contract, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
+    _say_how_long(run, teacher)
 
     seconds: dict[str, float] = {}
-    transfer_set = _make_set(run, teacher)
+    logger = open_tracker(run.track, out)
+    transfer_set = _make_set(run, teacher, logger)
     seconds["synthesis"] = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     beside, seconds["collection"] = _collect_beside(run, teacher)
     if run.start == "adversary":
         student = _load_adversary(run, run.student, teacher)
-    seconds["distillation"] = _teach(run, teacher, student, transfer_set, beside)
+    seconds["distillation"] = _teach(run, teacher, student, transfer_set, beside, logger)
     save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
@@ -102,6 +111,30 @@ def execute(run: DemoRun) -> int:
     write_report(out)
     forget(out)
     return finish(run, _new_table(run, summary), summary)
+
+
+def _say_how_long(run: DemoRun, teacher: Classifier) -> None:
+    """What all of it will take, where that is worth a line."""
+    if run.quiet:
+        return
+    try:
+        rehearsal = rehearse(teacher, run.synthesis, run.student, run.distillation, run)
+    except EchosetError:  # what fails here fails in the run, where it is said in place
+        return
+    if rehearsal:
+        run.say(f"all of it: {rehearsal.line}")
+
+
+def _has_labels(run: DemoRun) -> bool:
+    """Whether there are true labels to judge by."""
+    return run.data is not None or is_bundled(run.teacher)
+
+
+def _data_to_judge_on(run: DemoRun, teacher: Classifier) -> Images:
+    """Test data; where there are none, pictures on which student and teacher can be compared."""
+    if _has_labels(run):
+        return load_test_data(run.data, teacher, run.quiet)
+    return held_out_pictures(teacher, run)
 
 
 def _start_folder(out: Path) -> None:
@@ -130,13 +163,13 @@ def _start_folder(out: Path) -> None:
     forget(out)
 
 
-def _make_set(run: DemoRun, teacher: Classifier) -> TransferSet:
+def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> TransferSet:
     """The generator's set, complete and balanced."""
     folder = Path(run.out) / "set"
-    transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run)
-    if transfer_set is None:
-        raise EchosetError(f"{folder} is not complete; run the same command again")
-    require_balance(transfer_set.manifest["short"], folder)
+    transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
+    if run.shortage and transfer_set.manifest["short"]:
+        transfer_set = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
+    require_balance(transfer_set.manifest["short"], folder, FILL if not run.shortage else "")
     return transfer_set
 
 
@@ -164,6 +197,7 @@ def _teach(
     student: Classifier,
     transfer_set: TransferSet,
     beside: TransferSet | None,
+    logger: Logger | None,
 ) -> float:
     """Train the student on what was written, as anyone who is handed the sets would; the seconds it
     took.
@@ -174,14 +208,18 @@ def _teach(
     if beside is not None:
         images = join([images, as_images(beside, "beside")], "set and beside")
     folder = Path(run.out)
-    result = train_student(student, images, teacher, run.distillation, folder=folder, runtime=run)
+    result = train_student(
+        student, images, teacher, run.distillation, folder=folder, runtime=run, log=logger
+    )
     return result.seconds
 
 
 def _judge(run: DemoRun, teacher: Classifier, student: Classifier, data: Images) -> Verdict:
     """Teacher, student and, if it was kept, the adversarial student on the test data."""
-    teacher_result = evaluate_classifier(teacher, data, runtime=run)
     student_result = evaluate_classifier(student, data, teacher, runtime=run)
+    if not _has_labels(run):
+        return Verdict(None, student_result, None, data.name)
+    teacher_result = evaluate_classifier(teacher, data, runtime=run)
     adversary_accuracy = None
     if run.synthesis.adversary.keep:
         adversary = _load_adversary(run, run.synthesis.adversary.student, teacher)
@@ -192,12 +230,13 @@ def _judge(run: DemoRun, teacher: Classifier, student: Classifier, data: Images)
 def _summarise(run: DemoRun, outcome: Outcome) -> dict[str, Any]:
     """What `summary.json` says, and the last line of --json."""
     verdict = outcome.verdict
+    labelled = verdict.teacher is not None
     return {
-        "teacher_accuracy": verdict.teacher.accuracy,
-        "student_accuracy": verdict.student.accuracy,
+        "teacher_accuracy": verdict.teacher.accuracy if verdict.teacher else None,
+        "student_accuracy": verdict.student.accuracy if labelled else None,
         "adversary_accuracy": verdict.adversary_accuracy,
         "agreement": verdict.student.agreement,
-        "student_accuracy_per_class": verdict.student.per_class,
+        "student_accuracy_per_class": verdict.student.per_class if labelled else None,
         "start": run.start,
         **told_of(run.distillation),
         "given_weights": weights_given(run.student, run.synthesis.adversary.student),
@@ -229,8 +268,9 @@ def _summarise_beside(run: DemoRun, beside: TransferSet | None) -> dict[str, Any
 def _new_table(run: DemoRun, summary: dict[str, Any]) -> Table:
     """Teacher and student side by side."""
     table = new_table("Echoset demo", "", "teacher", "student")
-    accuracies = f"{summary['teacher_accuracy']:.2%}", f"{summary['student_accuracy']:.2%}"
-    table.add_row("accuracy", *accuracies)
+    accuracies = summary["teacher_accuracy"], summary["student_accuracy"]
+    if None not in accuracies:
+        table.add_row("accuracy", *(f"{accuracy:.2%}" for accuracy in accuracies))
     parameters = f"{summary['teacher_parameters']:,}", f"{summary['student_parameters']:,}"
     table.add_row("parameters", *parameters)
     teachers_images = "60,000 real images" if is_bundled(run.teacher) else "real images"
@@ -240,7 +280,10 @@ def _new_table(run: DemoRun, summary: dict[str, Any]) -> Table:
     table.add_row("same decision", "", f"{summary['agreement']:.2%}")
     stages = {stage: value for stage, value in summary["seconds"].items() if stage != "total"}
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in stages.items() if value)
-    table.caption = f"judged on {summary['test_images']}\n{spent}\nreport: {summary['report']}"
+    judged = f"judged on {summary['test_images']}"
+    if None in accuracies:
+        judged += "; for accuracies give labelled test images with --data"
+    table.caption = f"{judged}\n{spent}\nreport: {summary['report']}"
     return table
 
 

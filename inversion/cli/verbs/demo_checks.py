@@ -14,11 +14,13 @@ from distill.lessons import check_lesson
 from distill.train import STATE
 from inversion.cli.verbs.shared import STUDENT
 from inversion.driver import check_synthesis
+from inversion.inspection import inspect_teacher
 from inversion.jobs import plan as plan_shards
 from inversion.recipes import find_recipe
 from inversion.sources import DRAWN
 from inversion.sources.stream import open_sources
-from inversion.teacher import inspect_teacher
+from inversion.teacher import BUNDLED
+from inversion.teacher_file import spell_out
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.step import resolve_step
@@ -79,7 +81,8 @@ def _check_folder(run: DemoRun) -> None:
 def _files_read(run: DemoRun) -> list[str]:
     """Files and folders that the demo is told to read."""
     paths = []
-    for given in (run.teacher.model, run.teacher.weights):
+    named = spell_out(run.teacher, BUNDLED, run.trust).options
+    for given in (run.teacher.model, named.model, named.weights):
         if given and Path(given).is_file():  # or it is a name
             paths.append(given)
     for student in (run.student, run.synthesis.adversary.student):

@@ -2,46 +2,92 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
-from distill.learner import full_loss
+from distill.files import write_json
+from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.students import build_student
+from distill.tracking import open_tracker
+from distill.train import DistillResult, forget, lesson_key
 from distill.train import distill as train_student
-from distill.train import forget
 from inversion.cli.show import finish, new_table
-from inversion.cli.verbs.shared import STUDENT, load_set
-from inversion.teacher import load_teacher
+from inversion.cli.verbs.shared import STUDENT, load_set, teacher_for
+from inversion.health import check_health
+from inversion.teacher import BUNDLED, load_teacher
+from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from distill.sets.transfer_set import TransferSet
     from inversion.cli.schema import DistillRun
+    from inversion.options import TeacherOptions
+
+DONE = ".student.done"
+"""Beside a finished student: which command made it, and what was said of it."""
 
 
 def execute(run: DistillRun) -> int:
     """Train a student and save it."""
     out = Path(run.out)
     path = out / STUDENT
-    _check_teacher_stays(run, path)
-    teacher = load_teacher(run.teacher)
+    options = teacher_for(run.teacher, _places(run))
+    _check_teacher_stays(options, path)
+    teacher = load_teacher(options, trust=run.trust)
+    check_health(teacher, run)
     data = _load_data(run, teacher)
     if run.corrupt != "none":
         data = _damage(run, data, teacher)
     student = build_student(run.student, teacher.contract, run.seed)
-    result = train_student(student, data, teacher, run.distillation, folder=out, runtime=run)
+    key = lesson_key(student, data, teacher, run.distillation, run)
+    finished = _finished(out, key)
+    if finished is not None:
+        line = (
+            f"{path} was finished already by this command, and stays as it is. Judge it: echoset "
+            f"evaluate --model {path} --data DIR; teach another one: --out"
+        )
+        return finish(run, None, finished, line)
+    result = train_student(
+        student,
+        data,
+        teacher,
+        run.distillation,
+        folder=out,
+        runtime=run,
+        log=open_tracker(run.track, out),
+    )
     save_classifier(student, path)
     forget(out)
 
-    table = new_table("Student", "", run.student.model)
-    table.add_row("parameters", f"{student.parameters_count:,}")
-    table.add_row("learnt from", f"{len(data):,} images of {_say_places(run)}")
-    losses = full_loss(run.distillation.loss)
-    table.add_row("losses", " + ".join(f"{weight:g} {name}" for name, weight in losses.items()))
-    table.add_row("agreement", f"{result.agreement:.2%} of the last views")
+    table = _new_table(run, student, data, result)
+    document = _document(path, result)
+    write_json(out / DONE, {"key": key, "sha256": _hash_of(path), "document": document})
+    return finish(run, table, document)
+
+
+def _finished(out: Path, key: str) -> dict[str, Any] | None:
+    """What was said of the student there, if this very command has made it."""
+    try:
+        note = json.loads((out / DONE).read_text())
+        is_it = note["key"] == key and note["sha256"] == _hash_of(out / STUDENT)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return note["document"] if is_it else None
+
+
+def _hash_of(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _document(path: Path, result: DistillResult) -> dict[str, Any]:
+    """The last line of --json."""
     document: dict[str, Any] = {
         "student": str(path),
         "agreement": result.agreement,
@@ -50,16 +96,31 @@ def execute(run: DistillRun) -> int:
     }
     if result.held_out_agreement is not None:
         document["held_out_agreement"] = result.held_out_agreement
+    return document
+
+
+def _new_table(
+    run: DistillRun, student: Classifier, data: TransferSet | Images, result: DistillResult
+) -> Table:
+    """What the student is, and what it has learnt."""
+    table = new_table("Student", "", run.student.model)
+    table.add_row("parameters", f"{student.parameters_count:,}")
+    table.add_row("learnt from", f"{len(data):,} images of {_say_places(run)}")
+    losses = full_loss(run.distillation.loss)
+    table.add_row("losses", " + ".join(f"{weight:g} {name}" for name, weight in losses.items()))
+    table.add_row("agreement", f"{result.agreement:.2%} of the last views")
+    if result.held_out_agreement is not None:
         best = f"{result.held_out_agreement:.2%}, the best of {result.steps} steps"
         table.add_row("held-out agreement", best)
     table.add_row("seconds", f"{result.seconds:.0f}")
-    table.add_row("saved", str(path))
-    return finish(run, table, document)
+    table.add_row("saved", str(Path(run.out) / STUDENT))
+    return table
 
 
-def _check_teacher_stays(run: DistillRun, path: Path) -> None:
+def _check_teacher_stays(teacher: TeacherOptions, path: Path) -> None:
     """Refuse to write the student over its teacher."""
-    for given in (run.teacher.model, run.teacher.weights):
+    named = spell_out(teacher, BUNDLED, trust=True).options
+    for given in (named.model, named.weights):
         if given and Path(given).resolve() == path.resolve():
             raise EchosetError(
                 f"the student would be written over its teacher, {path}; choose another --out"

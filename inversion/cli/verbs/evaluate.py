@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distill.evaluation import Evaluation
 from distill.evaluation import evaluate as evaluate_classifier
+from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import load_test_data
-from inversion.teacher import check_shape, load_teacher
+from inversion.inspection import check_shape
+from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -23,11 +26,11 @@ def execute(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
     if run.attacks and not run.against:
         raise EchosetError("--attacks compares two networks: name the second with --against")
-    model = load_teacher(run.model)
+    model = load_teacher(run.model, trust=run.trust)
     check_shape(model, "--model")
     other = None
     if run.against:
-        other = load_teacher(run.against)
+        other = load_teacher(run.against, trust=run.trust)
         check_shape(other, "--against")
     data = load_test_data(run.data, model, run.quiet)
     result = evaluate_classifier(model, data, other, attacks=run.attacks, runtime=run)
@@ -36,9 +39,7 @@ def execute(run: EvaluateRun) -> int:
     _add_figures(table, result)
     if run.against:
         _add_comparison(table, result, _name_of(run.against))
-    for label, accuracy in enumerate(result.per_class):
-        shown = "no images" if accuracy is None else f"{accuracy:.2%}"
-        table.add_row(f"class {label}", shown)
+    _add_classes(table, result.per_class)
     for figure, value in result.own.items():
         table.add_row(figure, f"{value:.4f}")
     return finish(run, table, {"model": name, "data": data.name, **dataclasses.asdict(result)})
@@ -55,6 +56,23 @@ def _add_figures(table: Table, result: Evaluation) -> None:
         table.add_row("among the first five", f"{result.top5:.2%}")
     table.add_row("calibration error", f"{result.ece:.4f}")
     table.add_row("mean entropy, nats", f"{result.entropy:.4f}")
+
+
+def _add_classes(table: Table, accuracies: Sequence[float | None]) -> None:
+    """The accuracy of each class; where there are many, of those that fare worst."""
+    judged = [(value, label) for label, value in enumerate(accuracies) if value is not None]
+    if len(accuracies) <= MOST_ROWS:
+        for label, accuracy in enumerate(accuracies):
+            shown = "no images" if accuracy is None else f"{accuracy:.2%}"
+            table.add_row(f"class {label}", shown)
+        return
+    for accuracy, label in sorted(judged)[:MOST_NAMED]:
+        table.add_row(f"class {label}", f"{accuracy:.2%}")
+    more = len(judged) - MOST_NAMED
+    if more > 0:
+        table.add_row(f"{more:,} more classes", "as high, or higher")
+    if len(judged) < len(accuracies):
+        table.add_row("classes without images", f"{len(accuracies) - len(judged):,}")
 
 
 def _add_comparison(table: Table, result: Evaluation, other: str) -> None:

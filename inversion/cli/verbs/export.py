@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from distill.sets.exports import export as export_set
 from distill.sets.exports import merge, subsample
 from distill.sets.transfer_set import TransferSet
+from inversion.classes import say_short
 from inversion.cli.show import finish
+from inversion.teacher_file import copy_teacher
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ def execute(run: ExportRun) -> int:
     if run.images:
         data = subsample(data, run.images, run.seed)
     place = export_set(data, run.out, run.form, run.quiet)
+    if run.form == "set":
+        copy_teacher(Path(run.sets[0]), Path(run.out))
     counts = data.counts()
     short = data.manifest.get("short") or {}
     document = {
@@ -34,6 +38,6 @@ def execute(run: ExportRun) -> int:
         "per_class": counts,
         "short": short,
     }
-    lacks = "".join(f"; class {label} is {count} short" for label, count in short.items())
+    lacks = f"; {say_short(short)}" if short else ""
     line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}{lacks}"
     return finish(run, None, document, line)

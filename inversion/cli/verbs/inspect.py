@@ -3,31 +3,114 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from distill.models import Classifier
+from distill.options import DistillOptions, StudentOptions
 from inversion.cli.show import finish, new_table
-from inversion.teacher import inspect_teacher, load_teacher
+from inversion.cli.verbs.rehearsal import Rehearsal, rehearse
+from inversion.driver import check_synthesis
+from inversion.health import examine
+from inversion.inspection import Inspection, inspect_teacher
+from inversion.options import SynthesisOptions
+from inversion.pixels import Pixels
+from inversion.recipes import RECIPES, find_recipe
+from inversion.sources import DRAWN
+from inversion.teacher import load_teacher
+from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from inversion.cli.schema import InspectRun
+
+MOST_LAYERS = 8
 
 
 def execute(run: InspectRun) -> int:
-    """Load a teacher, look it over, say what was found."""
-    inspection = inspect_teacher(load_teacher(run.teacher))
+    """Load a teacher, look it over, say what was found and what can be made of it."""
+    teacher = load_teacher(run.teacher, trust=run.trust)
+    inspection = inspect_teacher(teacher, needs_batch_norm=False)
+    health = examine(teacher)
+    warnings = list(dict.fromkeys([*inspection.warnings, *health.warnings]))
+    recipes = _find_possible(run, teacher, inspection)
+    table = new_table(f"Teacher {inspection.spec.model}", "", "found")
+    _add_network(table, inspection, health.pixels)
+    possible = [name for name, reason in recipes.items() if reason is None]
+    table.add_row("recipes for synthesize", ", ".join(possible) or "none")
+    for reason in dict.fromkeys(filter(None, recipes.values())):
+        named = [name for name, other in recipes.items() if other == reason]
+        table.add_row(f"not {', '.join(named)}", reason)
+    table.add_row("sources for collect", ", ".join(DRAWN))
+    estimate = None
+    if run.estimate and possible:
+        estimate = _estimate(run, teacher, possible[0])
+    if estimate:
+        table.add_row("a set and a student", estimate.line)
+    table.add_row("warnings", "\n".join(warnings) or "none")
+    document: dict[str, Any] = dataclasses.asdict(inspection)
+    document |= {
+        "warnings": warnings,
+        "pixels": health.pixels and health.pixels._asdict(),
+        "confidence": health.confidence,
+        "recipes": recipes,
+        "sources": list(DRAWN),
+        "estimate": estimate and dataclasses.asdict(estimate),
+    }
+    return finish(run, table, document)
+
+
+def _estimate(run: InspectRun, teacher: Classifier, recipe: str) -> Rehearsal | None:
+    """What the verbs' defaults will take."""
+    options = SynthesisOptions(recipe=recipe)
+    return rehearse(teacher, options, StudentOptions(), DistillOptions(), run, always=True)
+
+
+def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) -> None:
+    """What the network is, and what its file says of it."""
     spec = inspection.spec
-    table = new_table(f"Teacher {spec.model}", "", "found")
     table.add_row("parameters", f"{inspection.parameters:,}")
     table.add_row("input", f"{spec.channels} × {spec.size} × {spec.size}, in [0, 1]")
     table.add_row("classes", str(spec.classes))
+    table.add_row("answer", inspection.output)
     table.add_row("normalisation", f"mean {list(spec.mean)}, std {list(spec.std)}")
+    if pixels:
+        told = f"mean {pixels.mean:.2f}, std {pixels.std:.2f}, by layer {pixels.layer}"
+        table.add_row("pixels it was trained on", told)
     kinds = ", ".join(f"{count} {kind}" for kind, count in inspection.kinds.items())
-    table.add_row("BatchNorm layers", f"{len(inspection.layers)} ({kinds})")
-    for name, channels in inspection.layers.items():
+    told = f"{len(inspection.layers)} ({kinds})" if kinds else "none"
+    table.add_row("BatchNorm layers", told)
+    for name, channels in list(inspection.layers.items())[:MOST_LAYERS]:
         table.add_row("", f"{name}: {channels} channels")
+    if len(inspection.layers) > MOST_LAYERS:
+        table.add_row("", f"and {len(inspection.layers) - MOST_LAYERS} more")
     table.add_row("dead channels", str(inspection.dead_channels))
     table.add_row("weights SHA-256", inspection.weight_hash[:16] + "…")
     for key, value in spec.notes.items():
-        table.add_row(key, str(value))
-    table.add_row("warnings", "\n".join(inspection.warnings) or "none")
-    return finish(run, table, dataclasses.asdict(inspection))
+        table.add_row(key, _shorten(value))
+
+
+def _shorten(value: object, most: int = 5) -> str:
+    """A note for a table: of a long list or mapping the first few."""
+    if not isinstance(value, list | dict) or len(value) <= most:
+        return str(value)
+    parts = [f"{key}: {each}" for key, each in value.items()] if isinstance(value, dict) else value
+    first = ", ".join(map(str, parts[:most]))
+    return f"{first} and {len(value) - most} more"
+
+
+def _find_possible(
+    run: InspectRun, teacher: Classifier, inspection: Inspection
+) -> dict[str, str | None]:
+    """Every recipe, and why it can't make a set from this teacher; None where it can."""
+    reasons: dict[str, str | None] = {}
+    for name in RECIPES:
+        reasons[name] = None
+        if find_recipe(name).needs_batch_norm and not inspection.layers:
+            reasons[name] = "the network has no BatchNorm layer with running statistics"
+            continue
+        try:
+            check_synthesis(teacher, SynthesisOptions(recipe=name), run)
+        except EchosetError as error:
+            reasons[name] = str(error)
+    return reasons

@@ -20,7 +20,9 @@ from inversion.cli.verbs.shared import (
     load_test_data,
     require_data,
     strip_cells,
+    teacher_for,
 )
+from inversion.health import check_health
 from inversion.pages.scores import (
     Scored,
     ranked,
@@ -33,7 +35,7 @@ from inversion.scoring.scorecard import check_counts, check_images
 from inversion.scoring.scorecard import score as score_images
 from inversion.scoring.scores import OVERALL, definitions
 from inversion.scoring.validation import check_sets, validate
-from inversion.teacher import check_shape, load_teacher, trained_views
+from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
 
@@ -57,8 +59,11 @@ def execute(run: ScoreRun) -> int:
     trusted.
     """
     _check_run(run)
-    teacher = load_teacher(run.teacher)
-    check_shape(teacher)
+    options = teacher_for(run.teacher, run.sets.values())
+    if run.validate:
+        require_data(run.data, options)
+    teacher = load_teacher(options, trust=run.trust)
+    check_health(teacher, run)
     trained_views(teacher.spec)
     samples = {name: _load_sample(run, teacher, path) for name, path in run.sets.items()}
     cells: list[dict[str, Any]] = []
@@ -100,7 +105,6 @@ def _check_run(run: ScoreRun) -> None:
         raise EchosetError(f"--out is the page to write and should end in .html, got {run.out}")
     if run.validate:
         check_sets(run.sets)
-        require_data(run.data, run.teacher)
 
 
 def _folder(run: ScoreRun) -> Path:

@@ -7,23 +7,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.data.images import Images, load_images
+from distill.models.classifier import CONTRACT, OUTPUT
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
-from inversion.teacher import MNIST_SLICE
+from inversion.classes import say_short
+from inversion.options import TeacherOptions
+from inversion.teacher import BUNDLED, MNIST_SLICE
+from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from distill.models import Classifier
     from distill.options import StudyOptions
     from inversion.cli.schema import ScoreRun, StudyRun
-    from inversion.options import TeacherOptions
 
 STUDENT = "student.safetensors"
+FILL = "; or add --short push to the same command, to make what is missing of the others"
+"""What helps where classes are short."""
+
+
+def teacher_for(given: TeacherOptions | None, places: Iterable[str]) -> TeacherOptions:
+    """The teacher that is given; else the one that made the first transfer set at these places."""
+    if given is not None:
+        return given
+    for place in places:
+        if is_set(place):
+            return TeacherOptions(place)
+    return TeacherOptions()
 
 
 def is_bundled(teacher: TeacherOptions) -> bool:
     """Whether the teacher is the one that the bundled test images are for."""
-    return (teacher.model, teacher.weights) == ("mnist", None)
+    named = spell_out(teacher, BUNDLED, trust=True).options
+    return (named.model, named.weights) == ("mnist", None)
 
 
 def require_data(path: str | None, teacher: TeacherOptions) -> None:
@@ -73,7 +91,8 @@ def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder:
             f"the teacher given has {weight_hash[:16]}…; give the same one with --teacher"
         )
     contract = transfer_set.manifest["input"]
-    differ = [key for key, value in teacher.contract.items() if value != contract[key]]
+    own = teacher.contract
+    differ = [key for key in (*CONTRACT, *OUTPUT) if own.get(key) != contract.get(key)]
     if differ:
         raise EchosetError(
             f"{folder} was made with another {', '.join(differ)} of the teacher; give the same "
@@ -81,14 +100,21 @@ def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder:
         )
 
 
-def require_balance(short: dict[str, int], folder: Path | str) -> None:
+def when_finished(folder: str) -> int | None:
+    """When a set was finished, so that one can tell whether a command has made it; None if it
+    isn't.
+    """
+    manifest = Path(folder) / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.is_file() else None
+
+
+def require_balance(short: dict[str, int], folder: Path | str, remedy: str = "") -> None:
     """Refuse a set whose classes are short of images."""
     if short:
-        lacks = ", ".join(f"class {label} lacks {count}" for label, count in short.items())
         raise EchosetError(
-            f"{folder} is written but not balanced: {lacks}. The teacher gave too few of the "
-            "generated images these classes; "
-            "raise synthesis.objective.classes or synthesis.calls"
+            f"{folder} is written but not balanced: {say_short(short)}. The teacher gave too few "
+            "of the generated images these classes; raise synthesis.objective.classes or "
+            f"synthesis.calls{remedy}"
         )
 
 

@@ -16,7 +16,9 @@ from inversion.cli.verbs.shared import (
     load_test_data,
     require_data,
     strip_cells,
+    teacher_for,
 )
+from inversion.health import check_health
 from inversion.pages.study import grid, write_study
 from inversion.teacher import load_teacher
 
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 
 def execute(run: StudyRun) -> int:
     """Fill the grid, then show and write what there is."""
-    require_data(run.data, run.teacher)
-    teacher = load_teacher(run.teacher)
+    options = teacher_for(run.teacher, run.sets.values())
+    require_data(run.data, options)
+    teacher = load_teacher(options, trust=run.trust)
+    check_health(teacher, run)
     out = Path(run.out)
     data = load_test_data(run.data, teacher, run.quiet)
     labelled = run.distillation.labels == "data" or run.study.images > 0  # drawn evenly by them

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inversion.cli.show import finish, new_table
-from inversion.cli.verbs.shared import require_balance
-from inversion.driver import synthesize as synthesize_set
+from distill.tracking import open_tracker
+from inversion.classes import class_rows
+from inversion.cli.show import finish, new_table, tell
+from inversion.cli.verbs.shared import FILL, require_balance, when_finished
+from inversion.driver import synthesize_share
+from inversion.filling import fill_short
+from inversion.health import check_health
 from inversion.teacher import load_teacher
 
 if TYPE_CHECKING:
@@ -15,11 +19,23 @@ if TYPE_CHECKING:
 
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
-    teacher = load_teacher(run.teacher)
-    transfer_set = synthesize_set(teacher, run.synthesis, run.out, runtime=run)
+    teacher = load_teacher(run.teacher, trust=run.trust)
+    check_health(teacher, run)
+    before = when_finished(run.out)
+    logger = open_tracker(run.track, run.out, run.rank)
+    transfer_set = synthesize_share(teacher, run.synthesis, run.out, runtime=run, log=logger)
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
+    if run.shortage and transfer_set.manifest["short"]:
+        transfer_set = fill_short(transfer_set, teacher, run.shortage, run.out, runtime=run)
+    if before is not None and before == when_finished(run.out):
+        tell(
+            run,
+            f"{run.out} was finished already, and stays as it is. Teach a student with it: echoset "
+            f"distill --set {run.out}; go on with it: raise --synthesis.calls; make another one: "
+            "--out",
+        )
     manifest = transfer_set.manifest
     counts = transfer_set.counts()
     seconds = sum(shard["seconds"] for shard in manifest["shards"])
@@ -32,9 +48,9 @@ def execute(run: SynthesizeRun) -> int:
         "seconds": seconds,
     }
     table = new_table(f"Transfer set {run.out}", "class", "images")
-    for label, count in enumerate(counts):
-        table.add_row(str(label), str(count))
+    for row in class_rows([counts]):
+        table.add_row(*row)
     table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s"
     status = finish(run, table, document)
-    require_balance(manifest["short"], run.out)
+    require_balance(manifest["short"], run.out, FILL if not run.shortage else "")
     return status

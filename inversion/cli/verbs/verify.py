@@ -100,7 +100,7 @@ class Answers(NamedTuple):
 
 
 def _ask_again(run: VerifyRun, options: TeacherOptions, transfer_set: TransferSet) -> Answers:
-    teacher = load_teacher(options)
+    teacher = load_teacher(options, trust=run.trust)
     require_same_teacher(transfer_set, teacher, run.set)
     device = run.resolve_device()
     logits = predict(teacher, transfer_set.images, device, quiet=run.quiet).cpu()  # (N, K, *places)

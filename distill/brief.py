@@ -1,0 +1,28 @@
+"""Options print what differs from their defaults, so that signatures and errors stay short."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Brief:
+    """For dataclasses with `repr=False`: `SynthesisOptions(images=500)` prints as it is written.
+
+    It is a dataclass itself, as jsonargparse takes no mixture for a group of options.
+    """
+
+    def __repr__(self) -> str:
+        told = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != _default(field):
+                told.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(told)})"
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default

@@ -1,0 +1,61 @@
+"""What may be said of a network's images and answers, by whoever wrote a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from distill.options import OutputForm
+from distill.tasks import TASKS, USUAL
+from synthesis_kernels.errors import EchosetError
+
+LIMITS = {"channels": (1, 1024), "size": (1, 8192), "classes": (2, 1_000_000)}
+"""Least and most of what an input may have."""
+
+
+def check_contract(contract: Mapping[str, Any], where: str) -> None:
+    """Refuse what can't be an input of a network, as a file from elsewhere may say anything;
+    `where` names it for the message.
+    """
+    for key, (least, most) in LIMITS.items():
+        value = contract.get(key)
+        if type(value) is not int or not least <= value <= most:
+            raise EchosetError(
+                f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}"
+            )
+    task = contract.get("task", USUAL)  # files from before there were tasks have none
+    if not isinstance(task, str) or task not in TASKS:
+        known = ", ".join(TASKS)
+        raise EchosetError(f"{where}: task must be one of {known}, got {task!r:.40}")
+    for key in ("mean", "std"):
+        values = contract.get(key)
+        if not isinstance(values, list | tuple) or not all(
+            type(v) in (int, float) and math.isfinite(v) for v in values
+        ):
+            raise EchosetError(f"{where}: {key} must be a list of numbers, got {values!r:.40}")
+    check_normaliser(contract["mean"], contract["std"], contract["channels"], f"{where}: ")
+    _check_output(contract, where)
+
+
+def _check_output(contract: Mapping[str, Any], where: str) -> None:
+    output = contract.get("output")
+    if not isinstance(output, str | None):
+        raise EchosetError(f"{where}: output must be a name, got {output!r:.40}")
+    form = contract.get("output_form")
+    if form is not None and form not in get_args(OutputForm):
+        known = ", ".join(get_args(OutputForm))
+        raise EchosetError(f"{where}: output_form must be one of {known}, got {form!r:.40}")
+
+
+def check_normaliser(
+    mean: Sequence[float], std: Sequence[float], channels: int, where: str = ""
+) -> None:
+    """Refuse means and deviations that are not one a channel, or one for all."""
+    for name, given in (("mean", mean), ("std", std)):
+        if len(given) not in (1, channels):
+            raise EchosetError(
+                f"{where}{name} has {len(given)} values, but the input has {channels} channels"
+            )
+    if min(std) <= 0:
+        raise EchosetError(f"{where}every std must be positive, got {list(std)}")

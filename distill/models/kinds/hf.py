@@ -1,0 +1,147 @@
+"""Image classifiers of Hugging Face: `hf:microsoft/resnet-18`, or a folder of `save_pretrained`,
+`hf:./my_net`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill.models.kinds.kind import Constructor, Kind
+from synthesis_kernels.errors import EchosetError
+
+PREFIX = "hf:"
+PREPROCESSING = "preprocessor_config.json"
+
+
+def _transformers() -> Any:
+    """The library; it imports torchvision, which may need mending first."""
+    import distill.torchvision_shim  # noqa: F401
+
+    try:
+        import transformers
+    except ImportError as error:
+        raise EchosetError(
+            f"a name that begins with {PREFIX} needs transformers: pip install 'echoset[hf]' "
+            f"({error})"
+        ) from error
+    return transformers
+
+
+def takes(name: str) -> bool:
+    """Whether the name says that it is Hugging Face's."""
+    return name.startswith(PREFIX)
+
+
+def _fetch(name: str, function: Any, *arguments: Any, **settings: Any) -> Any:
+    """What transformers reads from a folder or the hub; where it can't, the message says why."""
+    inner = name.removeprefix(PREFIX)
+    try:
+        return function(inner, *arguments, **settings)
+    except Exception as error:  # whatever the hub, its client or a damaged file raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise EchosetError(
+            f"'{name}' could not be read as an image classifier of Hugging Face ({reason:.300}). "
+            "Where there is no network, download it beforehand (hf download "
+            f"{inner}), or give a folder that save_pretrained wrote: {PREFIX}FOLDER"
+        ) from error
+
+
+def _configuration(name: str) -> Any:
+    """What the network is; code that a repository brings is never run."""
+    inner = name.removeprefix(PREFIX)
+    if inner.startswith((".", "/", "~")) and not Path(inner).is_dir():
+        raise EchosetError(f"'{name}': no folder at {inner}")
+    read = _transformers().AutoConfig.from_pretrained
+    return _fetch(name, read, trust_remote_code=False)
+
+
+def constructor(name: str) -> Constructor:
+    """What builds the network with fresh weights."""
+    configuration = _configuration(name)
+
+    def build(channels: int, classes: int, **arguments: Any) -> nn.Module:
+        settings = {"num_channels": channels, **arguments}
+        unknown = [key for key in settings if not hasattr(configuration, key)]
+        if set(unknown) & arguments.keys():
+            raise EchosetError(f"model '{name}' takes no argument {', '.join(unknown)}")
+        for key, value in settings.items():
+            if key not in unknown:
+                setattr(configuration, key, value)
+        if classes != configuration.num_labels:
+            configuration.num_labels = classes
+        build = _transformers().AutoModelForImageClassification.from_config
+        return build(configuration, trust_remote_code=False)
+
+    return build
+
+
+def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
+    """Classes and channels by its configuration; size, mean and std by how its images are
+    prepared.
+    """
+    configuration = _configuration(name)
+    classes = [str(configuration.id2label[place]) for place in sorted(configuration.id2label)]
+    known: dict[str, Any] = {
+        "classes": configuration.num_labels,
+        "channels": getattr(configuration, "num_channels", 3),
+        "notes": {"class_names": classes},
+    }
+    prepared = _preprocessing(name)
+    size = _side(prepared, name) or getattr(configuration, "image_size", None)
+    if isinstance(size, int):
+        known["size"] = size
+    if prepared.get("do_normalize", True) and "image_mean" in prepared:
+        known["mean"] = tuple(prepared["image_mean"])
+        known["std"] = tuple(prepared["image_std"])
+    return known
+
+
+def _preprocessing(name: str) -> Mapping[str, Any]:
+    """How images are prepared; empty where nothing is said of it."""
+    _transformers()
+    from transformers.utils import cached_file
+
+    file = _fetch(name, cached_file, PREPROCESSING, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return {}
+    try:
+        told = json.loads(Path(file).read_text())
+    except ValueError as error:
+        raise EchosetError(f"{file} is damaged ({error})") from error
+    return told if isinstance(told, dict) else {}
+
+
+def _side(prepared: Mapping[str, Any], name: str) -> int | None:
+    """The side of a square image, after the last crop."""
+    told = prepared.get("size")
+    if prepared.get("do_center_crop", True) and "crop_size" in prepared:
+        told = prepared["crop_size"]
+    if isinstance(told, Mapping):
+        sides = {told[key] for key in ("height", "width", "shortest_edge") if key in told}
+        if len(sides) > 1:
+            raise EchosetError(
+                f"{name} takes images of {told['height']}×{told['width']} pixels, and only square "
+                "ones can be made; where it takes others, too, say --teacher.size"
+            )
+        told = next(iter(sides), None)
+    return told if isinstance(told, int) else None
+
+
+def weights(name: str, arguments: Mapping[str, Any], weights: str | None) -> Mapping[str, Tensor]:
+    """The weights in the folder, or on the hub."""
+    read = _transformers().AutoModelForImageClassification.from_pretrained
+    return _fetch(name, read, trust_remote_code=False).state_dict()
+
+
+KIND = Kind(
+    form="a name or folder of Hugging Face's such as hf:microsoft/resnet-18",
+    takes=takes,
+    constructor=constructor,
+    contract=contract,
+    weights=weights,
+)

@@ -1,0 +1,260 @@
+"""What of a network's answer are its logits: where they lie, and in which form.
+
+Both are found out once, when a network is checked (`Classifier.settle`), and kept in its spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distill.options import OutputForm
+from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from distill.models.classifier import ModelSpec
+
+USUAL_NAMES = ("logits", "out")
+"""How networks that answer with several tensors call the one that decides."""
+SUM_TOLERANCE = 1e-3
+"""Probabilities that a network computed in 16 bits sum to one no more exactly."""
+TINY = torch.finfo(torch.float32).tiny
+EPSILON = torch.finfo(torch.float32).eps
+
+
+def list_tensors(answer: object) -> dict[str, Tensor]:
+    """Every tensor in an answer, by the name that `pick` takes; the answer itself has none."""
+    if isinstance(answer, Tensor):
+        return {"": answer}
+    tensors = {}
+    for name, part in _parts(answer):
+        for rest, tensor in list_tensors(part).items():
+            tensors[f"{name}.{rest}" if rest else name] = tensor
+    return tensors
+
+
+def _parts(answer: object) -> Iterator[tuple[str, object]]:
+    """What an answer is made of, by key, attribute or place."""
+    if isinstance(answer, Mapping):
+        yield from ((str(key), part) for key, part in answer.items())
+    elif isinstance(answer, tuple) and hasattr(answer, "_fields"):
+        yield from zip(answer._fields, answer, strict=True)
+    elif isinstance(answer, tuple | list):
+        yield from ((str(place), part) for place, part in enumerate(answer))
+    elif is_dataclass(answer):
+        yield from ((each.name, getattr(answer, each.name)) for each in fields(answer))
+
+
+def pick(answer: Any, name: str) -> Tensor:
+    """The part of an answer under a key, an attribute or a place; dots lead further in."""
+    if isinstance(answer, Mapping) and name in answer:
+        return answer[name]
+    first, _, rest = name.partition(".")
+    part = _pick_part(answer, first)
+    return pick(part, rest) if rest else part
+
+
+def _pick_part(answer: Any, name: str) -> Any:
+    if isinstance(answer, Mapping):
+        # A key may be a number.
+        return next(part for key, part in answer.items() if str(key) == name)
+    if isinstance(answer, Sequence) and name.isdigit():
+        return answer[int(name)]
+    return getattr(answer, name)
+
+
+def find_logits(
+    answer: object, expected: tuple[int, ...], model: str, told: str | None
+) -> str | None:
+    """The name of the logits in an answer to two images: the one that was `told`, or the obvious
+    one. None where the answer is a tensor itself.
+    """
+    tensors = list_tensors(answer)
+    if not tensors:
+        kind = type(answer).__name__
+        raise EchosetError(f"{model} answers {kind} to two images, expected {expected}")
+    if told is not None:
+        if told not in tensors:
+            there = "a tensor alone: leave output away" if "" in tensors else list_shapes(tensors)
+            raise EchosetError(f"{model} answers no '{told}', but {there}")
+        return told
+    if "" in tensors:
+        return None
+    exact = [name for name, tensor in tensors.items() if tuple(tensor.shape) == expected]
+    fitting = exact or [name for name, tensor in tensors.items() if _fits(tensor, expected)]
+    usual = [name for name in USUAL_NAMES if name in fitting]
+    if usual:
+        return usual[0]
+    if len(fitting) == 1:
+        return fitting[0]
+    many = f"{len(fitting)} of them have" if fitting else "none of them has"
+    remedy = "say which are the logits (for a teacher --teacher.output NAME)"
+    if not fitting:
+        remedy = "set channels, size and classes to what it was trained on"
+    raise EchosetError(
+        f"{model} answers {list_shapes(tensors)} to two images, and {many} the shape {expected}; "
+        f"{remedy}"
+    )
+
+
+def list_shapes(tensors: Mapping[str, Tensor]) -> str:
+    """Names and shapes, for a message."""
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+
+
+def _fits(tensor: Tensor, expected: tuple[int, ...]) -> bool:
+    return tuple(tensor.shape) == expected or _is_single(tensor, expected[1:])
+
+
+def _is_single(answer: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether an answer is one number an image where two classes, `shape` = (2,), are decided."""
+    one_each = answer.ndim == 1 or answer.shape[1:] == (1,)
+    return shape == (2,) and one_each and answer.is_floating_point()
+
+
+def to_logits(answer: Tensor, form: OutputForm | None, shape: tuple[int, ...]) -> Tensor:
+    """An answer of this form as logits, (B, *shape).
+
+    The one logit z of a network that tells two classes apart becomes −z/2 and z/2, so that neither
+    class is the one that others are measured from.
+    """
+    single = isinstance(answer, Tensor) and _is_single(answer, shape)  # a traced one is not
+    if form in (None, "logits"):
+        logits = answer
+    elif form == "sigmoid" or single:
+        logits = _logit(answer.float())
+    else:
+        # Below the smallest float a softmax has rounded to 0; above it the gradient is right.
+        logits = answer.float().clamp_min(TINY).log()
+    if not single:
+        return logits
+    half = logits.reshape(-1, 1) / 2
+    return torch.cat([-half, half], 1)
+
+
+def _logit(chance: Tensor) -> Tensor:
+    """The inverse of a sigmoid, finite where that was rounded to 0 or 1."""
+    return chance.clamp_min(TINY).log() - torch.log1p(-chance.clamp_max(1 - EPSILON))
+
+
+def make_probes(channels: int, size: int) -> list[Tensor]:  # of (2, C, H, W) in [0, 1]
+    """Pairs of images that differ in kind: grey and black, noise, and smooth noise of two sizes."""
+    random = torch.Generator().manual_seed(0)
+    shape = (channels, size, size)
+    plain = torch.stack([torch.full(shape, 0.5), torch.zeros(shape)])
+    probes = [plain, torch.rand((2, *shape), generator=random)]
+    for cells in (3, 7):
+        grid = torch.rand((2, channels, cells, cells), generator=random)
+        probes.append(F.interpolate(grid, (size, size), mode="bicubic").clamp(0, 1))
+    return probes
+
+
+WORDS = {
+    "logits": "logits",
+    "probabilities": "probabilities, whose logarithms are taken as logits",
+    "sigmoid": "a sigmoid's numbers, turned back into logits",
+}
+
+
+class Output(NamedTuple):
+    """What of a network's answers are the logits."""
+
+    output: str | None
+    """Where they are: see `ModelSpec`."""
+    form: OutputForm | None
+    single: bool
+    """Whether it is one number, for two classes."""
+    recognised: bool
+    """Whether the form, which is not the usual one, was told by nobody."""
+
+    def describe(self) -> str:
+        """All of it in a line."""
+        line = WORDS[self.form or "logits"]
+        if self.output is not None:
+            line += f", at '{self.output}' of the answer"
+        if self.single:
+            line += "; the one number z stands for −z/2 and z/2"
+        return line
+
+    def remarks(self) -> list[str]:
+        """What a user should know before relying on it."""
+        if not self.recognised:
+            return []
+        return [
+            f"it seems to answer with {WORDS[self.form or 'logits']}; if so, say --teacher."
+            f"output_form {self.form}, and if not, logits"
+        ]
+
+
+def find_output(
+    ask: Callable[[Tensor], Any], spec: ModelSpec, shape: tuple[int, ...]
+) -> Output | None:
+    """Where the logits lie in what `ask` gives to images in [0, 1], and what they are, where the
+    spec doesn't say it. None where it takes no images.
+    """
+    probes = make_probes(spec.channels, spec.size)
+    try:
+        answers = [ask(images) for images in probes]
+    except Exception:  # whatever the network raises
+        return None
+    output = find_logits(answers[0], (2, *shape), spec.model, spec.output)
+
+    def rows(answers: Sequence[Any]) -> Tensor:  # (N, K, *places)
+        parts = answers if output is None else [pick(answer, output) for answer in answers]
+        return torch.cat([part.detach().double().cpu() for part in parts])
+
+    first = answers[0] if output is None else pick(answers[0], output)
+    single = _is_single(first, shape)
+    if spec.output_form is not None or not _fits(first, (2, *shape)):
+        return Output(output, spec.output_form, single, False)
+    form = recognise(rows(answers))
+    if form == "sigmoid" and not _takes_sigmoid(lambda: ask(probes[0]), first.shape):
+        form = None  # small logits
+    return Output(output, form, single, form is not None)
+
+
+def recognise(rows: Tensor) -> OutputForm | None:  # (N, K, *places)
+    """The form of a network's answers to different images, if they are no logits.
+
+    No network of logits answers with rows that all sum to one. Numbers between 0 and 1 may be small
+    logits as well.
+    """
+    if not rows.isfinite().all() or rows.min() < 0:
+        return None
+    is_row = rows.ndim > 1 and rows.shape[1] > 1
+    if is_row and (rows.sum(1) - 1).abs().max() < SUM_TOLERANCE:
+        return "probabilities"
+    return "sigmoid" if rows.min() > 0 and rows.max() <= 1 else None
+
+
+def _takes_sigmoid(run: Callable[[], object], shape: torch.Size) -> bool:
+    """Whether a sigmoid of as many numbers is taken on the way."""
+    with _Sigmoids() as sigmoids:
+        run()
+    return shape.numel() in sigmoids.sizes
+
+
+class _Sigmoids(TorchDispatchMode):
+    """Notes how many numbers every sigmoid is taken of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.sigmoid, torch.ops.aten.sigmoid_):
+            self.sizes.append(result.numel())
+        return result

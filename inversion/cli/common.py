@@ -1,0 +1,52 @@
+"""What several verbs take. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distill.runtime import Runtime
+from distill.tracking import check_track
+from inversion.presets import PresetName
+
+
+@dataclass(frozen=True)
+class Common(Runtime):
+    """What every verb takes: the runtime's fields, and how to answer."""
+
+    json: bool = False
+    """Print one JSON document as the last line of standard output."""
+
+
+@dataclass(frozen=True)
+class LoadingRun(Common):
+    """What every verb takes that loads a network."""
+
+    trust: bool = False
+    """Import and run the code that a student's file, or a set's teacher.yaml, names. (An import
+    path that you give yourself needs none of this.)
+    """
+
+
+@dataclass(frozen=True)
+class PresetRun(LoadingRun):
+    """What every verb takes that has presets."""
+
+    preset: PresetName | None = None
+    """Options that go together; what you give besides wins. digits: grey figures, as the defaults
+    are; photos: photographs; fast: a first look; none: plain defaults. By default it follows from
+    the teacher, by its file's notes on its images and their channels, and beside --config it is
+    none.
+    """
+
+
+@dataclass(frozen=True)
+class TrackedRun(Common):
+    """Of verbs that can leave their figures elsewhere, too."""
+
+    track: str | None = None
+    """Write the figures while they are made, beside the log: csv or tensorboard, each in OUT or,
+    with :PATH behind it, there. TensorBoard needs the extra `tensorboard`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_track(self.track)

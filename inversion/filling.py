@@ -1,0 +1,81 @@
+"""What a synthesis leaves short, made of its own images by the ways that `collect` has."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.models import Classifier
+from distill.runtime import Runtime
+from distill.sets.transfer_set import (
+    DTYPES,
+    TransferSet,
+    shard_name,
+    write_manifest,
+    write_shard,
+)
+from distill.tasks.places import count_decisions
+from inversion.options import CollectOptions
+from inversion.options.collect import MakingWay
+from inversion.sources.collect import collect
+from inversion.sources.collection import MADE
+
+WORK = ".filling"
+"""In the set's folder while images are made for it."""
+
+
+def fill_short(
+    transfer_set: TransferSet,
+    teacher: Classifier,
+    ways: Sequence[MakingWay],
+    out: str | Path,
+    runtime: Runtime = Runtime(),
+) -> TransferSet:
+    """Make images for the classes that the set in the folder `out` lacks, and add them to it as one
+    shard more. The images that are there stay as they are.
+    """
+    out = Path(out)
+    manifest = dict(transfer_set.manifest)
+    wanted = len(transfer_set) + sum(manifest["short"].values())
+    options = CollectOptions(images=wanted, short=tuple(ways), expose=0.0)
+    found = collect(teacher, (str(out),), options, out / WORK, runtime=runtime)
+    is_made = found.round == MADE
+    tensors = {name: getattr(found, name)[is_made] for name in DTYPES}
+    if is_made.any():
+        # As of images that were never drawn.
+        tensors["priority"] += transfer_set.priority.amax()
+        write_manifest(out, manifest | _with_shard(manifest, transfer_set, found, tensors, out))
+    shutil.rmtree(out / WORK)
+    return TransferSet.load(out)
+
+
+def _with_shard(
+    manifest: dict[str, Any],
+    transfer_set: TransferSet,
+    found: TransferSet,
+    tensors: dict[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Write the shard, and give what the manifest then says otherwise."""
+    account = found.manifest["collection"]
+    count = len(manifest["shards"])
+    name = shard_name(count, count + 1)
+    added = count_decisions(tensors["labels"], found.classes).tolist()
+    shard = {
+        "file": name,
+        "sha256": write_shard(out / name, tensors),
+        "count": len(tensors["labels"]),
+        "counts": added,
+        "seconds": account["seconds"],
+        "device": found.manifest["shards"][0]["device"],
+    }
+    counts = [sum(pair) for pair in zip(transfer_set.counts(), added, strict=True)]
+    lacks = {label: lack - added[int(label)] for label, lack in manifest["short"].items()}
+    return {
+        "counts": counts,
+        "short": {label: lack for label, lack in lacks.items() if lack > 0},
+        "filled": {way: rows for way, rows in account["taken"].items() if way != str(out)},
+        "shards": [*manifest["shards"], shard],
+    }

@@ -1,0 +1,166 @@
+"""A teacher looked over before any work: its BatchNorm layers, its weights, its shapes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from distill.models import Classifier, ModelSpec, as_classifier
+from distill.models.frozen import Frozen, NormLayer, find_batch_norms
+from synthesis_kernels.backend import kernel_form
+from synthesis_kernels.errors import EchosetError
+
+DEAD_VARIANCE = 1e-8
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a teacher."""
+
+    spec: ModelSpec
+    parameters: int
+    weight_hash: str
+    layers: dict[str, int]
+    """BatchNorm layers tapped and their channels."""
+    kinds: dict[str, int]
+    """How many layers of which class."""
+    dead_channels: int
+    """Channels whose running variance is zero: nothing in the training data ever moved them."""
+    output: str
+    """What of the network's answers is taken, and how."""
+    warnings: list[str]
+
+
+def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = True) -> Inspection:
+    """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
+    what to do.
+    """
+    teacher = as_classifier(teacher)
+    layers = find_batch_norms(teacher.network)
+    if not layers and needs_batch_norm:
+        raise EchosetError(
+            f"teacher '{teacher.spec.model}' has no BatchNorm layer with running statistics, and "
+            "SSD-KD matches those. Use a teacher with BatchNorm (for example convnet-32, "
+            "wrn-40-2, torchvision's vgg11_bn), a recipe that needs none (--synthesis.recipe "
+            "adversarial), or no generator: echoset collect shaders"
+        )
+    untrained = check_statistics(layers)
+    check_parameters(teacher)
+    check_shape(teacher)
+    if layers:
+        _check_moments(teacher, needs_batch_norm)
+    for name in teacher.unused:
+        del layers[name]
+    untrained = [name for name in untrained if name in layers]
+    if layers and len(untrained) == len(layers):
+        raise EchosetError(
+            "the teacher's running statistics were never trained (every mean is 0, every variance "
+            "1); give its trained weights with --teacher.weights"
+        )
+    kinds = Counter(type(layer).__name__ for layer in layers.values())
+    dead = [int((layer.running_var < DEAD_VARIANCE).sum()) for layer in layers.values()]
+    return Inspection(
+        spec=teacher.spec,
+        parameters=teacher.parameters_count,
+        weight_hash=teacher.weight_hash(),
+        layers={name: layer.running_mean.numel() for name, layer in layers.items()},
+        kinds=dict(kinds),
+        dead_channels=sum(dead),
+        output=teacher.found.describe() if teacher.found else "logits",
+        warnings=_warnings(teacher, untrained),
+    )
+
+
+def check_statistics(layers: Mapping[str, NormLayer]) -> list[str]:
+    """Refuse running statistics that can't be right; gives the layers that were never trained."""
+    untrained = []
+    for name, layer in layers.items():
+        mean = layer.running_mean
+        variance = layer.running_var
+        if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
+            raise EchosetError(
+                f"BatchNorm layer {name} has running statistics that are not finite; the "
+                "checkpoint is damaged"
+            )
+        if (variance < 0).any():
+            raise EchosetError(
+                f"BatchNorm layer {name} has a negative running variance; the checkpoint is damaged"
+            )
+        if not mean.any() and (variance == 1).all():
+            untrained.append(name)
+    return untrained
+
+
+def check_parameters(teacher: Classifier) -> None:
+    """Refuse weights that are not finite, and buffers that are no numbers, by name."""
+    for name, parameter in teacher.network.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise EchosetError(
+                f"the teacher's parameter {name} is not finite; the checkpoint is damaged"
+            )
+    for name, buffer in teacher.network.named_buffers():
+        # A mask of attention may hold -inf.
+        if torch.isnan(buffer).any():
+            raise EchosetError(
+                f"the teacher's buffer {name} has values that are no numbers; the checkpoint is "
+                "damaged"
+            )
+
+
+def _warnings(teacher: Classifier, untrained: list[str]) -> list[str]:
+    """All that its user should know."""
+    lines = [f"layer {name} was never trained" for name in untrained]
+    if teacher.unused:
+        names = ", ".join(teacher.unused)
+        lines.append(f"these BatchNorm layers never run in evaluation and are left out: {names}")
+    return lines + teacher.remarks + _doubts(teacher)
+
+
+def _doubts(teacher: Classifier) -> list[str]:
+    """What its user may have forgotten to say of it."""
+    doubts = []
+    if set(teacher.spec.mean) == {0.0} and set(teacher.spec.std) == {1.0}:
+        doubts.append(
+            "no mean and std given: assuming the network takes images in [0, 1] as they are"
+        )
+    if "views" not in teacher.spec.notes:
+        doubts.append(
+            "its file doesn't say how its training images were shifted and mirrored: see "
+            "synthesis.objective.views"
+        )
+    return doubts
+
+
+def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
+    """Refuse a network, given by `option`, that doesn't take the images, or tell the classes, that
+    it is said to.
+    """
+    try:
+        teacher.check_forward()
+    except EchosetError as error:
+        raise EchosetError(
+            f"{error}. Set {option}.channels, {option}.size and {option}.classes to what it was "
+            "trained on"
+        ) from error
+
+
+def _check_moments(teacher: Classifier, needs_batch_norm: bool) -> None:
+    """Name a BatchNorm layer that runs twice; leave out those that never run, unless none is
+    left.
+    """
+    spec = teacher.spec
+    grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
+    # Wherever it will run, it is looked at on the CPU.
+    with torch.no_grad(), kernel_form("reference"):
+        teacher.unused += Frozen(teacher).find_unused(grey)
+    left = find_batch_norms(teacher.network).keys() - set(teacher.unused)
+    if needs_batch_norm and not left:
+        raise EchosetError(
+            f"none of the teacher's BatchNorm layers runs in evaluation, {teacher.unused[0]} "
+            "neither, so there is nothing to match; use a recipe that needs none "
+            "(--synthesis.recipe adversarial), or no generator: echoset collect shaders"
+        )

@@ -1,0 +1,45 @@
+"""Presets: options that go together, one YAML file each. No torch here.
+
+A verb takes of a preset what it knows. What a user gives, in a file or as an option, wins over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+PresetName = Literal["digits", "photos", "fast", "none"]
+"""Files of this folder, and none: plain defaults."""
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """A preset's options by their whole names, such as `synthesis.calls`."""
+    import yaml
+
+    if name == "none":
+        return {}
+    text = Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(_flat(yaml.safe_load(text)))
+
+
+def _flat(options: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        key = f"{group}{name}"
+        # Losses are one option: a mapping of names to weights.
+        if isinstance(value, dict) and key != "distillation.loss":
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def choose(channels: int, notes: Mapping[str, Any]) -> tuple[str, str]:
+    """The preset that suits a teacher's images, and why."""
+    views = notes.get("views")
+    if isinstance(views, dict):
+        if views.get("flip"):
+            return "photos", "the teacher's file says that its training images were mirrored"
+        return "digits", "the teacher's file says that its training images were not mirrored"
+    if channels == 1:
+        return "digits", "the teacher takes grey images"
+    return "photos", "the teacher takes colour images"

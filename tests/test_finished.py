@@ -1,0 +1,103 @@
+"""The same command on what is finished, and a synthesis that goes on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import STUDENT, TINY_FLAGS, last_json
+
+from distill import TransferSet
+from distill.files import read_log
+from distill.runtime import Runtime
+from inversion import synthesize
+from inversion.more_calls import go_on
+from synthesis_kernels.errors import EchosetError
+
+SHORT = ["--student=convnet-4", "--distillation.steps=2", "--distillation.views_per_image=2"]
+SHARD = "shard-00000-of-00001.safetensors"
+
+
+def test_a_finished_set_and_a_finished_student_say_so(run, tmp_path):
+    collect = ["collect", "noise", f"--out={tmp_path / 'set'}", "--images=12"]
+    collect.append("--collection.balanced=false")
+    assert "finished already" not in run(*collect).stderr
+    said = run(*collect).stderr
+    assert f"echoset distill --set {tmp_path / 'set'}" in said and "finished already" in said
+
+    distil = ["distill", f"--set={tmp_path / 'set'}", f"--out={tmp_path / 'out'}", *SHORT]
+    first = last_json(run(*distil, "--json"))
+    stamp = (tmp_path / "out" / STUDENT).stat().st_mtime_ns
+    again = run(*distil, "--json")
+    assert "finished already by this command" in again.stdout and last_json(again) == first
+    assert (tmp_path / "out" / STUDENT).stat().st_mtime_ns == stamp
+    assert "finished already" not in run(*distil, "--seed=1").stdout
+    (tmp_path / "out" / STUDENT).unlink()
+    assert "finished already" not in run(*distil).stdout
+
+
+def make(teacher, options, out):
+    return synthesize(teacher, options, out, runtime=Runtime(device="cpu", quiet=True))
+
+
+@pytest.mark.slow
+def test_a_finished_set_goes_on_with_more_calls(teacher, tiny, tmp_path):
+    out = tmp_path / "set"
+    before = make(teacher, replace(tiny, calls=8), out)
+    after = make(teacher, replace(tiny, calls=10), out)
+    calls = [event["call"] for event in read_log(out / "log.jsonl")]
+    assert calls == list(range(1, calls[-1] + 1)) and calls[-1] > calls[-3] >= 8
+    assert after.manifest["config"]["calls"] == 10 and after.counts() == before.counts()
+    assert after.manifest["shards"][0]["sha256"] != before.manifest["shards"][0]["sha256"]
+    with pytest.raises(EchosetError, match="other options, seed or teacher"):
+        make(teacher, replace(tiny, calls=8), out)
+
+    (out / f".{SHARD}.last").unlink()
+    with pytest.raises(EchosetError, match=r"its last state is gone, so it can't go on; make"):
+        make(teacher, replace(tiny, calls=12), out)
+    assert make(teacher, replace(tiny, calls=10), out).manifest == after.manifest
+
+
+@pytest.mark.slow
+def test_where_patience_ended_it_more_patience_is_asked_for(teacher, tiny, tmp_path):
+    out = tmp_path / "set"
+    made = make(teacher, replace(tiny, calls=40, patience=2), out)
+    ended = made.manifest["shards"][0]["calls"]
+    with pytest.raises(EchosetError, match=f"after {ended} of 40 calls.*raise --synthesis.patien"):
+        make(teacher, replace(tiny, calls=50, patience=2), out)
+    more = make(teacher, replace(tiny, calls=40, patience=4), out)
+    assert more.manifest["shards"][0]["calls"] > ended
+
+
+@pytest.mark.slow
+def test_a_kill_before_it_goes_on_leaves_it_to_be_begun_again(teacher, tiny, tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    make(teacher, replace(tiny, calls=8), out)
+
+    def killed(*arguments):
+        assert go_on(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inversion.driver.go_on", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(teacher, replace(tiny, calls=10), out)
+    assert make(teacher, replace(tiny, calls=10), out).manifest["config"]["calls"] == 10
+
+
+@pytest.mark.slow
+def test_short_classes_are_filled_with_images_made_of_the_others(run, tmp_path):
+    out = tmp_path / "set"
+    flags = [*TINY_FLAGS, "--images=80", "--synthesis.calls=2", f"--out={out}", "--json"]
+    short = run("synthesize", *flags, status=1)
+    lacks = last_json(short)["short"]
+    assert lacks and "add --short push" in short.stderr
+    before = TransferSet.load(out)
+
+    filled = run("synthesize", *flags, "--short", "push")
+    assert last_json(filled)["per_class"] == [8] * 10 and not last_json(filled)["short"]
+    after = TransferSet.load(out, check_hashes=True)
+    assert torch.equal(after.images[: len(before)], before.images)
+    assert sum(after.manifest["filled"]["push"]) == sum(lacks.values())
+    assert not (out / ".filling").exists()
+    last_json(run("verify", f"--set={out}", "--teacher=mnist", "--json"))
+    assert "finished already" in run("synthesize", *flags, "--short", "push").stderr

@@ -1,0 +1,364 @@
+"""Networks in files that torch wrote: exported programs, TorchScript, and pickles, which are
+refused.
+"""
+
+import copy
+import json
+import pickle
+import zipfile
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distill import Classifier, ModelSpec
+from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.kinds.torchscript import Script
+from distill.taps import find_stages
+from inversion import TeacherOptions, inspect_teacher, load_teacher
+from synthesis_kernels.errors import EchosetError
+
+pytestmark = [
+    pytest.mark.slow,  # torch.export takes seconds to begin
+    *[pytest.mark.filterwarnings(f"ignore::{kind}Warning") for kind in ("Deprecation", "Future")],
+]
+SHAPE = {"channels": 1, "size": 12, "classes": 4}
+
+
+class Net(nn.Module):
+    """What a network may do: branches by shape, sums, a layer in place, a convolution that names
+    its sides.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(True))
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.same = nn.Conv2d(8, 8, 3, padding="same")
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images):
+        return self.answer(images)
+
+    def answer(self, images):
+        x = self.stem(images)
+        x = F.relu(self.norm(self.conv(x)) + x)
+        x = F.max_pool2d(self.same(x), 2)
+        if x.size(2) > 1:
+            x = F.adaptive_avg_pool2d(x, 1)
+        return self.head(self.drop(x.view(x.size(0), -1)))
+
+
+class Picky(Net):
+    """Does something else for bright images."""
+
+    def forward(self, images):
+        if bool(images.mean() > 0.25):
+            images = images * 0.5
+        return self.answer(images)
+
+
+def trained(network):
+    """A network as if trained."""
+    torch.manual_seed(0)
+    for layer in find_batch_norms(network).values():
+        layer.running_mean.uniform_(-0.2, 0.2)
+        layer.running_var.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+def export(network, path, batch=2, dynamic=True):
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+    program = torch.export.export(network, (torch.rand(batch, 1, 12, 12),), dynamic_shapes=shapes)
+    torch.export.save(program, path)
+
+
+def export_fixed(network, path):
+    """As whoever exports for the first time does it: for one image."""
+    export(network, path, batch=1, dynamic=False)
+
+
+def export_lowered(network, path):
+    """With fewer, smaller operators."""
+    program = torch.export.export(network, (torch.rand(2, 1, 12, 12),))
+    torch.export.save(program.run_decompositions(), path)
+
+
+def script(network, path):
+    torch.jit.script(network).save(path)
+
+
+def trace(network, path):
+    torch.jit.trace(network, torch.rand(1, 1, 12, 12)).save(path)
+
+
+WAYS = [
+    (export, "net.pt2"),
+    (export_fixed, "net.pt2"),
+    (export_lowered, "net.pt2"),
+    (script, "net.pt"),
+    (trace, "net.torchscript"),
+]
+
+
+@pytest.mark.parametrize(("save", "name"), WAYS)
+def test_a_file_is_a_teacher_as_its_network_is(tmp_path, save, name):
+    """The same answers, and the same moments at the same layers: a set comes out the same."""
+    network = trained(nn.Sequential(Flat(), Net()) if save is export_lowered else Net())
+    save(network, str(tmp_path / name))
+    teacher = load_teacher(TeacherOptions(str(tmp_path / name), **SHAPE))
+    original = Classifier(network, ModelSpec("net", **SHAPE)).eval()
+    images = torch.rand(5, 1, 12, 12)
+    torch.testing.assert_close(teacher(images), original(images))
+    assert find_batch_norms(teacher.network).keys() == find_batch_norms(network).keys()
+    ours = Frozen(teacher).with_moments(images)[1]
+    torch.testing.assert_close(ours, Frozen(original).with_moments(images)[1])
+    assert list(inspect_teacher(teacher).layers.values()) == [8, 8]
+    if save is not export_lowered:
+        assert teacher.weight_hash() == original.weight_hash()
+        assert find_stages(teacher).head == "head"
+
+
+class Flat(nn.Module):
+    """Nothing."""
+
+    def forward(self, images):
+        return images
+
+
+def test_an_exported_program_tells_what_it_takes(tmp_path):
+    export(trained(Net()), tmp_path / "net.pt2")
+    spec = load_teacher(TeacherOptions(str(tmp_path / "net.pt2"))).spec
+    assert (spec.channels, spec.size, spec.classes) == (1, 12, 4)
+
+
+@pytest.mark.parametrize("command", ["inspect", "collect"])
+def test_a_file_works_on_the_command_line(tmp_path, run, command):
+    export(trained(Net()), tmp_path / "net.pt2")
+    arguments = [f"--teacher={tmp_path / 'net.pt2'}", "--json"]
+    if command == "collect":
+        arguments += ["--images=8", f"--out={tmp_path / 'set'}", "--source", "noise"]
+    done = run(command, *arguments, status=0 if command == "inspect" else 1)
+    if command == "inspect":
+        assert json.loads(done.stdout.splitlines()[-1])["layers"] == {"stem.1": 8, "norm": 8}
+    else:  # a network that was never trained gives noise few classes
+        assert "is written but" in done.stderr
+
+
+def test_a_script_that_looks_at_images_answers_all_the_same(tmp_path, capsys):
+    """Its layers can't be reached, which is said, but a set can be collected."""
+    network = trained(Picky())
+    script(network, str(tmp_path / "net.pt"))
+    teacher = load_teacher(TeacherOptions(str(tmp_path / "net.pt"), **SHAPE))
+    assert "no layer of this TorchScript can be reached" in capsys.readouterr().err
+    assert isinstance(teacher.network, Script) and not find_batch_norms(teacher.network)
+    for brightness in (0.1, 1.0):
+        images = torch.rand(3, 1, 12, 12) * brightness
+        torch.testing.assert_close(teacher(images), network(images))
+        torch.testing.assert_close(Frozen(teacher)(images), network(images))
+        torch.testing.assert_close(
+            copy.deepcopy(teacher).double()(images.double()).float(), network(images)
+        )
+        teacher.float()
+    assert inspect_teacher(teacher, needs_batch_norm=False).parameters > 0
+
+
+class TwoInputs(Net):
+    """Takes more than images."""
+
+    def forward(self, images, scale):
+        return self.answer(images * scale)
+
+
+def save_two_inputs(path):
+    inputs = (torch.rand(2, 1, 12, 12), torch.tensor(2.0))
+    torch.export.save(torch.export.export(trained(TwoInputs()), inputs), path)
+
+
+class OneImage(Net):
+    """Has the number of images written into it."""
+
+    def forward(self, images):
+        x = F.adaptive_avg_pool2d(self.stem(images), 1)
+        return self.head(x.reshape(images.shape[0] * 8).reshape(-1, 8))
+
+
+def save_one_image(path):
+    export_fixed(trained(OneImage()), path)
+
+
+def save_oblong(path):
+    torch.export.save(torch.export.export(trained(Net()), (torch.rand(2, 1, 12, 14),)), path)
+
+
+def save_training(path):
+    export(trained(Net()).train(), path, dynamic=False)
+
+
+def save_nothing(path):
+    path.write_bytes(b"nothing")
+
+
+def save_no_program(path):
+    torch.save({"a": torch.zeros(1)}, path)
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (save_two_inputs, "takes 2 inputs.*images alone"),
+        (save_one_image, "exported for 1 images at once.*dynamic_shapes="),
+        (save_oblong, "12×14 pixels"),
+        (save_training, r"training mode.*model\.eval\(\)"),
+        (save_nothing, "holds no program that torch.export.save wrote"),
+        (save_no_program, "holds no program that torch.export.save wrote"),
+        (lambda path: None, "no file at"),
+    ],
+)
+def test_programs_that_cannot_teach_say_why(tmp_path, save, message):
+    save(tmp_path / "net.pt2")
+    with pytest.raises(EchosetError, match=message):
+        load_teacher(TeacherOptions(str(tmp_path / "net.pt2")))
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def repack(path, change):
+    """Write an archive again, each part as `change` makes it of its name and content."""
+    with zipfile.ZipFile(path) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in parts.items():
+            new.writestr(name, change(name, content))
+
+
+def in_json(part, old, new):
+    """A change of text in one part of an archive."""
+
+    def change(name, content):
+        return content.replace(old.encode(), new.encode()) if name.endswith(part) else content
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        ("model.json", "torch.ops.aten.relu.default", "torch.os.system"),
+        ("model.json", "torch.ops.aten.relu.default", "torch.ops.aten.from_file.default"),
+        ("model.json", "Symbol('", "__import__('os').system('"),
+        ("model.json", '"name": "linear"', '"name": "linear; import os"'),
+        ("weights_config.json", '"use_pickle": false', '"use_pickle": true'),
+        ("weights_config.json", "weight_0", "opaque_0"),
+    ],
+)
+def test_a_program_that_would_run_code_is_refused(tmp_path, part, old, new):
+    path = tmp_path / "net.pt2"
+    export(trained(Net()), path)
+    load_teacher(TeacherOptions(str(path)))
+    repack(path, in_json(part, old, new))
+    with pytest.raises(EchosetError, match="could run code when it is loaded"):
+        load_teacher(TeacherOptions(str(path)))
+
+
+def test_a_program_with_a_pickle_in_its_example_is_refused(tmp_path):
+    path = tmp_path / "net.pt2"
+    export(trained(Net()), path)
+    torch.save(Bomb(tmp_path / "ran"), tmp_path / "bomb.pt")
+    bomb = (tmp_path / "bomb.pt").read_bytes()
+    repack(path, lambda name, content: bomb if "sample_inputs" in name else content)
+    with pytest.raises(EchosetError, match="could run code when it is loaded"):
+        load_teacher(TeacherOptions(str(path)))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_compiled_code_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "net.pt2", "w") as archive:
+        archive.writestr("net/archive_format", "pt2")
+        archive.writestr("net/data/aotinductor/model/net.so", "")
+    with pytest.raises(EchosetError, match="machine code, which AOTInductor compiled"):
+        load_teacher(TeacherOptions(str(tmp_path / "net.pt2")))
+
+
+def test_a_program_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
+    path = tmp_path / "net.pt2"
+    export(trained(Net()), path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/data/weights/weight_99", bytes(2**22))
+    with pytest.raises(EchosetError, match="unpacks to 4,194,304 bytes"):
+        load_teacher(TeacherOptions(str(path)))
+
+
+class Writer(nn.Module):
+    """Writes a file when it answers."""
+
+    def forward(self, images):
+        torch.save(images, "written.pt")
+        return images
+
+
+def test_a_script_that_writes_files_is_refused(tmp_path):
+    torch.jit.script(Writer()).save(str(tmp_path / "net.pt"))
+    with pytest.raises(EchosetError, match=r"calls torch\.save.*import path"):
+        load_teacher(TeacherOptions(str(tmp_path / "net.pt"), **SHAPE))
+
+
+@pytest.mark.parametrize("place", ["model", "weights"])
+def test_a_whole_pickled_network_is_refused_with_the_lines_to_write(tmp_path, place, monkeypatch):
+    """And the lines work."""
+    network = trained(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)))
+    path = tmp_path / "net.pt"
+    torch.save(network, path)
+    options = (
+        {"model": str(path)} if place == "model" else {"model": "lenet5", "weights": str(path)}
+    )
+    with pytest.raises(EchosetError, match=r"torch\.nn\.modules\.container") as error:
+        load_teacher(TeacherOptions(**options))
+    lines = [line[4:] for line in str(error.value).splitlines() if line.startswith("    ")]
+    (tmp_path / f"my_{place}.py").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    teacher = load_teacher(TeacherOptions(f"my_{place}:net", **SHAPE))
+    assert list(find_batch_norms(teacher.network)) == ["1"]
+
+
+@pytest.mark.parametrize("save", [export, script])
+def test_a_network_is_no_file_of_weights(tmp_path, save):
+    path = str(tmp_path / "net.pt2")
+    save(trained(Net()), path)
+    with pytest.raises(EchosetError, match="give it as the model"):
+        load_teacher(TeacherOptions("lenet5", path, channels=1))
+
+
+def test_a_checkpoint_is_no_network(tmp_path):
+    torch.save(Net().state_dict(), tmp_path / "net.pt")
+    with pytest.raises(EchosetError, match="is a file, not a network"):
+        load_teacher(TeacherOptions(str(tmp_path / "net.pt")))
+
+
+def test_a_checkpoint_of_more_than_weights_is_no_whole_network(tmp_path):
+    torch.save({"model": Net().state_dict(), "extra": Bomb(tmp_path / "ran")}, tmp_path / "net.pt")
+    with pytest.raises(EchosetError, match="holds more than weights"):
+        load_teacher(TeacherOptions("lenet5", str(tmp_path / "net.pt")))
+    assert pickle and not (tmp_path / "ran").exists()
+
+
+def test_an_exported_program_for_grey_images_gets_the_preset_for_these(tmp_path, run):
+    export(trained(Net()), tmp_path / "net.pt2")
+    flags = [
+        f"--teacher={tmp_path / 'net.pt2'}",
+        f"--out={tmp_path / 'set'}",
+        "--synthesis.calls=1",
+    ]
+    said = run("synthesize", *flags, "--synthesis.batch=4", "--images=400", status=1).stderr
+    assert "preset digits: the teacher takes grey images" in said

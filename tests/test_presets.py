@@ -1,0 +1,80 @@
+"""Options that go together, and which of them a teacher gets."""
+
+from dataclasses import replace
+
+import pytest
+
+from distill import ModelSpec, build_classifier, save_classifier
+from inversion.cli.main import parse
+
+VERBS = ("demo", "synthesize", "distill")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_digits_are_the_defaults(verb):
+    digits = parse(verb, ["--preset=digits"])
+    assert replace(digits, preset=None) == parse(verb, [])
+    assert replace(parse(verb, ["--preset", "none"]), preset=None) == parse(verb, [])
+
+
+def test_a_preset_serves_each_verb_and_what_is_given_wins(tmp_path):
+    demo = parse("demo", ["--synthesis.calls=9", "--preset=photos", "--loss", "at"])
+    assert (demo.synthesis.calls, demo.synthesis.views.flip, demo.beside.images) == (9, True, 1000)
+    assert demo.distillation.loss == {"at": None} and demo.distillation.views.flip
+    assert parse("synthesize", ["--preset=photos"]).synthesis.views == demo.synthesis.views
+    assert parse("distill", ["--preset=photos"]).distillation.loss == {"hinton": 1, "hints": 20}
+    assert parse("synthesize", ["--preset=fast"]).synthesis.recipe == "fast-datafree"
+
+    (tmp_path / "c.yaml").write_text("preset: photos\nsynthesis: {calls: 11}\n")
+    read = parse("synthesize", [f"--config={tmp_path / 'c.yaml'}"]).synthesis
+    assert read.calls == 11 and read.views.flip
+
+
+def test_an_unknown_preset_names_those_there_are(run):
+    said = run("demo", "--preset=phtos", status=2).stderr
+    assert "preset must be one of digits, photos, fast, none or null, got phtos" in said
+
+
+def kept(tmp_path, name, **more):
+    spec = ModelSpec("convnet-4", size=16, classes=4, **more)
+    save_classifier(build_classifier(spec), tmp_path / name)
+    return f"--teacher={tmp_path / name}"
+
+
+@pytest.mark.parametrize(
+    "more, preset, reason",
+    [
+        ({"channels": 1}, "digits", "takes grey images"),
+        ({"channels": 3}, "photos", "takes colour images"),
+        ({"channels": 3, "notes": {"views": {"shift": 0.1}}}, "digits", "were not mirrored"),
+        ({"channels": 1, "notes": {"views": {"flip": True}}}, "photos", "were mirrored"),
+    ],
+)
+def test_a_teacher_gets_its_preset_and_a_line_says_so(more, preset, reason, run, tmp_path):
+    teacher = kept(tmp_path, "t.safetensors", **more)
+    out = f"--out={tmp_path / 'set'}"
+    said = run("synthesize", teacher, out, status=1).stderr  # it was never trained
+    assert f"preset {preset}: " in said and reason in said
+    for flags in (["--preset=none"], ["--quiet"]):
+        assert "preset" not in run("synthesize", teacher, out, *flags, status=1).stderr
+    (tmp_path / "c.yaml").write_text("seed: 1\n")
+    beside = f"--config={tmp_path / 'c.yaml'}"
+    assert "preset" not in run("synthesize", teacher, out, beside, status=1).stderr
+
+
+def test_a_recipe_of_ones_own_choice_stands_for_itself(run, tmp_path):
+    teacher = kept(tmp_path, "t.safetensors", channels=3)
+    flags = ["--images=4", "--synthesis.calls=1", "--synthesis.batch=8"]
+    flags += ["--synthesis.recipe=adversarial", f"--out={tmp_path / 'set'}"]
+    said = run("synthesize", teacher, *flags, status=1).stderr
+    assert "preset none: recipe adversarial was chosen" in said
+    assert "views_per_image" not in said
+
+
+def test_a_set_of_colour_images_is_taught_by_the_preset(run, tmp_path):
+    teacher = kept(tmp_path, "t.safetensors", channels=3)
+    folder = f"--out={tmp_path / 'set'}"
+    run("collect", "noise", teacher, folder, "--images=8", "--collection.balanced=false")
+    flags = ["--student=convnet-4", "--distillation.steps=2", f"--out={tmp_path / 'out'}"]
+    done = run("distill", f"--set={tmp_path / 'set'}", *flags)
+    assert "preset photos" in done.stderr and "1 hinton + 20 hints" in done.stdout
