@@ -12,11 +12,12 @@ from torch import nn
 from distill.learner import Learner
 from distill.models import ModelSpec, build_classifier, fusing
 from distill.models.frozen import Frozen
+from distill.optimisers import MOST_WASTED
 from distill.options import DistillOptions
 from distill.taps import Taps, find_stages
 from distill.update import StudentState, Update
 from inversion.bench.limits import Traffic
-from synthesis_kernels import conv3x3, narrow_conv3x3
+from synthesis_kernels import conv3x3, narrow_conv3x3, strided_conv
 from synthesis_kernels.backend import kernel_form
 
 CPU = torch.device("cpu")
@@ -52,8 +53,10 @@ def operations(teacher, precision, loss):
 @pytest.mark.parametrize("precision, most", [(torch.float32, 52), (torch.bfloat16, 58)])
 def test_hints_take_few_operations(monkeypatch, precision, most):
     """On a GPU convolutions are the library's."""
-    monkeypatch.setattr(conv3x3, "has", lambda precision: False)
+    for kernel in (conv3x3, strided_conv):
+        monkeypatch.setattr(kernel, "has", lambda precision: False)
     monkeypatch.setattr(narrow_conv3x3, "runs", lambda *tensors: False)
+    monkeypatch.setitem(MOST_WASTED, "cpu", MOST_WASTED["cuda"])
     teacher = network("wrn-40-2").eval().requires_grad_(False)
     plain = operations(teacher, precision, {"hinton": 1.0})
     assert operations(teacher, precision, {"hinton": 1.0, "hints": 20.0}) - plain <= most

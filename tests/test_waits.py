@@ -11,6 +11,7 @@ from waits import Waits
 
 from distill import DistillOptions, StudentOptions, build_student, load_images
 from distill.runtime import Machine, Runtime
+from distill.own import OwnTraining
 from distill.train import _Training
 from inversion import MNIST_SLICE, plan
 from inversion.options import GeneratorOptions, ReplayOptions
@@ -105,7 +106,7 @@ def test_a_step_of_a_student_waits_for_nothing(teacher, views, loss):
     data = load_images(MNIST_SLICE).chosen(torch.arange(32))
     machine = Machine(CPU, torch.float32, "eager")
     runtime = Runtime(quiet=True)
-    training = _Training(student, data, teacher, options, None, runtime, machine)
+    training = _Training(student, data, teacher, options, None, runtime, machine, OwnTraining())
     training.lessons.ask_beforehand(quiet=True)
     training._step()
     with Waits() as waits:
