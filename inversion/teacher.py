@@ -14,10 +14,11 @@ from distill.models import (
     load_classifier,
     read_spec,
 )
-from distill.models.classifier import CONTRACT, OUTPUT
+from distill.models.classifier import CONTRACT, OUTPUT, name_classes
 from distill.models.kinds import Kind, kind_of
 from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
+from distill.names import read_names
 from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.errors import EchosetError
 
@@ -41,6 +42,7 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
     """
     path = BUNDLED.get(options.model, Path(options.model))
     told = _description(options.weights)
+    names = None if options.names is None else read_names(options.names)
     published = None
     if path.suffix == ".safetensors" and read_spec_if_file(path):
         teacher = load_classifier(path)
@@ -54,7 +56,8 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
             contract = {key: getattr(told, key) for key in CONTRACT}
         else:
             known = kind.contract(options.model, options.arguments, published)
-            contract = _complete_contract(options, known)
+            counted = {"classes": len(names)} if names else {}
+            contract = _complete_contract(options, counted | dict(known))
         contract["notes"] = known.get("notes", {})
         arguments = {**known.get("arguments", {}), **options.arguments}
         teacher = build_classifier(ModelSpec(options.model, arguments, **contract))
@@ -69,6 +72,8 @@ def load_teacher(options: TeacherOptions = TeacherOptions(), untrained: bool = F
                 "as the model"
             )
     _settle_output(teacher, told, options)
+    if names is not None:
+        teacher.spec = name_classes(teacher.spec, names)
     return teacher.eval().requires_grad_(False)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.models.classifier import Classifier, ModelSpec, spec_of
+from distill.models.classifier import Classifier, ModelSpec, name_classes, spec_of
+from distill.names import read_names
 from distill.tasks import USUAL
 from synthesis_kernels.errors import EchosetError
 
@@ -32,6 +33,7 @@ def as_classifier(
     classes: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    names: str | Sequence[str] | None = None,
     task: str = USUAL,
     name: str | None = None,
 ) -> Classifier:
@@ -39,6 +41,7 @@ def as_classifier(
 
     Where nothing is said, channels are those of its first convolution, classes those of its answer
     to a grey image, and of a network of timm's all is known. What is still missing is an error.
+    `names` are the classes', in their order, or a file of them.
     """
     if isinstance(network, Classifier):
         return network
@@ -57,7 +60,10 @@ def as_classifier(
         raise EchosetError(_say_missing(network, missing))
     if "classes" not in known:
         known["classes"] = _count_classes(network, known)
-    return Classifier(network, ModelSpec(name or _name(network), task=task, **known))
+    spec = ModelSpec(name or _name(network), task=task, **known)
+    if names is not None:
+        spec = name_classes(spec, read_names(names))
+    return Classifier(network, spec)
 
 
 def as_student(network: Classifier | nn.Module, contract: Mapping[str, Any]) -> Classifier:

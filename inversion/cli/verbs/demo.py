@@ -81,7 +81,7 @@ def execute(run: DemoRun) -> int:
     teacher = load_teacher(run.teacher)
     check_health(teacher, run)
     data = load_test_data(run.data, teacher, run.quiet)
-    student = build_student(run.student, teacher.contract, run.seed)
+    student = build_student(run.student, teacher.input, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
     _say_how_long(run, teacher)
@@ -152,7 +152,7 @@ def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> Trans
     """The generator's set, complete and balanced."""
     folder = Path(run.out) / "set"
     transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
-    require_balance(transfer_set.manifest["short"], folder)
+    require_balance(transfer_set, folder)
     return transfer_set
 
 
@@ -171,7 +171,7 @@ def _collect_beside(run: DemoRun, teacher: Classifier) -> tuple[TransferSet | No
 def _load_adversary(run: DemoRun, options: StudentOptions, teacher: Classifier) -> Classifier:
     """A network of these options with the weights of the adversarial student."""
     weights = Path(run.out) / "set" / "adversary-00000.safetensors"
-    return build_student(dataclasses.replace(options, weights=str(weights)), teacher.contract)
+    return build_student(dataclasses.replace(options, weights=str(weights)), teacher.input)
 
 
 def _teach(
