@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -79,6 +80,7 @@ def _by_name(folders: Sequence[str], names: Sequence[str], where: str) -> list[i
     """The class that each folder is named for; None where it is named for none."""
     tables: list[tuple[Callable[[str], str], dict[str, set[int]]]] = [
         (str, _table([name] for name in names)),
+        (str.casefold, _table([name.casefold()] for name in names)),
         (_plain, _table([_plain(name)] for name in names)),
         (_plain, _table(map(_parts, names))),
     ]
@@ -114,7 +116,8 @@ def _table(keys: Iterable[Iterable[str]]) -> dict[str, set[int]]:
 
 def _plain(name: str) -> str:
     """A name without what people write in several ways: capitals, blanks and signs."""
-    return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
+    composed = unicodedata.normalize("NFKC", name)  # some systems keep letter and accent apart
+    return re.sub(r"[\W_]+", "_", composed.casefold()).strip("_")
 
 
 def _parts(name: str) -> list[str]:
