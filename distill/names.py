@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from distill.models.classifier import ModelSpec
 
 LONGEST_FILE = 16 * 2**20
 """Bytes of a file of names."""
@@ -45,6 +49,16 @@ def show_class(label: int, names: Sequence[str] | None) -> str:
     if len(name) > LONGEST_SHOWN:
         name = f"{name[: LONGEST_SHOWN - 1]}…"
     return f"{label} ({name})" if name else str(label)
+
+
+def name_classes(spec: ModelSpec, names: Sequence[str]) -> ModelSpec:
+    """The spec with names for its classes, one each."""
+    if len(names) != spec.classes:
+        raise EchosetError(
+            f"{len(names):,} names ({names[0]} to {names[-1]}) for the {spec.classes:,} classes of "
+            f"{spec.model}; give one a class, in the order of its answers"
+        )
+    return replace(spec, notes={**spec.notes, "class_names": list(names)})
 
 
 def folder_ending(name: str) -> str:

@@ -14,11 +14,11 @@ from distill.models import (
     load_classifier,
     read_spec,
 )
-from distill.models.classifier import CONTRACT, OUTPUT, name_classes
+from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.kinds import Kind, kind_of
 from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
-from distill.names import read_names
+from distill.names import name_classes, read_names
 from inversion.options import TeacherOptions, TeacherViewOptions
 from synthesis_kernels.errors import EchosetError
 

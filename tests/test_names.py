@@ -187,6 +187,8 @@ def test_folders_are_matched_as_far_as_they_can_be_told_apart(capsys):
         match(["Dog", "dog"], ["cat", "dog"])
     # Of another network, whose classes stand in another order
     assert match(["0-cat", "1-dog"], ["dog", "cat"]) == [1, 0]
+    with pytest.raises(EchosetError, match=r"'1-bird' bears the name of no class; the nearest is"):
+        match(["1-bird", "0-fish"], ["dog", "cat"])
     # ImageNet's folders are named otherwise, and in the order of the classes
     assert match(["n01", "n02"], ["tench", "goldfish"]) == [0, 1]
     with pytest.raises(EchosetError, match=r"none of its 2 folders .* nearest to 'n01' is"):

@@ -10,8 +10,7 @@ from torch import Tensor
 from distill.data.images import Images, content_hash, load_images
 from distill.evaluation import check_fit
 from distill.models import Classifier, ModelSpec, build_classifier
-from distill.models.classifier import name_classes
-from distill.names import names_of_folders
+from distill.names import name_classes, names_of_folders
 from distill.options import ViewOptions
 from distill.ranges import require_least, require_within
 from distill.runtime import Device, Precision

@@ -55,13 +55,16 @@ def match_folders(
     if all(label is not None for label in found):
         labels = [label for label in found if label is not None]
         return Match(_once(labels, folders, names, where), "by name")
-    if names and any(label is not None for label in found):
+    numbers = [split_number(folder, classes) for folder in folders]
+    are_named = any(label is not None for label in found) or any(
+        number and number[1] for number in numbers
+    )
+    if names and are_named:
         folder = folders[found.index(None)]
         raise EchosetError(
             f"{where}: the folder '{printable(folder)}' bears the name of no class; the nearest is "
             f"{_nearest(folder, names)}. Rename the folder, or take it away"
         )
-    numbers = [split_number(folder, classes) for folder in folders]
     if all(numbers):
         labels = [number[0] for number in numbers if number]
         if labels != sorted(labels) and len(labels) == classes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -275,16 +275,6 @@ def save_classifier(classifier: Classifier, path: str | Path, half: bool = False
             del values[name]
     description = json.dumps(values, sort_keys=True)
     write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: description}))
-
-
-def name_classes(spec: ModelSpec, names: Sequence[str]) -> ModelSpec:
-    """The spec with names for its classes, one each."""
-    if len(names) != spec.classes:
-        raise EchosetError(
-            f"{len(names):,} names ({names[0]} to {names[-1]}) for the {spec.classes:,} classes of "
-            f"{spec.model}; give one a class, in the order of its answers"
-        )
-    return replace(spec, notes={**spec.notes, "class_names": list(names)})
 
 
 def spec_of(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.models.classifier import Classifier, ModelSpec, name_classes, spec_of
-from distill.names import read_names
+from distill.models.classifier import Classifier, ModelSpec, spec_of
+from distill.names import name_classes, read_names
 from distill.tasks import USUAL
 from synthesis_kernels.errors import EchosetError
 
