@@ -92,7 +92,7 @@ def read_names(given: str | Sequence[str]) -> tuple[str, ...]:
         return _checked(names, f"names {printable(given)}")
     if "," not in given:
         raise EchosetError(
-            f"names {printable(given)}: no such file or folder; give a file with a name a line, "
+            f"names '{printable(given)}': no such file or folder; give a file with a name a line, "
             "JSON, a folder with one folder per class, or the names with commas between"
         )
     return _checked([name.strip() for name in given.split(",")], "names")

@@ -117,7 +117,7 @@ def test_names_that_are_none_are_refused(tmp_path, text, message):
 
 
 def test_a_missing_file_of_names_and_a_wrong_number_are_refused():
-    with pytest.raises(EchosetError, match=r"names nams\.txt: no such file"):
+    with pytest.raises(EchosetError, match=r"names 'nams\.txt': no such file"):
         load_teacher(replace(OPTIONS, names="nams.txt"))
     with pytest.raises(EchosetError, match=r"3 names \(a to c\) for the 4 classes"):
         load_teacher(replace(OPTIONS, names="a,b,c"))
