@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.boundaries import adversarial_transfer, boundary_similarity
 from distill.data.images import Images
+from distill.data.matching import match_classes
 from distill.lessons import check_label_shape
 from distill.loop import StepProgress
 from distill.models import Classifier, as_classifier, as_found
@@ -123,10 +124,12 @@ def evaluate(
     runtime: Runtime = Runtime(),
 ) -> Evaluation:
     """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the
-    images, evenly spread over the data, boundary similarity and adversarial transfer.
+    images, evenly spread over the data, boundary similarity and adversarial transfer. Folders of
+    classes are matched with the classifier's own (`distill.data.matching`).
     """
     teacher = None if teacher is None else as_classifier(teacher)
-    classifier = as_student(classifier, {} if teacher is None else teacher.contract)
+    classifier = as_student(classifier, {} if teacher is None else teacher.input)
+    data = match_classes(data, classifier.spec)
     labels = check_fit(classifier, data)
     check_attacks(classifier, attacks)
     if teacher is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from distill.names import show_class
+
 MOST_ROWS = 20
 """Classes that a table has a row for; of more there are only all, least and most."""
 MOST_NAMED = 10
@@ -21,22 +23,28 @@ def say_spread(counts: Sequence[int]) -> str:
     return f"{told}, {empty:,} class{'es' if empty > 1 else ''} empty"
 
 
-def say_short(short: Mapping[str, int]) -> str:
-    """As in `class 3 lacks 2, class 5 lacks 1 and 80 more classes some`."""
-    named = [f"class {label} lacks {count:,}" for label, count in short.items()]
+def say_short(short: Mapping[str, int], names: Sequence[str] | None = None) -> str:
+    """As in `class 3 (cat) lacks 2, class 5 (dog) lacks 1 and 80 more classes some`."""
+    named = []
+    for label, count in short.items():
+        shown = show_class(int(label), names) if label.isdecimal() else label
+        named.append(f"class {shown} lacks {count:,}")
     told = ", ".join(named[:MOST_NAMED])
     more = len(named) - MOST_NAMED
     return f"{told} and {more:,} more classes some" if more > 0 else told
 
 
-def class_rows(columns: Sequence[Sequence[int]]) -> list[tuple[str, ...]]:
-    """A row a class, with its number; where these would be too many, all classes together, and the
-    least and the most of one.
+def class_rows(
+    columns: Sequence[Sequence[int]], names: Sequence[str] | None = None
+) -> list[tuple[str, ...]]:
+    """A row a class, with its number and, where it has one, its name; where these would be too
+    many, all classes together, and the least and the most of one.
     """
     classes = len(columns[0])
     if classes <= MOST_ROWS:
         return [
-            (str(label), *(str(column[label]) for column in columns)) for label in range(classes)
+            (show_class(label, names), *(str(column[label]) for column in columns))
+            for label in range(classes)
         ]
     return [
         (f"all {classes:,}", *(f"{sum(column):,}" for column in columns)),

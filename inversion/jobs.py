@@ -147,12 +147,22 @@ def assemble(
         finish_set(
             out, options.recipe, options, seed, teacher, teacher_hash, shards, wanted, **more
         )
+    name_classes(out, teacher)
     return TransferSet.load(out)
 
 
 def _begins_with(out: Path, shards: list[dict[str, Any]]) -> bool:
     """Whether the manifest lists these shards, and perhaps one that fills short classes."""
     return read_manifest(out)["shards"][: len(shards)] == shards
+
+
+def name_classes(out: Path, teacher: Classifier) -> None:
+    """Put the classes' names into the manifest of a set that was finished without them."""
+    manifest = read_manifest(out)
+    names = teacher.input.get("class_names")
+    if names and manifest["input"].get("class_names") != names:
+        manifest["input"]["class_names"] = names
+        write_manifest(out, manifest)
 
 
 def _sums(rows: Iterable[list[int]]) -> list[int]:
@@ -184,7 +194,7 @@ def finish_set(
         "config": asdict(options),
         "seed": seed,
         "teacher": {"model": teacher.spec.model, "weight_hash": teacher_hash},
-        "input": teacher.contract,
+        "input": teacher.input,
         "counts": counts,
         "short": {str(label): lack for label, lack in short.items()},
         **more,

@@ -18,6 +18,7 @@ from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.kinds import Kind, kind_of
 from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
+from distill.names import name_classes, read_names
 from inversion.options import TeacherOptions, TeacherViewOptions
 from inversion.teacher_file import as_named, spell_out
 from synthesis_kernels.errors import EchosetError
@@ -53,6 +54,7 @@ def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
     """The network that the options name, with its weights."""
     path = BUNDLED.get(options.model, Path(options.model))
     told = _description(options.weights)
+    names = None if options.names is None else read_names(options.names)
     published = None
     if path.suffix == ".safetensors" and read_spec_if_file(path):
         teacher = load_classifier(path, trust)
@@ -66,7 +68,8 @@ def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
             contract = {key: getattr(told, key) for key in CONTRACT}
         else:
             known = kind.contract(options.model, options.arguments, published)
-            contract = _complete_contract(options, known)
+            counted = {"classes": len(names)} if names else {}
+            contract = _complete_contract(options, counted | dict(known))
         contract["notes"] = known.get("notes", {})
         arguments = {**known.get("arguments", {}), **options.arguments}
         teacher = build_classifier(ModelSpec(options.model, arguments, **contract))
@@ -81,6 +84,8 @@ def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
                 "as the model"
             )
     _settle_output(teacher, told, options)
+    if names is not None:
+        teacher.spec = name_classes(teacher.spec, names)
     return teacher
 
 

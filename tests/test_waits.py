@@ -10,8 +10,8 @@ from conftest import tiny_options
 from waits import Waits
 
 from distill import DistillOptions, StudentOptions, build_student, load_images
-from distill.runtime import Machine, Runtime
 from distill.own import OwnTraining
+from distill.runtime import Machine, Runtime
 from distill.train import _Training
 from inversion import MNIST_SLICE, plan
 from inversion.options import GeneratorOptions, ReplayOptions

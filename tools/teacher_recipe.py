@@ -10,6 +10,7 @@ from torch import Tensor
 from distill.data.images import Images, content_hash, load_images
 from distill.evaluation import check_fit
 from distill.models import Classifier, ModelSpec, build_classifier
+from distill.names import name_classes, names_of_folders
 from distill.options import ViewOptions
 from distill.ranges import require_least, require_within
 from distill.runtime import Device, Precision
@@ -123,6 +124,8 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
         mean=recipe.mean,
         std=recipe.std,
     )
+    if data.folders and len(data.folders) == spec.classes:
+        spec = name_classes(spec, names_of_folders(data.folders))
     network = build_classifier(spec, recipe.seed)
     for split in (data, test):
         check_fit(network, split)

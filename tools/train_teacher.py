@@ -172,6 +172,7 @@ def train(recipe: TeacherRecipe) -> float:
     accuracy = evaluate(network, test, runtime=Runtime(device=recipe.device)).accuracy
     judged = {"accuracy": accuracy, "device": describe_device(training.device)}
     notes = {"recipe": "tools/train_teacher.py", **recipe.settings(), **judged}
+    notes |= network.spec.notes
     network.spec = replace(network.spec, notes=notes)
     save_classifier(network.cpu(), recipe.out, recipe.half)
     if recipe.record:

@@ -35,6 +35,10 @@ class Images:
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor | None  # (N, *places) int64
     name: str
+    folders: tuple[str, ...] | None = None
+    """Names of the folders that the labels number, where they were read from such."""
+    matched: str = ""
+    """How a network's classes were found for these folders, once they were."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -122,11 +126,12 @@ def _shape_of(channels: int | None, size: int | None) -> tuple[int, int] | None:
 def _read(root: str | Path, request: Request) -> Images:
     address = str(root)
     if address.startswith(PREFIX):
-        images, labels = read_named(address, request)
+        images, labels, _ = read_named(address, request)
         return Images(images, labels, f"{address} ({request.split})")
     path = Path(root)
-    images, labels = read_path(path, request)
-    return Images(images, labels, f"{path} ({request.split}, {len(images)} images)")
+    images, labels, folders = read_path(path, request)
+    name = f"{path} ({request.split}, {len(images)} images)"
+    return Images(images, labels, name, folders)
 
 
 def _check_read(data: Images, root: str | Path) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from distill.files import write_atomically
 from distill.models.contract import check_contract, check_normaliser
 from distill.models.outputs import Output, find_output, pick, to_logits
+from distill.names import known_names
 from distill.options import OutputForm
 from distill.tasks import USUAL, Task, find_task
 from synthesis_kernels.backend import kernel_form, say_once
@@ -195,6 +196,17 @@ class Classifier(nn.Module):
             values["output_form"] = spec.output_form
         return values
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, where its notes have them."""
+        return known_names(self.spec.notes.get("class_names"), self.spec.classes)
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """The contract, and the classes' names where they are known: what a transfer set says."""
+        names = self.class_names
+        return {**self.contract, "class_names": list(names)} if names else self.contract
+
     def weight_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of the network's state, the same on any device."""
         return hash_tensors(self.network.state_dict())
@@ -270,9 +282,13 @@ def save_classifier(classifier: Classifier, path: str | Path, half: bool = False
 def spec_of(
     contract: Mapping[str, Any], model: str = "", arguments: Mapping[str, Any] | None = None
 ) -> ModelSpec:
-    """The spec of a network that takes and gives what the contract says."""
+    """The spec of a network that takes and gives what the contract says; its classes have the names
+    that stand there.
+    """
     values = {name: contract[name] for name in CONTRACT if name in contract}
     values |= {"mean": tuple(contract["mean"]), "std": tuple(contract["std"])}
+    if contract.get("class_names"):
+        values["notes"] = {"class_names": list(contract["class_names"])}
     return ModelSpec(model, dict(arguments or {}), **values)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from distill.names import known_names
 from distill.options import OutputForm
 from distill.tasks import TASKS, USUAL
 from synthesis_kernels.errors import EchosetError
@@ -36,6 +37,11 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
             raise EchosetError(f"{where}: {key} must be a list of numbers, got {values!r:.40}")
     check_normaliser(contract["mean"], contract["std"], contract["channels"], f"{where}: ")
     _check_output(contract, where)
+    names = contract.get("class_names")
+    if names is not None and known_names(names, contract["classes"]) is None:
+        raise EchosetError(
+            f"{where}: class_names must be {contract['classes']:,} names, got {names!r:.40}"
+        )
 
 
 def _check_output(contract: Mapping[str, Any], where: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill.models.classifier import OUTPUT, Classifier, ModelSpec, spec_of
 from distill.models.outputs import USUAL_NAMES, list_shapes, list_tensors
+from distill.names import name_classes, read_names
 from distill.options import OutputForm
 from distill.tasks import USUAL
 from synthesis_kernels.errors import EchosetError
@@ -36,6 +37,7 @@ def as_classifier(
     std: float | Sequence[float] | None = None,
     output: str | None = None,
     output_form: OutputForm | None = None,
+    names: str | Sequence[str] | None = None,
     task: str = USUAL,
     name: str | None = None,
 ) -> Classifier:
@@ -44,6 +46,7 @@ def as_classifier(
     Where nothing is said, channels are those of its first convolution, classes those of its answer
     to a grey image, and of a network of timm's all is known. What is still missing is an error.
     `output` and `output_form` say where the logits are in its answer, and what they are.
+    `names` are the classes', in their order, or a file of them.
     """
     if isinstance(network, Classifier):
         return network
@@ -63,7 +66,10 @@ def as_classifier(
         raise EchosetError(_say_missing(network, missing))
     if "classes" not in known:
         known["classes"] = _count_classes(network, known)
-    return Classifier(network, ModelSpec(name or _name(network), task=task, **known))
+    spec = ModelSpec(name or _name(network), task=task, **known)
+    if names is not None:
+        spec = name_classes(spec, read_names(names))
+    return Classifier(network, spec)
 
 
 def as_student(network: Classifier | nn.Module, contract: Mapping[str, Any]) -> Classifier:

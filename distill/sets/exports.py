@@ -21,6 +21,7 @@ from torch import Tensor
 
 from distill.files import write_json
 from distill.loop import StepProgress
+from distill.names import folder_ending
 from distill.options import ExportForm
 from distill.sets.transfer_set import (
     DTYPES,
@@ -68,7 +69,8 @@ def _check_same_teacher(first: Mapping[str, Any], other: Mapping[str, Any], name
         raise EchosetError(
             f"{name} was made by another teacher than the first; sets of one teacher can be merged"
         )
-    differing = [key for key, value in first["input"].items() if other["input"].get(key) != value]
+    inputs = {key: value for key, value in first["input"].items() if key != "class_names"}
+    differing = [key for key, value in inputs.items() if other["input"].get(key) != value]
     if differing:
         raise EchosetError(
             f"{name} was made for another {', '.join(differing)} than the first; it can't be "
@@ -114,7 +116,7 @@ def export(
     alike (torchvision's ImageFolder, timm, Hugging Face's imagefolder). npz: `images` (N,H,W[,C])
     uint8, `labels`, `logits`, `priority`, `mean`, `std`. webdataset: tar archives of .png, .cls and
     .npy (the logits). set: a transfer set again. The other three have its manifest beside them, as
-    about.json.
+    about.json. Where classes have names, a folder's ends in its class's, and npz has `class_names`.
     """
     out = Path(out)
     is_folder = out.is_dir()  # an empty one may be a mount, or where somebody stands: it stays
@@ -169,11 +171,14 @@ def _derived(
 
 def _write_folder(data: TransferSet, folder: Path, progress: Progress) -> None:
     task = data.task
+    names = data.class_names
     task.check_folders(data.counts())
     for number, picture in _pictures(data):
         label = data.labels[number]
         name = f"{number:06d}"
         place = task.picture_folder(label, data.classes)
+        if names and place.isdecimal():  # the class's own
+            place += folder_ending(names[int(place)])
         files = {f"{place}/{name}.png": picture, **task.folder_files(label, name)}
         for path, content in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +190,8 @@ def _write_folder(data: TransferSet, folder: Path, progress: Progress) -> None:
 def _write_npz(data: TransferSet, folder: Path, progress: Progress) -> None:
     arrays = {name: getattr(data, name).numpy() for name in ("labels", "logits", "priority")}
     contract = data.manifest["input"]
+    if data.class_names:
+        arrays["class_names"] = np.array(data.class_names)
     with open(folder / "set.npz", "wb") as file:
         np.savez(
             file,

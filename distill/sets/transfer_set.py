@@ -28,6 +28,7 @@ from torch import Tensor
 from distill.files import write_atomically
 from distill.models.classifier import spec_of
 from distill.models.contract import check_contract
+from distill.names import known_names
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
@@ -91,6 +92,11 @@ class TransferSet:
     def task(self) -> Task:
         """What the teacher's decisions are."""
         return find_task(self.manifest["input"].get("task", USUAL))
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, where its manifest has them."""
+        return known_names(self.manifest["input"].get("class_names"), self.classes)
 
     @property
     def groups(self) -> Tensor:  # (N,)

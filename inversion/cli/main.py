@@ -111,7 +111,10 @@ def _fail_reading(error: OSError) -> int:
 
 
 def _fail(message: str, status: int = 1) -> int:
-    print(f"echoset: {message}", file=sys.stderr)
+    from distill.names import printable
+
+    lines = [printable(line) for line in message.splitlines()]
+    print(f"echoset: {chr(10).join(lines)}", file=sys.stderr)
     return status
 
 

@@ -36,6 +36,10 @@ class TeacherOptions(Brief):
     """Side of the square input in pixels."""
     classes: int = 10
     """Number of classes."""
+    names: str | tuple[str, ...] | None = None
+    """The classes' names, in their order: with commas between, or a file of them, a name a line or
+    JSON, or a folder with one folder per class, as the network was trained on.
+    """
     task: str = USUAL
     """What a decision is; classification: one label an image."""
     mean: tuple[float, ...] = (0.0,)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
+
+from distill.names import show_class
 
 COLUMNS = 16
 """Pictures of a class, at most."""
@@ -23,6 +26,8 @@ class Strip:
     """Pictures of one class, side by side."""
 
     label: int
+    name: str
+    """The class's number and, where it has one, its name."""
     png: str
     """The file, in base64."""
     width: int
@@ -43,22 +48,23 @@ def gallery(
     images: NDArray[np.uint8],  # (N, C, H, W)
     groups: NDArray[np.int64],  # (N,) the class that each image counts for
     classes: int,
+    names: Sequence[str] | None = None,
 ) -> Gallery:
     """A strip of pictures for each of the first classes that have any."""
     labels = [int(label) for label in np.unique(groups) if 0 <= label < classes]
     shown = labels[:MOST_CLASSES]
-    strips = [_strip(label, images[groups == label]) for label in shown]
+    strips = [_strip(label, show_class(label, names), images[groups == label]) for label in shown]
     return Gallery(strips, len(labels) - len(shown))
 
 
-def _strip(label: int, images: NDArray[np.uint8]) -> Strip:  # (N, C, H, W)
+def _strip(label: int, name: str, images: NDArray[np.uint8]) -> Strip:  # (N, C, H, W)
     # Evenly spread over the stock, so that the gallery shows the class and not its best.
     columns = min(COLUMNS, len(images))
     chosen = np.linspace(0, len(images) - 1, columns).astype(int)
     pixels = rearrange(images[chosen], "n c h w -> h (n w) c")
     height, width = pixels.shape[:2]
     zoom = 2 if height < SMALL else 1
-    return Strip(label, _png(pixels), width * zoom, height * zoom)
+    return Strip(label, name, _png(pixels), width * zoom, height * zoom)
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:  # (H, W, C)

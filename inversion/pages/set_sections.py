@@ -63,15 +63,16 @@ def _balance_sentence(transfer_set: TransferSet) -> str:
     told = f"{spread} {_unit(transfer_set)} for each of {len(counts)} classes"
     if transfer_set.task.is_balanced(counts):
         return f"The set is balanced: {told}."
-    missing = _missing(transfer_set.manifest.get("short", {}))
+    missing = _missing(transfer_set)
     return f"The set is not balanced: {told}{missing}."
 
 
-def _missing(short: Mapping[str, int]) -> str:
+def _missing(transfer_set: TransferSet) -> str:
     """Which classes lack images, where some do."""
+    short = transfer_set.manifest.get("short", {})
     if not short:
         return ""
-    return f"; {say_short(short)}"
+    return f"; {say_short(short, transfer_set.class_names)}"
 
 
 def _unit(transfer_set: TransferSet) -> str:
@@ -101,7 +102,8 @@ def balance_section(transfer_set: TransferSet) -> Section:
 def set_gallery(transfer_set: TransferSet) -> Gallery:
     """Pictures of the set, by class."""
     images = transfer_set.images.numpy()
-    return gallery(images, transfer_set.groups.numpy(), transfer_set.classes)
+    groups = transfer_set.groups.numpy()
+    return gallery(images, groups, transfer_set.classes, transfer_set.class_names)
 
 
 def origin(transfer_set: TransferSet) -> Origin | None:
@@ -113,7 +115,7 @@ def origin(transfer_set: TransferSet) -> Origin | None:
     short = [collection["short"].get(str(label), 0) for label in range(transfer_set.classes)]
     taken = collection["taken"].values()
     columns = [collection["raw_counts"], collection["accepted"], *taken, short]
-    return Origin([names, *class_rows(columns)], _origin_note(collection))
+    return Origin([names, *class_rows(columns, transfer_set.class_names)], _origin_note(collection))
 
 
 def _origin_note(collection: Mapping[str, Any]) -> str:

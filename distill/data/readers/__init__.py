@@ -26,7 +26,7 @@ def read_path(root: Path, request: Request) -> Content:
     if not root.exists():
         raise EchosetError(f"no data at {root}")
     reader, path = _find_reader(root, request.split)
-    return reader.read(path, request)
+    return Content(*reader.read(path, request))
 
 
 def _find_reader(root: Path, split: str) -> tuple[Reader, Path]:

@@ -40,4 +40,4 @@ def read(path: Path, request: Request) -> Content:
     except RuntimeError as error:
         raise EchosetError(f"{path}: {kind.__name__} is incomplete or altered ({error})") from error
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-    return images, torch.tensor(data.targets)
+    return Content(images, torch.tensor(data.targets))

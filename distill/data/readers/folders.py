@@ -46,30 +46,35 @@ def read(path: Path, request: Request) -> Content:
     all pictures at any depth.
     """
     folder = find_split(path, request.split, request.labelled)
-    pictures, labels = _list_pictures(folder, request.labelled)
+    pictures, labels, names = _list_pictures(folder, request.labelled)
     if not pictures:
         raise EchosetError(
             f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them"
         )
     images = _read_pictures(pictures, request)
-    return images, torch.tensor(labels) if labels else None
+    if not labels:
+        return Content(images, None)
+    return Content(images, torch.tensor(labels), names)
 
 
-def _list_pictures(folder: Path, labelled: bool) -> tuple[list[Path], list[int]]:
-    """All pictures, and a label for each where they lie in folders of classes."""
+def _list_pictures(folder: Path, labelled: bool) -> tuple[list[Path], list[int], tuple[str, ...]]:
+    """All pictures, and a label for each and the folders' names where they lie in folders of
+    classes.
+    """
     if not labelled:
         folders = [folder, *list_all_below(folder)]
-        return sorted(path for each in folders for path in find_pictures(each)), []
+        return sorted(path for each in folders for path in find_pictures(each)), [], ()
     pictures: list[Path] = []
     labels: list[int] = []
-    for label, place in enumerate(find_classes(folder)):
+    places = find_classes(folder)
+    for label, place in enumerate(places):
         members = find_pictures(place) if place.is_dir() else []
         pictures += members
         labels += [label] * len(members)
     loose = find_pictures(folder)
     if pictures and loose:
         raise EchosetError(f"{loose[0]} lies beside folders of classes; move it into one, or away")
-    return pictures or loose, labels
+    return pictures or loose, labels, tuple(place.name for place in places)
 
 
 def _read_pictures(paths: list[Path], request: Request) -> Tensor:  # (N, C, H, W) uint8

@@ -40,7 +40,7 @@ def read(path: Path, request: Request) -> Content:
         raise EchosetError(f"{path} does not hold {describe(request.split)}")
     images, labels = pair
     pixels = torch.from_numpy(_read_file(images, 3))[:, None]
-    return pixels, torch.from_numpy(_read_file(labels, 1)).long()
+    return Content(pixels, torch.from_numpy(_read_file(labels, 1)).long())
 
 
 def _file_name(split: str, kind: str) -> str:

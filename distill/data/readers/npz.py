@@ -39,7 +39,7 @@ def read(path: Path, request: Request) -> Content:
     if images.ndim == 3:
         images = images[..., None]
     numbers = None if labels is None else _to_numbers(labels, path)
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), numbers
+    return Content(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), numbers)
 
 
 def _load(path: Path, request: Request) -> tuple[np.ndarray, np.ndarray | None]:

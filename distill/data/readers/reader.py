@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -13,8 +13,14 @@ from distill.loop import StepProgress
 
 Item = TypeVar("Item", covariant=True)
 
-Content = tuple[Tensor, Tensor | None]
-"""Images (N, C, H, W) uint8, and their labels (N,) int64 where they have any."""
+
+class Content(NamedTuple):
+    """What a layout holds."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor | None  # (N,) int64
+    folders: tuple[str, ...] | None = None
+    """Names of the folders that the labels number, where pictures lie in folders of classes."""
 
 
 @dataclass(frozen=True)

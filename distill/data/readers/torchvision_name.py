@@ -25,7 +25,7 @@ def read_named(address: str, request: Request) -> Content:
             first = to_pixels(dataset[0][0], address)
             shape = (first.shape[0], min(first.shape[1:]))
         items = watch(dataset, request.quiet)
-        return stack_items(items, f"{address} ({request.split})", *shape)
+        return Content(*stack_items(items, f"{address} ({request.split})", *shape))
     except EchosetError:
         raise
     except Exception as error:  # each data set has its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inversion.classes import class_rows, say_short
@@ -40,7 +41,7 @@ def execute(run: CollectRun) -> int:
     }
     status = finish(run, _new_table(run, transfer_set, account), document)
     if account["missing"]:
-        raise EchosetError(_say_missing(run, account))
+        raise EchosetError(_say_missing(run, account, transfer_set.class_names))
     return status
 
 
@@ -51,7 +52,7 @@ def _new_table(run: CollectRun, transfer_set: TransferSet, account: dict[str, An
     table = new_table(f"Transfer set {run.out}", *names)
     taken = [account["taken"][way] for way in ways]
     columns = [account["raw_counts"], account["accepted"], *taken, transfer_set.counts()]
-    rows = class_rows(columns)
+    rows = class_rows(columns, transfer_set.class_names)
     needed = account["needed"] if len(rows) == len(account["needed"]) else [None] * len(rows)
     for (label, drawn, accepted, *more), full in zip(rows, needed, strict=True):
         table.add_row(label, drawn, accepted, f"{full:,}" if full else "–", *more)
@@ -66,11 +67,11 @@ def _new_table(run: CollectRun, transfer_set: TransferSet, account: dict[str, An
     return table
 
 
-def _say_missing(run: CollectRun, account: dict[str, Any]) -> str:
+def _say_missing(run: CollectRun, account: dict[str, Any], names: Sequence[str] | None) -> str:
     """What the set lacks, and what might help."""
     message = f"{run.out} is written but {account['missing']} images short"
     if account["short"]:
-        message += f": {say_short(account['short'])}"
+        message += f": {say_short(account['short'], names)}"
     turned_away = account["drawn"] - sum(account["accepted"])
     if turned_away:
         message += (

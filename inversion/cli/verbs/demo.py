@@ -84,7 +84,7 @@ def execute(run: DemoRun) -> int:
     teacher = load_teacher(run.teacher, trust=run.trust)
     check_health(teacher, run)
     data = _data_to_judge_on(run, teacher)
-    student = build_student(run.student, teacher.contract, run.seed)
+    student = build_student(run.student, teacher.input, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
     _say_how_long(run, teacher)
@@ -169,7 +169,7 @@ def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> Trans
     transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
     if run.shortage and transfer_set.manifest["short"]:
         transfer_set = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
-    require_balance(transfer_set.manifest["short"], folder, FILL if not run.shortage else "")
+    require_balance(transfer_set, folder, FILL if not run.shortage else "")
     return transfer_set
 
 
@@ -188,7 +188,7 @@ def _collect_beside(run: DemoRun, teacher: Classifier) -> tuple[TransferSet | No
 def _load_adversary(run: DemoRun, options: StudentOptions, teacher: Classifier) -> Classifier:
     """A network of these options with the weights of the adversarial student."""
     weights = Path(run.out) / "set" / "adversary-00000.safetensors"
-    return build_student(dataclasses.replace(options, weights=str(weights)), teacher.contract)
+    return build_student(dataclasses.replace(options, weights=str(weights)), teacher.input)
 
 
 def _teach(

@@ -45,7 +45,7 @@ def execute(run: DistillRun) -> int:
     data = _load_data(run, teacher)
     if run.corrupt != "none":
         data = _damage(run, data, teacher)
-    student = build_student(run.student, teacher.contract, run.seed)
+    student = build_student(run.student, teacher.input, run.seed)
     key = lesson_key(student, data, teacher, run.distillation, run)
     finished = _finished(out, key)
     if finished is not None:

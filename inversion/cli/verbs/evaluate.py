@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distill.evaluation import Evaluation
 from distill.evaluation import evaluate as evaluate_classifier
+from distill.names import show_class
 from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import load_test_data
@@ -32,17 +33,24 @@ def execute(run: EvaluateRun) -> int:
     if run.against:
         other = load_teacher(run.against, trust=run.trust)
         check_shape(other, "--against")
-    data = load_test_data(run.data, model, run.quiet)
+    data = load_test_data(run.data, model, run.quiet, "--model")
     result = evaluate_classifier(model, data, other, attacks=run.attacks, runtime=run)
     name = _name_of(run.model)
     table = new_table(f"{name} on {data.name}", "", "")
+    if data.matched:
+        table.add_row("folders", data.matched)
     _add_figures(table, result)
     if run.against:
         _add_comparison(table, result, _name_of(run.against))
-    _add_classes(table, result.per_class)
+    _add_classes(table, result.per_class, model.class_names)
     for figure, value in result.own.items():
         table.add_row(figure, f"{value:.4f}")
-    return finish(run, table, {"model": name, "data": data.name, **dataclasses.asdict(result)})
+    document = {"model": name, "data": data.name, **dataclasses.asdict(result)}
+    if data.matched:
+        document["folders"] = data.matched
+    if model.class_names:
+        document["class_names"] = list(model.class_names)
+    return finish(run, table, document)
 
 
 def _name_of(options: TeacherOptions) -> str:
@@ -58,16 +66,18 @@ def _add_figures(table: Table, result: Evaluation) -> None:
     table.add_row("mean entropy, nats", f"{result.entropy:.4f}")
 
 
-def _add_classes(table: Table, accuracies: Sequence[float | None]) -> None:
+def _add_classes(
+    table: Table, accuracies: Sequence[float | None], names: Sequence[str] | None
+) -> None:
     """The accuracy of each class; where there are many, of those that fare worst."""
     judged = [(value, label) for label, value in enumerate(accuracies) if value is not None]
     if len(accuracies) <= MOST_ROWS:
         for label, accuracy in enumerate(accuracies):
             shown = "no images" if accuracy is None else f"{accuracy:.2%}"
-            table.add_row(f"class {label}", shown)
+            table.add_row(f"class {show_class(label, names)}", shown)
         return
     for accuracy, label in sorted(judged)[:MOST_NAMED]:
-        table.add_row(f"class {label}", f"{accuracy:.2%}")
+        table.add_row(f"class {show_class(label, names)}", f"{accuracy:.2%}")
     more = len(judged) - MOST_NAMED
     if more > 0:
         table.add_row(f"{more:,} more classes", "as high, or higher")

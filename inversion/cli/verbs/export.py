@@ -38,6 +38,6 @@ def execute(run: ExportRun) -> int:
         "per_class": counts,
         "short": short,
     }
-    lacks = f"; {say_short(short)}" if short else ""
+    lacks = f"; {say_short(short, data.class_names)}" if short else ""
     line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}{lacks}"
     return finish(run, None, document, line)

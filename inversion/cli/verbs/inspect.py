@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from distill.models import Classifier
+from distill.names import printable
 from distill.options import DistillOptions, StudentOptions
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.rehearsal import Rehearsal, rehearse
@@ -87,15 +88,17 @@ def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) ->
     table.add_row("dead channels", str(inspection.dead_channels))
     table.add_row("weights SHA-256", inspection.weight_hash[:16] + "…")
     for key, value in spec.notes.items():
-        table.add_row(key, _shorten(value))
+        table.add_row(printable(key.replace("_", " ")), printable(_shorten(value)))
 
 
 def _shorten(value: object, most: int = 5) -> str:
     """A note for a table: of a long list or mapping the first few."""
-    if not isinstance(value, list | dict) or len(value) <= most:
+    if not isinstance(value, list | dict) or (isinstance(value, dict) and len(value) <= most):
         return str(value)
     parts = [f"{key}: {each}" for key, each in value.items()] if isinstance(value, dict) else value
     first = ", ".join(map(str, parts[:most]))
+    if len(parts) <= most:
+        return first
     return f"{first} and {len(value) - most} more"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.data.images import Images, load_images
+from distill.data.matching import match_classes
 from distill.models.classifier import CONTRACT, OUTPUT
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
@@ -53,10 +54,13 @@ def require_data(path: str | None, teacher: TeacherOptions) -> None:
         )
 
 
-def load_test_data(path: str | None, model: Classifier, quiet: bool) -> Images:
-    """What to judge on, as the network takes it."""
+def load_test_data(
+    path: str | None, model: Classifier, quiet: bool, option: str = "--teacher"
+) -> Images:
+    """What to judge on, as the network takes it, which was given by `option`."""
     if path is not None:
-        return load_images(path, "test", model.spec.channels, model.spec.size, quiet)
+        data = load_images(path, "test", model.spec.channels, model.spec.size, quiet)
+        return match_classes(data, model.spec, f"{option}.names")
     if (model.spec.channels, model.spec.size, model.spec.classes) != (1, 28, 10):
         raise EchosetError(
             f"the bundled test images are MNIST's, not for {model.spec.model}; give its test data "
@@ -76,7 +80,9 @@ def load_set(
         transfer_set = TransferSet.load(path)
         require_same_teacher(transfer_set, teacher, path)
         return transfer_set
-    return load_images(path, "train", teacher.spec.channels, teacher.spec.size, quiet, labelled)
+    spec = teacher.spec
+    data = load_images(path, "train", spec.channels, spec.size, quiet, labelled)
+    return match_classes(data, spec, "--teacher.names")
 
 
 def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder: str) -> None:
@@ -108,13 +114,14 @@ def when_finished(folder: str) -> int | None:
     return manifest.stat().st_mtime_ns if manifest.is_file() else None
 
 
-def require_balance(short: dict[str, int], folder: Path | str, remedy: str = "") -> None:
+def require_balance(transfer_set: TransferSet, folder: Path | str, remedy: str = "") -> None:
     """Refuse a set whose classes are short of images."""
+    short = transfer_set.manifest["short"]
     if short:
         raise EchosetError(
-            f"{folder} is written but not balanced: {say_short(short)}. The teacher gave too few "
-            "of the generated images these classes; raise synthesis.objective.classes or "
-            f"synthesis.calls{remedy}"
+            f"{folder} is written but not balanced: {say_short(short, transfer_set.class_names)}. "
+            "The teacher gave too few of the generated images these classes; raise "
+            f"synthesis.objective.classes or synthesis.calls{remedy}"
         )
 
 
@@ -133,6 +140,7 @@ def fill_grid(
     original = None
     if run.original:
         original = load_images(run.original, "train", spec.channels, spec.size, run.quiet)
+        original = match_classes(original, spec, "--teacher.names")
     cells = run_study(
         teacher, sets, data, out, run.student, options, run.distillation, original, runtime=run
     )

@@ -48,9 +48,9 @@ def execute(run: SynthesizeRun) -> int:
         "seconds": seconds,
     }
     table = new_table(f"Transfer set {run.out}", "class", "images")
-    for row in class_rows([counts]):
+    for row in class_rows([counts], transfer_set.class_names):
         table.add_row(*row)
     table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s"
     status = finish(run, table, document)
-    require_balance(manifest["short"], run.out, FILL if not run.shortage else "")
+    require_balance(transfer_set, run.out, FILL if not run.shortage else "")
     return status

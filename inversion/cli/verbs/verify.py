@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill.evaluation import predict
 from distill.sets.transfer_set import TransferSet
+from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_same_teacher
 from inversion.teacher import load_teacher
@@ -38,6 +39,11 @@ def execute(run: VerifyRun) -> int:
     table.add_row("shards", f"{shards}, hashes, shapes and labels hold")
     table.add_row("images", f"{len(transfer_set):,}")
     table.add_row("per class", balance.describe())
+    names = transfer_set.class_names
+    if names:
+        document["class_names"] = list(names)
+        for row in class_rows([transfer_set.counts()], names):
+            table.add_row(*row)
     problem = None
     if balance.was_meant and not balance.is_even:
         problem = f"{run.set} is not balanced: {balance.spread} images per class"
