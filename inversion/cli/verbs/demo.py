@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.data.images import Images, as_images, join
-from distill.evaluation import Evaluation
+from distill.evaluation import Evaluation, check_fit
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.files import write_json
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import MARKER, TransferSet
 from distill.students import build_student
+from distill.tasks.places import decide
 from distill.tracking import Logger, open_tracker
 from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
+from inversion.cli.verbs.judged import ask, tell_student
 from inversion.cli.verbs.rehearsal import rehearse
 from inversion.cli.verbs.shared import (
     STUDENT,
@@ -34,6 +36,7 @@ from inversion.cli.verbs.shared import (
 from inversion.driver import synthesize as synthesize_set
 from inversion.health import check_health
 from inversion.options import CollectOptions
+from inversion.pages.judging import JUDGED, STUDENT_FILE, judge
 from inversion.pages.report import told_of, weights_given, write_report
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
@@ -57,6 +60,8 @@ class Verdict:
     """Of the adversarial student, where it was kept."""
     test_images: str
     """What the data is called."""
+    judged: dict[str, Any]
+    """What the report shows of the test images."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ def execute(run: DemoRun) -> int:
 
     outcome = Outcome(transfer_set, beside, teacher, student, verdict, seconds)
     summary = _summarise(run, outcome)
+    write_json(out / JUDGED, verdict.judged)
+    write_json(out / STUDENT_FILE, tell_student(run))
     write_json(out / "summary.json", summary)
     write_report(out)
     forget(out)
@@ -199,13 +206,21 @@ def _teach(
 
 def _judge(run: DemoRun, teacher: Classifier, student: Classifier, data: Images) -> Verdict:
     """Teacher, student and, if it was kept, the adversarial student on the test data."""
-    teacher_result = evaluate_classifier(teacher, data, runtime=run)
-    student_result = evaluate_classifier(student, data, teacher, runtime=run)
+    teacher_logits = ask(teacher, data, run, "asking the teacher")
+    logits = ask(student, data, run, "asking the student")
+    teacher_result = evaluate_classifier(teacher, data, runtime=run, logits=teacher_logits)
+    student_result = evaluate_classifier(
+        student, data, teacher, teacher_logits=teacher_logits, runtime=run, logits=logits
+    )
+    truth = check_fit(student, data)
+    decided = decide(logits)
+    classes = student.spec.classes
+    judged = judge(data, truth, decided, classes, decide(teacher_logits))
     adversary_accuracy = None
     if run.synthesis.adversary.keep:
         adversary = _load_adversary(run, run.synthesis.adversary.student, teacher)
         adversary_accuracy = evaluate_classifier(adversary, data, runtime=run).accuracy
-    return Verdict(teacher_result, student_result, adversary_accuracy, data.name)
+    return Verdict(teacher_result, student_result, adversary_accuracy, data.name, judged)
 
 
 def _summarise(run: DemoRun, outcome: Outcome) -> dict[str, Any]:

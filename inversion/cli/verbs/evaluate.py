@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from distill.evaluation import Evaluation
+from torch import Tensor
+
+from distill.evaluation import Evaluation, check_attacks
 from distill.evaluation import evaluate as evaluate_classifier
+from distill.tasks.places import decide
 from inversion.classes import MOST_NAMED, MOST_ROWS
-from inversion.cli.show import finish, new_table
+from inversion.cli.show import command_line, finish, new_table
+from inversion.cli.verbs.judged import ask
 from inversion.cli.verbs.shared import load_test_data
 from inversion.inspection import check_shape
+from inversion.pages.judging import judge
+from inversion.pages.student import write_evaluation
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from distill.data.images import Images
+    from distill.models import Classifier
     from inversion.cli.schema import EvaluateRun
     from inversion.options import TeacherOptions
+
+
+class Answers(NamedTuple):
+    """The logits of the network and of the one it is compared with, where a page needs them."""
+
+    own: Tensor | None = None  # (N, K, *places)
+    other: Tensor | None = None  # (N, K, *places)
 
 
 def execute(run: EvaluateRun) -> int:
@@ -33,7 +49,16 @@ def execute(run: EvaluateRun) -> int:
         other = load_teacher(run.against)
         check_shape(other, "--against")
     data = load_test_data(run.data, model, run.quiet)
-    result = evaluate_classifier(model, data, other, attacks=run.attacks, runtime=run)
+    answers = _ask(run, model, other, data) if run.page else Answers()
+    result = evaluate_classifier(
+        model,
+        data,
+        other,
+        attacks=run.attacks,
+        teacher_logits=answers.other,
+        runtime=run,
+        logits=answers.own,
+    )
     name = _name_of(run.model)
     table = new_table(f"{name} on {data.name}", "", "")
     _add_figures(table, result)
@@ -42,7 +67,39 @@ def execute(run: EvaluateRun) -> int:
     _add_classes(table, result.per_class)
     for figure, value in result.own.items():
         table.add_row(figure, f"{value:.4f}")
-    return finish(run, table, {"model": name, "data": data.name, **dataclasses.asdict(result)})
+    document = {"model": name, "data": data.name, **dataclasses.asdict(result)}
+    if run.page:
+        _write_page(run, data, answers, result)
+        document["page"] = run.page
+    return finish(run, table, document)
+
+
+def _ask(run: EvaluateRun, model: Classifier, other: Classifier | None, data: Images) -> Answers:
+    """What both networks say, for the page."""
+    check_attacks(model, run.attacks)
+    own = ask(model, data, run)
+    return Answers(own, None if other is None else ask(other, data, run, "asking the teacher"))
+
+
+def _write_page(run: EvaluateRun, data: Images, answers: Answers, result: Evaluation) -> None:
+    """The page about the networks' answers."""
+    if answers.own is None or data.labels is None:
+        return
+    names = ["network"]
+    compared = None
+    rows = [("", _name_of(run.model)), ("accuracy", f"{result.accuracy:.2%}")]
+    if result.top5 is not None:
+        rows.append(("among the first five", f"{result.top5:.2%}"))
+    rows.append(("calibration error", f"{result.ece:.4f}"))
+    rows.append(("mean entropy, nats", f"{result.entropy:.4f}"))
+    if run.against and answers.other is not None:
+        names.append("other")
+        compared = decide(answers.other)
+        rows.append((f"same decision as the other, {_name_of(run.against)}", f"{result.agreement:.2%}"))
+    classes = answers.own.shape[1]
+    judged = judge(data, data.labels, decide(answers.own), classes, compared, names)
+    lead = f"{_name_of(run.model)} decides {result.accuracy:.2%} of {data.name} right."
+    write_evaluation(lead, rows, judged, command_line(), Path(str(run.page)))
 
 
 def _name_of(options: TeacherOptions) -> str:
