@@ -1,4 +1,4 @@
-"""One page about two runs: the figures of both in two columns, and what differs in their options."""
+"""One page about two runs: the figures of both in two columns, and the options that differ."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Run:
 def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path:
     """Write the page about two folders of demos, sets or students, and return its path."""
     runs = (_read(first), _read(second))
-    with blaming_both(first, second):
+    with blaming(Path(f"{first} or {second}")):
         page = render(
             "comparison.html.j2",
             title="Two runs of echoset",
@@ -50,15 +50,11 @@ def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path
             classes=_class_rows(runs),
             sections=_sections(runs),
             options=_option_rows(runs),
+            unknown=_unknown(runs),
         )
     path = out or first / "comparison.html"
     write_atomically(path, page)
     return path
-
-
-def blaming_both(first: Path, second: Path) -> Any:
-    """Name both folders where what they hold can't be shown."""
-    return blaming(Path(f"{first} or {second}"))
 
 
 def _read(folder: Path) -> Run:
@@ -90,11 +86,16 @@ def _has_set(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
+def _heads(runs: tuple[Run, Run]) -> list[str]:
+    """What the columns are called."""
+    return [f"{letter}: {run.name}" for letter, run in zip("AB", runs, strict=True)]
+
+
 def _figure_rows(runs: tuple[Run, Run]) -> list[Row]:
     """Head and body of the table: figures down, the runs across."""
     columns = [dict(_figures(run)) for run in runs]
     names = list(dict.fromkeys(itertools.chain(*columns)))
-    rows: list[Row] = [("", *(run.name for run in runs))]
+    rows: list[Row] = [("", *_heads(runs))]
     for name in names:
         rows.append((name, *(column.get(name, "–") for column in columns)))
     return rows
@@ -155,7 +156,7 @@ def _class_rows(runs: tuple[Run, Run]) -> list[Row]:
     labels = list(differences)
     if len(labels) > MOST_ROWS:
         labels = sorted(labels, key=lambda label: -abs(differences[label]))[:MOST_NAMED]
-    rows: list[Row] = [("class", *(run.name for run in runs), "difference, points")]
+    rows: list[Row] = [("class", *_heads(runs), "difference, points")]
     for label in labels:
         pair = (f"{share[label]:.1%}" for share in shares)
         rows.append((class_text(label), *pair, f"{100 * differences[label]:+.1f}"))
@@ -184,37 +185,49 @@ def _both(
         return []
     places = sorted({x for series in points for x, _ in series})
     curves = {}
-    for letter, run, series in zip("AB", runs, points, strict=True):
+    for letter, series in zip("AB", points, strict=True):
         values = dict(series)
-        curves[f"{letter}: {Path(run.name).name}"] = [values.get(x, math.nan) for x in places]
+        curves[letter] = [values.get(x, math.nan) for x in places]
     share = y_label.endswith("(%)")
     limits = (0.0, 1.0) if share else None
     return [lines(title, places, curves, x_label, y_label, share=share, limits=limits)]
 
 
 def _option_rows(runs: tuple[Run, Run]) -> list[Row]:
-    """The options in which the runs differ."""
-    columns = [dict(_options(run)) for run in runs]
-    rows: list[Row] = [("option", *(run.name for run in runs))]
-    for name in sorted({*columns[0], *columns[1]}):
-        texts = [column.get(name, "–") for column in columns]
-        if texts[0] != texts[1]:
-            rows.append((name, *map(_shortened, texts)))
+    """The options in which the runs differ, of the stages whose options both have kept."""
+    rows: list[Row] = [("option", *_heads(runs))]
+    stages = [_stages(run) for run in runs]
+    for stage in sorted(stages[0].keys() & stages[1].keys()):
+        columns = [dict(_flat(kept[stage], stage)) for kept in stages]
+        for name in sorted({*columns[0], *columns[1]}):
+            texts = [column.get(name, "–") for column in columns]
+            if texts[0] != texts[1]:
+                rows.append((name, *map(_shortened, texts)))
     return rows
 
 
-def _options(run: Run) -> Iterator[tuple[str, str]]:
-    """All options of a run by their whole names."""
-    yield from _flat(run.manifest.get("config", {}), "set")
-    yield from _flat(run.student.get("options", {}), "")
+def _unknown(runs: tuple[Run, Run]) -> str:
+    """Which stages only one of the runs has."""
+    stages = [_stages(run) for run in runs]
+    alone = sorted(stages[0].keys() ^ stages[1].keys())
+    return f"Only one of the two has options of: {', '.join(alone)}." if alone else ""
+
+
+def _stages(run: Run) -> dict[str, Any]:
+    """The options of each stage of a run."""
+    stages = dict(run.student.get("options", {}))
+    if run.manifest:
+        stages["set"] = run.manifest["config"]
+    return stages
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """All options in a group by their whole names."""
     if not isinstance(value, dict) or not value:
         yield name, str(value)
         return
     for key, inner in value.items():
-        yield from _flat(inner, f"{name}.{key}" if name else str(key))
+        yield from _flat(inner, f"{name}.{key}")
 
 
 def _shortened(text: str) -> str:

@@ -88,10 +88,10 @@ def class_shares(document: Mapping[str, Any], key: str = "right") -> list[float 
 def _note(document: Mapping[str, Any], names: Sequence[str]) -> str:
     images = f"{document['images']:,} images"
     if document["tested"]:
-        return f"{images}: {document['data']}. They only judged: nobody learnt from them."
+        return f"{images}: {document['data']}. They only judged."
     return (
-        f"How often the {names[0]} decides as the {names[1]} does, by the {names[1]}'s decision, on "
-        f"{images} of {document['data']}, from which it learnt. No test data was given."
+        f"How often the {names[0]} decides as the {names[1]} does, by the {names[1]}'s decision, "
+        f"on {images} of {document['data']}, from which it learnt. No test data was given."
     )
 
 

@@ -10,6 +10,7 @@ from distill.losses import asks_teacher
 from distill.models import comes_trained
 from distill.options import DistillOptions, StudentOptions
 from distill.sets.transfer_set import TransferSet
+from inversion.pages.extremes import extremes
 from inversion.pages.judged_sections import judged_part
 from inversion.pages.judging import JUDGED
 from inversion.pages.page import render
@@ -29,6 +30,7 @@ from inversion.pages.set_sections import (
     provenance,
     set_gallery,
 )
+from inversion.pages.verdict import read_verdict
 from synthesis_kernels.errors import EchosetError
 
 
@@ -44,6 +46,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         content["judged_images"] = judged_part(read_document(run / JUDGED))
     with blaming(folder / "manifest.json"):
         content |= _of_set(transfer_set, summary)
+    content["verdict"] = read_verdict((run, folder), transfer_set.manifest)
     with blaming(folder / "log.jsonl"):
         calls = last_of(folder / "log.jsonl", "call", ("shard", "call"))
         synthesis = synthesis_section(calls, len(transfer_set.manifest["shards"]))
@@ -101,6 +104,7 @@ def _of_set(transfer_set: TransferSet, summary: dict[str, Any]) -> dict[str, Any
         "made": made(transfer_set),
         "origin": origin(transfer_set),
         "gallery": set_gallery(transfer_set),
+        "outstanding": extremes(transfer_set),
         "provenance": provenance(summary, transfer_set),
         "options": options_text(transfer_set),
     }

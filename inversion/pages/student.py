@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,11 @@ def write_student(folder: Path, out: Path | None = None) -> Path:
     file = folder / STUDENT_FILE
     student = read_document(file)
     with blaming(file):
-        content = {"lead": _lead(student), "rows": _rows(student), "notes_below": [_note(student)]}
+        content: dict[str, Any] = {
+            "lead": _lead(student),
+            "rows": _rows(student),
+            "notes_below": [_note(student)],
+        }
         content["provenance"] = provenance(student)
         content["options"] = json.dumps(student["options"], indent=1)
     with blaming(folder / JUDGED):
@@ -44,7 +48,7 @@ def write_student(folder: Path, out: Path | None = None) -> Path:
 
 def write_evaluation(
     lead: str,
-    rows: list[tuple[str, ...]],
+    rows: Sequence[tuple[str, ...]],
     judged: Mapping[str, Any],
     command: str,
     path: Path,
@@ -96,4 +100,4 @@ def _rows(student: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _note(student: Mapping[str, Any]) -> str:
     kept = student.get("kept", "last step")
-    return f"The {kept} is what was kept. `echoset evaluate` judges it on test data."
+    return f"The {kept} is what was kept. The verb evaluate judges it on test data."

@@ -95,7 +95,9 @@ def _write_page(run: EvaluateRun, data: Images, answers: Answers, result: Evalua
     if run.against and answers.other is not None:
         names.append("other")
         compared = decide(answers.other)
-        rows.append((f"same decision as the other, {_name_of(run.against)}", f"{result.agreement:.2%}"))
+        rows.append(
+            (f"same decision as the other, {_name_of(run.against)}", f"{result.agreement:.2%}")
+        )
     classes = answers.own.shape[1]
     judged = judge(data, data.labels, decide(answers.own), classes, compared, names)
     lead = f"{_name_of(run.model)} decides {result.accuracy:.2%} of {data.name} right."
