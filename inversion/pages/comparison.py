@@ -12,7 +12,7 @@ from typing import Any
 from distill.files import write_atomically
 from distill.sets.transfer_set import read_manifest
 from inversion.classes import MOST_NAMED, MOST_ROWS, say_spread
-from inversion.pages.judged_sections import class_shares, class_text
+from inversion.pages.judged_sections import class_shares, class_text, known_names
 from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.pages.page import render
 from inversion.pages.plots import Plot, Section, lines
@@ -156,10 +156,11 @@ def _class_rows(runs: tuple[Run, Run]) -> list[Row]:
     labels = list(differences)
     if len(labels) > MOST_ROWS:
         labels = sorted(labels, key=lambda label: -abs(differences[label]))[:MOST_NAMED]
+    names = known_names(first.get("class_names"), first["classes"])
     rows: list[Row] = [("class", *_heads(runs), "difference, points")]
     for label in labels:
         pair = (f"{share[label]:.1%}" for share in shares)
-        rows.append((class_text(label), *pair, f"{100 * differences[label]:+.1f}"))
+        rows.append((class_text(label, names), *pair, f"{100 * differences[label]:+.1f}"))
     return rows
 
 

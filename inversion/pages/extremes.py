@@ -11,7 +11,7 @@ from torch import Tensor
 from distill.sets.transfer_set import TransferSet
 from distill.tasks.places import per_image
 from inversion.pages.gallery import thumbnail
-from inversion.pages.judged_sections import Picture, class_text
+from inversion.pages.judged_sections import Picture, class_text, known_names
 
 SHOWN = 12
 PAIRS = 6
@@ -56,7 +56,7 @@ def _surest(transfer_set: TransferSet, confidence: Tensor) -> list[int]:
 
 
 def _picture(transfer_set: TransferSet, place: int, confidence: Tensor) -> Picture:
-    label = class_text(int(transfer_set.groups[place]))
+    label = _class_of(transfer_set, place)
     png = thumbnail(transfer_set.images[place].numpy())
     return Picture(png, [label, f"{confidence[place]:.1%}"])
 
@@ -89,8 +89,14 @@ def _most_alike(transfer_set: TransferSet) -> tuple[list[tuple[list[Picture], st
 
 
 def _plain(transfer_set: TransferSet, place: int) -> Picture:
-    label = class_text(int(transfer_set.groups[place]))
+    label = _class_of(transfer_set, place)
     return Picture(thumbnail(transfer_set.images[place].numpy()), [label])
+
+
+def _class_of(transfer_set: TransferSet, place: int) -> str:
+    """The class that an image counts for, as a reader knows it."""
+    names = known_names(transfer_set.manifest["input"].get("class_names"), transfer_set.classes)
+    return class_text(int(transfer_set.groups[place]), names)
 
 
 def _correlations(images: Tensor, chosen: Tensor) -> Tensor:  # (N, C, H, W) -> (n, n)

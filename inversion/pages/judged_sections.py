@@ -15,6 +15,8 @@ RED = "220, 38, 38"
 DARK = 0.6
 """From this shade on a cell's figure is white."""
 BINS = 20
+LONGEST = 40
+"""Letters of a class's name."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,22 @@ def judged_part(document: Mapping[str, Any]) -> Judged | None:
     """What a page shows of this document; nothing of an empty one."""
     if not document:
         return None
-    names = [str(name) for name in document["names"]]
+    networks = [str(name) for name in document["networks"]]
+    names = known_names(document.get("class_names"), document["classes"])
     tested = document["tested"]
     few = document["classes"] <= MOST_ROWS
-    rows, more = _class_rows(document, names)
+    rows, more = _class_rows(document, networks, names)
     return Judged(
         title="Accuracy by class" if tested else "Agreement by class",
-        note=_note(document, names),
+        note=_note(document, networks),
         classes=rows,
         more=more,
-        plots=[] if few else [_spread(document, names)],
-        matrix=_matrix(document) if few else [],
-        pairs=[] if few else _pair_rows(document, names),
-        mistakes=[_mistake(one, names, tested) for one in document["mistakes"]],
-        mistakes_title=f"What the {names[0]} gets wrong" if tested else "Where they differ",
-        mistakes_note=_mistakes_note(document, names),
+        plots=[] if few else [_spread(document, networks)],
+        matrix=_matrix(document, names) if few else [],
+        pairs=[] if few else _pair_rows(document, networks, names),
+        mistakes=[_mistake(one, networks, names, tested) for one in document["mistakes"]],
+        mistakes_title=f"What the {networks[0]} gets wrong" if tested else "Where they differ",
+        mistakes_note=_mistakes_note(document, networks),
     )
 
 
@@ -85,35 +88,38 @@ def class_shares(document: Mapping[str, Any], key: str = "right") -> list[float 
     return shares
 
 
-def _note(document: Mapping[str, Any], names: Sequence[str]) -> str:
+def _note(document: Mapping[str, Any], networks: Sequence[str]) -> str:
     images = f"{document['images']:,} images"
     if document["tested"]:
         return f"{images}: {document['data']}. They only judged."
+    own, other = networks
     return (
-        f"How often the {names[0]} decides as the {names[1]} does, by the {names[1]}'s decision, "
-        f"on {images} of {document['data']}, from which it learnt. No test data was given."
+        f"How often the {own} decides as the {other} does, by the {other}'s decision, on {images} "
+        f"of {document['data']}, from which it learnt. No test data was given."
     )
 
 
-def _mistakes_note(document: Mapping[str, Any], names: Sequence[str]) -> str:
+def _mistakes_note(document: Mapping[str, Any], networks: Sequence[str]) -> str:
     wrong = sum(document["counts"]) - sum(document["right"])
     if document["tested"]:
         return (
             f"{len(document['mistakes'])} of {wrong:,} wrong decisions, evenly spread over the "
             "test data, which only judged."
         )
-    return f"{len(document['mistakes'])} of {wrong:,} images on which {' and '.join(names)} differ."
+    return (
+        f"{len(document['mistakes'])} of {wrong:,} images on which {' and '.join(networks)} differ."
+    )
 
 
 def _class_rows(
-    document: Mapping[str, Any], names: Sequence[str]
+    document: Mapping[str, Any], networks: Sequence[str], names: Sequence[str] | None
 ) -> tuple[list[tuple[str, ...]], str]:
     """A row a class; of many the ones that fare worst, and what is left out."""
     tested = document["tested"]
-    heads = ("class", "images", *(names if tested else ["agreement"]))
     columns = [class_shares(document)]
     if tested and "other_right" in document:
         columns.append(class_shares(document, "other_right"))
+    heads = ("class", "images", *(networks[: len(columns)] if tested else ["agreement"]))
     own = columns[0]
     labels = list(range(document["classes"]))
     more = ""
@@ -125,30 +131,42 @@ def _class_rows(
     rows = [heads]
     for label in labels:
         shares = [_per_cent(column[label]) for column in columns]
-        rows.append((class_text(label), f"{document['counts'][label]:,}", *shares))
+        rows.append((class_text(label, names), f"{document['counts'][label]:,}", *shares))
     return rows, more
 
 
-def class_text(label: int) -> str:
-    """A class as a reader knows it."""
-    return str(label)
+def known_names(given: Any, classes: int) -> list[str] | None:
+    """Names of all classes; None where they are no such names."""
+    if not isinstance(given, list) or len(given) != classes:
+        return None
+    return [str(name) for name in given]
+
+
+def class_text(label: int, names: Sequence[str] | None) -> str:
+    """A class by its number and, where it has one, its name, as in `3 (cat)`."""
+    name = names[label] if names and 0 <= label < len(names) else ""
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 1]}…"
+    return f"{label} ({name})" if name and name != str(label) else str(label)
 
 
 def _per_cent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _spread(document: Mapping[str, Any], names: Sequence[str]) -> Plot:
+def _spread(document: Mapping[str, Any], networks: Sequence[str]) -> Plot:
     """How many classes have which accuracy."""
     heights = [0] * BINS
     for share in class_shares(document):
         if share is not None:
             heights[min(BINS - 1, int(share * BINS))] += 1
-    what = f"accuracy of the {names[0]}" if document["tested"] else "agreement"
+    what = f"accuracy of the {networks[0]}" if document["tested"] else "agreement"
     return histogram(f"classes by {what}", heights, what, "classes")
 
 
-def _matrix(document: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
+def _matrix(
+    document: Mapping[str, Any], names: Sequence[str] | None
+) -> list[tuple[str, list[Cell]]]:
     """True class down, decision across; shades are shares of a row."""
     classes = document["classes"]
     counts = [[0] * classes for _ in range(classes)]
@@ -162,7 +180,7 @@ def _matrix(document: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
         for decision, count in enumerate(row):
             share = count / max(1, sum(row))
             cells.append(_cell(count, share, BLUE if decision == label else RED))
-        rows.append((class_text(label), cells))
+        rows.append((class_text(label, names), cells))
     return rows
 
 
@@ -170,23 +188,29 @@ def _cell(count: int, share: float, colour: str) -> Cell:
     return Cell(f"{count:,}" if count else "·", colour, f"{share:.2f}", share > DARK)
 
 
-def _pair_rows(document: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
+def _pair_rows(
+    document: Mapping[str, Any], networks: Sequence[str], names: Sequence[str] | None
+) -> list[tuple[str, ...]]:
     """The pairs that are confused most."""
-    truth = "class" if document["tested"] else names[1]
+    truth = "class" if document["tested"] else networks[1]
     rows: list[tuple[str, ...]] = [(truth, "taken for", "images", "share of the class")]
     for label, decision, count in document["pairs"][:MOST_NAMED]:
         share = count / document["counts"][label]
-        rows.append((class_text(label), class_text(decision), f"{count:,}", _per_cent(share)))
+        rows.append(
+            (class_text(label, names), class_text(decision, names), f"{count:,}", _per_cent(share))
+        )
     return rows
 
 
-def _mistake(one: Mapping[str, Any], names: Sequence[str], tested: bool) -> Picture:
-    lines = [f"{names[0]}: {class_text(one['decision'])}"]
-    truth = class_text(one["truth"])
+def _mistake(
+    one: Mapping[str, Any], networks: Sequence[str], names: Sequence[str] | None, tested: bool
+) -> Picture:
+    lines = [f"{networks[0]}: {class_text(one['decision'], names)}"]
+    truth = class_text(one["truth"], names)
     if tested:
         lines.insert(0, f"is {truth}")
     else:
-        lines.append(f"{names[1]}: {truth}")
+        lines.append(f"{networks[1]}: {truth}")
     if "other" in one:
-        lines.append(f"{names[1]}: {class_text(one['other'])}")
+        lines.append(f"{networks[1]}: {class_text(one['other'], names)}")
     return Picture(one["png"], lines)

@@ -31,8 +31,9 @@ def judge(
     decisions: Tensor,  # (N, *places) of the network that is judged
     classes: int,
     other: Tensor | None = None,  # (N, *places) of the one beside it
-    names: Sequence[str] = ("student", "teacher"),
+    networks: Sequence[str] = ("student", "teacher"),
     tested: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The document. `tested` says that the truth is the labels of test data; otherwise it is the
     other network's decisions.
@@ -45,7 +46,7 @@ def judge(
         "data": data.name,
         "tested": tested,
         "classes": classes,
-        "names": list(names[: 1 if other is None and tested else 2]),
+        "networks": list(networks),
         "images": len(data),
         "counts": count_decisions(truth, classes).tolist(),
         "right": right.tolist(),
@@ -54,6 +55,8 @@ def judge(
     }
     if other is not None:
         document["other_right"] = count_decisions(truth[other == truth], classes).tolist()
+    if class_names:
+        document["class_names"] = list(class_names)
     return document
 
 

@@ -24,7 +24,7 @@ from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
-from inversion.cli.verbs.judged import ask, tell_student
+from inversion.cli.verbs.judged import ask, names_of, tell_student
 from inversion.cli.verbs.rehearsal import rehearse
 from inversion.cli.verbs.shared import (
     STUDENT,
@@ -215,7 +215,9 @@ def _judge(run: DemoRun, teacher: Classifier, student: Classifier, data: Images)
     truth = check_fit(student, data)
     decided = decide(logits)
     classes = student.spec.classes
-    judged = judge(data, truth, decided, classes, decide(teacher_logits))
+    judged = judge(
+        data, truth, decided, classes, decide(teacher_logits), class_names=names_of(teacher)
+    )
     adversary_accuracy = None
     if run.synthesis.adversary.keep:
         adversary = _load_adversary(run, run.synthesis.adversary.student, teacher)

@@ -14,7 +14,7 @@ from distill.evaluation import evaluate as evaluate_classifier
 from distill.tasks.places import decide
 from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import command_line, finish, new_table
-from inversion.cli.verbs.judged import ask
+from inversion.cli.verbs.judged import ask, names_of
 from inversion.cli.verbs.shared import load_test_data
 from inversion.inspection import check_shape
 from inversion.pages.judging import judge
@@ -42,6 +42,8 @@ def execute(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
     if run.attacks and not run.against:
         raise EchosetError("--attacks compares two networks: name the second with --against")
+    if run.page and not run.page.endswith(".html"):
+        raise EchosetError(f"--page is the page to write and should end in .html, got {run.page}")
     model = load_teacher(run.model)
     check_shape(model, "--model")
     other = None
@@ -61,7 +63,8 @@ def execute(run: EvaluateRun) -> int:
     )
     name = _name_of(run.model)
     table = new_table(f"{name} on {data.name}", "", "")
-    _add_figures(table, result)
+    for row in _figures(result):
+        table.add_row(*row)
     if run.against:
         _add_comparison(table, result, _name_of(run.against))
     _add_classes(table, result.per_class)
@@ -69,7 +72,7 @@ def execute(run: EvaluateRun) -> int:
         table.add_row(figure, f"{value:.4f}")
     document = {"model": name, "data": data.name, **dataclasses.asdict(result)}
     if run.page:
-        _write_page(run, data, answers, result)
+        _write_page(run, model, data, answers, result)
         document["page"] = run.page
     return finish(run, table, document)
 
@@ -81,25 +84,32 @@ def _ask(run: EvaluateRun, model: Classifier, other: Classifier | None, data: Im
     return Answers(own, None if other is None else ask(other, data, run, "asking the teacher"))
 
 
-def _write_page(run: EvaluateRun, data: Images, answers: Answers, result: Evaluation) -> None:
+def _write_page(
+    run: EvaluateRun, model: Classifier, data: Images, answers: Answers, result: Evaluation
+) -> None:
     """The page about the networks' answers."""
     if answers.own is None or data.labels is None:
         return
-    names = ["network"]
+    networks = ["network"]
     compared = None
-    rows = [("", _name_of(run.model)), ("accuracy", f"{result.accuracy:.2%}")]
-    if result.top5 is not None:
-        rows.append(("among the first five", f"{result.top5:.2%}"))
-    rows.append(("calibration error", f"{result.ece:.4f}"))
-    rows.append(("mean entropy, nats", f"{result.entropy:.4f}"))
+    rows = [("", _name_of(run.model)), *_figures(result)]
     if run.against and answers.other is not None:
-        names.append("other")
+        networks.append("other")
         compared = decide(answers.other)
         rows.append(
             (f"same decision as the other, {_name_of(run.against)}", f"{result.agreement:.2%}")
         )
+    rows += [(figure, f"{value:.4f}") for figure, value in result.own.items()]
     classes = answers.own.shape[1]
-    judged = judge(data, data.labels, decide(answers.own), classes, compared, names)
+    judged = judge(
+        data,
+        data.labels,
+        decide(answers.own),
+        classes,
+        compared,
+        networks,
+        class_names=names_of(model),
+    )
     lead = f"{_name_of(run.model)} decides {result.accuracy:.2%} of {data.name} right."
     write_evaluation(lead, rows, judged, command_line(), Path(str(run.page)))
 
@@ -108,13 +118,14 @@ def _name_of(options: TeacherOptions) -> str:
     return options.weights or options.model
 
 
-def _add_figures(table: Table, result: Evaluation) -> None:
+def _figures(result: Evaluation) -> list[tuple[str, str]]:
     """What the network's own answers say."""
-    table.add_row("accuracy", f"{result.accuracy:.2%}")
+    rows = [("accuracy", f"{result.accuracy:.2%}")]
     if result.top5 is not None:
-        table.add_row("among the first five", f"{result.top5:.2%}")
-    table.add_row("calibration error", f"{result.ece:.4f}")
-    table.add_row("mean entropy, nats", f"{result.entropy:.4f}")
+        rows.append(("among the first five", f"{result.top5:.2%}"))
+    rows.append(("calibration error", f"{result.ece:.4f}"))
+    rows.append(("mean entropy, nats", f"{result.entropy:.4f}"))
+    return rows
 
 
 def _add_classes(table: Table, accuracies: Sequence[float | None]) -> None:

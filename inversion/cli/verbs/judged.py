@@ -13,6 +13,7 @@ from distill.evaluation import check_fit, predict
 from distill.sets.transfer_set import TransferSet
 from distill.tasks.places import decide
 from inversion.cli.show import command_line
+from inversion.pages.judged_sections import known_names
 from inversion.pages.judging import judge, sample_places
 from inversion.pages.report import told_of
 from synthesis_kernels.backend import describe_device
@@ -49,8 +50,19 @@ def judge_student(
     else:
         answers = _predict(teacher, images.images, run, "asking the teacher")
     logits = _predict(student, images.images, run, "asking the student")
-    truth = decide(answers)
-    return judge(images, truth, decide(logits), student.spec.classes, tested=False)
+    return judge(
+        images,
+        decide(answers),
+        decide(logits),
+        student.spec.classes,
+        tested=False,
+        class_names=names_of(teacher),
+    )
+
+
+def names_of(network: Classifier) -> list[str] | None:
+    """The names of a network's classes, where its notes have them."""
+    return known_names(network.spec.notes.get("class_names"), network.spec.classes)
 
 
 def tell_student(run: DemoRun | DistillRun, **figures: Any) -> dict[str, Any]:
