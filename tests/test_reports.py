@@ -13,7 +13,6 @@ from PIL import Image
 from test_pages import SCRIPT, write_set
 
 from distill import evaluate, load_images
-from distill.data.images import Images
 from distill.evaluation import predict
 from inversion import MNIST_SLICE
 from inversion.pages.comparison import write_comparison
@@ -38,7 +37,7 @@ def pictures(count, size=8):
 
 def judged(**more):
     """Six test images of three classes, as a student and its teacher decide them."""
-    return judge(Images(pictures(6), TRUTH, "test"), TRUTH, STUDENT, 3, TEACHER, **more)
+    return judge(pictures(6), TRUTH, STUDENT, 3, TEACHER, **more)
 
 
 def page_of(document):
@@ -63,7 +62,7 @@ def test_each_class_has_the_students_accuracy_and_the_teachers():
 
 
 def test_a_class_without_test_images_has_no_accuracy():
-    document = judge(Images(pictures(1), TRUTH[:1], "test"), TRUTH[:1], STUDENT[:1], 3)
+    document = judge(pictures(1), TRUTH[:1], STUDENT[:1], 3)
     assert judged_part(document).classes[2] == ("1", "0", "–")
 
 
@@ -84,13 +83,13 @@ def test_mistakes_are_shown_with_both_answers_and_said_to_be_judged_only():
 
 def test_mistakes_are_few_however_many_there_are():
     wrong = torch.ones(500).long()
-    document = judge(Images(pictures(500), wrong, "test"), wrong, 0 * wrong, 3)
+    document = judge(pictures(500), wrong, 0 * wrong, 3)
     assert len(document["mistakes"]) == MOST_MISTAKES
     assert document["pairs"] == [[1, 0, 500]]
 
 
 def test_without_test_data_a_page_tells_agreement_and_where_both_differ():
-    document = judge(Images(pictures(6), None, "set"), TEACHER, STUDENT, 3, tested=False)
+    document = judge(pictures(6), TEACHER, STUDENT, 3, tested=False)
     part = judged_part(document)
     assert part.title == "Agreement by class" and "No test data was given" in part.note
     assert part.classes[0] == ("class", "images", "agreement")
@@ -115,7 +114,7 @@ def test_a_thousand_classes_have_the_worst_pairs_and_a_small_page():
     random = torch.Generator().manual_seed(0)
     truth = torch.randint(1000, (5000,), generator=random)
     decided = torch.where(torch.rand(5000, generator=random) < 0.5, truth, truth // 2)
-    document = judge(Images(pictures(5000), truth, "test"), truth, decided, 1000, truth)
+    document = judge(pictures(5000), truth, decided, 1000, truth)
     part = judged_part(document)
     page = page_of(document)
     assert not part.matrix and len(part.pairs) == 11 and len(part.classes) == 11
@@ -125,7 +124,7 @@ def test_a_thousand_classes_have_the_worst_pairs_and_a_small_page():
 
 def test_decisions_on_pixels_are_counted_and_no_image_is_called_a_mistake():
     truth = torch.tensor([[[0, 1], [1, 2]]])
-    document = judge(Images(pictures(1), truth, "test"), truth, truth.flip(1), 3)
+    document = judge(pictures(1), truth, truth.flip(1), 3)
     assert document["counts"] == [1, 2, 1] and not document["mistakes"]
     assert judged_part(document).matrix[0][1][1].text == "1"
 
@@ -275,7 +274,7 @@ def test_distill_leaves_what_a_page_about_the_student_shows(run, few, tmp_path):
 
 
 def test_an_evaluations_page_needs_no_second_network(tmp_path):
-    document = judge(Images(pictures(6), TRUTH, "test"), TRUTH, STUDENT, 3, networks=["network"])
+    document = judge(pictures(6), TRUTH, STUDENT, 3, networks=["network"])
     write_evaluation(SCRIPT, [("", SCRIPT)], document, SCRIPT, tmp_path / "e.html")
     text = (tmp_path / "e.html").read_text()
     assert "<script" not in text and ["class", "images", "network"] in cells_of(text)

@@ -51,7 +51,7 @@ VERBS = {
     "evaluate": Verb(
         "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
         "model.model model.weights data against.model against.weights page attacks device "
-        "precision quiet json",
+        "quiet json",
     ),
     "report": Verb(
         "write one self-contained HTML page about a run, or about two side by side",

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.images import Images
 from distill.tasks.places import count_decisions
 from inversion.classes import MOST_ROWS
 from inversion.pages.gallery import thumbnail
@@ -26,32 +25,33 @@ SAMPLE = 2000
 
 
 def judge(
-    data: Images,
+    images: Tensor,  # (N, C, H, W) uint8
     truth: Tensor,  # (N, *places) labels, or the teacher's decisions where there are none
     decisions: Tensor,  # (N, *places) of the network that is judged
     classes: int,
     other: Tensor | None = None,  # (N, *places) of the one beside it
     networks: Sequence[str] = ("student", "teacher"),
+    data: str = "test data",
     tested: bool = True,
     class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The document. `tested` says that the truth is the labels of test data; otherwise it is the
-    other network's decisions.
+    """The document. `data` is what the images are called. `tested` says that the truth is the
+    labels of test data; otherwise it is the other network's decisions.
     """
     truth = truth.cpu().long()
     decisions = decisions.cpu()
     other = None if other is None else other.cpu()
     right = count_decisions(truth[decisions == truth], classes)
     document: dict[str, Any] = {
-        "data": data.name,
+        "data": data,
         "tested": tested,
         "classes": classes,
         "networks": list(networks),
-        "images": len(data),
+        "images": len(images),
         "counts": count_decisions(truth, classes).tolist(),
         "right": right.tolist(),
         "pairs": _count_pairs(truth, decisions, classes),
-        "mistakes": _show_mistakes(data, truth, decisions, other),
+        "mistakes": _show_mistakes(images, truth, decisions, other),
     }
     if other is not None:
         document["other_right"] = count_decisions(truth[other == truth], classes).tolist()
@@ -80,7 +80,7 @@ def _count_pairs(truth: Tensor, decisions: Tensor, classes: int) -> list[list[in
 
 
 def _show_mistakes(
-    data: Images, truth: Tensor, decisions: Tensor, other: Tensor | None
+    images: Tensor, truth: Tensor, decisions: Tensor, other: Tensor | None
 ) -> list[dict[str, Any]]:
     """Some of the images decided wrongly, evenly spread; none where an image has many decisions."""
     if truth.ndim > 1:
@@ -94,5 +94,5 @@ def _show_mistakes(
         mistake = {"truth": int(truth[place]), "decision": int(decisions[place])}
         if other is not None:
             mistake["other"] = int(other[place])
-        mistakes.append(mistake | {"png": thumbnail(data.images[place].numpy())})
+        mistakes.append(mistake | {"png": thumbnail(images[place].numpy())})
     return mistakes

@@ -216,7 +216,13 @@ def _judge(run: DemoRun, teacher: Classifier, student: Classifier, data: Images)
     decided = decide(logits)
     classes = student.spec.classes
     judged = judge(
-        data, truth, decided, classes, decide(teacher_logits), class_names=names_of(teacher)
+        data.images,
+        truth,
+        decided,
+        classes,
+        decide(teacher_logits),
+        data=data.name,
+        class_names=names_of(teacher),
     )
     adversary_accuracy = None
     if run.synthesis.adversary.keep:

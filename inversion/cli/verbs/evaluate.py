@@ -102,12 +102,13 @@ def _write_page(
     rows += [(figure, f"{value:.4f}") for figure, value in result.own.items()]
     classes = answers.own.shape[1]
     judged = judge(
-        data,
+        data.images,
         data.labels,
         decide(answers.own),
         classes,
         compared,
         networks,
+        data=data.name,
         class_names=names_of(model),
     )
     lead = f"{_name_of(run.model)} decides {result.accuracy:.2%} of {data.name} right."

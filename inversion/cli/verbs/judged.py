@@ -44,17 +44,18 @@ def judge_student(
 ) -> dict[str, Any]:
     """How a student decides beside its teacher, on some of the images that it learnt from."""
     places = sample_places(len(data))
-    images = dataclasses.replace(as_images(data, name).chosen(places), name=name)
+    images = as_images(data, name).images[places]
     if isinstance(data, TransferSet):
         answers = data.logits[places]
     else:
-        answers = _predict(teacher, images.images, run, "asking the teacher")
-    logits = _predict(student, images.images, run, "asking the student")
+        answers = _predict(teacher, images, run, "asking the teacher")
+    logits = _predict(student, images, run, "asking the student")
     return judge(
         images,
         decide(answers),
         decide(logits),
         student.spec.classes,
+        data=name,
         tested=False,
         class_names=names_of(teacher),
     )
