@@ -200,9 +200,12 @@ def test_two_runs_stand_side_by_side_with_the_options_that_differ(tmp_path):
         options = {"distillation": {"steps": 5, "batch": len(name)}}
         student = {"options": options, "model": SCRIPT, "parameters": 7, "agreement": 0.5}
         (folder / "student.json").write_text(json.dumps(student))
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    score_file(tmp_path / "b", [shard["sha256"] for shard in manifest["shards"]])
     page = write_comparison(tmp_path / "a", tmp_path / "b").read_text()
     rows = cells_of(page)
     assert ["images of the set", "12", "12"] in rows
+    assert ["scorecard, overall", "–", "0.250"] in rows
     assert ["set.calls", "8", "9"] in rows and ["set.generator.width", "32", "–"] in rows
     assert not [row for row in rows if row[0].startswith("distillation")]
     assert ["0", "50.0%", "75.0%", "+25.0"] in rows and ["1", "100.0%", "100.0%", "+0.0"] in rows

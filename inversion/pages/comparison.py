@@ -19,6 +19,7 @@ from inversion.pages.plots import Plot, Section, lines
 from inversion.pages.reading import blaming, last_of, read_document
 from inversion.pages.run_sections import CALLS
 from inversion.pages.set_sections import source_names
+from inversion.pages.verdict import read_verdict
 from synthesis_kernels.errors import EchosetError
 
 Row = tuple[str, ...]
@@ -105,6 +106,9 @@ def _figures(run: Run) -> Iterator[tuple[str, str]]:
     """Name and text of each figure that is known of a run."""
     if run.manifest:
         yield from _of_set(run.manifest)
+        overall = read_verdict((Path(run.name), Path(run.name) / "set"), run.manifest, short=True)
+        if overall:
+            yield "scorecard, overall", overall
     yield from _of_student(run.summary or run.student, run)
     for stage, seconds in run.summary.get("seconds", {}).items():
         yield f"seconds: {stage}", f"{seconds:.1f}"

@@ -12,8 +12,10 @@ SCORES_FILE = "score.json"
 """What `echoset score --out FOLDER/score.html` leaves beside its page."""
 
 
-def read_verdict(folders: Iterable[Path], manifest: Mapping[str, Any]) -> str:
-    """The sentence, of the first score file in these folders that has scored this very set."""
+def read_verdict(folders: Iterable[Path], manifest: Mapping[str, Any], short: bool = False) -> str:
+    """The sentence, of the first score file in these folders that has scored this very set; or in
+    `short` the overall score alone. Empty where there is none.
+    """
     shards = [shard["sha256"] for shard in manifest["shards"]]
     for folder in folders:
         file = folder / SCORES_FILE
@@ -21,6 +23,8 @@ def read_verdict(folders: Iterable[Path], manifest: Mapping[str, Any]) -> str:
         with blaming(file):
             for name, card in document.get("sets", {}).items():
                 if card["shards"] == shards:
+                    if short:
+                        return f"{card['overall']:.3f}"
                     return _say(name, card, document)
     return ""
 
