@@ -261,6 +261,7 @@ def test_answers_that_are_known_give_the_same_figures(teacher):
     assert known == evaluate(teacher, data, teacher)
 
 
+@pytest.mark.slow
 def test_distill_leaves_what_a_page_about_the_student_shows(run, few, tmp_path):
     out = tmp_path / "student"
     run("distill", f"--set={few}", "--teacher=mnist", "--distillation.steps=2", f"--out={out}")
