@@ -122,6 +122,8 @@ def evaluate(
     # (N, K, *places) where the teacher's answers to these images are known already
     teacher_logits: Tensor | None = None,
     runtime: Runtime = Runtime(),
+    # (N, K, *places) where the classifier's own are known already
+    logits: Tensor | None = None,
 ) -> Evaluation:
     """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the
     images, evenly spread over the data, boundary similarity and adversarial transfer. Folders of
@@ -140,7 +142,8 @@ def evaluate(
     if teacher is not None:
         teacher.settle()
     with as_found(classifier), as_found(teacher):
-        logits = predict(classifier, data.images, device, quiet=runtime.quiet)
+        if logits is None:
+            logits = predict(classifier, data.images, device, quiet=runtime.quiet)
         result = _of_answers(classifier, logits, labels)
         if teacher is None:
             return result

@@ -23,7 +23,7 @@ from inversion.cli.help import (
 )
 from inversion.cli.mistakes import name_in_full, refuse, say_plainly
 from inversion.cli.table import VERBS
-from inversion.cli.words import AFTER_VERB, MODEL, SEVERAL, Several, Unsaved, Words
+from inversion.cli.words import AFTER_VERB, MODEL, SEVERAL, THEN, Several, Unsaved, Words
 from inversion.presets import PresetName, read_preset
 from synthesis_kernels.errors import EchosetError
 
@@ -96,6 +96,9 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
     if verb in AFTER_VERB:
         key, several = AFTER_VERB[verb]
         _add_words(parser, "words", key, several, given)
+    if verb in THEN:
+        key, several = THEN[verb]
+        _add_words(parser, "second word", key, several, given)
     names = names_of(verb)
     hints = get_type_hints(kind)
     docs = read_docs(kind)

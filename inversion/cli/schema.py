@@ -147,6 +147,8 @@ class EvaluateRun(LoadingRun):
     """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file;
     default: the bundled MNIST slice, for its network alone.
     """
+    page: str | None = None
+    """Also write an HTML page: accuracy by class, what is taken for what, and mistakes."""
     attacks: int = 0
     """With --against: how many images to attack, for boundary similarity and adversarial transfer;
     100 say much. Each is pushed to every other class in up to 20 steps, so many classes take long.
@@ -160,12 +162,16 @@ class EvaluateRun(LoadingRun):
 
 @dataclass(frozen=True)
 class ReportRun(Common):
-    """`echoset report`."""
+    """`echoset report [RUN [RUN]]`."""
 
     run: str = "runs/demo"
-    """Folder of a demo, or of a set."""
+    """Folder of a demo, of a set, or of a student; short: echoset report runs/demo."""
+    against: str | None = None
+    """A second run: one page with the figures of both side by side, and the options in which they
+    differ; short: echoset report runs/a runs/b.
+    """
     out: str | None = None
-    """The page to write; default: report.html in the run's folder."""
+    """The page to write; default: report.html in the run's folder, or comparison.html there."""
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,13 @@ VERBS = {
     ),
     "evaluate": Verb(
         "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
-        "model.model model.weights model.names data against.model against.weights attacks trust "
-        "device json",
+        "model.model model.weights model.names data against.model against.weights page attacks "
+        "trust json",
     ),
     "report": Verb(
-        "write one self-contained HTML page about a run",
-        "run out quiet json",
+        "write one self-contained HTML page about a run, or about two side by side",
+        "run against out quiet json",
+        "[RUN [RUN]]",
     ),
     "export": Verb(
         "merge transfer sets, draw a part of one, write it for other trainers",

@@ -122,6 +122,9 @@ AFTER_VERB = {
     "collect": ("sources", Several("SOURCE", tuple, "*")),
     "list": ("kinds", Several("KIND", tuple, "*")),
     "export": ("sets", Several("SET", tuple, "*")),
+    "report": ("run", Several("RUN", str, "?")),
     "score": ("sets", Several("[NAME=]SET", read_sets, "*")),
 }
 """Words that follow a verb without an option, and the key that they set."""
+THEN = {"report": ("against", Several("RUN", str, "?"))}
+"""A word that may follow these, and the key that it sets."""

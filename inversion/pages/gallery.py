@@ -19,6 +19,8 @@ COLUMNS = 16
 MOST_CLASSES = 20
 SMALL = 48
 """Pictures lower than this are shown at twice their size."""
+LARGEST = 64
+"""Larger pictures are shrunk to this side, so that a page stays small."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,27 @@ def _strip(label: int, name: str, images: NDArray[np.uint8]) -> Strip:  # (N, C,
     # Evenly spread over the stock, so that the gallery shows the class and not its best.
     columns = min(COLUMNS, len(images))
     chosen = np.linspace(0, len(images) - 1, columns).astype(int)
-    pixels = rearrange(images[chosen], "n c h w -> h (n w) c")
+    small = np.stack([_shrunken(image) for image in images[chosen]])
+    pixels = rearrange(small, "n c h w -> h (n w) c")
     height, width = pixels.shape[:2]
     zoom = 2 if height < SMALL else 1
     return Strip(label, name, _png(pixels), width * zoom, height * zoom)
+
+
+def thumbnail(image: NDArray[np.uint8]) -> str:  # (C, H, W)
+    """One small picture as a PNG in base64."""
+    return _png(rearrange(_shrunken(image), "c h w -> h w c"))
+
+
+def _shrunken(image: NDArray[np.uint8]) -> NDArray[np.uint8]:  # (C, H, W)
+    """The picture at most `LARGEST` pixels wide and high."""
+    height, width = image.shape[1:]
+    longest = max(height, width)
+    if longest <= LARGEST:
+        return image
+    size = (max(1, width * LARGEST // longest), max(1, height * LARGEST // longest))
+    planes = [Image.fromarray(plane).resize(size, Image.Resampling.BOX) for plane in image]
+    return np.stack([np.asarray(plane) for plane in planes])
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:  # (H, W, C)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distill.files import read_log, write_atomically
+from distill.files import write_atomically
 from distill.losses import asks_teacher
 from distill.models import comes_trained
 from distill.options import DistillOptions, StudentOptions
 from distill.sets.transfer_set import TransferSet
+from inversion.pages.extremes import extremes
+from inversion.pages.judged_sections import judged_part
+from inversion.pages.judging import JUDGED
 from inversion.pages.page import render
+from inversion.pages.reading import blaming, last_of, read_document
 from inversion.pages.run_sections import (
     distillation_section,
     outcome,
@@ -29,27 +30,31 @@ from inversion.pages.set_sections import (
     provenance,
     set_gallery,
 )
+from inversion.pages.verdict import read_verdict
 from synthesis_kernels.errors import EchosetError
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
     """Write the page for a demo's folder or a bare set's, and return its path."""
-    folder = _set_folder(run)
+    folder = set_folder(run)
     transfer_set = TransferSet.load(folder)
-    summary = _read_summary(run / "summary.json")
+    summary = read_document(run / "summary.json")
     content: dict[str, Any] = {}
-    with _blaming(run / "summary.json"):
+    with blaming(run / "summary.json"):
         content["outcome"] = outcome(summary)
-    with _blaming(folder / "manifest.json"):
+    with blaming(run / JUDGED):
+        content["judged_images"] = judged_part(read_document(run / JUDGED))
+    with blaming(folder / "manifest.json"):
         content |= _of_set(transfer_set, summary)
-    with _blaming(folder / "log.jsonl"):
-        calls = _last_of(folder / "log.jsonl", "call", ("shard", "call"))
+    content["verdict"] = read_verdict((run, folder), transfer_set.manifest)
+    with blaming(folder / "log.jsonl"):
+        calls = last_of(folder / "log.jsonl", "call", ("shard", "call"))
         synthesis = synthesis_section(calls, len(transfer_set.manifest["shards"]))
         seconds = synthesis_seconds(calls)
-    with _blaming(run / "log.jsonl"):
-        steps = _last_of(run / "log.jsonl", "distill", ("step",))
+    with blaming(run / "log.jsonl"):
+        steps = last_of(run / "log.jsonl", "distill", ("step",))
         distillation = distillation_section(steps, summary.get("answers", "teacher"))
-    with _blaming(run / "summary.json"):
+    with blaming(run / "summary.json"):
         content["times"] = time_rows(summary, seconds)
     sections = [synthesis, distillation, balance_section(transfer_set)]
     content["sections"] = [section for section in sections if section is not None]
@@ -82,7 +87,7 @@ def weights_given(*students: StudentOptions) -> list[str]:
     return sorted({*own, *files})
 
 
-def _set_folder(run: Path) -> Path:
+def set_folder(run: Path) -> Path:
     """Where the run's set lies."""
     for folder in (run / "set", run):
         if (folder / "manifest.json").is_file():
@@ -99,50 +104,7 @@ def _of_set(transfer_set: TransferSet, summary: dict[str, Any]) -> dict[str, Any
         "made": made(transfer_set),
         "origin": origin(transfer_set),
         "gallery": set_gallery(transfer_set),
+        "outstanding": extremes(transfer_set),
         "provenance": provenance(summary, transfer_set),
         "options": options_text(transfer_set),
     }
-
-
-def _read_summary(file: Path) -> dict[str, Any]:
-    summary: Any = {}
-    with _blaming(file):
-        if file.is_file():
-            summary = json.loads(file.read_text())
-    if not isinstance(summary, dict):
-        raise EchosetError(f"{file} is not as echoset writes it: it holds no JSON object")
-    return summary
-
-
-def _last_of(log: Path, event: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The lines of one kind of event, in order.
-
-    A run that was stopped may have logged a step twice; the later line is the one that counts.
-    """
-    entries: dict[Hashable, dict[str, Any]] = {}
-    for entry in read_log(log):
-        if entry["event"] == event:
-            entries[tuple(entry[key] for key in keys)] = entry
-    return list(entries.values())
-
-
-@contextmanager
-def _blaming(file: Path) -> Iterator[None]:
-    """Name the file whose content can't be shown."""
-    try:
-        yield
-    except KeyError as error:
-        raise _unreadable(file, f"it lacks {error}") from error
-    except (
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-        IndexError,
-        RecursionError,
-    ) as error:
-        raise _unreadable(file, str(error)) from error
-
-
-def _unreadable(file: Path, problem: str) -> EchosetError:
-    return EchosetError(f"{file} is not as echoset writes it: {problem}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
@@ -11,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distill.data.images import Images, as_images, join
-from distill.evaluation import Evaluation
-from distill.evaluation import evaluate as evaluate_classifier
+from distill.data.images import as_images, join
 from distill.files import write_json
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import MARKER, TransferSet
@@ -23,19 +20,25 @@ from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
-from inversion.cli.verbs.pictures import held_out_pictures
+from inversion.cli.verbs.demo_judging import (
+    Verdict,
+    data_to_judge_on,
+    judge_demo,
+    load_adversary,
+)
+from inversion.cli.verbs.judged import tell_student
 from inversion.cli.verbs.rehearsal import rehearse
 from inversion.cli.verbs.shared import (
     FILL,
     STUDENT,
     is_bundled,
-    load_test_data,
     require_balance,
 )
 from inversion.driver import synthesize as synthesize_set
 from inversion.filling import fill_short
 from inversion.health import check_health
 from inversion.options import CollectOptions
+from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.pages.report import told_of, weights_given, write_report
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
@@ -45,22 +48,7 @@ from synthesis_kernels.errors import EchosetError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from distill.options import StudentOptions
     from inversion.cli.schema import DemoRun
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How the networks did on test data."""
-
-    teacher: Evaluation | None
-    """None where there are no labels to judge it by."""
-    student: Evaluation
-    """Of its accuracy nothing can be said without labels either."""
-    adversary_accuracy: float | None
-    """Of the adversarial student, where it was kept."""
-    test_images: str
-    """What the data is called."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ def execute(run: DemoRun) -> int:
     out = Path(run.out)
     teacher = load_teacher(run.teacher, trust=run.trust)
     check_health(teacher, run)
-    data = _data_to_judge_on(run, teacher)
+    data = data_to_judge_on(run, teacher)
     student = build_student(run.student, teacher.input, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
@@ -95,18 +83,20 @@ def execute(run: DemoRun) -> int:
     seconds["synthesis"] = sum(shard["seconds"] for shard in transfer_set.manifest["shards"])
     beside, seconds["collection"] = _collect_beside(run, teacher)
     if run.start == "adversary":
-        student = _load_adversary(run, run.student, teacher)
+        student = load_adversary(run, run.student, teacher)
     seconds["distillation"] = _teach(run, teacher, student, transfer_set, beside, logger)
     save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
-    verdict = _judge(run, teacher, student, data)
+    verdict = judge_demo(run, teacher, student, data)
     seconds["evaluation"] = time.perf_counter() - evaluation_began
     # Work of an earlier, stopped call of this command counts; its start-up doesn't.
     seconds["total"] = max(sum(seconds.values()), time.perf_counter() - began)
 
     outcome = Outcome(transfer_set, beside, teacher, student, verdict, seconds)
     summary = _summarise(run, outcome)
+    write_json(out / JUDGED, verdict.judged)
+    write_json(out / STUDENT_FILE, tell_student(run, teacher))
     write_json(out / "summary.json", summary)
     write_report(out)
     forget(out)
@@ -123,18 +113,6 @@ def _say_how_long(run: DemoRun, teacher: Classifier) -> None:
         return
     if rehearsal:
         run.say(f"all of it: {rehearsal.line}")
-
-
-def _has_labels(run: DemoRun) -> bool:
-    """Whether there are true labels to judge by."""
-    return run.data is not None or is_bundled(run.teacher)
-
-
-def _data_to_judge_on(run: DemoRun, teacher: Classifier) -> Images:
-    """Test data; where there are none, pictures on which student and teacher can be compared."""
-    if _has_labels(run):
-        return load_test_data(run.data, teacher, run.quiet)
-    return held_out_pictures(teacher, run)
 
 
 def _start_folder(out: Path) -> None:
@@ -185,12 +163,6 @@ def _collect_beside(run: DemoRun, teacher: Classifier) -> tuple[TransferSet | No
     return beside, max(spent, beside.manifest["collection"]["seconds"])
 
 
-def _load_adversary(run: DemoRun, options: StudentOptions, teacher: Classifier) -> Classifier:
-    """A network of these options with the weights of the adversarial student."""
-    weights = Path(run.out) / "set" / "adversary-00000.safetensors"
-    return build_student(dataclasses.replace(options, weights=str(weights)), teacher.input)
-
-
 def _teach(
     run: DemoRun,
     teacher: Classifier,
@@ -212,19 +184,6 @@ def _teach(
         student, images, teacher, run.distillation, folder=folder, runtime=run, log=logger
     )
     return result.seconds
-
-
-def _judge(run: DemoRun, teacher: Classifier, student: Classifier, data: Images) -> Verdict:
-    """Teacher, student and, if it was kept, the adversarial student on the test data."""
-    student_result = evaluate_classifier(student, data, teacher, runtime=run)
-    if not _has_labels(run):
-        return Verdict(None, student_result, None, data.name)
-    teacher_result = evaluate_classifier(teacher, data, runtime=run)
-    adversary_accuracy = None
-    if run.synthesis.adversary.keep:
-        adversary = _load_adversary(run, run.synthesis.adversary.student, teacher)
-        adversary_accuracy = evaluate_classifier(adversary, data, runtime=run).accuracy
-    return Verdict(teacher_result, student_result, adversary_accuracy, data.name)
 
 
 def _summarise(run: DemoRun, outcome: Outcome) -> dict[str, Any]:

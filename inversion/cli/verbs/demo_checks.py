@@ -16,6 +16,7 @@ from inversion.cli.verbs.shared import STUDENT
 from inversion.driver import check_synthesis
 from inversion.inspection import inspect_teacher
 from inversion.jobs import plan as plan_shards
+from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.recipes import find_recipe
 from inversion.sources import DRAWN
 from inversion.sources.stream import open_sources
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from distill.options import StudentOptions
     from inversion.cli.schema import DemoRun
 
-DEMO_FILES = ("summary.json", "report.html", STUDENT, "log.jsonl")
+DEMO_FILES = ("summary.json", "report.html", STUDENT, "log.jsonl", STUDENT_FILE, JUDGED)
 """What a finished demo leaves in its folder, beside its sets."""
 
 

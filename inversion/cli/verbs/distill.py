@@ -17,8 +17,10 @@ from distill.tracking import open_tracker
 from distill.train import DistillResult, forget, lesson_key
 from distill.train import distill as train_student
 from inversion.cli.show import finish, new_table
+from inversion.cli.verbs.judged import judge_student, tell_student
 from inversion.cli.verbs.shared import STUDENT, load_set, teacher_for
 from inversion.health import check_health
+from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.teacher import BUNDLED, load_teacher
 from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from distill.sets.transfer_set import TransferSet
+    from distill.train import DistillResult
     from inversion.cli.schema import DistillRun
     from inversion.options import TeacherOptions
 
@@ -64,12 +67,19 @@ def execute(run: DistillRun) -> int:
         log=open_tracker(run.track, out),
     )
     save_classifier(student, path)
-    forget(out)
-
-    table = _new_table(run, student, data, result)
+    write_json(out / JUDGED, judge_student(student, teacher, data, run, _say_places(run)))
     document = _document(path, result)
+    figures = {
+        "parameters": student.parameters_count,
+        "teacher_parameters": teacher.parameters_count,
+        "images": len(data),
+        "learnt_from": _say_places(run),
+        "losses": _say_losses(run),
+    }
+    write_json(out / STUDENT_FILE, tell_student(run, teacher, **figures, **document))
     write_json(out / DONE, {"key": key, "sha256": _hash_of(path), "document": document})
-    return finish(run, table, document)
+    forget(out)
+    return finish(run, _new_table(run, figures, document), document)
 
 
 def _finished(out: Path, key: str) -> dict[str, Any] | None:
@@ -99,22 +109,25 @@ def _document(path: Path, result: DistillResult) -> dict[str, Any]:
     return document
 
 
-def _new_table(
-    run: DistillRun, student: Classifier, data: TransferSet | Images, result: DistillResult
-) -> Table:
-    """What the student is, and what it has learnt."""
+def _new_table(run: DistillRun, figures: dict[str, Any], document: dict[str, Any]) -> Table:
+    """What was trained, and how well it agrees with the teacher."""
     table = new_table("Student", "", run.student.model)
-    table.add_row("parameters", f"{student.parameters_count:,}")
-    table.add_row("learnt from", f"{len(data):,} images of {_say_places(run)}")
-    losses = full_loss(run.distillation.loss)
-    table.add_row("losses", " + ".join(f"{weight:g} {name}" for name, weight in losses.items()))
-    table.add_row("agreement", f"{result.agreement:.2%} of the last views")
-    if result.held_out_agreement is not None:
-        best = f"{result.held_out_agreement:.2%}, the best of {result.steps} steps"
+    table.add_row("parameters", f"{figures['parameters']:,}")
+    table.add_row("learnt from", f"{figures['images']:,} images of {figures['learnt_from']}")
+    table.add_row("losses", figures["losses"])
+    table.add_row("agreement", f"{document['agreement']:.2%} of the last views")
+    held_out = document.get("held_out_agreement")
+    if held_out is not None:
+        best = f"{held_out:.2%}, the best of {document['steps']} steps"
         table.add_row("held-out agreement", best)
-    table.add_row("seconds", f"{result.seconds:.0f}")
-    table.add_row("saved", str(Path(run.out) / STUDENT))
+    table.add_row("seconds", f"{document['seconds']:.0f}")
+    table.add_row("saved", document["student"])
     return table
+
+
+def _say_losses(run: DistillRun) -> str:
+    losses = full_loss(run.distillation.loss)
+    return " + ".join(f"{weight:g} {name}" for name, weight in losses.items())
 
 
 def _check_teacher_stays(teacher: TeacherOptions, path: Path) -> None:

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from distill.evaluation import Evaluation
+from torch import Tensor
+
+from distill.evaluation import Evaluation, check_attacks
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.names import show_class
+from distill.tasks.places import decide
 from inversion.classes import MOST_NAMED, MOST_ROWS
-from inversion.cli.show import finish, new_table
+from inversion.cli.show import command_line, finish, new_table
+from inversion.cli.verbs.judged import ask
 from inversion.cli.verbs.shared import load_test_data
 from inversion.inspection import check_shape
+from inversion.pages.judging import judge
+from inversion.pages.student import write_evaluation
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from distill.data.images import Images
+    from distill.models import Classifier
     from inversion.cli.schema import EvaluateRun
     from inversion.options import TeacherOptions
+
+
+class Answers(NamedTuple):
+    """The logits of the network and of the one it is compared with, where a page needs them."""
+
+    own: Tensor | None = None  # (N, K, *places)
+    other: Tensor | None = None  # (N, K, *places)
 
 
 def execute(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
     if run.attacks and not run.against:
         raise EchosetError("--attacks compares two networks: name the second with --against")
+    if run.page and not run.page.endswith(".html"):
+        raise EchosetError(f"--page is the page to write and should end in .html, got {run.page}")
     model = load_teacher(run.model, trust=run.trust)
     check_shape(model, "--model")
     other = None
@@ -34,12 +52,22 @@ def execute(run: EvaluateRun) -> int:
         other = load_teacher(run.against, trust=run.trust)
         check_shape(other, "--against")
     data = load_test_data(run.data, model, run.quiet, "--model")
-    result = evaluate_classifier(model, data, other, attacks=run.attacks, runtime=run)
+    answers = _ask(run, model, other, data) if run.page else Answers()
+    result = evaluate_classifier(
+        model,
+        data,
+        other,
+        attacks=run.attacks,
+        teacher_logits=answers.other,
+        runtime=run,
+        logits=answers.own,
+    )
     name = _name_of(run.model)
     table = new_table(f"{name} on {data.name}", "", "")
     if data.matched:
         table.add_row("folders", data.matched)
-    _add_figures(table, result)
+    for row in _figures(result):
+        table.add_row(*row)
     if run.against:
         _add_comparison(table, result, _name_of(run.against))
     _add_classes(table, result.per_class, model.class_names)
@@ -50,20 +78,62 @@ def execute(run: EvaluateRun) -> int:
         document["folders"] = data.matched
     if model.class_names:
         document["class_names"] = list(model.class_names)
+    if run.page:
+        _write_page(run, model, data, answers, result)
+        document["page"] = run.page
     return finish(run, table, document)
+
+
+def _ask(run: EvaluateRun, model: Classifier, other: Classifier | None, data: Images) -> Answers:
+    """What both networks say, for the page."""
+    check_attacks(model, run.attacks)
+    own = ask(model, data, run)
+    return Answers(own, None if other is None else ask(other, data, run, "asking the teacher"))
+
+
+def _write_page(
+    run: EvaluateRun, model: Classifier, data: Images, answers: Answers, result: Evaluation
+) -> None:
+    """The page about the networks' answers."""
+    if answers.own is None or data.labels is None:
+        return
+    networks = ["network"]
+    compared = None
+    rows = [("", _name_of(run.model)), *_figures(result)]
+    if run.against and answers.other is not None:
+        networks.append("other")
+        compared = decide(answers.other)
+        rows.append(
+            (f"same decision as the other, {_name_of(run.against)}", f"{result.agreement:.2%}")
+        )
+    rows += [(figure, f"{value:.4f}") for figure, value in result.own.items()]
+    classes = answers.own.shape[1]
+    judged = judge(
+        data.images,
+        data.labels,
+        decide(answers.own),
+        classes,
+        compared,
+        networks,
+        data=data.name,
+        class_names=model.class_names,
+    )
+    lead = f"{_name_of(run.model)} decides {result.accuracy:.2%} of {data.name} right."
+    write_evaluation(lead, rows, judged, command_line(), Path(str(run.page)))
 
 
 def _name_of(options: TeacherOptions) -> str:
     return options.weights or options.model
 
 
-def _add_figures(table: Table, result: Evaluation) -> None:
+def _figures(result: Evaluation) -> list[tuple[str, str]]:
     """What the network's own answers say."""
-    table.add_row("accuracy", f"{result.accuracy:.2%}")
+    rows = [("accuracy", f"{result.accuracy:.2%}")]
     if result.top5 is not None:
-        table.add_row("among the first five", f"{result.top5:.2%}")
-    table.add_row("calibration error", f"{result.ece:.4f}")
-    table.add_row("mean entropy, nats", f"{result.entropy:.4f}")
+        rows.append(("among the first five", f"{result.top5:.2%}"))
+    rows.append(("calibration error", f"{result.ece:.4f}"))
+    rows.append(("mean entropy, nats", f"{result.entropy:.4f}"))
+    return rows
 
 
 def _add_classes(

@@ -1,4 +1,4 @@
-"""Write the page about a run."""
+"""Write the page about a run, or about two."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inversion.cli.show import finish
+from inversion.pages.comparison import write_comparison
 from inversion.pages.report import write_report
+from inversion.pages.student import is_student, write_student
 
 if TYPE_CHECKING:
     from inversion.cli.schema import ReportRun
@@ -14,5 +16,12 @@ if TYPE_CHECKING:
 
 def execute(run: ReportRun) -> int:
     """Write the page again."""
-    path = write_report(Path(run.run), Path(run.out) if run.out else None)
+    folder = Path(run.run)
+    out = Path(run.out) if run.out else None
+    if run.against is not None:
+        path = write_comparison(folder, Path(run.against), out)
+    elif is_student(folder):
+        path = write_student(folder, out)
+    else:
+        path = write_report(folder, out)
     return finish(run, None, {"report": str(path)}, f"report: {path}")

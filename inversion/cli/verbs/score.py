@@ -52,6 +52,8 @@ class Sample(NamedTuple):
     images: Images
     raw_counts: list[int] | Literal["own"] | None
     """The teacher's decisions before filtering, where they are known."""
+    shards: list[str]
+    """Hashes of a transfer set's shards: by these a report knows its set."""
 
 
 def execute(run: ScoreRun) -> int:
@@ -83,13 +85,17 @@ def execute(run: ScoreRun) -> int:
         "overall": OVERALL,
         "device": describe_device(run.resolve_device()),
         "torch": torch.__version__,
-        "sets": {name: {"path": one.path, **one.card.document()} for name, one in scored.items()},
+        "sets": {
+            name: {"path": one.path, "shards": samples[name].shards, **one.card.document()}
+            for name, one in scored.items()
+        },
     }
     if validation is not None:
         document["validation"] = validation
         document["study"] = strip_cells(cells)
         write_json(_folder(run) / "validation.json", document)
     write_scores(scored, command, Path(run.out), validation)
+    write_json(Path(run.out).with_suffix(".json"), document)
     if not run.quiet:
         _show(scored, validation)
     return finish(run, None, document, f"{OVERALL}\npage: {Path(run.out)}")
@@ -117,7 +123,10 @@ def _load_sample(run: ScoreRun, teacher: Classifier, path: str) -> Sample:
     counts = _find_raw_counts(data, path, teacher.spec.classes)
     images = _choose_evenly(as_images(data, path), run.images)
     check_images(images.images, teacher, path)
-    return Sample(images, counts)
+    shards = []
+    if isinstance(data, TransferSet):
+        shards = [shard["sha256"] for shard in data.manifest["shards"]]
+    return Sample(images, counts, shards)
 
 
 def _find_raw_counts(

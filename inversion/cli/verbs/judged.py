@@ -1,0 +1,84 @@
+"""What several verbs leave for a report: answers to images, and what a student was taught with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from distill.data.images import as_images
+from distill.evaluation import check_fit, predict
+from distill.sets.transfer_set import TransferSet
+from distill.tasks.places import decide
+from inversion.cli.show import command_line
+from inversion.pages.judging import judge, sample_places
+from inversion.pages.report import told_of
+from synthesis_kernels.backend import describe_device
+
+if TYPE_CHECKING:
+    from distill.data.images import Images
+    from distill.models import Classifier
+    from inversion.cli.schema import Common, DemoRun, DistillRun
+
+
+def ask(network: Classifier, data: Images, run: Common, title: str = "evaluating") -> Tensor:
+    """A network's answers to test data, which are checked first."""
+    check_fit(network, data)
+    return _predict(network, data.images, run, title)
+
+
+def _predict(network: Classifier, images: Tensor, run: Common, title: str) -> Tensor:
+    network.settle()
+    return predict(network, images, run.resolve_device(), title=title, quiet=run.quiet)
+
+
+def judge_student(
+    student: Classifier,
+    teacher: Classifier,
+    data: TransferSet | Images,
+    run: Common,
+    name: str,
+) -> dict[str, Any]:
+    """How a student decides beside its teacher, on some of the images that it learnt from."""
+    places = sample_places(len(data))
+    images = as_images(data, name).images[places]
+    if isinstance(data, TransferSet):
+        answers = data.logits[places]
+    else:
+        answers = _predict(teacher, images, run, "asking the teacher")
+    logits = _predict(student, images, run, "asking the student")
+    return judge(
+        images,
+        decide(answers),
+        decide(logits),
+        student.spec.classes,
+        data=name,
+        tested=False,
+        class_names=teacher.class_names,
+    )
+
+
+def tell_student(run: DemoRun | DistillRun, teacher: Classifier, **figures: Any) -> dict[str, Any]:
+    """What `student.json` says: these figures, and what the student was taught with."""
+    return {
+        "model": run.student.model,
+        "teacher": _name_of(teacher),
+        **figures,
+        **told_of(run.distillation),
+        "command": command_line(),
+        "seed": run.seed,
+        "device": describe_device(run.resolve_device()),
+        "torch": torch.__version__,
+        "options": {
+            "student": dataclasses.asdict(run.student),
+            "distillation": dataclasses.asdict(run.distillation),
+        },
+    }
+
+
+def _name_of(teacher: Classifier) -> str:
+    """How the teacher was named: the file of its weights, or its model."""
+    named = teacher.named or {}
+    return named.get("weights") or named.get("model") or teacher.spec.model

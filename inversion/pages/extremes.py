@@ -1,0 +1,113 @@
+"""Images of a set that stand out: the hardest and surest for the teacher, and the most alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.names import known_names, show_class
+from distill.sets.transfer_set import TransferSet
+from distill.tasks.places import per_image
+from inversion.pages.gallery import thumbnail
+from inversion.pages.judged_sections import Picture
+
+SHOWN = 12
+PAIRS = 6
+COMPARED = 2000
+"""Images that are compared with one another, at most, evenly spread over the set."""
+SIDE = 16
+"""Images are compared at so many pixels a side, at most."""
+AT_ONCE = 100
+"""Images that are shrunk at once."""
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """What a page shows of them."""
+
+    hardest: list[Picture]
+    surest: list[Picture]
+    alike: list[tuple[list[Picture], str]]
+    """Two pictures, and their correlation."""
+    note: str
+
+
+def extremes(transfer_set: TransferSet) -> Extremes:
+    """The images that stand out."""
+    confidence = per_image(transfer_set.logits.float().softmax(1).amax(1))
+    order = confidence.argsort(stable=True)
+    hardest = [_picture(transfer_set, place, confidence) for place in order[:SHOWN].tolist()]
+    surest = [
+        _picture(transfer_set, place, confidence) for place in _surest(transfer_set, confidence)
+    ]
+    pairs, note = _most_alike(transfer_set)
+    return Extremes(hardest, surest, pairs, note)
+
+
+def _surest(transfer_set: TransferSet, confidence: Tensor) -> list[int]:
+    """The surest image of each class, of the first classes that have any."""
+    places: dict[int, int] = {}
+    groups = transfer_set.groups.tolist()
+    for place in confidence.argsort(descending=True, stable=True).tolist():
+        places.setdefault(groups[place], place)
+    return [places[label] for label in sorted(places) if label >= 0][:SHOWN]
+
+
+def _picture(transfer_set: TransferSet, place: int, confidence: Tensor) -> Picture:
+    label = _class_of(transfer_set, place)
+    png = thumbnail(transfer_set.images[place].numpy())
+    return Picture(png, [label, f"{confidence[place]:.1%}"])
+
+
+def _most_alike(transfer_set: TransferSet) -> tuple[list[tuple[list[Picture], str]], str]:
+    """Pairs of images of the highest correlation, no image twice, and how alike neighbours are."""
+    count = len(transfer_set)
+    chosen = torch.linspace(0, count - 1, min(COMPARED, count)).long()
+    if len(chosen) < 2:
+        return [], ""
+    likeness = _correlations(transfer_set.images, chosen)
+    nearest, neighbour = likeness.max(1)
+    pairs: list[tuple[list[Picture], str]] = []
+    used: set[int] = set()
+    for first in nearest.argsort(descending=True, stable=True).tolist():
+        second = int(neighbour[first])
+        if len(pairs) == PAIRS:
+            break
+        if used.isdisjoint((first, second)):
+            used.update((first, second))
+            places = [int(chosen[first]), int(chosen[second])]
+            pictures = [_plain(transfer_set, place) for place in sorted(places)]
+            pairs.append((pictures, f"{nearest[first]:.3f}"))
+    of = f"{len(chosen):,} of the images" if len(chosen) < count else "all images"
+    note = (
+        f"Correlation of pixels, of {of}. Half of them have a nearest neighbour of "
+        f"{nearest.median():.2f} or more; 1 would be a copy."
+    )
+    return pairs, note
+
+
+def _plain(transfer_set: TransferSet, place: int) -> Picture:
+    label = _class_of(transfer_set, place)
+    return Picture(thumbnail(transfer_set.images[place].numpy()), [label])
+
+
+def _class_of(transfer_set: TransferSet, place: int) -> str:
+    """The class that an image counts for, as a reader knows it."""
+    names = known_names(transfer_set.manifest["input"].get("class_names"), transfer_set.classes)
+    return show_class(int(transfer_set.groups[place]), names)
+
+
+def _correlations(images: Tensor, chosen: Tensor) -> Tensor:  # (N, C, H, W) -> (n, n)
+    """Correlations of these images, −1 of an image with itself."""
+    size = (min(SIDE, images.shape[2]), min(SIDE, images.shape[3]))
+    small = []
+    for part in chosen.split(AT_ONCE):
+        shrunken = F.adaptive_avg_pool2d(images[part].float(), size)
+        small.append(shrunken.flatten(1))
+    values = torch.cat(small)
+    values = F.normalize(values - values.mean(1, keepdim=True), dim=1)
+    likeness = values @ values.T
+    return likeness.fill_diagonal_(-1)
