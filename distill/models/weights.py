@@ -86,7 +86,10 @@ def _unnest(content: object) -> object:
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy `weights` into `network`, wrapper prefixes stripped; whatever doesn't fit is named."""
-    network.load_state_dict(check_fit(network, weights, source), strict=False)
+    # The network's own state has its layers' versions, which torchvision's MNASNet asks for.
+    state = network.state_dict()
+    state.update(check_fit(network, weights, source))
+    network.load_state_dict(state)
 
 
 def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
