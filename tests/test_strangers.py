@@ -151,6 +151,21 @@ def vit():
     return network
 
 
+def swin():
+    depths, heads, window = [1, 1], [1, 2], [2, 2]
+    return torchvision.models.SwinTransformer([2, 2], 16, depths, heads, window, num_classes=10)
+
+
+def convnext():
+    stage = torchvision.models.convnext.CNBlockConfig
+    return torchvision.models.ConvNeXt([stage(16, 32, 1), stage(32, None, 1)], num_classes=10)
+
+
+def vgg():
+    layers = torchvision.models.vgg.make_layers([8, "M", 16, "M"], batch_norm=True)
+    return nn.Sequential(layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10))
+
+
 def group_norm():
     return torchvision.models.resnet18(num_classes=10, norm_layer=lambda c: nn.GroupNorm(8, c))
 
@@ -241,6 +256,10 @@ SERVED = {
     "flat": lambda folder: as_classifier(warm(flat(), 1, 28), channels=1, size=28, **NORMAL),
     "weight norm": lambda folder: ours(with_weight_norm()),
     "vit": lambda folder: ours(vit()),
+    "swin": lambda folder: ours(swin()),
+    "convnext": lambda folder: ours(convnext()),
+    "densenet": lambda folder: ours(torchvision.models.DenseNet(8, (2, 2), 16, num_classes=10)),
+    "vgg": lambda folder: ours(vgg()),
     "compiled": lambda folder: ours(torch.compile(warm(Body()), backend="eager")),
     "data parallel": lambda folder: ours(nn.DataParallel(warm(Body()))),
     "exported": exported,
@@ -254,11 +273,9 @@ SERVED = {
 LARGE = {
     "resnet50": published("resnet50"),
     "efficientnet_b0": published("efficientnet_b0"),
-    "densenet121": published("densenet121"),
     "googlenet": published("googlenet", 64, init_weights=False),
     "inception_v3": published("inception_v3", 75, init_weights=False),
     "regnet_y_400mf": published("regnet_y_400mf"),
-    "swin_t": published("swin_t"),
 }
 
 

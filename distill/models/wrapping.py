@@ -87,7 +87,8 @@ def _unwrapped(network: nn.Module) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise EchosetError(f"a network is a torch.nn.Module, not a {type(network).__name__}")
     while isinstance(network, WRAPPERS) or hasattr(network, "_orig_mod"):
-        network = network._orig_mod if hasattr(network, "_orig_mod") else network.module
+        inner: Any = network
+        network = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
     for module in network.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise EchosetError(
