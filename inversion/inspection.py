@@ -185,5 +185,5 @@ def check_gradient(teacher: Classifier) -> None:
         f"no gradient leads from the answer of {spec.model} to its images: its forward computes "
         "under torch.no_grad, or leaves torch's numbers (numpy, argmax, one-hot). Take that out of "
         "it; as it is, only collecting without pushing works (echoset collect shaders "
-        "--collection.short draw)"
+        "--short draw)"
     )

@@ -365,7 +365,7 @@ def test_a_network_is_refused_with_what_to_do(make, said, tmp_path):
 def test_pushing_needs_a_gradient(tmp_path):
     teacher = own(lambda z, h: z.detach())(tmp_path)
     options = replace(COLLECTION, short=("push",))
-    with pytest.raises(EchosetError, match=r"--collection\.short draw"):
+    with pytest.raises(EchosetError, match="--short draw"):
         collect(teacher, ["noise"], options, tmp_path / "set", RUNTIME)
 
 
