@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distill.models import Classifier
 from distill.models.frozen import NormLayer, find_batch_norms
+from distill.models.modes import evaluating
 from distill.runtime import Runtime
 from inversion.inspection import check_parameters, check_shape, check_statistics
 from inversion.pixels import FLATTISH, Pixels, remembered_pixels
@@ -38,6 +39,8 @@ UNIFORM = 0.98
 """Part of the greatest entropy from which on an answer says nothing."""
 SAME = 1e-3
 """Least distance (total variation) of an answer to the mean answer, on average."""
+ALIKE = 0.02
+"""How far two answers to one picture may lie apart, relative to all answers' deviation."""
 DEAF = 1e-6
 """The same of logits, relative to their size: below it the picture plays no part."""
 
@@ -66,24 +69,20 @@ def examine(teacher: Classifier) -> Health:
     untrained = check_statistics(layers)
     check_parameters(teacher)
     check_shape(teacher)
-    training = teacher.training
-    try:
-        teacher.eval()
-        with torch.inference_mode():
-            pictures = draw_pictures(teacher)
-            with _silent(layers) as silent:
-                answers = [teacher(part).float() for part in pictures]
-            untrained = [name for name in untrained if name not in silent]
-            pixels = remembered_pixels(teacher, pictures[-1], untrained)
-    finally:
-        teacher.train(training)
+    with evaluating(teacher), torch.inference_mode():
+        pictures = draw_pictures(teacher)
+        with _silent(layers) as silent:
+            answers = [teacher(part).float() for part in pictures]
+        untrained = [name for name in untrained if name not in silent]
+        fickle = _doubt_likeness(teacher, pictures[0], answers[0])
+        pixels = remembered_pixels(teacher, pictures[-1], untrained)
     logits = torch.cat(answers)  # (N, K, *places)
     _check_finite(logits)
     if not untrained:
         _check_hearing(logits)
     warnings = [_say_untrained(untrained)] if untrained else []
     warnings += _doubt_pixels(teacher, pixels)
-    warnings += _doubt_answers(logits)
+    warnings += fickle + _doubt_answers(logits)
     confidence = logits.softmax(1).amax(1).mean().item()
     return Health(warnings, pixels, confidence)
 
@@ -161,6 +160,23 @@ def _check_hearing(logits: Tensor) -> None:  # (N, K, *places)
             "can be learnt from it: its weights are not those of a trained network, or its "
             "BatchNorm statistics are not those of these weights"
         )
+
+
+def _doubt_likeness(teacher: Classifier, pictures: Tensor, answers: Tensor) -> list[str]:
+    """Whether a picture's answer is another at another time, or beside others."""
+    spread = answers.std().item()
+    alike = partial(torch.allclose, rtol=ALIKE, atol=ALIKE * spread)
+    if not answers.isfinite().all() or alike(teacher(pictures[:1]).float(), answers[:1]):
+        return []
+    if not alike(teacher(pictures).float(), answers):
+        return [
+            "it answers the same pictures differently each time: something random is on in "
+            "evaluation, such as F.dropout without training=self.training"
+        ]
+    return [
+        "its answer to a picture depends on the others in the batch, as with a BatchNorm without "
+        "running statistics: no answer that is kept will be its answer later"
+    ]
 
 
 def _doubt_answers(logits: Tensor) -> list[str]:  # (N, K, *places)

@@ -11,6 +11,7 @@ from torch import nn
 
 from distill.models import Classifier, ModelSpec, as_classifier
 from distill.models.frozen import Frozen, NormLayer, find_batch_norms
+from distill.models.outputs import BOUND
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
@@ -53,6 +54,7 @@ def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = Tr
     check_shape(teacher)
     if layers:
         _check_moments(teacher, needs_batch_norm)
+    check_gradient(teacher)
     for name in teacher.unused:
         del layers[name]
     untrained = [name for name in untrained if name in layers]
@@ -142,6 +144,8 @@ def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
     try:
         teacher.check_forward()
     except EchosetError as error:
+        if BOUND in str(error):
+            raise
         raise EchosetError(
             f"{error}. Set {option}.channels, {option}.size and {option}.classes to what it was "
             "trained on"
@@ -164,3 +168,22 @@ def _check_moments(teacher: Classifier, needs_batch_norm: bool) -> None:
             "neither, so there is nothing to match; use a recipe that needs none "
             "(--synthesis.recipe adversarial), or no generator: echoset collect shaders"
         )
+
+
+def check_gradient(teacher: Classifier) -> None:
+    """Refuse a network that tells no gradient at its images: nothing can be made by it."""
+    spec = teacher.spec
+    shape = (2, spec.channels, spec.size, spec.size)
+    grey = torch.full(shape, 0.5, device=teacher.mean.device, requires_grad=True)
+    with torch.enable_grad(), kernel_form("reference"):
+        logits = Frozen(teacher)(grey)
+    if logits.requires_grad:
+        (gradient,) = torch.autograd.grad(logits.sum(), grey, allow_unused=True)
+        if gradient is not None:
+            return
+    raise EchosetError(
+        f"no gradient leads from the answer of {spec.model} to its images: its forward computes "
+        "under torch.no_grad, or leaves torch's numbers (numpy, argmax, one-hot). Take that out of "
+        "it; as it is, only collecting without pushing works (echoset collect shaders "
+        "--short draw)"
+    )

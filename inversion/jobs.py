@@ -141,6 +141,11 @@ def assemble(
         wanted: list[int] | None = None
         if not options.replay.keep_all:  # in a growing pool every image counts
             wanted = _sums(job.quotas for job in jobs)
+        if not sum(note["count"] for note in shards):
+            raise EchosetError(
+                f"{out}: the teacher decided no image as the class that it was made for, so there "
+                "is none to keep; raise synthesis.calls or synthesis.batch, and give another --out"
+            )
         more: dict[str, Any] = {"own": dict(own)} if own else {}
         if all("raw_counts" in note for note in shards):
             more["raw_counts"] = _sums(note["raw_counts"] for note in shards)

@@ -44,9 +44,11 @@ CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_const
 SAMPLES = "data/sample_inputs/model.pt"
 REFUSED_CODE = re.compile(
     r"\b(?:torch|aten)\.(?:save|from_file)\b"
-    r"|\bops\.(?!(?:aten|prim|prims|quantized|torchvision)\.)(\w+)"
+    r"|(?<![\w.])ops\.(?!(?:aten|prim|prims|quantized|torchvision)\.)(\w+)"
 )
-"""In TorchScript: reading and writing files, and operators that torch does not have."""
+"""In TorchScript: reading and writing files, and operators that torch does not have. Behind a dot,
+`ops` is a part of a class's name.
+"""
 
 
 def content_of(path: Path) -> Content | None:

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from distill.files import write_atomically
 from distill.models.contract import check_contract, check_normaliser
-from distill.models.outputs import Output, find_output, pick, to_logits
+from distill.models.modes import evaluating
+from distill.models.outputs import Output, find_output, pick, say_refusal, to_logits
+from distill.models.weights import require_tensors
 from distill.names import known_names
 from distill.options import OutputForm
 from distill.tasks import USUAL, Task, find_task
@@ -80,6 +82,7 @@ class Classifier(nn.Module):
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         check_normaliser(spec.mean, spec.std, spec.channels)
+        require_tensors(network)
         self.network = network
         self.spec = spec
         self.found: Output | None = None
@@ -148,16 +151,11 @@ class Classifier(nn.Module):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)
+        with evaluating(self), torch.no_grad():
+            yield
 
     def check_forward(self) -> None:
-        """Two grey images through the network: the cheapest way to learn that channels, size or
+        """A few grey images through the network: the cheapest way to learn that channels, size or
         classes are wrong. Before that, its answers are settled.
         """
         spec = self.spec
@@ -165,15 +163,14 @@ class Classifier(nn.Module):
         self.settle()
         try:
             with self._evaluating():
+                self(torch.full((3, *shape), 0.5, device=self.mean.device))
                 logits = self(torch.full((2, *shape), 0.5, device=self.mean.device))
         except EchosetError:
             raise
         except Exception as error:  # whatever the network raises
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise EchosetError(
-                f"{spec.model} does not take images of shape {shape} (channels, height, width): "
-                f"{reason}"
-            ) from error
+            with self._evaluating():
+                refusal = say_refusal(self._ask_network, shape, error)
+            raise EchosetError(f"{spec.model} {refusal}") from error
         expected = (2, *self.answer_shape)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             answer = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -104,6 +104,8 @@ class Frozen(nn.Module):
         for layer in network.modules():
             if has_layer(layer, self.precision) or strided_conv.has_layer(layer, self.precision):
                 continue
+            if "weight" not in layer._parameters:
+                continue  # computed from others at every pass, as by weight_norm
             if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
                 layer.weight = self._cast_one(layer.weight)
                 if layer.bias is not None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 USUAL_NAMES = ("logits", "out")
 """How networks that answer with several tensors call the one that decides."""
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Numbers of images that a network may be bound to."""
+BOUND = "images at once, and not any number"
+"""In the message about a network that is: no other size would help it."""
 SUM_TOLERANCE = 1e-3
 """Probabilities that a network computed in 16 bits sum to one no more exactly."""
 TINY = torch.finfo(torch.float32).tiny
@@ -153,6 +157,21 @@ def make_probes(channels: int, size: int) -> list[Tensor]:  # of (2, C, H, W) in
         grid = torch.rand((2, channels, cells, cells), generator=random)
         probes.append(F.interpolate(grid, (size, size), mode="bicubic").clamp(0, 1))
     return probes
+
+
+def say_refusal(ask: Callable[[Tensor], Any], shape: tuple[int, ...], error: Exception) -> str:
+    """Why a network refuses a few images of this shape in [0, 1]: it may take a fixed number."""
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    for count in COUNTS:
+        try:
+            ask(torch.full((count, *shape), 0.5))
+        except Exception:  # whatever the network raises
+            continue
+        return (
+            f"takes {count} {BOUND} ({reason}): let its forward ask how many there are, as "
+            "images.shape[0] does"
+        )
+    return f"does not take images of shape {shape} (channels, height, width): {reason}"
 
 
 WORDS = {

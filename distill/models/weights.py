@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pickle
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill.models.archives import content_of, refuse_whole_network
+from synthesis_kernels.backend import say_once
 from synthesis_kernels.errors import EchosetError
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher")
@@ -86,7 +87,10 @@ def _unnest(content: object) -> object:
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy `weights` into `network`, wrapper prefixes stripped; whatever doesn't fit is named."""
-    network.load_state_dict(check_fit(network, weights, source), strict=False)
+    # The network's own state has its layers' versions, which torchvision's MNASNet asks for.
+    state = network.state_dict()
+    state.update(check_fit(network, weights, source))
+    network.load_state_dict(state)
 
 
 def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -95,10 +99,9 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
     """
     expected = network.state_dict()
     weights = _strip_prefixes(dict(weights), set(expected))
-    # Checkpoints older than BatchNorm's batch counter lack it, and nothing here uses it.
-    absent = [key for key in expected if key not in weights]
+    weights = _take_part(weights, set(expected), source)
     problems = {
-        "missing": [key for key in absent if not key.endswith("num_batches_tracked")],
+        "missing": [key for key in _needed(expected) if key not in weights],
         "unexpected": [key for key in weights if key not in expected],
         "wrong shape": _misshapen(weights, expected),
     }
@@ -106,6 +109,16 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
     if described:
         raise EchosetError(f"the weights in {source} do not fit the model; {'; '.join(described)}")
     return weights
+
+
+def require_tensors(network: nn.Module) -> None:
+    """Refuse packed weights, which have neither gradient nor number."""
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise EchosetError(
+                f"{name} of the network is packed or quantised, and no tensor of numbers: give the "
+                "network as it was before it was quantised"
+            )
 
 
 def _misshapen(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
@@ -136,3 +149,29 @@ def _strip_prefixes(weights: dict[str, Tensor], expected: set[str]) -> dict[str,
             break
         weights = {key.removeprefix(common[0]): tensor for key, tensor in weights.items()}
     return weights
+
+
+def _needed(expected: Iterable[str]) -> list[str]:
+    """All but BatchNorm's batch counters: older checkpoints lack them, and nothing here uses
+    them.
+    """
+    return [key for key in expected if not key.endswith("num_batches_tracked")]
+
+
+def _take_part(weights: dict[str, Tensor], expected: set[str], source: str) -> dict[str, Tensor]:
+    """What lies under the one prefix under which the whole network does, as in a checkpoint of
+    Lightning's that holds a loss beside it. All where there is no such prefix, or several.
+    """
+    needed = _needed(expected)
+    if not needed or expected & weights.keys():
+        return weights
+    starts = [key.removesuffix(needed[0]) for key in weights if key.endswith(f".{needed[0]}")]
+    whole = [start for start in starts if all(start + key in weights for key in needed)]
+    if len(whole) != 1:
+        return weights
+    start = whole[0]
+    part = {key.removeprefix(start): weights[key] for key in weights if key.startswith(start)}
+    others = len(weights) - len(part)
+    if others:
+        say_once(f"{source}: took the weights under '{start}', and left out {others} others")
+    return part

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.models.classifier import OUTPUT, Classifier, ModelSpec, spec_of
-from distill.models.outputs import USUAL_NAMES, list_shapes, list_tensors
+from distill.models.modes import evaluating
+from distill.models.outputs import BOUND, USUAL_NAMES, list_shapes, list_tensors, say_refusal
 from distill.names import name_classes, read_names
 from distill.options import OutputForm
 from distill.tasks import USUAL
@@ -17,6 +18,8 @@ from synthesis_kernels.errors import EchosetError
 
 WANTED = ("channels", "size", "classes", "mean", "std")
 """What has to be known of a network's images and answers."""
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Around a network in training; what counts is within."""
 HINT = {
     "channels": "channels=3",
     "size": "size=32",
@@ -50,8 +53,7 @@ def as_classifier(
     """
     if isinstance(network, Classifier):
         return network
-    if not isinstance(network, nn.Module):
-        raise EchosetError(f"a network is a torch.nn.Module, not a {type(network).__name__}")
+    network = _unwrapped(network)
     said: dict[str, Any] = {
         "channels": channels,
         "size": size,
@@ -78,9 +80,35 @@ def as_student(network: Classifier | nn.Module, contract: Mapping[str, Any]) -> 
     """
     if isinstance(network, Classifier) or not isinstance(network, nn.Module) or not contract:
         return as_classifier(network)
+    network = _unwrapped(network)
     student = Classifier(network, spec_of(contract, _name(network)))
     student.check_forward()
     return student
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The network within torch.compile's and DataParallel's wrappers; what has no layers to reach
+    is refused.
+    """
+    if not isinstance(network, nn.Module):
+        raise EchosetError(f"a network is a torch.nn.Module, not a {type(network).__name__}")
+    while isinstance(network, WRAPPERS) or hasattr(network, "_orig_mod"):
+        inner: Any = network
+        network = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
+    for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise EchosetError(
+                "the layers of TorchScript can't be reached in Python: give the module that was "
+                "scripted, or torch.jit.save it and name the file, "
+                "load_teacher(TeacherOptions('net.pt'))"
+            )
+        if isinstance(module, torch.fx.GraphModule) and "eval" in vars(module):
+            raise EchosetError(
+                "an exported program's module can't be set to evaluation: give the module that was "
+                "exported, or torch.export.save the program and name the file, "
+                "load_teacher(TeacherOptions('net.pt2'))"
+            )
+    return network
 
 
 def require_alike(network: Classifier, other: Classifier, name: str) -> None:
@@ -129,19 +157,14 @@ def _count_classes(network: nn.Module, known: Mapping[str, Any]) -> int:
     # Any number will do: what comes out is looked at here.
     images = {key: value for key, value in known.items() if key not in OUTPUT}
     probe = Classifier(network, ModelSpec(_name(network), classes=2, **images))
-    training = [(module, module.training) for module in network.modules()]
     try:
-        with torch.no_grad():
-            answer = probe.eval()(torch.full((2, *shape), 0.5, device=probe.mean.device))
+        with evaluating(probe), torch.no_grad():
+            answer = probe(torch.full((2, *shape), 0.5, device=probe.mean.device))
     except Exception as error:  # whatever the network raises
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise EchosetError(
-            f"{_name(network)} does not take images of shape {shape} (channels, height, width): "
-            f"{reason}; say channels= and size="
-        ) from error
-    finally:
-        for module, mode in training:
-            module.training = mode
+        with evaluating(probe), torch.no_grad():
+            refusal = say_refusal(probe._ask_network, shape, error)
+        remedy = "" if BOUND in refusal else "; say channels= and size="
+        raise EchosetError(f"{_name(network)} {refusal}{remedy}") from error
     tensors = list_tensors(answer)
     told = known.get("output")
     logits = tensors.get(told) if told else _logits_among(tensors)

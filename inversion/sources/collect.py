@@ -24,7 +24,7 @@ from distill.outlook import Outlook
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
 from inversion.classes import MOST_ROWS, say_spread
-from inversion.inspection import check_shape
+from inversion.inspection import check_gradient, check_shape
 from inversion.jobs import claim, finish_set, name_classes
 from inversion.options import CollectOptions
 from inversion.sources.boundary import require_one_decision
@@ -58,6 +58,8 @@ def collect(
     teacher = as_classifier(teacher)
     check_options(options, teacher)
     check_shape(teacher)
+    if "push" in options.short:
+        check_gradient(teacher)
     runtime.require_alone("collect")
     out = Path(out)
     device = runtime.resolve_device()
