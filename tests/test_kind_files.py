@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from distill import Classifier, ModelSpec
+from distill.models.archives import check_script
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds.torchscript import Script
 from distill.taps import find_stages
@@ -257,6 +258,8 @@ def in_json(part, old, new):
     [
         ("model.json", "torch.ops.aten.relu.default", "torch.os.system"),
         ("model.json", "torch.ops.aten.relu.default", "torch.ops.aten.from_file.default"),
+        ("model.json", "torch.ops.aten.relu.default", "torch.ops.aten.save.default"),
+        ("model.json", "torch.ops.aten.relu.default", "_operator.attrgetter"),
         ("model.json", "Symbol('", "__import__('os').system('"),
         ("model.json", '"name": "linear"', '"name": "linear; import os"'),
         ("weights_config.json", '"use_pickle": false', '"use_pickle": true'),
@@ -310,8 +313,53 @@ class Writer(nn.Module):
 
 def test_a_script_that_writes_files_is_refused(tmp_path):
     torch.jit.script(Writer()).save(str(tmp_path / "net.pt"))
-    with pytest.raises(EchosetError, match=r"calls torch\.save.*import path"):
+    with pytest.raises(EchosetError, match=r"calls save.*import path"):
         load_teacher(TeacherOptions(str(tmp_path / "net.pt"), **SHAPE))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        'torch . from_file("x", True, 4)',
+        'torch\\\n.from_file("x", True, 4)',
+        'getattr(torch, "from_file")("x", True, 4)',
+        'getattr(torch, "\\146rom_file")("x", True, 4)',
+        'getattr(getattr(torch, "0"), "\\146rom_file")("x", True, 4)',
+        "ops . mine.run(x)",
+    ],
+)
+def test_a_call_is_found_however_a_script_writes_it(tmp_path, call):
+    path = tmp_path / "net.pt"
+    script(trained(Net()), str(path))
+    check_script(path)
+    repack(path, in_json("test_kind_files.py", "return ", f"y = {call}\n    return "))
+    with pytest.raises(EchosetError, match="is TorchScript that calls"):
+        check_script(path)
+
+
+def double(path, old, new):
+    """Put a part of an archive into it once more, under a name that differs in case."""
+    with zipfile.ZipFile(path, "a") as archive:
+        name = next(name for name in archive.namelist() if name.endswith(old))
+        archive.writestr(name.removesuffix(old) + new, archive.read(name))
+
+
+@pytest.mark.parametrize(
+    ("save", "old", "new"),
+    [
+        (export, "models/model.json", "MODELS/model.json"),
+        (export, "models/model.json", "models/model.JSON"),
+        (export, "models/model.json", "models/OTHER.json"),
+        (script, "test_kind_files.py", "test_kind_files.PY"),
+        (script, "test_kind_files.py", "other.PY"),
+    ],
+)
+def test_names_that_torch_would_confuse_are_refused(tmp_path, save, old, new):
+    path = tmp_path / ("net.pt2" if save is export else "net.pt")
+    save(trained(Net()), str(path))
+    double(path, old, new)
+    with pytest.raises(EchosetError, match="not written by torch"):
+        load_teacher(TeacherOptions(str(path), **SHAPE))
 
 
 @pytest.mark.parametrize("place", ["model", "weights"])

@@ -24,6 +24,8 @@ from synthesis_kernels.errors import EchosetError
         ("timm:resnet18", "timm", False),
         ("my_package.nets.Net", "import_path", True),
         ("my_package.nets:Net", "import_path", True),
+        ("net.pt2", "exported", True),
+        ("net.ts", "torchscript", True),
     ],
 )
 def test_a_name_leads_to_one_kind(name, kind, runs_user_code):

@@ -213,6 +213,7 @@ KIND = Kind(
     form="a program saved by torch.export.save, such as net.pt2",
     takes=takes,
     constructor=constructor,
+    runs_user_code=True,
     comes_trained=True,
     contract=contract,
 )
