@@ -15,6 +15,7 @@ from torch import nn
 from distill import Classifier, ModelSpec
 from distill.models.archives import check_script
 from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.kinds import layers
 from distill.models.kinds.torchscript import Script
 from distill.taps import find_stages
 from inversion import TeacherOptions, inspect_teacher, load_teacher
@@ -121,6 +122,41 @@ def test_a_file_is_a_teacher_as_its_network_is(tmp_path, save, name):
     if save is not export_lowered:
         assert teacher.weight_hash() == original.weight_hash()
         assert find_stages(teacher).head == "head"
+
+
+class Computed(Net):
+    """Computes a bias, or a BatchNorm's weight, on the way."""
+
+    def __init__(self, which):
+        super().__init__()
+        self.which = which
+
+    def forward(self, images):
+        three = 3.0 if self.which == "convolution" else 1.0
+        x = F.conv2d(images, self.stem[0].weight, self.stem[0].bias * three, padding=1)
+        norm = self.norm
+        weight = 1 + norm.weight if self.which == "norm" else norm.weight
+        x = F.batch_norm(x, norm.running_mean, norm.running_var, weight, norm.bias)
+        bias = self.head.bias * 3 if self.which == "linear" else self.head.bias
+        return F.linear(x.relu().mean((2, 3)), self.head.weight, bias)
+
+
+@pytest.mark.parametrize("save", [export, trace])
+@pytest.mark.parametrize("which", ["convolution", "norm", "linear"])
+def test_what_is_computed_on_the_way_is_not_left_out(tmp_path, save, which):
+    network = trained(Computed(which))
+    path = str(tmp_path / ("net.pt2" if save is export else "net.pt"))
+    save(network, path)
+    teacher = load_teacher(TeacherOptions(path, **SHAPE))
+    images = torch.rand(5, 1, 12, 12)
+    torch.testing.assert_close(teacher(images), network(images))
+
+
+def test_layers_that_answer_otherwise_than_their_program_are_refused(tmp_path, monkeypatch):
+    export(trained(Net()), tmp_path / "net.pt2")
+    monkeypatch.setitem(layers.PLAIN, torch.ops.aten.relu.default, torch.sigmoid)
+    with pytest.raises(EchosetError, match="answer otherwise than the program"):
+        load_teacher(TeacherOptions(str(tmp_path / "net.pt2")))
 
 
 class Flat(nn.Module):
