@@ -43,9 +43,11 @@ def as_classifier(
 
     Where nothing is said, channels are those of its first convolution, classes those of its answer
     to a grey image, and of a network of timm's all is known. What is still missing is an error.
-    `output` and `output_form` say where the logits are in its answer, and what they are.
+    `output` and `output_form` say where the logits are in its answer, and what they are; otherwise
+    it is found out here.
     """
     if isinstance(network, Classifier):
+        network.settle()
         return network
     if not isinstance(network, nn.Module):
         raise EchosetError(f"a network is a torch.nn.Module, not a {type(network).__name__}")
@@ -63,7 +65,9 @@ def as_classifier(
         raise EchosetError(_say_missing(network, missing))
     if "classes" not in known:
         known["classes"] = _count_classes(network, known)
-    return Classifier(network, ModelSpec(name or _name(network), task=task, **known))
+    classifier = Classifier(network, ModelSpec(name or _name(network), task=task, **known))
+    classifier.settle()
+    return classifier
 
 
 def as_student(network: Classifier | nn.Module, contract: Mapping[str, Any]) -> Classifier:
