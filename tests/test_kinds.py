@@ -53,6 +53,22 @@ def test_a_file_is_no_network(name):
         kinds.kind_of(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("net.py", "is a file of Python: say net:NAME"),
+        ("nets/net.py:Net", "say net:Net, .* and put nets on PYTHONPATH"),
+        ("nets", "'nets' is a folder: .* or hf:nets where save_pretrained"),
+        ("./nets", "'./nets' is a folder"),
+    ],
+)
+def test_a_folder_and_a_file_of_python_are_called_so(tmp_path, monkeypatch, name, said):
+    (tmp_path / "nets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EchosetError, match=said):
+        kinds.kind_of(name)
+
+
 def test_the_zoo_needs_no_torchvision():
     code = (
         "import sys; from distill import ModelSpec, build_classifier;"
