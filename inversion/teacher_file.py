@@ -58,19 +58,26 @@ def spell_out(options: TeacherOptions, bundled: Mapping[str, Path], trust: bool)
     """
     path = Path(options.model)
     if path.suffix in ENDINGS:
-        return Named(_joined(read_teacher(path), options))
+        told = _joined(read_teacher(path), options)
+        _require_trust(told, path, trust)
+        return Named(told)
     if not is_set(path):
         return Named(options)
     manifest = read_manifest(path)
     told = _joined(_teacher_of(path, manifest, bundled), options)
+    _require_trust(told, path, trust)
+    return Named(told, str(path), str(manifest["teacher"].get("weight_hash")))
+
+
+def _require_trust(told: TeacherOptions, path: Path, trust: bool) -> None:
+    """Refuse a teacher that is code, where a file or a set names it and not the user."""
     kind = find_kind(told.model)
     if kind is not None and kind.runs_user_code and not trust:
         raise EchosetError(
-            f"the teacher of {path} is '{told.model}', and importing it would run code that the "
-            "set's folder names. Where you trust it, add --trust, or name the teacher yourself "
-            "with --teacher"
+            f"the teacher of {path} is '{told.model}', and loading it could run code that "
+            f"{path} names. Where you trust it, add --trust, or name the teacher yourself with "
+            f"--teacher {told.model}"
         )
-    return Named(told, str(path), str(manifest["teacher"].get("weight_hash")))
 
 
 def read_teacher(path: Path) -> TeacherOptions:

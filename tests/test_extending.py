@@ -13,7 +13,14 @@ from torch import nn
 
 import distill
 import inversion
-from distill import DistillOptions, Method, as_classifier, build_student
+from distill import (
+    Classifier,
+    DistillOptions,
+    Method,
+    ModelSpec,
+    as_classifier,
+    build_student,
+)
 from distill import distill as teach
 from distill.loop import Interrupted, Loop
 from distill.options import StudentOptions
@@ -217,6 +224,21 @@ def test_a_plain_module_may_answer_with_several_tensors():
         as_classifier(pair, **told)
     assert as_classifier(pair, output="1", **told).spec.classes == 5
     assert as_classifier(Several(lambda z: z[:, :1]), **told).spec.classes == 2
+
+
+def test_a_wrapped_student_with_a_softmax_is_read_right(teacher, made):
+    """Whoever wrapped it: what its answers are is found out before it learns."""
+    spec = ModelSpec("mine", **{key: getattr(teacher.spec, key) for key in ("mean", "std")})
+    student = Classifier(Several(lambda z: z.softmax(1)), replace(spec, classes=5)).train()
+    student.network.inner.eval()
+    assert as_classifier(student).spec.output_form == "probabilities"
+    assert student.training and not student.network.inner.training
+
+    body = torch.nn.Sequential(network(), torch.nn.Softmax(1))
+    assert as_classifier(body, size=28, mean=0.5, std=0.25).spec.output_form == "probabilities"
+    student = Classifier(body, spec)
+    teach(student, made, teacher, LESSON, runtime=RUN)
+    assert student.spec.output_form == "probabilities"
 
 
 class Bars(torch.utils.data.Dataset):

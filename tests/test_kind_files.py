@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from distill import Classifier, ModelSpec
+from distill.models.archives import check_script
 from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.kinds import layers
 from distill.models.kinds.torchscript import Script
 from distill.taps import find_stages
 from inversion import TeacherOptions, inspect_teacher, load_teacher
@@ -120,6 +122,41 @@ def test_a_file_is_a_teacher_as_its_network_is(tmp_path, save, name):
     if save is not export_lowered:
         assert teacher.weight_hash() == original.weight_hash()
         assert find_stages(teacher).head == "head"
+
+
+class Computed(Net):
+    """Computes a bias, or a BatchNorm's weight, on the way."""
+
+    def __init__(self, which):
+        super().__init__()
+        self.which = which
+
+    def forward(self, images):
+        three = 3.0 if self.which == "convolution" else 1.0
+        x = F.conv2d(images, self.stem[0].weight, self.stem[0].bias * three, padding=1)
+        norm = self.norm
+        weight = 1 + norm.weight if self.which == "norm" else norm.weight
+        x = F.batch_norm(x, norm.running_mean, norm.running_var, weight, norm.bias)
+        bias = self.head.bias * 3 if self.which == "linear" else self.head.bias
+        return F.linear(x.relu().mean((2, 3)), self.head.weight, bias)
+
+
+@pytest.mark.parametrize("save", [export, trace])
+@pytest.mark.parametrize("which", ["convolution", "norm", "linear"])
+def test_what_is_computed_on_the_way_is_not_left_out(tmp_path, save, which):
+    network = trained(Computed(which))
+    path = str(tmp_path / ("net.pt2" if save is export else "net.pt"))
+    save(network, path)
+    teacher = load_teacher(TeacherOptions(path, **SHAPE))
+    images = torch.rand(5, 1, 12, 12)
+    torch.testing.assert_close(teacher(images), network(images))
+
+
+def test_layers_that_answer_otherwise_than_their_program_are_refused(tmp_path, monkeypatch):
+    export(trained(Net()), tmp_path / "net.pt2")
+    monkeypatch.setitem(layers.PLAIN, torch.ops.aten.relu.default, torch.sigmoid)
+    with pytest.raises(EchosetError, match="answer otherwise than the program"):
+        load_teacher(TeacherOptions(str(tmp_path / "net.pt2")))
 
 
 class Flat(nn.Module):
@@ -257,6 +294,8 @@ def in_json(part, old, new):
     [
         ("model.json", "torch.ops.aten.relu.default", "torch.os.system"),
         ("model.json", "torch.ops.aten.relu.default", "torch.ops.aten.from_file.default"),
+        ("model.json", "torch.ops.aten.relu.default", "torch.ops.aten.save.default"),
+        ("model.json", "torch.ops.aten.relu.default", "_operator.attrgetter"),
         ("model.json", "Symbol('", "__import__('os').system('"),
         ("model.json", '"name": "linear"', '"name": "linear; import os"'),
         ("weights_config.json", '"use_pickle": false', '"use_pickle": true'),
@@ -310,8 +349,53 @@ class Writer(nn.Module):
 
 def test_a_script_that_writes_files_is_refused(tmp_path):
     torch.jit.script(Writer()).save(str(tmp_path / "net.pt"))
-    with pytest.raises(EchosetError, match=r"calls torch\.save.*import path"):
+    with pytest.raises(EchosetError, match=r"calls save.*import path"):
         load_teacher(TeacherOptions(str(tmp_path / "net.pt"), **SHAPE))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        'torch . from_file("x", True, 4)',
+        'torch\\\n.from_file("x", True, 4)',
+        'getattr(torch, "from_file")("x", True, 4)',
+        'getattr(torch, "\\146rom_file")("x", True, 4)',
+        'getattr(getattr(torch, "0"), "\\146rom_file")("x", True, 4)',
+        "ops . mine.run(x)",
+    ],
+)
+def test_a_call_is_found_however_a_script_writes_it(tmp_path, call):
+    path = tmp_path / "net.pt"
+    script(trained(Net()), str(path))
+    check_script(path)
+    repack(path, in_json("test_kind_files.py", "return ", f"y = {call}\n    return "))
+    with pytest.raises(EchosetError, match="is TorchScript that calls"):
+        check_script(path)
+
+
+def double(path, old, new):
+    """Put a part of an archive into it once more, under a name that differs in case."""
+    with zipfile.ZipFile(path, "a") as archive:
+        name = next(name for name in archive.namelist() if name.endswith(old))
+        archive.writestr(name.removesuffix(old) + new, archive.read(name))
+
+
+@pytest.mark.parametrize(
+    ("save", "old", "new"),
+    [
+        (export, "models/model.json", "MODELS/model.json"),
+        (export, "models/model.json", "models/model.JSON"),
+        (export, "models/model.json", "models/OTHER.json"),
+        (script, "test_kind_files.py", "test_kind_files.PY"),
+        (script, "test_kind_files.py", "other.PY"),
+    ],
+)
+def test_names_that_torch_would_confuse_are_refused(tmp_path, save, old, new):
+    path = tmp_path / ("net.pt2" if save is export else "net.pt")
+    save(trained(Net()), str(path))
+    double(path, old, new)
+    with pytest.raises(EchosetError, match="not written by torch"):
+        load_teacher(TeacherOptions(str(path), **SHAPE))
 
 
 @pytest.mark.parametrize("place", ["model", "weights"])

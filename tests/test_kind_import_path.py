@@ -49,8 +49,10 @@ def test_a_module_in_the_current_folder_is_found(folder):
 
 
 def test_a_file_s_name_is_no_module_s(folder):
-    with pytest.raises(EchosetError, match="write net_of_mine:NAME"):
-        build_classifier(ModelSpec("net_of_mine.py:net"))
+    (folder / "net_of_mine.py").write_text("raise SystemExit('ran')")
+    for name in ("net_of_mine.py:net", "net_of_mine.py.net"):
+        with pytest.raises(EchosetError, match=r"say net_of_mine:net$"):
+            build_classifier(ModelSpec(name))
 
 
 def test_a_file_hidden_by_a_package_is_named(folder):

@@ -24,6 +24,8 @@ from synthesis_kernels.errors import EchosetError
         ("timm:resnet18", "timm", False),
         ("my_package.nets.Net", "import_path", True),
         ("my_package.nets:Net", "import_path", True),
+        ("net.pt2", "exported", True),
+        ("net.ts", "torchscript", True),
     ],
 )
 def test_a_name_leads_to_one_kind(name, kind, runs_user_code):
@@ -48,6 +50,22 @@ def test_what_is_known_is_read_off_the_table():
 @pytest.mark.parametrize("name", ["runs/student.pt", "net.pth", "folder/net"])
 def test_a_file_is_no_network(name):
     with pytest.raises(EchosetError, match="is a file, not a network"):
+        kinds.kind_of(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("net.py", "is a file of Python: say net:NAME"),
+        ("nets/net.py:Net", "say net:Net, .* and put nets on PYTHONPATH"),
+        ("nets", "'nets' is a folder: .* or hf:nets where save_pretrained"),
+        ("./nets", "'./nets' is a folder"),
+    ],
+)
+def test_a_folder_and_a_file_of_python_are_called_so(tmp_path, monkeypatch, name, said):
+    (tmp_path / "nets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EchosetError, match=said):
         kinds.kind_of(name)
 
 

@@ -79,6 +79,22 @@ def test_a_set_does_not_run_the_code_it_names_unless_trusted(run, weights, tmp_p
     distil(run, folder, tmp_path / "out", "--trust")
 
 
+def test_a_file_of_options_does_not_run_the_code_it_names_unless_trusted(run, refused, tmp_path):
+    (tmp_path / "mine.py").write_text("raise SystemExit('ran')")
+    file = tmp_path / "teacher.yaml"
+    for model in ("mine:net", str(tmp_path / "net.pt2")):
+        file.write_text(f"model: {model}\n")
+        said = refused("inspect", f"--teacher={file}")
+        assert f"'{model}'" in said and "--trust" in said
+    arguments = "{width: 4}\nchannels: 1\nsize: 16\nclasses: 4"
+    file.write_text(f"model: {CODE}\narguments: {arguments}\n")
+    folder = collect(run, tmp_path / "set", f"--teacher={file}", "--trust")
+    for place in (folder, folder / "teacher.yaml"):
+        flags = [f"--set={folder}", f"--teacher={place}"]
+        assert CODE in refused("verify", *flags)
+        run("verify", *flags, "--trust")
+
+
 def test_a_student_by_import_path_is_judged_where_it_is_trusted(run, few, tmp_path):
     spec = ModelSpec(CODE, {"width": 4})
     save_classifier(build_classifier(spec), tmp_path / STUDENT)

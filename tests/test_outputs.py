@@ -143,6 +143,8 @@ def test_probabilities_are_recognised_and_become_logits(form, found):
     assert teacher.spec.output_form == found
     warnings = inspect_teacher(teacher).warnings
     assert any("it seems to answer" in line for line in warnings) is (found is not None)
+    ways = f"say --teacher.output_form {found}, or output_form='{found}' in Python"
+    assert any(ways in line for line in warnings) is (found is not None)
     plain = load("plain")(IMAGES)
     torch.testing.assert_close(teacher(IMAGES).softmax(1), plain.softmax(1))
     if form == "sigmoid":

@@ -1,8 +1,9 @@
 """What lies in a file that torch wrote, without loading it.
 
 Such files are ZIP archives. A checkpoint holds a pickle; an exported program holds a graph as JSON;
-TorchScript holds source code of its own. torch's loaders trust all of them. So what could run code
-on this machine is looked for here, and refused, before they are asked.
+TorchScript holds source code of its own. torch's loaders trust all of them. So programs and scripts
+count as code that their user trusts. What is known to reach beyond them is looked for here, and
+refused, before the loaders are asked: a second line, and no proof.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ Content = Literal["exported", "script", "checkpoint", "compiled"]
 MOST_GRAPH = 256 * 2**20
 """Bytes of a graph, or of a script's code."""
 OPERATORS = re.compile(
-    r"torch\.ops\.(aten|prims|quantized|quantized_decomposed|torchvision)\.(?!from_file\b)\w+(\.\w+)?"
+    r"torch\.ops\.(aten|prims|quantized|quantized_decomposed|torchvision)"
+    r"\.(?!from_file|save)\w+(\.\w+)?"
     r"|torch\.ops\.higher_order\.(cond|while_loop|scan|wrap_with_set_grad_enabled|wrap_with_autocast)"
-    r"|torch\.sym_\w+|_operator\.\w+|math\.\w+"
+    r"|torch\.sym_\w+|math\.\w+"
+    r"|_operator\.(abs|add|and_|eq|floordiv|ge|getitem|gt|le|lshift|lt|mod|mul|ne|neg|not_|or_|pos"
+    r"|pow|rshift|sub|truediv)"
 )
-"""What a graph may call."""
+"""What a graph may call: what torch's own writer does."""
 SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 SIZE = re.compile(
     r"(([su]\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv|Where|Integer|True|False"
@@ -43,12 +47,14 @@ SPECS = ("in_spec", "out_spec")
 CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 SAMPLES = "data/sample_inputs/model.pt"
 REFUSED_CODE = re.compile(
-    r"\b(?:torch|aten)\.(?:save|from_file)\b"
-    r"|(?<![\w.])ops\.(?!(?:aten|prim|prims|quantized|torchvision)\.)(\w+)"
+    r"\bfrom_file\b|\bsave\b|\bgetattr\b"
+    r"|(?<![\w.])ops\b(?!\.(?:aten|prim|prims|quantized|torchvision)\.\w)"
 )
 """In TorchScript: reading and writing files, and operators that torch does not have. Behind a dot,
 `ops` is a part of a class's name.
 """
+PLAIN_GETATTR = re.compile(r'getattr\((?:(?!getattr)[^"\',])*, "([^"\'\\]*)"\)')
+"""How torch writes a module's part that is no identifier, such as a number."""
 
 
 def content_of(path: Path) -> Content | None:
@@ -111,14 +117,30 @@ def refuse_whole_network(path: Path) -> None:
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """What is in an archive, by its name below the archive's one folder."""
+    """What is in an archive, by its name below the archive's one folder, in lower case: torch's
+    reader does not tell the cases apart.
+    """
     with zipfile.ZipFile(path) as archive:
-        return {_inner(info.filename): info for info in archive.infolist()}
+        return {_inner(info.filename).lower(): info for info in archive.infolist()}
 
 
 def _inner(name: str) -> str:
     _, slash, rest = name.partition("/")
     return rest if slash else name
+
+
+def _is_usual(info: zipfile.ZipInfo) -> bool:
+    """Whether torch could have written a name. Parts that it reads itself have none in capitals,
+    but for the modules of a script, whose folders and files are called as their user's were.
+    """
+    name = _inner(info.filename)
+    folder, slash, rest = name.partition("/")
+    if folder.lower() == "extra":
+        rest = ""
+    elif folder == "code":
+        rest = rest.rpartition(".")[2]
+    fixed = f"{folder}{slash}{rest}"
+    return fixed == fixed.lower() and info.orig_filename == info.filename
 
 
 def _open(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
@@ -129,6 +151,9 @@ def _open(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     archive = zipfile.ZipFile(path)
     if len(members) != len(archive.infolist()):
         raise EchosetError(f"{path} holds two parts of one name: it was not written by torch")
+    odd = [info.orig_filename for info in members.values() if not _is_usual(info)]
+    if odd:
+        raise EchosetError(f"{path} holds {odd[0]!r:.80}: it was not written by torch")
     graph = 0
     for name, info in members.items():
         if name.endswith((".json", ".py")):
@@ -233,9 +258,17 @@ def check_script(path: Path) -> None:
         for name, info in members.items():
             if not name.startswith("code/") or not name.endswith(".py"):
                 continue
-            called = REFUSED_CODE.search(archive.read(info).decode(errors="replace"))
+            called = REFUSED_CODE.search(_plain(archive.read(info).decode(errors="replace")))
             if called:
                 raise EchosetError(
                     f"{path} is TorchScript that calls {called[0]}: it reads or writes files, or "
                     "needs a library of its own. Give the network's import path and its weights"
                 )
+
+
+def _plain(code: str) -> str:
+    """A script's code with its parts called by their names alone."""
+    changed = 1
+    while changed:
+        code, changed = PLAIN_GETATTR.subn(r"_.\1", code)
+    return code

@@ -91,12 +91,9 @@ class Classifier(nn.Module):
         self.unused: tuple[str, ...] = ()
         """BatchNorm layers that take no part in an evaluation, once that was looked at."""
         place = next((tensor.device for tensor in network.state_dict().values()), None)
-        self.register_buffer(
-            "mean", torch.tensor(spec.mean, device=place).view(1, -1, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(spec.std, device=place).view(1, -1, 1, 1), persistent=False
-        )
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(spec, name), device=place).view(1, -1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
 
     # (B, C, H, W) in [0, 1] -> (B, K, *places)
     def forward(self, images: Tensor) -> Tensor:

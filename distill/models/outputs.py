@@ -207,7 +207,7 @@ class Output(NamedTuple):
             return []
         return [
             f"it seems to answer with {WORDS[self.form or 'logits']}; if so, say --teacher."
-            f"output_form {self.form}, and if not, logits"
+            f"output_form {self.form}, or output_form='{self.form}' in Python, and if not, logits"
         ]
 
 

@@ -48,10 +48,11 @@ def as_classifier(
 
     Where nothing is said, channels are those of its first convolution, classes those of its answer
     to a grey image, and of a network of timm's all is known. What is still missing is an error.
-    `output` and `output_form` say where the logits are in its answer, and what they are.
-    `names` are the classes', in their order, or a file of them.
+    `output` and `output_form` say where the logits are in its answer, and what they are; otherwise
+    it is found out here. `names` are the classes', in their order, or a file of them.
     """
     if isinstance(network, Classifier):
+        network.settle()
         return network
     network = _unwrapped(network)
     said: dict[str, Any] = {
@@ -71,7 +72,9 @@ def as_classifier(
     spec = ModelSpec(name or _name(network), task=task, **known)
     if names is not None:
         spec = name_classes(spec, read_names(names))
-    return Classifier(network, spec)
+    classifier = Classifier(network, spec)
+    classifier.settle()
+    return classifier
 
 
 def as_student(network: Classifier | nn.Module, contract: Mapping[str, Any]) -> Classifier:

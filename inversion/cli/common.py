@@ -22,7 +22,7 @@ class LoadingRun(Common):
     """What every verb takes that loads a network."""
 
     trust: bool = False
-    """Import and run the code that a student's file, or a set's teacher.yaml, names. (An import
+    """Import and run the code that a student's file, or a teacher.yaml, names. (An import
     path that you give yourself needs none of this.)
     """
 

@@ -38,6 +38,7 @@ def kind_of(name: str, others: Iterable[str] = ()) -> Kind:
     kind = find_kind(name)
     if kind is not None:
         return kind
+    _refuse_place(name)
     if looks_like_file(name):
         refuse_whole_network(Path(name))
         raise EchosetError(
@@ -52,6 +53,23 @@ def kind_of(name: str, others: Iterable[str] = ()) -> Kind:
     # What is known is a long list, and of no use to somebody who hit a wrong key.
     told = suggestion(name, names) or f" Known: {known}; or a file saved by echoset"
     raise EchosetError(f"no model named '{name}'.{told}")
+
+
+def _refuse_place(name: str) -> None:
+    """Refuse a folder, or a file of Python, with what to say in its place."""
+    path, _, attribute = name.partition(":")
+    if path.endswith(".py"):
+        file = Path(path)
+        place = "" if str(file.parent) == "." else f", and put {file.parent} on PYTHONPATH"
+        raise EchosetError(
+            f"'{path}' is a file of Python: say {file.stem}:{attribute or 'NAME'}, with the name "
+            f"of its class or function{place}"
+        )
+    if Path(name).is_dir():
+        raise EchosetError(
+            f"'{name}' is a folder: give the network's file in it, or hf:{name} where "
+            "save_pretrained wrote it"
+        )
 
 
 def suggestion(name: str, names: list[str]) -> str:

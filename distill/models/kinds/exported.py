@@ -149,7 +149,66 @@ def load_program(path: Path) -> fx.GraphModule:
     for node in graph.nodes:
         if isinstance(node.meta.get("val"), Tensor):
             node.meta["dimensions"] = node.meta["val"].ndim
-    return to_layers(root, graph, str(path))
+    network = to_layers(root, graph, str(path))
+    _require_same(network, program, path)
+    return network
+
+
+def _require_same(
+    network: fx.GraphModule, program: torch.export.ExportedProgram, path: Path
+) -> None:
+    """Refuse a network that answers otherwise than the program that it was made of."""
+    original = program.module()
+    for seed in range(2):
+        leaves, images = _draw_inputs(program, network, seed)
+        args, kwargs = _pytree.tree_unflatten(leaves, program.call_spec.in_spec)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            expected = original(*args, **kwargs)
+            torch.manual_seed(seed)
+            answer = network(images)
+        try:
+            torch.testing.assert_close(
+                _pytree.tree_leaves(answer),
+                _pytree.tree_leaves(expected),
+                rtol=1e-3,
+                atol=1e-3,
+                equal_nan=True,
+            )
+        except AssertionError as error:
+            raise EchosetError(
+                f"{path} can't be made into layers: these answer otherwise than the program. Give "
+                "the network's import path and its weights"
+            ) from error
+
+
+def _draw_inputs(
+    program: torch.export.ExportedProgram, network: fx.GraphModule, seed: int
+) -> tuple[list[Any], Tensor]:
+    """Random inputs of the shapes that the program was exported with; and which are its images."""
+    random = torch.Generator().manual_seed(seed)
+    place = next((tensor.device for tensor in network.state_dict().values()), None)
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    leaves: list[Any] = []
+    images = torch.empty(0)
+    for spec in program.graph_signature.input_specs:
+        if spec.kind is not InputKind.USER_INPUT:
+            continue
+        node = nodes[spec.arg.name]
+        told = node.meta.get("val")
+        if not isinstance(told, Tensor):
+            leaves.append(getattr(spec.arg, "value", None))
+            continue
+        drawn = torch.rand([_side(side) for side in told.shape], generator=random)
+        leaves.append(drawn.to(place, told.dtype))
+        if node.users:
+            images = leaves[-1]
+    return leaves, images
+
+
+def _side(side: int | torch.SymInt) -> int:
+    """A side of a shape, or what it was when the program was exported."""
+    return side if isinstance(side, int) else int(side.node.hint or 2)
 
 
 def _bind(program: torch.export.ExportedProgram, root: nn.Module, path: Path) -> fx.Graph:
@@ -213,6 +272,7 @@ KIND = Kind(
     form="a program saved by torch.export.save, such as net.pt2",
     takes=takes,
     constructor=constructor,
+    runs_user_code=True,
     comes_trained=True,
     contract=contract,
 )

@@ -13,13 +13,14 @@ from synthesis_kernels.errors import EchosetError
 
 
 def takes(name: str) -> bool:
-    """Whether the name has a module and something in it."""
+    """Whether the name has a module and something in it. A file of Python has nothing in it yet."""
     separated = "." in name or ":" in name
-    return separated and not looks_like_file(name)
+    return separated and not looks_like_file(name) and not name.endswith(".py")
 
 
 def constructor(name: str) -> Constructor:
     """Import what the name points at. This runs the user's own code."""
+    _refuse_file(name)
     # The user's module may import torchvision, or what imports it: it may need mending first.
     import distill.torchvision_shim  # noqa: F401
 
@@ -29,7 +30,8 @@ def constructor(name: str) -> Constructor:
             module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's module raises while it is imported
         raise EchosetError(
-            f"model '{name}': cannot import {module_name} ({error}); {_remedy(module_name)}"
+            f"model '{name}': cannot import {module_name} ({error}); is it installed, in this "
+            "folder or on PYTHONPATH?"
         ) from error
     network = getattr(module, attribute, None)
     if not callable(network):
@@ -38,6 +40,16 @@ def constructor(name: str) -> Constructor:
             f"{_hidden(module_name, module.__file__)}"
         )
     return network
+
+
+def _refuse_file(name: str) -> None:
+    """Refuse a module that is called as its file, before anything is imported."""
+    module, _, attribute = name.replace(":", ".").rpartition(".")
+    stem, _, ending = module.rpartition(".")
+    if ending == "py":
+        raise EchosetError(
+            f"model '{name}': {module} is a file, and its module is {stem}: say {stem}:{attribute}"
+        )
 
 
 @contextmanager
@@ -53,14 +65,6 @@ def _current_folder_first() -> Iterator[None]:
         sys.path.remove(folder)
         if folder not in sys.path:
             sys.path.append(folder)
-
-
-def _remedy(module_name: str) -> str:
-    """What to do where a module can't be imported."""
-    stem, _, ending = module_name.rpartition(".")
-    if ending == "py":
-        return f"the file {module_name} is the module {stem}: write {stem}:NAME"
-    return "is it installed, in this folder or on PYTHONPATH?"
 
 
 def _hidden(module_name: str, file: str | None) -> str:

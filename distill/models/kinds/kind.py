@@ -48,7 +48,7 @@ class Kind:
     names: Callable[[], list[str]] = no_names
     """Names to suggest after a misspelt one."""
     runs_user_code: bool = False
-    """Whether building it runs code that the name points at. A file may not ask for that."""
+    """Whether building it may run code that the name points at. A file may not ask for that."""
     comes_trained: bool = False
     """Whether its constructor may give a network that has learnt."""
     contract: Callable[[str, Mapping[str, Any], str | None], dict[str, Any]] = no_contract

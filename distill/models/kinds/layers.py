@@ -132,6 +132,8 @@ def _put_batch_norm(node: fx.Node, root: nn.Module, where: str) -> None:
             f"{where} was made of a network in training mode, and its BatchNorm would follow each "
             "batch: call model.eval() before you export or script it"
         )
+    if _is_computed(given, root):
+        return
     # All but the first are of the batch, which an evaluation does not ask for.
     if any(user.target is operator.getitem and user.args[1] != 0 for user in node.users):
         return
@@ -148,7 +150,7 @@ def _put_batch_norm(node: fx.Node, root: nn.Module, where: str) -> None:
 def _put_convolution(node: fx.Node, root: nn.Module) -> None:
     given = _arguments(node)
     weight = _tensor(given["weight"], root)
-    if weight is None or weight.ndim != 4 or given.get("transposed"):
+    if weight is None or weight.ndim != 4 or given.get("transposed") or _is_computed(given, root):
         return
     shape: Any = (weight.shape[1] * given["groups"], weight.shape[0], tuple(weight.shape[2:]))
     settings: dict[str, Any] = {
@@ -165,7 +167,7 @@ def _put_convolution(node: fx.Node, root: nn.Module) -> None:
 def _put_linear(node: fx.Node, root: nn.Module) -> None:
     given = _arguments(node)
     weight = _tensor(given["weight"], root)
-    if weight is None or weight.ndim != 2:
+    if weight is None or weight.ndim != 2 or _is_computed(given, root):
         return
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     _give(layer, given, root)
@@ -179,6 +181,12 @@ def _tensor(node: object, root: nn.Module) -> Tensor | None:
         return None
     folder, _, last = str(node.target).rpartition(".")
     return getattr(root.get_submodule(folder), last)
+
+
+def _is_computed(given: Mapping[str, Any], root: nn.Module) -> bool:
+    """Whether a weight or bias is given that no layer could hold."""
+    both = [given.get(name) for name in ("weight", "bias")]
+    return any(each is not None and _tensor(each, root) is None for each in both)
 
 
 def _give(layer: nn.Module, given: Mapping[str, Any], root: nn.Module) -> None:
