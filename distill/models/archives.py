@@ -35,7 +35,7 @@ OPERATORS = re.compile(
 """What a graph may call: what torch's own writer does."""
 SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 SIZE = re.compile(
-    r"(([su]\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv|Where|Integer|True|False"
+    r"(([su]\d+|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv|Where|Integer|True|False"
     r"|\d+)|[-+*/(),<>=! ])*"
 )
 """A size that follows from another: torch evaluates it as Python."""
@@ -48,7 +48,7 @@ CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_const
 SAMPLES = "data/sample_inputs/model.pt"
 REFUSED_CODE = re.compile(
     r"\bfrom_file\b|\bsave\b|\bgetattr\b"
-    r"|\bops\b(?!\.(?:aten|prim|prims|quantized|torchvision)\.\w)"
+    r"|(?<![.\w])ops\b(?!\.(?:aten|prim|prims|quantized|torchvision)\.\w)"
 )
 """In TorchScript: reading and writing files, and operators that torch does not have."""
 PLAIN_GETATTR = re.compile(r'getattr\((?:(?!getattr)[^"\',])*, "([^"\'\\]*)"\)')
