@@ -18,6 +18,7 @@ from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.kinds import layers
 from distill.models.kinds.torchscript import Script
 from distill.taps import find_stages
+from distill.torchvision_shim import torchvision
 from inversion import TeacherOptions, inspect_teacher, load_teacher
 from synthesis_kernels.errors import EchosetError
 
@@ -157,6 +158,28 @@ def test_layers_that_answer_otherwise_than_their_program_are_refused(tmp_path, m
     monkeypatch.setitem(layers.PLAIN, torch.ops.aten.relu.default, torch.sigmoid)
     with pytest.raises(EchosetError, match="answer otherwise than the program"):
         load_teacher(TeacherOptions(str(tmp_path / "net.pt2")))
+
+
+class Mixed(Net):
+    """Lays all images behind each other for a while, as attention does."""
+
+    def forward(self, images):
+        x = F.adaptive_avg_pool2d(self.stem(images), 1)
+        return self.head(x.reshape(-1).relu().reshape(-1, 8))
+
+
+def test_sizes_that_are_products_are_read(tmp_path):
+    network = trained(Mixed())
+    export(network, tmp_path / "net.pt2")
+    images = torch.rand(5, 1, 12, 12)
+    teacher = load_teacher(TeacherOptions(str(tmp_path / "net.pt2")))
+    torch.testing.assert_close(teacher(images), network(images))
+
+
+def test_a_script_may_hold_what_is_in_a_module_called_ops(tmp_path):
+    block = torchvision.ops.Conv2dNormActivation(1, 8)
+    script(trained(nn.Sequential(block, Net().drop)), str(tmp_path / "net.pt"))
+    check_script(tmp_path / "net.pt")
 
 
 class Flat(nn.Module):

@@ -62,9 +62,9 @@ def load_classifier(path: str | Path, trust: bool = False) -> Classifier:
         # The name comes from whoever wrote the file: importing and calling it would run what they
         # like.
         raise EchosetError(
-            f"{path} asks to import '{spec.model}', which would run code named by the file. Where "
-            "you trust it, add --trust, or name the network yourself: its import path as the "
-            "model, and this file as its weights"
+            f"{path} asks to import '{spec.model}', which could run code named by the file. Where "
+            f"you trust it, add --trust, or name the network yourself: {spec.model} as the model, "
+            "and this file as its weights"
         )
     weights = read_weights(path)
     outline = _outline(spec)

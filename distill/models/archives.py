@@ -35,7 +35,7 @@ OPERATORS = re.compile(
 """What a graph may call: what torch's own writer does."""
 SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 SIZE = re.compile(
-    r"(([su]\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv|Where|Integer|True|False"
+    r"(([su]\d+|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv|Where|Integer|True|False"
     r"|\d+)|[-+*/(),<>=! ])*"
 )
 """A size that follows from another: torch evaluates it as Python."""
