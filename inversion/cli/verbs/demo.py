@@ -27,7 +27,6 @@ from inversion.cli.verbs.demo_judging import (
     load_adversary,
 )
 from inversion.cli.verbs.judged import tell_student
-from inversion.cli.verbs.rehearsal import rehearse
 from inversion.cli.verbs.shared import (
     FILL,
     STUDENT,
@@ -75,7 +74,6 @@ def execute(run: DemoRun) -> int:
     student = build_student(run.student, teacher.input, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
-    _say_how_long(run, teacher)
 
     seconds: dict[str, float] = {}
     logger = open_tracker(run.track, out)
@@ -101,18 +99,6 @@ def execute(run: DemoRun) -> int:
     write_report(out)
     forget(out)
     return finish(run, _new_table(run, summary), summary)
-
-
-def _say_how_long(run: DemoRun, teacher: Classifier) -> None:
-    """What all of it will take, where that is worth a line."""
-    if run.quiet:
-        return
-    try:
-        rehearsal = rehearse(teacher, run.synthesis, run.student, run.distillation, run)
-    except EchosetError:  # what fails here fails in the run, where it is said in place
-        return
-    if rehearsal:
-        run.say(f"all of it: {rehearsal.line}")
 
 
 def _start_folder(out: Path) -> None:

@@ -61,10 +61,10 @@ def execute(run: InspectRun) -> int:
     return finish(run, table, document)
 
 
-def _estimate(run: InspectRun, teacher: Classifier, recipe: str) -> Rehearsal | None:
+def _estimate(run: InspectRun, teacher: Classifier, recipe: str) -> Rehearsal:
     """What the verbs' defaults will take."""
     options = SynthesisOptions(recipe=recipe)
-    return rehearse(teacher, options, StudentOptions(), DistillOptions(), run, always=True)
+    return rehearse(teacher, options, StudentOptions(), DistillOptions(), run)
 
 
 def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) -> None:

@@ -17,7 +17,7 @@ from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions, StudentOptions
-from distill.outlook import SHORT, Part, describe, memory_taken
+from distill.outlook import Part, describe, memory_taken
 from distill.runtime import Machine, Runtime
 from distill.students import build_student
 from distill.train import distill
@@ -34,8 +34,6 @@ synthesis.
 """
 FEW = 8
 """Images of a pass forward that is timed."""
-PASSES = 3
-"""Passes forward that an inner step costs at least."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +56,14 @@ def rehearse(
     student: StudentOptions,
     distillation: DistillOptions,
     runtime: Runtime,
-    always: bool = False,
-) -> Rehearsal | None:
-    """Calls of the synthesis and steps of a student, each with its seconds; None where there is too
-    little to do for anybody to ask, unless it is `always` told.
-    """
+) -> Rehearsal:
+    """Calls of the synthesis and steps of a student, each with its seconds."""
     machine = replace(runtime.resolve(), step="eager")
     with as_found(teacher), random_apart(runtime.seed, machine.device):
         teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         frozen = Frozen(teacher, machine.precision)
         each = _time_pass(frozen, _pictures(teacher, FEW, machine.device)) / FEW
         calls = synthesis.calls * len(plan(synthesis, teacher.spec.classes))
-        images = calls * synthesis.batch * synthesis.generator.inner_steps
-        if images * PASSES * each < SHORT and not always:
-            return None
         parts = [Part(calls, "call", _time_call(teacher, synthesis, machine))]
         if distillation.steps:
             count = synthesis.images
