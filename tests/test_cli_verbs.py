@@ -196,7 +196,7 @@ def test_any_network_can_be_judged_on_images_of_any_shape(run, refused, tmp_path
     document = last_json(run("evaluate", *both, data, "--json"))
     assert document["images"] == 6 and document["agreement"] == 1
     assert "names a network that was never trained" in refused("evaluate", "--model=wrn-10-1", data)
-    assert "import path as the model" in refused("evaluate", f"--model={saved}", data)
+    assert "WideResNet as the model" in refused("evaluate", f"--model={saved}", data)
     imported = ["--teacher=distill.models.zoo.wrn.WideResNet", '--teacher.arguments={"depth": 10}']
     assert "statistics were never trained" in refused("inspect", *imported)
 
