@@ -247,7 +247,7 @@ VERBS = [
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
-def test_every_verb_that_asks_a_teacher_looks_at_it(refused, few, tmp_path, verb):
+def test_verbs_that_learn_from_a_teacher_look_at_it_first(refused, few, tmp_path, verb):
     model = build_classifier(ModelSpec("convnet-4"))
     find_batch_norms(model.network)["features.2.1"].running_var[0] = torch.inf
     save_classifier(model, tmp_path / "t.safetensors")

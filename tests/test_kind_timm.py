@@ -14,7 +14,7 @@ from distill.torchvision_shim import torchvision  # noqa: F401  # before timm, w
 from inversion import TeacherOptions, inspect_teacher, load_teacher
 from synthesis_kernels.errors import EchosetError
 
-timm = pytest.importorskip("timm")
+timm = pytest.importorskip("timm", reason="needs timm, the extra timm")
 
 NAME = "timm:test_resnet"
 

@@ -22,6 +22,7 @@ assert "torch" not in sys.modules and "rich" not in sys.modules
 """
 
 
+@pytest.mark.process
 def test_lists_need_no_torch():
     command = [sys.executable, "-c", LIGHT]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)

@@ -171,7 +171,7 @@ def group_norm():
 
 
 def timm_net(folder):
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="needs timm, the extra timm")
     network = warm(timm.create_model("test_efficientnet", num_classes=10))
     torch.save(network.state_dict(), folder / "w.pth")
     given = {"classes": 10, "size": 32}

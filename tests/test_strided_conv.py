@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import needs_native
 from convolving import (
     assert_equal_gradients,
     case_of,
     cases,
     drawn,
     hearing,
+    needs_avx2,
     needs_avx512,
     tensors,
     threads,
@@ -25,8 +25,8 @@ WIDTHS = some.sampled_from([16, 32, 80])
 FORMS = [
     pytest.param(HALF, 3, marks=needs_avx512),
     pytest.param(HALF, 1, marks=needs_avx512),
-    pytest.param(torch.float32, 3, marks=needs_native),
-    pytest.param(torch.float32, 1, marks=needs_native),
+    pytest.param(torch.float32, 3, marks=needs_avx2),
+    pytest.param(torch.float32, 1, marks=needs_avx2),
 ]
 
 
