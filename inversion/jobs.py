@@ -152,7 +152,7 @@ def assemble(
         finish_set(
             out, options.recipe, options, seed, teacher, teacher_hash, shards, wanted, **more
         )
-    name_classes(out, teacher)
+    add_class_names(out, teacher)
     return TransferSet.load(out)
 
 
@@ -161,7 +161,7 @@ def _begins_with(out: Path, shards: list[dict[str, Any]]) -> bool:
     return read_manifest(out)["shards"][: len(shards)] == shards
 
 
-def name_classes(out: Path, teacher: Classifier) -> None:
+def add_class_names(out: Path, teacher: Classifier) -> None:
     """Put the classes' names into the manifest of a set that was finished without them."""
     manifest = read_manifest(out)
     names = teacher.input.get("class_names")

@@ -29,7 +29,8 @@ def go_on(
     """
     if not (out / "manifest.json").is_file() or not (out / MARKER).is_file():
         return False
-    before = _options_before(out, options)
+    manifest = read_manifest(out)
+    before = _options_before(manifest, options)
     if before is None:
         return False
     marked = (out / MARKER).read_text()
@@ -37,7 +38,7 @@ def go_on(
     new = key_of(identity(options))
     if marked not in (old, new):
         return False
-    _require_more(out, before, options)
+    _require_more(out, manifest, before, options)
     for job in jobs:
         state = load_state(last_state_file(out, job), f"{old} {machine}")
         if state is None:
@@ -47,7 +48,7 @@ def go_on(
             )
         save_state(state_file(out, job), f"{new} {machine}", state)
     write_atomically(out / MARKER, new.encode())
-    for shard in read_manifest(out)["shards"][len(jobs) :]:  # what filled short classes
+    for shard in manifest["shards"][len(jobs) :]:  # what filled short classes
         (out / shard["file"]).unlink(missing_ok=True)
     for job in jobs:
         note_of(out, job).unlink(missing_ok=True)
@@ -55,11 +56,11 @@ def go_on(
     return True
 
 
-def _options_before(out: Path, options: SynthesisOptions) -> SynthesisOptions | None:
+def _options_before(manifest: dict[str, Any], options: SynthesisOptions) -> SynthesisOptions | None:
     """The options with the calls and the patience that the set was made with; None where they are
     no fewer now.
     """
-    config = read_manifest(out)["config"]
+    config = manifest["config"]
     calls = config.get("calls")
     patience = config.get("patience")
     if not isinstance(calls, int) or not isinstance(patience, int):
@@ -72,14 +73,16 @@ def _options_before(out: Path, options: SynthesisOptions) -> SynthesisOptions | 
         return None
 
 
-def _require_more(out: Path, before: SynthesisOptions, options: SynthesisOptions) -> None:
+def _require_more(
+    out: Path, manifest: dict[str, Any], before: SynthesisOptions, options: SynthesisOptions
+) -> None:
     """Refuse where more calls would make nothing else, or a larger set."""
     if options.replay.keep_all:
         raise EchosetError(
             f"{out} keeps every image of {before.calls} calls, and more calls make a larger set; "
             "choose another --out"
         )
-    made = [shard.get("calls", 0) for shard in read_manifest(out)["shards"]]
+    made = [shard.get("calls", 0) for shard in manifest["shards"]]
     if max(made) < before.calls and options.patience <= before.patience:
         raise EchosetError(
             f"{out} was finished after {max(made)} of {before.calls} calls, as agreement had "

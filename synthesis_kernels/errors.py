@@ -7,11 +7,17 @@ class EchosetError(Exception):
     """Says what is wrong (the layer, shape, key or file) and what to do about it."""
 
 
+def closest(name: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The one of the names that is most like it, if one is so much like it."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(names), n=1, cutoff=likeness)
+    return close[0] if close else None
+
+
 def suggest(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
     """The end of a message about a name that is none: the one that was meant, if one is so much
     like it.
     """
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, list(names), n=1, cutoff=likeness)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = closest(name, names, likeness)
+    return f"; did you mean {close}?" if close else ""

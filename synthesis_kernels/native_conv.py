@@ -27,7 +27,9 @@ class Kernel:
     side: Callable[[int], int]
     """The side of its output, by that of its input."""
     room: Callable[[Tensor], int]
-    """How many numbers the weights, (O, I, 3, 3), are when they lie as it reads them."""
+    """How many numbers the weights, (O, I, side, side), are when they lie as it reads them; and as
+    many are the sums of their gradient.
+    """
 
 
 class Convolution(native.Function):

@@ -123,8 +123,8 @@ class NormConv3x3(native.Function):
         if to_weight.stride() != weight.stride():  # as a part of something larger has others
             weight = weight.clone()
         to_norm_weight, to_norm_bias = weight.new_empty(2, weight.shape[1])
-        room = PLACES[rows.dtype] * len(weight) * weight.shape[1]
-        products, team = gradient_sums(room, weight)
+        numbers = PLACES[rows.dtype] * len(weight) * weight.shape[1]
+        products, team = gradient_sums(numbers, weight)
         given = (grad_rows, rows, native.Memory(weight), statistics)
         room = (_sums(weight), products, packed_room(rows, weight))
         found = (to_x, to_norm_weight, to_norm_bias, native.Memory(to_weight))

@@ -19,7 +19,7 @@ KERNELS = {
 
 
 def find_kernel(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Kernel | None:
-    """The native form for these tensors, if there is one and it pays."""
+    """The native form for these tensors, if there is one."""
     parameters = [weight] if bias is None else [weight, bias]
     fits = (
         is_plain(x)
@@ -47,7 +47,7 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def has_layer(layer: nn.Module, precision: torch.dtype) -> bool:
-    """Whether a layer is such a convolution, and the form is here and pays."""
+    """Whether a layer is such a convolution, and the form is here."""
     return (
         type(layer) is nn.Conv2d
         and any(is_square(layer, side, stride=2) for side in KERNELS)

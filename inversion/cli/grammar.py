@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from itertools import pairwise
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -23,7 +22,7 @@ from inversion.cli.help import (
 )
 from inversion.cli.mistakes import name_in_full, refuse, say_plainly
 from inversion.cli.table import VERBS
-from inversion.cli.words import AFTER_VERB, MODEL, SEVERAL, THEN, Several, Unsaved, Words
+from inversion.cli.words import AFTER_VERB, MODEL, SEVERAL, THEN, Several, Unsaved, Words, values_of
 from inversion.presets import PresetName, read_preset
 from synthesis_kernels.errors import EchosetError
 
@@ -55,12 +54,8 @@ def read_options(verb: str, arguments: Sequence[str], preset: str | None = None)
 
 def _preset_among(arguments: Sequence[str]) -> str | None:
     """The preset that these name; the last one counts."""
-    preset = None
-    for word, following in pairwise([*arguments, ""]):
-        name, equals, value = word.partition("=")
-        if name == "--preset":
-            preset = value if equals else following
-    return preset
+    given = values_of("--preset", arguments)
+    return given[-1] if given else None
 
 
 def _set_defaults(parser: jsonargparse.ArgumentParser, options: dict[str, Any]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
 from inversion.cli.help import long_names, names_of
-from synthesis_kernels.errors import suggest
+from inversion.cli.words import values_of
+from synthesis_kernels.errors import closest, suggest
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -105,17 +105,13 @@ def _meant(word: str, options: list[str]) -> str:
     if same:
         return f"; did you mean {' or '.join(same[:2])}?"
     inners = {option.rpartition(".")[2]: option for option in reversed(options)}
-    close = suggest(inner, inners, 0.75).removeprefix("; did you mean ").removesuffix("?")
+    close = closest(inner, inners, 0.75)
     return f"; did you mean {inners[close]}?" if close else ""
 
 
 def _file_among(arguments: Sequence[str]) -> str:
     """The one file of options that these name, with a colon; nothing where there are several."""
-    files = []
-    for word, following in pairwise([*arguments, ""]):
-        name, equals, value = word.partition("=")
-        if name == "--config":
-            files.append(value if equals else following)
+    files = values_of("--config", arguments)
     return f"{files[0]}: " if len(files) == 1 else ""
 
 
@@ -131,16 +127,22 @@ def _say_value(message: str) -> str:
     if got[1].startswith("NestedArg("):
         return f"{keys[0]} has no options of its own"
     wanted = " or ".join(_name_kind(kind) for kind in kinds)
-    choices = [choice.strip("' ") for kind in kinds for choice in kind[15:-1].split(",")]
+    choices = [choice for kind in kinds for choice in _choices(kind)]
     return f"{'.'.join(keys)} must be {wanted}, got {got[1]}{suggest(got[1], choices, 0.75)}"
 
 
 def _name_kind(kind: str) -> str:
     """A type in words, as jsonargparse prints it."""
-    choices = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
+    choices = _choices(kind)
     if choices:
-        return f"one of {choices[1].replace(chr(39), '')}"
+        return f"one of {', '.join(choices)}"
     name = re.fullmatch(r"<class '(?:.*\.)?(\w+)'>", kind)
     if name:
         return KINDS.get(name[1], name[1])
     return kind
+
+
+def _choices(kind: str) -> list[str]:
+    """The words that a type allows, where it is a choice of some."""
+    choices = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
+    return [choice.strip("' ") for choice in choices[1].split(",")] if choices else []

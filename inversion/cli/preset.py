@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
 from inversion.cli.show import tell
+from inversion.cli.words import values_of
 from inversion.options import SynthesisOptions, TeacherOptions
 from inversion.presets import choose
 
@@ -29,7 +30,7 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
     """
     if not isinstance(options, DemoRun | SynthesizeRun | DistillRun) or options.preset:
         return options
-    if any(word.partition("=")[0] == "--config" for word in arguments):
+    if values_of("--config", arguments):
         return options
     if not isinstance(options, DistillRun) and options.synthesis.recipe != RECIPE:
         tell(options, f"preset none: recipe {options.synthesis.recipe} was chosen")

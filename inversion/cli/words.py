@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,3 +129,13 @@ AFTER_VERB = {
 """Words that follow a verb without an option, and the key that they set."""
 THEN = {"report": ("against", Several("RUN", str, "?"))}
 """A word that may follow these, and the key that it sets."""
+
+
+def values_of(option: str, arguments: Sequence[str]) -> list[str]:
+    """What these give an option, each time that it stands there."""
+    values = []
+    for word, following in pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name == option:
+            values.append(value if equals else following)
+    return values

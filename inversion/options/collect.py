@@ -74,7 +74,7 @@ class CollectOptions(Brief):
     """Images drawn from each source for each image of the set, before the classes still short are
     dealt with as `short` says.
     """
-    short: tuple[Literal["draw", "augment", "mixup", "push"], ...] = ("push",)
+    short: tuple[Literal["draw", MakingWay], ...] = ("push",)
     """What is done about classes that are short, one way after another. draw: ten times as many
     again; augment: views of their images (a view may cross into another short class); mixup: blends
     of their images with others; push: images pushed over the teacher's boundary into them. What is

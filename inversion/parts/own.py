@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -64,7 +65,7 @@ class Own:
             named[name] = (term, weight)
         return named
 
-    @property
+    @cached_property
     def record(self) -> dict[str, Any]:
         """The same in words, for the manifest; it names whatever the set follows from."""
         told: dict[str, Any] = {}

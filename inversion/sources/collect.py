@@ -25,7 +25,7 @@ from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
 from inversion.classes import MOST_ROWS, say_spread
 from inversion.inspection import check_gradient, check_shape
-from inversion.jobs import claim, finish_set, name_classes
+from inversion.jobs import add_class_names, claim, finish_set
 from inversion.options import CollectOptions
 from inversion.sources.boundary import require_one_decision
 from inversion.sources.choice import choose_exposure
@@ -71,7 +71,7 @@ def collect(
     weight_hash = teacher.weight_hash()
     key = _claim(out, teacher, weight_hash, opened, options, runtime.seed)
     if _is_finished(out):
-        name_classes(out, teacher)
+        add_class_names(out, teacher)
         return TransferSet.load(out)
     with as_found(teacher):
         on_device(teacher, device).eval().requires_grad_(False)

@@ -31,7 +31,7 @@ typedef float Wide __attribute__((vector_size(4 * WIDE)));
 struct Float32 {
     typedef float Number;
     typedef float Element;
-    typedef Wide Vector, Elements;
+    typedef Wide Vector;
     // Numbers in an element, in a register, and rows of products whose sums are in registers at once:
     // AVX-512 has twice as many.
     static constexpr int64_t each = 1, count = WIDE, rows = WIDE == 16 ? 8 : 6;
