@@ -70,7 +70,7 @@ def execute(run: DemoRun) -> int:
     out = Path(run.out)
     teacher = load_teacher(run.teacher, trust=run.trust)
     check_health(teacher, run)
-    data = data_to_judge_on(run, teacher)
+    data, teacher_logits = data_to_judge_on(run, teacher)
     student = build_student(run.student, teacher.input, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
@@ -86,7 +86,7 @@ def execute(run: DemoRun) -> int:
     save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
-    verdict = judge_demo(run, teacher, student, data)
+    verdict = judge_demo(run, teacher, student, data, teacher_logits)
     seconds["evaluation"] = time.perf_counter() - evaluation_began
     # Work of an earlier, stopped call of this command counts; its start-up doesn't.
     seconds["total"] = max(sum(seconds.values()), time.perf_counter() - began)
