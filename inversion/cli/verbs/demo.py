@@ -27,14 +27,8 @@ from inversion.cli.verbs.demo_judging import (
     load_adversary,
 )
 from inversion.cli.verbs.judged import tell_student
-from inversion.cli.verbs.shared import (
-    FILL,
-    STUDENT,
-    is_bundled,
-    require_balance,
-)
+from inversion.cli.verbs.shared import STUDENT, fill, is_bundled, require_balance
 from inversion.driver import synthesize as synthesize_set
-from inversion.filling import fill_short
 from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.judging import JUDGED, STUDENT_FILE
@@ -131,9 +125,8 @@ def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> Trans
     """The generator's set, complete and balanced."""
     folder = Path(run.out) / "set"
     transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
-    if run.shortage and transfer_set.manifest["short"]:
-        transfer_set = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
-    require_balance(transfer_set, folder, FILL if not run.shortage else "")
+    transfer_set = fill(run, transfer_set, teacher, folder)
+    require_balance(run, transfer_set, folder)
     return transfer_set
 
 
