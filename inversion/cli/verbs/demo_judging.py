@@ -13,7 +13,7 @@ from distill.evaluation import evaluate as evaluate_classifier
 from distill.models import Classifier
 from distill.students import build_student
 from distill.tasks.places import decide
-from inversion.cli.verbs.judged import ask
+from inversion.cli.verbs.judged import ask_on_data
 from inversion.cli.verbs.pictures import held_out_pictures
 from inversion.cli.verbs.shared import is_bundled, load_test_data
 from inversion.pages.judging import judge
@@ -64,8 +64,8 @@ def judge_demo(
 ) -> Verdict:
     """Teacher, student and, if it was kept, the adversarial student on the test data."""
     if teacher_logits is None:
-        teacher_logits = ask(teacher, data, run, "asking the teacher")
-    logits = ask(student, data, run, "asking the student")
+        teacher_logits = ask_on_data(teacher, data, run, "asking the teacher")
+    logits = ask_on_data(student, data, run, "asking the student")
     student_result = evaluate_classifier(
         student, data, teacher, teacher_logits=teacher_logits, runtime=run, logits=logits
     )

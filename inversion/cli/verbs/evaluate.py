@@ -15,7 +15,7 @@ from distill.names import show_class
 from distill.tasks.places import decide
 from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import command_line, finish, new_table
-from inversion.cli.verbs.judged import ask
+from inversion.cli.verbs.judged import ask_on_data
 from inversion.cli.verbs.shared import load_test_data
 from inversion.inspection import check_shape
 from inversion.pages.judging import judge
@@ -74,8 +74,10 @@ def execute(run: EvaluateRun) -> int:
 def _ask(run: EvaluateRun, model: Classifier, other: Classifier | None, data: Images) -> Answers:
     """What both networks say, for the page."""
     check_attacks(model, run.attacks)
-    own = ask(model, data, run)
-    return Answers(own, None if other is None else ask(other, data, run, "asking the teacher"))
+    own = ask_on_data(model, data, run)
+    if other is None:
+        return Answers(own, None)
+    return Answers(own, ask_on_data(other, data, run, "asking the teacher"))
 
 
 def _write_page(
