@@ -62,6 +62,8 @@ class DistillResult:
     """
     steps: int = 0
     """Updates made; fewer than asked for where patience ran out."""
+    key: str = ""
+    """What the student belongs to, as `lesson_key` tells it; empty without a folder."""
 
 
 def distill(
@@ -205,7 +207,7 @@ class _Training:
             self.student.load_state_dict(state.average.state_dict())
         self.student.eval()
         agreement = state.agreement.item()
-        return DistillResult(self.student, state.seconds, agreement, best, state.step)
+        return DistillResult(self.student, state.seconds, agreement, best, state.step, key=self.key)
 
     @property
     def _done(self) -> bool:

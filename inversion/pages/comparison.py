@@ -18,6 +18,7 @@ from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.pages.page import render
 from inversion.pages.plots import Plot, Section, lines
 from inversion.pages.reading import blaming, last_of, read_document
+from inversion.pages.report import set_folder
 from inversion.pages.run_sections import CALLS
 from inversion.pages.set_sections import source_names
 from inversion.pages.verdict import read_verdict
@@ -60,7 +61,7 @@ def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path
 
 
 def _read(folder: Path) -> Run:
-    place = next((one for one in (folder / "set", folder) if _has_set(one)), None)
+    place = set_folder(folder)
     student = read_document(folder / STUDENT_FILE)
     if place is None and not student:
         raise EchosetError(
@@ -82,10 +83,6 @@ def _read(folder: Path) -> Run:
         calls=[call for call in calls if call.get("shard") == 0],
         steps=steps,
     )
-
-
-def _has_set(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file()
 
 
 def _heads(runs: tuple[Run, Run]) -> list[str]:
@@ -173,18 +170,20 @@ def _sections(runs: tuple[Run, Run]) -> list[Section]:
     """How both sets and both students grew."""
     plots = []
     calls = [[(call["call"], sum(call["counts"])) for call in run.calls] for run in runs]
-    plots += _both("images kept, by call", runs, calls, CALLS, "images")
+    plots += _both("images kept, by call", calls, CALLS, "images", share=False)
     steps = [[(step["step"], step["agreement"]) for step in run.steps] for run in runs]
-    plots += _both("the student's agreement, by step", runs, steps, "step", "same decision (%)")
+    agreement = "the student's agreement, by step"
+    plots += _both(agreement, steps, "step", "same decision (%)", share=True)
     return [Section("How they grew", plots)] if plots else []
 
 
 def _both(
     title: str,
-    runs: tuple[Run, Run],
     points: list[list[tuple[float, float]]],
     x_label: str,
     y_label: str,
+    *,
+    share: bool,
 ) -> list[Plot]:
     """A plot of both runs, where both have a curve."""
     if min(map(len, points)) < 2:
@@ -194,7 +193,6 @@ def _both(
     for letter, series in zip("AB", points, strict=True):
         values = dict(series)
         curves[letter] = [values.get(x, math.nan) for x in places]
-    share = y_label.endswith("(%)")
     limits = (0.0, 1.0) if share else None
     return [lines(title, places, curves, x_label, y_label, share=share, limits=limits)]
 

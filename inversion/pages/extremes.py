@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.names import known_names, show_class
+from distill.names import show_class
 from distill.sets.transfer_set import TransferSet
 from distill.tasks.places import per_image
 from inversion.pages.gallery import thumbnail
@@ -38,31 +39,37 @@ class Extremes:
 def extremes(transfer_set: TransferSet) -> Extremes:
     """The images that stand out."""
     confidence = per_image(transfer_set.logits.float().softmax(1).amax(1))
-    order = confidence.argsort(stable=True)
-    hardest = [_picture(transfer_set, place, confidence) for place in order[:SHOWN].tolist()]
-    surest = [
-        _picture(transfer_set, place, confidence) for place in _surest(transfer_set, confidence)
-    ]
-    pairs, note = _most_alike(transfer_set)
+    groups = transfer_set.groups.tolist()
+    names = transfer_set.class_names
+    labels = [show_class(group, names) for group in groups]
+
+    def pictures(places: list[int]) -> list[Picture]:
+        return [_picture(transfer_set, place, labels, confidence) for place in places]
+
+    hardest = pictures(confidence.argsort(stable=True)[:SHOWN].tolist())
+    surest = pictures(_surest(groups, confidence))
+    pairs, note = _most_alike(transfer_set, labels)
     return Extremes(hardest, surest, pairs, note)
 
 
-def _surest(transfer_set: TransferSet, confidence: Tensor) -> list[int]:
+def _surest(groups: Sequence[int], confidence: Tensor) -> list[int]:
     """The surest image of each class, of the first classes that have any."""
     places: dict[int, int] = {}
-    groups = transfer_set.groups.tolist()
     for place in confidence.argsort(descending=True, stable=True).tolist():
         places.setdefault(groups[place], place)
     return [places[label] for label in sorted(places) if label >= 0][:SHOWN]
 
 
-def _picture(transfer_set: TransferSet, place: int, confidence: Tensor) -> Picture:
-    label = _class_of(transfer_set, place)
+def _picture(
+    transfer_set: TransferSet, place: int, labels: Sequence[str], confidence: Tensor
+) -> Picture:
     png = thumbnail(transfer_set.images[place].numpy())
-    return Picture(png, [label, f"{confidence[place]:.1%}"])
+    return Picture(png, [labels[place], f"{confidence[place]:.1%}"])
 
 
-def _most_alike(transfer_set: TransferSet) -> tuple[list[tuple[list[Picture], str]], str]:
+def _most_alike(
+    transfer_set: TransferSet, labels: Sequence[str]
+) -> tuple[list[tuple[list[Picture], str]], str]:
     """Pairs of images of the highest correlation, no image twice, and how alike neighbours are."""
     count = len(transfer_set)
     chosen = torch.linspace(0, count - 1, min(COMPARED, count)).long()
@@ -79,7 +86,7 @@ def _most_alike(transfer_set: TransferSet) -> tuple[list[tuple[list[Picture], st
         if used.isdisjoint((first, second)):
             used.update((first, second))
             places = [int(chosen[first]), int(chosen[second])]
-            pictures = [_plain(transfer_set, place) for place in sorted(places)]
+            pictures = [_plain(transfer_set, place, labels) for place in sorted(places)]
             pairs.append((pictures, f"{nearest[first]:.3f}"))
     of = f"{len(chosen):,} of the images" if len(chosen) < count else "all images"
     note = (
@@ -89,15 +96,8 @@ def _most_alike(transfer_set: TransferSet) -> tuple[list[tuple[list[Picture], st
     return pairs, note
 
 
-def _plain(transfer_set: TransferSet, place: int) -> Picture:
-    label = _class_of(transfer_set, place)
-    return Picture(thumbnail(transfer_set.images[place].numpy()), [label])
-
-
-def _class_of(transfer_set: TransferSet, place: int) -> str:
-    """The class that an image counts for, as a reader knows it."""
-    names = known_names(transfer_set.manifest["input"].get("class_names"), transfer_set.classes)
-    return show_class(int(transfer_set.groups[place]), names)
+def _plain(transfer_set: TransferSet, place: int, labels: Sequence[str]) -> Picture:
+    return Picture(thumbnail(transfer_set.images[place].numpy()), [labels[place]])
 
 
 def _correlations(images: Tensor, chosen: Tensor) -> Tensor:  # (N, C, H, W) -> (n, n)

@@ -37,6 +37,11 @@ from synthesis_kernels.errors import EchosetError
 def write_report(run: Path, out: Path | None = None) -> Path:
     """Write the page for a demo's folder or a bare set's, and return its path."""
     folder = set_folder(run)
+    if folder is None:
+        raise EchosetError(
+            f"{run} holds neither a demo nor a finished transfer set; give a folder made by demo, "
+            "synthesize or collect"
+        )
     transfer_set = TransferSet.load(folder)
     summary = read_document(run / "summary.json")
     content: dict[str, Any] = {}
@@ -87,15 +92,12 @@ def weights_given(*students: StudentOptions) -> list[str]:
     return sorted({*own, *files})
 
 
-def set_folder(run: Path) -> Path:
-    """Where the run's set lies."""
+def set_folder(run: Path) -> Path | None:
+    """Where the run's set lies, if it has a finished one."""
     for folder in (run / "set", run):
         if (folder / "manifest.json").is_file():
             return folder
-    raise EchosetError(
-        f"{run} holds neither a demo nor a finished transfer set; give a folder made by demo, "
-        "synthesize or collect"
-    )
+    return None
 
 
 def _of_set(transfer_set: TransferSet, summary: dict[str, Any]) -> dict[str, Any]:

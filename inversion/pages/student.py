@@ -33,7 +33,7 @@ def write_student(folder: Path, out: Path | None = None) -> Path:
             "rows": _rows(student),
             "notes_below": [_note(student)],
         }
-        content["provenance"] = provenance(student)
+        content["provenance"] = _provenance(student)
         content["options"] = json.dumps(student["options"], indent=1)
     with blaming(folder / JUDGED):
         content["judged_images"] = judged_part(read_document(folder / JUDGED))
@@ -68,7 +68,7 @@ def write_evaluation(
     write_atomically(path, page)
 
 
-def provenance(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _provenance(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How a student came to be, by name; what is not known is left out."""
     return [(name, str(document[name])) for name in PROVENANCE if name in document]
 

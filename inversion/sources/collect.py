@@ -74,27 +74,40 @@ def collect(
         add_class_names(out, teacher)
         return TransferSet.load(out)
     with as_found(teacher):
-        on_device(teacher, device).eval().requires_grad_(False)
-        opened = [_as_shown(source, teacher, options, runtime.quiet) for source in opened]
-        collection = _fill(teacher, opened, options, out, key, runtime)
-        account = {
-            "sources": [source.address for source in opened],
-            "exposed": {source.address: source.exposed for source in opened},
-            **summarize(collection),
-        }
-        finish_set(
-            out,
-            "collect",
-            options,
-            runtime.seed,
-            teacher,
-            weight_hash,
-            write_shards(collection, options.shard_images, out),
-            _quotas(options, spec.classes) if options.balanced else None,
-            collection=account,
-        )
+        _write(teacher, weight_hash, opened, options, out, key, runtime)
     (out / STATE).unlink(missing_ok=True)
     return TransferSet.load(out)
+
+
+def _write(
+    teacher: Classifier,
+    weight_hash: str,
+    sources: list[Source],
+    options: CollectOptions,
+    out: Path,
+    key: str,
+    runtime: Runtime,
+) -> None:
+    """Collect the set, and write its shards and manifest."""
+    on_device(teacher, runtime.resolve_device()).eval().requires_grad_(False)
+    shown = [_as_shown(source, teacher, options, runtime.quiet) for source in sources]
+    collection = _fill(teacher, shown, options, out, key, runtime)
+    account = {
+        "sources": [source.address for source in shown],
+        "exposed": {source.address: source.exposed for source in shown},
+        **summarize(collection),
+    }
+    finish_set(
+        out,
+        "collect",
+        options,
+        runtime.seed,
+        teacher,
+        weight_hash,
+        write_shards(collection, options.shard_images, out),
+        _quotas(options, teacher.spec.classes) if options.balanced else None,
+        collection=account,
+    )
 
 
 def _fill(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inversion.classes import class_rows, say_short
-from inversion.cli.show import finish, new_table, tell
-from inversion.cli.verbs.shared import teacher_for, when_finished
+from inversion.cli.show import finish, new_table
+from inversion.cli.verbs.shared import teacher_for, tell_if_kept, when_finished
 from inversion.health import check_health
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
@@ -26,12 +26,7 @@ def execute(run: CollectRun) -> int:
     check_health(teacher, run)
     before = when_finished(run.out)
     transfer_set = collect_set(teacher, run.sources, run.collection, run.out, runtime=run)
-    if before is not None and before == when_finished(run.out):
-        tell(
-            run,
-            f"{run.out} was finished already, and stays as it is. Teach a student with it: echoset "
-            f"distill --set {run.out}; make another one: --out",
-        )
+    tell_if_kept(run, before)
     account = transfer_set.manifest["collection"]
     document = {
         "set": run.out,

@@ -27,14 +27,8 @@ from inversion.cli.verbs.demo_judging import (
     load_adversary,
 )
 from inversion.cli.verbs.judged import tell_student
-from inversion.cli.verbs.shared import (
-    FILL,
-    STUDENT,
-    is_bundled,
-    require_balance,
-)
+from inversion.cli.verbs.shared import STUDENT, fill, is_bundled, require_balance
 from inversion.driver import synthesize as synthesize_set
-from inversion.filling import fill_short
 from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.judging import JUDGED, STUDENT_FILE
@@ -70,7 +64,7 @@ def execute(run: DemoRun) -> int:
     out = Path(run.out)
     teacher = load_teacher(run.teacher, trust=run.trust)
     check_health(teacher, run)
-    data = data_to_judge_on(run, teacher)
+    data, teacher_logits = data_to_judge_on(run, teacher)
     student = build_student(run.student, teacher.input, run.seed)
     check_demo(run, teacher, student, data)
     _start_folder(out)
@@ -86,7 +80,7 @@ def execute(run: DemoRun) -> int:
     save_classifier(student.eval(), out / STUDENT)
 
     evaluation_began = time.perf_counter()
-    verdict = judge_demo(run, teacher, student, data)
+    verdict = judge_demo(run, teacher, student, data, teacher_logits)
     seconds["evaluation"] = time.perf_counter() - evaluation_began
     # Work of an earlier, stopped call of this command counts; its start-up doesn't.
     seconds["total"] = max(sum(seconds.values()), time.perf_counter() - began)
@@ -131,9 +125,8 @@ def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> Trans
     """The generator's set, complete and balanced."""
     folder = Path(run.out) / "set"
     transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
-    if run.shortage and transfer_set.manifest["short"]:
-        transfer_set = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
-    require_balance(transfer_set, folder, FILL if not run.shortage else "")
+    transfer_set = fill(run, transfer_set, teacher, folder)
+    require_balance(run, transfer_set, folder)
     return transfer_set
 
 

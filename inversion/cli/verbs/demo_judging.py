@@ -13,12 +13,14 @@ from distill.evaluation import evaluate as evaluate_classifier
 from distill.models import Classifier
 from distill.students import build_student
 from distill.tasks.places import decide
-from inversion.cli.verbs.judged import ask
+from inversion.cli.verbs.judged import ask_on_data
 from inversion.cli.verbs.pictures import held_out_pictures
 from inversion.cli.verbs.shared import is_bundled, load_test_data
 from inversion.pages.judging import judge
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from distill.options import StudentOptions
     from inversion.cli.schema import DemoRun
 
@@ -44,17 +46,26 @@ def has_labels(run: DemoRun) -> bool:
     return run.data is not None or is_bundled(run.teacher)
 
 
-def data_to_judge_on(run: DemoRun, teacher: Classifier) -> Images:
-    """Test data; where there are none, pictures on which student and teacher can be compared."""
+def data_to_judge_on(run: DemoRun, teacher: Classifier) -> tuple[Images, Tensor | None]:
+    """Test data; where there are none, pictures on which student and teacher can be compared, and
+    the teacher's logits, which have labelled them.
+    """
     if has_labels(run):
-        return load_test_data(run.data, teacher, run.quiet)
+        return load_test_data(run.data, teacher, run.quiet), None
     return held_out_pictures(teacher, run)
 
 
-def judge_demo(run: DemoRun, teacher: Classifier, student: Classifier, data: Images) -> Verdict:
+def judge_demo(
+    run: DemoRun,
+    teacher: Classifier,
+    student: Classifier,
+    data: Images,
+    teacher_logits: Tensor | None,  # (N, K, *places) where they are known already
+) -> Verdict:
     """Teacher, student and, if it was kept, the adversarial student on the test data."""
-    teacher_logits = ask(teacher, data, run, "asking the teacher")
-    logits = ask(student, data, run, "asking the student")
+    if teacher_logits is None:
+        teacher_logits = ask_on_data(teacher, data, run, "asking the teacher")
+    logits = ask_on_data(student, data, run, "asking the student")
     student_result = evaluate_classifier(
         student, data, teacher, teacher_logits=teacher_logits, runtime=run, logits=logits
     )

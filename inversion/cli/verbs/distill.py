@@ -14,8 +14,8 @@ from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.students import build_student
 from distill.tracking import open_tracker
-from distill.train import DistillResult, forget, lesson_key
 from distill.train import distill as train_student
+from distill.train import forget, lesson_key
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.judged import judge_student, tell_student
 from inversion.cli.verbs.shared import STUDENT, load_set, teacher_for
@@ -49,8 +49,7 @@ def execute(run: DistillRun) -> int:
     if run.corrupt != "none":
         data = _damage(run, data, teacher)
     student = build_student(run.student, teacher.input, run.seed)
-    key = lesson_key(student, data, teacher, run.distillation, run)
-    finished = _finished(out, key)
+    finished = _finished(run, student, data, teacher)
     if finished is not None:
         line = (
             f"{path} was finished already by this command, and stays as it is. Judge it: echoset "
@@ -77,13 +76,19 @@ def execute(run: DistillRun) -> int:
         "losses": _say_losses(run),
     }
     write_json(out / STUDENT_FILE, tell_student(run, teacher, **figures, **document))
-    write_json(out / DONE, {"key": key, "sha256": _hash_of(path), "document": document})
+    write_json(out / DONE, {"key": result.key, "sha256": _hash_of(path), "document": document})
     forget(out)
     return finish(run, _new_table(run, figures, document), document)
 
 
-def _finished(out: Path, key: str) -> dict[str, Any] | None:
+def _finished(
+    run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier
+) -> dict[str, Any] | None:
     """What was said of the student there, if this very command has made it."""
+    out = Path(run.out)
+    if not (out / DONE).is_file():
+        return None
+    key = lesson_key(student, data, teacher, run.distillation, run)
     try:
         note = json.loads((out / DONE).read_text())
         is_it = note["key"] == key and note["sha256"] == _hash_of(out / STUDENT)

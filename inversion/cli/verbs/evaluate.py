@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from distill.evaluation import Evaluation, check_attacks
+from distill.evaluation import Evaluation, check_attacks, check_fit
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.names import show_class
 from distill.tasks.places import decide
 from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import command_line, finish, new_table
-from inversion.cli.verbs.judged import ask
+from inversion.cli.verbs.judged import ask_on_data
 from inversion.cli.verbs.shared import load_test_data
 from inversion.inspection import check_shape
 from inversion.pages.judging import judge
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class Answers(NamedTuple):
-    """The logits of the network and of the one it is compared with, where a page needs them."""
+    """The logits of the network and of the one it is compared with, if there is one."""
 
-    own: Tensor | None = None  # (N, K, *places)
-    other: Tensor | None = None  # (N, K, *places)
+    own: Tensor  # (N, K, *places)
+    other: Tensor | None  # (N, K, *places)
 
 
 def execute(run: EvaluateRun) -> int:
@@ -52,51 +52,38 @@ def execute(run: EvaluateRun) -> int:
         other = load_teacher(run.against, trust=run.trust)
         check_shape(other, "--against")
     data = load_test_data(run.data, model, run.quiet, "--model")
-    answers = _ask(run, model, other, data) if run.page else Answers()
+    answers: Answers | None = None
+    if run.page:
+        answers = _ask(run, model, other, data)
     result = evaluate_classifier(
         model,
         data,
         other,
         attacks=run.attacks,
-        teacher_logits=answers.other,
+        teacher_logits=answers.other if answers is not None else None,
         runtime=run,
-        logits=answers.own,
+        logits=answers.own if answers is not None else None,
     )
-    name = _name_of(run.model)
-    table = new_table(f"{name} on {data.name}", "", "")
-    if data.matched:
-        table.add_row("folders", data.matched)
-    for row in _figures(result):
-        table.add_row(*row)
-    if run.against:
-        _add_comparison(table, result, _name_of(run.against))
-    _add_classes(table, result.per_class, model.class_names)
-    for figure, value in result.own.items():
-        table.add_row(figure, f"{value:.4f}")
-    document = {"model": name, "data": data.name, **dataclasses.asdict(result)}
-    if data.matched:
-        document["folders"] = data.matched
-    if model.class_names:
-        document["class_names"] = list(model.class_names)
-    if run.page:
+    document = _document(run, model, data, result)
+    if answers is not None:
         _write_page(run, model, data, answers, result)
         document["page"] = run.page
-    return finish(run, table, document)
+    return finish(run, _new_table(run, model, data, result), document)
 
 
 def _ask(run: EvaluateRun, model: Classifier, other: Classifier | None, data: Images) -> Answers:
     """What both networks say, for the page."""
     check_attacks(model, run.attacks)
-    own = ask(model, data, run)
-    return Answers(own, None if other is None else ask(other, data, run, "asking the teacher"))
+    own = ask_on_data(model, data, run)
+    if other is None:
+        return Answers(own, None)
+    return Answers(own, ask_on_data(other, data, run, "asking the teacher"))
 
 
 def _write_page(
     run: EvaluateRun, model: Classifier, data: Images, answers: Answers, result: Evaluation
 ) -> None:
     """The page about the networks' answers."""
-    if answers.own is None or data.labels is None:
-        return
     networks = ["network"]
     compared = None
     rows = [("", _name_of(run.model)), *_figures(result)]
@@ -110,7 +97,7 @@ def _write_page(
     classes = answers.own.shape[1]
     judged = judge(
         data.images,
-        data.labels,
+        check_fit(model, data),
         decide(answers.own),
         classes,
         compared,
@@ -120,6 +107,33 @@ def _write_page(
     )
     lead = f"{_name_of(run.model)} decides {result.accuracy:.2%} of {data.name} right."
     write_evaluation(lead, rows, judged, command_line(), Path(str(run.page)))
+
+
+def _document(
+    run: EvaluateRun, model: Classifier, data: Images, result: Evaluation
+) -> dict[str, Any]:
+    """The last line of --json."""
+    document = {"model": _name_of(run.model), "data": data.name, **dataclasses.asdict(result)}
+    if data.matched:
+        document["folders"] = data.matched
+    if model.class_names:
+        document["class_names"] = list(model.class_names)
+    return document
+
+
+def _new_table(run: EvaluateRun, model: Classifier, data: Images, result: Evaluation) -> Table:
+    """What was found."""
+    table = new_table(f"{_name_of(run.model)} on {data.name}", "", "")
+    if data.matched:
+        table.add_row("folders", data.matched)
+    for row in _figures(result):
+        table.add_row(*row)
+    if run.against:
+        _add_comparison(table, result, _name_of(run.against))
+    _add_classes(table, result.per_class, model.class_names)
+    for figure, value in result.own.items():
+        table.add_row(figure, f"{value:.4f}")
+    return table
 
 
 def _name_of(options: TeacherOptions) -> str:

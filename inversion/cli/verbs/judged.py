@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from inversion.cli.schema import Common, DemoRun, DistillRun
 
 
-def ask(network: Classifier, data: Images, run: Common, title: str = "evaluating") -> Tensor:
+def ask_on_data(
+    network: Classifier, data: Images, run: Common, title: str = "evaluating"
+) -> Tensor:
     """A network's answers to test data, which are checked first."""
     check_fit(network, data)
     return _predict(network, data.images, run, title)

@@ -12,6 +12,8 @@ from distill.models.classifier import CONTRACT, OUTPUT
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
 from inversion.classes import say_short
+from inversion.cli.show import tell
+from inversion.filling import fill_short
 from inversion.options import TeacherOptions
 from inversion.teacher import BUNDLED, MNIST_SLICE
 from inversion.teacher_file import spell_out
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from distill.models import Classifier
     from distill.options import StudyOptions
-    from inversion.cli.schema import ScoreRun, StudyRun
+    from inversion.cli.schema import CollectRun, DemoRun, ScoreRun, StudyRun, SynthesizeRun
 
 STUDENT = "student.safetensors"
 FILL = "; or add --short push to the same command, to make what is missing of the others"
@@ -114,10 +116,32 @@ def when_finished(folder: str) -> int | None:
     return manifest.stat().st_mtime_ns if manifest.is_file() else None
 
 
-def require_balance(transfer_set: TransferSet, folder: Path | str, remedy: str = "") -> None:
+def tell_if_kept(run: CollectRun | SynthesizeRun, before: int | None, more: str = "") -> None:
+    """Say that the set was there `before` this command, if it was, and what may be done now."""
+    if before is not None and before == when_finished(run.out):
+        tell(
+            run,
+            f"{run.out} was finished already, and stays as it is. Teach a student with it: echoset "
+            f"distill --set {run.out};{more} make another one: --out",
+        )
+
+
+def fill(
+    run: DemoRun | SynthesizeRun, transfer_set: TransferSet, teacher: Classifier, folder: Path | str
+) -> TransferSet:
+    """The set of the folder with what --short makes of what it lacks."""
+    if not run.shortage or not transfer_set.manifest["short"]:
+        return transfer_set
+    return fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
+
+
+def require_balance(
+    run: DemoRun | SynthesizeRun, transfer_set: TransferSet, folder: Path | str
+) -> None:
     """Refuse a set whose classes are short of images."""
     short = transfer_set.manifest["short"]
     if short:
+        remedy = "" if run.shortage else FILL
         raise EchosetError(
             f"{folder} is written but not balanced: {say_short(short, transfer_set.class_names)}. "
             "The teacher gave too few of the generated images these classes; raise "

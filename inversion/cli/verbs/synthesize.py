@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from distill.tracking import open_tracker
 from inversion.classes import class_rows
-from inversion.cli.show import finish, new_table, tell
-from inversion.cli.verbs.shared import FILL, require_balance, when_finished
+from inversion.cli.show import finish, new_table
+from inversion.cli.verbs.shared import fill, require_balance, tell_if_kept, when_finished
 from inversion.driver import synthesize_share
-from inversion.filling import fill_short
 from inversion.health import check_health
 from inversion.teacher import load_teacher
 
@@ -27,15 +26,8 @@ def execute(run: SynthesizeRun) -> int:
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
-    if run.shortage and transfer_set.manifest["short"]:
-        transfer_set = fill_short(transfer_set, teacher, run.shortage, run.out, runtime=run)
-    if before is not None and before == when_finished(run.out):
-        tell(
-            run,
-            f"{run.out} was finished already, and stays as it is. Teach a student with it: echoset "
-            f"distill --set {run.out}; go on with it: raise --synthesis.calls; make another one: "
-            "--out",
-        )
+    transfer_set = fill(run, transfer_set, teacher, run.out)
+    tell_if_kept(run, before, " go on with it: raise --synthesis.calls;")
     manifest = transfer_set.manifest
     counts = transfer_set.counts()
     seconds = sum(shard["seconds"] for shard in manifest["shards"])
@@ -52,5 +44,5 @@ def execute(run: SynthesizeRun) -> int:
         table.add_row(*row)
     table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s"
     status = finish(run, table, document)
-    require_balance(transfer_set, run.out, FILL if not run.shortage else "")
+    require_balance(run, transfer_set, run.out)
     return status
