@@ -104,7 +104,7 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
 def _preprocessing(name: str) -> Mapping[str, Any]:
     """How images are prepared; empty where nothing is said of it."""
     _transformers()
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     file = _fetch(name, cached_file, PREPROCESSING, _raise_exceptions_for_missing_entries=False)
     if file is None:
