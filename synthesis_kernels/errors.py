@@ -15,3 +15,8 @@ def suggest(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
 
     close = get_close_matches(name, list(names), n=1, cutoff=likeness)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of another library's message, or the error's class where there is none."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

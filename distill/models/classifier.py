@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from distill.files import write_atomically
 from distill.models.contract import check_contract, check_normaliser
-from distill.models.modes import evaluating
+from distill.models.modes import device_of, evaluating
 from distill.models.outputs import Output, find_output, pick, say_refusal, to_logits
 from distill.models.weights import require_tensors
 from distill.names import known_names
@@ -90,7 +90,7 @@ class Classifier(nn.Module):
         self._cast = _cast(network)
         self.unused: tuple[str, ...] = ()
         """BatchNorm layers that take no part in an evaluation, once that was looked at."""
-        place = next((tensor.device for tensor in network.state_dict().values()), None)
+        place = device_of(network)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(spec, name), device=place).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)

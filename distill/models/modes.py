@@ -1,11 +1,17 @@
-"""A network in evaluation mode for a while."""
+"""Where a network is, and its evaluation mode for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+
+
+def device_of(network: nn.Module) -> torch.device | None:
+    """The device of the network's first tensor; None where it has none."""
+    return next((tensor.device for tensor in network.state_dict().values()), None)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.options import OutputForm
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
@@ -161,7 +161,7 @@ def make_probes(channels: int, size: int) -> list[Tensor]:  # of (2, C, H, W) in
 
 def say_refusal(ask: Callable[[Tensor], Any], shape: tuple[int, ...], error: Exception) -> str:
     """Why a network refuses a few images of this shape in [0, 1]: it may take a fixed number."""
-    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    reason = reason_of(error)
     for count in COUNTS:
         try:
             ask(torch.full((count, *shape), 0.5))

@@ -14,7 +14,8 @@ from torch.utils import _pytree
 from distill.models.archives import content_of, read_program
 from distill.models.kinds.kind import Constructor, Kind, looks_like_file
 from distill.models.kinds.layers import put_tensor, to_layers
-from synthesis_kernels.errors import EchosetError
+from distill.models.modes import device_of
+from synthesis_kernels.errors import EchosetError, reason_of
 
 SUFFIX = ".pt2"
 aten = torch.ops.aten
@@ -139,7 +140,7 @@ def load_program(path: Path) -> fx.GraphModule:
     try:
         program = torch.export.load(str(path))
     except Exception as error:  # whatever torch's reader stumbles over
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = reason_of(error)
         raise EchosetError(
             f"{path} can't be loaded by torch {torch.__version__} ({reason:.200}); export it with "
             "this version"
@@ -187,7 +188,7 @@ def _draw_inputs(
 ) -> tuple[list[Any], Tensor]:
     """Random inputs of the shapes that the program was exported with; and which are its images."""
     random = torch.Generator().manual_seed(seed)
-    place = next((tensor.device for tensor in network.state_dict().values()), None)
+    place = device_of(network)
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     leaves: list[Any] = []
     images = torch.empty(0)
