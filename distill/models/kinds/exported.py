@@ -36,11 +36,7 @@ def constructor(name: str) -> Constructor:
     path = _checked(name)
 
     def build() -> nn.Module:
-        network = load_program(path)
-        shape = _images(read_program(path))
-        if shape is not None and None not in shape:
-            _free_batch(network, [side for side in shape if side is not None], path)
-        return network
+        return load_program(path)
 
     return build
 
@@ -135,8 +131,10 @@ def _shape(graph: Mapping[str, Any], argument: Mapping[str, Any]) -> list[int | 
 
 
 def load_program(path: Path) -> fx.GraphModule:
-    """The network, with its BatchNorm, convolutions and linear layers as layers."""
-    read_program(path)
+    """The network, with its BatchNorm, convolutions and linear layers as layers, for any number of
+    images.
+    """
+    described = read_program(path)
     try:
         program = torch.export.load(str(path))
     except Exception as error:  # whatever torch's reader stumbles over
@@ -152,6 +150,9 @@ def load_program(path: Path) -> fx.GraphModule:
             node.meta["dimensions"] = node.meta["val"].ndim
     network = to_layers(root, graph, str(path))
     _require_same(network, program, path)
+    shape = _images(described)
+    if shape is not None and None not in shape:
+        _free_batch(network, [side for side in shape if side is not None], path)
     return network
 
 
