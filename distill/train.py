@@ -93,8 +93,6 @@ def distill(
     teacher = None if teacher is None else as_classifier(teacher)
     student = as_student(student, _contract(teacher, data))
     check_lesson(student, data, teacher, options)
-    if teacher is not None:
-        teacher.settle()
     own = OwnTraining(losses, optimiser)
     machine = runtime.resolve(options.steps)
     if optimiser is not None:

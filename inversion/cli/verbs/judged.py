@@ -30,7 +30,6 @@ def ask(network: Classifier, data: Images, run: Common, title: str = "evaluating
 
 
 def _predict(network: Classifier, images: Tensor, run: Common, title: str) -> Tensor:
-    network.settle()
     return predict(network, images, run.resolve_device(), title=title, quiet=run.quiet)
 
 
