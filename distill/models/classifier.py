@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from distill.files import write_atomically
 from distill.models.contract import check_contract, check_normaliser
-from distill.models.modes import device_of, evaluating
+from distill.models.modes import device_of, evaluating, modes_kept
 from distill.models.outputs import Output, find_output, pick, say_refusal, to_logits
 from distill.models.weights import require_tensors
 from distill.names import known_names
@@ -107,7 +107,9 @@ class Classifier(nn.Module):
             answer = pick(answer, self.spec.output)
         return to_logits(answer, self.spec.output_form, self.answer_shape)
 
-    def _ask_network(self, images: Tensor) -> Any:
+    # (B, C, H, W) in [0, 1], on any device -> whatever the network answers
+    def raw_answer(self, images: Tensor) -> Any:
+        """What the network itself answers, before the logits are picked out of it."""
         images = images.to(self.mean.device)
         return self.network((images - self.mean) / self.std)
 
@@ -133,7 +135,7 @@ class Classifier(nn.Module):
         if self.found:
             return
         with self._evaluating(), kernel_form("reference"):
-            found = find_output(self._ask_network, self.spec, self.answer_shape)
+            found = find_output(self.raw_answer, self.spec, self.answer_shape)
         if found is None:
             return
         self.found = found
@@ -166,7 +168,7 @@ class Classifier(nn.Module):
             raise
         except Exception as error:  # whatever the network raises
             with self._evaluating():
-                refusal = say_refusal(self._ask_network, shape, error)
+                refusal = say_refusal(self.raw_answer, shape, error)
             raise EchosetError(f"{spec.model} {refusal}") from error
         expected = (2, *self.answer_shape)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
@@ -243,14 +245,12 @@ def as_found(classifier: Classifier | None) -> Iterator[None]:
         yield
         return
     home = classifier.mean.device
-    modes = {module: module.training for module in classifier.modules()}
     trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     try:
-        yield
+        with modes_kept(classifier):
+            yield
     finally:
         classifier.to(home)
-        for module, training in modes.items():
-            module.training = training
         for parameter in trained:
             parameter.requires_grad_(True)
 

@@ -16,11 +16,18 @@ def device_of(network: nn.Module) -> torch.device | None:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and afterwards every layer back into its own: of a user's
-    network some may be in training and others not.
+    """Put a network into evaluation mode, and afterwards every layer back into its own."""
+    with modes_kept(network):
+        network.eval()
+        yield
+
+
+@contextmanager
+def modes_kept(network: nn.Module) -> Iterator[None]:
+    """Afterwards every layer is in the mode that it was in: of a user's network some may be in
+    training and others not.
     """
     modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     try:
         yield
     finally:
