@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill.models.kinds import suggestion
+from distill.models.kinds import suggest_several
 from distill.models.kinds.kind import Constructor, Kind
 from synthesis_kernels.errors import EchosetError, reason_of
 
@@ -37,7 +37,7 @@ def _checked(name: str) -> str:
     # Such as resnet18.a1_in1k.
     inner = name.removeprefix(PREFIX)
     if not timm.is_model(inner):
-        raise EchosetError(f"timm has no network named '{inner}'.{suggestion(name, names())}")
+        raise EchosetError(f"timm has no network named '{inner}'.{suggest_several(name, names())}")
     network, _, tag = inner.partition(".")
     known = timm.list_pretrained(f"{network}.*")
     if tag and inner not in known:
