@@ -36,9 +36,14 @@ class Inspection:
     warnings: list[str]
 
 
-def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = True) -> Inspection:
+def inspect_teacher(
+    teacher: Classifier | nn.Module,
+    needs_batch_norm: bool = True,
+    *,
+    untrained: list[str] | None = None,
+) -> Inspection:
     """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
-    what to do.
+    what to do. `untrained` is what `check_network` gave, where it was called before.
     """
     teacher = as_classifier(teacher)
     layers = find_batch_norms(teacher.network)
@@ -49,9 +54,8 @@ def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = Tr
             "wrn-40-2, torchvision's vgg11_bn), a recipe that needs none (--synthesis.recipe "
             "adversarial), or no generator: echoset collect shaders"
         )
-    untrained = check_statistics(layers)
-    check_parameters(teacher)
-    check_shape(teacher)
+    if untrained is None:
+        untrained = check_network(teacher)
     if layers:
         _check_moments(teacher, needs_batch_norm)
     check_gradient(teacher)
@@ -77,7 +81,17 @@ def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = Tr
     )
 
 
-def check_statistics(layers: Mapping[str, NormLayer]) -> list[str]:
+def check_network(teacher: Classifier) -> list[str]:
+    """Refuse statistics, weights and shapes that can't be right; gives the BatchNorm layers that
+    were never trained.
+    """
+    untrained = _check_statistics(find_batch_norms(teacher.network))
+    _check_parameters(teacher)
+    check_shape(teacher)
+    return untrained
+
+
+def _check_statistics(layers: Mapping[str, NormLayer]) -> list[str]:
     """Refuse running statistics that can't be right; gives the layers that were never trained."""
     untrained = []
     for name, layer in layers.items():
@@ -97,7 +111,7 @@ def check_statistics(layers: Mapping[str, NormLayer]) -> list[str]:
     return untrained
 
 
-def check_parameters(teacher: Classifier) -> None:
+def _check_parameters(teacher: Classifier) -> None:
     """Refuse weights that are not finite, and buffers that are no numbers, by name."""
     for name, parameter in teacher.network.named_parameters():
         if not torch.isfinite(parameter).all():
