@@ -9,20 +9,15 @@ path)`, then `load_classifier(path)`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from distill.files import write_atomically
-from distill.models.contract import check_contract, check_normaliser
+from distill.models.contract import check_normaliser
 from distill.models.modes import device_of, evaluating, modes_kept
 from distill.models.outputs import Output, find_output, pick, say_refusal, to_logits
 from distill.models.weights import require_tensors
@@ -33,9 +28,6 @@ from synthesis_kernels.backend import kernel_form, say_once
 from synthesis_kernels.errors import EchosetError
 
 Network = TypeVar("Network", bound=nn.Module)
-
-# One key only: safetensors writes several in an order that changes from run to run.
-METADATA_KEY = "echoset"
 
 
 @dataclass(frozen=True)
@@ -255,24 +247,6 @@ def as_found(classifier: Classifier | None) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:
-    """Write weights and spec as one safetensors file; equal weights give equal bytes.
-
-    Weights that several layers share are written for each of them. With `half`, matrices and
-    convolutions are rounded to 16 bits: half the file. BatchNorm's statistics never are.
-    """
-    tensors = {}
-    for name, tensor in classifier.network.state_dict().items():
-        stored = tensor.detach().cpu().contiguous().clone()
-        tensors[name] = stored.half() if half and tensor.ndim > 1 else stored
-    values = asdict(classifier.spec)
-    for name in OUTPUT:
-        if values[name] is None:  # files say no more than they have to
-            del values[name]
-    description = json.dumps(values, sort_keys=True)
-    write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: description}))
-
-
 def spec_of(
     contract: Mapping[str, Any], model: str = "", arguments: Mapping[str, Any] | None = None
 ) -> ModelSpec:
@@ -284,28 +258,3 @@ def spec_of(
     if contract.get("class_names"):
         values["notes"] = {"class_names": list(contract["class_names"])}
     return ModelSpec(model, dict(arguments or {}), **values)
-
-
-def read_spec(path: str | Path) -> ModelSpec | None:
-    """The spec stored in a safetensors file, or None if the file holds weights alone."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            stored = (file.metadata() or {}).get(METADATA_KEY)
-    except (SafetensorError, OSError) as error:
-        raise EchosetError(f"{path} is not a readable safetensors file: {error}") from error
-    if stored is None:
-        return None
-    try:
-        values = json.loads(stored)
-        spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise EchosetError(
-            f"{path}: its '{METADATA_KEY}' metadata is not a model description ({error})"
-        ) from error
-    for name, kind in (("model", str), ("arguments", dict), ("notes", dict)):
-        if not isinstance(getattr(spec, name), kind):
-            raise EchosetError(
-                f"{path}: '{name}' of its '{METADATA_KEY}' metadata is not a {kind.__name__}"
-            )
-    check_contract(asdict(spec), str(path))
-    return spec
