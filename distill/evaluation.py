@@ -138,9 +138,6 @@ def evaluate(
         _check_alike(classifier, teacher)
     device = runtime.resolve_device()
     labels = labels.to(device)
-    classifier.settle()
-    if teacher is not None:
-        teacher.settle()
     with as_found(classifier), as_found(teacher):
         if logits is None:
             logits = predict(classifier, data.images, device, quiet=runtime.quiet)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distill.data.images import Images, content_hash
 from distill.files import load_state, save_state
+from distill.judge import Judge
 from distill.learner import Learner
 from distill.lessons import Lessons, check_lesson
 from distill.loop import Interrupted, Loop
@@ -26,10 +27,8 @@ from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnTraining, eager_step
 from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import decide
 from distill.tracking import Logger
 from distill.update import StudentState, Update, one_cycle
-from distill.views import ask, to_input
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
@@ -95,8 +94,6 @@ def distill(
     teacher = None if teacher is None else as_classifier(teacher)
     student = as_student(student, _contract(teacher, data))
     check_lesson(student, data, teacher, options)
-    if teacher is not None:
-        teacher.settle()
     own = OwnTraining(losses, optimiser)
     machine = runtime.resolve(options.steps)
     if optimiser is not None:
@@ -158,9 +155,9 @@ class _Training:
         if folder is not None:
             self.key = lesson_key(student, data, teacher, options, runtime, own)
         self.lessons = Lessons(data, self.learner, seed, device)
-        self.judge: _Judge | None = None
+        self.judge: Judge | None = None
         if options.patience:
-            self.judge = _Judge(self.lessons, teacher, machine.precision)
+            self.judge = Judge(self.lessons, teacher, machine.precision)
 
     def resume(self) -> None:
         """Go on where an earlier run was stopped, if there was one."""
@@ -275,43 +272,6 @@ def _weights_back_on_failure(student: Classifier, kept: bool) -> Iterator[None]:
         if kept or isinstance(error, EchosetError):
             student.load_state_dict(weights)
         raise
-
-
-class _Judge:
-    """Agreement of the student, as it would be kept, with the teacher (or the labels) on held-out
-    images as they are.
-    """
-
-    def __init__(
-        self, lessons: Lessons, teacher: Classifier | None, precision: torch.dtype
-    ) -> None:
-        self.pool = lessons.held_out
-        self.precision = precision
-        if lessons.held_out_labels is not None:
-            self.wanted = lessons.held_out_labels
-        elif teacher is not None:
-            self.wanted = self._decide(teacher)
-        else:
-            raise EchosetError("patience judges by labels or a teacher, and there is neither")
-
-    def _decide(self, network: Classifier) -> Tensor:
-        parts = self.pool.split(500)
-        return torch.cat([decide(ask(network, to_input(part), self.precision)) for part in parts])
-
-    def look(self, state: StudentState) -> float:
-        """Measure, and remember the student if it is the best so far."""
-        student = state.average or state.student
-        training = student.training
-        agreement = (self._decide(student.eval()) == self.wanted).float().mean().item()
-        student.train(training)
-        state.checks_since_best += 1
-        if agreement > state.best_agreement:
-            state.best_agreement = agreement
-            state.checks_since_best = 0
-            state.best = {
-                name: tensor.detach().clone() for name, tensor in student.state_dict().items()
-            }
-        return agreement
 
 
 def _in_words(figures: dict[str, float]) -> str:

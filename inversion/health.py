@@ -19,7 +19,7 @@ from distill.models import Classifier
 from distill.models.frozen import NormLayer, find_batch_norms
 from distill.models.modes import evaluating
 from distill.runtime import Runtime
-from inversion.inspection import check_parameters, check_shape, check_statistics
+from inversion.inspection import check_network
 from inversion.pixels import FLATTISH, Pixels, remembered_pixels
 from inversion.sources import find_drawer
 from inversion.sources.random import Random
@@ -62,13 +62,14 @@ def check_health(teacher: Classifier, runtime: Runtime = Runtime()) -> None:
         runtime.say(f"warning: {warning}")
 
 
-def examine(teacher: Classifier) -> Health:
-    """Look at a teacher's numbers and at its answers. What can't be right is an error."""
+def examine(teacher: Classifier, untrained: list[str] | None = None) -> Health:
+    """Look at a teacher's numbers and at its answers. What can't be right is an error. `untrained`
+    is what `check_network` gave, where it was called before.
+    """
     check_units(teacher)
     layers = find_batch_norms(teacher.network)
-    untrained = check_statistics(layers)
-    check_parameters(teacher)
-    check_shape(teacher)
+    if untrained is None:
+        untrained = check_network(teacher)
     with evaluating(teacher), torch.inference_mode():
         pictures = draw_pictures(teacher)
         with _silent(layers) as silent:

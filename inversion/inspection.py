@@ -36,9 +36,14 @@ class Inspection:
     warnings: list[str]
 
 
-def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = True) -> Inspection:
+def inspect_teacher(
+    teacher: Classifier | nn.Module,
+    needs_batch_norm: bool = True,
+    *,
+    untrained: list[str] | None = None,
+) -> Inspection:
     """Look a teacher over, and refuse one that can't be inverted; the message names the layer and
-    what to do.
+    what to do. `untrained` is what `check_network` gave, where it was called before.
     """
     teacher = as_classifier(teacher)
     layers = find_batch_norms(teacher.network)
@@ -49,12 +54,14 @@ def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = Tr
             "wrn-40-2, torchvision's vgg11_bn), a recipe that needs none (--synthesis.recipe "
             "adversarial), or no generator: echoset collect shaders"
         )
-    untrained = check_statistics(layers)
-    check_parameters(teacher)
-    check_shape(teacher)
+    if untrained is None:
+        untrained = check_network(teacher)
+    # Wherever it will run, it is looked at on the CPU.
+    with kernel_form("reference"):
+        frozen = Frozen(teacher)
     if layers:
-        _check_moments(teacher, needs_batch_norm)
-    check_gradient(teacher)
+        _check_moments(teacher, frozen, layers, needs_batch_norm)
+    check_gradient(teacher, frozen)
     for name in teacher.unused:
         del layers[name]
     untrained = [name for name in untrained if name in layers]
@@ -77,7 +84,17 @@ def inspect_teacher(teacher: Classifier | nn.Module, needs_batch_norm: bool = Tr
     )
 
 
-def check_statistics(layers: Mapping[str, NormLayer]) -> list[str]:
+def check_network(teacher: Classifier) -> list[str]:
+    """Refuse statistics, weights and shapes that can't be right; gives the BatchNorm layers that
+    were never trained.
+    """
+    untrained = _check_statistics(find_batch_norms(teacher.network))
+    _check_parameters(teacher)
+    check_shape(teacher)
+    return untrained
+
+
+def _check_statistics(layers: Mapping[str, NormLayer]) -> list[str]:
     """Refuse running statistics that can't be right; gives the layers that were never trained."""
     untrained = []
     for name, layer in layers.items():
@@ -97,7 +114,7 @@ def check_statistics(layers: Mapping[str, NormLayer]) -> list[str]:
     return untrained
 
 
-def check_parameters(teacher: Classifier) -> None:
+def _check_parameters(teacher: Classifier) -> None:
     """Refuse weights that are not finite, and buffers that are no numbers, by name."""
     for name, parameter in teacher.network.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -152,16 +169,17 @@ def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
         ) from error
 
 
-def _check_moments(teacher: Classifier, needs_batch_norm: bool) -> None:
+def _check_moments(
+    teacher: Classifier, frozen: Frozen, layers: Mapping[str, NormLayer], needs_batch_norm: bool
+) -> None:
     """Name a BatchNorm layer that runs twice; leave out those that never run, unless none is
     left.
     """
     spec = teacher.spec
     grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
-    # Wherever it will run, it is looked at on the CPU.
     with torch.no_grad(), kernel_form("reference"):
-        teacher.unused += Frozen(teacher).find_unused(grey)
-    left = find_batch_norms(teacher.network).keys() - set(teacher.unused)
+        teacher.unused += frozen.find_unused(grey)
+    left = layers.keys() - set(teacher.unused)
     if needs_batch_norm and not left:
         raise EchosetError(
             f"none of the teacher's BatchNorm layers runs in evaluation, {teacher.unused[0]} "
@@ -170,13 +188,16 @@ def _check_moments(teacher: Classifier, needs_batch_norm: bool) -> None:
         )
 
 
-def check_gradient(teacher: Classifier) -> None:
-    """Refuse a network that tells no gradient at its images: nothing can be made by it."""
+def check_gradient(teacher: Classifier, frozen: Frozen | None = None) -> None:
+    """Refuse a network that tells no gradient at its images: nothing can be made by it. A `frozen`
+    copy of it saves making one.
+    """
     spec = teacher.spec
     shape = (2, spec.channels, spec.size, spec.size)
     grey = torch.full(shape, 0.5, device=teacher.mean.device, requires_grad=True)
     with torch.enable_grad(), kernel_form("reference"):
-        logits = Frozen(teacher)(grey)
+        frozen = frozen or Frozen(teacher)
+        logits = frozen(grey)
     if logits.requires_grad:
         (gradient,) = torch.autograd.grad(logits.sum(), grey, allow_unused=True)
         if gradient is not None:

@@ -6,7 +6,7 @@ They tell whether its mean and std are those of its training.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -62,7 +62,8 @@ def remembered_pixels(
     spec = teacher.spec
     grey = torch.tensor([0.0, 0.5, 1.0], device=pictures.device).view(3, 1, 1, 1)
     levels = grey.expand(3, spec.channels, spec.size, spec.size)
-    at_levels = _first_input(teacher, levels)
+    layers = find_batch_norms(teacher.network)
+    at_levels = _first_input(teacher, layers, levels)
     if at_levels is None:
         return None
     name, layer, inputs = at_levels
@@ -80,7 +81,7 @@ def remembered_pixels(
     offset = (layer.running_mean.float() - black) * scale
     mean = (gain @ offset) / total
     error = (offset - mean * gain).square().mean().sqrt() / total.sqrt()
-    reached = _first_input(teacher, pictures)
+    reached = _first_input(teacher, layers, pictures)
     if reached is None or not error * SURE < max(1.0, mean.abs().item()):
         return None
     variance = reached[2].transpose(0, 1).flatten(1).var(1).clamp_min(1e-12)
@@ -91,10 +92,9 @@ def remembered_pixels(
 
 
 def _first_input(
-    teacher: Classifier, images: Tensor
+    teacher: Classifier, layers: Mapping[str, NormLayer], images: Tensor
 ) -> tuple[str, NormLayer, Tensor] | None:  # (B, C', …)
     """The BatchNorm layer that runs first, and what it is given."""
-    layers = find_batch_norms(teacher.network)
     reached: list[tuple[str, NormLayer, Tensor]] = []
 
     def stop_at(name: str, layer: NormLayer, inputs: tuple[Tensor, ...]) -> None:

@@ -21,3 +21,8 @@ def suggest(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
     """
     close = closest(name, names, likeness)
     return f"; did you mean {close}?" if close else ""
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of another library's message, or the error's class where there is none."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

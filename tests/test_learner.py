@@ -21,6 +21,7 @@ from distill import (
 )
 from distill.data.augment import make_views
 from distill.data.images import Images
+from distill.judge import Judge
 from distill.learner import Learner
 from distill.lessons import Lessons
 from distill.losses import full_loss
@@ -37,7 +38,7 @@ from distill.optimisers import make_optimiser
 from distill.options import ViewOptions
 from distill.runtime import Runtime
 from distill.taps import Taps, find_stages
-from distill.train import _Judge, _Training, distill, lesson_key
+from distill.train import _Training, distill, lesson_key
 from distill.views import to_input
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
@@ -743,7 +744,7 @@ def test_the_student_that_agreed_most_is_handed_back_and_a_look_changes_nothing(
         return torch.arange(4) < next(wrong)
 
     monkeypatch.setattr("distill.train.CHECK", 1)
-    monkeypatch.setattr(_Judge, "_decide", decide)
+    monkeypatch.setattr(Judge, "_decide", decide)
     result = run(teacher, data, replace(SHORT, steps=9, patience=2))
     assert (result.steps, result.held_out_agreement) == (4, 0.75)
     best, kept, last = seen[2], result.student.state_dict(), seen[4]

@@ -9,7 +9,8 @@ from torch import nn
 from distill import TransferSet, distill, evaluate, export
 from distill.data.images import Images
 from distill.models import Classifier, ModelSpec, load_classifier, save_classifier
-from distill.models.classifier import check_contract, spec_of
+from distill.models.classifier import spec_of
+from distill.models.contract import check_contract
 from distill.options import DistillOptions, StudentOptions
 from distill.runtime import Runtime
 from distill.students import build_student

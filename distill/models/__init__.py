@@ -10,9 +10,10 @@ from typing import Any, get_type_hints
 import torch
 from torch import nn
 
-from distill.models.classifier import Classifier, ModelSpec, as_found, read_spec, save_classifier
+from distill.models.classifier import Classifier, ModelSpec, as_found
 from distill.models.kinds import comes_trained, kind_of
 from distill.models.kinds.kind import Constructor
+from distill.models.spec_files import read_spec, save_classifier
 from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrapping import as_classifier
 from synthesis_kernels.errors import EchosetError

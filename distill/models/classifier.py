@@ -9,21 +9,16 @@ path)`, then `load_classifier(path)`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from distill.files import write_atomically
-from distill.models.contract import check_contract, check_normaliser
-from distill.models.modes import evaluating
+from distill.models.contract import check_normaliser
+from distill.models.modes import device_of, evaluating, modes_kept
 from distill.models.outputs import Output, find_output, pick, say_refusal, to_logits
 from distill.models.weights import require_tensors
 from distill.names import known_names
@@ -33,9 +28,6 @@ from synthesis_kernels.backend import kernel_form, say_once
 from synthesis_kernels.errors import EchosetError
 
 Network = TypeVar("Network", bound=nn.Module)
-
-# One key only: safetensors writes several in an order that changes from run to run.
-METADATA_KEY = "echoset"
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class Classifier(nn.Module):
         self._cast = _cast(network)
         self.unused: tuple[str, ...] = ()
         """BatchNorm layers that take no part in an evaluation, once that was looked at."""
-        place = next((tensor.device for tensor in network.state_dict().values()), None)
+        place = device_of(network)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(spec, name), device=place).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
@@ -107,7 +99,9 @@ class Classifier(nn.Module):
             answer = pick(answer, self.spec.output)
         return to_logits(answer, self.spec.output_form, self.answer_shape)
 
-    def _ask_network(self, images: Tensor) -> Any:
+    # (B, C, H, W) in [0, 1], on any device -> whatever the network answers
+    def raw_answer(self, images: Tensor) -> Any:
+        """What the network itself answers, before the logits are picked out of it."""
         images = images.to(self.mean.device)
         return self.network((images - self.mean) / self.std)
 
@@ -133,7 +127,7 @@ class Classifier(nn.Module):
         if self.found:
             return
         with self._evaluating(), kernel_form("reference"):
-            found = find_output(self._ask_network, self.spec, self.answer_shape)
+            found = find_output(self.raw_answer, self.spec, self.answer_shape)
         if found is None:
             return
         self.found = found
@@ -166,7 +160,7 @@ class Classifier(nn.Module):
             raise
         except Exception as error:  # whatever the network raises
             with self._evaluating():
-                refusal = say_refusal(self._ask_network, shape, error)
+                refusal = say_refusal(self.raw_answer, shape, error)
             raise EchosetError(f"{spec.model} {refusal}") from error
         expected = (2, *self.answer_shape)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
@@ -243,34 +237,14 @@ def as_found(classifier: Classifier | None) -> Iterator[None]:
         yield
         return
     home = classifier.mean.device
-    modes = {module: module.training for module in classifier.modules()}
     trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     try:
-        yield
+        with modes_kept(classifier):
+            yield
     finally:
         classifier.to(home)
-        for module, training in modes.items():
-            module.training = training
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:
-    """Write weights and spec as one safetensors file; equal weights give equal bytes.
-
-    Weights that several layers share are written for each of them. With `half`, matrices and
-    convolutions are rounded to 16 bits: half the file. BatchNorm's statistics never are.
-    """
-    tensors = {}
-    for name, tensor in classifier.network.state_dict().items():
-        stored = tensor.detach().cpu().contiguous().clone()
-        tensors[name] = stored.half() if half and tensor.ndim > 1 else stored
-    values = asdict(classifier.spec)
-    for name in OUTPUT:
-        if values[name] is None:  # files say no more than they have to
-            del values[name]
-    description = json.dumps(values, sort_keys=True)
-    write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: description}))
 
 
 def spec_of(
@@ -284,28 +258,3 @@ def spec_of(
     if contract.get("class_names"):
         values["notes"] = {"class_names": list(contract["class_names"])}
     return ModelSpec(model, dict(arguments or {}), **values)
-
-
-def read_spec(path: str | Path) -> ModelSpec | None:
-    """The spec stored in a safetensors file, or None if the file holds weights alone."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            stored = (file.metadata() or {}).get(METADATA_KEY)
-    except (SafetensorError, OSError) as error:
-        raise EchosetError(f"{path} is not a readable safetensors file: {error}") from error
-    if stored is None:
-        return None
-    try:
-        values = json.loads(stored)
-        spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise EchosetError(
-            f"{path}: its '{METADATA_KEY}' metadata is not a model description ({error})"
-        ) from error
-    for name, kind in (("model", str), ("arguments", dict), ("notes", dict)):
-        if not isinstance(getattr(spec, name), kind):
-            raise EchosetError(
-                f"{path}: '{name}' of its '{METADATA_KEY}' metadata is not a {kind.__name__}"
-            )
-    check_contract(asdict(spec), str(path))
-    return spec

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.options import OutputForm
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
@@ -161,7 +161,7 @@ def make_probes(channels: int, size: int) -> list[Tensor]:  # of (2, C, H, W) in
 
 def say_refusal(ask: Callable[[Tensor], Any], shape: tuple[int, ...], error: Exception) -> str:
     """Why a network refuses a few images of this shape in [0, 1]: it may take a fixed number."""
-    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    reason = reason_of(error)
     for count in COUNTS:
         try:
             ask(torch.full((count, *shape), 0.5))
@@ -219,20 +219,21 @@ def find_output(
     """
     probes = make_probes(spec.channels, spec.size)
     try:
-        answers = [ask(images) for images in probes]
+        answer = ask(probes[0])
     except Exception:  # whatever the network raises
         return None
-    output = find_logits(answers[0], (2, *shape), spec.model, spec.output)
-
-    def rows(answers: Sequence[Any]) -> Tensor:  # (N, K, *places)
-        parts = answers if output is None else [pick(answer, output) for answer in answers]
-        return torch.cat([part.detach().double().cpu() for part in parts])
-
-    first = answers[0] if output is None else pick(answers[0], output)
+    output = find_logits(answer, (2, *shape), spec.model, spec.output)
+    first = answer if output is None else pick(answer, output)
     single = _is_single(first, shape)
     if spec.output_form is not None or not _fits(first, (2, *shape)):
         return Output(output, spec.output_form, single, False)
-    form = recognise(rows(answers))
+    try:
+        answers = [answer, *(ask(images) for images in probes[1:])]
+    except Exception:  # whatever the network raises
+        return None
+    parts = answers if output is None else [pick(each, output) for each in answers]
+    rows = torch.cat([part.detach().double().cpu() for part in parts])  # (N, K, *places)
+    form = recognise(rows)
     if form == "sigmoid" and not _takes_sigmoid(lambda: ask(probes[0]), first.shape):
         form = None  # small logits
     return Output(output, form, single, form is not None)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distill.models.archives import content_of, refuse_whole_network
 from synthesis_kernels.backend import say_once
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher")
 HARMLESS = (Namespace,)
@@ -45,7 +45,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             ".safetensors"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in torch's reader
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = reason_of(error)
         raise EchosetError(f"{path} cannot be read as weights: {reason}") from error
     weights: dict[str, Tensor] = {}
     innermost = _unnest(content)

@@ -16,14 +16,13 @@ from distill.options import OutputForm
 from distill.tasks import USUAL
 from synthesis_kernels.errors import EchosetError
 
-WANTED = ("channels", "size", "classes", "mean", "std")
-"""What has to be known of a network's images and answers."""
+WANTED = ("channels", "size", "mean", "std")
+"""What has to be known of a network's images."""
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 """Around a network in training; what counts is within."""
 HINT = {
     "channels": "channels=3",
     "size": "size=32",
-    "classes": "classes=10",
     "mean": "mean=(0.5,)",
     "std": "std=(0.25,)",
 }
@@ -64,7 +63,7 @@ def as_classifier(
     }
     said |= {"output": output, "output_form": output_form}
     known = _ask(network) | {key: value for key, value in said.items() if value is not None}
-    missing = [key for key in WANTED if key not in known and key != "classes"]
+    missing = [key for key in WANTED if key not in known]
     if missing:
         raise EchosetError(_say_missing(network, missing))
     if "classes" not in known:
@@ -165,7 +164,7 @@ def _count_classes(network: nn.Module, known: Mapping[str, Any]) -> int:
             answer = probe(torch.full((2, *shape), 0.5, device=probe.mean.device))
     except Exception as error:  # whatever the network raises
         with evaluating(probe), torch.no_grad():
-            refusal = say_refusal(probe._ask_network, shape, error)
+            refusal = say_refusal(probe.raw_answer, shape, error)
         remedy = "" if BOUND in refusal else "; say channels= and size="
         raise EchosetError(f"{_name(network)} {refusal}{remedy}") from error
     tensors = list_tensors(answer)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from distill.models import Classifier, ModelSpec
 from distill.models.classifier import hash_tensors
+from distill.models.modes import device_of
 from distill.own import identify
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 # (B, C, H, W) in [0, 1], (B, K, *places), (B,) -> ()
 Term: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -141,13 +142,13 @@ def check_generator(network: nn.Module, spec: ModelSpec, latent: int) -> None:
     """Refuse a generator that does not make the teacher's images."""
     shape = (spec.channels, spec.size, spec.size)
     probe = copy.deepcopy(network)
-    place = next((tensor.device for tensor in network.state_dict().values()), None)
+    place = device_of(network)
     noise = torch.randn(4, latent, generator=torch.Generator().manual_seed(0)).to(place)
     try:
         with torch.no_grad():
             images = probe(noise)
     except Exception as error:  # whatever the network raises
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = reason_of(error)
         raise EchosetError(
             f"the generator does not take noise of shape {tuple(noise.shape)}: {reason}; the "
             "latter number is generator.latent of the options"

@@ -78,7 +78,6 @@ def score(
     classes = teacher.spec.classes
     check_images(images, teacher)
     check_counts(raw_counts, classes)
-    teacher.settle()
     device = runtime.resolve_device()
     # Sorted by content, so that neither sums nor samples depend on the order in which a set is
     # kept.

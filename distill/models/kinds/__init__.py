@@ -51,7 +51,7 @@ def kind_of(name: str, others: Iterable[str] = ()) -> Kind:
         names += each.names()
     known = "; ".join(kind.form for kind in kinds)
     # What is known is a long list, and of no use to somebody who hit a wrong key.
-    told = suggestion(name, names) or f" Known: {known}; or a file saved by echoset"
+    told = suggest_several(name, names) or f" Known: {known}; or a file saved by echoset"
     raise EchosetError(f"no model named '{name}'.{told}")
 
 
@@ -72,7 +72,7 @@ def _refuse_place(name: str) -> None:
         )
 
 
-def suggestion(name: str, names: list[str]) -> str:
+def suggest_several(name: str, names: list[str]) -> str:
     """A sentence, after a space, with the names most like `name`; empty where none is."""
     close = get_close_matches(name, names, n=3)
     return f" Did you mean {' or '.join(close)}?" if close else ""

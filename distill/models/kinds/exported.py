@@ -14,7 +14,8 @@ from torch.utils import _pytree
 from distill.models.archives import content_of, read_program
 from distill.models.kinds.kind import Constructor, Kind, looks_like_file
 from distill.models.kinds.layers import put_tensor, to_layers
-from synthesis_kernels.errors import EchosetError
+from distill.models.modes import device_of
+from synthesis_kernels.errors import EchosetError, reason_of
 
 SUFFIX = ".pt2"
 aten = torch.ops.aten
@@ -35,11 +36,7 @@ def constructor(name: str) -> Constructor:
     path = _checked(name)
 
     def build() -> nn.Module:
-        network = load_program(path)
-        shape = _images(read_program(path))
-        if shape is not None and None not in shape:
-            _free_batch(network, [side for side in shape if side is not None], path)
-        return network
+        return load_program(path)
 
     return build
 
@@ -134,12 +131,14 @@ def _shape(graph: Mapping[str, Any], argument: Mapping[str, Any]) -> list[int | 
 
 
 def load_program(path: Path) -> fx.GraphModule:
-    """The network, with its BatchNorm, convolutions and linear layers as layers."""
-    read_program(path)
+    """The network, with its BatchNorm, convolutions and linear layers as layers, for any number of
+    images.
+    """
+    described = read_program(path)
     try:
         program = torch.export.load(str(path))
     except Exception as error:  # whatever torch's reader stumbles over
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = reason_of(error)
         raise EchosetError(
             f"{path} can't be loaded by torch {torch.__version__} ({reason:.200}); export it with "
             "this version"
@@ -151,6 +150,9 @@ def load_program(path: Path) -> fx.GraphModule:
             node.meta["dimensions"] = node.meta["val"].ndim
     network = to_layers(root, graph, str(path))
     _require_same(network, program, path)
+    shape = _images(described)
+    if shape is not None and None not in shape:
+        _free_batch(network, [side for side in shape if side is not None], path)
     return network
 
 
@@ -187,7 +189,7 @@ def _draw_inputs(
 ) -> tuple[list[Any], Tensor]:
     """Random inputs of the shapes that the program was exported with; and which are its images."""
     random = torch.Generator().manual_seed(seed)
-    place = next((tensor.device for tensor in network.state_dict().values()), None)
+    place = device_of(network)
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     leaves: list[Any] = []
     images = torch.empty(0)

@@ -74,8 +74,8 @@ def constructor(name: str) -> Constructor:
                 setattr(configuration, key, value)
         if classes != configuration.num_labels:
             configuration.num_labels = classes
-        build = _transformers().AutoModelForImageClassification.from_config
-        return build(configuration, trust_remote_code=False)
+        make = _transformers().AutoModelForImageClassification.from_config
+        return make(configuration, trust_remote_code=False)
 
     return build
 

@@ -143,8 +143,7 @@ def _put_batch_norm(node: fx.Node, root: nn.Module, where: str) -> None:
     layer.running_var = variance
     layer.num_batches_tracked = torch.tensor(0)
     _give(layer, given, root)
-    folder, _, _ = str(given["running_mean"].target).rpartition(".")
-    _put(node, given["input"], layer, root, folder)
+    _put(node, given["input"], layer, root, given["running_mean"])
 
 
 def _put_convolution(node: fx.Node, root: nn.Module) -> None:
@@ -160,8 +159,7 @@ def _put_convolution(node: fx.Node, root: nn.Module) -> None:
     settings |= {"groups": given["groups"], "device": "meta"}
     layer = nn.Conv2d(*shape, **settings)
     _give(layer, given, root)
-    folder, _, _ = str(given["weight"].target).rpartition(".")
-    _put(node, given["input"], layer, root, folder)
+    _put(node, given["input"], layer, root, given["weight"])
 
 
 def _put_linear(node: fx.Node, root: nn.Module) -> None:
@@ -171,8 +169,7 @@ def _put_linear(node: fx.Node, root: nn.Module) -> None:
         return
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     _give(layer, given, root)
-    folder, _, _ = str(given["weight"].target).rpartition(".")
-    _put(node, given["input"], layer, root, folder)
+    _put(node, given["input"], layer, root, given["weight"])
 
 
 def _tensor(node: object, root: nn.Module) -> Tensor | None:
@@ -198,9 +195,13 @@ def _give(layer: nn.Module, given: Mapping[str, Any], root: nn.Module) -> None:
         layer.register_parameter(name, tensor)
 
 
-def _put(node: fx.Node, images: fx.Node, layer: nn.Module, root: nn.Module, name: str) -> None:
-    """Let a layer do what the operator did, under the name that its tensors had."""
-    name = name or node.name
+def _put(
+    node: fx.Node, images: fx.Node, layer: nn.Module, root: nn.Module, tensor: fx.Node
+) -> None:
+    """Let a layer do what the operator did, under the name that its tensors had, one of which is
+    `tensor`.
+    """
+    name = str(tensor.target).rpartition(".")[0] or node.name
     held = _folder(root, name)
     if type(held) is nn.Module and not _is_all_of(layer, held):
         name = f"{name}.{node.name}"

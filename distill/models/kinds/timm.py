@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill.models.kinds import suggestion
+from distill.models.kinds import suggest_several
 from distill.models.kinds.kind import Constructor, Kind
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 PREFIX = "timm:"
 SYNONYMS = {"channels": "in_chans", "size": "img_size", "classes": "num_classes"}
@@ -37,7 +37,7 @@ def _checked(name: str) -> str:
     # Such as resnet18.a1_in1k.
     inner = name.removeprefix(PREFIX)
     if not timm.is_model(inner):
-        raise EchosetError(f"timm has no network named '{inner}'.{suggestion(name, names())}")
+        raise EchosetError(f"timm has no network named '{inner}'.{suggest_several(name, names())}")
     network, _, tag = inner.partition(".")
     known = timm.list_pretrained(f"{network}.*")
     if tag and inner not in known:
@@ -126,7 +126,7 @@ def weights(name: str, arguments: Mapping[str, Any], weights: str | None) -> Map
     try:
         network = _timm().create_model(_checked(name), pretrained=True)
     except Exception as error:  # whatever the hub, its client or the network between raises
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = reason_of(error)
         hub = description.hf_hub_id or description.url
         raise EchosetError(
             f"no network, or the hub did not answer: the weights of '{name}' could not be fetched "

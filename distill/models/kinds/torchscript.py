@@ -14,7 +14,7 @@ from distill.models.archives import check_script, content_of
 from distill.models.kinds.kind import Constructor, Kind, looks_like_file
 from distill.models.kinds.scripts import NotFollowedError, script_to_layers
 from synthesis_kernels.backend import say_once
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 SUFFIXES = (".torchscript", ".ts")
 
@@ -49,7 +49,7 @@ def load_script(path: Path, images: Tensor) -> nn.Module:
             warnings.simplefilter("ignore")  # TorchScript is old, and torch says so at each use
             script = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:  # whatever torch's reader stumbles over
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = reason_of(error)
         raise EchosetError(f"{path} can't be read as TorchScript: {reason:.200}") from error
     try:
         return script_to_layers(script, images, str(path))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.models.kinds.kind import Constructor, Kind
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 NORMALISING = ("googlenet", "inception_v3")
 """Whose published weights are for images that the network itself normalises once more."""
@@ -92,7 +92,7 @@ def weights(name: str, arguments: Mapping[str, Any], weights: str | None) -> Map
     except Exception as error:  # whatever the network between, the disk or the file raises
         from torch import hub
 
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = reason_of(error)
         raise EchosetError(
             f"the weights {weights} of '{name}' could not be fetched ({reason:.200}). Where there "
             f"is a network, download {record.url} and put it into {hub.get_dir()}/checkpoints, or "

@@ -12,7 +12,7 @@ from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.rehearsal import Rehearsal, rehearse
 from inversion.driver import check_synthesis
 from inversion.health import examine
-from inversion.inspection import Inspection, inspect_teacher
+from inversion.inspection import Inspection, check_network, inspect_teacher
 from inversion.options import SynthesisOptions
 from inversion.pixels import Pixels
 from inversion.recipes import RECIPES, find_recipe
@@ -31,8 +31,9 @@ MOST_LAYERS = 8
 def execute(run: InspectRun) -> int:
     """Load a teacher, look it over, say what was found and what can be made of it."""
     teacher = load_teacher(run.teacher, trust=run.trust)
-    inspection = inspect_teacher(teacher, needs_batch_norm=False)
-    health = examine(teacher)
+    untrained = check_network(teacher)
+    inspection = inspect_teacher(teacher, needs_batch_norm=False, untrained=untrained)
+    health = examine(teacher, untrained)
     warnings = list(dict.fromkeys([*inspection.warnings, *health.warnings]))
     recipes = _find_possible(run, teacher, inspection)
     table = new_table(f"Teacher {inspection.spec.model}", "", "found")

@@ -32,7 +32,6 @@ def ask_on_data(
 
 
 def _predict(network: Classifier, images: Tensor, run: Common, title: str) -> Tensor:
-    network.settle()
     return predict(network, images, run.resolve_device(), title=title, quiet=run.quiet)
 
 

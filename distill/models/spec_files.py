@@ -1,0 +1,61 @@
+"""A classifier's file: its weights, and the spec that rebuilds it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+
+from distill.files import write_atomically
+from distill.models.classifier import OUTPUT, Classifier, ModelSpec
+from distill.models.contract import check_contract
+from synthesis_kernels.errors import EchosetError
+
+# One key only: safetensors writes several in an order that changes from run to run.
+METADATA_KEY = "echoset"
+
+
+def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:
+    """Write weights and spec as one safetensors file; equal weights give equal bytes.
+
+    Weights that several layers share are written for each of them. With `half`, matrices and
+    convolutions are rounded to 16 bits: half the file. BatchNorm's statistics never are.
+    """
+    tensors = {}
+    for name, tensor in classifier.network.state_dict().items():
+        stored = tensor.detach().cpu().contiguous().clone()
+        tensors[name] = stored.half() if half and tensor.ndim > 1 else stored
+    values = asdict(classifier.spec)
+    for name in OUTPUT:
+        if values[name] is None:  # files say no more than they have to
+            del values[name]
+    description = json.dumps(values, sort_keys=True)
+    write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: description}))
+
+
+def read_spec(path: str | Path) -> ModelSpec | None:
+    """The spec stored in a safetensors file, or None if the file holds weights alone."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            stored = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        raise EchosetError(f"{path} is not a readable safetensors file: {error}") from error
+    if stored is None:
+        return None
+    try:
+        values = json.loads(stored)
+        spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise EchosetError(
+            f"{path}: its '{METADATA_KEY}' metadata is not a model description ({error})"
+        ) from error
+    for name, kind in (("model", str), ("arguments", dict), ("notes", dict)):
+        if not isinstance(getattr(spec, name), kind):
+            raise EchosetError(
+                f"{path}: '{name}' of its '{METADATA_KEY}' metadata is not a {kind.__name__}"
+            )
+    check_contract(asdict(spec), str(path))
+    return spec
