@@ -140,14 +140,13 @@ for half in ("*bf16", "*fp32"):
         kernel = getattr(bn_match, f"_{name}_kernel")
         build(kernel, pointers(kernel, half, **wide, low="fp32", rows="i64"), **block)
     build(bn_match._finish_kernel, pointers(bn_match._finish_kernel, "*fp32"), BLOCK_P=128, BLOCK_C=16)
-    block = dict(C=20, WIDE=tl.float32, BLOCK_R=64, BLOCK_C=32)
+    block = dict(WIDE=tl.float32, BLOCK_R=64, BLOCK_C=32)
     grads = ("rows", "grad", "y", "to_x", "residual", "to_residual", "branch", "total", "passed")
-    for adds in (True, False):
-        for kernel in (bn_train._moments_kernel, bn_train._apply_kernel, bn_train._sums_kernel, bn_train._gradient_kernel):
-            kinds = pointers(kernel, "*fp32", momentum="fp32", eps="fp32", slope="fp32")
-            kinds |= {f"{n}_ptr": half for n in grads} | {"batches_ptr": "*i64"}
-            other = dict(ADDS=adds, BRANCH=adds, PASSES=adds, COUNTS=True, PARTS=64)
-            build(kernel, kinds, **block, **{n: v for n, v in other.items() if n in kernel.arg_names})
+    for kernel in (bn_train._moments_kernel, bn_train._apply_kernel, bn_train._sums_kernel, bn_train._gradient_kernel):
+        kinds = pointers(kernel, "*fp32", momentum="fp32", eps="fp32", slope="fp32")
+        kinds |= {f"{n}_ptr": half for n in grads} | {"batches_ptr": "*i64"}
+        parts = {"PARTS": 64} if "PARTS" in kernel.arg_names else {}
+        build(kernel, kinds, **block, **parts)
     for yes in (True, False):
         block = dict(K=10, GATED=yes, MEAN=yes, WEIGHED=yes, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
         forward, backward = divergence._forward_kernel, divergence._backward_kernel
