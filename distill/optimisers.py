@@ -7,6 +7,7 @@ docs/log.md.
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -25,7 +26,22 @@ PEAKS = {"muon": 0.05, "sgd": 0.1, "adamw": 3e-3}
 """Each optimiser's usual learning rate at the peak of the schedule."""
 
 
-class Scheduled(torch.optim.Optimizer):
+class Uncompiled(torch.optim.Optimizer):
+    """Torch's methods as they are without its compiler, whose import takes a second."""
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class Adam(Uncompiled, torch.optim.Adam):
+    """Adam."""
+
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
+
+
+class Scheduled(Uncompiled):
     """Each group's `lr` is its `peak` times what `set_share` was last given.
 
     Rates are tensors on the device, so a step can be captured in a CUDA graph.
@@ -49,9 +65,13 @@ class Scheduled(torch.optim.Optimizer):
 class ScheduledSGD(Scheduled, torch.optim.SGD):
     """SGD with Nesterov momentum."""
 
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+
 
 class ScheduledAdamW(Scheduled, torch.optim.AdamW):
     """AdamW."""
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 class Muon(Scheduled):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import inversion.parts.terms as objectives
 from distill.models import Classifier
 from distill.models.frozen import Frozen
+from distill.optimisers import Adam
 from distill.tasks.places import per_image
 from inversion.options import SynthesisOptions
 from inversion.parts.generator import Generator
@@ -96,14 +97,14 @@ class InnerLoop:
         statistics = lambda: [*self.clone.buffers(), *generator.buffers()]  # noqa: E731
         self._captured_end = Captured(self._end, statistics, required=step == "graph")
 
-    def _build_optimiser(self) -> torch.optim.Adam:
+    def _build_optimiser(self) -> Adam:
         """Adam for the clone and its noise, at a rate each."""
         generator = self.options.generator
         groups: list[dict[str, Any]] = [
             {"params": self.parameters},
             {"params": [self.noise], "lr": generator.latent_rate},
         ]
-        optimiser = torch.optim.Adam(
+        optimiser = Adam(
             groups,
             generator.learning_rate,
             betas=(0.5, 0.999),

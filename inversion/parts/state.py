@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill.models import Classifier
 from distill.models.classifier import on_device
+from distill.optimisers import Adam
 from distill.options import DistillOptions
 from distill.update import StudentState
 from inversion.jobs import ShardJob
@@ -37,7 +38,7 @@ class SynthesisState:
         self.options = options
         generator = build_generator(teacher.spec, options.generator, job.seed, own=own.generator)
         self.generator = on_device(generator, device)
-        self.meta_optimiser = torch.optim.Adam(
+        self.meta_optimiser = Adam(
             self.generator.learned(), options.generator.meta_rate, betas=(0.5, 0.999), fused=True
         )
         student, self.learner = build_adversary(

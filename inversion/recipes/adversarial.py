@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
+from distill.optimisers import Adam
 from distill.options import DistillOptions
 from distill.runtime import Machine, Runtime
 from distill.students import build_student
@@ -100,7 +101,7 @@ class Adversarial:
         spec = teacher.spec
         self.terms = own.named_terms
         self.generator = _build_generator(teacher, options, job.seed, own).to(device)
-        self.optimiser = torch.optim.Adam(
+        self.optimiser = Adam(
             self.generator.parameters(),
             options.generator.learning_rate,
             betas=(0.5, 0.999),
