@@ -263,6 +263,7 @@ def _like_rows(grad: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if grad is None else native.as_rows(grad.to(rows.dtype))
 
 
+@native.unwatched
 def _alike(x: Tensor, other: Tensor) -> bool:
     """Whether two inputs can be added in the kernel."""
     # A traced network may have added a number.
@@ -274,6 +275,7 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
+@native.unwatched
 def _widened(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift in the type to compute in."""
     if not x.numel() or not x.shape[1] == len(scale) == len(shift):
@@ -284,6 +286,7 @@ def _widened(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     return scale.to(wide).contiguous(), shift.to(wide).contiguous()
 
 
+@native.unwatched
 def _form_for(x: Tensor, form: Form) -> Form:
     """The form, or plain torch for a type that it does not come in."""
     return "reference" if form == "native" and x.dtype not in native.DTYPES else form

@@ -103,6 +103,7 @@ def bn_train_sum(
     return total, y
 
 
+@native.unwatched
 def _form(x: Tensor, vectors: tuple[Tensor, ...], other: Tensor | None) -> Form:
     """The form to run: torch's where types or places don't fit, or torch would refuse."""
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32

@@ -145,6 +145,7 @@ def is_followed() -> bool:
     )
 
 
+@native.unwatched
 def _form_that_fits(
     input: Tensor,
     weight: Tensor,

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -85,10 +85,25 @@ def has(name: str) -> bool:
     return loaded is not None and hasattr(loaded, name)
 
 
-class Function(torch.autograd.Function):
-    """One whose body no mode looks into: those of torch's functions, which put our convolutions in
-    the library's place, would see every size and address that it asks for.
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+def unwatched(function: Callable[Given, Found]) -> Callable[Given, Found]:
+    """The function, into which no mode looks: the one that puts our convolutions in the library's
+    place would see every type and size that it asks for.
     """
+
+    @functools.wraps(function)
+    def alone(*arguments: Given.args, **named: Given.kwargs) -> Found:
+        with torch._C.DisableTorchFunction():
+            return function(*arguments, **named)
+
+    return alone
+
+
+class Function(torch.autograd.Function):
+    """One whose body is `unwatched`."""
 
     @classmethod
     def apply(cls, *arguments: Any) -> Any:

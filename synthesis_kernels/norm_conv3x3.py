@@ -50,6 +50,7 @@ def norm_conv3x3_reference(
     return y if residual is None else y + residual
 
 
+@native.unwatched
 def fits(
     x: Tensor,
     vectors: Sequence[Tensor | None],  # (I,) of the BatchNorm

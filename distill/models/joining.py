@@ -11,6 +11,7 @@ from distill.models.fusing import Fusible, give_total, is_sum
 from distill.models.zoo.blocks import is_heard
 from synthesis_kernels.conv3x3 import can_add, has_layer, is_followed, pays, runs
 from synthesis_kernels.frozen_conv3x3 import Norm, Packed, frozen_conv3x3
+from synthesis_kernels.native import unwatched
 
 
 class Tap(Fusible):
@@ -56,6 +57,7 @@ class Joined(nn.Module):
             self.total = x
 
     @staticmethod
+    @unwatched
     def _runs(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> bool:
         precision = torch.float32
         if torch.is_autocast_enabled("cpu"):
