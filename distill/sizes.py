@@ -31,18 +31,18 @@ def read_size(value: Any, least: int = 1) -> Size:
     told = value
     if isinstance(value, str):
         numbers = re.fullmatch(r"(\d{1,6})(?: ?[xX×] ?(\d{1,6}))?", value.strip())
-        told = [int(number) for number in numbers.groups() if number] if numbers else None
-    if type(told) is int:
-        told = [told]
-    if not isinstance(told, list | tuple) or any(type(side) is not int for side in told):
-        told = ()
-    if len(told) not in (1, 2):
+        told = numbers and (int(numbers[1]), int(numbers[2] or numbers[1]))
+    elif type(value) is int:
+        told = (value, value)
+    is_pair = isinstance(told, list | tuple) and len(told) == 2
+    if not is_pair or any(type(side) is not int for side in told):
         raise EchosetError(
             f"size must be one number, or HEIGHTxWIDTH such as 96x128, got {value!r:.40}"
         )
+    size: Size = settle_size(told)
     if min(told) < least:
-        raise EchosetError(f"size must be at least {least}, got {say_size(told)}")
-    return settle_size((told[0], told[-1]))
+        raise EchosetError(f"size must be at least {least}, got {say_size(size)}")
+    return size
 
 
 def say_size(size: Any) -> str:
