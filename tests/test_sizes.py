@@ -107,6 +107,7 @@ class Flat(torch.nn.Module):
     def __init__(self, places):
         super().__init__()
         self.norm = torch.nn.BatchNorm2d(1)
+        self.norm.running_mean.fill_(0.3)
         self.head = torch.nn.Linear(places, 4)
 
     def forward(self, images):
@@ -150,7 +151,10 @@ def test_real_images_are_resized_to_height_and_width(tmp_path):
         )
     data = load_images(tmp_path, "train", 1, (24, 40))
     assert data.images.shape == (3, 1, 24, 40) and data.images.flatten(1).unique().numel() == 3
-    assert from_dataset([np.zeros((9, 7), np.uint8)], "mine", 1, (8, 12)).images.shape[2:] == (8, 12)
+    assert from_dataset([np.zeros((9, 7), np.uint8)], "mine", 1, (8, 12)).images.shape[2:] == (
+        8,
+        12,
+    )
 
 
 @pytest.mark.parametrize("name", DRAWN)
