@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_FLAGS, last_json
+from conftest import STUDENT, TINY_FLAGS, last_json
 from hypothesis import given, settings
 from PIL import Image
 
@@ -267,8 +267,8 @@ def test_images_of_any_shape_go_through_every_verb(run, tmp_path, channels):
     run("synthesize", teacher, *TINY_FLAGS, f"--out={tmp_path}/set", "--quiet")
     run("verify", f"--set={tmp_path}/set", teacher, "--quiet")
     short = ["--student=convnet-4", "--distillation.steps=4", "--distillation.views_per_image=2"]
-    student = tmp_path / "student.safetensors"
-    run("distill", f"--set={tmp_path}/set", f"--out={student}", *short, "--quiet")
+    run("distill", f"--set={tmp_path}/set", f"--out={tmp_path}/lesson", *short, "--quiet")
+    student = tmp_path / "lesson" / STUDENT
     assert read_spec(student).shape == (channels, 24, 40)
     run("export", tmp_path / "set", f"--out={tmp_path}/pictures", "--quiet")
     data = f"--data={tmp_path}/pictures"
