@@ -95,11 +95,8 @@ def check_fit(classifier: Classifier, data: Images) -> Tensor:
     """Refuse data whose shape or labels the model can't answer for; gives the labels."""
     spec = classifier.spec
     shape = tuple(data.images.shape[1:])
-    if shape != (spec.channels, spec.size, spec.size):
-        raise EchosetError(
-            f"{data.name} has images of shape {shape}, the model takes "
-            f"{(spec.channels, spec.size, spec.size)}"
-        )
+    if shape != spec.shape:
+        raise EchosetError(f"{data.name} has images of shape {shape}, the model takes {spec.shape}")
     if data.labels is None:
         raise EchosetError(f"{data.name} has no labels to judge by")
     if not len(data):

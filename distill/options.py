@@ -56,13 +56,13 @@ class ViewOptions(Brief):
     scale: float = 0.1
     """Largest relative change of size."""
     shift: float = 0.1
-    """Largest shift, as a part of the image's side; by whole pixels where nothing is rotated or
+    """Largest shift, as a part of the shorter side; by whole pixels where nothing is rotated or
     scaled.
     """
     flip: bool = False
     """Mirror half of the images left to right; right for photographs, wrong for digits."""
     cutout: float = 0.0
-    """Side of a square made black, as a part of the image's side."""
+    """Side of a square made black, as a part of the shorter side."""
     mixup: float = 0.0
     """Part of the views that blend an image with another one; the teacher answers for the blend."""
     cutmix: float = 0.0

@@ -49,7 +49,7 @@ def _check_training(student: Classifier) -> None:
     if type(student.network).__module__.startswith("distill."):
         return
     spec = student.spec
-    grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=student.mean.device)
+    grey = torch.full((2, *spec.shape), 0.5, device=student.mean.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         answer = copy.deepcopy(student).train()(grey)
     if not isinstance(answer, Tensor):

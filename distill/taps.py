@@ -34,8 +34,8 @@ class Stages:
     """Names within the classifier's network, in order of depth."""
     channels: tuple[int, ...]
     """Of each layer's maps."""
-    sides: tuple[int, ...]
-    """Of each layer's maps: their height."""
+    sides: tuple[tuple[int, int], ...]
+    """Of each layer's maps: height and width."""
     head: str | None
     """The last linear layer, whose input is the embedding; None: the last map's average is."""
 
@@ -60,7 +60,7 @@ def find_stages(classifier: Classifier, layers: tuple[str, ...] = (), maps: bool
             "such as hinton"
         )
     channels = tuple(shapes[name][1] for name in chosen)
-    sides = tuple(shapes[name][2] for name in chosen)
+    sides = tuple((shapes[name][2], shapes[name][3]) for name in chosen)
     return Stages(tuple(chosen), channels, sides, head)
 
 
@@ -97,7 +97,7 @@ def _look(classifier: Classifier) -> tuple[dict[str, torch.Size], str | None]:
         return hook
 
     device = next(classifier.buffers()).device
-    images = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=device)
+    images = torch.full((2, *spec.shape), 0.5, device=device)
     training = classifier.training
     with ExitStack() as hooks, torch.no_grad():
         hooks.callback(classifier.train, training)
@@ -128,7 +128,8 @@ def _units(module: nn.Module, name: str, shapes: dict[str, torch.Size]) -> list[
     units = []
     for child_name, child in module.named_children():
         full = f"{name}.{child_name}" if name else child_name
-        sides = {shape[2] for other, shape in shapes.items() if other.startswith(full + ".")}
+        within = [shape for other, shape in shapes.items() if other.startswith(full + ".")]
+        sides = {max(shape[2:]) for shape in within}
         # One pixel may be a squeeze inside a block, and a block may begin at the resolution it
         # reduces.
         spans_several = len(sides - {1, max(sides, default=0)}) > 1

@@ -131,11 +131,11 @@ def draw_pictures(teacher: Classifier) -> list[Tensor]:  # each (B, C, H, W) in 
     """The same few pictures of each source for every teacher of this shape."""
     spec = teacher.spec
     device = teacher.mean.device
-    count = max(4, min(MOST, PIXELS // spec.size**2))
+    count = max(4, min(MOST, PIXELS // (spec.height * spec.width)))
     pictures = []
     for name in SOURCES:
         random = Random("cpu", "health", name)
-        drawn = find_drawer(name)().draw(random, count, spec.channels, spec.size)
+        drawn = find_drawer(name)().draw(random, count, *spec.shape)
         pictures.append(drawn.to(device))
     return pictures
 

@@ -176,7 +176,7 @@ def _check_moments(
     left.
     """
     spec = teacher.spec
-    grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
+    grey = torch.full((2, *spec.shape), 0.5, device=teacher.mean.device)
     with torch.no_grad(), kernel_form("reference"):
         teacher.unused += frozen.find_unused(grey)
     left = layers.keys() - set(teacher.unused)
@@ -193,7 +193,7 @@ def check_gradient(teacher: Classifier, frozen: Frozen | None = None) -> None:
     copy of it saves making one.
     """
     spec = teacher.spec
-    shape = (2, spec.channels, spec.size, spec.size)
+    shape = (2, *spec.shape)
     grey = torch.full(shape, 0.5, device=teacher.mean.device, requires_grad=True)
     with torch.enable_grad(), kernel_form("reference"):
         frozen = frozen or Frozen(teacher)

@@ -61,7 +61,7 @@ def remembered_pixels(
     """
     spec = teacher.spec
     grey = torch.tensor([0.0, 0.5, 1.0], device=pictures.device).view(3, 1, 1, 1)
-    levels = grey.expand(3, spec.channels, spec.size, spec.size)
+    levels = grey.expand(3, *spec.shape)
     layers = find_batch_norms(teacher.network)
     at_levels = _first_input(teacher, layers, levels)
     if at_levels is None:

@@ -29,7 +29,7 @@ class TurnPlan:
     scale: float = 0.0
     """Largest zoom in or out, as a part of the image's size."""
     shift: float = 0.0
-    """Largest shift, as a part of the image's side."""
+    """Largest shift, as a part of the image's shorter side."""
 
 
 def turn_reference(
@@ -39,19 +39,23 @@ def turn_reference(
     plan: TurnPlan,
     seed: int,
 ) -> Tensor:  # (B, C, H, W) channels last
-    """Definition: bilinear between pixels, black outside; differentiable in the images."""
+    """Definition: bilinear between pixels, black outside; differentiable in the images. Angles and
+    zooms are those of pixels, whatever the sides.
+    """
+    height, width = images.shape[2:]
+    short = min(height, width)
     # Places between pixels are too fine for half precision.
     wide = torch.promote_types(images.dtype, torch.float32)
     draws = uniforms(index, view, seed, LANES).to(wide) * 2 - 1
     angle = draws[0] * math.radians(plan.rotate)
     zoom = 1 + draws[1] * plan.scale
     # One side of the sampling grid is 2 long, hence the factor of two.
-    right = draws[2] * 2 * plan.shift
-    down = draws[3] * 2 * plan.shift
+    right = draws[2] * 2 * plan.shift * (short / width)
+    down = draws[3] * 2 * plan.shift * (short / height)
     cosine = angle.cos() * zoom
     sine = angle.sin() * zoom
-    first_row = torch.stack([cosine, -sine, right], 1)
-    second_row = torch.stack([sine, cosine, down], 1)
+    first_row = torch.stack([cosine, -sine * (height / width), right], 1)
+    second_row = torch.stack([sine * (width / height), cosine, down], 1)
     matrix = torch.stack([first_row, second_row], 1)  # (B, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     turned = F.grid_sample(images.to(wide), grid, align_corners=False)

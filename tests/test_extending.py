@@ -250,8 +250,8 @@ class Bars(torch.utils.data.Dataset):
 
 
 class Grey:
-    def draw(self, random, count, channels, size):
-        return random.uniform(count, 1, 1, 1).expand(count, channels, size, size)
+    def draw(self, random, count, channels, height, width):
+        return random.uniform(count, 1, 1, 1).expand(count, channels, height, width)
 
 
 def test_sources_of_ones_own_are_walked_like_others(teacher, tmp_path):
@@ -275,8 +275,8 @@ def test_sources_of_ones_own_are_walked_like_others(teacher, tmp_path):
 
 def test_a_source_that_draws_otherwise_is_another(teacher, tmp_path):
     class Grey:
-        def draw(self, random, count, channels, size):
-            return random.uniform(count, channels, size, size) / 2
+        def draw(self, random, count, channels, height, width):
+            return random.uniform(count, channels, height, width) / 2
 
     options = CollectOptions(images=20, balanced=False, expose=0.0)
     collect(teacher, [globals()["Grey"]()], options, tmp_path, RUN)

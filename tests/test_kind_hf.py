@@ -1,5 +1,6 @@
 """Image classifiers of Hugging Face, without a network."""
 
+import json
 import sys
 
 import pytest
@@ -56,6 +57,15 @@ def test_the_user_s_options_win(folder):
     path, _ = folder
     spec = load_teacher(TeacherOptions(f"hf:{path}", size=64, mean=(0.1,))).spec
     assert (spec.size, spec.mean) == (64, (0.1,))
+
+
+def test_a_folder_may_tell_height_and_width(folder):
+    path, _ = folder
+    file = path / "preprocessor_config.json"
+    file.write_text(json.dumps({"size": {"height": 24, "width": 40}, "do_normalize": False}))
+    teacher = load_teacher(TeacherOptions(f"hf:{path}"))
+    teacher.check_forward()
+    assert teacher.spec.shape == (3, 24, 40)
 
 
 def test_a_student_of_its_architecture_is_built_for_any_classes(folder):

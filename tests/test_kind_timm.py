@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from distill import ModelSpec, build_classifier, load_classifier, save_classifier
 from distill.models.frozen import Frozen, find_batch_norms
+from distill.models.kinds import kind_of
 from distill.torchvision_shim import torchvision  # noqa: F401  # before timm, which imports it
 from inversion import TeacherOptions, inspect_teacher, load_teacher
 from synthesis_kernels.errors import EchosetError
@@ -116,12 +117,20 @@ def test_a_file_cannot_make_timm_fetch_anything(tmp_path, changes, message):
     [
         ("timm:resnt18", "Did you mean .*timm:resnet18"),
         ("timm:resnet18.nobody", "it has .*resnet18.a1_in1k"),
-        ("timm:vit_base_patch16_sapiens2", "only square ones"),
     ],
 )
 def test_names_that_lead_nowhere_say_why(name, message):
     with pytest.raises(EchosetError, match=message):
         load_teacher(TeacherOptions(name))
+
+
+def test_networks_of_timm_take_images_that_are_no_squares():
+    name = "timm:vit_base_patch16_sapiens2"
+    assert kind_of(name).contract(name, {}, None)["size"] == (1024, 768)
+    given = ModelSpec("timm:test_vit", channels=3, size=(96, 64), classes=3)
+    build_classifier(given).check_forward()
+    named = kind_of("timm:test_vit").contract("timm:test_vit", {"img_size": [96, 64]}, None)
+    assert named["size"] == given.size
 
 
 def test_without_timm_the_message_says_what_to_install(monkeypatch):

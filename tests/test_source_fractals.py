@@ -52,7 +52,7 @@ class KnownMaps(Random):
 
 def test_known_maps_give_their_known_attractor():
     size = 33
-    lit = Fractals().draw(KnownMaps(), 1, 1, size)[0, 0] > 0
+    lit = Fractals().draw(KnownMaps(), 1, 1, size, size)[0, 0] > 0
     # The same set from its own definition: all images of a corner under seven maps, one after
     # another.
     points = np.zeros((1, 2))
@@ -76,7 +76,7 @@ def test_known_maps_give_their_known_attractor():
 
 
 def test_fractals_fill_the_canvas_along_their_longer_side_and_are_sparse():
-    pictures = Fractals().draw(random("box"), 64, 3, 32)
+    pictures = Fractals().draw(random("box"), 64, 3, 32, 32)
     assert pictures.isfinite().all()
     assert pictures.min() >= 0
     assert pictures.max() <= 1
@@ -102,7 +102,7 @@ def test_fractals_are_of_many_kinds():
     covered = torch.cat(
         [
             (p.amax(0, keepdim=True) > 0).double().mean((1, 2))
-            for p in Fractals().draw(random(1), 64, 1, 32)
+            for p in Fractals().draw(random(1), 64, 1, 32, 32)
         ]
     )
     assert covered.min() < 0.15

@@ -11,7 +11,7 @@ from inversion.sources.leaves import Leaves
 
 
 def test_leaves_are_flat_shapes():
-    pictures = Leaves(smallest=0.15).draw(random("flat"), 24, 3, 48)
+    pictures = Leaves(smallest=0.15).draw(random("flat"), 24, 3, 48, 48)
     flat = (pictures[..., 1:] == pictures[..., :-1]).all(1).double().mean((1, 2))
     assert flat.min() > 0.4
     assert flat.mean() > 0.7
@@ -27,7 +27,7 @@ def test_leaves_are_flat_shapes():
 def test_leaves_cover_as_much_as_was_asked():
     def black(cover):
         return (
-            (Leaves(smallest=0.1, cover=cover).draw(random("cover"), 32, 3, 24) == 0)
+            (Leaves(smallest=0.1, cover=cover).draw(random("cover"), 32, 3, 24, 24) == 0)
             .all(1)
             .double()
             .mean((1, 2))
@@ -42,7 +42,7 @@ def test_leaves_cover_as_much_as_was_asked():
 
 @pytest.mark.parametrize("smallest", [0.03, 0.2])
 def test_radii_have_density_proportional_to_the_inverse_cube(smallest):
-    shapes = leaves._shapes(random("radii"), 20_000, smallest, 40)
+    shapes = leaves._shapes(random("radii"), 20_000, smallest, 40, 40)
     radius = shapes[:, 3].double().sort().values / 40
     assert radius.min() >= smallest * 0.999
     assert radius.max() <= 1.001
@@ -60,7 +60,7 @@ def test_radii_have_density_proportional_to_the_inverse_cube(smallest):
 
 
 def test_shapes_cover_the_areas_of_their_kinds():
-    shapes = leaves._shapes(random("areas"), 400, 0.1, 128)
+    shapes = leaves._shapes(random("areas"), 400, 0.1, 128, 128)
     scale = 50 / shapes[:, 3]
     shapes[:, 12:] *= scale[:, None]
     shapes[:, 1:3] = 64.3
@@ -86,16 +86,17 @@ def test_shapes_cover_the_areas_of_their_kinds():
     torch.testing.assert_close(area[other], ((2 * half).sin() / 2).sum(1), rtol=0, atol=0.04)
 
 
-@pytest.mark.parametrize("size", [8, 33])
-def test_small_shapes_drawn_in_windows_come_out_as_on_the_whole_canvas(size):
-    shapes = leaves._shapes(random("windows"), 600, 0.03, size)
-    pixels = torch.arange(size)
-    everywhere = leaves._covered(shapes, pixels.expand(600, -1), pixels.expand(600, -1)).view(
-        600, size, size
+@pytest.mark.parametrize("height, width", [(8, 8), (33, 33), (13, 40), (96, 8)])
+def test_small_shapes_drawn_in_windows_come_out_as_on_the_whole_canvas(height, width):
+    shapes = leaves._shapes(random("windows"), 600, 0.03, height, width)
+    down = torch.arange(height)
+    across = torch.arange(width)
+    everywhere = leaves._covered(shapes, down.expand(600, -1), across.expand(600, -1)).view(
+        600, height, width
     )
     pieces = torch.zeros_like(everywhere)
     seen = torch.zeros(600)
-    for some, rows, columns in leaves._windows(shapes, size):
+    for some, rows, columns in leaves._windows(shapes, height, width):
         seen[some] += 1
         masks = leaves._covered(shapes[some], rows, columns).view(
             len(some), rows.shape[1], columns.shape[1]
@@ -104,19 +105,21 @@ def test_small_shapes_drawn_in_windows_come_out_as_on_the_whole_canvas(size):
     assert (seen == 1).all()
     # Sharp corners are drawn beyond the radius, and a window may cut these tips off.
     x, y, radius = (part[:, None, None] for part in shapes[:, 1:4].unbind(1))
-    inside = torch.hypot(pixels + 0.5 - x, pixels[:, None] + 0.5 - y) <= radius + 0.5
+    inside = torch.hypot(across + 0.5 - x, down[:, None] + 0.5 - y) <= radius + 0.5
     assert inside.any()
     assert (everywhere[inside] - pieces[inside]).abs().max() < 1e-4
     assert (everywhere - pieces).abs().mean() < 1e-3
 
 
 def test_windows_change_next_to_nothing_in_a_picture(monkeypatch):
-    windowed = Leaves().draw(random("windows"), 4, 3, 33)
+    windowed = Leaves().draw(random("windows"), 4, 3, 33, 33)
 
-    def whole(shapes, size):
-        return [(torch.arange(len(shapes)), *torch.arange(size).expand(2, len(shapes), size))]
+    def whole(shapes, height, width):
+        rows = torch.arange(height).expand(len(shapes), -1)
+        columns = torch.arange(width).expand(len(shapes), -1)
+        return [(torch.arange(len(shapes)), rows, columns)]
 
     monkeypatch.setattr(leaves, "_windows", whole)
-    apart = (Leaves().draw(random("windows"), 4, 3, 33) - windowed).abs()
+    apart = (Leaves().draw(random("windows"), 4, 3, 33, 33) - windowed).abs()
     assert (apart > 1e-3).double().mean() < 0.01
     assert apart.mean() < 1e-3

@@ -54,7 +54,7 @@ plain = settings(max_examples=12)
 
 
 def plane(seed, count=3, size=12):
-    return camera(random("camera", seed), count, size)
+    return camera(random("camera", seed), count, size, size)
 
 
 @pytest.mark.parametrize("part", [*SYMMETRIES, *WARPS], ids=lambda part: part.__name__)
@@ -117,7 +117,7 @@ def test_every_palette_gives_colours_in_range(palette, seed, channels, spread):
 @settings(max_examples=60)
 def test_any_program_paints_pictures_and_the_same_again(seed, channels, count):
     one, other = (
-        shaders.random_program(r).paint(r, count, channels, 11)
+        shaders.random_program(r).paint(r, count, channels, 11, 11)
         for r in (random(seed), random(seed))
     )
     assert torch.equal(one, other)
@@ -136,7 +136,7 @@ def test_pictures_of_a_group_share_a_program_and_no_number(monkeypatch):
         return paint(self, r, count, *shape)
 
     monkeypatch.setattr(Program, "paint", watched)
-    pictures = Shaders().draw(random("groups"), 40, 1, 16)
+    pictures = Shaders().draw(random("groups"), 40, 1, 16, 16)
     assert [count for _, count in calls] == [16, 16, 8]
     assert len({program for program, _ in calls}) == 3
     assert pictures.shape == (40, 1, 16, 16)

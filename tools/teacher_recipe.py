@@ -14,6 +14,7 @@ from distill.names import name_classes, names_of_folders
 from distill.options import ViewOptions
 from distill.ranges import require_least, require_within
 from distill.runtime import Device, Precision
+from distill.sizes import read_size, settle_size
 from synthesis_kernels.errors import EchosetError
 
 STAGES = 4
@@ -40,9 +41,9 @@ class TeacherRecipe:
     """Of the normaliser."""
     channels: int = 3
     """Of the images, 1 or 3, where `size` is given."""
-    size: int = 0
-    """Resize all images to squares of this side: for folders of pictures; 0 = they are squares of
-    one size as they are.
+    size: int | tuple[int, int] | str = 0
+    """Resize all images to squares of this side, or to HEIGHTxWIDTH: for folders of pictures; 0 =
+    they are of one size as they are.
     """
     epochs: int = 12
     """Passes over the training images."""
@@ -76,7 +77,7 @@ class TeacherRecipe:
     """Of matrix products."""
 
     def __post_init__(self) -> None:
-        require_least(self, "", 0, "size")
+        object.__setattr__(self, "size", read_size(self.size, least=0))
         require_least(self, "", 1, "epochs", "batch")
         require_within(self, "", "[0, 1]", "small")
         if self.size and self.channels not in (1, 3):
@@ -109,17 +110,15 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
     """The network before its first step, and training and test images; what does not fit is refused
     now and not at the end.
     """
-    fit: tuple[int | None, int | None] = (None, None)
-    if recipe.size:
-        fit = (recipe.channels, recipe.size)
-    data = load_images(recipe.data, "train", *fit, quiet=False)
-    test = load_images(recipe.data, "test", *fit, quiet=False)
+    channels = recipe.channels if recipe.size else None
+    size = read_size(recipe.size) if recipe.size else None
+    data = load_images(recipe.data, "train", channels, size, quiet=False)
+    test = load_images(recipe.data, "test", channels, size, quiet=False)
     check_images(recipe, data, test)
-    _, channels, size, _ = data.images.shape
     spec = ModelSpec(
         recipe.model,
-        channels=channels,
-        size=size,
+        channels=data.images.shape[1],
+        size=settle_size(tuple(data.images.shape[2:])),
         classes=int(labels_of(data).max()) + 1,
         mean=recipe.mean,
         std=recipe.std,
@@ -152,9 +151,3 @@ def check_images(recipe: TeacherRecipe, data: Images, test: Images) -> None:
             f"batch must be at most {len(data)}, the number of images, got {recipe.batch}"
         )
     labels_of(data)
-    _, _, height, width = data.images.shape
-    if height != width:
-        raise EchosetError(
-            f"{data.name} has images of {width} × {height} pixels, and networks here take squares: "
-            "give --size"
-        )

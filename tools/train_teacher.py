@@ -113,9 +113,11 @@ class Training:
     def _resize(self) -> None:
         """Show the images in the size that the recipe has for this step."""
         spec = self.state.student.spec
-        side = side_at(self.state.step / self.steps, spec.size, self.recipe.small)
-        if side != self.shown.shape[-1]:
-            self.shown = fit_pixels(self.images, spec.channels, side)
+        progress = self.state.step / self.steps
+        height = side_at(progress, spec.height, self.recipe.small)
+        width = side_at(progress, spec.width, self.recipe.small)
+        if tuple(self.shown.shape[2:]) != (height, width):
+            self.shown = fit_pixels(self.images, spec.channels, (height, width))
 
 
 def learn(training: Training, file: Path) -> float:

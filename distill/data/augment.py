@@ -35,8 +35,9 @@ def make_views(
     turned = bool(options.rotate or options.scale)
     # Whole pixels shift in the gather; turned views are resampled anyway, so there the shift is
     # part of that.
-    crop = 0 if turned else round(options.shift * pool.shape[-1])
-    cutout = round(options.cutout * pool.shape[-1])
+    side = min(pool.shape[2:])
+    crop = 0 if turned else round(options.shift * side)
+    cutout = round(options.cutout * side)
     pasted_late = bool(options.cutmix and (turned or options.operations))
     cutmix = 0.0 if pasted_late else options.cutmix
     plan = ViewPlan(crop, options.flip, cutout, options.mixup, cutmix)

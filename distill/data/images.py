@@ -22,6 +22,7 @@ from distill.data.pixels import fit_pixels, stack_items
 from distill.data.readers import read_path
 from distill.data.readers.reader import Request
 from distill.data.readers.torchvision_name import PREFIX, read_named
+from distill.sizes import Size, read_size
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
-    def fitted(self, channels: int, size: int) -> Images:
+    def fitted(self, channels: int, size: Size) -> Images:
         """The same images as a network of `channels` and `size` takes them: grey repeated, colour
         to luma, sides resized.
         """
@@ -88,15 +89,16 @@ def load_images(
     root: str | Path,
     split: str = "test",
     channels: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     quiet: bool = True,
     labelled: bool = True,
 ) -> Images:
     """Read one split of whatever lies at `root`; with `channels` and `size`, as a network of these
     takes them.
 
-    Pictures of different sizes need `size`. Data without splits are given whole. Where no labels
-    are wanted (`labelled` false), folders of pictures may be of any shape.
+    `size` is the side of square images, or height and width. Pictures of different sizes need it.
+    Data without splits are given whole. Where no labels are wanted (`labelled` false), folders of
+    pictures may be of any shape.
     """
     request = Request(split, _shape_of(channels, size), quiet, labelled)
     data = _read(root, request)
@@ -106,21 +108,21 @@ def load_images(
     return data.fitted(*request.shape)
 
 
-def from_dataset(dataset: Iterable[Any], name: str, channels: int = 3, size: int = 32) -> Images:
+def from_dataset(dataset: Iterable[Any], name: str, channels: int = 3, size: Size = 32) -> Images:
     """Any torchvision (or other) data set of pictures: items are PIL pictures, uint8 arrays (H, W[,
     C]), uint8 tensors (C, H, W) or such in [0, 1], alone or as (picture, label, …). Labels that are
     not all whole numbers are left out.
     """
-    images, labels = stack_items(dataset, name, channels, size)
+    images, labels = stack_items(dataset, name, channels, read_size(size))
     return Images(images, labels, name)
 
 
-def _shape_of(channels: int | None, size: int | None) -> tuple[int, int] | None:
+def _shape_of(channels: int | None, size: Size | None) -> tuple[int, Size] | None:
     if channels is None and size is None:
         return None
-    if channels is None or size is None or size < 1:
+    if channels is None or size is None:
         raise EchosetError(f"give both channels and size, or neither; got {channels} and {size}")
-    return channels, size
+    return channels, read_size(size)
 
 
 def _read(root: str | Path, request: Request) -> Images:

@@ -20,7 +20,8 @@ def _shear(
     axis: int,
 ) -> Tensor:
     matrix = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
-    matrix[:, axis, 1 - axis] = 0.6 * size
+    # In pixels: the grid is 2 high and 2 wide, whatever the image is.
+    matrix[:, axis, 1 - axis] = 0.6 * size * (images.shape[2 + axis] / images.shape[3 - axis])
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.sizes import Size, sides
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ AT_ONCE = 1000
 def fit_pixels(
     pixels: Tensor,  # (N, C, H, W) uint8
     channels: int,
-    size: int,
-) -> Tensor:  # (N, channels, size, size) uint8
+    size: Size,
+) -> Tensor:  # (N, channels, height, width) uint8
     """Convert between grey and colour, and resize with antialiasing; pixels that fit already come
     back as they are.
     """
-    if tuple(pixels.shape[1:]) == (channels, size, size):
+    if tuple(pixels.shape[1:]) == (channels, *sides(size)):
         return pixels
     if pixels.shape[1] != channels and not {pixels.shape[1], channels} <= {1, 3}:
         raise EchosetError(
@@ -38,21 +39,21 @@ def fit_pixels(
     return torch.cat([_fit_part(part, channels, size) for part in pixels.split(AT_ONCE)])
 
 
-def _fit_part(pixels: Tensor, channels: int, size: int) -> Tensor:
+def _fit_part(pixels: Tensor, channels: int, size: Size) -> Tensor:
     values = pixels.float()
     if values.shape[1] > channels:
         luma = torch.tensor(LUMA, device=values.device).view(1, 3, 1, 1)
         values = (values * luma).sum(1, keepdim=True)
-    if tuple(values.shape[2:]) != (size, size):
+    if tuple(values.shape[2:]) != sides(size):
         values = F.interpolate(
-            values, (size, size), mode="bilinear", antialias=True, align_corners=False
+            values, sides(size), mode="bilinear", antialias=True, align_corners=False
         )
     return values.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
 
 
 def stack_items(
-    dataset: Iterable[Any], name: str, channels: int, size: int
-) -> tuple[Tensor, Tensor | None]:  # (N, channels, size, size) uint8, (N,) int64
+    dataset: Iterable[Any], name: str, channels: int, size: Size
+) -> tuple[Tensor, Tensor | None]:  # (N, channels, height, width) uint8, (N,) int64
     """The pictures of a data set, and their labels where all are whole numbers.
 
     An item is a picture, or a tuple that begins with picture and label.

@@ -160,7 +160,7 @@ class HintReaders(Part):
         assert pair.teacher is not None, "the learner asks for a teacher before parts are built"
         own = _widths(pair.student, pair.student_stages)
         given = _widths(pair.teacher, pair.teacher_stages)
-        self.side = min(pair.teacher_stages.sides)
+        self.sides = min(pair.teacher_stages.sides)
         self.layers = nn.ModuleList(_reader(*widths) for widths in zip(own, given, strict=True))
 
     def readers(self) -> list[nn.Conv2d]:
@@ -176,7 +176,7 @@ class HintReaders(Part):
         return [*small, embedding[:, :, None, None]]
 
     def _averaged(self, maps: Tensor) -> Tensor:
-        return averaged(maps, self.side, self.side) if maps.shape[2] > self.side else maps
+        return averaged(maps, *self.sides) if tuple(maps.shape[2:]) > self.sides else maps
 
 
 def _reader(own: int, given: int) -> nn.Conv2d:

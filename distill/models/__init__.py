@@ -16,6 +16,7 @@ from distill.models.kinds.kind import Constructor
 from distill.models.spec_files import read_spec, save_classifier
 from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrapping import as_classifier
+from distill.sizes import Size
 from synthesis_kernels.errors import EchosetError
 
 __all__ = [
@@ -124,7 +125,7 @@ def _construct(constructor: Constructor, spec: ModelSpec) -> nn.Module:
         ) from error
 
 
-def _known_arguments(spec: ModelSpec) -> dict[str, int]:
+def _known_arguments(spec: ModelSpec) -> dict[str, Size]:
     """What the spec knows, under each name that some network has for it."""
     return {
         "channels": spec.channels,

@@ -23,6 +23,7 @@ from distill.models.outputs import Output, find_output, pick, say_refusal, to_lo
 from distill.models.weights import require_tensors
 from distill.names import known_names
 from distill.options import OutputForm
+from distill.sizes import Size, settle_size, sides
 from distill.tasks import USUAL, Task, find_task
 from synthesis_kernels.backend import kernel_form, say_once
 from synthesis_kernels.errors import EchosetError
@@ -39,8 +40,8 @@ class ModelSpec:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the constructor."""
     channels: int = 1
-    size: int = 28
-    """Side of the square input in pixels."""
+    size: Size = 28
+    """Side of the square input in pixels, or its height and width."""
     classes: int = 10
     task: str = USUAL
     """What a decision is: a name in `distill.tasks`."""
@@ -54,6 +55,29 @@ class ModelSpec:
     """What the numbers there are. None: logits, or what they are found to be."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything worth keeping with the weights: recipe, seed, accuracy."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", settle_size(self.size))
+
+    @property
+    def height(self) -> int:
+        """Of the input, in pixels."""
+        return sides(self.size)[0]
+
+    @property
+    def width(self) -> int:
+        """Of the input, in pixels."""
+        return sides(self.size)[1]
+
+    @property
+    def side(self) -> int:
+        """The shorter side, of which a shift or a square is said to be a part."""
+        return min(sides(self.size))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image: (C, H, W)."""
+        return (self.channels, *sides(self.size))
 
 
 OUTPUT = ("output", "output_form")
@@ -150,7 +174,7 @@ class Classifier(nn.Module):
         classes are wrong. Before that, its answers are settled.
         """
         spec = self.spec
-        shape = (spec.channels, spec.size, spec.size)
+        shape = spec.shape
         self.settle()
         try:
             with self._evaluating():
@@ -178,6 +202,8 @@ class Classifier(nn.Module):
         spec = self.spec
         values = {name: getattr(spec, name) for name in CONTRACT}
         values |= {"mean": list(spec.mean), "std": list(spec.std)}
+        if not isinstance(spec.size, int):
+            values["size"] = list(spec.size)
         if spec.output is not None:
             values["output"] = spec.output
         if spec.output_form not in (None, "logits"):

@@ -19,12 +19,16 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
     """Refuse what can't be an input of a network, as a file from elsewhere may say anything;
     `where` names it for the message.
     """
-    for key, (least, most) in LIMITS.items():
+    for key, limits in LIMITS.items():
         value = contract.get(key)
-        if type(value) is not int or not least <= value <= most:
-            raise EchosetError(
-                f"{where}: {key} must be a whole number from {least} to {most:,}, got {value!r:.40}"
-            )
+        numbers = [value]
+        if key == "size" and isinstance(value, list | tuple) and len(value) == 2:
+            numbers = [*value]
+        if not all(_lies_within(limits, number) for number in numbers):
+            demand = f"a whole number from {limits[0]} to {limits[1]:,}"
+            if key == "size":
+                demand += ", or two of them, height and width"
+            raise EchosetError(f"{where}: {key} must be {demand}, got {value!r:.40}")
     task = contract.get("task", USUAL)  # files from before there were tasks have none
     if not isinstance(task, str) or task not in TASKS:
         known = ", ".join(TASKS)
@@ -42,6 +46,11 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
         raise EchosetError(
             f"{where}: class_names must be {contract['classes']:,} names, got {names!r:.40}"
         )
+
+
+def _lies_within(limits: tuple[int, int], value: object) -> bool:
+    """Whether a value is a whole number within these."""
+    return type(value) is int and limits[0] <= value <= limits[1]
 
 
 def _check_output(contract: Mapping[str, Any], where: str) -> None:

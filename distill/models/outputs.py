@@ -147,15 +147,15 @@ def _logit(chance: Tensor) -> Tensor:
     return chance.clamp_min(TINY).log() - torch.log1p(-chance.clamp_max(1 - EPSILON))
 
 
-def make_probes(channels: int, size: int) -> list[Tensor]:  # of (2, C, H, W) in [0, 1]
+def make_probes(shape: tuple[int, int, int]) -> list[Tensor]:  # of (2, C, H, W) in [0, 1]
     """Pairs of images that differ in kind: grey and black, noise, and smooth noise of two sizes."""
     random = torch.Generator().manual_seed(0)
-    shape = (channels, size, size)
+    channels, *size = shape
     plain = torch.stack([torch.full(shape, 0.5), torch.zeros(shape)])
     probes = [plain, torch.rand((2, *shape), generator=random)]
     for cells in (3, 7):
         grid = torch.rand((2, channels, cells, cells), generator=random)
-        probes.append(F.interpolate(grid, (size, size), mode="bicubic").clamp(0, 1))
+        probes.append(F.interpolate(grid, size, mode="bicubic").clamp(0, 1))
     return probes
 
 
@@ -217,7 +217,7 @@ def find_output(
     """Where the logits lie in what `ask` gives to images in [0, 1], and what they are, where the
     spec doesn't say it. None where it takes no images.
     """
-    probes = make_probes(spec.channels, spec.size)
+    probes = make_probes(spec.shape)
     try:
         answer = ask(probes[0])
     except Exception:  # whatever the network raises

@@ -13,6 +13,7 @@ from distill.models.modes import evaluating
 from distill.models.outputs import BOUND, USUAL_NAMES, list_shapes, list_tensors, say_refusal
 from distill.names import name_classes, read_names
 from distill.options import OutputForm
+from distill.sizes import Size, read_size
 from distill.tasks import USUAL
 from synthesis_kernels.errors import EchosetError
 
@@ -33,7 +34,7 @@ def as_classifier(
     network: nn.Module,
     *,
     channels: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     classes: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
@@ -56,7 +57,7 @@ def as_classifier(
     network = _unwrapped(network)
     said: dict[str, Any] = {
         "channels": channels,
-        "size": size,
+        "size": None if size is None else read_size(size),
         "classes": classes,
         "mean": _numbers(mean),
         "std": _numbers(std),
@@ -143,8 +144,7 @@ def _ask(network: nn.Module) -> dict[str, Any]:
     if not isinstance(told, Mapping) or "input_size" not in told:
         return known
     channels, height, width = told["input_size"]
-    if height == width:
-        known["size"] = height
+    known["size"] = (height, width)
     # Of a first convolution with other channels these are another network's.
     if known.setdefault("channels", channels) == channels:
         for key in ("mean", "std"):
@@ -155,10 +155,10 @@ def _ask(network: nn.Module) -> dict[str, Any]:
 
 def _count_classes(network: nn.Module, known: Mapping[str, Any]) -> int:
     """The classes that the network answers to two grey images."""
-    shape = (known["channels"], known["size"], known["size"])
     # Any number will do: what comes out is looked at here.
     images = {key: value for key, value in known.items() if key not in OUTPUT}
     probe = Classifier(network, ModelSpec(_name(network), classes=2, **images))
+    shape = probe.spec.shape
     try:
         with evaluating(probe), torch.no_grad():
             answer = probe(torch.full((2, *shape), 0.5, device=probe.mean.device))

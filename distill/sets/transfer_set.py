@@ -246,10 +246,11 @@ def _check_shard(
     """Shapes, types and values of a shard's tensors."""
     classes = contract["classes"]
     task = find_task(contract["task"])
-    places = task.places(spec_of(contract))
+    spec = spec_of(contract)
+    places = task.places(spec)
     dtypes = {**DTYPES, "labels": task.label_dtype}
     shapes = {
-        "images": (count, contract["channels"], contract["size"], contract["size"]),
+        "images": (count, *spec.shape),
         "labels": (count, *places),
         "logits": (count, classes, *places),
         "priority": (count,),

@@ -17,6 +17,7 @@ import torch
 
 from distill.files import write_json
 from distill.loop import StepProgress
+from distill.sizes import say_size
 from inversion.bench.adversary import adversary_times
 from inversion.bench.distillation import distillation_times, pool_times
 from inversion.bench.kernels import bn_match_times, kernel_times
@@ -86,10 +87,10 @@ def check_size(bench: Bench) -> None:
     """Refuse images that the generators can't make, and networks that can't be had."""
     teacher, _ = bench.classifiers(tuned=False)
     size = teacher.spec.size
-    if size % 4 or not 8 <= size <= 32:
+    if not isinstance(size, int) or size % 4 or not 8 <= size <= 32:
         raise EchosetError(
-            "bench's generators double twice: images must have 8 to 32 pixels, a multiple of "
-            f"4, not {size}"
+            "bench's generators double twice: images must be squares of 8 to 32 pixels, a "
+            f"multiple of 4, not {say_size(size)}"
         )
 
 

@@ -82,7 +82,7 @@ def distillation_times(bench: Bench) -> dict[str, Any]:
     run = bench.run
     teacher, student = bench.classifiers(tuned=True)
     spec = teacher.spec
-    shape = (run.images, spec.channels, spec.size, spec.size)
+    shape = (run.images, *spec.shape)
     pool = torch.randint(0, 256, shape, dtype=torch.uint8, device=bench.device)
     times = bench.compare(
         ours=our_step(bench, student, pool),
@@ -142,6 +142,6 @@ def peers_step(bench: Bench) -> Work:
     """The same networks in the peers' formulation, on a batch that is there already."""
     teacher, student = bench.classifiers(tuned=False)
     spec = teacher.spec
-    images = torch.rand(bench.run.batch, spec.channels, spec.size, spec.size, device=bench.device)
+    images = torch.rand(bench.run.batch, *spec.shape, device=bench.device)
     step = peers.distillation_step(teacher, student, images, TEMPERATURE)
     return peers.freely(step, bench.device)

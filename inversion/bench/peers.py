@@ -60,7 +60,7 @@ class PlainGenerator(nn.Sequential):
     """The same layers and widths as our generator's at 8 to 32 pixels, as modules in a row."""
 
     def __init__(self, spec: ModelSpec, latent: int, width: int) -> None:
-        side = spec.size // 4
+        side = spec.side // 4
         wide = 2 * width
         super().__init__(
             nn.Linear(latent, wide * side**2),

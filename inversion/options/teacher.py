@@ -8,8 +8,12 @@ from typing import Any, get_args
 from distill.brief import Brief
 from distill.options import OutputForm
 from distill.ranges import require_least
+from distill.sizes import read_size
 from distill.tasks import TASKS, USUAL
 from synthesis_kernels.errors import EchosetError
+
+SMALLEST = 8
+"""Least height and width that a generator makes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,8 +36,10 @@ class TeacherOptions(Brief):
     """Image channels, 1 to 4: 1 is grey, 3 colour. A file saved by echoset knows its own, and what
     is below.
     """
-    size: int = 32
-    """Side of the square input in pixels."""
+    size: int | tuple[int, int] | str = 32
+    """Side of the square input in pixels, 8 or more; HEIGHTxWIDTH for others, such as 96x128 (96
+    high, 128 wide).
+    """
     classes: int = 10
     """Number of classes."""
     names: str | tuple[str, ...] | None = None
@@ -58,7 +64,7 @@ class TeacherOptions(Brief):
     def __post_init__(self) -> None:
         if not isinstance(self.model, str):  # null in a file
             raise EchosetError("model must be a name or a path, and null is none; leave it out")
-        require_least(self, "", 8, "size")
+        object.__setattr__(self, "size", read_size(self.size, SMALLEST))
         require_least(self, "", 2, "classes")
         if self.channels not in (1, 2, 3, 4):
             raise EchosetError(f"channels must be 1 to 4, got {self.channels}")
@@ -76,8 +82,8 @@ class TeacherViewOptions(Brief):
     """How an image is changed, at random, before the teacher sees it."""
 
     shift: float = 0.0625
-    """Largest shift by whole pixels, as a part of the image's side; black comes in from outside."""
+    """Largest shift by whole pixels, as a part of the shorter side; black comes in from outside."""
     flip: bool = False
     """Mirror half of the images left to right."""
     cutout: float = 0.0
-    """Side of a square made black, as a part of the image's side."""
+    """Side of a square made black, as a part of the shorter side."""

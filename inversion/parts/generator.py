@@ -1,5 +1,5 @@
-"""Generators: noise and a wanted class in, images in [0, 1] out, for any square size and one or
-three channels.
+"""Generators: noise and a wanted class in, images in [0, 1] out, of any height and width from
+8 pixels on.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from distill.models import ModelSpec
 from distill.models.zoo.blocks import norm_act
+from distill.sizes import Size, sides
 from inversion.options import GeneratorOptions
+from inversion.options.teacher import SMALLEST
 from inversion.parts.own import OwnGenerator, wrap_generator
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.upsample_conv import upsample_conv
-
-SMALLEST = 8
 
 
 class Generator(nn.Module):
@@ -29,7 +29,7 @@ class Generator(nn.Module):
     def __init__(
         self,
         channels: int,
-        size: int,
+        size: Size,
         classes: int,
         latent: int = 128,
         width: int = 32,
@@ -38,20 +38,21 @@ class Generator(nn.Module):
         smooth: float = 0.0,
     ) -> None:
         super().__init__()
-        if size < SMALLEST:
+        shape = sides(size)
+        if min(shape) < SMALLEST:
             raise EchosetError(
                 f"the generator makes images of at least {SMALLEST}×{SMALLEST}, the teacher takes "
-                f"{size}×{size}"
+                f"{'×'.join(map(str, shape))}"
             )
-        stages = max(2, math.ceil(math.log2(size / 8)))
-        # Each stage doubles the side (less one where the size is not a power of two times the
-        # seed).
-        self.sides = [math.ceil(size / 2**k) for k in range(stages, -1, -1)]
+        stages = max(2, math.ceil(math.log2(max(shape) / 8)))
+        # Each stage doubles both sides (less one where a side is not a power of two times the
+        # seed's).
+        self.sides = [_over(shape, 2**k) for k in range(stages, -1, -1)]
         self.sides = [self.sides[0]] * blocks + self.sides
         self.latent = latent
         self.embedding = nn.Embedding(classes, latent)
         nn.init.normal_(self.embedding.weight, std=conditioning)
-        self.seed = nn.Linear(latent, 2 * width * self.sides[0] ** 2, bias=False)
+        self.seed = nn.Linear(latent, 2 * width * math.prod(self.sides[0]), bias=False)
         if smooth:
             _smoothen(self.seed.weight, self.sides[0], smooth)
         # Each position by itself and nothing learned: else a mean picture comes through, a layout
@@ -74,11 +75,9 @@ class Generator(nn.Module):
     def raw(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
         """The last convolution's answer, before it is squeezed into [0, 1]."""
         x = self.seed_norm(self.seed(noise + self.embedding(wanted)))
-        x = x.unflatten(1, (-1, self.sides[0], self.sides[0])).contiguous(
-            memory_format=torch.channels_last
-        )
-        for side, stage in zip(self.sides[1:], self.stages, strict=True):
-            x = stage(x, side)
+        x = x.unflatten(1, (-1, *self.sides[0])).contiguous(memory_format=torch.channels_last)
+        for shape, stage in zip(self.sides[1:], self.stages, strict=True):
+            x = stage(x, shape)
         return self.image(x).float()
 
 
@@ -109,14 +108,26 @@ def build_generator(
         )
 
 
+def _over(shape: tuple[int, int], divisor: int) -> tuple[int, int]:
+    """Height and width over a number, rounded up."""
+    height, width = shape
+    return math.ceil(height / divisor), math.ceil(width / divisor)
+
+
 @torch.no_grad()
-def _smoothen(weight: Tensor, side: int, power: float) -> None:  # (C·side·side, latent)
+def _smoothen(
+    weight: Tensor,  # (C·height·width, latent)
+    shape: tuple[int, int],
+    power: float,
+) -> None:
     """Make of white pictures some whose amplitude falls with frequency to this power; the mean
     counts as half a period.
     """
-    pictures = weight.unflatten(0, (-1, side, side))
-    across = torch.fft.fftfreq(side)
-    frequency = (across[:, None] ** 2 + across**2).sqrt().clamp_min(0.5 / side)
+    height, width = shape
+    pictures = weight.unflatten(0, (-1, height, width))
+    down = torch.fft.fftfreq(height)
+    across = torch.fft.fftfreq(width)
+    frequency = (down[:, None] ** 2 + across**2).sqrt().clamp_min(0.5 / max(height, width))
     spectrum = torch.fft.fft2(pictures, dim=(1, 2)) * frequency[None, :, :, None] ** -power
     smooth = torch.fft.ifft2(spectrum, dim=(1, 2)).real
     weight.copy_((smooth * pictures.std() / smooth.std()).flatten(0, 2))
@@ -130,11 +141,12 @@ class _Stage(nn.Module):
         self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.norm = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: Tensor, side: int) -> Tensor:
-        if side == 2 * x.shape[-1]:
+    def forward(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        height, width = x.shape[2:]
+        if shape == (2 * height, 2 * width):
             x = upsample_conv(x, self.convolution.weight, self.convolution.bias)
-        elif side == x.shape[-1]:
+        elif shape == (height, width):
             x = self.convolution(x)
-        else:  # one pixel less than double, where the size is not a power of two times the seed
-            x = self.convolution(F.interpolate(x, size=(side, side), mode="nearest"))
+        else:  # a side of one pixel less than double, where it is no power of two times the seed's
+            x = self.convolution(F.interpolate(x, size=shape, mode="nearest"))
         return norm_act(self.norm, x, 0.2)

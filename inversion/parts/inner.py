@@ -66,8 +66,8 @@ class InnerLoop:
         self.target = teacher.target(options.objective.bn_relative)
         spec = teacher.classifier.spec
         trained = options.objective.views or trained_views(spec)
-        shift = round(trained.shift * spec.size)
-        self.view_plan = ViewPlan(shift, trained.flip, round(trained.cutout * spec.size))
+        shift = round(trained.shift * spec.side)
+        self.view_plan = ViewPlan(shift, trained.flip, round(trained.cutout * spec.side))
         self.seed = seed
         self.clone = copy.deepcopy(generator)
         device = self.target.mean.device

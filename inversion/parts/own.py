@@ -140,7 +140,7 @@ def wrap_generator(
 
 def check_generator(network: nn.Module, spec: ModelSpec, latent: int) -> None:
     """Refuse a generator that does not make the teacher's images."""
-    shape = (spec.channels, spec.size, spec.size)
+    shape = spec.shape
     probe = copy.deepcopy(network)
     place = device_of(network)
     noise = torch.randn(4, latent, generator=torch.Generator().manual_seed(0)).to(place)

@@ -76,7 +76,7 @@ class SynthesisState:
     ) -> ReplayBuffer:
         """A buffer with room for images, the teacher's answers to views of them, and its hints."""
         spec = teacher.spec
-        shape = (spec.channels, spec.size, spec.size)
+        shape = spec.shape
         device = self.adversary.agreement.device
         hints: list[Tensor] = []
         if self.learner:

@@ -61,7 +61,7 @@ def likeness(images: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W), (B,) ->
     or so) and standardised. Statistics over a batch can't tell ten pictures shown twenty times each
     from two hundred; this can. An image that is alone in its class counts as unlike.
     """
-    small = F.avg_pool2d(images, max(1, round(images.shape[-1] / 8)))
+    small = F.avg_pool2d(images, max(1, round(min(images.shape[2:]) / 8)))
     # No copy where channels are last in memory.
     return _Likeness.apply(small.permute(0, 2, 3, 1).flatten(1), wanted)
 

@@ -111,7 +111,7 @@ class Adversarial:
         learning = DistillOptions(learning_rate=options.adversary.learning_rate)
         self.adversary = StudentState(student, device, job.seed, learning)
         self.update = Update(self.adversary, self._student_loss)
-        shape = (spec.channels, spec.size, spec.size)
+        shape = spec.shape
         self.buffer = ReplayBuffer(
             job.quotas,
             shape,

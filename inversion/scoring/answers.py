@@ -87,7 +87,7 @@ def _share_of_moments(mean: Tensor, variance: Tensor, share: float) -> Tensor:  
 def _has_moments(frozen: Frozen) -> bool:
     """Whether every BatchNorm layer runs once in a pass, so that its moments can be had."""
     spec = frozen.classifier.spec
-    shape = (2, spec.channels, spec.size, spec.size)
+    shape = (2, *spec.shape)
     grey = torch.full(shape, 0.5, device=frozen.classifier.mean.device)
     try:
         with torch.no_grad():
@@ -124,7 +124,7 @@ def steadiness(
     spec = frozen.classifier.spec
     task = frozen.classifier.task
     trained = trained_views(spec)
-    plan = ViewPlan(round(trained.shift * spec.size), trained.flip)
+    plan = ViewPlan(round(trained.shift * spec.side), trained.flip)
     pool = images.to(device)
     kept = torch.zeros((), dtype=torch.int64, device=device)
     done = 0

@@ -130,14 +130,14 @@ def within_classes(
 
 
 def shrink(images: Tensor) -> Tensor:  # (N, C, H, W) in [0, 1] -> (N, C, h, w)
-    """The images averaged down to a square of at most `MOST_VALUES` values; smaller ones as they
-    are.
+    """The images averaged down to at most `MOST_VALUES` values, as many along each side; smaller
+    ones as they are, and so their smaller sides.
     """
-    channels = images.shape[1]
+    channels, height, width = images.shape[1:]
     side = math.isqrt(MOST_VALUES // channels)
     if images[0].numel() <= channels * side**2:
         return images
-    return F.adaptive_avg_pool2d(images, side)
+    return F.adaptive_avg_pool2d(images, (min(side, height), min(side, width)))
 
 
 def duplicate_rate(

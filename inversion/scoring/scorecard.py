@@ -237,10 +237,10 @@ def check_images(images: Tensor, teacher: Classifier, name: str = "the set") -> 
     """Refuse what can't be scored."""
     spec = teacher.spec
     shape = tuple(images.shape)
-    if images.dtype is not torch.uint8 or shape[1:] != (spec.channels, spec.size, spec.size):
+    if images.dtype is not torch.uint8 or shape[1:] != spec.shape:
         raise EchosetError(
             f"{name} has {images.dtype} images {shape}; the teacher takes uint8 (N, "
-            f"{spec.channels}, {spec.size}, {spec.size}): "
+            f"{', '.join(map(str, spec.shape))}): "
             "read them with load_images(path, channels=…, size=…)"
         )
     if len(images) < FEWEST_IMAGES:

@@ -32,7 +32,7 @@ DRAWN = {
 class Drawer(Protocol):
     """What draws a block of images."""
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+    def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]; they follow from `random` alone."""
 
 

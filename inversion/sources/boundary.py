@@ -127,7 +127,7 @@ def require_one_decision(teacher: Classifier, needed_by: str, remedy: str) -> No
 
 def _check_input(teacher: Classifier, images: Tensor, targets: Tensor) -> None:
     spec = teacher.spec
-    shape = (spec.channels, spec.size, spec.size)
+    shape = spec.shape
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
         raise EchosetError(
             f"images must be uint8, each of shape {shape}, got {images.dtype} of shape "

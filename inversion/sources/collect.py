@@ -188,7 +188,7 @@ def _empty_stock(teacher: Classifier, options: CollectOptions, device: torch.dev
     spec = teacher.spec
     return Stock(
         _quotas(options, spec.classes),
-        (spec.channels, spec.size, spec.size),
+        spec.shape,
         options.balanced,
         device,
         teacher.task,

@@ -23,7 +23,7 @@ def expose(images: Tensor, random: Random, share: float) -> Tensor:  # (B, C, H,
     count = len(images)
     pixels = images.float() / 255
     is_framed = random.uniform(count, 1, 1, 1) < 0.5
-    framed = pixels * _frame(random, count, images.shape[-1])[:, None]
+    framed = pixels * _frame(random, count, *images.shape[2:])[:, None]
     pixels = torch.where(is_framed, framed, pixels)
     brightness = pixels.mean(1).flatten(1).sort(1).values
     black = (random.uniform(count, 1, high=MOST) * brightness.shape[1]).long()
@@ -34,11 +34,12 @@ def expose(images: Tensor, random: Random, share: float) -> Tensor:  # (B, C, H,
     return torch.where(chosen, (pixels * 255).round().to(torch.uint8), images)
 
 
-def _frame(random: Random, count: int, size: int) -> Tensor:  # (count, H, W)
+def _frame(random: Random, count: int, height: int, width: int) -> Tensor:  # (count, H, W)
     """1 in an ellipse anywhere and 0 outside, with a soft edge."""
-    steps = torch.linspace(-1, 1, size, device=random.device)
-    x = steps - random.uniform(count, 1, 1, low=-0.4, high=0.4)
-    y = steps[:, None] - random.uniform(count, 1, 1, low=-0.4, high=0.4)
+    x = torch.linspace(-1, 1, width, device=random.device)
+    y = torch.linspace(-1, 1, height, device=random.device)[:, None]
+    x = x - random.uniform(count, 1, 1, low=-0.4, high=0.4)
+    y = y - random.uniform(count, 1, 1, low=-0.4, high=0.4)
     angle = random.uniform(count, 1, 1, high=math.pi)
     along = x * angle.cos() + y * angle.sin()
     across = y * angle.cos() - x * angle.sin()

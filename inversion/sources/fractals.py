@@ -28,10 +28,10 @@ class Fractals:
     on black or another colour.
     """
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+    def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]."""
         points = _play(random, count)
-        shade = _shade(points, size)
+        shade = _shade(points, height, width)
         shade = shade ** random.uniform(count, 1, 1, 1, low=0.3)
         figure, ground = random.uniform(2, count, channels, 1, 1)
         ground = ground * (random.uniform(count, 1, 1, 1) < 0.5)
@@ -76,14 +76,21 @@ def _maps(random: Random, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return matrix, offset, chances.cumsum(1) / chances.sum(1, keepdim=True)
 
 
-def _shade(points: Tensor, size: int) -> Tensor:  # (2, count, P) -> (count, 1, H, W)
-    """How often each pixel is met, by its logarithm; the attractor fills the longer side."""
+def _shade(
+    points: Tensor,  # (2, count, P)
+    height: int,
+    width: int,
+) -> Tensor:  # (count, 1, H, W)
+    """How often each pixel is met, by its logarithm; the attractor fills the side along which it is
+    longer.
+    """
     count = points.shape[1]
     low = points.amin(2, keepdim=True)
     high = points.amax(2, keepdim=True)
     centred = (points - (low + high) / 2) / (high - low).amax(0).clamp_min(1e-6)
-    place = ((centred + 0.5) * (size - 1)).round().long()
-    density = torch.zeros(count, size * size, device=points.device)
-    density.scatter_add_(1, place[1] * size + place[0], torch.ones_like(points[0]))
+    column = ((centred[0] + 0.5) * (width - 1)).round().long()
+    row = ((centred[1] + 0.5) * (height - 1)).round().long()
+    density = torch.zeros(count, height * width, device=points.device)
+    density.scatter_add_(1, row * width + column, torch.ones_like(points[0]))
     shade = density.log1p() / density.amax(1, keepdim=True).log1p()
-    return shade.view(count, 1, size, size)
+    return shade.view(count, 1, height, width)

@@ -15,7 +15,7 @@ from inversion.sources.random import Random
 MOST = 400
 """Shapes in a picture; at the least radius of 3 % two pixels in a hundred are still bare then."""
 SMALL = 0.1
-"""Shapes of up to this radius, in sides, are drawn in a window of their own."""
+"""Shapes of up to this radius, in units, are drawn in a window of their own."""
 COVERED = 0.99
 """Part of a canvas at which it counts as covered: the last per cent would take many more shapes."""
 LOOK = 16
@@ -31,22 +31,22 @@ class Leaves:
     """
 
     smallest: float = 0.03
-    """Least radius, as a part of the side; the largest is the side itself."""
+    """Least radius, as a part of the side of a square of this area; the largest is that side."""
     cover: float = 1.0
     """Part of the canvas to cover; the rest stays black. Little of it suits teachers of figures on
     a ground.
     """
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+    def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]."""
         # From front to back: a shape shows where nothing lies over it, so a picture is finished
         # once it is covered. Beside its colours, a canvas keeps how much of each pixel is still
         # bare.
-        canvas = torch.zeros(count * size**2, channels + 1, device=random.device)
+        canvas = torch.zeros(count * height * width, channels + 1, device=random.device)
         canvas[:, -1] = 1
         left = torch.arange(count, device=random.device)
         for number in range(MOST):
-            _lay(canvas, left, random, self.smallest, size)
+            _lay(canvas, left, random, self.smallest, height, width)
             if number % LOOK == LOOK - 1 or self.cover < 1:
                 bare = canvas[:, -1].view(count, -1)[left].mean(1)
                 left = left[bare > 1 - min(self.cover, COVERED)]
@@ -55,7 +55,7 @@ class Leaves:
         images, bare = canvas.view(count, -1, channels + 1).split((channels, 1), 2)
         if self.cover == 1:
             images = images + bare * random.uniform(count, 1, channels)
-        return images.clamp(0, 1).transpose(1, 2).reshape(count, channels, size, size)
+        return images.clamp(0, 1).transpose(1, 2).reshape(count, channels, height, width)
 
 
 def _lay(
@@ -63,27 +63,33 @@ def _lay(
     left: Tensor,  # (n,)
     random: Random,
     smallest: float,
-    size: int,
+    height: int,
+    width: int,
 ) -> None:
     """Lay one shape behind what is on each canvas that is left."""
     values = canvas.shape[1]
-    shapes = _shapes(random, len(left), smallest, size)
+    shapes = _shapes(random, len(left), smallest, height, width)
     colours = random.uniform(len(left), 1, values - 1)
     paints = torch.cat([colours, canvas.new_full((len(left), 1, 1), -1)], 2)
-    for some, rows, columns in _windows(shapes, size):
-        places = (rows[:, :, None] * size + columns[:, None]).flatten(1)
-        flat = (left[some, None] * size**2 + places).flatten()
+    for some, rows, columns in _windows(shapes, height, width):
+        places = (rows[:, :, None] * width + columns[:, None]).flatten(1)
+        flat = (left[some, None] * (height * width) + places).flatten()
         under = canvas.index_select(0, flat).view(*places.shape, values)
         mask = _covered(shapes[some], rows, columns)[:, :, None] * under[:, :, -1:]
         canvas.index_copy_(0, flat, under.addcmul_(mask, paints[some]).flatten(0, 1))
 
 
-def _shapes(random: Random, count: int, smallest: float, size: int) -> Tensor:  # (count, 16)
+def _shapes(
+    random: Random, count: int, smallest: float, height: int, width: int
+) -> Tensor:  # (count, 16)
     """Random shapes: is it a circle, centre, radius, and of four sides the directions they face
     (cosines, sines) and distances.
     """
     # Radii of density r⁻³, by inversion.
-    radius = size * (smallest**-2 - random.uniform(count, 1) * (smallest**-2 - 1)).rsqrt()
+    radius = (
+        math.sqrt(height * width)
+        * (smallest**-2 - random.uniform(count, 1) * (smallest**-2 - 1)).rsqrt()
+    )
     kind = random.integers(0, 3, count, 1)  # circle, square, triangle, quadrilateral
     even = torch.arange(4, device=random.device) / 4
     # The fourth corner falls on the third.
@@ -95,29 +101,35 @@ def _shapes(random: Random, count: int, smallest: float, size: int) -> Tensor:  
     facing = (corners + spans / 2) * 2 * math.pi
     # Corners lie on the circle of that radius; a side of no span is none.
     far = torch.where(spans > 0, radius * (spans * math.pi).cos(), torch.inf)
-    centre = size * random.uniform(count, 2)
+    centre = torch.tensor([width, height], device=random.device) * random.uniform(count, 2)
     return torch.cat([kind == 0, centre, radius, facing.cos(), facing.sin(), far], 1)
 
 
-def _windows(shapes: Tensor, size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _windows(shapes: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Which shapes are drawn together, and the rows and columns of the pixels each has to look
     at.
     """
     everyone = torch.arange(len(shapes), device=shapes.device)
-    whole = torch.arange(size, device=shapes.device)
+    rows = torch.arange(height, device=shapes.device)
+    columns = torch.arange(width, device=shapes.device)
     if shapes.device.type != "cpu":  # telling small from large would wait for the device
-        everywhere = whole.expand(len(shapes), size)
-        return [(everyone, everywhere, everywhere)]
-    is_small = shapes[:, 3] <= SMALL * size
-    side = min(math.ceil(2 * SMALL * size) + 2, size)
-    corner = (shapes[is_small, 1:3] - side / 2).round().long().clamp(0, size - side)
-    steps = torch.arange(side)
+        return [(everyone, rows.expand(len(shapes), -1), columns.expand(len(shapes), -1))]
+    unit = math.sqrt(height * width)
+    is_small = shapes[:, 3] <= SMALL * unit
+    side = math.ceil(2 * SMALL * unit) + 2
+    near_rows = _window(shapes[is_small, 2], min(side, height), height)
+    near_columns = _window(shapes[is_small, 1], min(side, width), width)
     large = everyone[~is_small]
-    everywhere = whole.expand(len(large), size)
     return [
-        (everyone[is_small], corner[:, 1:] + steps, corner[:, :1] + steps),
-        (large, everywhere, everywhere),
+        (everyone[is_small], near_rows, near_columns),
+        (large, rows.expand(len(large), -1), columns.expand(len(large), -1)),
     ]
+
+
+def _window(centre: Tensor, side: int, whole: int) -> Tensor:  # (n,) -> (n, side)
+    """Places around a centre, none of them outside."""
+    first = (centre - side / 2).round().long().clamp(0, whole - side)
+    return first[:, None] + torch.arange(side)
 
 
 def _covered(

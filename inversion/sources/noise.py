@@ -15,9 +15,9 @@ from inversion.sources.random import Random
 class UniformNoise:
     """Each pixel drawn alone, all values alike."""
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+    def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]."""
-        return random.uniform(count, channels, size, size)
+        return random.uniform(count, channels, height, width)
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,29 @@ class GaussianNoise:
     deviation: float = 0.25
     """Standard deviation, white being 1."""
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+    def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]."""
-        return (0.5 + self.deviation * random.normal(count, channels, size, size)).clamp(0, 1)
+        return (0.5 + self.deviation * random.normal(count, channels, height, width)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class SmoothNoise:
-    """Uniform noise on a coarse grid of 2 to 8 cells a side, enlarged smoothly, stretched to the
-    full range.
+    """Uniform noise on a coarse grid of 2 to 8 cells along the shorter side, enlarged smoothly,
+    stretched to the full range.
     """
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+    def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]."""
-        coarse = random.uniform(count, channels, 8, 8)
+        short = min(height, width)
+        coarse = random.uniform(
+            count, channels, round(8 * height / short), round(8 * width / short)
+        )
         cells = random.integers(2, 8, count)
-        images = torch.empty(count, channels, size, size, device=coarse.device)
-        for side in range(2, 9):
-            fine = F.interpolate(
-                coarse[:, :, :side, :side], (size, size), mode="bicubic", align_corners=False
-            )
-            chosen = (cells == side)[:, None, None, None]
+        images = torch.empty(count, channels, height, width, device=coarse.device)
+        for cell in range(2, 9):
+            grid = coarse[:, :, : round(cell * height / short), : round(cell * width / short)]
+            fine = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
+            chosen = (cells == cell)[:, None, None, None]
             images = torch.where(chosen, fine, images)
         return _stretch(images)
 
@@ -58,16 +60,16 @@ class PinkNoise:
     stretched to the full range.
     """
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+    def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]."""
-        spectrum = torch.fft.rfft2(random.normal(count, channels, size, size))
+        spectrum = torch.fft.rfft2(random.normal(count, channels, height, width))
         device = spectrum.device
-        down = torch.fft.fftfreq(size, device=device)[:, None]
-        across = torch.fft.rfftfreq(size, device=device)
+        down = torch.fft.fftfreq(height, device=device)[:, None]
+        across = torch.fft.rfftfreq(width, device=device)
         frequency = torch.hypot(down, across)
         slope = random.uniform(count, 1, 1, 1, low=0.5, high=2.0)
         frequency[0, 0] = torch.inf  # no mean: stretching would take it away again
-        return _stretch(torch.fft.irfft2(spectrum * frequency**-slope, s=(size, size)))
+        return _stretch(torch.fft.irfft2(spectrum * frequency**-slope, s=(height, width)))
 
 
 def _stretch(images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from distill.data.pixels import fit_pixels, stack_items
 from distill.loop import StepProgress
 from distill.own import identify
+from distill.sizes import Size
 from inversion.sources import Drawer
 from inversion.sources.random import Random
 from synthesis_kernels.errors import EchosetError
@@ -58,21 +59,20 @@ def describe_drawer(drawer: Drawer) -> str:
     return f"{identify(drawer)} {drawer!r}" if is_data else identify(drawer)
 
 
-def check_drawer(drawer: Drawer, name: str, channels: int, size: int) -> None:
+def check_drawer(drawer: Drawer, name: str, shape: tuple[int, int, int]) -> None:
     """Refuse one that does not draw the teacher's images."""
-    images = drawer.draw(Random("cpu", "check"), 2, channels, size)
-    shape = (2, channels, size, size)
-    if not isinstance(images, Tensor) or tuple(images.shape) != shape:
+    images = drawer.draw(Random("cpu", "check"), 2, *shape)
+    if not isinstance(images, Tensor) or tuple(images.shape) != (2, *shape):
         given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise EchosetError(f"{name}.draw gives {given} where {shape} is asked for")
+        raise EchosetError(f"{name}.draw gives {given} where {(2, *shape)} is asked for")
     low, high = images.min().item(), images.max().item()
     if not (low >= 0 and high <= 1):
         raise EchosetError(f"{name}.draw gives values from {low:.3g} to {high:.3g}, not in [0, 1]")
 
 
 def read_pictures(
-    source: OwnSource, name: str, channels: int, size: int, most: int, quiet: bool
-) -> Tensor:  # (N, channels, size, size) uint8
+    source: OwnSource, name: str, channels: int, size: Size, most: int, quiet: bool
+) -> Tensor:  # (N, channels, height, width) uint8
     """The pictures of a source, at most so many where it has no end."""
     stored = getattr(source, "images", None)
     if isinstance(stored, Tensor):
@@ -94,7 +94,7 @@ def _items(source: OwnSource, name: str) -> Iterator[Any]:
         return iter(source)
     raise EchosetError(
         f"{name} is no source: give a name, pictures (a data set or any iterable), or an object "
-        "with draw(random, count, channels, size)"
+        "with draw(random, count, channels, height, width)"
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from distill.data.images import content_hash, load_images
 from distill.data.pixels import fit_pixels
 from distill.sets.transfer_set import TransferSet, is_set
+from distill.sizes import Size, sides
 from inversion.sources import DRAWN, Drawer, find_drawer
 from inversion.sources.exposure import expose
 from inversion.sources.own import (
@@ -93,9 +94,8 @@ class DrawnSource(Source):
 
     def unexposed(self, number: int) -> Tensor:
         """Drawn anew each time."""
-        channels, size, _ = self.shape
         random = Random(self.device, self.address, self.seed, number)
-        pixels = self.drawer.draw(random, BLOCK, channels, size)
+        pixels = self.drawer.draw(random, BLOCK, *self.shape)
         return (pixels * 255).round().to(torch.uint8)
 
 
@@ -130,7 +130,7 @@ class StoredSource(Source):
 def open_source(
     address: str,
     channels: int,
-    size: int,
+    size: Size,
     seed: int = 0,
     device: torch.device | str = "cpu",
     quiet: bool = True,
@@ -141,7 +141,7 @@ def open_source(
     A folder whose name is a source's is given as ./NAME.
     """
     name, _, settings = address.partition(":")
-    shape = (channels, size, size)
+    shape = (channels, *sides(size))
     device = torch.device(device)
     if name in DRAWN:
         return DrawnSource(address, shape, seed, device, _drawer(name, settings))
@@ -165,7 +165,7 @@ def _shuffled(images: Tensor, seed: int) -> Tensor:
 def open_sources(
     sources: Sequence[str | OwnSource],
     channels: int,
-    size: int,
+    size: Size,
     seed: int,
     device: torch.device,
     quiet: bool,
@@ -191,7 +191,7 @@ def open_sources(
 def _open_own(
     source: OwnSource,
     name: str,
-    shape: tuple[int, int],
+    shape: tuple[int, Size],
     seed: int,
     device: torch.device,
     quiet: bool,
@@ -199,10 +199,10 @@ def _open_own(
 ) -> Source:
     """A user's own source, which is called by `name`."""
     channels, size = shape
-    whole = (channels, size, size)
+    whole = (channels, *sides(size))
     if draws(source):
         drawer = cast(Drawer, source)
-        check_drawer(drawer, name, channels, size)
+        check_drawer(drawer, name, whole)
         return DrawnSource(name, whole, seed, device, drawer, own=True)
     images = read_pictures(source, name, channels, size, most, quiet)
     return StoredSource(name, whole, seed, device, _shuffled(images, seed))

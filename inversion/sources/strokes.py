@@ -21,9 +21,9 @@ class Strokes:
     """One to four curved pen lines, brighter or darker than the plain ground behind them."""
 
     thinnest: float = 0.02
-    """Least half width of a line, as a part of the side."""
+    """Least half width of a line, as a part of the shorter side."""
     thickest: float = 0.08
-    """Largest half width of a line, as a part of the side."""
+    """Largest half width of a line, as a part of the shorter side."""
 
     def __post_init__(self) -> None:
         if self.thinnest > self.thickest:
@@ -32,17 +32,22 @@ class Strokes:
                 f"{self.thickest}"
             )
 
-    def draw(self, random: Random, count: int, channels: int, size: int) -> Tensor:
+    def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]."""
-        axis = (torch.arange(size, device=random.device) + 0.5) / size
-        images = _ground(random, count, channels).expand(-1, -1, size, size)
+        short = min(height, width)
+        down = (torch.arange(height, device=random.device) + 0.5) / short
+        across = (torch.arange(width, device=random.device) + 0.5) / short
+        images = _ground(random, count, channels).expand(-1, -1, height, width)
         strokes = random.integers(1, MOST, count)
         for number in range(MOST):
             corners = random.uniform(count, 3, 2, low=0.1, high=0.9)
+            points = _curve(corners)
+            points[..., 0] *= width / short
+            points[..., 1] *= height / short
             half_width = random.uniform(count, 1, 1, low=self.thinnest, high=self.thickest)
             colour = _ink(random, count, channels)
-            distance = _distance(_curve(corners), axis)
-            cover = ((half_width - distance) * size + 0.5).clamp(0, 1)
+            distance = _distance(points, across, down)
+            cover = ((half_width - distance) * short + 0.5).clamp(0, 1)
             cover = cover * (number < strokes)[:, None, None]
             images = torch.lerp(images, colour, cover[:, None])
         return images
@@ -69,11 +74,15 @@ def _curve(corners: Tensor) -> Tensor:  # (count, 3, 2) -> (count, POINTS, 2)
     return (1 - t) ** 2 * first + 2 * t * (1 - t) * middle + t**2 * last
 
 
-def _distance(points: Tensor, axis: Tensor) -> Tensor:  # (count, P, 2), (S,) -> (count, S, S)
+def _distance(
+    points: Tensor,  # (count, P, 2)
+    x: Tensor,  # (W,)
+    y: Tensor,  # (H,)
+) -> Tensor:  # (count, H, W)
     """Each pixel's distance to the nearest point."""
-    across = (axis - points[..., 0, None]).square()
-    down = (axis - points[..., 1, None]).square()
-    nearest = torch.full((), torch.inf, device=axis.device)
+    across = (x - points[..., 0, None]).square()
+    down = (y - points[..., 1, None]).square()
+    nearest = torch.full((), torch.inf, device=x.device)
     for number in range(points.shape[1]):
         square = down[:, number, :, None] + across[:, number, None, :]
         nearest = torch.minimum(nearest, square)

@@ -25,8 +25,10 @@ struct Turn {
     Turn(const Stream &draw, Plan plan, float height, float width) {
         const float angle = (draw(0) * 2 - 1) * plan.rotate, zoom = 1 + (draw(1) * 2 - 1) * plan.scale;
         const float cosine = std::cos(angle) * zoom, sine = std::sin(angle) * zoom;
-        x = {-sine * width / height, cosine, (draw(2) * 2 - 1) * plan.shift * width};
-        y = {cosine, sine * height / width, (draw(3) * 2 - 1) * plan.shift * height};
+        const float side = std::min(height, width);
+        // Times a side and over it: square images keep the last bit that they always had.
+        x = {-sine * side / side, cosine, (draw(2) * 2 - 1) * plan.shift * side};
+        y = {cosine, sine * side / side, (draw(3) * 2 - 1) * plan.shift * side};
     }
 };
 

@@ -35,7 +35,7 @@ def _share(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
 @triton.jit(do_not_specialize=["place"])
 def _turn_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
     images_ptr, index_ptr, view_ptr, out_ptr, rotate, scale, shift, place, view_step,
-    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, SIDE: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
@@ -45,15 +45,16 @@ def _turn_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arg
     key = stream(tl.load(index_ptr + b), tl.load(view_ptr + b * view_step), place)
     angle = (uniform(key, 0) * 2 - 1) * rotate
     zoom = 1 + (uniform(key, 1) * 2 - 1) * scale
-    right = (uniform(key, 2) * 2 - 1) * shift * W
-    down = (uniform(key, 3) * 2 - 1) * shift * H
+    right = (uniform(key, 2) * 2 - 1) * shift * SIDE
+    down = (uniform(key, 3) * 2 - 1) * shift * SIDE
     cosine = tl.cos(angle) * zoom
     sine = tl.sin(angle) * zoom
     # From the middle, in pixels.
     i = (pixel // W).to(tl.float32) - 0.5 * (H - 1)
     j = (pixel % W).to(tl.float32) - 0.5 * (W - 1)
-    x = cosine * j - sine * W / H * i + right + 0.5 * (W - 1)
-    y = sine * H / W * j + cosine * i + down + 0.5 * (H - 1)
+    # Times a side and over it: square images keep the last bit that they always had.
+    x = cosine * j - sine * SIDE / SIDE * i + right + 0.5 * (W - 1)
+    y = sine * SIDE / SIDE * j + cosine * i + down + 0.5 * (H - 1)
     left = tl.floor(x)
     above = tl.floor(y)
     x -= left
@@ -93,6 +94,7 @@ def turn_rows(
             C=channels,
             H=height,
             W=width,
+            SIDE=min(height, width),
             PIXELS=PIXELS,
             BLOCK_C=triton.next_power_of_2(channels),
         )

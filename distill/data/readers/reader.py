@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 from distill.loop import StepProgress
+from distill.sizes import Size
 
 Item = TypeVar("Item", covariant=True)
 
@@ -29,7 +30,7 @@ class Request:
 
     split: str
     """train, test, or another name that a layout has."""
-    shape: tuple[int, int] | None
+    shape: tuple[int, Size] | None
     """Channels and size that a network takes; None for those of the data."""
     quiet: bool
     """Show no progress."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from distill.data.pixels import stack_items, to_pixels
 from distill.data.readers.reader import Content, Request, watch
+from distill.sizes import settle_size
 from synthesis_kernels.errors import EchosetError
 
 PREFIX = "torchvision:"
@@ -23,7 +24,7 @@ def read_named(address: str, request: Request) -> Content:
         shape = request.shape
         if shape is None:
             first = to_pixels(dataset[0][0], address)
-            shape = (first.shape[0], min(first.shape[1:]))
+            shape = (first.shape[0], settle_size(tuple(first.shape[1:])))
         items = watch(dataset, request.quiet)
         return Content(*stack_items(items, f"{address} ({request.split})", *shape))
     except EchosetError:

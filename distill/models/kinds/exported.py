@@ -15,6 +15,7 @@ from distill.models.archives import content_of, read_program
 from distill.models.kinds.kind import Constructor, Kind, looks_like_file
 from distill.models.kinds.layers import put_tensor, to_layers
 from distill.models.modes import device_of
+from distill.sizes import settle_size
 from synthesis_kernels.errors import EchosetError, reason_of
 
 SUFFIX = ".pt2"
@@ -103,12 +104,8 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
     images = _images(program)
     if images is not None and len(images) == 4:
         known["channels"] = images[1]
-        if images[2] != images[3]:
-            raise EchosetError(
-                f"{path} takes images of {images[2]}×{images[3]} pixels, and only square ones can "
-                "be made"
-            )
-        known["size"] = images[2]
+        if None not in images[2:]:
+            known["size"] = settle_size(images[2:])
     graph = program["graph_module"]["graph"]
     answer = _shape(graph, graph["outputs"][-1])
     if answer is not None and len(answer) >= 2:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.models.kinds.kind import Constructor, Kind
+from distill.sizes import settle_size
 from synthesis_kernels.errors import EchosetError
 
 PREFIX = "hf:"
@@ -92,8 +93,8 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
         "notes": {"class_names": classes},
     }
     prepared = _preprocessing(name)
-    size = _side(prepared, name) or getattr(configuration, "image_size", None)
-    if isinstance(size, int):
+    size = _size_of(prepared) or settle_size(getattr(configuration, "image_size", None))
+    if isinstance(size, int | tuple):
         known["size"] = size
     if prepared.get("do_normalize", True) and "image_mean" in prepared:
         known["mean"] = tuple(prepared["image_mean"])
@@ -116,20 +117,16 @@ def _preprocessing(name: str) -> Mapping[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _side(prepared: Mapping[str, Any], name: str) -> int | None:
-    """The side of a square image, after the last crop."""
+def _size_of(prepared: Mapping[str, Any]) -> Any:
+    """The images' size after the last crop, as far as it is told."""
     told = prepared.get("size")
     if prepared.get("do_center_crop", True) and "crop_size" in prepared:
         told = prepared["crop_size"]
     if isinstance(told, Mapping):
-        sides = {told[key] for key in ("height", "width", "shortest_edge") if key in told}
-        if len(sides) > 1:
-            raise EchosetError(
-                f"{name} takes images of {told['height']}×{told['width']} pixels, and only square "
-                "ones can be made; where it takes others, too, say --teacher.size"
-            )
-        told = next(iter(sides), None)
-    return told if isinstance(told, int) else None
+        edge = told.get("shortest_edge")
+        both = (told.get("height", edge), told.get("width", edge))
+        told = settle_size(both) if all(isinstance(side, int) for side in both) else None
+    return told if isinstance(told, int | tuple) else None
 
 
 def weights(name: str, arguments: Mapping[str, Any], weights: str | None) -> Mapping[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distill.models.kinds import suggest_several
 from distill.models.kinds.kind import Constructor, Kind
+from distill.sizes import Size, settle_size
 from synthesis_kernels.errors import EchosetError, reason_of
 
 PREFIX = "timm:"
@@ -52,15 +53,10 @@ def _description(name: str) -> Any:
     return _timm().get_pretrained_cfg(_checked(name))
 
 
-def _square(shape: tuple[int, ...], name: str) -> int:
-    """The side of a square image."""
-    height, width = shape[1:]
-    if height != width:
-        raise EchosetError(
-            f"{name} takes images of {height}×{width} pixels, and only square ones can be made; "
-            "where it takes others, too, say --teacher.size"
-        )
-    return height
+def _size_of(description: Any) -> Size:
+    """Of the images that belong to a name."""
+    size: Size = settle_size(description.input_size[1:])
+    return size
 
 
 def takes(name: str) -> bool:
@@ -81,16 +77,16 @@ def constructor(name: str) -> Constructor:
     inner = _checked(name)
     description = _description(name)
 
-    def build(channels: int, size: int, classes: int, **arguments: Any) -> nn.Module:
+    def build(channels: int, size: Size, classes: int, **arguments: Any) -> nn.Module:
         refused = [key for key in arguments if key in REFUSED]
         if refused:
             raise EchosetError(
                 f"model '{name}' takes no argument {', '.join(refused)}; weights come from "
                 "--teacher.weights FILE"
             )
-        sizes = {"in_chans": channels, "num_classes": classes}
+        sizes: dict[str, Size] = {"in_chans": channels, "num_classes": classes}
         # A transformer's number of patches is fixed when it is built.
-        if description and description.fixed_input_size and size != description.input_size[-1]:
+        if description and description.fixed_input_size and size != _size_of(description):
             sizes["img_size"] = size
         return _timm().create_model(inner, pretrained=False, **(sizes | arguments))
 
@@ -108,11 +104,11 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
         known["mean"] = tuple(description.mean)
         known["std"] = tuple(description.std)
     for key, synonym in SYNONYMS.items():
-        given = arguments.get(key, arguments.get(synonym))
-        if isinstance(given, int):
+        given = settle_size(arguments.get(key, arguments.get(synonym)))
+        if isinstance(given, int | tuple):
             known[key] = given
     if description and "size" not in known:
-        known["size"] = _square(description.input_size, name)
+        known["size"] = _size_of(description)
     return known
 
 

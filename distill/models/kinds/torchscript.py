@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill.models.archives import check_script, content_of
 from distill.models.kinds.kind import Constructor, Kind, looks_like_file
 from distill.models.kinds.scripts import NotFollowedError, script_to_layers
+from distill.sizes import Size, sides
 from synthesis_kernels.backend import say_once
 from synthesis_kernels.errors import EchosetError, reason_of
 
@@ -35,8 +36,8 @@ def constructor(name: str) -> Constructor:
     if content_of(path) != "script":
         raise EchosetError(f"{path} holds no TorchScript that torch.jit.save wrote")
 
-    def build(channels: int, size: int) -> nn.Module:
-        return load_script(path, torch.rand(2, channels, size, size))
+    def build(channels: int, size: Size) -> nn.Module:
+        return load_script(path, torch.rand(2, channels, *sides(size)))
 
     return build
 

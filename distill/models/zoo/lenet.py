@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from distill.models.zoo.blocks import Layers
+from distill.sizes import Size, sides
 from synthesis_kernels.errors import EchosetError
 
 
@@ -11,13 +12,15 @@ class LeNet5(nn.Module):
     least 16×16.
     """
 
-    def __init__(self, channels: int = 1, classes: int = 10, size: int = 28) -> None:
+    def __init__(self, channels: int = 1, classes: int = 10, size: Size = 28) -> None:
         super().__init__()
-        if size < 16:
+        height, width = sides(size)
+        if min(height, width) < 16:
             raise EchosetError(
-                f"lenet5 needs images of at least 16×16, got {size}×{size}; use 'convnet' instead"
+                f"lenet5 needs images of at least 16×16, got {height}×{width}; use 'convnet' "
+                "instead"
             )
-        side = (size // 2 - 4) // 2
+        places = ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
         self.features = Layers(
             nn.Conv2d(channels, 6, 5, padding=2, bias=False),
             nn.BatchNorm2d(6),
@@ -30,7 +33,7 @@ class LeNet5(nn.Module):
         )
         self.head = Layers(
             nn.Flatten(),
-            nn.Linear(16 * side * side, 120, bias=False),
+            nn.Linear(16 * places, 120, bias=False),
             nn.BatchNorm1d(120),
             nn.ReLU(inplace=True),
             nn.Linear(120, 84, bias=False),

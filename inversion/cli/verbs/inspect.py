@@ -72,7 +72,7 @@ def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) ->
     """What the network is, and what its file says of it."""
     spec = inspection.spec
     table.add_row("parameters", f"{inspection.parameters:,}")
-    table.add_row("input", f"{spec.channels} × {spec.size} × {spec.size}, in [0, 1]")
+    table.add_row("input", f"{' × '.join(map(str, spec.shape))}, in [0, 1]")
     table.add_row("classes", str(spec.classes))
     table.add_row("answer", inspection.output)
     table.add_row("normalisation", f"mean {list(spec.mean)}, std {list(spec.std)}")

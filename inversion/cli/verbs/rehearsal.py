@@ -5,6 +5,7 @@ Nothing is kept of them, and no random numbers but their own are drawn.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def _rehearse_student(
 def _pictures(teacher: Classifier, count: int, device: torch.device) -> Tensor:  # (B, C, H, W)
     spec = teacher.spec
     numbers = torch.Generator(device).manual_seed(0)
-    return torch.rand(count, spec.channels, spec.size, spec.size, generator=numbers, device=device)
+    return torch.rand(count, *spec.shape, generator=numbers, device=device)
 
 
 def _time_pass(frozen: Frozen, images: Tensor) -> float:
@@ -167,5 +168,5 @@ def _expect_memory(
     weights = sum(parameter.nbytes for parameter in frozen.parameters())
     activations = max(sum(kept.values()) - weights, 0) / 2 * options.batch * options.abreast
     spec = teacher.spec
-    stored = options.images * spec.channels * spec.size**2
+    stored = options.images * math.prod(spec.shape)
     return taken + activations + stored

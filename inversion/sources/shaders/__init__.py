@@ -38,10 +38,10 @@ class Program:
     palette: Palette
 
     def paint(
-        self, random: Random, count: int, channels: int, size: int
+        self, random: Random, count: int, channels: int, height: int, width: int
     ) -> Tensor:  # (count, C, H, W) in [0, 1]
         """`count` pictures."""
-        plane = camera(random, count, size)
+        plane = camera(random, count, height, width)
         plane = self.symmetry(random, plane)
         plane = self.warp(random, plane)
         value = self.join(random, self.first, self.second, plane)
@@ -56,14 +56,14 @@ class Shaders:
     """
 
     def draw(
-        self, random: Random, count: int, channels: int, size: int
+        self, random: Random, count: int, channels: int, height: int, width: int
     ) -> Tensor:  # (count, C, H, W) in [0, 1]
         """Groups of pictures, each by a program of its own."""
         groups = []
         for first in range(0, count, TOGETHER):
             program = random_program(random)
             together = min(TOGETHER, count - first)
-            groups.append(program.paint(random, together, channels, size))
+            groups.append(program.paint(random, together, channels, height, width))
         return torch.cat(groups)
 
 

@@ -1,4 +1,6 @@
-"""The plane that shaders look at: coordinates x, y of a picture that is the square from −1 to 1."""
+"""The plane that shaders look at: coordinates x, y of a picture whose shorter side goes from −1 to
+1.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ Field = Callable[[Random, Plane], Tensor]
 """Values of about −1 to 1 over the plane, (B, H, W)."""
 
 
-def camera(random: Random, count: int, size: int) -> Plane:
-    """The square from −1 to 1, turned, shifted and zoomed at random."""
-    steps = torch.linspace(-1 + 1 / size, 1 - 1 / size, size, device=random.device)
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
+def camera(random: Random, count: int, height: int, width: int) -> Plane:
+    """The picture's plane, turned, shifted and zoomed at random."""
+    short = min(height, width)
+    down = _steps(random, height, short)
+    across = _steps(random, width, short)
+    y, x = torch.meshgrid(down, across, indexing="ij")
     angle = draw_number(random, count, 0, 2 * math.pi)
     zoom = draw_number(random, count, 0.6, 1.6)
     cosine = angle.cos() * zoom
@@ -29,6 +33,12 @@ def camera(random: Random, count: int, size: int) -> Plane:
     right = draw_number(random, count, -0.4, 0.4)
     down = draw_number(random, count, -0.4, 0.4)
     return x * cosine - y * sine + right, x * sine + y * cosine + down
+
+
+def _steps(random: Random, side: int, short: int) -> Tensor:  # (side,)
+    """The middles of the pixels along one side."""
+    end = side / short - 1 / short
+    return torch.linspace(-end, end, side, device=random.device)
 
 
 def draw_number(random: Random, count: int, low: float, high: float) -> Tensor:  # (B, 1, 1)
