@@ -43,6 +43,8 @@ class ViewAnswers:
     folder: Path
     files: tuple[Mapping[str, Any], ...]
     """Name, SHA-256 and number of images of each, in the set's order."""
+    channels: int
+    """Of the images."""
     shape: tuple[int, ...]
     """Of one answer: (K, *places)."""
     per_image: int
@@ -113,6 +115,7 @@ def find_answers(
     return ViewAnswers(
         folder,
         tuple(entry["files"]),
+        manifest["input"]["channels"],
         (manifest["input"]["classes"], *places),
         entry["per_image"],
         ViewOptions(**entry["views"]),

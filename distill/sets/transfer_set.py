@@ -122,7 +122,7 @@ class TransferSet:
         manifest = read_manifest(folder)
         parts = [_read_shard(folder, entry, manifest, check_hashes) for entry in manifest["shards"]]
         tensors = {name: torch.cat([part[name] for part in parts]) for name in DTYPES}
-        loaded = cls(**tensors, manifest=manifest, answers=answers_in(folder, manifest))
+        loaded = cls(**tensors, manifest=manifest, answers=_answers_in(folder, manifest))
         if loaded.counts() != manifest["counts"]:
             raise EchosetError(
                 f"{folder / 'manifest.json'} counts {manifest['counts']} per class, the shards "
@@ -136,8 +136,17 @@ def is_set(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in ("manifest.json", MARKER))
 
 
-def answers_in(folder: Path, manifest: Mapping[str, Any]) -> ViewAnswers | None:
-    """The answers to views that the set in this folder carries, not read yet; None without any."""
+def find_set_answers(folder: str | Path) -> ViewAnswers | None:
+    """The answers to views that a finished set in this folder carries, not read yet; None without
+    any, and where no set is.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").is_file():
+        return None
+    return _answers_in(folder, read_manifest(folder))
+
+
+def _answers_in(folder: Path, manifest: Mapping[str, Any]) -> ViewAnswers | None:
     contract = manifest["input"]
     places = find_task(contract["task"]).places(spec_of(contract))
     return find_answers(folder, manifest, tuple(places))

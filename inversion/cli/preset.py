@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.options import DistillOptions, ViewOptions
 from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
 from inversion.cli.show import tell
 from inversion.cli.words import values_of
 from inversion.options import SynthesisOptions, TeacherOptions
-from inversion.presets import choose
+from inversion.presets import choose, read_preset
+from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from inversion.cli.schema import Common
 
 USUAL = "digits"
 """The preset whose values are the options' defaults."""
+
+VIEWS = "distillation.views."
 
 RECIPE = SynthesisOptions().recipe
 """The recipe that presets chosen for a teacher are for."""
@@ -36,15 +41,53 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
         tell(options, f"preset none: recipe {options.synthesis.recipe} was chosen")
         return options
     from inversion.cli.grammar import read_options
+
+    if isinstance(options, DistillRun):
+        name, reason, more = _choose_for_lesson(options)
+    else:
+        name, reason = choose(*_images_of(options.teacher, options.trust))
+        more = {}
+    tell(options, f"preset {name}: {reason} (--preset none for plain defaults)")
+    if name == USUAL and not more:
+        return options
+    return read_options(verb, arguments, name, more)
+
+
+def _choose_for_lesson(run: DistillRun) -> tuple[str, str, dict[str, Any]]:
+    """The preset for a lesson, why, and what comes before it: of a set that carries its teacher's
+    answers, the views that these are to; and where that teacher can't be found, a loss that needs
+    none.
+    """
+    from inversion.cli.verbs.answering import answers_for
     from inversion.cli.verbs.shared import teacher_for
 
-    places = []
-    if isinstance(options, DistillRun):
-        places = [place for place in (options.set, options.beside) if place]
-    teacher = teacher_for(options.teacher, places)
-    name, reason = choose(*_images_of(teacher, options.trust))
-    tell(options, f"preset {name}: {reason} (--preset none for plain defaults)")
-    return options if name == USUAL else read_options(verb, arguments, name)
+    places = [place for place in (run.set, run.beside) if place]
+    answers = answers_for(run)
+    if answers is None:
+        return *choose(*_images_of(teacher_for(run.teacher, places), run.trust)), {}
+    more: dict[str, Any] = {"distillation.views_per_image": answers.per_image}
+    more |= {f"{VIEWS}{name}": value for name, value in asdict(answers.views).items()}
+    try:
+        name, reason = choose(*_images_of(teacher_for(run.teacher, places), run.trust))
+    except EchosetError:
+        if run.teacher is not None:
+            raise
+        name, reason = choose(answers.channels, {})
+        more["distillation.loss"] = DistillOptions().loss
+        reason += f"; it is not at hand, and {run.set} carries its answers"
+    return name, reason, more
+
+
+def usual_views(channels: int, notes: Mapping[str, Any], preset: str | None) -> ViewOptions:
+    """The views that `distill` shows where nothing is said of them: those of the preset, if it
+    names any, or of the one that suits a teacher of such images.
+    """
+    for name in (preset or "none", choose(channels, notes)[0]):
+        values = read_preset(name)
+        views = {key.removeprefix(VIEWS): value for key, value in values.items() if VIEWS in key}
+        if views:
+            return replace(DistillOptions().views, **views)
+    return DistillOptions().views
 
 
 def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, Mapping[str, Any]]:
