@@ -61,7 +61,7 @@ def merge(sets: Sequence[TransferSet], names: Sequence[str] = ()) -> TransferSet
         return sets[0]
     tensors = {name: torch.cat([getattr(one, name) for one in sets]) for name in DTYPES}
     tensors["priority"] = torch.cat([_in_units_of_mean(one.priority) for one in sets])
-    return _derived(TransferSet(**tensors, manifest=first, answers=None), "merged", sets)
+    return _derived(TransferSet(**tensors, manifest=first), "merged", sets)
 
 
 def _check_same_teacher(first: Mapping[str, Any], other: Mapping[str, Any], name: str) -> None:
@@ -101,7 +101,7 @@ def subsample(data: TransferSet, images: int, seed: int = 0) -> TransferSet:
     generator = torch.Generator().manual_seed(seed)
     drawn = draw_by_class(chances, data.groups, quotas, images, generator).sort().values
     tensors = {name: getattr(data, name)[drawn] for name in DTYPES}
-    part = TransferSet(**tensors, manifest=data.manifest, answers=None)
+    part = TransferSet(**tensors, manifest=data.manifest)
     lacking = (quotas - count_decisions(part.groups, classes)).tolist()
     short = {str(label): count for label, count in enumerate(lacking) if count > 0}
     return _derived(part, "drawn", [data], seed=seed, short=short)
@@ -154,7 +154,7 @@ def _derived(
     """What was put together or drawn from sets, with a manifest that says so, and of each part all
     that its own says.
     """
-    shared = ("teacher", "input", "format_version", "answers")
+    shared = ("teacher", "input", "format_version")
     told = []
     for one in parts:
         told.append({key: value for key, value in one.manifest.items() if key not in shared})
