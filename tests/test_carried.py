@@ -250,6 +250,33 @@ def test_the_command_line_teaches_where_the_teacher_is_gone(run, refused, tmp_pa
 
 
 @pytest.mark.slow
+def test_more_calls_drop_answers(teacher, tiny, tmp_path):
+    from inversion import synthesize
+
+    synthesize(teacher, replace(tiny, calls=8), tmp_path, QUIET)
+    kept = add_answers(tmp_path, teacher, 2, BLENDED, QUIET)
+    assert synthesize(teacher, replace(tiny, calls=8), tmp_path, QUIET).answers == kept.answers
+    assert synthesize(teacher, replace(tiny, calls=10), tmp_path, QUIET).answers is None
+    assert not list(tmp_path.glob("answers-*"))
+
+
+@pytest.mark.slow
+def test_a_set_of_photographs_is_taught_by_its_teacher_while_that_is_there(run, refused, tmp_path):
+    made = tmp_path / "set"
+    collect = ["collect", "noise", f"--out={made}", "--images=12", "--collection.balanced=false"]
+    run(*collect, "--teacher=cifar10-small", "--device=cpu", "--answers=2")
+    assert TransferSet.load(made).answers.views.flip
+    lesson = ["distill", f"--set={made}", f"--out={tmp_path / 'out'}", *TAUGHT]
+    there = run(*lesson, "--json")
+    assert "no teacher is asked" not in there.stderr and "20 hints" in there.stdout
+    assert "no teacher is asked" in run(*lesson, "--loss=hinton").stderr
+    (made / "teacher.yaml").write_text("model: /gone.safetensors\n")
+    gone = run(*lesson)
+    assert "it is not at hand" in gone.stderr and "1 hinton" in gone.stdout
+    assert "loss hints asks the teacher itself" in refused(*lesson, "--loss", "hinton", "hints")
+
+
+@pytest.mark.slow
 def test_a_demo_teaches_from_the_answers_that_its_set_carries(run, few, tmp_path):
     from conftest import SHORT, TINY_FLAGS
 

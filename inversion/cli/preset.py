@@ -43,39 +43,42 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
     from inversion.cli.grammar import read_options
 
     if isinstance(options, DistillRun):
-        name, reason, more = _choose_for_lesson(options)
-    else:
-        name, reason = choose(*_images_of(options.teacher, options.trust))
-        more = {}
+        return _follow_set(verb, options, arguments)
+    name, reason = choose(*_images_of(options.teacher, options.trust))
     tell(options, f"preset {name}: {reason} (--preset none for plain defaults)")
-    if name == USUAL and not more:
-        return options
-    return read_options(verb, arguments, name, more)
+    return options if name == USUAL else read_options(verb, arguments, name)
 
 
-def _choose_for_lesson(run: DistillRun) -> tuple[str, str, dict[str, Any]]:
-    """The preset for a lesson, why, and what comes before it: of a set that carries its teacher's
-    answers, the views that these are to; and where that teacher can't be found, a loss that needs
-    none.
+def _follow_set(verb: str, run: DistillRun, arguments: Sequence[str]) -> Common:
+    """The options of a lesson once more, with the preset that suits the teacher. Of a set that
+    carries its teacher's answers the views are those that these are to, where they suffice; and
+    where that teacher can't be found, the loss is one that they do for.
     """
+    from distill.carried import answers_suffice
+    from inversion.cli.grammar import read_options
     from inversion.cli.verbs.answering import answers_for
     from inversion.cli.verbs.shared import teacher_for
 
     places = [place for place in (run.set, run.beside) if place]
     answers = answers_for(run)
-    if answers is None:
-        return *choose(*_images_of(teacher_for(run.teacher, places), run.trust)), {}
-    more: dict[str, Any] = {"distillation.views_per_image": answers.per_image}
-    more |= {f"{VIEWS}{name}": value for name, value in asdict(answers.views).items()}
+    loss: dict[str, Any] = {}
     try:
         name, reason = choose(*_images_of(teacher_for(run.teacher, places), run.trust))
     except EchosetError:
-        if run.teacher is not None:
+        if answers is None or run.teacher is not None:
             raise
         name, reason = choose(answers.channels, {})
-        more["distillation.loss"] = DistillOptions().loss
+        loss = {"distillation.loss": DistillOptions().loss}
         reason += f"; it is not at hand, and {run.set} carries its answers"
-    return name, reason, more
+    tell(run, f"preset {name}: {reason} (--preset none for plain defaults)")
+    if answers is not None:
+        views = {f"{VIEWS}{key}": value for key, value in asdict(answers.views).items()}
+        views["distillation.views_per_image"] = answers.per_image
+        options = read_options(verb, arguments, name, {**views, **loss})
+        assert isinstance(options, DistillRun), "the same verb as before"
+        if loss or answers_suffice(answers, options.distillation):
+            return options
+    return run if name == USUAL else read_options(verb, arguments, name)
 
 
 def usual_views(channels: int, notes: Mapping[str, Any], preset: str | None) -> ViewOptions:
