@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
     from distill.runtime import Runtime
+    from distill.sets.answering import add_answers
     from distill.sets.exports import export, merge, subsample
     from distill.sets.transfer_set import TransferSet
     from distill.students import build_student
@@ -38,6 +39,7 @@ _HOMES = {
     "distill.data.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
     "distill.data.images": ("Images", "from_dataset", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
+    "distill.sets.answering": ("add_answers",),
     "distill.sets.exports": ("export", "merge", "subsample"),
     "distill.methods": ("Method",),
     "distill.models": (
@@ -73,6 +75,7 @@ __all__ = [
     "TensorBoardLog",
     "TransferSet",
     "ViewOptions",
+    "add_answers",
     "add_label_noise",
     "as_classifier",
     "build_classifier",

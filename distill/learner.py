@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch, Network, Pair, Part, add_up, weighted
-from distill.losses import Losses, full_loss, need_teacher, split_losses
-from distill.methods import LABELS, Method, Need, find_methods
+from distill.losses import Losses, need_teacher, weigh_losses
+from distill.methods import LABELS, Method, Need
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
@@ -55,9 +55,7 @@ class Learner(nn.Module):
         self.student = student
         self.options = options
         self.precision = precision
-        named, own = split_losses(options.loss if losses is None else losses)
-        self.weights = full_loss(named, own)
-        self.methods = find_methods(self.weights, own)
+        self.weights, self.methods = weigh_losses(options, losses)
         self.asks_teacher = need_teacher(options, self.methods)
         if not answered:
             self._check(teacher)

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distill.data.augment import make_views
+from distill.data.augment import make_views, shows_only
 from distill.data.images import Images
 from distill.data.pixels import fit_pixels
 from distill.learner import Learner
 from distill.models import Classifier
 from distill.options import DistillOptions
+from distill.sets.answers import ViewAnswers
 from distill.sets.transfer_set import TransferSet
 from distill.tasks.places import label_rows
 from distill.views import ask, bank_answers, to_input
@@ -33,24 +34,35 @@ class Lessons:
         learner: Learner,
         seed: int,
         device: torch.device,
+        answers: ViewAnswers | None = None,
     ) -> None:
+        """With the `answers` that a set carries, views are made as they were for these: from the
+        set's own seed, and of all images. What shows an image that is held out is left out.
+        """
         self.learner = learner
-        self.seed = seed
+        self.seed = seed if answers is None else answers.seed
+        self.answers = answers
         self.device = device
         self.options = learner.options
         self.task = learner.student.task
         spec = learner.student.spec
         pool = fit_pixels(data.images, spec.channels, spec.size).to(device)
         kept, held = _split(len(pool), self.options, seed, device)
-        self.pool = pool[kept]  # (N, C, H, W) uint8
+        self.pool = pool if answers is not None else pool[kept]  # (N, C, H, W) uint8
         self.held_out = pool[held]
         # None where the teacher's decisions are the labels.
         self.rows: Tensor | None = None  # (N, K, *places)
         self.held_out_labels: Tensor | None = None  # (M, *places)
         if self.options.labels == "data" and data.labels is not None:
             rows = label_rows(data.labels.to(device), spec.classes)
-            self.rows = rows[kept]
+            self.rows = rows if answers is not None else rows[kept]
             self.held_out_labels = rows[held].argmax(1)
+        elif answers is not None and data.labels is not None:
+            self.held_out_labels = data.labels.to(device)[held].long()
+        # Numbers of the views that may be shown; None for all.
+        self.shown: Tensor | None = None  # (M,) int64
+        if answers is not None and self.options.patience:
+            self.shown = self._shown(kept)
         # Answers (N·V, K, *places), then hints (N·V, C, h, w).
         self.bank: list[Tensor] = []
 
@@ -60,6 +72,10 @@ class Lessons:
         """
         options = self.options
         learner = self.learner
+        if self.answers is not None:
+            answers = self.answers.tensor[:, : options.views_per_image]
+            self.bank = [answers.flatten(0, 1).to(self.device)]
+            return
         views = len(self.pool) * options.views_per_image
         pays = 0 < views <= options.steps * options.batch
         hints = pays and learner.takes_hints and self._hints_fit(views, quiet)
@@ -105,7 +121,11 @@ class Lessons:
         device = self.device
         per_image = options.views_per_image
         count = len(self.pool) * max(per_image, 1)
+        if self.shown is not None:
+            count = len(self.shown)
         drawn = torch.randint(count, (options.batch,), generator=generator, device=device)
+        if self.shown is not None:
+            drawn = self.shown[drawn]
         if per_image:
             index = drawn // per_image
             view = drawn % per_image
@@ -118,6 +138,7 @@ class Lessons:
         hints: list[Tensor] = []
         if self.bank:
             answers, *hints = [part[drawn] for part in self.bank]
+            answers = answers.float()  # of those that a set carries
         elif self.learner.takes_answers:
             answers = ask(self.learner.teacher, images, self.learner.precision)
         labels = nothing
@@ -129,6 +150,15 @@ class Lessons:
         if self.learner.draws:
             draws = torch.rand(options.batch, generator=generator, device=device)
         return images, answers, labels, step / options.steps, draws, *hints
+
+    def _shown(self, kept: Tensor | slice) -> Tensor:  # (M,) int64
+        """Numbers of the views that show no image but those that are kept."""
+        per_image = self.options.views_per_image
+        numbers = torch.arange(len(self.pool) * per_image, device=self.device)
+        allowed = torch.zeros(len(self.pool), dtype=torch.bool, device=self.device)
+        allowed[kept] = True
+        place = (numbers // per_image, numbers % per_image)
+        return numbers[shows_only(allowed, *place, self.options.views, self.seed)]
 
 
 def _split(

@@ -84,6 +84,17 @@ def full_loss(
     return used
 
 
+def weigh_losses(
+    options: DistillOptions, losses: Losses | None = None
+) -> tuple[dict[str, float], list[Method]]:
+    """What a lesson adds up: each method's weight, and the methods. `losses` stand in place of the
+    options'.
+    """
+    named, own = split_losses(options.loss if losses is None else losses)
+    weights = full_loss(named, own)
+    return weights, find_methods(weights, own)
+
+
 def asks_teacher(options: DistillOptions) -> bool:
     """Whether anything comes from the teacher: its decisions as labels, or what a loss compares
     with.

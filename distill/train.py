@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill.data.images import Images, content_hash
+from distill.carried import carried_answers, require_no_teacher
+from distill.data.images import Images
 from distill.files import load_state, save_state
 from distill.judge import Judge
 from distill.learner import Learner
+from distill.lesson_key import lesson_key
 from distill.lessons import Lessons, check_lesson
 from distill.loop import Interrupted, Loop
 from distill.losses import Losses
@@ -29,6 +29,7 @@ from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.tracking import Logger
 from distill.update import StudentState, Update, one_cycle
+from distill.views import forget_answers
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
@@ -41,8 +42,8 @@ REMEDY = "lower the learning rate of the distillation, or the weights of its los
 
 def forget(folder: Path) -> None:
     """Delete what a distillation keeps in its folder until its student is saved."""
-    for path in [folder / STATE, *folder.glob("answers-*.state")]:
-        path.unlink(missing_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
+    forget_answers(folder)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class DistillResult:
 def distill(
     student: Classifier | nn.Module,
     data: TransferSet | Images,
-    teacher: Classifier | nn.Module | None,
+    teacher: Classifier | nn.Module | None = None,
     options: DistillOptions = DistillOptions(),
     folder: str | Path | None = None,
     runtime: Runtime = Runtime(),
@@ -81,7 +82,9 @@ def distill(
     so, by the data).
 
     The images may be a transfer set or any others; they are resized, and made grey or coloured, as
-    the student takes them. A teacher may be missing where no loss asks one. The student is trained
+    the student takes them. A teacher may be missing where no loss asks one, and where the set
+    carries its answers to the views that the options want: then these are taken, and no teacher is
+    asked. The student is trained
     in place and returned in evaluation mode. With a `folder`, a killed or interrupted run goes on
     where it was when it is called again with the same arguments, and `log.jsonl` there records it;
     stopped, it leaves the student with the weights that it came with. The last state stays for the
@@ -94,6 +97,8 @@ def distill(
     teacher = None if teacher is None else as_classifier(teacher)
     student = as_student(student, _contract(teacher, data))
     check_lesson(student, data, teacher, options)
+    if teacher is None:
+        require_no_teacher(student, data, options, losses)
     own = OwnTraining(losses, optimiser)
     machine = runtime.resolve(options.steps)
     if optimiser is not None:
@@ -144,8 +149,15 @@ class _Training:
         self.machine = machine
         device = machine.device
         seed = runtime.seed
+        answers = carried_answers(data, teacher, options, own.losses)
         self.learner = Learner(
-            student.to(device), teacher, options, machine.precision, seed, losses=own.losses
+            student.to(device),
+            teacher,
+            options,
+            machine.precision,
+            seed,
+            answered=answers is not None,
+            losses=own.losses,
         )
         self.state = StudentState(student, device, seed, options, self.learner, own.optimiser)
         self.learner.train()
@@ -154,7 +166,7 @@ class _Training:
         self.key = ""
         if folder is not None:
             self.key = lesson_key(student, data, teacher, options, runtime, own)
-        self.lessons = Lessons(data, self.learner, seed, device)
+        self.lessons = Lessons(data, self.learner, seed, device, answers)
         self.judge: Judge | None = None
         if options.patience:
             self.judge = Judge(self.lessons, teacher, machine.precision)
@@ -276,25 +288,3 @@ def _weights_back_on_failure(student: Classifier, kept: bool) -> Iterator[None]:
 
 def _in_words(figures: dict[str, float]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
-
-
-def lesson_key(
-    student: Classifier,
-    data: TransferSet | Images,
-    teacher: Classifier | None,
-    options: DistillOptions,
-    runtime: Runtime,
-    own: OwnTraining = OwnTraining(),
-) -> str:
-    """What a saved state, or a finished student, belongs to: a run with anything else changed must
-    not pick it up.
-    """
-    machine = runtime.resolve(options.steps).key
-    networks = [network for network in (student, teacher) if network is not None]
-    known = [
-        (each.weight_hash(), each.contract, each.spec.model, each.spec.arguments)
-        for each in networks
-    ]
-    parts = [known, content_hash(data.images, data.labels), asdict(options), runtime.seed, machine]
-    parts += own.identity
-    return sha256(json.dumps(parts, default=str).encode()).hexdigest()

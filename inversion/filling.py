@@ -9,6 +9,7 @@ from typing import Any
 
 from distill.models import Classifier
 from distill.runtime import Runtime
+from distill.sets.answers import ENTRY, drop_answers
 from distill.sets.transfer_set import (
     DTYPES,
     TransferSet,
@@ -46,7 +47,10 @@ def fill_short(
     if is_made.any():
         # As of images that were never drawn.
         tensors["priority"] += transfer_set.priority.amax()
-        write_manifest(out, manifest | _with_shard(manifest, transfer_set, found, tensors, out))
+        manifest |= _with_shard(manifest, transfer_set, found, tensors, out)
+        manifest.pop(ENTRY, None)  # answers to views that are blended with fewer images
+        write_manifest(out, manifest)
+        drop_answers(out)
     shutil.rmtree(out / WORK)
     return TransferSet.load(out)
 

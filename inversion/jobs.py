@@ -16,6 +16,7 @@ from typing import Any
 
 from distill.files import write_atomically
 from distill.models import Classifier
+from distill.sets.answers import drop_answers
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
 from inversion.options import CollectOptions, SynthesisOptions
 from inversion.teacher_file import write_teacher
@@ -207,3 +208,4 @@ def finish_set(
     }
     write_teacher(out, teacher)
     write_manifest(out, manifest)
+    drop_answers(out)  # to other images

@@ -23,6 +23,7 @@ from distill.data.augment import make_views
 from distill.data.images import Images
 from distill.judge import Judge
 from distill.learner import Learner
+from distill.lesson_key import lesson_key
 from distill.lessons import Lessons
 from distill.losses import full_loss
 from distill.methods import METHODS, find_method
@@ -38,7 +39,7 @@ from distill.optimisers import make_optimiser
 from distill.options import ViewOptions
 from distill.runtime import Runtime
 from distill.taps import Taps, find_stages
-from distill.train import _Training, distill, lesson_key
+from distill.train import _Training, distill
 from distill.views import to_input
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError

@@ -14,7 +14,7 @@ from torch import Tensor
 from distill.options import ViewOptions
 from synthesis_kernels.counter import uniforms
 from synthesis_kernels.turn import TurnPlan, turn
-from synthesis_kernels.views import LANES, ViewPlan, pastes, views
+from synthesis_kernels.views import LANES, PASTE, PASTE_LANES, ViewPlan, pastes, views
 
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
 TURN = 1
@@ -88,6 +88,27 @@ def view_labels(
         share = box.float().mean((1, 2))
         rows = torch.lerp(rows, labels[partner], share[:, None])
     return rows
+
+
+def shows_only(
+    allowed: Tensor,  # (N,) bool
+    index: Tensor,  # (B,)
+    view: Tensor,  # (B,)
+    options: ViewOptions,
+    seed: int,
+) -> Tensor:  # (B,) bool
+    """Whether a view shows nothing but these images of the pool, with those that are blended in."""
+    fits = allowed[index]
+    last = len(allowed) - 1
+    if options.mixup:
+        draws = uniforms(index, view, seed, LANES)
+        partner = (draws[6] * len(allowed)).long().clamp_max(last)
+        fits = fits & (allowed[partner] | (draws[5] >= options.mixup))
+    if options.cutmix:
+        draws = uniforms(index, view, seed + PASTE, PASTE_LANES)
+        partner = (draws[1] * len(allowed)).long().clamp_max(last)
+        fits = fits & (allowed[partner] | (draws[0] >= options.cutmix))
+    return fits
 
 
 def _boxes(

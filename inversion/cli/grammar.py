@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
-from types import NoneType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import jsonargparse
@@ -38,13 +38,20 @@ def parse(verb: str, arguments: list[str]) -> Common:
     return options if told == preset else read_options(verb, arguments, told)
 
 
-def read_options(verb: str, arguments: Sequence[str], preset: str | None = None) -> Common:
-    """A verb's options, with those of a preset in place of the defaults."""
+def read_options(
+    verb: str,
+    arguments: Sequence[str],
+    preset: str | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Common:
+    """A verb's options, with those of a preset in place of the defaults, and `more` in place of
+    these.
+    """
     help_line = f"echoset {verb} --help {EVERYTHING} explains every option"
     try:
         parser = build_parser(verb)
         if preset in get_args(PresetName):
-            _set_defaults(parser, read_preset(str(preset)))
+            _set_defaults(parser, {**read_preset(str(preset)), **more})
         return _build_options(options_of(verb), parser.parse_args(list(arguments)))
     except argparse.ArgumentError as error:
         refuse(say_plainly(str(error), verb, arguments), help_line)

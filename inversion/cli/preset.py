@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.options import DistillOptions, ViewOptions
 from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
 from inversion.cli.show import tell
 from inversion.cli.words import values_of
 from inversion.options import SynthesisOptions, TeacherOptions
-from inversion.presets import choose
+from inversion.presets import choose, read_preset
+from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from inversion.cli.schema import Common
 
 USUAL = "digits"
 """The preset whose values are the options' defaults."""
+
+VIEWS = "distillation.views."
 
 RECIPE = SynthesisOptions().recipe
 """The recipe that presets chosen for a teacher are for."""
@@ -36,15 +41,56 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
         tell(options, f"preset none: recipe {options.synthesis.recipe} was chosen")
         return options
     from inversion.cli.grammar import read_options
-    from inversion.cli.verbs.shared import teacher_for
 
-    places = []
     if isinstance(options, DistillRun):
-        places = [place for place in (options.set, options.beside) if place]
-    teacher = teacher_for(options.teacher, places)
-    name, reason = choose(*_images_of(teacher, options.trust))
+        return _follow_set(verb, options, arguments)
+    name, reason = choose(*_images_of(options.teacher, options.trust))
     tell(options, f"preset {name}: {reason} (--preset none for plain defaults)")
     return options if name == USUAL else read_options(verb, arguments, name)
+
+
+def _follow_set(verb: str, run: DistillRun, arguments: Sequence[str]) -> Common:
+    """The options of a lesson once more, with the preset that suits the teacher. Of a set that
+    carries its teacher's answers the views are those that these are to, where they suffice; and
+    where that teacher can't be found, the loss is one that they do for.
+    """
+    from distill.carried import answers_suffice
+    from inversion.cli.grammar import read_options
+    from inversion.cli.verbs.answering import answers_for
+    from inversion.cli.verbs.shared import teacher_for
+
+    places = [place for place in (run.set, run.beside) if place]
+    answers = answers_for(run)
+    loss: dict[str, Any] = {}
+    try:
+        name, reason = choose(*_images_of(teacher_for(run.teacher, places), run.trust))
+    except EchosetError:
+        if answers is None or run.teacher is not None:
+            raise
+        name, reason = choose(answers.channels, {})
+        loss = {"distillation.loss": DistillOptions().loss}
+        reason += f"; it is not at hand, and {run.set} carries its answers"
+    tell(run, f"preset {name}: {reason} (--preset none for plain defaults)")
+    if answers is not None:
+        views = {f"{VIEWS}{key}": value for key, value in asdict(answers.views).items()}
+        views["distillation.views_per_image"] = answers.per_image
+        options = read_options(verb, arguments, name, {**views, **loss})
+        assert isinstance(options, DistillRun), "the same verb as before"
+        if loss or answers_suffice(answers, options.distillation):
+            return options
+    return run if name == USUAL else read_options(verb, arguments, name)
+
+
+def usual_views(channels: int, notes: Mapping[str, Any], preset: str | None) -> ViewOptions:
+    """The views that `distill` shows where nothing is said of them: those of the preset, if it
+    names any, or of the one that suits a teacher of such images.
+    """
+    for name in (preset or "none", choose(channels, notes)[0]):
+        values = read_preset(name)
+        views = {key.removeprefix(VIEWS): value for key, value in values.items() if VIEWS in key}
+        if views:
+            return replace(DistillOptions().views, **views)
+    return DistillOptions().views
 
 
 def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, Mapping[str, Any]]:

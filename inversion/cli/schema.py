@@ -13,6 +13,7 @@ from inversion.cli.common import Common as Common
 from inversion.cli.common import LoadingRun, PresetRun, TrackedRun
 from inversion.cli.lists import LISTS
 from inversion.options import (
+    AnswerOptions,
     BesideOptions,
     CollectOptions,
     ScoreOptions,
@@ -56,6 +57,8 @@ class DemoRun(PresetRun, TrackedRun):
     """What else the student is taught by: with --beside.images N, a set of N procedural pictures
     (or of other sources), made in OUT/beside.
     """
+    answers: AnswerOptions = AnswerOptions()
+    """Answers that the set carries, so that others can teach with it and have no teacher."""
     distillation: DistillOptions = DistillOptions()
     """The distillation stage; with 0 steps it is skipped, which only --start adversary allows."""
 
@@ -83,6 +86,8 @@ class SynthesizeRun(PresetRun, TrackedRun):
     another: augment, mixup, push (see `collection.short`). By default nothing; a finished set can
     still be filled. Short: --short push.
     """
+    answers: AnswerOptions = AnswerOptions()
+    """Answers that the set carries, so that `distill` needs no teacher."""
     synthesis: SynthesisOptions = SynthesisOptions()
     """Everything about the method; --images N is short for --synthesis.images N."""
 
@@ -104,6 +109,8 @@ class CollectRun(LoadingRun):
     """Folder of the set. A stopped run there is continued."""
     collection: CollectOptions = CollectOptions()
     """How they are chosen; --images N is short for --collection.images N."""
+    answers: AnswerOptions = AnswerOptions()
+    """Answers that the set carries, so that `distill` needs no teacher."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,9 @@ class DistillRun(PresetRun, TrackedRun):
     beside: str | None = None
     """More to learn from, as for --set: say, a set of procedural pictures that `collect` made."""
     teacher: TeacherOptions | None = None
-    """The teacher; by default the one that made the set, and for other images mnist."""
+    """The teacher; by default the one that made the set, and for other images mnist. A set that
+    carries its teacher's answers needs none.
+    """
     corrupt: str = "none"
     """Damage the data's labels first: noise=RATE or imbalance=GAMMA; needs --distillation.labels
     data.

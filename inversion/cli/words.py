@@ -99,6 +99,14 @@ def read_model(word: str) -> str | None:
     return None if word == "null" else word
 
 
+def read_number(word: str) -> int:
+    """A whole number."""
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"'{word}' is not a whole number") from None
+
+
 class Several(NamedTuple):
     """How words set a key."""
 
@@ -117,6 +125,7 @@ SEVERAL = {
     "collection.short": Several("WAY", tuple, "*"),
     "shortage": Several("WAY", tuple, "*"),
     "sources": Several("SOURCE", tuple),
+    "answers.per_image": Several("VIEWS", read_number, None),
 }
 """Keys whose short name takes several words."""
 AFTER_VERB = {

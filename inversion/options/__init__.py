@@ -1,5 +1,6 @@
 """Options of what makes a set or judges one, a file a stage. No torch here: `--help` reads them."""
 
+from inversion.options.answers import AnswerOptions
 from inversion.options.collect import BesideOptions, BoundaryOptions, CollectOptions
 from inversion.options.score import ScoreOptions
 from inversion.options.synthesis import (
@@ -13,6 +14,7 @@ from inversion.options.teacher import TeacherOptions, TeacherViewOptions
 
 __all__ = [
     "AdversaryOptions",
+    "AnswerOptions",
     "BesideOptions",
     "BoundaryOptions",
     "CollectOptions",

@@ -84,9 +84,11 @@ def _lead(student: Mapping[str, Any]) -> str:
 
 
 def _rows(student: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    parameters = student["teacher_parameters"]
+    told = "" if parameters is None else f"{parameters:,}"
     rows: list[tuple[str, ...]] = [
         ("", "teacher", "student"),
-        ("parameters", f"{student['teacher_parameters']:,}", f"{student['parameters']:,}"),
+        ("parameters", told, f"{student['parameters']:,}"),
         ("agreement on the last views", "", f"{student['agreement']:.2%}"),
     ]
     held_out = student.get("held_out_agreement")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from inversion.classes import class_rows, say_short
 from inversion.cli.show import finish, new_table
+from inversion.cli.verbs.answering import carry_answers, say_carried
 from inversion.cli.verbs.shared import teacher_for, tell_if_kept, when_finished
 from inversion.health import check_health
 from inversion.sources.collect import collect as collect_set
@@ -26,6 +27,7 @@ def execute(run: CollectRun) -> int:
     check_health(teacher, run)
     before = when_finished(run.out)
     transfer_set = collect_set(teacher, run.sources, run.collection, run.out, runtime=run)
+    transfer_set = carry_answers(run, transfer_set, teacher, run.out)
     tell_if_kept(run, before)
     account = transfer_set.manifest["collection"]
     document = {
@@ -54,6 +56,7 @@ def _new_table(run: CollectRun, transfer_set: TransferSet, account: dict[str, An
     caption = (
         f"{account['drawn']:,} images drawn, {len(transfer_set):,} in the set, "
         f"{account['seconds']:.0f} s; class coverage before choosing {account['raw_coverage']:.3f}"
+        f"{say_carried(transfer_set)}"
     )
     exposed = [f"{share:.0%} of {name}" for name, share in account["exposed"].items() if share]
     if exposed:

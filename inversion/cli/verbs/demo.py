@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distill.data.images import as_images, join
+from distill.data.images import Images, as_images, join
 from distill.files import write_json
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import MARKER, TransferSet
@@ -19,6 +19,7 @@ from distill.tracking import Logger, open_tracker
 from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
+from inversion.cli.verbs.answering import carry_answers
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
 from inversion.cli.verbs.demo_judging import (
     Verdict,
@@ -26,7 +27,7 @@ from inversion.cli.verbs.demo_judging import (
     judge_demo,
     load_adversary,
 )
-from inversion.cli.verbs.judged import tell_student
+from inversion.cli.verbs.judged import name_of, tell_student
 from inversion.cli.verbs.shared import STUDENT, fill, is_bundled, require_balance
 from inversion.driver import synthesize as synthesize_set
 from inversion.health import check_health
@@ -88,7 +89,7 @@ def execute(run: DemoRun) -> int:
     outcome = Outcome(transfer_set, beside, teacher, student, verdict, seconds)
     summary = _summarise(run, outcome)
     write_json(out / JUDGED, verdict.judged)
-    write_json(out / STUDENT_FILE, tell_student(run, teacher))
+    write_json(out / STUDENT_FILE, tell_student(run, name_of(teacher)))
     write_json(out / "summary.json", summary)
     write_report(out)
     forget(out)
@@ -127,7 +128,7 @@ def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> Trans
     transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
     transfer_set = fill(run, transfer_set, teacher, folder)
     require_balance(run, transfer_set, folder)
-    return transfer_set
+    return carry_answers(run, transfer_set, teacher, folder, run.distillation.views)
 
 
 def _collect_beside(run: DemoRun, teacher: Classifier) -> tuple[TransferSet | None, float]:
@@ -155,9 +156,10 @@ def _teach(
     """
     if not run.distillation.steps:
         return 0.0
-    images = as_images(transfer_set, "set")
+    images: TransferSet | Images = transfer_set
     if beside is not None:
-        images = join([images, as_images(beside, "beside")], "set and beside")
+        both = [as_images(transfer_set, "set"), as_images(beside, "beside")]
+        images = join(both, "set and beside")
     folder = Path(run.out)
     result = train_student(
         student, images, teacher, run.distillation, folder=folder, runtime=run, log=logger

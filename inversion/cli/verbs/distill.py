@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
 from distill.files import write_json
+from distill.lesson_key import lesson_key
 from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
+from distill.sets.transfer_set import TransferSet
 from distill.students import build_student
 from distill.tracking import open_tracker
 from distill.train import distill as train_student
-from distill.train import forget, lesson_key
+from distill.train import forget
 from inversion.cli.show import finish, new_table
-from inversion.cli.verbs.judged import judge_student, tell_student
+from inversion.cli.verbs.answering import needs_no_teacher, saying_what_is_carried
+from inversion.cli.verbs.judged import judge_student, name_of, tell_student
 from inversion.cli.verbs.shared import STUDENT, load_set, teacher_for
 from inversion.health import check_health
 from inversion.pages.judging import JUDGED, STUDENT_FILE
@@ -28,10 +31,8 @@ from synthesis_kernels.errors import EchosetError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from distill.sets.transfer_set import TransferSet
     from distill.train import DistillResult
     from inversion.cli.schema import DistillRun
-    from inversion.options import TeacherOptions
 
 DONE = ".student.done"
 """Beside a finished student: which command made it, and what was said of it."""
@@ -41,14 +42,12 @@ def execute(run: DistillRun) -> int:
     """Train a student and save it."""
     out = Path(run.out)
     path = out / STUDENT
-    options = teacher_for(run.teacher, _places(run))
-    _check_teacher_stays(options, path)
-    teacher = load_teacher(options, trust=run.trust)
-    check_health(teacher, run)
+    _check_teacher_stays(run, path)
+    teacher = None if needs_no_teacher(run) else _load_teacher(run, path)
     data = _load_data(run, teacher)
+    student = build_student(run.student, _contract(teacher, data), run.seed)
     if run.corrupt != "none":
-        data = _damage(run, data, teacher)
-    student = build_student(run.student, teacher.input, run.seed)
+        data = _damage(run, data, student)
     finished = _finished(run, student, data, teacher)
     if finished is not None:
         line = (
@@ -70,19 +69,19 @@ def execute(run: DistillRun) -> int:
     document = _document(path, result)
     figures = {
         "parameters": student.parameters_count,
-        "teacher_parameters": teacher.parameters_count,
+        "teacher_parameters": teacher.parameters_count if teacher else None,
         "images": len(data),
         "learnt_from": _say_places(run),
         "losses": _say_losses(run),
     }
-    write_json(out / STUDENT_FILE, tell_student(run, teacher, **figures, **document))
+    write_json(out / STUDENT_FILE, tell_student(run, _name(teacher, data), **figures, **document))
     write_json(out / DONE, {"key": result.key, "sha256": _hash_of(path), "document": document})
     forget(out)
     return finish(run, _new_table(run, figures, document), document)
 
 
 def _finished(
-    run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier
+    run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier | None
 ) -> dict[str, Any] | None:
     """What was said of the student there, if this very command has made it."""
     out = Path(run.out)
@@ -130,14 +129,41 @@ def _new_table(run: DistillRun, figures: dict[str, Any], document: dict[str, Any
     return table
 
 
+def _name(teacher: Classifier | None, data: TransferSet | Images) -> str:
+    """How the teacher is called, be it only in the set that it made."""
+    if teacher is not None:
+        return name_of(teacher)
+    assert isinstance(data, TransferSet), "without a teacher, students learn from its sets alone"
+    return str(data.manifest["teacher"].get("model"))
+
+
 def _say_losses(run: DistillRun) -> str:
     losses = full_loss(run.distillation.loss)
     return " + ".join(f"{weight:g} {name}" for name, weight in losses.items())
 
 
-def _check_teacher_stays(teacher: TeacherOptions, path: Path) -> None:
+def _load_teacher(run: DistillRun, path: Path) -> Classifier:
+    """The teacher that is asked."""
+    with saying_what_is_carried(run):
+        teacher = load_teacher(teacher_for(run.teacher, _places(run)), trust=run.trust)
+    check_health(teacher, run)
+    return teacher
+
+
+def _contract(teacher: Classifier | None, data: TransferSet | Images) -> dict[str, Any]:
+    """What the student is to take and give."""
+    if teacher is not None:
+        return teacher.input
+    assert isinstance(data, TransferSet), "without a teacher, students learn from its sets alone"
+    return dict(data.manifest["input"])
+
+
+def _check_teacher_stays(run: DistillRun, path: Path) -> None:
     """Refuse to write the student over its teacher."""
-    named = spell_out(teacher, BUNDLED, trust=True).options
+    try:
+        named = spell_out(teacher_for(run.teacher, _places(run)), BUNDLED, trust=True).options
+    except EchosetError:  # it can't be found, which is told where it is needed
+        return
     for given in (named.model, named.weights):
         if given and Path(given).resolve() == path.resolve():
             raise EchosetError(
@@ -155,8 +181,10 @@ def _say_places(run: DistillRun) -> str:
     return " and ".join(_places(run))
 
 
-def _load_data(run: DistillRun, teacher: Classifier) -> TransferSet | Images:
+def _load_data(run: DistillRun, teacher: Classifier | None) -> TransferSet | Images:
     """The set, together with what stands beside it."""
+    if teacher is None:
+        return TransferSet.load(run.set)
     needs_labels = run.distillation.labels == "data"
     parts = []
     for place in _places(run):
@@ -171,7 +199,7 @@ def _load_data(run: DistillRun, teacher: Classifier) -> TransferSet | Images:
     return join(map(as_images, parts, _places(run)), _say_places(run))
 
 
-def _damage(run: DistillRun, data: TransferSet | Images, teacher: Classifier) -> Images:
+def _damage(run: DistillRun, data: TransferSet | Images, student: Classifier) -> Images:
     """The data with labels changed as --corrupt says."""
     if run.distillation.labels != "data":
         raise EchosetError(
@@ -179,7 +207,7 @@ def _damage(run: DistillRun, data: TransferSet | Images, teacher: Classifier) ->
             "--distillation.labels data"
         )
     images = as_images(data, _say_places(run))
-    damaged = corrupt(images, teacher.spec.classes, run.corrupt, run.seed, teacher.task)
+    damaged = corrupt(images, student.spec.classes, run.corrupt, run.seed, student.task)
     if not run.quiet:
         print(damaged.report)
     return damaged.data

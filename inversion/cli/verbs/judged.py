@@ -37,7 +37,7 @@ def _predict(network: Classifier, images: Tensor, run: Common, title: str) -> Te
 
 def judge_student(
     student: Classifier,
-    teacher: Classifier,
+    teacher: Classifier | None,
     data: TransferSet | Images,
     run: Common,
     name: str,
@@ -45,9 +45,12 @@ def judge_student(
     """How a student decides beside its teacher, on some of the images that it learnt from."""
     places = sample_places(len(data))
     images = as_images(data, name).images[places]
+    names = None if teacher is None else teacher.class_names
     if isinstance(data, TransferSet):
         answers = data.logits[places]
+        names = names or data.class_names
     else:
+        assert teacher is not None, "only a transfer set has answers of its own"
         answers = _predict(teacher, images, run, "asking the teacher")
     logits = _predict(student, images, run, "asking the student")
     return judge(
@@ -57,15 +60,15 @@ def judge_student(
         student.spec.classes,
         data=name,
         tested=False,
-        class_names=teacher.class_names,
+        class_names=names,
     )
 
 
-def tell_student(run: DemoRun | DistillRun, teacher: Classifier, **figures: Any) -> dict[str, Any]:
+def tell_student(run: DemoRun | DistillRun, teacher: str, **figures: Any) -> dict[str, Any]:
     """What `student.json` says: these figures, and what the student was taught with."""
     return {
         "model": run.student.model,
-        "teacher": _name_of(teacher),
+        "teacher": teacher,
         **figures,
         **told_of(run.distillation),
         "command": command_line(),
@@ -79,7 +82,7 @@ def tell_student(run: DemoRun | DistillRun, teacher: Classifier, **figures: Any)
     }
 
 
-def _name_of(teacher: Classifier) -> str:
+def name_of(teacher: Classifier) -> str:
     """How the teacher was named: the file of its weights, or its model."""
     named = teacher.named or {}
     return named.get("weights") or named.get("model") or teacher.spec.model

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from distill.tracking import open_tracker
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
+from inversion.cli.verbs.answering import carry_answers, say_carried
 from inversion.cli.verbs.shared import fill, require_balance, tell_if_kept, when_finished
 from inversion.driver import synthesize_share
 from inversion.health import check_health
@@ -27,6 +28,7 @@ def execute(run: SynthesizeRun) -> int:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
     transfer_set = fill(run, transfer_set, teacher, run.out)
+    transfer_set = carry_answers(run, transfer_set, teacher, run.out)
     tell_if_kept(run, before, " go on with it: raise --synthesis.calls;")
     manifest = transfer_set.manifest
     counts = transfer_set.counts()
@@ -42,7 +44,8 @@ def execute(run: SynthesizeRun) -> int:
     table = new_table(f"Transfer set {run.out}", "class", "images")
     for row in class_rows([counts], transfer_set.class_names):
         table.add_row(*row)
-    table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s"
+    carried = say_carried(transfer_set)
+    table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s{carried}"
     status = finish(run, table, document)
     require_balance(run, transfer_set, run.out)
     return status

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
+from distill.data.augment import make_views
 from distill.evaluation import predict
+from distill.sets.answers import REMEDY
 from distill.sets.transfer_set import TransferSet
+from distill.views import ask
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_same_teacher
@@ -13,12 +18,20 @@ from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill.models import Classifier
+    from distill.sets.answers import ViewAnswers
     from inversion.cli.schema import VerifyRun
-    from inversion.options import TeacherOptions
 
 LOGIT_GAP = 2e-3
 """Largest relative gap to a stored logit: float16 keeps 11 bits, so 2⁻¹¹ of its size, and float32
 sums differ in their order."""
+ROUGH_GAP = 0.3
+"""The same of answers to views that were asked for in fewer bits than float32: bfloat16 keeps 8 in
+every layer."""
+SAMPLE = 512
+"""Views that a teacher is asked for again."""
 TIE = 1e-4
 """Two classes this near to each other, relative to the answer, may change places by the order of
 float32 sums, as on images pushed to a boundary."""
@@ -44,24 +57,55 @@ def execute(run: VerifyRun) -> int:
         document["class_names"] = list(names)
         for row in class_rows([transfer_set.counts()], names):
             table.add_row(*row)
+    carried = transfer_set.answers
+    if carried is not None:
+        document["views_answered"] = len(carried.tensor) * carried.per_image
+        views = f"{carried.per_image} views of each image"
+        table.add_row("answers", f"to {views}, hashes and shapes hold")
     problem = None
     if balance.was_meant and not balance.is_even:
         problem = f"{run.set} is not balanced: {balance.spread} images per class"
-
     if run.teacher is not None:
-        answers = _ask_again(run, run.teacher, transfer_set)
-        document |= {"labels_differ": answers.wrong, "largest_logit_gap": answers.gap}
-        table.add_row("labels the teacher gives otherwise", str(answers.wrong))
-        table.add_row("largest gap to stored logits", f"{answers.gap:.1e} of their size")
-        if answers.wrong or answers.gap > LOGIT_GAP:
-            problem = (
-                f"{run.set}: the teacher answers otherwise than stored ({answers.wrong} labels, "
-                f"logits off by up to {answers.gap:.1e})"
-            )
+        teacher = load_teacher(run.teacher, trust=run.trust)
+        problem = _compare(run, teacher, transfer_set, table, document) or problem
     status = finish(run, table, document)
     if problem:
         raise EchosetError(problem)
     return status
+
+
+def _compare(
+    run: VerifyRun,
+    teacher: Classifier,
+    transfer_set: TransferSet,
+    table: Table,
+    document: dict[str, Any],
+) -> str | None:
+    """Ask the teacher again, add what it says to the table and the document, and tell what is
+    wrong.
+    """
+    require_same_teacher(transfer_set, teacher, run.set)
+    answers = _ask_again(run, teacher, transfer_set)
+    document |= {"labels_differ": answers.wrong, "largest_logit_gap": answers.gap}
+    table.add_row("labels the teacher gives otherwise", str(answers.wrong))
+    table.add_row("largest gap to stored logits", f"{answers.gap:.1e} of their size")
+    if answers.wrong or answers.gap > LOGIT_GAP:
+        return (
+            f"{run.set}: the teacher answers otherwise than stored ({answers.wrong} labels, "
+            f"logits off by up to {answers.gap:.1e})"
+        )
+    carried = transfer_set.answers
+    if carried is None:
+        return None
+    gap = _ask_for_views(run, teacher, transfer_set, carried)
+    document["largest_answer_gap"] = gap
+    table.add_row("largest gap to stored answers", f"{gap:.1e} of their size")
+    if gap <= (LOGIT_GAP if carried.precision == "float32" else ROUGH_GAP):
+        return None
+    return (
+        f"{run.set}: the teacher answers otherwise to views than stored (off by up to {gap:.1e}); "
+        f"{REMEDY}"
+    )
 
 
 class Balance(NamedTuple):
@@ -105,9 +149,7 @@ class Answers(NamedTuple):
     """Largest difference of a logit, relative to its size."""
 
 
-def _ask_again(run: VerifyRun, options: TeacherOptions, transfer_set: TransferSet) -> Answers:
-    teacher = load_teacher(options, trust=run.trust)
-    require_same_teacher(transfer_set, teacher, run.set)
+def _ask_again(run: VerifyRun, teacher: Classifier, transfer_set: TransferSet) -> Answers:
     device = run.resolve_device()
     logits = predict(teacher, transfer_set.images, device, quiet=run.quiet).cpu()  # (N, K, *places)
     labels = transfer_set.labels.long()  # (N, *places)
@@ -116,3 +158,21 @@ def _ask_again(run: VerifyRun, options: TeacherOptions, transfer_set: TransferSe
     is_wrong = behind > TIE * (1 + logits.abs().amax(1))
     gap = (logits - transfer_set.logits.float()).abs() / (1 + logits.abs())
     return Answers(wrong=int(is_wrong.sum()), gap=gap.max().item())
+
+
+def _ask_for_views(
+    run: VerifyRun, teacher: Classifier, transfer_set: TransferSet, carried: ViewAnswers
+) -> float:
+    """The largest gap to the stored answers, relative to their size, over some of the views, which
+    are spread over all of them.
+    """
+    device = run.resolve_device()
+    stored = carried.tensor.flatten(0, 1)  # (N·V, K, *places)
+    places = torch.linspace(0, len(stored) - 1, min(SAMPLE, len(stored))).long()
+    index = places // carried.per_image
+    view = places % carried.per_image
+    pool = transfer_set.images.to(device)
+    images = make_views(pool, index.to(device), view.to(device), carried.views, carried.seed)
+    answers = ask(teacher.to(device), images, torch.float32).cpu()
+    gap = (answers - stored[places].float()).abs() / (1 + answers.abs())
+    return gap.max().item()

@@ -1,0 +1,83 @@
+"""Answers that a set carries: added to a finished set, and taken in the teacher's place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill.carried import answers_suffice, say_lack
+from distill.losses import asks_teacher
+from distill.sets.answering import add_answers
+from distill.sets.transfer_set import find_set_answers
+from inversion.cli.preset import usual_views
+from inversion.cli.show import tell
+from synthesis_kernels.errors import EchosetError
+
+if TYPE_CHECKING:
+    from distill.models import Classifier
+    from distill.options import ViewOptions
+    from distill.sets.answers import ViewAnswers
+    from distill.sets.transfer_set import TransferSet
+    from inversion.cli.schema import CollectRun, DemoRun, DistillRun, SynthesizeRun
+
+
+def carry_answers(
+    run: CollectRun | DemoRun | SynthesizeRun,
+    transfer_set: TransferSet,
+    teacher: Classifier,
+    folder: Path | str,
+    usual: ViewOptions | None = None,
+) -> TransferSet:
+    """The set of the folder with the answers that --answers asks for. Where nothing is said of
+    their views, they are the `usual` ones, or those that `distill` shows for this teacher.
+    """
+    wanted = run.answers
+    if not wanted.per_image:
+        return transfer_set
+    views = wanted.views or usual
+    if views is None:
+        views = usual_views(teacher.spec.channels, teacher.spec.notes, getattr(run, "preset", None))
+    return add_answers(folder, teacher, wanted.per_image, views, runtime=run)
+
+
+def say_carried(transfer_set: TransferSet) -> str:
+    """What to add where a set is described."""
+    answers = transfer_set.answers
+    if answers is None:
+        return ""
+    return f"; with the teacher's answers to {answers.per_image} views of each"
+
+
+def answers_for(run: DistillRun) -> ViewAnswers | None:
+    """The answers that the set of a lesson carries; None where the lesson is not of that set's
+    images alone, as they are.
+    """
+    if run.beside is not None or run.corrupt != "none":
+        return None
+    return find_set_answers(run.set)
+
+
+def needs_no_teacher(run: DistillRun) -> bool:
+    """Whether what the set carries is all that the lesson needs, and no teacher was named."""
+    answers = answers_for(run)
+    if answers is None or run.teacher is not None:
+        return False
+    if answers_suffice(answers, run.distillation):
+        tell(run, f"{run.set} carries its teacher's answers: no teacher is asked")
+        return True
+    return not asks_teacher(run.distillation)
+
+
+@contextmanager
+def saying_what_is_carried(run: DistillRun) -> Iterator[None]:
+    """Around finding a lesson's teacher: where it can't be found, say what would need none."""
+    try:
+        yield
+    except EchosetError as error:
+        answers = answers_for(run)
+        if answers is None or run.teacher is not None:
+            raise
+        lack = say_lack(answers, run.distillation)
+        raise EchosetError(f"{error}. Without a teacher: {lack}") from error
