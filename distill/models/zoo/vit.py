@@ -57,7 +57,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K)
         x = self.stem(images)  # (B, D, h, w)
-        places = self.places
+        places: Tensor = self.places
         if x.shape[2:] != places.shape[2:]:
             places = F.interpolate(places, x.shape[2:], mode="bilinear", antialias=True)
         tokens = (x + places).flatten(2).transpose(1, 2)  # (B, N, D)
