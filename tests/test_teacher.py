@@ -77,7 +77,16 @@ def test_a_zoo_network_without_batch_norm():
 
 
 @pytest.mark.parametrize(
-    "name", ["convnet-4", "convnet-gn-4", "wrn-10-1", "cifar-vgg11", "cifar-mobilenetv2"]
+    "name",
+    [
+        "convnet-4",
+        "convnet-gn-4",
+        "resnet-gn-4",
+        "vit-32x1",
+        "wrn-10-1",
+        "cifar-vgg11",
+        "cifar-mobilenetv2",
+    ],
 )
 @pytest.mark.parametrize("channels, size, classes", [(1, 20, 2), (3, 33, 7)])
 def test_zoo_takes_any_shape(name, channels, size, classes):
@@ -116,6 +125,10 @@ def test_torchvision_and_import_path_models():
         (ModelSpec("distill.models.zoo.convnet.ConvNet", {"width": "wide"}), "width"),
         (ModelSpec("wrn-15-1"), "depth must be 10, 16, 22"),
         (ModelSpec("convnet-gn-6"), "width must be a multiple of 4, got 6"),
+        (ModelSpec("resnet-gn-10"), "width must be a multiple of 4, got 10"),
+        (ModelSpec("vit-48x2"), "width must be a multiple of 32, got 48"),
+        (ModelSpec("vit-64x0"), "depth must be at least 1"),
+        (ModelSpec("vit-64x1", size=7), "at least 8×8, got 7×7; use 'convnet-gn-16' instead"),
         (ModelSpec("lenet5", size=8), "at least 16×16"),
         (ModelSpec("convnet-4", mean=(0.1, 0.2)), "mean has 2 values"),
         (ModelSpec("convnet-4", std=(0.0,)), "std must be positive"),

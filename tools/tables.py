@@ -238,8 +238,7 @@ def recipes() -> str:
     rows = [["recipe", "what trains the generator, and how the student draws", "needs"]]
     for name in RECIPES:
         recipe = find_recipe(name)
-        needs = "BatchNorm" if recipe.needs_batch_norm else "answers alone"
-        rows.append([f"`{name}`", _first_paragraph(recipe), needs])
+        rows.append([f"`{name}`", _first_paragraph(recipe), recipe.needs])
     return rows_to_markdown(rows)
 
 

@@ -26,6 +26,8 @@ ZOO = {
     "lenet5": "LeNet-5 with BatchNorm",
     "convnet-<width>": "six 3×3 convolutions, such as convnet-32",
     "convnet-gn-<width>": "the same with GroupNorm; the width is a multiple of 4",
+    "resnet-gn-<width>": "a small ResNet with GroupNorm; the width is a multiple of 4",
+    "vit-<width>x<depth>": "a vision transformer for 32×32 images; the width is a multiple of 32",
     "wrn-<depth>-<widen>": "wide residual networks, such as wrn-40-2",
     "cifar-resnet18": "ResNet-18 with a stem for 32×32 images",
     "cifar-resnet34": "ResNet-34 with a stem for 32×32 images",

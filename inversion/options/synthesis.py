@@ -84,6 +84,12 @@ class ObjectiveOptions(Brief):
     one picture; 0 = none. Where a call has hardly two images of a class, it does little: raise
     `batch`.
     """
+    heads: float = 1.0
+    """Weight of how unlike the attention heads of a layer are. Only recipe attention has it, and
+    `variation`.
+    """
+    variation: float = 0.1
+    """Weight of the mean difference of neighbouring pixels, which smoothes the images."""
     views: TeacherViewOptions | None = None
     """What happens to each image between generator and teacher. The teacher's statistics describe
     the views it was trained on, black edges and all, so by default it is what its file says of
@@ -93,6 +99,7 @@ class ObjectiveOptions(Brief):
 
     def __post_init__(self) -> None:
         require_least(self, "objective", 0, "bn", "classes", "adversary", "spread", "gamma")
+        require_least(self, "objective", 0, "heads", "variation")
         require_within(self, "objective", "[0, 1)", "bn_momentum")
 
 
@@ -200,8 +207,8 @@ class SynthesisOptions(Brief):
     """A whole synthesis."""
 
     recipe: str = "ssd-kd"
-    """How the set is made: ssd-kd, fast-datafree (every image kept, nothing balanced), or
-    adversarial (needs no BatchNorm)."""
+    """How the set is made: ssd-kd, fast-datafree (every image kept, nothing balanced), adversarial
+    (needs no BatchNorm), or attention (the same, for vision transformers)."""
     images: int = 2000
     """Images in the finished set, divided evenly among the classes. (With replay.keep_all, calls ×
     batch instead.)

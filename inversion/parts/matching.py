@@ -43,6 +43,7 @@ RISE = 1e-3
 class Matching:
     """One shard in the making by BatchNorm matching (see `inversion.recipes.Recipe`)."""
 
+    needs = "BatchNorm"
     needs_batch_norm = True
     abreast: type[Abreast] | None = Abreast
 

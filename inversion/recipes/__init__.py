@@ -27,6 +27,7 @@ RECIPES = {
     "ssd-kd": "inversion.recipes.ssdkd:SSDKD",
     "fast-datafree": "inversion.recipes.fast_datafree:FastDatafree",
     "adversarial": "inversion.recipes.adversarial:Adversarial",
+    "attention": "inversion.recipes.attention:Attention",
 }
 """Every recipe's name and its class, which is imported when it is asked for."""
 
@@ -34,6 +35,8 @@ RECIPES = {
 class Recipe(Protocol):
     """One shard in the making: its options, its whole state, its steps, and what comes out."""
 
+    needs: str
+    """What it needs of a teacher, in words."""
     needs_batch_norm: bool
     """Whether it matches BatchNorm statistics, so that a teacher without them is refused."""
     abreast: type[Abreast] | None

@@ -63,6 +63,7 @@ class Adversarial:
     One shard in the making (see `inversion.recipes.Recipe`).
     """
 
+    needs = "answers alone"
     needs_batch_norm = False
     abreast = None
 
@@ -75,13 +76,13 @@ class Adversarial:
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
         """Refuse what only BatchNorm matching has."""
         if runtime.step == "graph":
-            raise EchosetError("recipe adversarial runs eager steps only, not 'graph'")
+            raise EchosetError(f"recipe {options.recipe} runs eager steps only, not 'graph'")
         for name in ("keep_all", "replace_all"):
             if getattr(options.replay, name):
-                raise EchosetError(f"recipe adversarial has no replay.{name}; leave it false")
+                raise EchosetError(f"recipe {options.recipe} has no replay.{name}; leave it false")
         for name in ("hints", "begins", "views_per_image"):
             if getattr(options.adversary, name):
-                raise EchosetError(f"recipe adversarial has no adversary.{name}; leave it 0")
+                raise EchosetError(f"recipe {options.recipe} has no adversary.{name}; leave it 0")
         build_student(options.adversary.student, teacher.contract)
 
     def __init__(
@@ -204,9 +205,9 @@ class Adversarial:
         return difference, difference
 
     def _generator_step(self) -> tuple[Tensor, dict[str, Tensor]]:  # (), () each
-        """An update of the generator; its loss, and the terms that a user brought along."""
+        """An update of the generator; its loss, and the terms beside the published ones."""
         images, targets, wanted = self._make()
-        answers = self.frozen(images)
+        answers, priors = self._ask_teacher(images)
         student = self.adversary.student.eval()
         with forward_pass(images.device, self.machine.precision):
             logits = student(images).float()
@@ -215,7 +216,8 @@ class Adversarial:
             loss = loss + self.options.objective.classes * class_loss(answers, targets).mean()
         own = {}
         for name, (term, weight) in self.terms.items():
-            value = ask_term(term, images, answers, wanted)
+            priors[name] = (ask_term(term, images, answers, wanted), weight)
+        for name, (value, weight) in priors.items():
             loss = loss + weight * value
             own[name] = value.detach()
         self.optimiser.zero_grad(set_to_none=True)
@@ -225,6 +227,11 @@ class Adversarial:
             parameter.grad = gradient
         self.optimiser.step()
         return loss.detach(), own
+
+    # (B, C, H, W) in [0, 1] -> (B, K, *places), of ()
+    def _ask_teacher(self, images: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
+        """The teacher's answers, and what else the images are asked for, each with its weight."""
+        return self.frozen(images), {}
 
     @torch.no_grad()
     def _offer(self) -> tuple[Tensor, Tensor]:  # (), ()

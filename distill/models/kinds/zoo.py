@@ -12,11 +12,12 @@ from typing import Any
 
 from distill.models.kinds.kind import Constructor, Kind
 from distill.models.zoo.convnet import ConvNet
-from distill.models.zoo.groupnorm import GroupNormConvNet
+from distill.models.zoo.groupnorm import GroupNormConvNet, GroupNormResNet
 from distill.models.zoo.lenet import LeNet5
 from distill.models.zoo.mobilenet import CifarMobileNetV2
 from distill.models.zoo.resnet import CifarResNet
 from distill.models.zoo.vgg import CifarVGG11
+from distill.models.zoo.vit import VisionTransformer
 from distill.models.zoo.wrn import WideResNet
 
 
@@ -47,6 +48,8 @@ FAMILIES = (
     Family("lenet5", LeNet5),
     Family("convnet-<width>", ConvNet),
     Family("convnet-gn-<width>", GroupNormConvNet),
+    Family("resnet-gn-<width>", GroupNormResNet),
+    Family("vit-<width>x<depth>", VisionTransformer),
     Family("wrn-<depth>-<widen>", WideResNet),
     Family("cifar-resnet18", CifarResNet, {"blocks": (2, 2, 2, 2)}),
     Family("cifar-resnet34", CifarResNet, {"blocks": (3, 4, 6, 3)}),
@@ -77,7 +80,8 @@ def constructor(name: str) -> Constructor:
 
 def names() -> list[str]:
     """The names without numbers of one's own choice, and some with usual ones."""
-    usual = ["convnet-16", "convnet-32", "convnet-gn-32", "wrn-16-1", "wrn-40-2"]
+    usual = ["convnet-16", "convnet-32", "convnet-gn-32", "resnet-gn-16"]
+    usual += ["vit-128x6", "wrn-16-1", "wrn-40-2"]
     return usual + [family.form for family in FAMILIES if "<" not in family.form]
 
 

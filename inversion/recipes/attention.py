@@ -1,0 +1,58 @@
+"""Images on which the heads of a vision transformer agree, after MimiQ (Choi et al. 2024).
+
+A network with BatchNorm keeps statistics that images can be brought to. A vision transformer keeps
+none; but on real images the heads of one of its layers look alike (`attention_heads.py`):
+
+    L_G = −|z_S − z_T| + classes · CE(T(x), y) + heads · mean(1 − SSIM²) + variation · TV
+
+The first two terms are those of the recipe `adversarial`, of which this is all the rest as well:
+generator, student, buffer. MimiQ has no adversary, and changes pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distill.models import Classifier
+from distill.runtime import Runtime
+from inversion.options import SynthesisOptions
+from inversion.recipes.adversarial import Adversarial
+from inversion.recipes.attention_heads import has_heads, head_difference, with_heads
+from synthesis_kernels.errors import EchosetError
+
+
+class Attention(Adversarial):
+    """The adversary, the wanted class, and how alike the attention heads of a layer are. The
+    student learns from fresh batches.
+
+    One shard in the making (see `inversion.recipes.Recipe`).
+    """
+
+    needs = "attention"
+
+    @classmethod
+    def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
+        """Refuse a teacher without attention, and what `Adversarial` refuses."""
+        super().check(teacher, options, runtime)
+        spec = teacher.spec
+        grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
+        if not has_heads(teacher, grey):
+            raise EchosetError(
+                f"teacher '{spec.model}' has no attention layer with two heads or more, and recipe "
+                "attention compares heads. Use --synthesis.recipe adversarial, which asks for "
+                "answers alone, or no generator: echoset collect shaders"
+            )
+
+    def _ask_teacher(self, images: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
+        goal = self.options.objective
+        priors = {"variation": (total_variation(images), goal.variation)}
+        if not goal.heads:
+            return self.frozen(images), priors
+        answers, maps = with_heads(self.frozen, images)
+        return answers, priors | {"heads": (head_difference(maps), goal.heads)}
+
+
+def total_variation(images: Tensor) -> Tensor:  # (B, C, H, W) -> ()
+    """Mean absolute difference of neighbouring pixels, down and across."""
+    return images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()
