@@ -29,6 +29,7 @@ from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.tracking import Logger
 from distill.update import StudentState, Update, one_cycle
+from distill.views import forget_answers
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.errors import EchosetError
@@ -41,8 +42,8 @@ REMEDY = "lower the learning rate of the distillation, or the weights of its los
 
 def forget(folder: Path) -> None:
     """Delete what a distillation keeps in its folder until its student is saved."""
-    for path in [folder / STATE, *folder.glob("answers-*.state")]:
-        path.unlink(missing_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
+    forget_answers(folder)
 
 
 @dataclass(frozen=True)

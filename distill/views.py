@@ -29,6 +29,7 @@ CACHED = 128 * 32**2
 """Pixels whose maps in a network of common widths fit into the caches of a CPU."""
 ANSWERS = "answers-{}-{}.state"
 """A file of answers, by its bank and by the number of chunks that are in earlier files."""
+DISTILLATION = "distillation"
 
 Look = Callable[[Tensor], Sequence[Tensor]]
 
@@ -69,13 +70,14 @@ def bank_answers(
     quiet: bool = False,
     folder: Path | None = None,
     look: Look | None = None,
+    work: str = DISTILLATION,
 ) -> list[Tensor]:  # of (N, V, …)
     """The teacher's logits for views 0 … V−1 of every image, or all that `look` gives for a batch
     of views.
 
     The views themselves need no storing: `make_views` repeats them. In a `folder` the answers are
     kept while they are asked for, and a run that was stopped goes on where it was, by the same
-    `look`.
+    `look`. Where it is stopped, it tells which `work` was.
     """
     bank = _Bank(pool, per_image)
     save = None
@@ -92,7 +94,7 @@ def bank_answers(
         quiet,
         bank.images,
         save=save,
-        work="distillation",
+        work=work,
         step="image",
     ) as loop:
         while not bank.full:
@@ -101,6 +103,12 @@ def bank_answers(
             bank.add(look(images))
             loop.advance(bank.images)
     return bank.answers
+
+
+def forget_answers(folder: Path) -> None:
+    """Delete what `bank_answers` kept in the folder."""
+    for path in folder.glob(ANSWERS.format("*", "*")):
+        path.unlink(missing_ok=True)
 
 
 def _bank_key(

@@ -2,6 +2,8 @@
 
     shard-00000-of-00002.safetensors   images u8 (N,C,H,W), labels i64 (N) or as the task stores
                                        them, logits f16 (N,K,*places), priority f32, round i32
+    answers-00000-of-00002.safetensors perhaps, the answers to views of its images
+                                       (`distill.sets.answers`)
     manifest.json                      format and code version, config, teacher, input contract,
                                        counts, shards with hashes
 
@@ -30,6 +32,7 @@ from distill.files import write_atomically
 from distill.models.classifier import spec_of
 from distill.models.contract import check_contract
 from distill.names import known_names
+from distill.sets.answers import ViewAnswers, check_answers, find_answers
 from distill.sets.loading import Item
 from distill.sets.loading import calibration_loader as new_calibration_loader
 from distill.tasks import USUAL, Task, find_task
@@ -75,6 +78,9 @@ class TransferSet(Dataset[Item]):
     # made.
     round: Tensor
     manifest: Mapping[str, Any]
+    # The teacher's answers to views of the images, read when they are first used; None where it
+    # has none.
+    answers: ViewAnswers | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -129,7 +135,7 @@ class TransferSet(Dataset[Item]):
         manifest = read_manifest(folder)
         parts = [_read_shard(folder, entry, manifest, check_hashes) for entry in manifest["shards"]]
         tensors = {name: torch.cat([part[name] for part in parts]) for name in DTYPES}
-        loaded = cls(**tensors, manifest=manifest)
+        loaded = cls(**tensors, manifest=manifest, answers=answers_in(folder, manifest))
         if loaded.counts() != manifest["counts"]:
             raise EchosetError(
                 f"{folder / 'manifest.json'} counts {manifest['counts']} per class, the shards "
@@ -141,6 +147,13 @@ class TransferSet(Dataset[Item]):
 def is_set(folder: str | Path) -> bool:
     """Whether the folder holds a transfer set, or what is to become one."""
     return any((Path(folder) / name).is_file() for name in ("manifest.json", MARKER))
+
+
+def answers_in(folder: Path, manifest: Mapping[str, Any]) -> ViewAnswers | None:
+    """The answers to views that the set in this folder carries, not read yet; None without any."""
+    contract = manifest["input"]
+    places = find_task(contract["task"]).places(spec_of(contract))
+    return find_answers(folder, manifest, tuple(places))
 
 
 def raw_counts(manifest: Mapping[str, Any]) -> Any:
@@ -215,6 +228,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         raise EchosetError(f"{path} lists a shard twice")
     if not sum(entry["count"] for entry in manifest["shards"]):
         raise EchosetError(f"{path} lists no images")
+    check_answers(manifest, path)
 
 
 def _check_entry(entry: Any, path: Path) -> None:

@@ -1,0 +1,129 @@
+"""Let a finished set carry its teacher's answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill.models import Classifier, as_classifier, as_found
+from distill.models.classifier import CONTRACT, OUTPUT, on_device
+from distill.models.frozen import Frozen
+from distill.options import DistillOptions, ViewOptions
+from distill.runtime import Machine, Runtime
+from distill.sets.answers import ENTRY, answers_name, drop_answers, write_answers
+from distill.sets.transfer_set import TransferSet, write_manifest
+from distill.views import ask, bank_answers, forget_answers
+from synthesis_kernels.errors import EchosetError
+
+USUAL = DistillOptions()
+
+
+def add_answers(
+    folder: str | Path,
+    teacher: Classifier | nn.Module,
+    per_image: int = USUAL.views_per_image,
+    views: ViewOptions = USUAL.views,
+    runtime: Runtime = Runtime(),
+) -> TransferSet:
+    """Ask the teacher for its answers to so many views of each image of the finished set in
+    `folder`, and keep them there: to learn from them, `distill` needs no teacher.
+
+    A set that carries just these stays as it is; others are replaced. Run again after a stop, it
+    goes on where it was.
+    """
+    if per_image < 1:
+        raise EchosetError(f"answers are to 1 view of each image at least, not {per_image}")
+    folder = Path(folder)
+    data = TransferSet.load(folder)
+    if _carries(data, per_image, views, runtime.seed):
+        return data
+    teacher = as_classifier(teacher)
+    if not made_by(data, teacher):
+        raise EchosetError(f"{folder} was made by another teacher; its answers must be that one's")
+    _leave_others(data, folder)
+    machine = runtime.resolve()
+    with as_found(teacher):
+        on_device(teacher, machine.device).eval().requires_grad_(False)
+        answers = _ask(data, teacher, per_image, views, machine, runtime, folder)
+    entry = {
+        "per_image": per_image,
+        "views": asdict(views),
+        "seed": runtime.seed,
+        "precision": str(machine.precision).removeprefix("torch."),
+        "files": _write(data, answers, folder),
+    }
+    write_manifest(folder, {**data.manifest, ENTRY: entry})
+    forget_answers(folder)
+    return TransferSet.load(folder)
+
+
+def made_by(data: TransferSet, teacher: Classifier) -> bool:
+    """Whether this is the very teacher that made the set, by its weights and its contract."""
+    if data.manifest["teacher"].get("weight_hash") != teacher.weight_hash():
+        return False
+    contract = data.manifest["input"]
+    own = teacher.contract
+    return all(own.get(key) == contract.get(key) for key in (*CONTRACT, *OUTPUT))
+
+
+def _carries(data: TransferSet, per_image: int, views: ViewOptions, seed: int) -> bool:
+    """Whether the set has these answers, each file in its place."""
+    answers = data.answers
+    if answers is None or not all(
+        (answers.folder / each["file"]).is_file() for each in answers.files
+    ):
+        return False
+    return (answers.per_image, answers.views, answers.seed) == (per_image, views, seed)
+
+
+def _leave_others(data: TransferSet, folder: Path) -> None:
+    """Drop answers that are not wanted any more, the manifest first: a kill leaves a whole set."""
+    if data.answers is not None:
+        kept = {key: value for key, value in data.manifest.items() if key != ENTRY}
+        write_manifest(folder, kept)
+    drop_answers(folder)
+
+
+def _ask(
+    data: TransferSet,
+    teacher: Classifier,
+    per_image: int,
+    views: ViewOptions,
+    machine: Machine,
+    runtime: Runtime,
+    folder: Path,
+) -> Tensor:  # (N, V, K, *places) float16
+    frozen = Frozen(teacher, machine.precision)
+
+    def look(images: Tensor) -> list[Tensor]:
+        return [ask(frozen, images, machine.precision).half()]
+
+    (answers,) = bank_answers(
+        teacher,
+        data.images.to(machine.device),
+        per_image,
+        views,
+        runtime.seed,
+        machine.precision,
+        runtime.quiet,
+        folder,
+        look,
+        work="asking for the set's answers",
+    )
+    return answers
+
+
+def _write(data: TransferSet, answers: Tensor, folder: Path) -> list[dict[str, Any]]:
+    """One file beside each shard, and what the manifest says of it."""
+    files = []
+    first = 0
+    for shard in data.manifest["shards"]:
+        count = shard["count"]
+        name = answers_name(shard["file"])
+        digest = write_answers(folder / name, answers[first : first + count])
+        files.append({"file": name, "sha256": digest, "count": count})
+        first += count
+    return files

@@ -1,0 +1,172 @@
+"""The teacher's answers that a set carries: to several views of each image, so that a student needs
+no teacher.
+
+    answers-00000-of-00002.safetensors   answers f16 (n, V, K, *places), beside the shard of the
+                                         same number
+
+The views need no storing: `make_views` repeats each from the set's images, in the set's order, from
+the image's number, the view's number and the seed. Blended views have partners in the whole set, so
+the answers hold for these images alone: whoever adds or removes one has to drop them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from distill.files import write_atomically
+from distill.options import ViewOptions
+from synthesis_kernels.errors import EchosetError
+
+ENTRY = "answers"
+"""Of the manifest, and the name of the tensor in each file."""
+REMEDY = "make them again with --answers, by the command that made the set"
+
+
+@dataclass(frozen=True)
+class ViewAnswers:
+    """The teacher's answers to views 0 … V−1 of each image of a set. Nothing is read before
+    `tensor` is asked for.
+    """
+
+    folder: Path
+    files: tuple[Mapping[str, Any], ...]
+    """Name, SHA-256 and number of images of each, in the set's order."""
+    shape: tuple[int, ...]
+    """Of one answer: (K, *places)."""
+    per_image: int
+    """V, the views of each image."""
+    views: ViewOptions
+    """How they were made."""
+    seed: int
+    """… and from which seed."""
+    precision: str
+    """Of the matrix products in the teacher."""
+
+    def __len__(self) -> int:
+        return sum(entry["count"] for entry in self.files)
+
+    @cached_property
+    def tensor(self) -> Tensor:  # (N, V, K, *places) float16
+        """The answers, read and checked when this is first asked for."""
+        return torch.cat([self._read(entry) for entry in self.files])
+
+    @property
+    def identity(self) -> list[Any]:
+        """What a student that learns from them depends on."""
+        hashes = [entry["sha256"] for entry in self.files]
+        return [self.per_image, asdict(self.views), self.seed, hashes]
+
+    def hold_for(self, per_image: int, views: ViewOptions) -> bool:
+        """Whether these are the answers to so many views of each image, made in this way."""
+        return 0 < per_image <= self.per_image and views == self.views
+
+    def _read(self, entry: Mapping[str, Any]) -> Tensor:
+        path = self.folder / entry["file"]
+        if not path.is_file():
+            raise EchosetError(f"{path} is missing, though manifest.json lists it; {REMEDY}")
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != entry["sha256"]:
+            raise EchosetError(
+                f"{path} has changed since it was made: SHA-256 {digest[:16]}…, expected "
+                f"{entry['sha256'][:16]}…; {REMEDY}"
+            )
+        try:
+            answers = from_safetensors(data)[ENTRY]
+        except (SafetensorError, KeyError) as error:
+            raise EchosetError(f"{path} holds no '{ENTRY}' that can be read: {error}") from error
+        shape = (entry["count"], self.per_image, *self.shape)
+        if tuple(answers.shape) != shape or answers.dtype != torch.float16:
+            raise EchosetError(
+                f"{path}: '{ENTRY}' is {tuple(answers.shape)} {answers.dtype}, expected {shape} "
+                "torch.float16"
+            )
+        require_finite(answers, path)
+        return answers
+
+
+def require_finite(answers: Tensor, path: Path) -> None:
+    """Refuse answers that float16 has no number for."""
+    if not torch.isfinite(answers).all():
+        raise EchosetError(f"{path}: some of the teacher's answers are no finite float16 numbers")
+
+
+def find_answers(
+    folder: Path, manifest: Mapping[str, Any], places: tuple[int, ...]
+) -> ViewAnswers | None:
+    """The answers that a set carries by its manifest, which was checked; None where it has none."""
+    entry = manifest.get(ENTRY)
+    if entry is None:
+        return None
+    return ViewAnswers(
+        folder,
+        tuple(entry["files"]),
+        (manifest["input"]["classes"], *places),
+        entry["per_image"],
+        ViewOptions(**entry["views"]),
+        entry["seed"],
+        entry.get("precision", "float32"),
+    )
+
+
+def answers_name(shard: str) -> str:
+    """File name of the answers that belong to this shard."""
+    return shard.replace("shard", ENTRY, 1)
+
+
+def write_answers(path: Path, answers: Tensor) -> str:  # (n, V, K, *places)
+    """Write one file in one rename and return its SHA-256."""
+    answers = answers.to(device="cpu", dtype=torch.float16).contiguous()
+    require_finite(answers, path)
+    data = to_safetensors({ENTRY: answers})
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def drop_answers(folder: Path) -> None:
+    """Remove the files of answers; the manifest must list none any more."""
+    for path in folder.glob(f"{ENTRY}-*.safetensors"):
+        path.unlink(missing_ok=True)
+
+
+def check_answers(manifest: Mapping[str, Any], path: Path) -> None:
+    """Refuse what no manifest should say of answers. Each file's name follows from its shard's, so
+    a manifest can't make us open one outside its folder.
+    """
+    entry = manifest.get(ENTRY)
+    if entry is None:
+        return
+    known = isinstance(entry, dict) and isinstance(entry.get("files"), list)
+    if not known or type(entry.get("per_image")) is not int or type(entry.get("seed")) is not int:
+        raise EchosetError(f"{path}: '{ENTRY}' lacks per_image, seed or files; {REMEDY}")
+    if entry["per_image"] < 1:
+        raise EchosetError(f"{path}: '{ENTRY}' are to {entry['per_image']} views an image")
+    try:
+        ViewOptions(**entry["views"])
+    except (KeyError, TypeError, EchosetError) as error:
+        raise EchosetError(f"{path}: '{ENTRY}' are to views that can't be made: {error}") from error
+    expected = [(answers_name(shard["file"]), shard["count"]) for shard in manifest["shards"]]
+    listed = [_name_and_count(file) for file in entry["files"]]
+    if listed != expected:
+        raise EchosetError(f"{path}: the files of '{ENTRY}' are not those of its shards; {REMEDY}")
+
+
+def _name_and_count(file: Any) -> tuple[str, int] | None:
+    """What a manifest says of one file; None where it lacks a hash."""
+    if not isinstance(file, dict):
+        return None
+    if not re.fullmatch(r"[0-9a-f]{64}", str(file.get("sha256"))):
+        return None
+    return str(file.get("file")), file.get("count", -1)
