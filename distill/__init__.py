@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     )
     from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
     from distill.runtime import Runtime
-    from distill.sets.exports import export, merge, subsample
+    from distill.sets.exports import export
+    from distill.sets.loading import Item
+    from distill.sets.merging import merge, subsample
     from distill.sets.transfer_set import TransferSet
     from distill.students import build_student
     from distill.study import run_study
@@ -38,7 +40,9 @@ _HOMES = {
     "distill.data.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
     "distill.data.images": ("Images", "from_dataset", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
-    "distill.sets.exports": ("export", "merge", "subsample"),
+    "distill.sets.exports": ("export",),
+    "distill.sets.loading": ("Item",),
+    "distill.sets.merging": ("merge", "subsample"),
     "distill.methods": ("Method",),
     "distill.models": (
         "Classifier",
@@ -65,6 +69,7 @@ __all__ = [
     "DistillResult",
     "Evaluation",
     "Images",
+    "Item",
     "Method",
     "ModelSpec",
     "Runtime",
