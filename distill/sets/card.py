@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from distill.names import show_class
+from distill.names import printable, show_class
 from distill.options import ExportForm
 from distill.sets.forms.content import Content
 from distill.sets.transfer_set import TransferSet
@@ -22,7 +22,7 @@ FEW = 100
 """Classes that are listed one by one."""
 FILES: dict[ExportForm, dict[str, str]] = {
     "folder": {
-        "CLASS/*.png": "pictures, a folder a class",
+        "*/*.png": "pictures, a folder a class",
         "answers.npz": "the teacher's logits of each picture, in ImageFolder's order, and their "
         "`files`",
     },
@@ -31,7 +31,10 @@ FILES: dict[ExportForm, dict[str, str]] = {
         "set-*.tar": "archives of .png, .cls (the class) and .npy (the teacher's logits)",
         "_info.json": "how many are in which archive, for timm",
     },
-    "set": {"shard-*.safetensors, manifest.json": "the set itself, for echoset"},
+    "set": {
+        "shard-*.safetensors": "the set itself, for echoset",
+        "manifest.json": "every option that the set was made with",
+    },
 }
 DATA: dict[ExportForm, str] = {"folder": "*/*.png", "webdataset": "set-*.tar"}
 """What Hugging Face's `load_dataset` is to read."""
@@ -71,7 +74,8 @@ def _size(count: int) -> str:
 
 
 def _title(data: TransferSet) -> str:
-    return f"What {data.manifest['teacher'].get('model', 'a network')} knows, in pictures"
+    network = printable(str(data.manifest["teacher"].get("model", "a network")))
+    return f"What {network} knows, in pictures"
 
 
 def _what(content: Content) -> str:
@@ -110,7 +114,7 @@ def _files(form: ExportForm) -> str:
     }
     if form != "set":
         rows["about.json"] = "every option that the set was made with"
-    table = [f"| {name} | {text} |" for name, text in rows.items()]
+    table = [f"| `{name}` | {text} |" for name, text in rows.items()]
     return "\n".join(["| file | holds |", "| --- | --- |", *table])
 
 
@@ -133,15 +137,19 @@ def _made(data: TransferSet) -> str:
 def _balance(data: TransferSet) -> str:
     counts = data.counts()
     unit = "images" if data.labels.ndim == 1 else "decisions"
-    lines = ["## Balance", "", f"{min(counts):,} to {max(counts):,} {unit} of each class."]
+    span = (
+        f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+    )
+    lines = ["## Balance", "", f"{span} {unit} of each class."]
     short = data.manifest.get("short") or {}
     if short:
         lacks = ", ".join(f"{count} of class {label}" for label, count in short.items())
         lines += ["", f"Less than was asked for: {lacks}."]
     if data.classes <= FEW:
         lines += ["", f"| class | {unit} |", "| --- | --- |"]
-        names = data.class_names
-        lines += [f"| {show_class(label, names)} | {n:,} |" for label, n in enumerate(counts)]
+        for label, count in enumerate(counts):
+            name = show_class(label, data.class_names).replace("|", "\\|")
+            lines.append(f"| {name} | {count:,} |")
     return "\n".join(lines)
 
 
