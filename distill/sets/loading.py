@@ -1,8 +1,11 @@
-"""A transfer set as torch's loaders take it: what an item is, and a loader to calibrate with."""
+"""A transfer set as torch's loaders and people take it: what an item is, and what can be asked of
+a set besides.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from distill.sets.transfer_set import TransferSet
 
 
@@ -22,6 +27,63 @@ class Item(NamedTuple):
     logits: Tensor  # (K, *places) float32, the teacher's answer to this image
     index: int  # type: ignore[assignment]  # hides the method of tuples
     """Its place in the set, by which answers to its views are found."""
+
+
+class ItemSet(Dataset[Item]):
+    """What a set offers besides its tensors; `TransferSet` is one."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N, *places)
+    logits: Tensor  # (N, K, *places) float16
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Item:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a set of {len(self)}")
+        place = int(index) % len(self)
+        image = self.images[place].float() / 255
+        return Item(image, self.labels[place], self.logits[place].float(), place)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def _whole(self) -> TransferSet:
+        return cast("TransferSet", self)
+
+    def calibration_loader(
+        self, images: int = 256, batch: int = 32, seed: int = 0
+    ) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of images in [0, 1] and labels, balanced from the first one on: for calibrating a
+        quantised network, say.
+        """
+        return calibration_loader(self._whole, images, batch, seed)
+
+    def to_dataset(self, views: int = 0) -> Any:
+        """As a data set of Hugging Face's `datasets`, which has to be installed: image, label,
+        logits and index; with `views`, a row for each of so many views of each image.
+        """
+        from distill.sets.hugging_face import to_dataset
+
+        return to_dataset(self._whole, views)
+
+    def show(self, rows: int = 10, columns: int = 10) -> Image:
+        """A sheet of some of its pictures, a row a class: save it, or let a notebook show it."""
+        from distill.sets.showing import contact_sheet
+
+        return contact_sheet(self._whole, rows, columns)
+
+    def __repr__(self) -> str:
+        from distill.sets.showing import describe
+
+        return describe(self._whole)
+
+    def _repr_html_(self) -> str:
+        from distill.sets.showing import as_html
+
+        return as_html(self._whole)
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):

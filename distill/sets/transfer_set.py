@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from distill.files import write_atomically
 from distill.models.classifier import spec_of
 from distill.models.contract import check_contract
 from distill.names import known_names
 from distill.sets.answers import ViewAnswers, check_answers, find_answers
-from distill.sets.loading import Item
-from distill.sets.loading import calibration_loader as new_calibration_loader
+from distill.sets.loading import ItemSet
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
@@ -62,8 +60,8 @@ DTYPES: dict[str, torch.dtype | None] = {
 """What a shard holds; labels are stored as the task has them."""
 
 
-@dataclass(frozen=True, eq=False)
-class TransferSet(Dataset[Item]):
+@dataclass(frozen=True, eq=False, repr=False)
+class TransferSet(ItemSet):
     """Images with the teacher's answers. An item is (image in [0, 1], label, logits, index), by
     name too, so a DataLoader takes a set as it is.
     """
@@ -81,19 +79,6 @@ class TransferSet(Dataset[Item]):
     # The teacher's answers to views of the images, read when they are first used; None where it
     # has none.
     answers: ViewAnswers | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Item:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of a set of {len(self)}")
-        place = int(index) % len(self)
-        image = self.images[place].float() / 255
-        return Item(image, self.labels[place], self.logits[place].float(), place)
-
-    def __iter__(self) -> Iterator[Item]:
-        return (self[index] for index in range(len(self)))
 
     @property
     def classes(self) -> int:
@@ -117,14 +102,6 @@ class TransferSet(Dataset[Item]):
     def counts(self) -> list[int]:
         """Decisions for each class: images, where there is one an image."""
         return count_decisions(self.labels, self.classes).tolist()
-
-    def calibration_loader(
-        self, images: int = 256, batch: int = 32, seed: int = 0
-    ) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches of images in [0, 1] and labels, balanced from the first one on: for calibrating a
-        quantised network, say.
-        """
-        return new_calibration_loader(self, images, batch, seed)
 
     @classmethod
     def load(cls, folder: str | Path, check_hashes: bool = False) -> TransferSet:
