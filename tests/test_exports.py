@@ -280,7 +280,7 @@ def test_what_is_written_beside_a_picture_is_the_tasks_own(tmp_path, monkeypatch
     folder = export(data, tmp_path / "folder")
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["images", "masks"]
     assert len(list((folder / "images").iterdir())) == len(list((folder / "masks").iterdir())) == 20
-    assert (folder / "masks" / "000003.raw").read_bytes() == data.labels[3].numpy().tobytes()
+    assert (folder / "masks" / "train-000003.raw").read_bytes() == data.labels[3].numpy().tobytes()
     with tarfile.open(export(data, tmp_path / "tar", "webdataset") / "set-00000.tar") as archive:
         assert archive.getnames()[:3] == ["000000.png", "000000.mask", "000000.npy"]
         assert archive.extractfile("000003.mask").read() == data.labels[3].numpy().tobytes()

@@ -14,6 +14,11 @@ from distill.tasks.places import count_decisions
 ANSWERS = "answers.npz"
 """The teacher's logits of each picture, in the order in which ImageFolder reads them."""
 
+SPLIT = "train-"
+"""Before each picture's name: Hugging Face's imagefolder finds splits by such words, and would else
+take `train_elsewhere.py` for the whole of the training split.
+"""
+
 
 def write_folder(content: Content, folder: Path, progress: Progress) -> None:
     """PNG files; names of folders are padded with zeros, so that names and classes sort alike."""
@@ -26,11 +31,12 @@ def write_folder(content: Content, folder: Path, progress: Progress) -> None:
         place = task.picture_folder(picture.label, data.classes)
         if names and place.isdecimal():  # the class's own
             place += folder_ending(names[int(place)])
-        path = f"{place}/{picture.name}.png"
-        files = {path: picture.png, **task.folder_files(picture.label, picture.name)}
-        for name, written in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(written)
+        name = SPLIT + picture.name
+        path = f"{place}/{name}.png"
+        files = {path: picture.png, **task.folder_files(picture.label, name)}
+        for file, written in files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(written)
         logits[path] = picture.logits
         progress(number + 1)
     paths = sorted(logits)
