@@ -109,6 +109,7 @@ def test_torchvision_reads_the_folder(exported, answered, views):
     assert_same(found, answered, views)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [0, 3])
 def test_timm_reads_the_folder(exported, answered, views):
     timm_data = pytest.importorskip("timm.data")
@@ -148,6 +149,7 @@ def test_the_package_webdataset_reads_the_archives(exported, answered, views):
     assert_same(found, answered, views)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [0, 3])
 @pytest.mark.parametrize("form", ["folder", "webdataset"])
 def test_hugging_face_reads_what_the_card_says(exported, answered, views, form, tmp_path):
@@ -202,6 +204,7 @@ def test_without_datasets_it_is_said_what_to_install(answered, monkeypatch):
         answered.to_dataset()
 
 
+@pytest.mark.slow
 def test_lightning_trains_on_a_set(answered, tmp_path):
     lightning = pytest.importorskip("lightning", reason="the package lightning is not installed")
 
@@ -296,6 +299,13 @@ def test_the_command_writes_views(answered, run, refused, tmp_path):
 
 PICTURED = ViewOptions(cutout=0.2)
 """Views that numbers don't tell, so that they are stored as pictures."""
+ALONE = """
+import runpy, sys
+for name in ("distill", "echoset", "torchvision", "PIL", "safetensors"):
+    sys.modules[name] = None  # can not be imported
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 EXPORTS = [
     ("folder", VIEWS),
     ("webdataset", VIEWS),
@@ -314,13 +324,9 @@ def test_every_exports_script_trains_with_numpy_and_torch_alone(tmp_path, form, 
     folder = export(data, tmp_path / "out", form)
     test = tmp_path / "test.npz"
     np.savez(test, images=data.images[:, 0].numpy(), labels=data.labels.numpy())
-    # Whatever else is installed can not be imported.
-    only = "import sys\nfor name in ('distill', 'echoset', 'torchvision', 'PIL', 'safetensors'):\n"
-    only += "    sys.modules[name] = None\nimport runpy\nrunpy.run_path(sys.argv[0], run_name='__main__')"
     flags = ["--steps=20", "--batch=16", f"--test={test}", f"--out={tmp_path / 'student.pt'}"]
-    code = f"import sys; sys.argv = {[str(folder / 'train_elsewhere.py'), *flags]!r}\n{only}"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", ALONE, folder / "train_elsewhere.py", *flags],
         capture_output=True,
         text=True,
         cwd=tmp_path,
