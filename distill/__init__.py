@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
     from distill.runtime import Runtime
     from distill.sets.answering import add_answers
-    from distill.sets.exports import export, merge, subsample
+    from distill.sets.exports import export
+    from distill.sets.loading import Item
+    from distill.sets.merging import merge, subsample
     from distill.sets.transfer_set import TransferSet
     from distill.students import build_student
     from distill.study import run_study
@@ -40,7 +42,9 @@ _HOMES = {
     "distill.data.images": ("Images", "from_dataset", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
     "distill.sets.answering": ("add_answers",),
-    "distill.sets.exports": ("export", "merge", "subsample"),
+    "distill.sets.exports": ("export",),
+    "distill.sets.loading": ("Item",),
+    "distill.sets.merging": ("merge", "subsample"),
     "distill.methods": ("Method",),
     "distill.models": (
         "Classifier",
@@ -67,6 +71,7 @@ __all__ = [
     "DistillResult",
     "Evaluation",
     "Images",
+    "Item",
     "Method",
     "ModelSpec",
     "Runtime",

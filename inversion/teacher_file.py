@@ -119,13 +119,6 @@ def write_teacher(folder: Path, teacher: Classifier) -> None:
     write_atomically(path, (HEAD + yaml.safe_dump(dict(teacher.named), sort_keys=False)).encode())
 
 
-def copy_teacher(folder: Path, out: Path) -> None:
-    """Let a set made of another one know its teacher, too."""
-    file = folder / TEACHER_FILE
-    if file.is_file():
-        write_atomically(out / TEACHER_FILE, file.read_bytes())
-
-
 def as_named(options: TeacherOptions) -> dict[str, Any]:
     """What the options say otherwise than usual, files by their whole paths."""
     usual = TeacherOptions()

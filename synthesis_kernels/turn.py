@@ -6,6 +6,7 @@ The numbers are a function of (image, view, seed), as those of `views` are.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,11 +43,26 @@ def turn_reference(
     """Definition: bilinear between pixels, black outside; differentiable in the images. Angles and
     zooms are those of pixels, whatever the sides.
     """
-    height, width = images.shape[2:]
-    short = min(height, width)
     # Places between pixels are too fine for half precision.
     wide = torch.promote_types(images.dtype, torch.float32)
-    draws = uniforms(index, view, seed, LANES).to(wide) * 2 - 1
+    matrix = turn_matrices(images.shape[2:], index, view, plan, seed, wide)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    turned = F.grid_sample(images.to(wide), grid, align_corners=False)
+    return turned.to(images.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def turn_matrices(
+    sides: Sequence[int],  # height and width
+    index: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64, or () for all
+    plan: TurnPlan,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:  # (B, 2, 3)
+    """Where each image is read, as `torch.nn.functional.affine_grid` takes it."""
+    height, width = sides
+    short = min(height, width)
+    draws = uniforms(index, view, seed, LANES).to(dtype) * 2 - 1
     angle = draws[0] * math.radians(plan.rotate)
     zoom = 1 + draws[1] * plan.scale
     # One side of the sampling grid is 2 long, hence the factor of two.
@@ -56,10 +72,7 @@ def turn_reference(
     sine = angle.sin() * zoom
     first_row = torch.stack([cosine, -sine * (height / width), right], 1)
     second_row = torch.stack([sine * (width / height), cosine, down], 1)
-    matrix = torch.stack([first_row, second_row], 1)  # (B, 2, 3)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    turned = F.grid_sample(images.to(wide), grid, align_corners=False)
-    return turned.to(images.dtype).contiguous(memory_format=torch.channels_last)
+    return torch.stack([first_row, second_row], 1)
 
 
 def turn(images: Tensor, index: Tensor, view: Tensor, plan: TurnPlan, seed: int) -> Tensor:

@@ -213,9 +213,8 @@ def _gather(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int
     count = len(index)
     channels, height, width = pool.shape[1:]
     draws = uniforms(index, view, seed, LANES)
-    row, column, mirror, cut_row, cut_column, blend, partner, share = draws
-    down = (_whole(row, 2 * plan.crop + 1) - plan.crop)[:, None, None]
-    right = (_whole(column, 2 * plan.crop + 1) - plan.crop)[:, None, None]
+    _, _, mirror, cut_row, cut_column, blend, partner, share = draws
+    down, right = (shift[:, None, None] for shift in _shifts(draws, plan))
     y = torch.arange(height, device=pool.device)[None, :, None] + down  # (B, H, 1)
     x = torch.arange(width, device=pool.device)[None, None, :]
     if plan.flip:
@@ -239,6 +238,25 @@ def _gather(pool: Tensor, index: Tensor, view: Tensor, plan: ViewPlan, seed: int
         donor, box = pastes(index, view, pool.shape, plan.cutmix, seed)
         out = torch.where(box[:, None], _to_unit(pool[donor]), out)
     return out.contiguous(memory_format=torch.channels_last)
+
+
+def shifts(
+    index: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64, or () for all
+    plan: ViewPlan,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # (B,) int64, (B,) int64, (B,) bool
+    """How many pixels further down and further right an image is read, and whether it is mirrored
+    before.
+    """
+    draws = uniforms(index, view, seed, LANES)
+    return *_shifts(draws, plan), plan.flip & (draws[2] < 0.5)
+
+
+def _shifts(draws: Tensor, plan: ViewPlan) -> tuple[Tensor, Tensor]:  # (LANES, B) -> (B,) twice
+    """Pixels down and to the right."""
+    down, right = (_whole(draw, 2 * plan.crop + 1) - plan.crop for draw in draws[:2])
+    return down, right
 
 
 def _band(draw: Tensor, side: int, plan: ViewPlan) -> Tensor:  # (B,) -> (B, side) bool

@@ -43,6 +43,7 @@ def test_sets_are_merged_drawn_from_and_exported(demo, run, refused, tmp_path):
         "out": str(tmp_path / "f"),
         "form": "folder",
         "images": 20,
+        "views": 0,
         "per_class": [2] * 10,
         "short": {},
     }

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import distill.sets.exports
+import distill.sets.forms.again
+import distill.sets.forms.content
+import distill.sets.forms.webdataset
 from distill import TransferSet, export, load_images, merge, subsample
-from distill.sets.transfer_set import raw_counts
+from distill.sets.transfer_set import DTYPES, raw_counts
 from distill.torchvision_shim import torchvision
 from inversion.pages.set_sections import source_names
 from synthesis_kernels.errors import EchosetError
@@ -55,10 +57,7 @@ def make(count=40, classes=12, channels=3, seed=0, teacher="a" * 64, size=8):
 
 
 def same(one, other):
-    return all(
-        torch.equal(getattr(one, name), getattr(other, name))
-        for name in distill.sets.exports.DTYPES
-    )
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in DTYPES)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -83,9 +82,7 @@ def test_folders_are_read_by_torchvision_and_by_us_with_the_same_classes(tmp_pat
 def test_a_class_without_images_would_give_its_number_away(tmp_path):
     data = make()
     keep = data.labels != 3
-    less = replace(
-        data, **{name: getattr(data, name)[keep] for name in distill.sets.exports.DTYPES}
-    )
+    less = replace(data, **{name: getattr(data, name)[keep] for name in DTYPES})
     with pytest.raises(EchosetError, match="class 3 has no images"):
         export(less, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -106,7 +103,7 @@ def test_npz_holds_everything(tmp_path, channels):
 
 
 def test_archives_hold_each_image_with_its_class_and_logits(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill.sets.exports, "SHARD", 16)
+    monkeypatch.setattr(distill.sets.forms.webdataset, "SHARD", 16)
     data = make()
     for name in ("one", "two"):
         export(data, tmp_path / name, "webdataset")
@@ -130,7 +127,7 @@ def test_archives_hold_each_image_with_its_class_and_logits(tmp_path, monkeypatc
 
 
 def test_a_set_written_again_is_a_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill.sets.exports, "SHARD", 16)
+    monkeypatch.setattr(distill.sets.forms.again, "SHARD", 16)
     one, other = make(40), make(9, seed=1)
     merged = merge([one, other])
     found = TransferSet.load(export(merged, tmp_path / "out", "set"), check_hashes=True)
@@ -187,7 +184,7 @@ def test_a_part_of_a_set_is_as_balanced_as_can_be(images, classes, seed):
     counts = part.counts()
     assert len(part) == images and max(counts) - min(counts) <= 1
     places = part.round.long()  # here an image's own number
-    chosen = {name: getattr(data, name)[places] for name in distill.sets.exports.DTYPES}
+    chosen = {name: getattr(data, name)[places] for name in DTYPES}
     assert torch.equal(places, places.unique()) and same(part, replace(data, **chosen))
     assert torch.equal(subsample(data, images, seed).round, part.round)
 
@@ -219,13 +216,13 @@ def test_what_stops_an_export_leaves_nothing_behind(tmp_path, monkeypatch):
         export(make(), tmp_path / "taken")
     (tmp_path / "mount").mkdir()
     place = (tmp_path / "mount").stat().st_ino
-    pictures = distill.sets.exports._pictures
+    pictures = distill.sets.forms.content.Content.pictures
 
-    def stopped(*arguments):
-        yield from list(pictures(*arguments))[:5]
+    def stopped(content):
+        yield from list(pictures(content))[:5]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distill.sets.exports, "_pictures", stopped)
+    monkeypatch.setattr(distill.sets.forms.content.Content, "pictures", stopped)
     for name in ("out", "mount"):
         with pytest.raises(KeyboardInterrupt):
             export(make(), tmp_path / name)
@@ -281,9 +278,9 @@ def test_what_is_written_beside_a_picture_is_the_tasks_own(tmp_path, monkeypatch
     monkeypatch.setattr(distill.sets.transfer_set, "find_task", lambda name: ByPixel())
     data = make_maps()
     folder = export(data, tmp_path / "folder")
-    assert sorted(path.name for path in folder.iterdir()) == ["about.json", "images", "masks"]
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["images", "masks"]
     assert len(list((folder / "images").iterdir())) == len(list((folder / "masks").iterdir())) == 20
-    assert (folder / "masks" / "000003.raw").read_bytes() == data.labels[3].numpy().tobytes()
+    assert (folder / "masks" / "train-000003.raw").read_bytes() == data.labels[3].numpy().tobytes()
     with tarfile.open(export(data, tmp_path / "tar", "webdataset") / "set-00000.tar") as archive:
         assert archive.getnames()[:3] == ["000000.png", "000000.mask", "000000.npy"]
         assert archive.extractfile("000003.mask").read() == data.labels[3].numpy().tobytes()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from distill.models.classifier import spec_of
 from distill.models.contract import check_contract
 from distill.names import known_names
 from distill.sets.answers import ViewAnswers, check_answers, find_answers
+from distill.sets.loading import ItemSet
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
@@ -59,10 +60,10 @@ DTYPES: dict[str, torch.dtype | None] = {
 """What a shard holds; labels are stored as the task has them."""
 
 
-@dataclass(frozen=True)
-class TransferSet:
-    """Images with the teacher's answers. Iterating yields (image in [0, 1], label), so a DataLoader
-    takes it as it is.
+@dataclass(frozen=True, eq=False, repr=False)
+class TransferSet(ItemSet):
+    """Images with the teacher's answers. An item is (image in [0, 1], label, logits, index), by
+    name too, so a DataLoader takes a set as it is.
     """
 
     images: Tensor  # (N, C, H, W) uint8
@@ -78,17 +79,6 @@ class TransferSet:
     # The teacher's answers to views of the images, read when they are first used; None where it
     # has none.
     answers: ViewAnswers | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of a set of {len(self)}")
-        return self.images[index].float() / 255, self.labels[index]
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self[index] for index in range(len(self)))
 
     @property
     def classes(self) -> int:

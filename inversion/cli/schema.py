@@ -206,7 +206,17 @@ class ExportRun(Common):
     form: ExportForm = "folder"
     """folder: PNGs, one folder per class, each of which needs images (torchvision's ImageFolder,
     timm, Hugging Face's imagefolder); npz: set.npz of images, labels, logits, mean and std;
-    webdataset: tar archives of .png, .cls and .npy (the logits); set: a transfer set again.
+    webdataset: tar archives of .png, .cls and .npy (the logits); set: a transfer set again. Each
+    has set.npz and a script beside it that trains a student with numpy and torch alone.
+    """
+    views: int = 0
+    """Write pictures of so many views of each image, each with the teacher's answer to it, for
+    trainers that make no views; the set needs answers (--answers of the command that made it).
+    0 = the images themselves.
+    """
+    license: str = "unknown"
+    """The licence that the data set's card, README.md, names; as Hugging Face calls it, such as
+    cc-by-4.0.
     """
     images: int = 0
     """Draw so many of the images, as many of each class and within a class by priority; a class
@@ -215,7 +225,7 @@ class ExportRun(Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_least(self, "", 0, "images")
+        require_least(self, "", 0, "images", "views")
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ VERBS = {
     ),
     "export": Verb(
         "merge transfer sets, draw a part of one, write it for other trainers",
-        "sets out form images seed quiet json",
+        "sets out form views images license seed quiet json",
         "[SET …]",
     ),
     "verify": Verb(

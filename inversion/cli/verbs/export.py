@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.sets.exports import export as export_set
-from distill.sets.exports import merge, subsample
+from distill.sets.merging import merge, subsample
 from distill.sets.transfer_set import TransferSet
 from inversion.classes import say_short
 from inversion.cli.show import finish
-from inversion.teacher_file import copy_teacher
+from inversion.pages.verdict import read_verdict
+from inversion.teacher_file import TEACHER_FILE
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -26,18 +27,34 @@ def execute(run: ExportRun) -> int:
     data = merge(sets, run.sets)
     if run.images:
         data = subsample(data, run.images, run.seed)
-    place = export_set(data, run.out, run.form, run.quiet)
-    if run.form == "set":
-        copy_teacher(Path(run.sets[0]), Path(run.out))
+    notes = ""
+    beside = {}
+    if data is sets[0]:
+        notes = read_verdict([Path(run.sets[0]), Path(run.sets[0]).parent], data.manifest)
+    teacher = Path(run.sets[0]) / TEACHER_FILE
+    if run.form == "set" and teacher.is_file():
+        beside[TEACHER_FILE] = teacher.read_bytes()
+    place = export_set(
+        data,
+        run.out,
+        run.form,
+        run.quiet,
+        views=run.views,
+        license=run.license,
+        notes=notes,
+        beside=beside,
+    )
     counts = data.counts()
     short = data.manifest.get("short") or {}
     document = {
         "out": str(place),
         "form": run.form,
         "images": len(data),
+        "views": run.views,
         "per_class": counts,
         "short": short,
     }
     lacks = f"; {say_short(short, data.class_names)}" if short else ""
-    line = f"{len(data):,} images, {min(counts)} to {max(counts)} of each class: {place}{lacks}"
-    return finish(run, None, document, line)
+    views = f", {run.views} views of each" if run.views else ""
+    line = f"{len(data):,} images{views}, {min(counts)} to {max(counts)} of each class"
+    return finish(run, None, document, f"{line}: {place}{lacks}")
