@@ -4,7 +4,6 @@ them in the end.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.files import load_state, save_state, write_atomically
+from distill.files import load_state, save_state, write_sealed
 from distill.models import Classifier
 from distill.runtime import Machine
 from distill.sets.transfer_set import write_shard
@@ -155,7 +154,7 @@ def _write(recipe: Recipe, job: ShardJob, out: Path, machine: Machine) -> None:
         **machine.record(),
         "torch": torch.__version__,
     }
-    write_atomically(note_of(out, job), json.dumps(note).encode())
+    write_sealed(note_of(out, job), note)
 
 
 def state_file(out: Path, job: ShardJob) -> Path:

@@ -17,7 +17,7 @@ from torch import nn
 
 from distill.data.images import Images
 from distill.evaluation import predict
-from distill.files import write_json
+from distill.files import write_sealed
 from distill.loop import StepProgress
 from distill.models import Classifier, as_classifier
 from distill.options import DistillOptions, StudentOptions, StudyOptions
@@ -81,7 +81,7 @@ def _fill(
                     device = runtime.resolve_device()
                     answers = predict(shared.teacher, shared.test.images, device).cpu()
                 result = run_cell(shared, cell, sets[cell.set], answers, folder)
-                write_json(path, {"key": key, **result})
+                write_sealed(path, {"key": key, **result})
                 figures = f"{cell.name} {result['accuracy']:.2%}"
             progress.update(number + 1, figures)
             _remove_work(folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.data.images import as_images, join
-from distill.files import write_json
+from distill.files import write_sealed
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import MARKER, TransferSet
 from distill.students import build_student
@@ -87,9 +87,9 @@ def execute(run: DemoRun) -> int:
 
     outcome = Outcome(transfer_set, beside, teacher, student, verdict, seconds)
     summary = _summarise(run, outcome)
-    write_json(out / JUDGED, verdict.judged)
-    write_json(out / STUDENT_FILE, tell_student(run, teacher))
-    write_json(out / "summary.json", summary)
+    write_sealed(out / JUDGED, verdict.judged)
+    write_sealed(out / STUDENT_FILE, tell_student(run, teacher))
+    write_sealed(out / "summary.json", summary)
     write_report(out)
     forget(out)
     return finish(run, _new_table(run, summary), summary)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
-from distill.files import write_json
+from distill.files import unseal, write_sealed
 from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.students import build_student
@@ -66,7 +66,7 @@ def execute(run: DistillRun) -> int:
         log=open_tracker(run.track, out),
     )
     save_classifier(student, path)
-    write_json(out / JUDGED, judge_student(student, teacher, data, run, _say_places(run)))
+    write_sealed(out / JUDGED, judge_student(student, teacher, data, run, _say_places(run)))
     document = _document(path, result)
     figures = {
         "parameters": student.parameters_count,
@@ -75,8 +75,8 @@ def execute(run: DistillRun) -> int:
         "learnt_from": _say_places(run),
         "losses": _say_losses(run),
     }
-    write_json(out / STUDENT_FILE, tell_student(run, teacher, **figures, **document))
-    write_json(out / DONE, {"key": result.key, "sha256": _hash_of(path), "document": document})
+    write_sealed(out / STUDENT_FILE, tell_student(run, teacher, **figures, **document))
+    write_sealed(out / DONE, {"key": result.key, "sha256": _hash_of(path), "document": document})
     forget(out)
     return finish(run, _new_table(run, figures, document), document)
 
@@ -90,7 +90,7 @@ def _finished(
         return None
     key = lesson_key(student, data, teacher, run.distillation, run)
     try:
-        note = json.loads((out / DONE).read_text())
+        note = unseal(json.loads((out / DONE).read_text()))
         is_it = note["key"] == key and note["sha256"] == _hash_of(out / STUDENT)
     except (OSError, ValueError, TypeError, KeyError):
         return None
