@@ -183,8 +183,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return unseal(manifest)
     except ValueError as error:
         raise EchosetError(
-            f"{path} is damaged: {error}; copy it back, or delete it, and the command that made the "
-            "set writes it again"
+            f"{path} is damaged: {error}; copy it back, or delete it, and the command that made "
+            "the set writes it again"
         ) from error
 
 
@@ -237,8 +237,8 @@ def _read_shard(
         if digest != entry["sha256"]:
             raise EchosetError(
                 f"{path} has changed since it was made: SHA-256 {digest[:16]}…, expected "
-                f"{entry['sha256'][:16]}…; copy it back, or delete it, and the command that made the "
-                "set makes that shard again"
+                f"{entry['sha256'][:16]}…; copy it back, or delete it, and the command that made "
+                "the set makes that shard again"
             )
     try:
         tensors = load_file(path)
