@@ -13,8 +13,6 @@ from synthesis_kernels.errors import suggest
 if TYPE_CHECKING:
     from inversion.cli.schema import Common
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""In the words of torch, on CUDA and on a CPU."""
 HELP = f"""usage: echoset VERB [options]
 
 Make a small, class-balanced synthetic set from a trained network, and teach a student with it.
@@ -83,7 +81,9 @@ def run(verb: str, options: Common, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        from distill.memory import is_out_of_memory
+
+        if is_out_of_memory(error):
             return _fail("out of memory; lower the batch, or use smaller images or networks")
         raise
     except OSError as error:

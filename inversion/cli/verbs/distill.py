@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
 from distill.files import unseal, write_sealed
+from distill.lesson_key import lesson_key
 from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.students import build_student
 from distill.tracking import open_tracker
 from distill.train import distill as train_student
-from distill.train import forget, lesson_key
+from distill.train import forget
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.judged import judge_student, tell_student
 from inversion.cli.verbs.shared import STUDENT, load_set, teacher_for

@@ -1,0 +1,43 @@
+"""What a distillation's state and its student belong to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from hashlib import sha256
+
+from distill.data.images import Images, content_hash
+from distill.models import Classifier
+from distill.options import DistillOptions
+from distill.own import OwnTraining
+from distill.runtime import Runtime
+from distill.sets.transfer_set import TransferSet
+
+
+def lesson_key(
+    student: Classifier,
+    data: TransferSet | Images,
+    teacher: Classifier | None,
+    options: DistillOptions,
+    runtime: Runtime,
+    own: OwnTraining = OwnTraining(),
+) -> str:
+    """What a saved state, or a finished student, belongs to: a run with anything else changed must
+    not pick it up. Its last word is the learning rate.
+    """
+    machine = runtime.resolve(options.steps).key
+    networks = [network for network in (student, teacher) if network is not None]
+    known = [
+        (each.weight_hash(), each.contract, each.spec.model, each.spec.arguments)
+        for each in networks
+    ]
+    settings = asdict(options)
+    rate = settings.pop("learning_rate")
+    parts = [known, content_hash(data.images, data.labels), settings, runtime.seed, machine]
+    parts += own.identity
+    return f"{sha256(json.dumps(parts, default=str).encode()).hexdigest()} {rate}"
+
+
+def key_at_any_rate(key: str) -> str:
+    """What a state belongs to that a student left who broke: whoever goes on may lower the rate."""
+    return f"{key.partition(' ')[0]} any"
