@@ -16,8 +16,13 @@ from synthesis_kernels.errors import EchosetError
 
 QUIET = Runtime(device="cpu", quiet=True)
 EXACT = replace(QUIET, precision="float32")
-OPTIONS = DistillOptions(steps=120, batch=16, optimiser="sgd", learning_rate=0.01, views_per_image=0)
+OPTIONS = DistillOptions(steps=24, batch=16, optimiser="sgd", learning_rate=0.01, views_per_image=0)
 WILD = {"optimiser": "adamw", "learning_rate": 1e30, "steps": 12, "batch": 16}
+
+
+@pytest.fixture(autouse=True)
+def _looking_often(monkeypatch):
+    monkeypatch.setattr("distill.train.CHECK", 10)
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +56,22 @@ def breaking(monkeypatch, steps):
 
 
 def test_a_student_that_breaks_once_goes_back_and_learns_on(lesson, tmp_path, monkeypatch):
-    breaking(monkeypatch, [70])
+    breaking(monkeypatch, [14])
     result = teach(lesson, OPTIONS, folder=tmp_path)
     assert all(tensor.isfinite().all() for tensor in result.student.state_dict().values())
-    assert result.steps == 120
+    assert result.steps == 24
     events = read_log(tmp_path / "log.jsonl")
     assert [(each["event"], each["step"]) for each in events] == [
-        ("distill", 50),
-        ("broken", 100),
-        ("distill", 100),
-        ("distill", 120),
+        ("distill", 10),
+        ("broken", 20),
+        ("distill", 20),
+        ("distill", 24),
     ]
-    assert events[1]["back_to"] == 50 and events[1]["scale"] == 0.25
+    assert events[1]["back_to"] == 10 and events[1]["scale"] == 0.25
 
 
 def test_the_last_update_may_break_the_student_too(lesson, monkeypatch):
-    breaking(monkeypatch, [119])
+    breaking(monkeypatch, [23])
     result = teach(lesson, OPTIONS)
     assert all(tensor.isfinite().all() for tensor in result.student.state_dict().values())
 
@@ -89,12 +94,12 @@ def test_a_student_that_always_breaks_stops_and_goes_on_at_a_lower_rate(lesson, 
 
 
 def test_where_a_student_broke_it_goes_on_from_its_last_good_step(lesson, tmp_path, monkeypatch):
-    breaking(monkeypatch, [70] * 5)
-    with pytest.raises(EchosetError, match=r"it was at step 50"):
+    breaking(monkeypatch, [14] * 5)
+    with pytest.raises(EchosetError, match=r"it was at step 10"):
         teach(lesson, OPTIONS, folder=tmp_path)
     monkeypatch.undo()
     result = teach(lesson, OPTIONS, folder=tmp_path)
-    assert result.steps == 120 and read_log(tmp_path / "log.jsonl")[-1]["step"] == 120
+    assert result.steps == 24 and read_log(tmp_path / "log.jsonl")[-1]["step"] == 24
 
 
 def lacking_memory(monkeypatch, most):
@@ -119,7 +124,7 @@ def test_a_batch_without_memory_is_learnt_in_parts(lesson, tmp_path, monkeypatch
     aloud = replace(EXACT, quiet=False)
     student = build_classifier(without_norm, seed=1)
     result = distill(student, data, teacher, options, folder=tmp_path, runtime=aloud)
-    assert [event.get("parts") for event in read_log(tmp_path / "log.jsonl")] == [2, 4, None]
+    assert [event.get("parts") for event in read_log(tmp_path / "log.jsonl")] == [2, 4, None, None]
     said = capsys.readouterr().err
     assert said.count("is learnt in 4 parts") == 1 and "--distillation.batch 4" in said
     pairs = zip(whole.student.parameters(), result.student.parameters(), strict=True)
