@@ -23,7 +23,7 @@ LOWER = 0.25
 """What the learning rate is multiplied by when an update has broken the student."""
 MOST_BREAKS = 5
 """Times in a row that a student may break; then its training ends."""
-REMEDY = "lower --distillation.learning_rate, or the weights of the losses"
+REMEDY = "lower the learning rate of the distillation, or the weights of its losses"
 
 
 class Safeguard:

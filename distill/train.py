@@ -174,7 +174,7 @@ class _Training:
             self.options.steps,
             self.quiet,
             state.step,
-            save=self._save_good if self.folder else None,
+            save=self._save if self.folder else None,
             log=self.folder / "log.jsonl" if self.folder else None,
             seconds=state.seconds,
             work="distillation",
@@ -260,7 +260,7 @@ class _Training:
         """Go back to the last good student, and lower the rate; a few times, then stop."""
         if self.guard.mend(self.loop):
             return
-        file = self._save(self.loop.seconds, key_at_any_rate(self.key)) if self.folder else None
+        file = self._store(self.loop.seconds, key_at_any_rate(self.key)) if self.folder else None
         raise self.guard.error(file)
 
     def _split(self) -> None:
@@ -278,13 +278,13 @@ class _Training:
             loss, logits, answers = learn_in_parts(self.learner, lesson, self.state.parts)
         return loss, logits, answers, same_decision(answers, logits).float().mean()
 
-    def _save_good(self, seconds: float) -> Path:
+    def _save(self, seconds: float) -> Path:
         """Save the student as it is, or as it was last good."""
         if not self.guard.is_whole():
             self._mend()
-        return self._save(seconds, self.key)
+        return self._store(seconds, self.key)
 
-    def _save(self, seconds: float, key: str) -> Path:
+    def _store(self, seconds: float, key: str) -> Path:
         assert self.folder is not None, "without a folder nothing is saved"
         self.state.seconds = seconds
         save_state(self.folder / STATE, key, self.state.state_dict())

@@ -78,7 +78,9 @@ def test_the_last_update_may_break_the_student_too(lesson, monkeypatch):
 
 def test_a_student_that_always_breaks_stops_and_goes_on_at_a_lower_rate(lesson, tmp_path):
     wild = DistillOptions(**WILD)
-    with pytest.raises(EchosetError, match=r"5 times in a row.*lower --distill.*student\.state"):
+    with pytest.raises(
+        EchosetError, match=r"5 times in a row.*lower the learning rate.*student\.state"
+    ):
         teach(lesson, wild, folder=tmp_path)
     assert len(read_log(tmp_path / "log.jsonl")) == 4
     with pytest.raises(EchosetError, match="of its learning rate"):  # and it goes on being lowered
