@@ -15,10 +15,11 @@ from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.students import build_student
 from distill.tracking import open_tracker
+from distill.train import STATE, forget
 from distill.train import distill as train_student
-from distill.train import forget
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.judged import judge_student, tell_student
+from inversion.cli.verbs.own_folder import own_folder
 from inversion.cli.verbs.shared import STUDENT, load_set, teacher_for
 from inversion.health import check_health
 from inversion.pages.judging import JUDGED, STUDENT_FILE
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 DONE = ".student.done"
 """Beside a finished student: which command made it, and what was said of it."""
+WRITTEN = (STUDENT, STATE, JUDGED, STUDENT_FILE, "log.jsonl")
+"""What a distillation writes in its folder."""
 
 
 def execute(run: DistillRun) -> int:
@@ -50,6 +53,17 @@ def execute(run: DistillRun) -> int:
     if run.corrupt != "none":
         data = _damage(run, data, teacher)
     student = build_student(run.student, teacher.input, run.seed)
+    with own_folder(out, "distill", WRITTEN, run.overwrite):
+        return _teach(run, student, data, teacher)
+
+
+def _teach(
+    run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier
+) -> int:
+    """Train the student in a folder that is this process's own."""
+    out = Path(run.out)
+    path = out / STUDENT
+    _require_own_student(out, run.overwrite)
     finished = _finished(run, student, data, teacher)
     if finished is not None:
         line = (
@@ -66,6 +80,7 @@ def execute(run: DistillRun) -> int:
         runtime=run,
         log=open_tracker(run.track, out),
     )
+    (out / DONE).unlink(missing_ok=True)  # of an earlier student
     save_classifier(student, path)
     write_sealed(out / JUDGED, judge_student(student, teacher, data, run, _say_places(run)))
     document = _document(path, result)
@@ -82,20 +97,36 @@ def execute(run: DistillRun) -> int:
     return finish(run, _new_table(run, figures, document), document)
 
 
+def _require_own_student(out: Path, overwrite: bool) -> None:
+    """Refuse to write over a student that somebody has put in the place of the folder's own."""
+    note = _read_note(out)
+    path = out / STUDENT
+    if note is None or overwrite or not path.is_file():
+        return
+    if note.get("sha256") != _hash_of(path):
+        raise EchosetError(
+            f"{path} is not the student that was made there; choose another --out, or have it "
+            "written over: --overwrite"
+        )
+
+
+def _read_note(out: Path) -> dict[str, Any] | None:
+    """What was noted of the folder's student; None where there is no whole note."""
+    try:
+        return unseal(json.loads((out / DONE).read_text()))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def _finished(
     run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier
 ) -> dict[str, Any] | None:
     """What was said of the student there, if this very command has made it."""
-    out = Path(run.out)
-    if not (out / DONE).is_file():
+    note = _read_note(Path(run.out))
+    if note is None or not (Path(run.out) / STUDENT).is_file():
         return None
     key = lesson_key(student, data, teacher, run.distillation, run)
-    try:
-        note = unseal(json.loads((out / DONE).read_text()))
-        is_it = note["key"] == key and note["sha256"] == _hash_of(out / STUDENT)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return note["document"] if is_it else None
+    return note["document"] if note.get("key") == key else None
 
 
 def _hash_of(path: Path) -> str:
