@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.kept import is_alive
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system answers where a file has no room."""
@@ -168,23 +169,6 @@ def _remove_torn_files(path: Path) -> None:
         host, _, process = writer.rpartition(".")
         if not (is_alive(process) if host == socket.gethostname() else _is_recent(torn)):
             torn.unlink(missing_ok=True)
-
-
-def is_alive(process: str) -> bool:
-    """Whether another process of this number may be at work still on this machine."""
-    # In a container, the process before this one may have had the same number.
-    if process == str(os.getpid()):
-        return False
-    # Elsewhere the question would be a signal.
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, ValueError, OverflowError):  # somebody else's, or no number
-        return True
-    return True
 
 
 def _is_recent(path: Path) -> bool:

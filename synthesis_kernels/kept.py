@@ -43,6 +43,23 @@ def _own_folder() -> Path:
     return Path(folder)
 
 
+def is_alive(process: str) -> bool:
+    """Whether another process of this number may be at work still on this machine."""
+    # In a container, the process before this one may have had the same number.
+    if process == str(os.getpid()):
+        return False
+    # Elsewhere the question would be a signal.
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):  # somebody else's, or no number
+        return True
+    return True
+
+
 class Kept:
     """A library's file in a folder. Its name ends in the hash of its bytes; of a file that has not
     those, or that others could have written, nothing is run.
@@ -96,8 +113,7 @@ class Kept:
     def _clear_killed(self) -> None:
         """Remove what builds have left that were killed."""
         for folder in self.folder.glob(".building-*-*"):
-            process = folder.name.split("-")[1]
-            if process == str(os.getpid()) or not Path(f"/proc/{process}").exists():
+            if not is_alive(folder.name.split("-")[1]):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
