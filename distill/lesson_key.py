@@ -24,7 +24,7 @@ def lesson_key(
     own: OwnTraining = OwnTraining(),
 ) -> str:
     """What a saved state, or a finished student, belongs to: a run with anything else changed must
-    not pick it up.
+    not pick it up. Its last word is the learning rate.
     """
     machine = runtime.resolve(options.steps).key
     answers = carried_answers(data, teacher, options, own.losses)
@@ -35,8 +35,15 @@ def lesson_key(
         (each.weight_hash(), each.contract, each.spec.model, each.spec.arguments)
         for each in networks
     ]
-    parts = [known, content_hash(data.images, data.labels), asdict(options), runtime.seed, machine]
+    settings = asdict(options)
+    rate = settings.pop("learning_rate")
+    parts = [known, content_hash(data.images, data.labels), settings, runtime.seed, machine]
     parts += own.identity
     if answers is not None:
         parts.append(answers.identity)
-    return sha256(json.dumps(parts, default=str).encode()).hexdigest()
+    return f"{sha256(json.dumps(parts, default=str).encode()).hexdigest()} {rate}"
+
+
+def key_at_any_rate(key: str) -> str:
+    """What a state belongs to that a student left who broke: whoever goes on may lower the rate."""
+    return f"{key.partition(' ')[0]} any"

@@ -272,6 +272,15 @@ class Loop:
         if self._log:
             self._log.write(event, **more, **figures)
 
+    def note(self, event: str, **values: Any) -> None:
+        """Log something that is not a step's figures."""
+        if self._log:
+            self._log.write(event, **values)
+
+    def say(self, line: str) -> None:
+        """Tell the user, beside the progress."""
+        self._progress.say(line)
+
     def track(self, figures: Mapping[str, float], step: int, part: str = "") -> None:
         """Hand figures that were recorded to the user's logger, if there is one."""
         self._tracker.log(figures, step, part)

@@ -53,11 +53,13 @@ class Scheduled(Uncompiled):
             group["lr"].fill_(group["peak"] * share)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore; a saved rate comes from the CPU, where a captured step would take it for a
-        constant.
+        """Restore all but the peaks; a saved rate comes from the CPU, where a captured step would
+        take it for a constant.
         """
+        peaks = [group["peak"] for group in self.param_groups]
         super().load_state_dict(state_dict)
-        for group in self.param_groups:
+        for group, peak in zip(self.param_groups, peaks, strict=True):
+            group["peak"] = peak
             if group["params"]:
                 group["lr"] = group["lr"].to(group["params"][0].device)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,28 +14,28 @@ from distill.data.images import Images
 from distill.files import load_state, save_state
 from distill.judge import Judge
 from distill.learner import Learner
-from distill.lesson_key import lesson_key
+from distill.lesson_key import key_at_any_rate, lesson_key
 from distill.lessons import Lessons, check_lesson
-from distill.loop import Interrupted, Loop
+from distill.loop import Loop
 from distill.losses import Losses
+from distill.memory import free_memory, is_out_of_memory, learn_in_parts
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.wrapping import as_student
 from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnTraining, eager_step
 from distill.runtime import Machine, Runtime
+from distill.safeguard import REMEDY, Safeguard, weights_back_on_failure
 from distill.sets.transfer_set import TransferSet
 from distill.tracking import Logger
 from distill.update import StudentState, Update, one_cycle
 from distill.views import forget_answers
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
 from synthesis_kernels.divergence import divergence, same_decision
-from synthesis_kernels.errors import EchosetError
 
 STATE = "student.state"
 CHECK = 50
 """Steps between two looks at the figures, and at held-out images."""
-REMEDY = "lower the learning rate of the distillation, or the weights of its losses"
 
 
 def forget(folder: Path) -> None:
@@ -107,7 +105,7 @@ def distill(
     with (
         random_apart(runtime.seed, machine.device),
         as_found(teacher),
-        _weights_back_on_failure(student, folder is not None),
+        weights_back_on_failure(student, folder is not None),
     ):
         runtime.say(describe_forms(machine.device))
         if teacher is not None:
@@ -162,6 +160,7 @@ class _Training:
         self.state = StudentState(student, device, seed, options, self.learner, own.optimiser)
         self.learner.train()
         self.update = Update(self.state, self._lesson, machine.step, self.learner)
+        self.guard = Safeguard(self.state)
         self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the step
         self.key = ""
         if folder is not None:
@@ -175,9 +174,10 @@ class _Training:
         """Go on where an earlier run was stopped, if there was one."""
         if self.folder is None:
             return
-        saved = load_state(self.folder / STATE, self.key)
+        saved = load_state(self.folder / STATE, self.key, key_at_any_rate(self.key))
         if saved is not None:
             self.state.load_state_dict(saved)
+            self.guard.keep()
 
     def run(self, logger: Logger | None = None) -> None:
         """All steps that are left, or as many as patience allows."""
@@ -195,13 +195,13 @@ class _Training:
         )
         if state.step < self.options.steps:
             self.lessons.ask_beforehand(self.quiet, self.folder)
+        self.loop = loop
         with loop:
             while not self._done:
-                figures = self._step()
+                answered = self._step_or_split()
                 line = None
-                if figures:
-                    self._record(loop, figures)
-                    line = _in_words(figures)
+                if answered and self._is_time_to_look:
+                    line = self._look(*answered)
                 loop.advance(state.step, line, keep=state.step == self.options.steps)
         state.seconds = loop.seconds
 
@@ -225,65 +225,83 @@ class _Training:
             return True
         return self.state.step >= self.options.steps
 
-    def _step(self) -> dict[str, float]:
-        """One update; its figures where it is time to look."""
+    @property
+    def _is_time_to_look(self) -> bool:
+        return not self.state.step % CHECK or self.state.step >= self.options.steps
+
+    def _step_or_split(self) -> tuple[Tensor, Tensor] | None:
+        """One update; None where memory did not suffice, and smaller parts are to be tried."""
+        try:
+            return self._step()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or self.options.batch < 4 * self.state.parts:
+                raise
+        self._split()
+        return None
+
+    def _step(self) -> tuple[Tensor, Tensor]:  # (B, K, *places) twice
+        """One update; the student's logits before it, and the answers that it learnt from."""
         state = self.state
         steps = self.options.steps
         if self.learner.attacks and state.step / steps >= self.learner.attacks_end:
             self.learner.attacks = False
             # Another step, to be captured anew.
             self.update = Update(state, self._lesson, self.machine.step, self.learner)
-        state.optimiser.set_share(one_cycle(state.step, steps, self.options.warmup))
+        state.set_share(one_cycle(state.step, steps, self.options.warmup))
         logits, answers, agreement = self.update(self.number.fill_(state.step))
         if self.options.ema:
             state.follow(self.options.ema)
         state.agreement.lerp_(agreement, max(0.02, 1 / state.step))
-        if state.step % CHECK and state.step < steps:
-            return {}
-        figures = {
-            "agreement": state.agreement.item(),
-            "loss": divergence(answers, logits).mean().item(),
-        }
+        return logits, answers
+
+    def _look(self, logits: Tensor, answers: Tensor) -> str | None:  # (B, K, *places) twice
+        """Log and tell how the student does; of one that an update has broken, go back instead."""
+        state = self.state
+        loss = divergence(answers, logits).mean()
+        if not self.guard.is_whole(loss):
+            self._mend()
+            return None
+        self.guard.keep()
+        figures = {"agreement": state.agreement.item(), "loss": loss.item()}
         if self.judge:
             figures["held_out_agreement"] = self.judge.look(state)
-        return figures
+        self.loop.record("distill", figures, REMEDY, f"step {state.step}", step=state.step)
+        self.loop.track(figures, state.step)
+        return _in_words(figures)
+
+    def _mend(self) -> None:
+        """Go back to the last good student, and lower the rate; a few times, then stop."""
+        if self.guard.mend(self.loop):
+            return
+        file = self._store(self.loop.seconds, key_at_any_rate(self.key)) if self.folder else None
+        raise self.guard.error(file)
+
+    def _split(self) -> None:
+        """From the last good student on, learn each batch in twice as many parts."""
+        self.guard.split(self.loop, self.options.batch)
+        self.update = Update(self.state, self._lesson, self.machine.step, self.learner)
+        free_memory(self.machine.device)
 
     def _lesson(self, number: Tensor) -> tuple[Tensor, ...]:  # () -> (), (B, K, *places) twice, ()
         """A batch drawn, shown and answered, its loss and agreement: a captured step has it all."""
-        loss, logits, answers = self.learner(*self.lessons.draw(number, self.state.generator))
+        lesson = self.lessons.draw(number, self.state.generator)
+        if self.state.parts == 1:
+            loss, logits, answers = self.learner(*lesson)
+        else:
+            loss, logits, answers = learn_in_parts(self.learner, lesson, self.state.parts)
         return loss, logits, answers, same_decision(answers, logits).float().mean()
 
     def _save(self, seconds: float) -> Path:
+        """Save the student as it is, or as it was last good."""
+        if not self.guard.is_whole():
+            self._mend()
+        return self._store(seconds, self.key)
+
+    def _store(self, seconds: float, key: str) -> Path:
         assert self.folder is not None, "without a folder nothing is saved"
         self.state.seconds = seconds
-        save_state(self.folder / STATE, self.key, self.state.state_dict())
+        save_state(self.folder / STATE, key, self.state.state_dict())
         return self.folder / STATE
-
-    def _record(self, loop: Loop, figures: dict[str, float]) -> None:
-        """Log the figures; of a student that is no longer finite, keep no state to go on from."""
-        step = self.state.step
-        try:
-            loop.record("distill", figures, REMEDY, f"step {step}", step=step)
-            loop.track(figures, step)
-        except EchosetError:
-            if self.folder:
-                (self.folder / STATE).unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _weights_back_on_failure(student: Classifier, kept: bool) -> Iterator[None]:
-    """A student that failed gets the weights back that it came with. So does a stopped one whose
-    state is `kept`: by its weights the same call, made again, finds what was saved. Otherwise a
-    stopped student is all there is, and stays as it is.
-    """
-    weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    try:
-        yield
-    except (EchosetError, Interrupted, KeyboardInterrupt) as error:
-        if kept or isinstance(error, EchosetError):
-            student.load_state_dict(weights)
-        raise
 
 
 def _in_words(figures: dict[str, float]) -> str:

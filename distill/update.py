@@ -62,6 +62,15 @@ class StudentState:
         self.checks_since_best = 0
         self.step = 0
         self.seconds = 0.0
+        self.rate = options.learning_rate
+        # Of the rate: lowered where an update has broken the student.
+        self.scale = 1.0
+        # That a batch is learnt in: raised where memory did not suffice.
+        self.parts = 1
+
+    def set_share(self, share: float) -> None:
+        """Set the learning rates to `share` of their peaks, or lower where they have to be."""
+        self.optimiser.set_share(share * self.scale)
 
     def tensors(self) -> list[Tensor]:
         """Every tensor a step changes in place."""
@@ -84,15 +93,29 @@ class StudentState:
             else:
                 average.copy_(new[name])
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser, counters and random state."""
+    def random_state(self) -> dict[str, Any]:
+        """Of everything that is drawn from."""
         cuda_dropout = None
         if self.agreement.is_cuda:
             cuda_dropout = torch.cuda.get_rng_state(self.agreement.device)
         return {
+            "generator": self.generator.get_state(),
+            "dropout": torch.get_rng_state(),
+            "cuda_dropout": cuda_dropout,
+        }
+
+    def restore_random(self, state: dict[str, Any]) -> None:
+        """Restore what `random_state` gave."""
+        self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["dropout"])
+        if self.agreement.is_cuda:
+            torch.cuda.set_rng_state(state["cuda_dropout"], self.agreement.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser, counters and random state."""
+        return {
             "trained": self.trained.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
             "agreement": self.agreement,
             "average": self.average.state_dict() if self.average else {},
             "best": self.best,
@@ -100,23 +123,24 @@ class StudentState:
             "checks_since_best": self.checks_since_best,
             "step": self.step,
             "seconds": self.seconds,
-            "dropout": torch.get_rng_state(),
-            "cuda_dropout": cuda_dropout,
+            "rate": self.rate,
+            "scale": self.scale,
+            "parts": self.parts,
+            **self.random_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self.trained.load_state_dict(state["trained"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].cpu())
         self.agreement.copy_(state["agreement"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        for name in ("best", "best_agreement", "checks_since_best", "step", "seconds"):
+        for name in ("best", "best_agreement", "checks_since_best", "step", "seconds", "parts"):
             setattr(self, name, state[name])
-        torch.set_rng_state(state["dropout"])
-        if self.agreement.is_cuda:
-            torch.cuda.set_rng_state(state["cuda_dropout"], self.agreement.device)
+        # Another rate is the user's, who has seen what the one before it led to.
+        self.scale = state["scale"] if state["rate"] == self.rate else 1.0
+        self.restore_random(state)
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-from distill.files import write_atomically
+from distill.files import unseal, write_atomically
 from distill.models import Classifier
 from distill.sets.answers import drop_answers
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
@@ -111,17 +111,24 @@ def finished(out: Path, job: ShardJob, check: bool = False) -> dict[str, Any] | 
     if not path.is_file() or not shard.is_file():
         return None
     try:
-        note = json.loads(path.read_text())
+        note = unseal(json.loads(path.read_text()))
         if not {"file", "count", "counts", "sha256"} <= note.keys():
             raise ValueError("not what is noted of a shard")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise EchosetError(f"{path} is damaged; delete it to make that shard again") from error
-    if check and sha256(shard.read_bytes()).hexdigest() != note["sha256"]:
+    except (ValueError, RecursionError) as error:
+        raise EchosetError(
+            f"{path} is damaged ({error}); delete it to make that shard again"
+        ) from error
+    if check and _hash_of(shard) != note["sha256"]:
         raise EchosetError(
             f"{shard} has changed since it was made; delete it, and the same command makes that "
             "shard again"
         )
     return note
+
+
+def _hash_of(file: Path) -> str:
+    with open(file, "rb") as content:
+        return file_digest(content, "sha256").hexdigest()
 
 
 def assemble(

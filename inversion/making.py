@@ -9,9 +9,7 @@ from distill.loop import Interrupted, Loop
 from distill.runtime import Runtime
 from distill.tracking import Logger
 from inversion.parts.progress import StepResult
-from inversion.shards import Shard, restore, save
-
-REMEDY = "lower generator.learning_rate or objective.bn"
+from inversion.shards import REMEDY, Shard, restore, save
 
 
 def make_shards(

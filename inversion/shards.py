@@ -4,7 +4,6 @@ them in the end.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.files import load_state, save_state, write_atomically
+from distill.files import load_state, save_state, write_sealed
 from distill.models import Classifier
 from distill.runtime import Machine
 from distill.sets.transfer_set import write_shard
@@ -24,9 +23,14 @@ from inversion.parts.own import Own
 from inversion.parts.progress import StepResult
 from inversion.recipes import Recipe
 from synthesis_kernels.backend import describe_device
+from synthesis_kernels.errors import EchosetError
 
 MOST_KEPT = 64 * 2**20
 """Bytes of tensors in a finished shard's last state, above which it is not kept."""
+BUFFERS = ("buffer", "staged")
+"""Parts of a recipe's state that hold images."""
+REMEDY = "lower generator.learning_rate or objective.bn, and choose another --out"
+"""Where a loss or a network is no longer finite."""
 
 
 class Shard:
@@ -64,21 +68,30 @@ class Shard:
 
     def save(self, file: Path, key: str) -> None:
         """Save everything that `restore` needs."""
-        with self.turns.turn():
-            save_state(file, key, self.recipe.state_dict())
+        save_state(file, key, self._good_state())
 
     def finish(self, key: str) -> None:
         """Write the shard, and leave of its making what more calls could begin from."""
+        state = self._good_state()
         self.recipe.leave(self.out)
-        self._keep(key)
+        self._keep(key, state)
         _write(self.recipe, self.job, self.out, self.machine)
         _remove_state(self.out, self.job)
 
-    def _keep(self, key: str) -> None:
-        """Keep the last state, if it is small."""
-        file = last_state_file(self.out, self.job)
+    def _good_state(self) -> dict[str, Any]:
+        """The recipe's state; one that is broken is refused, and what was saved before stays."""
         with self.turns.turn():
             state = self.recipe.state_dict()
+        broken = find_broken(state)
+        if broken:
+            raise EchosetError(
+                f"{broken} is not finite after call {self.recipe.call} of {self.job.file}; {REMEDY}"
+            )
+        return state
+
+    def _keep(self, key: str, state: dict[str, Any]) -> None:
+        """Keep the last state, if it is small."""
+        file = last_state_file(self.out, self.job)
         if size_of(state) <= MOST_KEPT:
             save_state(file, key, state)
         else:
@@ -124,6 +137,22 @@ def is_finished(out: Path, job: ShardJob) -> bool:
     return True
 
 
+def find_broken(state: Any, name: str = "") -> str:
+    """The name of a tensor, in nested mappings and sequences, that is not finite; empty where all
+    are. Buffers are passed over: their empty slots hold anything.
+    """
+    if isinstance(state, Tensor):
+        is_broken = state.is_floating_point() and not bool(state.isfinite().all())
+        return name if is_broken else ""
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(state, Mapping):
+        parts = [(key, value) for key, value in state.items() if key not in BUFFERS]
+    elif isinstance(state, list | tuple):
+        parts = list(enumerate(state))
+    named = (find_broken(value, f"{name}.{key}" if name else str(key)) for key, value in parts)
+    return next((found for found in named if found), "")
+
+
 def size_of(state: Any) -> int:
     """Bytes of the tensors in nested mappings and sequences."""
     if isinstance(state, Tensor):
@@ -155,7 +184,7 @@ def _write(recipe: Recipe, job: ShardJob, out: Path, machine: Machine) -> None:
         **machine.record(),
         "torch": torch.__version__,
     }
-    write_atomically(note_of(out, job), json.dumps(note).encode())
+    write_sealed(note_of(out, job), note)
 
 
 def state_file(out: Path, job: ShardJob) -> Path:

@@ -4,7 +4,6 @@ file.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import functools
 import hashlib
@@ -15,7 +14,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,34 +22,11 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from synthesis_kernels.kept import Kept, cache_folder
+
 SOURCES = Path(__file__).with_name("cpp")
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC"]
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
-
-
-def cache_folder() -> Path:
-    """Where compiled code is kept between runs: ECHOSET_CACHE, else the user's cache folder;
-    without one that can be written to, a folder of this process's own.
-    """
-    chosen = os.environ.get("ECHOSET_CACHE")
-    if chosen:
-        return Path(chosen)
-    try:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = caches / "echoset"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except (OSError, RuntimeError):  # no home at all
-        return _own_folder()
-    if not os.access(folder, os.W_OK):
-        return _own_folder()
-    return folder
-
-
-@functools.cache
-def _own_folder() -> Path:
-    folder = tempfile.mkdtemp(prefix="echoset-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
 
 
 def find_compiler() -> str | None:
@@ -69,7 +44,7 @@ class _Library:
     def __call__(self) -> ctypes.CDLL | None:
         if self._loaded is None and self.problem is None:
             try:
-                self._loaded = ctypes.CDLL(str(_build()))
+                self._loaded = _load()
             except (OSError, ValueError, subprocess.SubprocessError) as error:
                 detail = getattr(error, "stderr", None) or str(error)
                 self.problem = " ".join(detail.split())[:300]
@@ -176,8 +151,8 @@ def _as_c(value: Argument) -> int | float | None:
     return value.tensor.data_ptr() if isinstance(value, Memory) else value
 
 
-def _build() -> Path:
-    """The compiled library's file, compiled now unless an earlier run left it."""
+def _load() -> ctypes.CDLL:
+    """The compiled library, compiled now unless an earlier run left it."""
     compiler = find_compiler()
     if compiler is None:
         raise OSError("no C++ compiler found (install g++, or set CXX)")
@@ -190,25 +165,26 @@ def _build() -> Path:
     files = [path for kind in ("*.h", "*.cpp") for path in sorted(SOURCES.glob(kind))]
     code = [path.read_text("utf-8") for path in files]
     key = "\n".join([*code, version, *words[1:], *FLAGS, *openmp, *machine])
-    target = cache_folder() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if target.is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = f"native-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    kept = Kept(cache_folder(), name)
+    found = kept.load()
+    if found is not None:
+        return found
+    units = [path for path in files if path.suffix == ".cpp"]
     print("compiling the kernels for this processor: some twenty seconds, once", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
-        units = [path for path in files if path.suffix == ".cpp"]
-        objects = [str(made.with_name(f"{unit.stem}.o")) for unit in units]
-        compiled = [
-            [*words, *FLAGS, "-c", str(unit), "-o", out]
-            for unit, out in zip(units, objects, strict=True)
-        ]
-        with ThreadPoolExecutor(os.cpu_count()) as team:
-            list(team.map(_run, compiled))
-        _run([*words, *FLAGS, *objects, "-o", str(made), *openmp])
-        # Several processes may build at once: the last one wins, and all files are the same.
-        os.replace(made, target)
-    return target
+    return kept.make(lambda made: _compile(words, units, made, openmp))
+
+
+def _compile(words: list[str], units: list[Path], made: Path, openmp: list[str]) -> None:
+    """Compile and link the units."""
+    objects = [str(made.with_name(f"{unit.stem}.o")) for unit in units]
+    compiled = [
+        [*words, *FLAGS, "-c", str(unit), "-o", out]
+        for unit, out in zip(units, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as team:
+        list(team.map(_run, compiled))
+    _run([*words, *FLAGS, *objects, "-o", str(made), *openmp])
 
 
 def _run(command: list[str]) -> str:

@@ -20,6 +20,7 @@ from distill import (
 )
 from distill import export as export_set
 from distill.data.matching import match_folders
+from distill.files import unseal
 from distill.models import load_classifier, save_classifier
 from distill.names import folder_ending, printable, read_names, show_class
 from inversion import load_teacher
@@ -215,9 +216,9 @@ def named_set(run, tmp_path):
     assert b"class_names" not in bare
     assert "3 (" not in said.stdout
     said = run(*command, *flags("teacher", *NAMES))
-    named = json.loads((out / "manifest.json").read_text())
+    named = unseal(json.loads((out / "manifest.json").read_text()))
     assert named["input"].pop("class_names") == list(NAMES)
-    assert named == json.loads(bare)
+    assert named == unseal(json.loads(bare))
     assert "3 (hot dog)" in said.stdout
     return out
 

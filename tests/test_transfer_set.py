@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from distill import TransferSet
-from distill.files import JsonLines, load_state, read_log, save_state
+from distill.files import JsonLines, load_state, read_log, save_state, unseal
 from distill.sets.transfer_set import shard_name, write_manifest, write_shard
 from inversion import plan
 from inversion.options import SynthesisOptions
@@ -56,7 +57,7 @@ def folder(tmp_path):
 
 
 def edit(folder, change):
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = unseal(json.loads((folder / "manifest.json").read_text()))
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -65,12 +66,21 @@ def test_what_killed_runs_left_of_a_state_is_cleared_away(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
-    gone, own, alive = int(done.stdout), os.getpid(), os.getppid()
-    for process in (gone, own, alive):
-        (tmp_path / f".s.state.{process}-abcd.tmp").write_text("half")
+    here = socket.gethostname()
+    gone, own, alive = (
+        f"{here}.{int(done.stdout)}",
+        f"{here}.{os.getpid()}",
+        f"{here}.{os.getppid()}",
+    )
+    for writer in (gone, own, alive, "elsewhere.1"):
+        (tmp_path / f".s.state.{writer}-abcd.tmp").write_text("half")
     save_state(tmp_path / "s.state", "key", {"step": 3})
     assert load_state(tmp_path / "s.state", "key") == {"step": 3}
-    assert [path.name for path in tmp_path.glob(".*")] == [f".s.state.{alive}-abcd.tmp"]
+    left = {path.name for path in tmp_path.glob(".*")}
+    assert left == {f".s.state.{alive}-abcd.tmp", ".s.state.elsewhere.1-abcd.tmp"}
+    os.utime(tmp_path / ".s.state.elsewhere.1-abcd.tmp", (0, 0))
+    save_state(tmp_path / "s.state", "key", {"step": 4})
+    assert {path.name for path in tmp_path.glob(".*")} == {f".s.state.{alive}-abcd.tmp"}
 
 
 def test_round_trip_and_iteration(folder):
@@ -96,9 +106,9 @@ def test_a_changed_byte_is_found(folder):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    TransferSet.load(folder)
+    TransferSet.load(folder, check_hashes=False)
     with pytest.raises(EchosetError, match=r"shard-00000-of-00001\.safetensors has changed"):
-        TransferSet.load(folder, check_hashes=True)
+        TransferSet.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -151,14 +161,16 @@ def test_shards_that_do_not_hold(folder, change, message):
     change(content)
     save_file(content, path)
     with pytest.raises(EchosetError, match=message):
-        TransferSet.load(folder)
+        TransferSet.load(folder, check_hashes=False)
 
 
 def test_truncated_shard_and_missing_manifest(folder, tmp_path):
     path = folder / shard_name(0, 1)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(EchosetError, match="cut short"):
+    with pytest.raises(EchosetError, match="has changed since it was made"):
         TransferSet.load(folder)
+    with pytest.raises(EchosetError, match="cut short"):
+        TransferSet.load(folder, check_hashes=False)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(EchosetError, match="not readable JSON"):
         TransferSet.load(folder)

@@ -35,9 +35,8 @@ def record_views(
     matrices = _mirror_and_shift(index, view, pool.shape, crop, options.flip, seed)
     if turned:
         plan = TurnPlan(options.rotate, options.scale, options.shift)
-        matrices = matrices[:, :, :2] @ turn_matrices(
-            pool.shape[2:], index, view, plan, seed + TURN
-        )
+        turns = turn_matrices(pool.shape[2:], index, view, plan, seed + TURN)
+        matrices = matrices[:, :, :2] @ turns
     partner, box = pastes(index, view, pool.shape, options.cutmix, seed)
     rows = _ends(box.any(2))
     columns = _ends(box.any(1))

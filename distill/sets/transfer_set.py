@@ -8,7 +8,7 @@
                                        counts, shards with hashes
 
 Reading never trusts the folder: names are checked before they are opened, shapes and counts before
-they are used, and `check_hashes=True` reads every byte.
+they are used, and every byte is compared with its hash, unless `check_hashes=False`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from distill.files import write_atomically
+from distill.files import seal, unseal, write_atomically
 from distill.models.classifier import spec_of
 from distill.models.contract import check_contract
 from distill.names import known_names
@@ -104,7 +104,7 @@ class TransferSet(ItemSet):
         return count_decisions(self.labels, self.classes).tolist()
 
     @classmethod
-    def load(cls, folder: str | Path, check_hashes: bool = False) -> TransferSet:
+    def load(cls, folder: str | Path, check_hashes: bool = True) -> TransferSet:
         """Read a finished set; raises `EchosetError` naming the file if anything about it doesn't
         hold.
         """
@@ -171,7 +171,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write `manifest.json`, which makes the set complete; its values are checked as a reader
     would.
     """
-    text = json.dumps({"format_version": FORMAT_VERSION, **manifest}, indent=1)
+    text = json.dumps(seal({"format_version": FORMAT_VERSION, **manifest}), indent=1)
     _check_manifest(json.loads(text), folder / "manifest.json")
     write_atomically(folder / "manifest.json", f"{text}\n".encode())
 
@@ -191,7 +191,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError) as error:
         raise EchosetError(f"{path} is not readable JSON: {error}") from error
     _check_manifest(manifest, path)
-    return manifest
+    try:
+        return unseal(manifest)
+    except ValueError as error:
+        raise EchosetError(
+            f"{path} is damaged: {error}; copy it back, or delete it, and the command that made "
+            "the set writes it again"
+        ) from error
 
 
 def _check_manifest(manifest: Any, path: Path) -> None:
@@ -239,11 +245,13 @@ def _read_shard(
             "that made the set again"
         )
     if check_hash:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != entry["sha256"]:
             raise EchosetError(
                 f"{path} has changed since it was made: SHA-256 {digest[:16]}…, expected "
-                f"{entry['sha256'][:16]}…"
+                f"{entry['sha256'][:16]}…; copy it back, or delete it, and the command that made "
+                "the set makes that shard again"
             )
     try:
         tensors = load_file(path)

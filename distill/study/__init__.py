@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import nn
 
 from distill.data.images import Images
 from distill.evaluation import predict
-from distill.files import write_json
+from distill.files import write_sealed
+from distill.locks import in_turn
 from distill.loop import StepProgress
 from distill.models import Classifier, as_classifier
 from distill.options import DistillOptions, StudentOptions, StudyOptions
@@ -28,6 +30,8 @@ from distill.study.check import check_study
 from distill.study.plan import ORIGINAL, Cell, method_loss, plan
 from distill.study.summary import summarise
 
+LOCK = ".lock"
+"""Among the cells: which of them some process computes."""
 __all__ = ["Cell", "method_loss", "plan", "run_study", "summarise"]
 
 
@@ -76,15 +80,17 @@ def _fill(
             path = _file_of(cell, place)
             folder = place / cell.name / key[:12]
             figures = ""
-            if read_cell(path, key) is None:
-                if answers is None:
-                    device = runtime.resolve_device()
-                    answers = predict(shared.teacher, shared.test.images, device).cpu()
-                result = run_cell(shared, cell, sets[cell.set], answers, folder)
-                write_json(path, {"key": key, **result})
-                figures = f"{cell.name} {result['accuracy']:.2%}"
+            told = f"another process computes {cell.name}: waiting for it"
+            with in_turn(place / LOCK, cell.name, partial(progress.say, told)):
+                if read_cell(path, key) is None:
+                    if answers is None:
+                        device = runtime.resolve_device()
+                        answers = predict(shared.teacher, shared.test.images, device).cpu()
+                    result = run_cell(shared, cell, sets[cell.set], answers, folder)
+                    write_sealed(path, {"key": key, **result})
+                    figures = f"{cell.name} {result['accuracy']:.2%}"
+                _remove_work(folder)
             progress.update(number + 1, figures)
-            _remove_work(folder)
 
 
 def _file_of(cell: Cell, place: Path) -> Path:

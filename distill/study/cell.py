@@ -16,7 +16,7 @@ from torch import Tensor
 from distill.data.corrupt import corrupt, draw_balanced
 from distill.data.images import Images, as_images, content_hash
 from distill.evaluation import evaluate
-from distill.files import FORMAT
+from distill.files import FORMAT, unseal
 from distill.losses import full_loss
 from distill.models import Classifier
 from distill.options import DistillOptions, StudentOptions, StudyOptions
@@ -141,14 +141,15 @@ def read_cell(path: Path, key: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        result = json.loads(path.read_text())
-    except (ValueError, RecursionError):
-        result = None
-    expected = {"key", "report", "seconds", *FIGURES}
-    if not isinstance(result, dict) or not expected <= result.keys():
+        result = unseal(json.loads(path.read_text()))
+        lacking = {"key", "report", "seconds", *FIGURES} - result.keys()
+        if lacking:
+            raise ValueError(f"it lacks {min(lacking)}")
+    except (ValueError, RecursionError) as error:
         raise EchosetError(
-            f"{path} is not a cell of a study, or is damaged; delete it to compute it again"
-        )
+            f"{path} is not a cell of a study, or is damaged ({error}); delete it to compute it "
+            "again"
+        ) from error
     if result["key"] != key:
         raise EchosetError(
             f"{path} was made with other options or data, or another version; choose another "

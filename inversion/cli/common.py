@@ -40,6 +40,14 @@ class PresetRun(LoadingRun):
 
 
 @dataclass(frozen=True)
+class OwningRun(Common):
+    """Of verbs that fill a folder."""
+
+    overwrite: bool = False
+    """Write over files in OUT that this verb has not made. Without it they are refused."""
+
+
+@dataclass(frozen=True)
 class TrackedRun(Common):
     """Of verbs that can leave their figures elsewhere, too."""
 

@@ -7,14 +7,13 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from inversion.cli.stopping import STOPPED, Stopping
 from inversion.cli.table import VERBS
 from synthesis_kernels.errors import suggest
 
 if TYPE_CHECKING:
     from inversion.cli.schema import Common
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""In the words of torch, on CUDA and on a CPU."""
 HELP = f"""usage: echoset VERB [options]
 
 Make a small, class-balanced synthetic set from a trained network, and teach a student with it.
@@ -29,10 +28,15 @@ Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C (run again to go
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status."""
+    with Stopping() as stopping:
+        return _answer(sys.argv[1:] if arguments is None else arguments, stopping)
+
+
+def _answer(arguments: list[str], stopping: Stopping) -> int:
+    """Give the help that is asked for, or do a verb's work."""
     for stream in (sys.stdout, sys.stderr):  # a × that the terminal lacks is no reason to stop
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    arguments = sys.argv[1:] if arguments is None else arguments
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -49,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(describe(verb), end="")
         return 0
-    return run(verb, parse(verb, arguments[1:]), arguments[1:])
+    return run(verb, parse(verb, arguments[1:]), arguments[1:], stopping)
 
 
 def parse(verb: str, arguments: list[str]) -> Common:
@@ -63,7 +67,7 @@ def parse(verb: str, arguments: list[str]) -> Common:
     return read(verb, arguments)
 
 
-def run(verb: str, options: Common, arguments: list[str]) -> int:
+def run(verb: str, options: Common, arguments: list[str], stopping: Stopping) -> int:
     """Do a verb's work; what goes wrong becomes a line and a status."""
     if VERBS[verb].light:
         try:
@@ -72,33 +76,46 @@ def run(verb: str, options: Common, arguments: list[str]) -> int:
             return _fail_reading(error)
     from distill.loop import Interrupted
     from inversion.cli.preset import follow_teacher
-    from synthesis_kernels.errors import EchosetError
 
     try:
-        return _execute(verb, follow_teacher(verb, options, arguments))
-    except EchosetError as error:
-        return _fail(str(error))
+        return _execute(verb, follow_teacher(verb, options, arguments), stopping)
     except Interrupted as stopped:
-        return _fail(f"{stopped}; run the same command again to go on", 130)
+        return _fail(f"{stopped}; run the same command again to go on", STOPPED)
     except KeyboardInterrupt:
-        return _fail("stopped", 130)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
-            return _fail("out of memory; lower the batch, or use smaller images or networks")
-        raise
-    except OSError as error:
+        return _fail("stopped", STOPPED)
+    except Exception as error:
+        if stopping.asked:  # an import that Ctrl-C cuts off fails in any way
+            return _fail("stopped", STOPPED)
+        return _tell(error)
+
+
+def _tell(error: Exception) -> int:
+    """Tell what went wrong; what nobody has thought of is raised."""
+    from synthesis_kernels.errors import EchosetError
+
+    if isinstance(error, EchosetError):
+        return _fail(str(error))
+    if isinstance(error, OSError):
         return _fail_reading(error)
+    if isinstance(error, MemoryError | RuntimeError):
+        from distill.memory import is_out_of_memory
+
+        if is_out_of_memory(error):
+            return _fail("out of memory; lower the batch, or use smaller images or networks")
+    raise error
 
 
-def _execute(verb: str, options: Common) -> int:
+def _execute(verb: str, options: Common, stopping: Stopping) -> int:
     from synthesis_kernels.backend import heed_quota, keep_freed_memory, kernel_form
 
     if not VERBS[verb].shared:
         options.require_alone(verb)
     keep_freed_memory()
     heed_quota()
+    module = _module_of(verb)
+    stopping.importing = False
     with kernel_form(options.kernels):
-        return _module_of(verb).execute(options)
+        return module.execute(options)
 
 
 def _module_of(verb: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Literal
 from distill.options import DistillOptions, ExportForm, StudentOptions, StudyOptions
 from distill.ranges import require_least
 from inversion.cli.common import Common as Common
-from inversion.cli.common import LoadingRun, PresetRun, TrackedRun
+from inversion.cli.common import LoadingRun, OwningRun, PresetRun, TrackedRun
 from inversion.cli.lists import LISTS
 from inversion.options import (
     AnswerOptions,
@@ -25,7 +25,7 @@ from synthesis_kernels.errors import EchosetError, suggest
 
 
 @dataclass(frozen=True)
-class DemoRun(PresetRun, TrackedRun):
+class DemoRun(PresetRun, TrackedRun, OwningRun):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -114,7 +114,7 @@ class CollectRun(LoadingRun):
 
 
 @dataclass(frozen=True)
-class DistillRun(PresetRun, TrackedRun):
+class DistillRun(PresetRun, TrackedRun, OwningRun):
     """`echoset distill`."""
 
     set: str = "runs/set"
@@ -276,7 +276,7 @@ class BenchRun(LoadingRun):
 
 
 @dataclass(frozen=True)
-class StudyRun(LoadingRun):
+class StudyRun(LoadingRun, OwningRun):
     """`echoset study`."""
 
     sets: dict[str, str] = field(default_factory=dict)

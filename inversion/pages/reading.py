@@ -8,19 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distill.files import read_log
+from distill.files import read_log, unseal
 from synthesis_kernels.errors import EchosetError
 
 
 def read_document(file: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no file."""
-    document: Any = {}
     with blaming(file):
-        if file.is_file():
-            document = json.loads(file.read_text())
-    if not isinstance(document, dict):
-        raise EchosetError(f"{file} is not as echoset writes it: it holds no JSON object")
-    return document
+        return unseal(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def last_of(log: Path, event: str, keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.data.images import Images, as_images, join
-from distill.files import write_json
+from distill.files import write_sealed
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import MARKER, TransferSet
 from distill.students import build_student
@@ -28,6 +28,7 @@ from inversion.cli.verbs.demo_judging import (
     load_adversary,
 )
 from inversion.cli.verbs.judged import name_of, tell_student
+from inversion.cli.verbs.own_folder import own_folder
 from inversion.cli.verbs.shared import STUDENT, fill, is_bundled, require_balance
 from inversion.driver import synthesize as synthesize_set
 from inversion.health import check_health
@@ -68,8 +69,21 @@ def execute(run: DemoRun) -> int:
     data, teacher_logits = data_to_judge_on(run, teacher)
     student = build_student(run.student, teacher.input, run.seed)
     check_demo(run, teacher, student, data)
-    _start_folder(out)
+    with own_folder(out, "demo", (*DEMO_FILES, STATE, "set", "beside"), run.overwrite):
+        _start_folder(out)
+        return _make(run, began, teacher, student, data, teacher_logits)
 
+
+def _make(
+    run: DemoRun,
+    began: float,
+    teacher: Classifier,
+    student: Classifier,
+    data: Images,
+    teacher_logits: torch.Tensor | None,  # (N, K, *places)
+) -> int:
+    """Set, student, judgement and report, in a folder that is ready for them."""
+    out = Path(run.out)
     seconds: dict[str, float] = {}
     logger = open_tracker(run.track, out)
     transfer_set = _make_set(run, teacher, logger)
@@ -88,9 +102,9 @@ def execute(run: DemoRun) -> int:
 
     outcome = Outcome(transfer_set, beside, teacher, student, verdict, seconds)
     summary = _summarise(run, outcome)
-    write_json(out / JUDGED, verdict.judged)
-    write_json(out / STUDENT_FILE, tell_student(run, name_of(teacher)))
-    write_json(out / "summary.json", summary)
+    write_sealed(out / JUDGED, verdict.judged)
+    write_sealed(out / STUDENT_FILE, tell_student(run, name_of(teacher)))
+    write_sealed(out / "summary.json", summary)
     write_report(out)
     forget(out)
     return finish(run, _new_table(run, summary), summary)

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
-from distill.files import write_json
+from distill.files import unseal, write_sealed
 from distill.lesson_key import lesson_key
 from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import TransferSet
 from distill.students import build_student
 from distill.tracking import open_tracker
+from distill.train import STATE, forget
 from distill.train import distill as train_student
-from distill.train import forget
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.answering import needs_no_teacher, saying_what_is_carried
 from inversion.cli.verbs.judged import judge_student, name_of, tell_student
+from inversion.cli.verbs.own_folder import own_folder
 from inversion.cli.verbs.shared import STUDENT, load_set, teacher_for
 from inversion.health import check_health
 from inversion.pages.judging import JUDGED, STUDENT_FILE
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 DONE = ".student.done"
 """Beside a finished student: which command made it, and what was said of it."""
+WRITTEN = (STUDENT, STATE, JUDGED, STUDENT_FILE, "log.jsonl")
+"""What a distillation writes in its folder."""
 
 
 def execute(run: DistillRun) -> int:
@@ -48,6 +51,17 @@ def execute(run: DistillRun) -> int:
     student = build_student(run.student, _contract(teacher, data), run.seed)
     if run.corrupt != "none":
         data = _damage(run, data, student)
+    with own_folder(out, "distill", WRITTEN, run.overwrite):
+        return _teach(run, student, data, teacher)
+
+
+def _teach(
+    run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier | None
+) -> int:
+    """Train the student in a folder that is this process's own."""
+    out = Path(run.out)
+    path = out / STUDENT
+    _require_own_student(out, run.overwrite)
     finished = _finished(run, student, data, teacher)
     if finished is not None:
         line = (
@@ -64,8 +78,9 @@ def execute(run: DistillRun) -> int:
         runtime=run,
         log=open_tracker(run.track, out),
     )
+    (out / DONE).unlink(missing_ok=True)  # of an earlier student
     save_classifier(student, path)
-    write_json(out / JUDGED, judge_student(student, teacher, data, run, _say_places(run)))
+    write_sealed(out / JUDGED, judge_student(student, teacher, data, run, _say_places(run)))
     document = _document(path, result)
     figures = {
         "parameters": student.parameters_count,
@@ -74,26 +89,42 @@ def execute(run: DistillRun) -> int:
         "learnt_from": _say_places(run),
         "losses": _say_losses(run),
     }
-    write_json(out / STUDENT_FILE, tell_student(run, _name(teacher, data), **figures, **document))
-    write_json(out / DONE, {"key": result.key, "sha256": _hash_of(path), "document": document})
+    write_sealed(out / STUDENT_FILE, tell_student(run, _name(teacher, data), **figures, **document))
+    write_sealed(out / DONE, {"key": result.key, "sha256": _hash_of(path), "document": document})
     forget(out)
     return finish(run, _new_table(run, figures, document), document)
+
+
+def _require_own_student(out: Path, overwrite: bool) -> None:
+    """Refuse to write over a student that somebody has put in the place of the folder's own."""
+    note = _read_note(out)
+    path = out / STUDENT
+    if note is None or overwrite or not path.is_file():
+        return
+    if note.get("sha256") != _hash_of(path):
+        raise EchosetError(
+            f"{path} is not the student that was made there; choose another --out, or have it "
+            "written over: --overwrite"
+        )
+
+
+def _read_note(out: Path) -> dict[str, Any] | None:
+    """What was noted of the folder's student; None where there is no whole note."""
+    try:
+        return unseal(json.loads((out / DONE).read_text()))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _finished(
     run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier | None
 ) -> dict[str, Any] | None:
     """What was said of the student there, if this very command has made it."""
-    out = Path(run.out)
-    if not (out / DONE).is_file():
+    note = _read_note(Path(run.out))
+    if note is None or not (Path(run.out) / STUDENT).is_file():
         return None
     key = lesson_key(student, data, teacher, run.distillation, run)
-    try:
-        note = json.loads((out / DONE).read_text())
-        is_it = note["key"] == key and note["sha256"] == _hash_of(out / STUDENT)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return note["document"] if is_it else None
+    return note["document"] if note.get("key") == key else None
 
 
 def _hash_of(path: Path) -> str:

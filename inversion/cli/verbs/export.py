@@ -23,7 +23,7 @@ def execute(run: ExportRun) -> int:
     folders = {Path(folder).resolve() for folder in run.sets}
     if len(folders) < len(run.sets):
         raise EchosetError(f"a set is named twice: {', '.join(run.sets)}")
-    sets = [TransferSet.load(folder, check_hashes=True) for folder in run.sets]
+    sets = [TransferSet.load(folder) for folder in run.sets]
     data = merge(sets, run.sets)
     if run.images:
         data = subsample(data, run.images, run.seed)

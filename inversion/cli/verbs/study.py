@@ -10,6 +10,7 @@ from rich.console import Console
 from distill.files import write_json
 from distill.study import summarise
 from inversion.cli.show import command_line, finish, new_table
+from inversion.cli.verbs.own_folder import mark_folder
 from inversion.cli.verbs.shared import (
     fill_grid,
     load_set,
@@ -38,6 +39,7 @@ def execute(run: StudyRun) -> int:
     data = load_test_data(run.data, teacher, run.quiet)
     labelled = run.distillation.labels == "data" or run.study.images > 0  # drawn evenly by them
     sets = {name: load_set(path, teacher, run.quiet, labelled) for name, path in run.sets.items()}
+    mark_folder(out, "study", ("cells", "study.json", "study.html"), run.overwrite)
     cells, wanted = fill_grid(run, teacher, sets, data, out, run.study)
     rows = summarise(cells)
     command = command_line()

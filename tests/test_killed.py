@@ -1,0 +1,152 @@
+"""Every verb that writes, killed before its file operations, goes on to the same files.
+
+Processes are forked from this one, so that they need not import anything; each is killed for real.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.files import unseal
+from inversion.cli.main import main
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
+]
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
+COLLECT = ["collect", "gaussian", "--images=8", "--collection.balanced=false", "--seed=1"]
+LEARN = ["--student=convnet-4", "--distillation.steps=3", "--distillation.batch=4"]
+SYNTHESIZE = [
+    "--synthesis.images=10",
+    "--synthesis.calls=2",
+    "--synthesis.batch=20",
+    "--synthesis.held_out=0.2",
+    "--synthesis.generator.width=4",
+    "--synthesis.generator.inner_steps=1",
+    "--synthesis.adversary.steps=1",
+    "--synthesis.adversary.batch=8",
+    "--synthesis.adversary.student=convnet-4",
+    "--synthesis.objective.adversary_after=0",
+]
+
+
+def command_of(verb, given, out):
+    """A short run of a verb that writes to `out`, on a set and a student that are there."""
+    sets = f'{{"mine": "{given / "set"}"}}'
+    judged = ["--study.seeds=[0]", "--study.attacks=0", '--study.methods=["hinton","labels"]']
+    return {
+        "collect": [*COLLECT, f"--out={out}"],
+        "synthesize": ["synthesize", *SYNTHESIZE, f"--out={out}"],
+        "distill": ["distill", f"--set={given / 'set'}", *LEARN, f"--out={out}"],
+        "study": ["study", f"--sets={sets}", *judged, *LEARN, f"--out={out}"],
+        "score": ["score", f"mine={given / 'set'}", f"--out={out / 'score.html'}"],
+        "report": ["report", str(given / "student"), f"--out={out / 'page.html'}"],
+        "demo": ["demo", *SYNTHESIZE, *LEARN, f"--out={out}"],
+    }[verb]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A set and a student; and everything that the verbs import has been imported."""
+    folder = tmp_path_factory.mktemp("given")
+    assert main([*COLLECT, f"--out={folder / 'set'}", "--quiet"]) == 0
+    assert main([*command_of("distill", folder, folder / "student"), "--quiet"]) == 0
+    return folder
+
+
+class Watch:
+    """Notes what is done to files in a folder, and kills its process before one of these."""
+
+    def __init__(self, folder, last):
+        self.folder = str(folder)
+        self.last = last
+        self.done = []
+
+    def __call__(self, event, arguments):
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
+        if not writes and event not in CHANGES:
+            return
+        path = str(arguments[0])
+        if not path.startswith(self.folder):
+            return
+        if len(self.done) == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        # Temporary names differ from run to run.
+        name = Path(path).name
+        self.done.append(f"{event} {name.rpartition('.')[0] if name.endswith('.tmp') else name}")
+
+
+def in_a_fork(command, folder, last=None):
+    """The status of a run, and what it did to files; killed before operation number `last`."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        torch.set_num_threads(1)
+        import distill.loop
+
+        distill.loop.Every.__call__ = lambda self: True  # everything is saved at once
+        watch = Watch(folder, last)
+        sys.addaudithook(watch)
+        status = 99
+        try:
+            status = main([*command, "--quiet"])
+        finally:
+            os.write(writing, json.dumps(watch.done).encode()[:60_000])
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        text = told.read()
+    _, ended = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(ended), json.loads(text) if text else []
+
+
+def tensors_of(folder):
+    """The bytes of all tensors' files, by name."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def names_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def places_of(done):
+    """The first and the last time of everything that is done."""
+    firsts = {name: number for number, name in reversed(list(enumerate(done)))}
+    lasts = {name: number for number, name in enumerate(done)}
+    return sorted({*firsts.values(), *lasts.values()})
+
+
+@pytest.mark.parametrize(
+    "verb", ["collect", "synthesize", "distill", "study", "score", "report", "demo"]
+)
+def test_a_verb_killed_before_any_file_operation_goes_on(given, tmp_path, verb):
+    whole = tmp_path / "whole"
+    status, done = in_a_fork(command_of(verb, given, whole), whole)
+    assert status in (0, 1) and done  # 1: written, and short of images
+    places = places_of(done)
+    if verb == "demo":  # its set and its student are the other verbs'
+        places = places[:: max(len(places) // 12, 1)]
+    for place in places:
+        out = tmp_path / "killed"
+        killed, _ = in_a_fork(command_of(verb, given, out), out, last=place)
+        assert killed == -signal.SIGKILL, (place, done[place])
+        again, _ = in_a_fork(command_of(verb, given, out), out)
+        assert again == status, (place, done[place])
+        assert names_in(out) == names_in(whole), (place, done[place])
+        assert tensors_of(out) == tensors_of(whole), (place, done[place])
+        for file in out.rglob("*.json"):
+            unseal(json.loads(file.read_text()))
+        shutil.rmtree(out)
