@@ -16,6 +16,7 @@ from distill.models.kinds.kind import Constructor
 from distill.models.spec_files import read_spec, save_classifier
 from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrapping import as_classifier
+from distill.plain_files import refuse_classes
 from synthesis_kernels.errors import EchosetError
 
 __all__ = [
@@ -149,12 +150,13 @@ def _typed(constructor: Constructor, spec: ModelSpec) -> dict[str, Any]:
         hints = get_type_hints(function)
     except Exception:  # annotations that can't be resolved leave the values as they are
         hints = {}
+    refuse_classes(spec.arguments, f"arguments of model '{spec.model}'")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     try:
         for name in spec.arguments:
             parser.add_argument(f"--{name}", type=hints.get(name, Any))
         return vars(parser.instantiate(parser.parse_object(spec.arguments)))
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+    except (jsonargparse.ArgumentError, ValueError, TypeError, OverflowError) as error:
         raise EchosetError(
             f"model '{spec.model}', argument {' '.join(str(error).split())}"
         ) from error
