@@ -28,15 +28,15 @@ def limit() -> int:
     return int(told) * MEGABYTE
 
 
-def require_room(needed: int, path: str | Path, content: str) -> None:
+def require_room(needed: int, path: str | Path | None, content: str) -> None:
     """Refuse a file of which the content needs more bytes than twice the file's own and the
-    limit.
+    limit; None for a file without a name.
     """
-    own = Path(path).stat().st_size
+    own = Path(path).stat().st_size if path else 0
     if needed <= 2 * own + limit():
         return
     raise EchosetError(
-        f"{path}: {content} would take {needed / MEGABYTE:,.0f} MB of memory, and the file has "
-        f"{own / MEGABYTE:,.3g} MB. Where you trust it, set {VARIABLE}="
+        f"{path or 'a picture'}: {content} would take {needed / MEGABYTE:,.0f} MB of memory, and "
+        f"the file has {own / MEGABYTE:,.3g} MB. Where you trust it, set {VARIABLE}="
         f"{-(-needed // MEGABYTE)} in the environment"
     )

@@ -23,7 +23,7 @@ def parse_yaml(text: str) -> Any:
         return get_loader("yaml")(text)
     except (ValueError, OverflowError, RecursionError) as error:
         # Of long numbers, impossible dates and the like.
-        raise yaml.YAMLError(f"found what can't be read: {str(error):.60}") from error
+        raise yaml.YAMLError(f"found what can't be read: {error!s:.60}") from error
 
 
 def say_problem(error: yaml.YAMLError) -> str:

@@ -54,6 +54,8 @@ def _check(text: str, groups: dict[str, bool], where: str, key: str = "") -> Non
         content = parse_yaml(text)
     except yaml.YAMLError as error:
         raise EchosetError(f"{where}this is no YAML: {say_problem(error)}") from error
+    if text == content and not key:  # the path of no file: the grammar says so
+        return
     refuse_classes(content, where.removesuffix(": "))
     _check_group(content, groups, where, key)
 

@@ -24,6 +24,7 @@ from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.teacher import BUNDLED, load_teacher
 from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.terminal import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -181,5 +182,5 @@ def _damage(run: DistillRun, data: TransferSet | Images, teacher: Classifier) ->
     images = as_images(data, _say_places(run))
     damaged = corrupt(images, teacher.spec.classes, run.corrupt, run.seed, teacher.task)
     if not run.quiet:
-        print(damaged.report)
+        print(plain(damaged.report))
     return damaged.data
