@@ -576,7 +576,9 @@ def test_a_picture_is_what_its_name_says(tmp_path, monkeypatch):
         load_images(tmp_path, labelled=False)
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
     monkeypatch.setenv("ECHOSET_LIMIT_MB", "0")
-    with pytest.raises(EchosetError, match="its 40 × 30 pixels would take 0 MB.*ECHOSET_LIMIT_MB=1 in"):
+    with pytest.raises(
+        EchosetError, match="its 40 × 30 pixels would take 0 MB.*ECHOSET_LIMIT_MB=1 in"
+    ):
         load_images(tmp_path, labelled=False)
 
 

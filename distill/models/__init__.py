@@ -13,6 +13,7 @@ from torch import nn
 from distill.models.classifier import Classifier, ModelSpec, as_found
 from distill.models.kinds import comes_trained, kind_of
 from distill.models.kinds.kind import Constructor
+from distill.models.outline import outline, require_room_for_answers
 from distill.models.spec_files import read_spec, save_classifier
 from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrapping import as_classifier
@@ -69,25 +70,13 @@ def load_classifier(path: str | Path, trust: bool = False) -> Classifier:
             "and this file as its weights"
         )
     weights = read_weights(path)
-    outline = _outline(spec)
-    if outline is not None:
-        check_fit(outline, weights, str(path))
+    shapes = outline(spec, build_classifier)
+    if shapes is not None:
+        check_fit(shapes, weights, str(path))
     classifier = build_classifier(spec)
     load_weights(classifier.network, weights, str(path))
+    require_room_for_answers(classifier, path)
     return classifier
-
-
-def _outline(spec: ModelSpec) -> nn.Module | None:
-    """The network's shapes without their memory, of which a file from elsewhere may ask for any
-    amount.
-
-    None where the constructor looks at values (torchvision's regnets do), or can't build it at all.
-    """
-    try:
-        with torch.device("meta"):
-            return build_classifier(spec).network
-    except EchosetError:
-        return None
 
 
 def _construct(constructor: Constructor, spec: ModelSpec) -> nn.Module:

@@ -12,6 +12,7 @@ from safetensors.torch import save as to_safetensors
 from distill.files import write_atomically
 from distill.models.classifier import OUTPUT, Classifier, ModelSpec
 from distill.models.contract import check_contract
+from distill.plain_files import require_shallow
 from synthesis_kernels.errors import EchosetError
 
 # One key only: safetensors writes several in an order that changes from run to run.
@@ -47,6 +48,7 @@ def read_spec(path: str | Path) -> ModelSpec | None:
         return None
     try:
         values = json.loads(stored)
+        require_shallow(values)
         spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise EchosetError(

@@ -29,6 +29,7 @@ from distill.files import write_atomically
 from distill.models.classifier import spec_of
 from distill.models.contract import check_contract
 from distill.names import known_names
+from distill.sets.manifest_check import check_entries
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
@@ -200,6 +201,10 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         _check_entry(entry, path)
     if len({entry["file"] for entry in manifest["shards"]}) < len(manifest["shards"]):
         raise EchosetError(f"{path} lists a shard twice")
+    try:
+        check_entries(manifest, contract["classes"])
+    except ValueError as error:
+        raise EchosetError(f"{path} is not as echoset writes it: {error}") from error
     if not sum(entry["count"] for entry in manifest["shards"]):
         raise EchosetError(f"{path} lists no images")
 
