@@ -577,7 +577,7 @@ def test_a_picture_is_what_its_name_says(tmp_path, monkeypatch):
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
     monkeypatch.setenv("ECHOSET_LIMIT_MB", "0")
     with pytest.raises(
-        EchosetError, match="its 40 × 30 pixels would take 0 MB.*ECHOSET_LIMIT_MB=1 in"
+        EchosetError, match=r"its 40 × 30 pixels would take 0 MB.*ECHOSET_LIMIT_MB=1 in"
     ):
         load_images(tmp_path, labelled=False)
 

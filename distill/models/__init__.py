@@ -13,7 +13,7 @@ from torch import nn
 from distill.models.classifier import Classifier, ModelSpec, as_found
 from distill.models.kinds import comes_trained, kind_of
 from distill.models.kinds.kind import Constructor
-from distill.models.outline import outline, require_room_for_answers
+from distill.models.outline import outline_of, require_room_for_answers
 from distill.models.spec_files import read_spec, save_classifier
 from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrapping import as_classifier
@@ -70,7 +70,7 @@ def load_classifier(path: str | Path, trust: bool = False) -> Classifier:
             "and this file as its weights"
         )
     weights = read_weights(path)
-    shapes = outline(spec, build_classifier)
+    shapes = outline_of(spec, build_classifier)
     if shapes is not None:
         check_fit(shapes, weights, str(path))
     classifier = build_classifier(spec)

@@ -17,7 +17,7 @@ from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
 
-def outline(spec: ModelSpec, build: Callable[[ModelSpec], Classifier]) -> nn.Module | None:
+def outline_of(spec: ModelSpec, build: Callable[[ModelSpec], Classifier]) -> nn.Module | None:
     """The network without memory for its weights; None where it can't be built so."""
     for mode in (torch.device("meta"), _Unfilled()):
         try:
