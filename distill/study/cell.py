@@ -23,6 +23,7 @@ from distill.options import DistillOptions, StudentOptions, StudyOptions
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.students import build_student, identify_student
+from distill.study.cell_check import check_cell
 from distill.study.plan import ORIGINAL, Cell, method_loss
 from distill.study.summary import FIGURES
 from distill.train import distill
@@ -142,7 +143,8 @@ def read_cell(path: Path, key: str) -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_text())
-    except (ValueError, RecursionError):
+        check_cell(result)
+    except (AttributeError, ValueError, RecursionError):
         result = None
     expected = {"key", "report", "seconds", *FIGURES}
     if not isinstance(result, dict) or not expected <= result.keys():
