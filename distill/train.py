@@ -25,6 +25,7 @@ from distill.models.classifier import on_device
 from distill.models.wrapping import as_student
 from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnTraining, eager_step
+from distill.restoring import restore
 from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.tracking import Logger
@@ -165,7 +166,7 @@ class _Training:
             return
         saved = load_state(self.folder / STATE, self.key)
         if saved is not None:
-            self.state.load_state_dict(saved)
+            restore(self.state, saved, self.folder / STATE)
 
     def run(self, logger: Logger | None = None) -> None:
         """All steps that are left, or as many as patience allows."""

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import random
+import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -20,14 +21,15 @@ from mutations import change_bytes, change_tree
 from PIL import Image
 from safetensors.torch import save as to_safetensors
 
-from distill import TransferSet, load_images
-from distill.files import write_json
+from distill import DistillOptions, Images, Runtime, TransferSet, distill, load_images
+from distill.files import load_state, save_state, write_json
 from distill.models import build_classifier, load_classifier, save_classifier
 from distill.models.classifier import ModelSpec
 from distill.models.weights import load_weights, read_weights
 from distill.sets.transfer_set import shard_name, write_manifest, write_shard
 from distill.study.cell import read_cell
 from distill.study.summary import FIGURES, summarise
+from distill.train import DistillResult
 from inversion.cli.grammar import parse
 from inversion.cli.main import main
 from inversion.jobs import ShardJob, finished
@@ -215,6 +217,38 @@ class Cell:
             summarise([cell, cell])
 
 
+class State:
+    """The state of a stopped distillation, which then goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shard = _shard()
+        self.data = Images(shard["images"], shard["labels"], "shard")
+        self.options = DistillOptions(
+            loss={"labels": 1.0}, labels="data", steps=2, batch=2, optimiser="sgd"
+        )
+        self.key = self._distill().key
+        self.path = folder / "student.state"
+        self.whole = self.path.read_bytes()
+
+    def _distill(self) -> DistillResult:
+        student = build_classifier(SPEC)
+        runtime = Runtime(device="cpu", precision="float32", quiet=True, kernels="reference")
+        return distill(student, self.data, None, self.options, self.folder, runtime)
+
+    def change(self, chance: random.Random) -> int:
+        self.path.write_bytes(self.whole)
+        if chance.random() < 0.3:
+            self.path.write_bytes(change_bytes(self.whole, chance))
+        else:
+            state = load_state(self.path, self.key)
+            save_state(self.path, self.key, change_tree(state, chance, with_tensors=True))
+        return self.path.stat().st_size
+
+    def read(self) -> None:
+        self._distill()
+
+
 class Weights:
     """A checkpoint, its bytes or its tensors changed."""
 
@@ -345,6 +379,24 @@ class Npz(Pixels):
         np.savez_compressed(buffer, images=self.pixels, labels=self.labels)
         return {"d.npz": buffer.getvalue()}
 
+    def change(self, chance: random.Random) -> int:
+        if chance.random() < 0.5:
+            return super().change(chance)
+        name = chance.choice(("images", "labels"))
+        with zipfile.ZipFile(io.BytesIO(self.whole["d.npz"])) as archive:
+            members = {each: archive.read(each) for each in archive.namelist()}
+        head, tail = members[f"{name}.npy"][:128], members[f"{name}.npy"][128:]
+        if chance.random() < 0.7:
+            shape = chance.choice((b"(10000000000, ", b"(-1, ", b"(), (", b"(0, ", b"(4.0, "))
+            head = head.replace(b"(4, ", shape).replace(b"|u1", chance.choice((b"|O", b"|u1")))
+        else:
+            head = change_bytes(head, chance)
+        members[f"{name}.npy"] = head + tail
+        with zipfile.ZipFile(self.folder / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            for each, data in members.items():
+                archive.writestr(each, data)
+        return (self.folder / "d.npz").stat().st_size
+
 
 class Idx(Pixels):
     """MNIST's two files, packed."""
@@ -388,6 +440,7 @@ KINDS: Mapping[str, type[Kind]] = {
     "shard": Shard,
     "note": Note,
     "cell": Cell,
+    "state": State,
     "weights": Weights,
     "model": Model,
     "options": Options,
