@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,8 +187,9 @@ def _with_places(options: TeacherOptions, folder: Path) -> TeacherOptions:
     changes: dict[str, Any] = {}
     for name in ("model", "weights"):
         value = getattr(options, name)
-        if value and (folder / value).is_file():
-            changes[name] = str(folder / value)
+        with suppress(OSError):  # too long for a path
+            if value and (folder / value).is_file():
+                changes[name] = str(folder / value)
     return dataclasses.replace(options, **changes)
 
 

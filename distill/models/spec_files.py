@@ -17,6 +17,8 @@ from synthesis_kernels.errors import EchosetError
 
 # One key only: safetensors writes several in an order that changes from run to run.
 METADATA_KEY = "echoset"
+LONGEST = 255
+"""Letters of a file's name."""
 
 
 def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:
@@ -59,5 +61,7 @@ def read_spec(path: str | Path) -> ModelSpec | None:
             raise EchosetError(
                 f"{path}: '{name}' of its '{METADATA_KEY}' metadata is not a {kind.__name__}"
             )
+    if max(map(len, spec.model.split("/"))) > LONGEST or not spec.model.isprintable():
+        raise EchosetError(f"{path}: the model that it names, {spec.model!r:.40}, can't be a name")
     check_contract(asdict(spec), str(path))
     return spec

@@ -14,7 +14,7 @@ TEXTS = ("set", "corruption", "method", "report")
 def check_cell(result: Mapping[str, Any]) -> None:
     """Refuse, by a ValueError, what is not of the kind that a summary averages or shows."""
     for name in TEXTS:
-        if not isinstance(result.get(name, ""), str):
+        if not isinstance(result.get(name), str):
             raise ValueError(f"its {name} is no text")
     for name in ("seconds", "accuracy"):
         if not is_number(result.get(name)):
