@@ -24,6 +24,7 @@ from distill.files import JsonLines
 from distill.outlook import Outlook
 from distill.tracking import Logger, Tracker
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.terminal import plain
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 """What `signal.signal` takes and gives back."""
@@ -114,7 +115,7 @@ class StepProgress:
     """
 
     def __init__(self, title: str, total: int, quiet: bool = False, start: int = 0) -> None:
-        self.title = title
+        self.title = plain(title)
         self.total = total
         self.quiet = quiet
         self.console = Console(stderr=True)
@@ -133,7 +134,7 @@ class StepProgress:
             TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
         )
         self._bar = Progress(*columns, console=self.console, transient=True)
-        self._task = self._bar.add_task(title, total=total, completed=start, figures="")
+        self._task = self._bar.add_task(self.title, total=total, completed=start, figures="")
         self._fit("")
 
     def __enter__(self) -> StepProgress:
@@ -151,6 +152,7 @@ class StepProgress:
         """Say something beside the bar."""
         if self.quiet:
             return
+        line = plain(line)
         if self.live:
             self.console.print(line, markup=False, highlight=False)
         else:
@@ -159,6 +161,7 @@ class StepProgress:
     def update(self, done: int, figures: str = "", total: int | None = None) -> None:
         """Show that `done` of the total are done; `total` where it turned out to be another."""
         self.total = total or self.total
+        figures = plain(figures)
         if self.live:
             self._bar.update(self._task, completed=done, total=self.total)
             self._fit(figures)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from distill.brief import Brief
 from distill.methods import LABELS, METHODS
-from distill.ranges import require_least, require_positive, require_within
+from distill.ranges import require_least, require_most, require_positive, require_within
 from synthesis_kernels.errors import EchosetError, suggest
 
 Optimiser = Literal["muon", "sgd", "adamw"]
@@ -81,6 +81,7 @@ class ViewOptions(Brief):
 
     def __post_init__(self) -> None:
         require_least(self, "", 0, "operations")
+        require_most(self, "", 64, "operations")
         require_within(self, "", "[0, 1]", "mixup", "cutmix", "erase", "strength")
         wholes = {"shift": "the image's side", "cutout": "the image's side", "scale": "the size"}
         for name, whole in wholes.items():
@@ -181,6 +182,7 @@ class DistillOptions(Brief):
         require_least(self, "", 0, "steps", "views_per_image", "patience")
         require_least(self, "", 0, "label_temperature", "weight_decay", "hints_gib")
         require_least(self, "", 2, "batch", "peers", "branches")
+        require_most(self, "", 64, "peers", "branches")
         require_within(self, "", "[0, 1)", "warmup", "ema", "held_out")
         if self.learning_rate is not None:
             require_least(self, "", 0, "learning_rate")

@@ -6,6 +6,9 @@ import math
 
 from synthesis_kernels.errors import EchosetError
 
+MOST_SHARDS = 99_999
+"""Files of a set: their names number them by five digits."""
+
 
 def require_least(options: object, group: str, least: float, *names: str) -> None:
     """Refuse a field below `least`, infinite, or not a number; `group` is where its name begins."""
@@ -16,6 +19,24 @@ def require_least(options: object, group: str, least: float, *names: str) -> Non
             if not math.isfinite(value):
                 demand += " and finite"
             raise EchosetError(f"{_full(group, name)} must be {demand}, got {value}")
+
+
+def require_most(options: object, group: str, most: float, *names: str) -> None:
+    """Refuse a field above `most`, which would take for ever."""
+    for name in names:
+        value = getattr(options, name)
+        if value > most:
+            raise EchosetError(f"{_full(group, name)} must be at most {most:,}, got {value:,}")
+
+
+def require_shards(images: int, shard_images: int, group: str) -> None:
+    """Refuse a set of more files than their names can number."""
+    most = MOST_SHARDS * shard_images
+    if images > most:
+        raise EchosetError(
+            f"{_full(group, 'images')} must be at most {most:,}: a set has up to {MOST_SHARDS:,} "
+            f"files, of {_full(group, 'shard_images')} {shard_images:,} each; got {images:,}"
+        )
 
 
 def require_positive(options: object, group: str, *names: str) -> None:

@@ -11,6 +11,8 @@ from synthesis_kernels.errors import EchosetError
 
 Size: TypeAlias = int | tuple[int, int]
 """The side of square images, or the height and the width of others."""
+MOST = 8192
+"""Pixels along a side."""
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -42,6 +44,8 @@ def read_size(value: Any, least: int = 1) -> Size:
     size: Size = settle_size(told)
     if min(told) < least:
         raise EchosetError(f"size must be at least {least}, got {say_size(size)}")
+    if max(told) > MOST:
+        raise EchosetError(f"size must be at most {MOST:,}, got {say_size(size)}")
     return size
 
 

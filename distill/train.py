@@ -24,6 +24,7 @@ from distill.models.classifier import on_device
 from distill.models.wrapping import as_student
 from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnTraining, eager_step
+from distill.restoring import restore
 from distill.runtime import Machine, Runtime
 from distill.safeguard import REMEDY, Safeguard, weights_back_on_failure
 from distill.sets.transfer_set import TransferSet
@@ -176,7 +177,7 @@ class _Training:
             return
         saved = load_state(self.folder / STATE, self.key, key_at_any_rate(self.key))
         if saved is not None:
-            self.state.load_state_dict(saved)
+            restore(self.state, saved, self.folder / STATE)
             self.guard.keep()
 
     def run(self, logger: Logger | None = None) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from distill.files import unseal, write_atomically
 from distill.models import Classifier
 from distill.sets.answers import drop_answers
+from distill.sets.manifest_check import check_shard_entry
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
 from inversion.options import CollectOptions, SynthesisOptions
 from inversion.teacher_file import write_teacher
@@ -83,7 +84,7 @@ def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or te
     key = key_of(identity)
     marker = out / MARKER
     if marker.is_file():
-        if marker.read_text() != key:
+        if marker.read_bytes() != key.encode():
             raise EchosetError(
                 f"{out} holds a set made with other {parts}; choose another --out, or delete that "
                 "folder first"
@@ -114,6 +115,7 @@ def finished(out: Path, job: ShardJob, check: bool = False) -> dict[str, Any] | 
         note = unseal(json.loads(path.read_text()))
         if not {"file", "count", "counts", "sha256"} <= note.keys():
             raise ValueError("not what is noted of a shard")
+        check_shard_entry(note, len(job.quotas))
     except (ValueError, RecursionError) as error:
         raise EchosetError(
             f"{path} is damaged ({error}); delete it to make that shard again"

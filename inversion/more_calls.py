@@ -33,7 +33,7 @@ def go_on(
     before = _options_before(manifest, options)
     if before is None:
         return False
-    marked = (out / MARKER).read_text()
+    marked = (out / MARKER).read_text(errors="replace")
     old = key_of(identity(before))
     new = key_of(identity(options))
     if marked not in (old, new):

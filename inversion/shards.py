@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distill.files import load_state, save_state, write_sealed
 from distill.models import Classifier
+from distill.restoring import restore as restore_state
 from distill.runtime import Machine
 from distill.sets.transfer_set import write_shard
 from distill.tasks.places import count_decisions
@@ -64,7 +65,7 @@ class Shard:
         saved = load_state(file, key)
         if saved is not None:
             with self.turns.turn():
-                self.recipe.load_state_dict(saved)
+                restore_state(self.recipe, saved, file)
 
     def save(self, file: Path, key: str) -> None:
         """Save everything that `restore` needs."""

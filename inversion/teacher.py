@@ -19,6 +19,7 @@ from distill.models.kinds import Kind, kind_of
 from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
 from distill.names import name_classes, read_names
+from inversion.inspection import check_numbers
 from inversion.options import TeacherOptions, TeacherViewOptions
 from inversion.teacher_file import as_named, spell_out
 from synthesis_kernels.errors import EchosetError
@@ -83,6 +84,7 @@ def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
                 f"with {teacher.spec.mean} and {teacher.spec.std}; give the weights' own network "
                 "as the model"
             )
+    check_numbers(teacher)
     _settle_output(teacher, told, options)
     if names is not None:
         teacher.spec = name_classes(teacher.spec, names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,10 @@ from distill.models import Classifier, read_spec
 from distill.models.classifier import spec_of
 from distill.models.kinds import find_kind
 from distill.models.kinds.hf import PREFIX
+from distill.plain_files import read_text, refuse_classes
 from distill.sets.transfer_set import is_set, read_manifest
 from inversion.options import TeacherOptions
+from inversion.plain_yaml import parse_yaml, register, say_problem
 from synthesis_kernels.errors import EchosetError
 
 TEACHER_FILE = "teacher.yaml"
@@ -87,10 +90,9 @@ def read_teacher(path: Path) -> TeacherOptions:
     if not path.is_file():
         raise EchosetError(f"no file of a teacher's options at {path}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise EchosetError(f"{path} is not readable YAML: {reason}") from error
+        content = parse_yaml(read_text(path))
+    except yaml.YAMLError as error:
+        raise EchosetError(f"{path} is not readable YAML: {say_problem(error)}") from error
     if isinstance(content, dict) and isinstance(content.get("teacher"), dict):
         content = content["teacher"]  # as in a file for --config
     if not isinstance(content, dict) or not content:
@@ -101,11 +103,12 @@ def read_teacher(path: Path) -> TeacherOptions:
         raise EchosetError(
             f"{path}: a teacher has no option '{unknown[0]}'; it has {', '.join(known)}"
         )
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    refuse_classes(content, str(path))
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, parser_mode=register())
     parser.add_class_arguments(TeacherOptions)
     try:
         options = TeacherOptions(**vars(parser.parse_object(content)))
-    except (jsonargparse.ArgumentError, EchosetError, TypeError) as error:
+    except (jsonargparse.ArgumentError, EchosetError, TypeError, OverflowError) as error:
         raise EchosetError(f"{path}: {' '.join(str(error).split())}") from error
     return _with_places(options, path.parent)
 
@@ -177,8 +180,9 @@ def _with_places(options: TeacherOptions, folder: Path) -> TeacherOptions:
     changes: dict[str, Any] = {}
     for name in ("model", "weights"):
         value = getattr(options, name)
-        if value and (folder / value).is_file():
-            changes[name] = str(folder / value)
+        with suppress(OSError):  # too long for a path
+            if value and (folder / value).is_file():
+                changes[name] = str(folder / value)
     return dataclasses.replace(options, **changes)
 
 

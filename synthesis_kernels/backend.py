@@ -26,6 +26,7 @@ from torch import Tensor
 
 from synthesis_kernels.choices import Form
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.terminal import plain
 
 # Names of glibc's settings, for its mallopt, and the largest threshold that it takes: 32 MB.
 M_TRIM_THRESHOLD = -1
@@ -142,7 +143,7 @@ def say_once(message: str) -> None:
     """One line on standard error, the first time only."""
     if message not in _said:
         _said.add(message)
-        print(message, file=sys.stderr, flush=True)
+        print(plain(message), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ def test_sets_are_called_by_the_whole_of_their_names():
         (["score", "x", "--images=-1"], "images must be a number of at least 0, got -1"),
         (["evaluate", "--attacks=-1"], "attacks must be a number of at least 0, got -1"),
         (["export", "x", "--images=-1"], "images must be a number of at least 0, got -1"),
-        (["inspect", "--teacher", "null"], "teacher.model must be a name or a path"),
+        (["inspect", "--teacher", "null"], "teacher.model must have a value, and null is none"),
         (["distill", "--beside.images=3"], "beside has no options of its own"),
     ],
 )

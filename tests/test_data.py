@@ -575,8 +575,10 @@ def test_a_picture_is_what_its_name_says(tmp_path, monkeypatch):
     with pytest.raises(EchosetError, match=r"x\.png is not a readable picture"):
         load_images(tmp_path, labelled=False)
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
-    monkeypatch.setattr("distill.data.readers.folders.MOST_PIXELS", 1000)
-    with pytest.raises(EchosetError, match="40 × 30 pixels are more than 1,000"):
+    monkeypatch.setenv("ECHOSET_LIMIT_MB", "0")
+    with pytest.raises(
+        EchosetError, match=r"its 40 × 30 pixels would take 0 MB.*ECHOSET_LIMIT_MB=1 in"
+    ):
         load_images(tmp_path, labelled=False)
 
 

@@ -13,9 +13,11 @@ from torch import nn
 from distill.models.classifier import Classifier, ModelSpec, as_found
 from distill.models.kinds import comes_trained, kind_of
 from distill.models.kinds.kind import Constructor
+from distill.models.outline import outline_of, require_room_for_answers
 from distill.models.spec_files import read_spec, save_classifier
 from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrapping import as_classifier
+from distill.plain_files import refuse_classes
 from distill.sizes import Size
 from synthesis_kernels.errors import EchosetError
 
@@ -69,25 +71,13 @@ def load_classifier(path: str | Path, trust: bool = False) -> Classifier:
             "and this file as its weights"
         )
     weights = read_weights(path)
-    outline = _outline(spec)
-    if outline is not None:
-        check_fit(outline, weights, str(path))
+    shapes = outline_of(spec, build_classifier)
+    if shapes is not None:
+        check_fit(shapes, weights, str(path))
     classifier = build_classifier(spec)
     load_weights(classifier.network, weights, str(path))
+    require_room_for_answers(classifier, path)
     return classifier
-
-
-def _outline(spec: ModelSpec) -> nn.Module | None:
-    """The network's shapes without their memory, of which a file from elsewhere may ask for any
-    amount.
-
-    None where the constructor looks at values (torchvision's regnets do), or can't build it at all.
-    """
-    try:
-        with torch.device("meta"):
-            return build_classifier(spec).network
-    except EchosetError:
-        return None
 
 
 def _construct(constructor: Constructor, spec: ModelSpec) -> nn.Module:
@@ -150,12 +140,13 @@ def _typed(constructor: Constructor, spec: ModelSpec) -> dict[str, Any]:
         hints = get_type_hints(function)
     except Exception:  # annotations that can't be resolved leave the values as they are
         hints = {}
+    refuse_classes(spec.arguments, f"arguments of model '{spec.model}'")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     try:
         for name in spec.arguments:
             parser.add_argument(f"--{name}", type=hints.get(name, Any))
         return vars(parser.instantiate(parser.parse_object(spec.arguments)))
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+    except (jsonargparse.ArgumentError, ValueError, TypeError, OverflowError) as error:
         raise EchosetError(
             f"model '{spec.model}', argument {' '.join(str(error).split())}"
         ) from error

@@ -14,12 +14,13 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 Content = Literal["exported", "script", "checkpoint", "compiled"]
 MOST_GRAPH = 256 * 2**20
@@ -63,7 +64,7 @@ def content_of(path: Path) -> Content | None:
         return None
     try:
         names = set(_members(path))
-    except (zipfile.BadZipFile, OSError):
+    except Exception:  # zip's reader has several of a damaged file
         return None
     if any(name.startswith("data/aotinductor/") for name in names):
         return "compiled"
@@ -83,7 +84,7 @@ def whole_network(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return _pickled_class(archive.read(_members(path)["data.pkl"]))
-    except (ValueError, OSError, zipfile.BadZipFile):
+    except Exception:  # of a damaged file: its reader says so
         return None
 
 
@@ -122,6 +123,12 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     """
     with zipfile.ZipFile(path) as archive:
         return {_inner(info.filename).lower(): info for info in archive.infolist()}
+
+
+def unpacked_size(path: Path) -> int:
+    """Bytes of all that is in an archive, by its own account."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(info.file_size for info in archive.infolist())
 
 
 def _inner(name: str) -> str:
@@ -171,6 +178,23 @@ def _open(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
 
 def read_program(path: Path) -> dict[str, Any]:
     """The description of an exported program, once nothing in the file could run code here."""
+    with _blaming(path):
+        return _read_program(path)
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Name the file that is not as torch writes it."""
+    try:
+        yield
+    except EchosetError:
+        raise
+    except Exception as error:  # zip, zlib and json each have their own
+        reason = reason_of(error)
+        raise EchosetError(f"{path} is damaged, or was not written by torch: {reason}") from error
+
+
+def _read_program(path: Path) -> dict[str, Any]:
     archive, members = _open(path)
     with archive:
         models = [name for name in members if name.startswith("models/")]
@@ -253,8 +277,9 @@ def _check_text(key: str, text: str, path: Path) -> None:
 
 def check_script(path: Path) -> None:
     """Refuse TorchScript whose code reads or writes files, or calls what torch does not have."""
-    archive, members = _open(path)
-    with archive:
+    with _blaming(path):
+        archive, members = _open(path)
+    with archive, _blaming(path):
         for name, info in members.items():
             if not name.startswith("code/") or not name.endswith(".py"):
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -13,6 +12,8 @@ from synthesis_kernels.errors import EchosetError
 
 LIMITS = {"channels": (1, 1024), "size": (1, 8192), "classes": (2, 1_000_000)}
 """Least and most of what an input may have."""
+LARGEST = 1e6
+"""Of a mean or deviation of pixels."""
 
 
 def check_contract(contract: Mapping[str, Any], where: str) -> None:
@@ -35,9 +36,7 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
         raise EchosetError(f"{where}: task must be one of {known}, got {task!r:.40}")
     for key in ("mean", "std"):
         values = contract.get(key)
-        if not isinstance(values, list | tuple) or not all(
-            type(v) in (int, float) and math.isfinite(v) for v in values
-        ):
+        if not isinstance(values, list | tuple) or not all(map(_is_number, values)):
             raise EchosetError(f"{where}: {key} must be a list of numbers, got {values!r:.40}")
     check_normaliser(contract["mean"], contract["std"], contract["channels"], f"{where}: ")
     _check_output(contract, where)
@@ -51,6 +50,11 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
 def _lies_within(limits: tuple[int, int], value: object) -> bool:
     """Whether a value is a whole number within these."""
     return type(value) is int and limits[0] <= value <= limits[1]
+
+
+def _is_number(value: object) -> bool:
+    """Of a size that pixels of any unit have; no truth value, and neither infinite nor none."""
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST  # type: ignore[operator]
 
 
 def _check_output(contract: Mapping[str, Any], where: str) -> None:

@@ -12,10 +12,13 @@ from safetensors.torch import save as to_safetensors
 from distill.files import write_atomically
 from distill.models.classifier import OUTPUT, Classifier, ModelSpec
 from distill.models.contract import check_contract
+from distill.plain_files import require_shallow
 from synthesis_kernels.errors import EchosetError
 
 # One key only: safetensors writes several in an order that changes from run to run.
 METADATA_KEY = "echoset"
+LONGEST = 255
+"""Letters of a file's name."""
 
 
 def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:
@@ -47,6 +50,7 @@ def read_spec(path: str | Path) -> ModelSpec | None:
         return None
     try:
         values = json.loads(stored)
+        require_shallow(values)
         spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise EchosetError(
@@ -57,5 +61,7 @@ def read_spec(path: str | Path) -> ModelSpec | None:
             raise EchosetError(
                 f"{path}: '{name}' of its '{METADATA_KEY}' metadata is not a {kind.__name__}"
             )
+    if max(map(len, spec.model.split("/"))) > LONGEST or not spec.model.isprintable():
+        raise EchosetError(f"{path}: the model that it names, {spec.model!r:.40}, can't be a name")
     check_contract(asdict(spec), str(path))
     return spec

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill.models.archives import content_of, refuse_whole_network
+from distill.limits import require_room
+from distill.models.archives import content_of, refuse_whole_network, unpacked_size
 from synthesis_kernels.backend import say_once
 from synthesis_kernels.errors import EchosetError, reason_of
 
@@ -52,6 +53,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if isinstance(innermost, Mapping):
         for key, value in innermost.items():
             if isinstance(key, str) and isinstance(value, Tensor):
+                _require_numbers(key, value, path)
                 weights[key] = value
     if not weights:
         raise EchosetError(
@@ -65,10 +67,32 @@ def _require_checkpoint(path: Path) -> None:
     """Refuse a file that holds a network, and not its weights."""
     refuse_whole_network(path)
     content = content_of(path)
+    if content == "checkpoint":
+        require_room(unpacked_size(path), path, "what it unpacks to")
     if content in ("exported", "script"):
         raise EchosetError(
             f"{path} is a network with its weights, not weights alone: give it as the model, "
             "without weights"
+        )
+
+
+def _require_numbers(key: str, tensor: Tensor, path: Path) -> None:
+    """Refuse a tensor that is none of plain numbers, each with bytes of its own in the file."""
+    kind = None
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "sparse or nested"
+    elif tensor.is_quantized:
+        kind = "quantised"
+    elif tensor.is_meta:
+        kind = "without numbers, on the device meta"
+    elif tensor.is_complex():
+        kind = "of complex numbers"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        kind = "larger than its bytes"
+    if kind is not None:
+        raise EchosetError(
+            f"{path}: {key:.80} is {kind}. Save the state_dict() of the network as it was trained, "
+            "its tensors dense, on the CPU and not quantised"
         )
 
 
@@ -90,7 +114,12 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str)
     # The network's own state has its layers' versions, which torchvision's MNASNet asks for.
     state = network.state_dict()
     state.update(check_fit(network, weights, source))
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except Exception as error:  # whatever torch says of a tensor that can't be copied
+        raise EchosetError(
+            f"the weights in {source} can't be taken over: {reason_of(error):.200}"
+        ) from error
 
 
 def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

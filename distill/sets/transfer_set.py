@@ -33,6 +33,7 @@ from distill.models.contract import check_contract
 from distill.names import known_names
 from distill.sets.answers import ViewAnswers, check_answers, find_answers
 from distill.sets.loading import ItemSet
+from distill.sets.manifest_check import check_entries
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
@@ -218,6 +219,10 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         _check_entry(entry, path)
     if len({entry["file"] for entry in manifest["shards"]}) < len(manifest["shards"]):
         raise EchosetError(f"{path} lists a shard twice")
+    try:
+        check_entries(manifest, contract["classes"])
+    except ValueError as error:
+        raise EchosetError(f"{path} is not as echoset writes it: {error}") from error
     if not sum(entry["count"] for entry in manifest["shards"]):
         raise EchosetError(f"{path} lists no images")
     check_answers(manifest, path)

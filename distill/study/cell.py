@@ -23,6 +23,7 @@ from distill.options import DistillOptions, StudentOptions, StudyOptions
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.students import build_student, identify_student
+from distill.study.cell_check import check_cell
 from distill.study.plan import ORIGINAL, Cell, method_loss
 from distill.study.summary import FIGURES
 from distill.train import distill
@@ -145,6 +146,7 @@ def read_cell(path: Path, key: str) -> dict[str, Any] | None:
         lacking = {"key", "report", "seconds", *FIGURES} - result.keys()
         if lacking:
             raise ValueError(f"it lacks {min(lacking)}")
+        check_cell(result)
     except (ValueError, RecursionError) as error:
         raise EchosetError(
             f"{path} is not a cell of a study, or is damaged ({error}); delete it to compute it "

@@ -21,8 +21,10 @@ from inversion.cli.help import (
     read_docs,
 )
 from inversion.cli.mistakes import name_in_full, refuse, say_plainly
+from inversion.cli.option_files import check_files
 from inversion.cli.table import VERBS
 from inversion.cli.words import AFTER_VERB, MODEL, SEVERAL, THEN, Several, Unsaved, Words, values_of
+from inversion.plain_yaml import register
 from inversion.presets import PresetName, read_preset
 from synthesis_kernels.errors import EchosetError
 
@@ -49,6 +51,7 @@ def read_options(
     """
     help_line = f"echoset {verb} --help {EVERYTHING} explains every option"
     try:
+        check_files(verb, arguments)
         parser = build_parser(verb)
         if preset in get_args(PresetName):
             _set_defaults(parser, {**read_preset(str(preset)), **more})
@@ -57,6 +60,8 @@ def read_options(
         refuse(say_plainly(str(error), verb, arguments), help_line)
     except EchosetError as error:
         refuse(str(error), help_line)
+    except OverflowError:
+        refuse("a number among the options is too large to compute with", help_line)
 
 
 def _preset_among(arguments: Sequence[str]) -> str | None:
@@ -83,6 +88,7 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
         exit_on_error=False,
         add_help=False,
         allow_abbrev=False,
+        parser_mode=register(),
     )
     parser.add_argument("-h", "--help", action=Help, verb=verb)
     parser.add_argument(
@@ -240,8 +246,9 @@ def _build_options(kind: type, parsed: jsonargparse.Namespace, group: str = "") 
         key = f"{group}.{field.name}" if group else field.name
         value = parsed[key]
         inner = group_of(hint)
-        if inner is not None and value is None and not is_optional(hint):
-            raise EchosetError(f"{key} is a group of options, and null is none; leave it out")
+        if value is None and not is_optional(hint):
+            what = "is a group of options" if inner else "must have a value"
+            raise EchosetError(f"{key} {what}, and null is none; leave it out")
         if inner is not None and isinstance(value, jsonargparse.Namespace):
             build = _build_optional if is_optional(hint) and not group else _build_options
             value = build(inner, parsed, key)

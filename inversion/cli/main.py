@@ -45,7 +45,9 @@ def _answer(arguments: list[str], stopping: Stopping) -> int:
         print(f"echoset {import_module('inversion').__version__}")
         return 0
     if verb not in VERBS:
-        print(f"error: no verb '{verb}'{suggest(verb, VERBS)}", file=sys.stderr)
+        from synthesis_kernels.terminal import plain
+
+        print(f"error: no verb '{plain(verb)}'{suggest(verb, VERBS)}", file=sys.stderr)
         print("echoset --help lists the verbs", file=sys.stderr)
         return 2
     if arguments[1:] in (["-h"], ["--help"]):  # answered without the grammar, which takes longer

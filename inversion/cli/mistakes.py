@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from inversion.cli.help import long_names, names_of
 from inversion.cli.words import values_of
 from synthesis_kernels.errors import closest, suggest
+from synthesis_kernels.terminal import plain
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -42,7 +43,7 @@ NO_WORD = re.compile(r"argument (?:\S+/)?(--[\w.-]+): expected (?:at least )?one
 
 def refuse(message: str, help_line: str) -> NoReturn:
     """Say what is wrong and where help is, and end with status 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {plain(message)}", file=sys.stderr)
     print(help_line, file=sys.stderr)
     sys.exit(2)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from distill.brief import Brief
 from distill.options import ViewOptions
-from distill.ranges import require_least, require_positive, require_within
+from distill.ranges import require_least, require_positive, require_shards, require_within
 from synthesis_kernels.errors import EchosetError
 
 MakingWay = Literal["augment", "mixup", "push"]
@@ -87,6 +87,7 @@ class CollectOptions(Brief):
 
     def __post_init__(self) -> None:
         require_least(self, "collection", 1, "images", "shard_images")
+        require_shards(self.images, self.shard_images, "collection")
         require_positive(self, "collection", "draws")
         if self.expose is not None:
             require_within(self, "collection", "[0, 1]", "expose")

@@ -7,7 +7,13 @@ from typing import Literal
 
 from distill.brief import Brief
 from distill.options import StudentOptions, ViewOptions
-from distill.ranges import require_least, require_positive, require_within
+from distill.ranges import (
+    require_least,
+    require_most,
+    require_positive,
+    require_shards,
+    require_within,
+)
 from inversion.options.teacher import TeacherViewOptions
 from synthesis_kernels.errors import EchosetError
 
@@ -48,6 +54,8 @@ class GeneratorOptions(Brief):
         require_least(self, "generator", 0, "blocks", "smooth", "conditioning")
         require_least(self, "generator", 0, "learning_rate", "latent_rate", "meta_rate")
         require_least(self, "generator", 1, "inner_steps", "latent", "width")
+        require_most(self, "generator", 64, "blocks")
+        require_most(self, "generator", 65_536, "latent", "width")
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,6 +256,8 @@ class SynthesisOptions(Brief):
     def __post_init__(self) -> None:
         require_least(self, "", 1, "images", "shard_images", "calls", "patience")
         require_least(self, "", 1, "abreast")
+        require_most(self, "", 1024, "abreast")
+        require_shards(self.images, self.shard_images, "")
         require_least(self, "", 2, "batch")
         require_within(self, "", "[0, 1)", "held_out")
         begins = self.adversary.begins

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from distill.brief import Brief
 from distill.options import OutputForm
-from distill.ranges import require_least
+from distill.ranges import require_least, require_most
 from distill.sizes import read_size
 from distill.tasks import TASKS, USUAL
 from synthesis_kernels.errors import EchosetError
@@ -66,6 +66,7 @@ class TeacherOptions(Brief):
             raise EchosetError("model must be a name or a path, and null is none; leave it out")
         object.__setattr__(self, "size", read_size(self.size, SMALLEST))
         require_least(self, "", 2, "classes")
+        require_most(self, "", 1_000_000, "classes")
         if self.channels not in (1, 2, 3, 4):
             raise EchosetError(f"channels must be 1 to 4, got {self.channels}")
         if self.task not in TASKS:

@@ -36,7 +36,7 @@ class Attention(Adversarial):
         """Refuse a teacher without attention, and what `Adversarial` refuses."""
         super().check(teacher, options, runtime)
         spec = teacher.spec
-        grey = torch.full((2, spec.channels, spec.size, spec.size), 0.5, device=teacher.mean.device)
+        grey = torch.full((2, *spec.shape), 0.5, device=teacher.mean.device)
         if not has_heads(teacher, grey):
             raise EchosetError(
                 f"teacher '{spec.model}' has no attention layer with two heads or more, and recipe "

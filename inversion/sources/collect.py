@@ -21,6 +21,7 @@ from distill.loop import Loop
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.outlook import Outlook
+from distill.restoring import restore
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
 from inversion.classes import MOST_ROWS, say_spread
@@ -126,7 +127,7 @@ def _fill(
     collection = Collection(_empty_stock(teacher, options, device), device)
     saved = load_state(out / STATE, state_key)
     if saved is not None:
-        collection.load_state_dict(saved)
+        restore(collection, saved, out / STATE)
     phases = plan_phases(sources, teacher, options, runtime.seed)
     _walk(collection, phases, teacher, options, out, state_key, runtime.quiet)
     _require_some(collection, out)

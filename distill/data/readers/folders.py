@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distill.data.pictures import BYTES, GREYING, open_picture
 from distill.data.pixels import fit_pixels, to_pixels
 from distill.data.readers.class_folders import (
     PICTURES,
@@ -18,12 +19,11 @@ from distill.data.readers.class_folders import (
     list_all_below,
 )
 from distill.data.readers.reader import Content, Request, watch
+from distill.sizes import Size
 from synthesis_kernels.errors import EchosetError
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-"""Pillow's names of what is opened."""
-MOST_PIXELS = 50_000_000
-"""Of one picture; a larger one is refused before it is unpacked."""
+LARGE = 4_000_000
+"""Pixels of a picture that is fitted one channel after another, for its memory's sake."""
 
 
 def describe(split: str) -> str:
@@ -82,7 +82,7 @@ def _read_pictures(paths: list[Path], request: Request) -> Tensor:  # (N, C, H, 
     for path in watch(paths, request.quiet):
         pixels = _read_picture(path, request.shape[0] if request.shape else None)
         if request.shape is not None:
-            pixels = fit_pixels(pixels[None], *request.shape)[0]
+            pixels = _fit(pixels, *request.shape)
         elif images:
             _check_alike(pixels, images[0], path)
         images.append(pixels)
@@ -90,19 +90,19 @@ def _read_pictures(paths: list[Path], request: Request) -> Tensor:  # (N, C, H, 
 
 
 def _read_picture(path: Path, channels: int | None) -> Tensor:  # (C, H, W) uint8
-    from PIL import Image
-
     try:
-        # By its content, too: some readers start other programs
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise ValueError(
-                    f"{picture.width} × {picture.height} pixels are more than "
-                    f"{MOST_PIXELS:,}; make it smaller"
-                )
+        with open_picture(path, GREYING if channels == 1 else BYTES) as picture:
             return to_pixels(picture, str(path), channels)
+    except EchosetError:
+        raise
     except Exception as error:  # Pillow's readers raise many kinds
         raise EchosetError(f"{path} is not a readable picture: {error}") from error
+
+
+def _fit(pixels: Tensor, channels: int, size: Size) -> Tensor:  # (C, H, W) uint8
+    if len(pixels) != channels or pixels[0].numel() < LARGE:
+        return fit_pixels(pixels[None], channels, size)[0]
+    return torch.cat([fit_pixels(channel[None, None], 1, size)[0] for channel in pixels])
 
 
 def _check_alike(pixels: Tensor, first: Tensor, path: Path) -> None:

@@ -6,11 +6,13 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
 
 from distill.data.readers.reader import Content, Request
+from distill.limits import require_room
 from synthesis_kernels.errors import EchosetError
 
 NAMES = {"train": "train", "test": "t10k"}
@@ -61,18 +63,25 @@ def _read_file(path: Path, dimensions: int) -> np.ndarray:
     values.
     """
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _read_values(cast(BinaryIO, file), path, dimensions)
     except (OSError, EOFError, zlib.error) as error:
         raise EchosetError(f"{path} cannot be unpacked: {error}") from error
-    header = 4 + 4 * dimensions
-    if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
+
+
+def _read_values(file: BinaryIO, path: Path, dimensions: int) -> np.ndarray:
+    header = file.read(4 + 4 * dimensions)
+    if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
         raise EchosetError(f"{path} is not an IDX file of {dimensions}-dimensional bytes")
-    shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
-    if len(data) != header + math.prod(shape):
-        raise EchosetError(
-            f"{path} should hold {math.prod(shape)} bytes after its header, it holds "
-            f"{len(data) - header}"
-        )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()
+    shape = np.frombuffer(header, ">u4", dimensions, offset=4).tolist()
+    count = math.prod(shape)
+    held = path.stat().st_size - len(header)
+    if path.suffix != ".gz" and held != count:
+        raise EchosetError(f"{path} should hold {count} bytes after its header, it holds {held}")
+    require_room(count, path, f"its {' × '.join(map(str, shape))} values")
+    values = np.empty(count, np.uint8)
+    read = file.readinto(values.data)  # type: ignore[attr-defined]
+    if read < count or file.read(1):
+        more = f"{read}" if read < count else "more"
+        raise EchosetError(f"{path} should hold {count} bytes after its header, it holds {more}")
+    return values.reshape(shape)

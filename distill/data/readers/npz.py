@@ -4,6 +4,9 @@ missing.
 
 from __future__ import annotations
 
+import math
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distill.data.readers.reader import Content, Request
+from distill.limits import require_room
 from synthesis_kernels.errors import EchosetError
 
 
@@ -44,21 +48,39 @@ def read(path: Path, request: Request) -> Content:
 
 def _load(path: Path, request: Request) -> tuple[np.ndarray, np.ndarray | None]:
     split = request.split
+    if not path.is_file():
+        raise EchosetError(f"{path} is no file")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
             prefix = f"{split}_" if f"{split}_images" in arrays else ""
             if f"{prefix}images" not in arrays:
                 raise EchosetError(
                     f"{path} has no '{split}_images' and no 'images'; it has "
                     f"{', '.join(arrays.files)}"
                 )
-            images = arrays[f"{prefix}images"]
-            labels = arrays.get(f"{prefix}labels") if request.labelled else None
+            images = _read_array(f"{prefix}images", archive, arrays, path)
+            labels = None
+            if request.labelled and f"{prefix}labels" in arrays:
+                labels = _read_array(f"{prefix}labels", archive, arrays, path)
     except EchosetError:
         raise
     except Exception as error:  # numpy, zip and zlib each have their own
         raise EchosetError(f"{path} is not a readable .npz file: {error}") from error
     return images, labels
+
+
+def _read_array(
+    name: str, archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray], path: Path
+) -> np.ndarray:
+    """An array, once its header has told how large it is."""
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, kind = read(member)
+    require_room(math.prod(shape) * kind.itemsize, path, f"'{name}' of shape {shape}")
+    return arrays[name]
 
 
 def _to_numbers(labels: np.ndarray, path: Path) -> Tensor:  # (N,) or (N, 1) -> (N,) int64

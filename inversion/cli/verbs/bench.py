@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from inversion.cli.show import new_table
+from inversion.cli.show import new_table, show_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +19,7 @@ def execute(run: BenchRun) -> int:
 
     document = measure(run)
     if not run.quiet:
-        Console(markup=False).print(_new_table(run, document))
+        show_table(_new_table(run, document))
     print(json.dumps(document))
     return 0
 

@@ -28,6 +28,7 @@ from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.teacher import BUNDLED, load_teacher
 from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.terminal import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -240,5 +241,5 @@ def _damage(run: DistillRun, data: TransferSet | Images, student: Classifier) ->
     images = as_images(data, _say_places(run))
     damaged = corrupt(images, student.spec.classes, run.corrupt, run.seed, student.task)
     if not run.quiet:
-        print(damaged.report)
+        print(plain(damaged.report))
     return damaged.data

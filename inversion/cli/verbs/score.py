@@ -13,7 +13,7 @@ from distill.data.images import Images, as_images
 from distill.files import write_json
 from distill.options import StudyOptions
 from distill.sets.transfer_set import TransferSet, raw_counts
-from inversion.cli.show import command_line, finish, rows_table
+from inversion.cli.show import command_line, finish, rows_table, show_table
 from inversion.cli.verbs.shared import (
     fill_grid,
     load_set,
@@ -38,6 +38,7 @@ from inversion.scoring.validation import check_sets, validate
 from inversion.teacher import load_teacher, trained_views
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.terminal import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -167,7 +168,7 @@ def _teach_students(
 def _score(run: ScoreRun, teacher: Classifier, name: str, sample: Sample) -> Scored:
     images = sample.images.images  # (N, C, H, W) uint8
     if not run.quiet:
-        print(f"scoring {name}, {len(images):,} images", file=sys.stderr)
+        print(f"scoring {plain(name)}, {len(images):,} images", file=sys.stderr)
     card = score_images(images, teacher, sample.raw_counts, run.scores, runtime=run)
     return Scored(run.sets[name], images, card)
 
@@ -188,15 +189,14 @@ def _validate(scored: dict[str, Scored], cells: list[dict[str, Any]]) -> dict[st
 
 def _show(scored: dict[str, Scored], validation: dict[str, Any] | None) -> None:
     """The tables: as many sets stand side by side as the terminal is wide."""
-    console = Console(markup=False)
     if validation is not None:
-        console.print(_validation_table(validation))
+        show_table(_validation_table(validation))
     names = ranked(scored)
     column = max(9, *map(len, names)) + 3
-    abreast = max(1, (console.width - 30) // column)
+    abreast = max(1, (Console().width - 30) // column)
     for start in range(0, len(names), abreast):
         rows = score_rows(scored, names[start : start + abreast])
-        console.print(rows_table("Scorecard", rows))
+        show_table(rows_table("Scorecard", rows))
 
 
 def _validation_table(validation: dict[str, Any]) -> Table:

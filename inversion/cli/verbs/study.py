@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from distill.files import write_json
 from distill.study import summarise
-from inversion.cli.show import command_line, finish, new_table
+from inversion.cli.show import command_line, finish, new_table, show_table
 from inversion.cli.verbs.own_folder import mark_folder
 from inversion.cli.verbs.shared import (
     fill_grid,
@@ -50,9 +48,8 @@ def execute(run: StudyRun) -> int:
     write_json(out / "study.json", {**document, "runs": strip_cells(cells)})
     write_study(rows, command, out / "study.html")
     if not run.quiet:
-        console = Console(markup=False)
         for name in dict.fromkeys(row["set"] for row in rows):
-            console.print(_new_table(name, rows, cells))
+            show_table(_new_table(name, rows, cells))
     return finish(run, None, document, f"page: {out / 'study.html'}")
 
 
