@@ -77,9 +77,9 @@ def test_round_trip_and_iteration(folder):
     loaded = TransferSet.load(folder, check_hashes=True)
     assert len(loaded) == 6 == len(list(loaded))
     assert torch.equal(loaded.images, tensors()["images"])
-    image, label = loaded[1]
+    image, label, _, _ = loaded[1]
     assert image.max() <= 1 and image.dtype == torch.float32 and label == loaded.labels[1]
-    batch, labels = next(iter(DataLoader(loaded, batch_size=4)))
+    batch, labels, _, _ = next(iter(DataLoader(loaded, batch_size=4)))
     assert batch.shape == (4, 1, 4, 4) and labels.shape == (4,)
     with pytest.raises(IndexError):
         loaded[6]

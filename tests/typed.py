@@ -53,9 +53,10 @@ def whole_path(network: nn.Module) -> float:
     assert_type(inspect_teacher(teacher), Inspection)
     made = synthesize(teacher, SynthesisOptions(images=2000), out="runs/mine")
     assert_type(made, TransferSet)
-    image, label = made[0]
+    image, label, logits, _ = made[0]
     assert_type(image, Tensor)
-    assert_type([int(number) for _, number in made], list[int])
+    assert_type(logits, Tensor)
+    assert_type([int(item.label) for item in made], list[int])
     chosen = collect(teacher, ["shaders"], CollectOptions(images=100), out=Path("runs/shaders"))
     assert_type(chosen, TransferSet)
     assert_type(score(chosen.images, teacher, "own"), Scorecard)

@@ -24,11 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from distill.files import write_atomically
 from distill.models.classifier import spec_of
 from distill.models.contract import check_contract
 from distill.names import known_names
+from distill.sets.loading import Item
+from distill.sets.loading import calibration_loader as new_calibration_loader
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
@@ -56,10 +59,10 @@ DTYPES: dict[str, torch.dtype | None] = {
 """What a shard holds; labels are stored as the task has them."""
 
 
-@dataclass(frozen=True)
-class TransferSet:
-    """Images with the teacher's answers. Iterating yields (image in [0, 1], label), so a DataLoader
-    takes it as it is.
+@dataclass(frozen=True, eq=False)
+class TransferSet(Dataset[Item]):
+    """Images with the teacher's answers. An item is (image in [0, 1], label, logits, index), by
+    name too, so a DataLoader takes a set as it is.
     """
 
     images: Tensor  # (N, C, H, W) uint8
@@ -76,12 +79,14 @@ class TransferSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Item:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a set of {len(self)}")
-        return self.images[index].float() / 255, self.labels[index]
+        place = int(index) % len(self)
+        image = self.images[place].float() / 255
+        return Item(image, self.labels[place], self.logits[place].float(), place)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
 
     @property
@@ -106,6 +111,14 @@ class TransferSet:
     def counts(self) -> list[int]:
         """Decisions for each class: images, where there is one an image."""
         return count_decisions(self.labels, self.classes).tolist()
+
+    def calibration_loader(
+        self, images: int = 256, batch: int = 32, seed: int = 0
+    ) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of images in [0, 1] and labels, balanced from the first one on: for calibrating a
+        quantised network, say.
+        """
+        return new_calibration_loader(self, images, batch, seed)
 
     @classmethod
     def load(cls, folder: str | Path, check_hashes: bool = False) -> TransferSet:
