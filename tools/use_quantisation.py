@@ -13,20 +13,22 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from uses import Record, accuracy, draw, load_split, use_parser
+from uses import Record, accuracy, draw, load_split, spread_over, use_parser
 from verbs import plain_endings
 
 from distill import Classifier, TransferSet
 from distill.models.programs import save_program
 from inversion import TeacherOptions, load_teacher
-from synthesis_kernels.backend import kernel_form
+from synthesis_kernels.backend import keep_freed_memory, kernel_form
 
 Answer = Callable[[Tensor], Tensor]
 """What a network answers to images in [0, 1]."""
@@ -46,41 +48,53 @@ class Reader:
         return None if batch is None else {"images": (batch.float() / 255).numpy()}
 
 
-def by_onnxruntime(teacher: Classifier, images: Tensor, bits: int) -> Answer:
+class Programs(NamedTuple):
+    """A network as the quantisers take it."""
+
+    onnx: Path
+    """An ONNX file, each BatchNorm folded into the convolution before it."""
+    exported: torch.export.ExportedProgram
+    """A program of torch.export."""
+
+
+def write_programs(teacher: Classifier, folder: Path) -> Programs:
+    """The network as an ONNX file and as a program of torch."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    save_program(teacher, folder / "network.onnx")
+    save_program(teacher, folder / "network.pt2")
+    quant_pre_process(folder / "network.onnx", folder / "folded.onnx", skip_symbolic_shape=True)
+    return Programs(folder / "folded.onnx", torch.export.load(folder / "network.pt2"))
+
+
+def by_onnxruntime(programs: Programs, images: Tensor, bits: int) -> Answer:
     """Static quantisation of onnxruntime: the range of each layer is what the images reach."""
     import onnxruntime
     from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     assert bits == 8
-    with TemporaryDirectory() as folder:
-        program, folded, quantised = (Path(folder) / f"{name}.onnx" for name in "pfq")
-        save_program(teacher, program)
-        quant_pre_process(program, folded, skip_symbolic_shape=True)
-        quantization.quantize_static(
-            folded,
-            quantised,
-            Reader(images),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        session = onnxruntime.InferenceSession(quantised, providers=["CPUExecutionProvider"])
+    quantised = programs.onnx.with_name("quantised.onnx")
+    quantization.quantize_static(
+        programs.onnx,
+        quantised,
+        Reader(images),
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    session = onnxruntime.InferenceSession(quantised, providers=["CPUExecutionProvider"])
     return lambda pixels: torch.from_numpy(session.run(["logits"], {"images": pixels.numpy()})[0])
 
 
-def by_torch(teacher: Classifier, images: Tensor, bits: int) -> Answer:
+def by_torch(programs: Programs, images: Tensor, bits: int) -> Answer:
     """PT2E, as torchao has it: the range of each layer is chosen from a histogram."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
-    pixels = images.float() / 255
-    shapes = ({0: torch.export.Dim.DYNAMIC},)
-    program = torch.export.export(teacher, (pixels[:2],), dynamic_shapes=shapes).module()
     quantiser = X86InductorQuantizer().set_global(recipe_of(bits))
-    prepared = prepare_pt2e(program, quantiser)
-    for batch in pixels.split(BATCH):
-        prepared(batch)
+    prepared = prepare_pt2e(programs.exported.module(), quantiser)
+    for batch in images.split(BATCH):
+        prepared(batch.float() / 255)
     return convert_pt2e(prepared)
 
 
@@ -100,7 +114,7 @@ def _with_range(spec: Any, least: int, most: int) -> Any:
     return type(spec)(**values)
 
 
-CASES: dict[str, tuple[Callable[[Classifier, Tensor, int], Answer], int]] = {
+CASES: dict[str, tuple[Callable[[Programs, Tensor, int], Answer], int]] = {
     "onnxruntime, 8 bits": (by_onnxruntime, 8),
     "torch, 8 bits": (by_torch, 8),
     "torch, 4 bits": (by_torch, 4),
@@ -108,26 +122,26 @@ CASES: dict[str, tuple[Callable[[Classifier, Tensor, int], Answer], int]] = {
 """How a network is quantised, and to how many bits."""
 
 
-def run(given: Any) -> None:
+def run(given: Any, folder: Path) -> None:
     """Measure one network in every case, by every kind of images, and unquantised."""
     teacher = load_teacher(TeacherOptions(given.teacher)).eval().requires_grad_(False)
     made = TransferSet.load(given.set)
     train = load_split(given.data, "train", teacher)
-    test = load_split(given.data, "test", teacher)
+    test = spread_over(load_split(given.data, "test", teacher), given.test)
     record = Record(given.out, {given.data: "DATA", given.set: "SET"})
+    who = {"network": given.teacher, "set_size": given.images, "test_images": len(test)}
+    whole = {"case": "not quantised", "images": "none", "seed": 0}
+    record.measure({**who, **whole}, lambda: accuracy(teacher, test))
+    programs = write_programs(teacher, folder)
 
-    def measure(case: str, kind: str, seed: int, build: Callable[[], Answer]) -> None:
-        who = {"network": given.teacher, "case": case, "images": kind, "seed": seed}
-        record.measure({**who, "set_size": given.images}, lambda: accuracy(build(), test))
+    def measure(case: str, seed: int, kind: str) -> float:
+        quantise, bits = CASES[case]
+        images = draw(kind, given.images, seed, teacher, made, train)
+        return accuracy(quantise(programs, images, bits), test)
 
-    with kernel_form("reference"), torch.no_grad():
-        measure("not quantised", "none", 0, lambda: teacher)
-        for case in given.cases:
-            quantise, bits = CASES[case]
-            for seed in given.seeds:
-                for kind in given.kinds:
-                    images = draw(kind, given.images, seed, teacher, made, train)
-                    measure(case, kind, seed, lambda: quantise(teacher, images, bits))  # noqa: B023
+    for case, seed, kind in product(given.cases, given.seeds, given.kinds):
+        row = {**who, "case": case, "images": kind, "seed": seed}
+        record.measure(row, partial(measure, case, seed, kind))
 
 
 if __name__ == "__main__":
@@ -137,5 +151,6 @@ if __name__ == "__main__":
     parser.add_argument("--set", required=True, help="a transfer set that was made from it")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     logging.disable(logging.WARNING)  # of the quantisers, about what does not matter here
-    with plain_endings():
-        run(parser.parse_args())
+    keep_freed_memory()
+    with plain_endings(), TemporaryDirectory() as folder, kernel_form("reference"), torch.no_grad():
+        run(parser.parse_args(), Path(folder))

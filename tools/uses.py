@@ -30,9 +30,12 @@ def use_parser(text: str | None) -> argparse.ArgumentParser:
     parser = new_parser(text)
     parser.add_argument("--data", required=True, help="labelled images with train and test parts")
     parser.add_argument("--images", type=int, required=False, help="of each kind")
+    parser.add_argument("--test", type=int, default=0, help="test images that judge; 0 = all")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, required=True, help="the file of figures; it is added to")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the file of figures; it is added to"
+    )
     return parser
 
 
@@ -43,9 +46,8 @@ def draw(
     each class.
     """
     if kind == "ours":
-        return draw_balanced(
-            Images(made.images, made.labels, "the set"), made.classes, count, seed
-        ).images
+        images, _ = next(iter(made.calibration_loader(count, count, seed)))
+        return (images * 255).round().to(torch.uint8)
     if kind == "real":
         return draw_balanced(train, teacher.spec.classes, count, seed).images
     return draw_pictures(kind, count, seed, teacher)
@@ -70,7 +72,14 @@ def load_split(path: str, split: str, teacher: Classifier) -> Images:
     return data
 
 
-def accuracy(answer: Callable[[Tensor], Tensor], test: Images, batch: int = 500) -> float:
+def spread_over(data: Images, count: int) -> Images:
+    """So many of the images, evenly spread; 0 = all."""
+    if not count:
+        return data
+    return data.chosen(torch.linspace(0, len(data) - 1, count).long())
+
+
+def accuracy(answer: Callable[[Tensor], Tensor], test: Images, batch: int = 100) -> float:
     """Share of the images that are decided right by what answers to images in [0, 1]."""
     right = 0
     labels = test.labels
