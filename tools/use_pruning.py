@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ VIEWS = {
 
 def prune_weights(teacher: Classifier, part: float) -> Classifier:
     """A copy whose smallest weights, `part` of all, are held at zero."""
-    pruned = copy.deepcopy(teacher)
+    # Pruning flattens weights, which channels that come last forbid.
+    pruned = copy.deepcopy(teacher).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     layers = [
         (layer, "weight") for layer in pruned.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))
     ]
@@ -66,7 +68,12 @@ def run(given: Any) -> None:
     test = spread_over(load_split(given.data, "test", teacher), given.test)
     record = Record(given.out, {given.data: "DATA", given.set: "SET"})
     case = f"{given.part:.0%} of the weights pruned"
-    who = {"network": given.teacher, "case": case, "set_size": given.images, "steps": given.steps}
+    who = {
+        "network": Path(given.teacher).stem,
+        "case": case,
+        "set_size": given.images,
+        "steps": given.steps,
+    }
 
     def judge(network: Classifier) -> float:
         with kernel_form("reference"):

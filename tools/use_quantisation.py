@@ -129,7 +129,7 @@ def run(given: Any, folder: Path) -> None:
     train = load_split(given.data, "train", teacher)
     test = spread_over(load_split(given.data, "test", teacher), given.test)
     record = Record(given.out, {given.data: "DATA", given.set: "SET"})
-    who = {"network": given.teacher, "set_size": given.images, "test_images": len(test)}
+    who = {"network": Path(given.teacher).stem, "set_size": given.images, "test_images": len(test)}
     whole = {"case": "not quantised", "images": "none", "seed": 0}
     record.measure({**who, **whole}, lambda: accuracy(teacher, test))
     programs = write_programs(teacher, folder)
