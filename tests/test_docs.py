@@ -23,6 +23,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"),
+    *sorted((ROOT / "docs" / "uses").glob("*.md")),
 ]
 """Every page but those of results and the log, whose commands are of the version that ran them."""
 BLOCK = re.compile(r"(<!-- not run: needs .+? -->\n)?```(\w*)\n(.*?)```", re.S)

@@ -77,6 +77,10 @@ SCHEMA = {
             "seconds": dict,
         },
     },
+    "uses": {
+        **dict.fromkeys(("network", "case", "images"), str),
+        **{"seed": WHOLE, "set_size": WHOLE, "accuracy": NUMBER, "seconds": NUMBER},
+    },
     "teachers": {
         **{
             "name": str,
@@ -101,6 +105,7 @@ PAGES = (
     ROOT / "configs" / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in WITH_TABLES),
     *sorted((ROOT / "docs" / "results").glob("*.md")),
+    *sorted((ROOT / "docs" / "uses").glob("*.md")),
 )
 """Pages that hold measured figures, or say where they are."""
 

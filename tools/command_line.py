@@ -71,7 +71,7 @@ def render() -> str:
     parts = ["## Every verb\n", _table(_common(groups))]
     used: list[str] = []
     for verb, text in read_verbs().items():
-        group = groups[f"{verb.capitalize()}Run"]
+        group = groups[f"{verb.title().replace('-', '')}Run"]
         parts.append(f"## {verb}\n\n{text[0].upper()}{text[1:]}.\n")
         parts.append(_table(_inherited(group, groups) + group.options))
         _use(group, groups, used)

@@ -36,6 +36,7 @@ PAGES = (
     ROOT / "configs" / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("sources", "distilling", "recipes", "scorecard")),
     *sorted((ROOT / "docs" / "results").glob("*.md")),
+    *sorted((ROOT / "docs" / "uses").glob("*.md")),
 )
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's quantile, of 1 to 9 degrees of freedom."""
@@ -154,6 +155,25 @@ def _taught_by(run: Figures) -> str:
     if "configuration" in run:
         return " ".join([run["configuration"], *run.get("set_hashes", [])])
     return re.sub(r" --seed \d+", "", run["command"])
+
+
+IMAGES_USED = ("none", "real", "ours", "shaders", "noise")
+"""Columns of the tables about uses: the images that were used."""
+
+
+def uses(name: str) -> str:
+    """What came of a use of sets, by the images that were used: a row a network and case."""
+    rows: Rows = [["network", "case", "images", "seeds", *IMAGES_USED]]
+    cases: dict[tuple[str, str, int], list[Figures]] = {}
+    for run in load(name)["uses"]:
+        cases.setdefault((run["network"], run["case"], run["set_size"]), []).append(run)
+    for (network, case, size), runs in cases.items():
+        row = [network, case, f"{size:,}", str(len({run["seed"] for run in runs}))]
+        for images in IMAGES_USED:
+            found = [run["accuracy"] for run in runs if run["images"] == images]
+            row.append(spread(found) if found else "–")
+        rows.append(row)
+    return rows_to_markdown(rows)
 
 
 def curve(name: str) -> str:
@@ -286,6 +306,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-small": lambda: demos("cifar10-small*.json"),
     "students": lambda: students("cifar10-students"),
     "students-hints": lambda: students("cifar10-students-hints"),
+    "uses-quantisation": lambda: uses("uses-quantisation"),
+    "uses-pruning": lambda: uses("uses-pruning"),
+    "uses-replay": lambda: uses("uses-replay"),
     "curve": lambda: curve("cifar10-curve"),
     "curve-small": lambda: curve("cifar10-small-curve"),
     "reweighting-mnist": lambda: reweighting(load("reweighting-mnist")["runs"]),

@@ -24,7 +24,7 @@ WIDTH = 100
 
 def options_of(verb: str) -> type[schema.Common]:
     """The dataclass of a verb's options."""
-    kind: type[schema.Common] = getattr(schema, f"{verb.capitalize()}Run")
+    kind: type[schema.Common] = getattr(schema, f"{verb.title().replace('-', '')}Run")
     return kind
 
 

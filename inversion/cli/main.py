@@ -18,7 +18,7 @@ HELP = f"""usage: echoset VERB [options]
 
 Make a small, class-balanced synthetic set from a trained network, and teach a student with it.
 
-{chr(10).join(f"  {name:<12}{verb.sentence}" for name, verb in VERBS.items())}
+{chr(10).join(f"  {name:<16}{verb.sentence}" for name, verb in VERBS.items())}
 
 echoset VERB --help shows the options that matter first, --help all every one. Every verb takes
 --seed, --json and --config FILE.yaml; of a file and options, what comes later wins.
@@ -121,7 +121,7 @@ def _execute(verb: str, options: Common, stopping: Stopping) -> int:
 
 
 def _module_of(verb: str) -> Any:
-    return import_module(f"inversion.cli.verbs.{verb}")
+    return import_module(f"inversion.cli.verbs.{verb.replace('-', '_')}")
 
 
 def _fail_reading(error: OSError) -> int:

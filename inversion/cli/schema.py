@@ -229,6 +229,22 @@ class ExportRun(Common):
 
 
 @dataclass(frozen=True)
+class ExportStudentRun(LoadingRun):
+    """`echoset export-student`."""
+
+    student: TeacherOptions = TeacherOptions(model="runs/student/student.safetensors")
+    """The network to write: a student's file, or any that can be a teacher; --student X is short
+    for --student.model X.
+    """
+    out: str = "runs/student/student.onnx"
+    """The file to write. Its ending says the form: .onnx (needs the extra `onnx`), or .pt2, which
+    torch.export.load reads. Either takes any number of images in [0, 1], as the network normalises
+    them itself, and is compared with the network before it is kept (.onnx where onnxruntime is
+    installed).
+    """
+
+
+@dataclass(frozen=True)
 class ListRun(Common):
     """`echoset list [KIND …]`."""
 

@@ -63,6 +63,10 @@ VERBS = {
         "sets out form views images license seed quiet json",
         "[SET …]",
     ),
+    "export-student": Verb(
+        "write a student as a program for other runtimes: an ONNX file, or torch.export's",
+        "student.model student.weights out quiet json",
+    ),
     "verify": Verb(
         "check a transfer set: hashes, shapes, balance, and the teacher's answers",
         "set teacher.model teacher.weights device quiet json",
