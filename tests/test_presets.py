@@ -32,7 +32,7 @@ def test_a_preset_serves_each_verb_and_what_is_given_wins(tmp_path):
 
 def test_an_unknown_preset_names_those_there_are(run):
     said = run("demo", "--preset=phtos", status=2).stderr
-    assert "preset must be one of digits, photos, fast, none or null, got phtos" in said
+    assert "preset must be one of digits, photos, large, fast, none or null, got phtos" in said
 
 
 def kept(tmp_path, name, **more):

@@ -47,12 +47,13 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
     return options if name == USUAL else read_options(verb, arguments, name)
 
 
-def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, Mapping[str, Any]]:
-    """Channels of a teacher's images, and what its file notes; no network is built for that."""
+def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, int, Mapping[str, Any]]:
+    """Channels and size of a teacher's images, and what its file notes; no network is built for
+    that.
+    """
     from distill.models import read_spec
     from distill.models.kinds import find_kind
-    from distill.models.kinds.kind import looks_like_file
-    from inversion.teacher import BUNDLED
+    from inversion.teacher import BUNDLED, complete_contract, published_name
     from inversion.teacher_file import spell_out
 
     teacher = spell_out(teacher, BUNDLED, trust).options
@@ -60,10 +61,11 @@ def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, Mapping[str, 
         path = Path(name or "")
         spec = read_spec(path) if path.suffix == ".safetensors" and path.is_file() else None
         if spec is not None:
-            return spec.channels, spec.notes
-    channels = teacher.channels
-    if looks_like_file(teacher.model) and channels == TeacherOptions().channels:
-        kind = find_kind(teacher.model)  # an exported program knows its own
-        known = kind.contract(teacher.model, teacher.arguments, None) if kind else {}
-        channels = known.get("channels") or channels
-    return channels, {}
+            return spec.channels, spec.size, spec.notes
+    kind = find_kind(teacher.model)
+    known: Mapping[str, Any] = {}
+    if kind:  # what knows its own images: exported programs, networks on a hub
+        published = published_name(teacher, kind)
+        known = kind.contract(teacher.model, teacher.arguments, published)
+    contract = complete_contract(teacher, known)
+    return contract["channels"], contract["size"], {}
