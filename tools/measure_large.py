@@ -83,18 +83,22 @@ def measure_synthesis(given: argparse.Namespace, demo: DemoRun) -> dict[str, Any
         shard = Shard(SSDKD, teacher, options, machine, Path(folder), Own(), job)
         assert isinstance(shard.recipe, Matching)
         shard.recipe.state.buffer.images.fill_(128)
-        results = [shard.step()[0] for _ in range(given.count)]
+        results = []
+        for call in range(given.count):
+            results += shard.step()
+            told = f"call {call + 1} of {given.count}: {results[-1].notes['seconds']:.1f} s"
+            print(f"{told}, at most {_gibibytes()} GiB", flush=True)
         shard.save(Path(folder) / "state", "measured")
     seconds = [result.notes["seconds"] for result in results]
     # The adversary counts after so many calls, and a call takes longer then.
     settled = seconds[options.objective.adversary_after + 1 :]
-    making = [result.notes["generator_seconds"] for result in results]
+    making = [result.notes["generator_seconds"] for result in results][-len(settled) :]
     return {
         "images": options.images,
         "batch": options.batch,
         "calls": options.calls,
         "each": statistics.median(settled),
-        "of_that_generator": statistics.median(making[-len(settled) :]),
+        "of_that_generator": statistics.median(making),
         "spread": [min(settled), max(settled)],
     }
 
@@ -119,6 +123,11 @@ def measure_student(given: argparse.Namespace, demo: DemoRun) -> dict[str, Any]:
     }
 
 
+def _gibibytes() -> float:
+    """Most memory that this process has held."""
+    return round((memory_taken() or 0) / 2**30, 2)
+
+
 PRESET = ("--preset=large", "--quiet")
 STAGES = {"synthesis": measure_synthesis, "student": measure_student}
 
@@ -138,10 +147,9 @@ def main() -> None:
     with plain_endings():
         demo = read_options(DemoRun, "demo", [*PRESET, f"--precision={given.precision}"])
         figures = STAGES[given.stage](given, demo)
-        memory = memory_taken() or 0
         told = {"network": given.network, "size": given.size, "classes": given.classes}
         machine = {"device": describe_device(demo.resolve_device()), "torch": torch.__version__}
-        peak = {"peak_gib": round(memory / 2**30, 2), "commit": repository_commit()}
+        peak = {"peak_gib": _gibibytes(), "commit": repository_commit()}
         print(json.dumps(told | {"stage": given.stage} | figures | peak | machine))
 
 
