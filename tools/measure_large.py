@@ -3,6 +3,7 @@
     python tools/measure_large.py synthesis --network resnet18 --data /path/to/CIFAR-10
     python tools/measure_large.py student --network resnet18 --data /path/to/CIFAR-10
 
+Options of `echoset demo` may follow, and win over the preset's.
 A stage is measured in a process of its own, whose peak memory is told. The teacher is trained for a
 few steps on enlarged images, so that its BatchNorm statistics are those of pictures; what it
 decides is worth nothing, and neither are the images. It is kept in runs/large. All of the buffer's
@@ -15,6 +16,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -111,9 +113,8 @@ def measure_student(given: argparse.Namespace, demo: DemoRun) -> dict[str, Any]:
     labels = torch.zeros(len(pixels), dtype=torch.int64)
     student = build_student(demo.student, teacher.contract)
     began = time.perf_counter()
-    options = read_options(DemoRun, "demo", [*PRESET, f"--distillation.steps={given.count}"])
-    data = Images(pixels, labels, "noise")
-    distill(student, data, teacher, options.distillation, runtime=demo)
+    options = replace(demo.distillation, steps=given.count)
+    distill(student, Images(pixels, labels, "noise"), teacher, options, runtime=demo)
     spent = time.perf_counter() - began
     return {
         "student": demo.student.model,
@@ -142,10 +143,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--train", type=int, default=40, help="steps of the teacher")
     parser.add_argument("--count", type=int, default=20, help="calls or steps measured")
-    parser.add_argument("--precision", default="auto")
-    given = parser.parse_args()
+    given, flags = parser.parse_known_args()
     with plain_endings():
-        demo = read_options(DemoRun, "demo", [*PRESET, f"--precision={given.precision}"])
+        demo = read_options(DemoRun, "demo", [*PRESET, *flags])
         figures = STAGES[given.stage](given, demo)
         told = {"network": given.network, "size": given.size, "classes": given.classes}
         machine = {"device": describe_device(demo.resolve_device()), "torch": torch.__version__}
