@@ -62,7 +62,7 @@ def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
         _check_known(options, teacher.spec, path, ("arguments", *CONTRACT))
     else:
         kind = kind_of(options.model, BUNDLED)
-        published = _published(options, kind)
+        published = published_name(options, kind)
         if told:
             _check_known(options, told, str(options.weights), CONTRACT)
             known = {"notes": told.notes}
@@ -70,7 +70,7 @@ def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
         else:
             known = kind.contract(options.model, options.arguments, published)
             counted = {"classes": len(names)} if names else {}
-            contract = _complete_contract(options, counted | dict(known))
+            contract = complete_contract(options, counted | dict(known))
         contract["notes"] = known.get("notes", {})
         arguments = {**known.get("arguments", {}), **options.arguments}
         teacher = build_classifier(ModelSpec(options.model, arguments, **contract))
@@ -108,7 +108,7 @@ def _description(weights: str | None) -> ModelSpec | None:
     return read_spec(path)
 
 
-def _published(options: TeacherOptions, kind: Kind) -> str | None:
+def published_name(options: TeacherOptions, kind: Kind) -> str | None:
     """The name of the published weights that were asked for; None for a file of them, or none."""
     weights = options.weights
     if weights is None or looks_like_file(weights) or Path(weights).is_file():
@@ -122,7 +122,7 @@ def _published(options: TeacherOptions, kind: Kind) -> str | None:
     return weights if weights in names else None
 
 
-def _complete_contract(options: TeacherOptions, known: Mapping[str, Any]) -> dict[str, Any]:
+def complete_contract(options: TeacherOptions, known: Mapping[str, Any]) -> dict[str, Any]:
     """The options' contract; where one was left at its default, what the kind knows of the name."""
     usual = TeacherOptions()
     contract = {}

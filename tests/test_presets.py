@@ -6,6 +6,7 @@ import pytest
 
 from distill import ModelSpec, build_classifier, save_classifier
 from inversion.cli.main import parse
+from inversion.cli.preset import follow_teacher
 
 VERBS = ("demo", "synthesize", "distill")
 
@@ -32,11 +33,11 @@ def test_a_preset_serves_each_verb_and_what_is_given_wins(tmp_path):
 
 def test_an_unknown_preset_names_those_there_are(run):
     said = run("demo", "--preset=phtos", status=2).stderr
-    assert "preset must be one of digits, photos, fast, none or null, got phtos" in said
+    assert "preset must be one of digits, photos, large, fast, none or null, got phtos" in said
 
 
 def kept(tmp_path, name, **more):
-    spec = ModelSpec("convnet-4", size=16, classes=4, **more)
+    spec = ModelSpec("convnet-4", **{"size": 16, "classes": 4} | more)
     save_classifier(build_classifier(spec), tmp_path / name)
     return f"--teacher={tmp_path / name}"
 
@@ -48,6 +49,7 @@ def kept(tmp_path, name, **more):
         ({"channels": 3}, "photos", "takes colour images"),
         ({"channels": 3, "notes": {"views": {"shift": 0.1}}}, "digits", "were not mirrored"),
         ({"channels": 1, "notes": {"views": {"flip": True}}}, "photos", "were mirrored"),
+        ({"channels": 3, "size": 96}, "large", "images of 96 × 96 pixels"),
     ],
 )
 def test_a_teacher_gets_its_preset_and_a_line_says_so(more, preset, reason, run, tmp_path):
@@ -60,6 +62,15 @@ def test_a_teacher_gets_its_preset_and_a_line_says_so(more, preset, reason, run,
     (tmp_path / "c.yaml").write_text("seed: 1\n")
     beside = f"--config={tmp_path / 'c.yaml'}"
     assert "preset" not in run("synthesize", teacher, out, beside, status=1).stderr
+
+
+def test_published_weights_tell_how_large_their_images_are():
+    arguments = ["--teacher=resnet18", "--teacher.weights=DEFAULT", "--images=2000", "--quiet"]
+    options = parse("demo", arguments)
+    followed = follow_teacher("demo", options, arguments)
+    assert followed == replace(parse("demo", [*arguments, "--preset=large"]), preset=None)
+    assert followed.synthesis.batch < options.synthesis.batch and followed.synthesis.images == 2000
+    assert followed.student.model == followed.synthesis.adversary.student.model == "resnet18"
 
 
 def test_a_recipe_of_ones_own_choice_stands_for_itself(run, tmp_path):

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from distill.files import write_atomically
 from distill.options import ViewOptions
+from distill.sizes import sides
 from synthesis_kernels.errors import EchosetError
 
 ENTRY = "answers"
@@ -44,6 +45,8 @@ class ViewAnswers:
     files: tuple[Mapping[str, Any], ...]
     """Name, SHA-256 and number of images of each, in the set's order."""
     channels: int
+    side: int
+    """The shorter one of the images."""
     """Of the images."""
     shape: tuple[int, ...]
     """Of one answer: (K, *places)."""
@@ -116,6 +119,7 @@ def find_answers(
         folder,
         tuple(entry["files"]),
         manifest["input"]["channels"],
+        min(sides(manifest["input"]["size"])),
         (manifest["input"]["classes"], *places),
         entry["per_image"],
         ViewOptions(**entry["views"]),

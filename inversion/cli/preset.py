@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.options import DistillOptions, ViewOptions
+from distill.sizes import sides
 from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
 from inversion.cli.show import tell
 from inversion.cli.words import values_of
@@ -67,7 +68,7 @@ def _follow_set(verb: str, run: DistillRun, arguments: Sequence[str]) -> Common:
     except EchosetError:
         if answers is None or run.teacher is not None:
             raise
-        name, reason = choose(answers.channels, {})
+        name, reason = choose(answers.channels, answers.side, {})
         loss = {"distillation.loss": DistillOptions().loss}
         reason += f"; it is not at hand, and {run.set} carries its answers"
     tell(run, f"preset {name}: {reason} (--preset none for plain defaults)")
@@ -81,11 +82,13 @@ def _follow_set(verb: str, run: DistillRun, arguments: Sequence[str]) -> Common:
     return run if name == USUAL else read_options(verb, arguments, name)
 
 
-def usual_views(channels: int, notes: Mapping[str, Any], preset: str | None) -> ViewOptions:
+def usual_views(
+    channels: int, side: int, notes: Mapping[str, Any], preset: str | None
+) -> ViewOptions:
     """The views that `distill` shows where nothing is said of them: those of the preset, if it
     names any, or of the one that suits a teacher of such images.
     """
-    for name in (preset or "none", choose(channels, notes)[0]):
+    for name in (preset or "none", choose(channels, side, notes)[0]):
         values = read_preset(name)
         views = {key.removeprefix(VIEWS): value for key, value in values.items() if VIEWS in key}
         if views:
@@ -93,12 +96,13 @@ def usual_views(channels: int, notes: Mapping[str, Any], preset: str | None) -> 
     return DistillOptions().views
 
 
-def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, Mapping[str, Any]]:
-    """Channels of a teacher's images, and what its file notes; no network is built for that."""
+def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, int, Mapping[str, Any]]:
+    """Channels and shorter side of a teacher's images, and what its file notes; no network is built
+    for that.
+    """
     from distill.models import read_spec
     from distill.models.kinds import find_kind
-    from distill.models.kinds.kind import looks_like_file
-    from inversion.teacher import BUNDLED
+    from inversion.teacher import BUNDLED, complete_contract, published_name
     from inversion.teacher_file import spell_out
 
     teacher = spell_out(teacher, BUNDLED, trust).options
@@ -106,10 +110,11 @@ def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, Mapping[str, 
         path = Path(name or "")
         spec = read_spec(path) if path.suffix == ".safetensors" and path.is_file() else None
         if spec is not None:
-            return spec.channels, spec.notes
-    channels = teacher.channels
-    if looks_like_file(teacher.model) and channels == TeacherOptions().channels:
-        kind = find_kind(teacher.model)  # an exported program knows its own
-        known = kind.contract(teacher.model, teacher.arguments, None) if kind else {}
-        channels = known.get("channels") or channels
-    return channels, {}
+            return spec.channels, spec.side, spec.notes
+    kind = find_kind(teacher.model)
+    known: Mapping[str, Any] = {}
+    if kind:  # what knows its own images: exported programs, networks on a hub
+        published = published_name(teacher, kind)
+        known = kind.contract(teacher.model, teacher.arguments, published)
+    contract = complete_contract(teacher, known)
+    return contract["channels"], min(sides(contract["size"])), {}

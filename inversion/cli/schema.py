@@ -70,7 +70,9 @@ class InspectRun(LoadingRun):
     teacher: TeacherOptions = TeacherOptions()
     """The teacher."""
     estimate: bool = False
-    """Also make a few steps, and say how long a set and a student take at the defaults here."""
+    """Also make a few steps, and say how long a set and a student take by the preset that suits
+    the teacher.
+    """
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-PresetName = Literal["digits", "photos", "fast", "none"]
+PresetName = Literal["digits", "photos", "large", "fast", "none"]
 """Files of this folder, and none: plain defaults."""
 
 
@@ -33,8 +33,14 @@ def _flat(options: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, An
             yield key, value
 
 
-def choose(channels: int, notes: Mapping[str, Any]) -> tuple[str, str]:
+LARGE = 96
+"""Side from which the other presets' batches take more memory than many machines have."""
+
+
+def choose(channels: int, side: int, notes: Mapping[str, Any]) -> tuple[str, str]:
     """The preset that suits a teacher's images, and why."""
+    if side >= LARGE:
+        return "large", f"the teacher takes images of {side} pixels along a side"
     views = notes.get("views")
     if isinstance(views, dict):
         if views.get("flip"):

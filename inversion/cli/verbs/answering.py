@@ -38,7 +38,8 @@ def carry_answers(
         return transfer_set
     views = wanted.views or usual
     if views is None:
-        views = usual_views(teacher.spec.channels, teacher.spec.notes, getattr(run, "preset", None))
+        spec = teacher.spec
+        views = usual_views(spec.channels, spec.side, spec.notes, getattr(run, "preset", None))
     return add_answers(folder, teacher, wanted.per_image, views, runtime=run)
 
 

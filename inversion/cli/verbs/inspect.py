@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from distill.models import Classifier
 from distill.names import printable
-from distill.options import DistillOptions, StudentOptions
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.rehearsal import Rehearsal, rehearse
 from inversion.driver import check_synthesis
@@ -15,6 +14,7 @@ from inversion.health import examine
 from inversion.inspection import Inspection, check_network, inspect_teacher
 from inversion.options import SynthesisOptions
 from inversion.pixels import Pixels
+from inversion.presets import choose
 from inversion.recipes import RECIPES, find_recipe
 from inversion.sources import DRAWN
 from inversion.teacher import load_teacher
@@ -23,7 +23,7 @@ from synthesis_kernels.errors import EchosetError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from inversion.cli.schema import InspectRun
+    from inversion.cli.schema import DemoRun, InspectRun
 
 MOST_LAYERS = 8
 
@@ -63,9 +63,17 @@ def execute(run: InspectRun) -> int:
 
 
 def _estimate(run: InspectRun, teacher: Classifier, recipe: str) -> Rehearsal:
-    """What the verbs' defaults will take."""
-    options = SynthesisOptions(recipe=recipe)
-    return rehearse(teacher, options, StudentOptions(), DistillOptions(), run)
+    """What the verbs' defaults will take: those of the preset that suits the teacher, or plain ones
+    for another recipe than the presets'.
+    """
+    from inversion.cli.grammar import read_options
+
+    spec = teacher.spec
+    usual = recipe == SynthesisOptions().recipe
+    preset = choose(spec.channels, spec.size, spec.notes)[0] if usual else None
+    demo = cast("DemoRun", read_options("demo", [], preset))
+    synthesis = dataclasses.replace(demo.synthesis, recipe=recipe)
+    return rehearse(teacher, synthesis, demo.student, demo.distillation, run)
 
 
 def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) -> None:
