@@ -103,7 +103,7 @@ def _make_images(classifier: Classifier, batch: int) -> Tensor:  # (B, C, H, W) 
     """The same random images at every call."""
     spec = classifier.spec
     generator = torch.Generator().manual_seed(batch)
-    return torch.rand(batch, spec.channels, spec.size, spec.size, generator=generator)
+    return torch.rand(batch, *spec.shape, generator=generator)
 
 
 def _needs_nothing() -> None:

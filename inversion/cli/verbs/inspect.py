@@ -70,7 +70,7 @@ def _estimate(run: InspectRun, teacher: Classifier, recipe: str) -> Rehearsal:
 
     spec = teacher.spec
     usual = recipe == SynthesisOptions().recipe
-    preset = choose(spec.channels, spec.size, spec.notes)[0] if usual else None
+    preset = choose(spec.channels, spec.side, spec.notes)[0] if usual else None
     demo = cast("DemoRun", read_options("demo", [], preset))
     synthesis = dataclasses.replace(demo.synthesis, recipe=recipe)
     return rehearse(teacher, synthesis, demo.student, demo.distillation, run)
