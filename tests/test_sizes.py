@@ -24,6 +24,7 @@ from inversion import TeacherOptions, load_teacher
 from inversion.parts.generator import Generator
 from inversion.sources import DRAWN
 from inversion.sources.stream import open_source
+from inversion.teacher_file import as_named, read_teacher
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.native import library
@@ -88,6 +89,14 @@ def test_a_file_keeps_the_size(tmp_path):
     assert network.contract["size"] == [24, 40] and decided(24).contract["size"] == 24
     with pytest.raises(EchosetError, match=r"its size is \(24, 40\), not \(40, 24\)"):
         load_teacher(TeacherOptions(str(tmp_path / "net.safetensors"), size="40x24"))
+
+
+@pytest.mark.parametrize("written", ["24x40", "[24, 40]"])
+def test_a_file_of_options_tells_a_size(tmp_path, written):
+    file = tmp_path / "teacher.yaml"
+    file.write_text(f"model: convnet-4\nsize: {written}\n")
+    options = read_teacher(file)
+    assert options.size == (24, 40) and as_named(options)["size"] == [24, 40]
 
 
 # Networks that are bound to a size
