@@ -24,6 +24,7 @@ from inversion import TeacherOptions, load_teacher
 from inversion.parts.generator import Generator
 from inversion.sources import DRAWN
 from inversion.sources.stream import open_source
+from inversion.teacher_file import as_named, read_teacher
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.native import library
@@ -88,6 +89,14 @@ def test_a_file_keeps_the_size(tmp_path):
     assert network.contract["size"] == [24, 40] and decided(24).contract["size"] == 24
     with pytest.raises(EchosetError, match=r"its size is \(24, 40\), not \(40, 24\)"):
         load_teacher(TeacherOptions(str(tmp_path / "net.safetensors"), size="40x24"))
+
+
+@pytest.mark.parametrize("written", ["24x40", "[24, 40]"])
+def test_a_file_of_options_tells_a_size(tmp_path, written):
+    file = tmp_path / "teacher.yaml"
+    file.write_text(f"model: convnet-4\nsize: {written}\n")
+    options = read_teacher(file)
+    assert options.size == (24, 40) and as_named(options)["size"] == [24, 40]
 
 
 # Networks that are bound to a size
@@ -264,7 +273,8 @@ def test_images_of_any_shape_go_through_every_verb(run, tmp_path, channels):
     teacher = f"--teacher={tmp_path}/t.safetensors"
     told = last_json(run("inspect", teacher, "--json", "--no-estimate"))
     assert told["spec"]["size"] == [24, 40]
-    run("synthesize", teacher, *TINY_FLAGS, f"--out={tmp_path}/set", "--quiet")
+    filled = [f"--out={tmp_path}/set", "--quiet", "--short", "push"]
+    run("synthesize", teacher, *TINY_FLAGS, *filled)
     run("verify", f"--set={tmp_path}/set", teacher, "--quiet")
     short = ["--student=convnet-4", "--distillation.steps=4", "--distillation.views_per_image=2"]
     run("distill", f"--set={tmp_path}/set", f"--out={tmp_path}/lesson", *short, "--quiet")
@@ -288,6 +298,6 @@ def test_sets_are_made_from_8_to_512_pixels(run, tmp_path, size):
     few = ["--images=4", "--synthesis.batch=4", "--synthesis.calls=2", "--synthesis.patience=9"]
     small = ["--synthesis.generator.width=2", "--synthesis.generator.inner_steps=1"]
     lazy = ["--synthesis.adversary.steps=1", "--synthesis.adversary.batch=4", "--quiet"]
-    out = tmp_path / "set"
-    run("synthesize", f"--teacher={tmp_path}/t.safetensors", *few, *small, *lazy, f"--out={out}")
-    run("verify", f"--set={out}", "--quiet")
+    filled = [f"--out={tmp_path}/set", "--short", "push"]
+    run("synthesize", f"--teacher={tmp_path}/t.safetensors", *few, *small, *lazy, *filled)
+    run("verify", f"--set={tmp_path}/set", "--quiet")

@@ -80,9 +80,6 @@ def test_what_can_not_be_judged_is_refused_before_it_is_trained(stripes, tmp_pat
     wrong = {
         "has labels from 0 to 2": {"test_labels": arrays["test_labels"] + np.arange(32) // 31},
         r"shape \(1, 12, 16\)": {"test_images": arrays["test_images"][:, :12]},
-        "give --size": {
-            f"{split}_images": arrays[f"{split}_images"][:, :12] for split in ("train", "test")
-        },
     }
     for message, changed in wrong.items():
         np.savez(tmp_path / "w.npz", **arrays | changed)
@@ -96,7 +93,8 @@ def test_what_can_not_be_judged_is_refused_before_it_is_trained(stripes, tmp_pat
         train(recipe(tmp_path / "u.npz", tmp_path / "t.safetensors"))
 
 
-def test_pictures_of_any_size_train_a_teacher_of_one(tmp_path):
+@pytest.mark.parametrize("size", [16, "12x20"])
+def test_pictures_of_any_size_train_a_teacher_of_one(tmp_path, size):
     for split, count in (("train", 12), ("test", 6)):
         for label in ("cat", "dog"):
             (tmp_path / split / label).mkdir(parents=True)
@@ -105,9 +103,20 @@ def test_pictures_of_any_size_train_a_teacher_of_one(tmp_path):
                     0, 256, (10 + number, 20, 3), dtype=np.uint8
                 )
                 Image.fromarray(pixels).save(tmp_path / split / label / f"{number}.png")
-    train(recipe(tmp_path, tmp_path / "t.safetensors", epochs=1, batch=4, size=16, channels=1))
+    train(
+        recipe(
+            tmp_path,
+            tmp_path / "t.safetensors",
+            epochs=1,
+            batch=4,
+            size=size,
+            channels=1,
+            small=0.5,
+        )
+    )
     spec = load_classifier(tmp_path / "t.safetensors").spec
-    assert (spec.channels, spec.size, spec.classes) == (1, 16, 2)
+    assert spec.shape == ((1, 16, 16) if size == 16 else (1, 12, 20))
+    assert spec.classes == 2
 
 
 def test_a_teacher_that_diverged_is_not_saved(stripes, tmp_path):
