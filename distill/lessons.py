@@ -120,12 +120,7 @@ class Lessons:
         options = self.options
         device = self.device
         per_image = options.views_per_image
-        count = len(self.pool) * max(per_image, 1)
-        if self.shown is not None:
-            count = len(self.shown)
-        drawn = torch.randint(count, (options.batch,), generator=generator, device=device)
-        if self.shown is not None:
-            drawn = self.shown[drawn]
+        drawn = self._draw_numbers(generator)
         if per_image:
             index = drawn // per_image
             view = drawn % per_image
@@ -150,6 +145,15 @@ class Lessons:
         if self.learner.draws:
             draws = torch.rand(options.batch, generator=generator, device=device)
         return images, answers, labels, step / options.steps, draws, *hints
+
+    def _draw_numbers(self, generator: torch.Generator) -> Tensor:  # (B,) int64
+        """Numbers of views; of images, where each view is a new one."""
+        count = len(self.pool) * max(self.options.views_per_image, 1)
+        if self.shown is not None:
+            count = len(self.shown)
+        size = (self.options.batch,)
+        drawn = torch.randint(count, size, generator=generator, device=self.device)
+        return drawn if self.shown is None else self.shown[drawn]
 
     def _shown(self, kept: Tensor | slice) -> Tensor:  # (M,) int64
         """Numbers of the views that show no image but those that are kept."""

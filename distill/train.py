@@ -81,13 +81,12 @@ def distill(
     so, by the data).
 
     The images may be a transfer set or any others; they are resized, and made grey or coloured, as
-    the student takes them. A teacher may be missing where no loss asks one, and where the set
-    carries its answers to the views that the options want: then these are taken, and no teacher is
-    asked. The student is trained
-    in place and returned in evaluation mode. With a `folder`, a killed or interrupted run goes on
-    where it was when it is called again with the same arguments, and `log.jsonl` there records it;
-    stopped, it leaves the student with the weights that it came with. The last state stays for the
-    caller to `forget` once the student is saved.
+    the student takes them. A teacher may be missing where no loss asks one. Where the set carries
+    the answers to the views that the options want, these are taken, and none is asked. The student
+    is trained in place and returned in evaluation mode. With a `folder`, a killed or interrupted
+    run goes on where it was when it is called again with the same arguments, and `log.jsonl` there
+    records it; stopped, it leaves the student with the weights that it came with. The last state
+    stays for the caller to `forget` once the student is saved.
 
     From Python, `losses` take the place of `options.loss`: names, or functions of a batch, and
     their weights. `optimiser` makes one of the parameters, and its rates follow the schedule.

@@ -24,7 +24,7 @@ VERBS = {
     "demo": Verb(
         "the whole path on the bundled MNIST teacher, or on yours: set, student, accuracy, report",
         "teacher.model data student.model out preset synthesis.images distillation.loss "
-        "distillation.steps distillation.patience beside.images answers.per_image",
+        "distillation.steps distillation.patience beside.images",
     ),
     "inspect": Verb(
         "say what a teacher is, and whether a set can be made from it",
@@ -34,13 +34,13 @@ VERBS = {
     "synthesize": Verb(
         "make a class-balanced transfer set from a teacher",
         "teacher.model teacher.weights out preset synthesis.images synthesis.calls synthesis.batch "
-        "synthesis.patience shortage answers.per_image seed",
+        "synthesis.patience shortage answers.per_image",
         shared=True,
     ),
     "collect": Verb(
         "choose a class-balanced transfer set from procedural pictures, folders or other sets",
         "sources teacher.model out collection.images collection.balanced collection.confidence "
-        "collection.only collection.short collection.draws answers.per_image seed",
+        "collection.only collection.short collection.draws answers.per_image",
         "[SOURCE …]",
     ),
     "distill": Verb(

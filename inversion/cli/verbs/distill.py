@@ -47,7 +47,7 @@ def execute(run: DistillRun) -> int:
     out = Path(run.out)
     path = out / STUDENT
     _check_teacher_stays(run, path)
-    teacher = None if needs_no_teacher(run) else _load_teacher(run, path)
+    teacher = None if needs_no_teacher(run) else _load_teacher(run)
     data = _load_data(run, teacher)
     student = build_student(run.student, _contract(teacher, data), run.seed)
     if run.corrupt != "none":
@@ -85,7 +85,7 @@ def _teach(
     document = _document(path, result)
     figures = {
         "parameters": student.parameters_count,
-        "teacher_parameters": teacher.parameters_count if teacher else None,
+        "teacher_parameters": None if teacher is None else teacher.parameters_count,
         "images": len(data),
         "learnt_from": _say_places(run),
         "losses": _say_losses(run),
@@ -174,7 +174,7 @@ def _say_losses(run: DistillRun) -> str:
     return " + ".join(f"{weight:g} {name}" for name, weight in losses.items())
 
 
-def _load_teacher(run: DistillRun, path: Path) -> Classifier:
+def _load_teacher(run: DistillRun) -> Classifier:
     """The teacher that is asked."""
     with saying_what_is_carried(run):
         teacher = load_teacher(teacher_for(run.teacher, _places(run)), trust=run.trust)
