@@ -34,11 +34,13 @@ from distill import (
     load_images,
 )
 from inversion import SynthesisOptions, synthesize
-from inversion.options import AdversaryOptions, ObjectiveOptions
-from synthesis_kernels.backend import keep_freed_memory, kernel_form
+from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions
+from synthesis_kernels.backend import keep_freed_memory
 
 TOGETHER = 2
 """Classes that a task brings."""
+BATCH = 32
+"""New images in a step, and as many that are replayed."""
 
 
 class First(nn.Module):
@@ -67,6 +69,7 @@ def make_set(teacher: Classifier, images: int, calls: int, seed: int) -> Tensor:
         batch=100,
         calls=calls,
         patience=calls,
+        generator=GeneratorOptions(width=16),
         objective=ObjectiveOptions(bn=60, adversary_after=6, spread=0.3),
         adversary=AdversaryOptions(steps=5),
     )
@@ -90,12 +93,12 @@ def learn_task(
     before = first_classes(learner, known) if replayed is not None else None
     optimiser = torch.optim.Adam(learner.parameters(), lr=1e-3)
     learner.train()
-    for step, places in enumerate(batches(new.images, 64, steps, seed)):
+    for step, places in enumerate(batches(new.images, BATCH, steps, seed)):
         images = new.images[places].float() / 255
         labels = new.labels[places]  # type: ignore[index]
         targets = functional.one_hot(labels, classes).float()
         if before is not None and replayed is not None:
-            old = replayed[next(batches(replayed, 64, 1, seed * 10_007 + step))].float() / 255
+            old = replayed[next(batches(replayed, BATCH, 1, seed * 10_007 + step))].float() / 255
             with torch.no_grad():
                 answers = before(old).softmax(1)
             targets = torch.cat([targets, functional.pad(answers, (0, TOGETHER))])
@@ -135,10 +138,8 @@ def learn_all(kind: str, seed: int, train: Images, test: Images, given: Any) -> 
         new = train.chosen(is_new.nonzero().flatten())
         task_seed = 100 * seed + known
         replayed = replay_images(kind, learner, train, known, given, task_seed) if known else None
-        with kernel_form("reference"):
-            learn_task(learner, new, replayed, known, given.steps, task_seed)
-    with kernel_form("reference"):
-        return accuracy(learner, test)
+        learn_task(learner, new, replayed, known, given.steps, task_seed)
+    return accuracy(learner, test)
 
 
 def run(given: Any) -> None:
@@ -159,9 +160,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = use_parser(__doc__)
     parser.set_defaults(images=500)
-    parser.add_argument("--network", default="convnet-16", help="what learns")
+    parser.add_argument("--network", default="lenet5", help="what learns")
     parser.add_argument("--steps", type=int, default=150, help="of each task")
-    parser.add_argument("--calls", type=int, default=20, help="of the generator, for each set")
+    parser.add_argument("--calls", type=int, default=15, help="of the generator, for each set")
     keep_freed_memory()
     with plain_endings():
         run(parser.parse_args())
