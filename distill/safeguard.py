@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.loop import Interrupted
 from distill.models import Classifier
+from distill.own import OwnOptimiser
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -40,14 +41,16 @@ class Safeguard:
         self._broken_at = 0
         self.keep()
 
+    @torch.no_grad()
     def is_whole(self, *figures: Tensor) -> bool:
         """Whether all that a step changes, and these figures, are finite numbers."""
-        tensors = [one for one in (*self._tensors(), *figures) if one.is_floating_point()]
-        largest = torch._foreach_norm([one for one in tensors if one.numel()], math.inf)
-        here = self.state.agreement.device
-        return bool(
-            torch.stack([size.to(here, torch.float32) for size in largest]).isfinite().all()
-        )
+        state = self.state
+        average = state.average.state_dict().values() if state.average else ()
+        tensors = [*state.tensors(), *average, state.agreement, *figures]
+        numbers = [one for one in tensors if one.is_floating_point() and one.numel()]
+        largest = torch._foreach_norm(numbers, math.inf)
+        here = [size.to(state.agreement.device, torch.float32) for size in largest]
+        return bool(torch.stack(here).isfinite().all())
 
     def keep(self) -> None:
         """Remember this state as a good one."""
@@ -55,18 +58,22 @@ class Safeguard:
         state = self.state
         self._step = state.step
         self._random = state.random_state()
-        self._kept = {id(one): (one, one.detach().clone()) for one in self._tensors()}
+        self._networks = [(each, _copy_of(each)) for each in self._modules()]
+        self._moments = {id(one): (one, one.clone()) for one in self._optimisers()}
+        self._agreement = state.agreement.clone()
 
     @torch.no_grad()
     def go_back(self) -> None:
         """Give everything the values it had in the last good state, where it is in memory."""
         state = self.state
-        for tensor in self._tensors():
-            _, value = self._kept.get(id(tensor), (None, None))
-            if value is None:  # the optimiser's, since its first step
+        for network, weights in self._networks:
+            network.load_state_dict(weights)
+        for tensor in self._optimisers():
+            if id(tensor) in self._moments:
+                tensor.copy_(self._moments[id(tensor)][1])
+            else:  # since its first step, before which there is nothing
                 tensor.zero_()
-            else:
-                tensor.copy_(value)
+        state.agreement.copy_(self._agreement)
         state.step = self._step
         state.restore_random(self._random)
 
@@ -117,10 +124,20 @@ class Safeguard:
             f"--distillation.batch {batch // state.parts}"
         )
 
-    def _tensors(self) -> list[Tensor]:
+    def _modules(self) -> list[nn.Module]:
         state = self.state
-        average = list(state.average.state_dict().values()) if state.average else []
-        return [*state.tensors(), *average, state.agreement]
+        return [state.trained] if state.average is None else [state.trained, state.average]
+
+    def _optimisers(self) -> list[Tensor]:
+        """What the optimiser keeps of its steps."""
+        optimiser = self.state.optimiser
+        inner = optimiser.inner if isinstance(optimiser, OwnOptimiser) else optimiser
+        kept = [value for state in inner.state.values() for value in state.values()]
+        return [value for value in kept if isinstance(value, Tensor)]
+
+
+def _copy_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
 @contextmanager
@@ -129,7 +146,7 @@ def weights_back_on_failure(student: Classifier, kept: bool) -> Iterator[None]:
     state is `kept`: by its weights the same call, made again, finds what was saved. Otherwise a
     stopped student is all there is, and stays as it is.
     """
-    weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    weights = _copy_of(student)
     try:
         yield
     except (EchosetError, Interrupted, KeyboardInterrupt) as error:

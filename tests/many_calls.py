@@ -1,6 +1,6 @@
 """Many calls in one process, and what they leave in it: memory, files, threads, processes, hooks.
 
-python tests/many_calls.py 1000
+`python tests/many_calls.py 100` makes each call so many times, and with names behind only those.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from inversion.options import (
 )
 from inversion.sources.collect import collect
 
+NAMES = ("collect", "distill", "evaluate", "synthesize")
 QUIET = Runtime(device="cpu", quiet=True)
 SYNTHESIS = SynthesisOptions(
     images=8,
@@ -72,14 +73,18 @@ def toy_teacher():
     return teacher.eval()
 
 
-def call_all(teacher, folder):
-    """One call of everything."""
-    made = collect(teacher, ("gaussian",), COLLECTION, folder / "set", QUIET)
+def calls_of(teacher, folder):
+    """What can be called, by name: each call makes its folder anew."""
+    made = collect(teacher, ("gaussian",), COLLECTION, folder / "given", QUIET)
     student = build_classifier(teacher.spec, seed=1)
-    distill(student, made, teacher, LESSON, folder=folder / "student", runtime=QUIET)
-    evaluate(student, as_images(made, "set"), teacher, runtime=QUIET)
-    synthesize(teacher, SYNTHESIS, folder / "made", QUIET)
-    shutil.rmtree(folder)
+    images = as_images(made, "set")
+    lesson = {"folder": folder / "run", "runtime": QUIET}
+    return {
+        "collect": lambda: collect(teacher, ("gaussian",), COLLECTION, folder / "run", QUIET),
+        "distill": lambda: distill(student, made, teacher, LESSON, **lesson),
+        "evaluate": lambda: evaluate(student, images, teacher, runtime=QUIET),
+        "synthesize": lambda: synthesize(teacher, SYNTHESIS, folder / "run", QUIET),
+    }
 
 
 def look(teacher) -> Left:
@@ -100,16 +105,21 @@ def look(teacher) -> Left:
     )
 
 
-def many(count: int, every: int):
+def many(count, every, names=NAMES):
     """Looks at the process: after every so many calls."""
     teacher = toy_teacher()
     with tempfile.TemporaryDirectory() as place:
+        calls = calls_of(teacher, Path(place))
         for number in range(1, count + 1):
-            call_all(teacher, Path(place) / "run")
+            for name in names:
+                calls[name]()
+                shutil.rmtree(Path(place) / "run", ignore_errors=True)
             if number % every == 0:
                 yield number, look(teacher)
 
 
 if __name__ == "__main__":
-    for number, left in many(int(sys.argv[1]), every=max(int(sys.argv[1]) // 20, 1)):
+    wanted = int(sys.argv[1])
+    names = sys.argv[2:] or NAMES
+    for number, left in many(wanted, max(wanted // 20, 1), names):
         print(number, left, flush=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from collecting import linear_teacher
+from many_calls import SYNTHESIS, toy_teacher
 from torch import nn
 
 from distill import DistillOptions, Images, build_classifier, distill
@@ -12,6 +13,9 @@ from distill.files import read_log
 from distill.models import ModelSpec
 from distill.runtime import Runtime
 from distill.update import StudentState
+from inversion import synthesize
+from inversion.parts.matching import Matching
+from inversion.shards import find_broken
 from synthesis_kernels.errors import EchosetError
 
 QUIET = Runtime(device="cpu", quiet=True)
@@ -138,3 +142,28 @@ def test_a_batch_that_cannot_be_smaller_is_an_error(lesson, monkeypatch):
     lacking_memory(monkeypatch, most=1)
     with pytest.raises(torch.OutOfMemoryError):
         teach(lesson, OPTIONS)
+
+
+def test_a_synthesis_that_breaks_stops_and_keeps_no_broken_state(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.loop.Every.__call__", lambda self: True)
+    usual = Matching.read_back
+
+    def read_back(self, figures):  # the third call's last update leaves a weight that is no number
+        if self.state.call == 3:
+            with torch.no_grad():
+                next(self.state.generator.parameters()).view(-1)[0] = float("nan")
+        return usual(self, figures)
+
+    monkeypatch.setattr(Matching, "read_back", read_back)
+    options = replace(SYNTHESIS, calls=6)
+    with pytest.raises(EchosetError, match=r"job\.generator.* is not finite after call 3.*--out"):
+        synthesize(toy_teacher(), options, tmp_path, QUIET)
+    (file,) = tmp_path.glob(".*.state")
+    monkeypatch.undo()
+    with open(file, "rb") as state:
+        state.readline()
+        content = torch.load(state)["state"]
+    assert content["job"]["counters"][0] == 2 and not find_broken(content)
+    made = synthesize(toy_teacher(), options, tmp_path, QUIET)
+    again = synthesize(toy_teacher(), options, tmp_path / "again", QUIET)
+    assert torch.equal(made.images, again.images)

@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, needs_native
 
 from synthesis_kernels.kept import Kept
-from synthesis_kernels.native import find_compiler
+from synthesis_kernels.native import find_compiler, library
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or find_compiler() is None, reason="there is no compiler"
@@ -96,10 +97,11 @@ def test_what_a_killed_build_left_is_cleared(folder):
 ASK = "from synthesis_kernels.native import has; print(has('channel_sums_float32'))"
 
 
+@needs_native
 @pytest.mark.slow
 def test_a_process_makes_a_damaged_library_again(tmp_path):
     """As a user sees it: one line, and the kernels."""
-    usual = next(path for path in _usual_cache().glob("native-*-*.so"))
+    usual = Path(library()._name)
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o700)
     shutil.copy(usual, cache)
@@ -110,11 +112,3 @@ def test_a_process_makes_a_damaged_library_again(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, env=given, cwd=ROOT)
         assert done.stdout.strip() == "True", done.stderr
         assert said in done.stderr and ("compiling" in done.stderr) == bool(said)
-
-
-def _usual_cache():
-    from synthesis_kernels.kept import cache_folder
-    from synthesis_kernels.native import library
-
-    assert library()
-    return cache_folder()

@@ -136,6 +136,7 @@ def test_a_full_disk_is_told_with_the_file_and_what_it_takes(tmp_path, small_fil
 STOPPED = """
 import os, signal, sys
 place, *sys.argv[1:] = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 class Stop:
     def find_spec(self, name, path=None, target=None):
         if name == place:
