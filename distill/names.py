@@ -137,6 +137,8 @@ def names_of_folders(folders: Sequence[str]) -> list[str]:
 
 def _of_file(path: Path) -> list[Any]:
     where = f"names {printable(str(path))}"
+    if not path.is_file():
+        raise EchosetError(f"{where} is neither a file nor a folder")
     if path.stat().st_size > LONGEST_FILE:
         raise EchosetError(f"{where} is too large to be a list of names")
     try:

@@ -15,6 +15,7 @@ from distill.models import (
     read_spec,
 )
 from distill.models.classifier import CONTRACT, OUTPUT
+from distill.models.contract import check_contract
 from distill.models.kinds import Kind, kind_of
 from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
@@ -71,6 +72,7 @@ def _load(options: TeacherOptions, untrained: bool, trust: bool) -> Classifier:
             known = kind.contract(options.model, options.arguments, published)
             counted = {"classes": len(names)} if names else {}
             contract = complete_contract(options, counted | dict(known))
+        check_contract(contract, options.model)
         contract["notes"] = known.get("notes", {})
         arguments = {**known.get("arguments", {}), **options.arguments}
         teacher = build_classifier(ModelSpec(options.model, arguments, **contract))

@@ -26,11 +26,14 @@ from pathlib import Path
 
 from mutated import KINDS, Kind
 
+from distill.loop import StepProgress
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.terminal import plain
 
 SECONDS = 10
-"""A file may take."""
+"""Of computing that a file may take."""
+WAITING = 12
+"""Times as long on the clock: others may use the machine."""
 MEGABYTES = 500
 """Of memory that a file may take beyond twice its size."""
 
@@ -48,11 +51,16 @@ class Outcome:
     refusals: list[str] = field(default_factory=list)
 
 
-def run(count: int, seed: int, kinds: list[str] | None = None) -> dict[str, Outcome]:
+def run(
+    count: int, seed: int, kinds: list[str] | None = None, quiet: bool = True
+) -> dict[str, Outcome]:
     """Change and read so many files, of all kinds in turn."""
     names = kinds or list(KINDS)
     outcomes = {name: Outcome() for name in names}
-    with tempfile.TemporaryDirectory() as place:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        StepProgress("files", count, quiet) as progress,
+    ):
         made = {}
         for name in names:
             folder = Path(place) / name
@@ -64,6 +72,7 @@ def run(count: int, seed: int, kinds: list[str] | None = None) -> dict[str, Outc
         for number in range(count):
             name = names[number % len(names)]
             _try(made[name], f"{seed}/{name}/{number}", outcomes[name])
+            progress.update(number + 1)
     return outcomes
 
 
@@ -107,21 +116,24 @@ def _read(kind: Kind) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _within(seconds: int) -> Iterator[None]:
-    """Break off what takes longer, where there are signals for it."""
+    """Break off what computes longer, or waits much longer, where there are signals for it."""
 
     def stop(*_: object) -> None:
         raise TooSlowError
 
-    if not hasattr(signal, "SIGALRM"):
+    if not hasattr(signal, "SIGPROF"):
         yield
         return
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    timers = {signal.SIGPROF: signal.ITIMER_PROF, signal.SIGALRM: signal.ITIMER_REAL}
+    before = {number: signal.signal(number, stop) for number in timers}
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WAITING * seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, timer in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 def _memory(reset: bool = False) -> int:
@@ -145,7 +157,7 @@ def main() -> int:
     parser.add_argument("--refusals", action="store_true", help="show what was said")
     given = parser.parse_args()
     began = time.monotonic()
-    outcomes = run(given.count, given.seed, given.kind)
+    outcomes = run(given.count, given.seed, given.kind, quiet=False)
     for name, outcome in outcomes.items():
         told = ", ".join(f"{count} {result}" for result, count in outcome.counts.most_common())
         print(f"{name:12}{told}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distill.models.kinds.kind import Constructor, Kind
 from distill.sizes import settle_size
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, reason_of
 
 PREFIX = "hf:"
 PREPROCESSING = "preprocessor_config.json"
@@ -64,10 +64,12 @@ def _configuration(name: str) -> Any:
 def constructor(name: str) -> Constructor:
     """What builds the network with fresh weights."""
     configuration = _configuration(name)
+    # What transformers keeps for itself may name code, such as a kernel of the hub.
+    own = [key for key in dir(configuration) if key.startswith("_") or "implementation" in key]
 
     def build(channels: int, classes: int, **arguments: Any) -> nn.Module:
         settings = {"num_channels": channels, **arguments}
-        unknown = [key for key in settings if not hasattr(configuration, key)]
+        unknown = [key for key in settings if key in own or not hasattr(configuration, key)]
         if set(unknown) & arguments.keys():
             raise EchosetError(f"model '{name}' takes no argument {', '.join(unknown)}")
         for key, value in settings.items():
@@ -85,6 +87,14 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
     """Classes and channels by its configuration; size, mean and std by how its images are
     prepared.
     """
+    try:
+        return _contract(name)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = reason_of(error)
+        raise EchosetError(f"what '{name}' says of its images can't be right: {reason}") from error
+
+
+def _contract(name: str) -> dict[str, Any]:
     configuration = _configuration(name)
     classes = [str(configuration.id2label[place]) for place in sorted(configuration.id2label)]
     known: dict[str, Any] = {
@@ -112,7 +122,7 @@ def _preprocessing(name: str) -> Mapping[str, Any]:
         return {}
     try:
         told = json.loads(Path(file).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EchosetError(f"{file} is damaged ({error})") from error
     return told if isinstance(told, dict) else {}
 
