@@ -35,13 +35,11 @@ class Attention(Adversarial):
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
         """Refuse a teacher without attention, and what `Adversarial` refuses."""
         super().check(teacher, options, runtime)
-        spec = teacher.spec
-        grey = torch.full((2, *spec.shape), 0.5, device=teacher.mean.device)
-        if not has_heads(teacher, grey):
+        if not has_heads(teacher, grey_images(teacher)):
             raise EchosetError(
-                f"teacher '{spec.model}' has no attention layer with two heads or more, and recipe "
-                "attention compares heads. Use --synthesis.recipe adversarial, which asks for "
-                "answers alone, or no generator: echoset collect shaders"
+                f"teacher '{teacher.spec.model}' has no attention layer with two heads or more, "
+                "and recipe attention compares heads. Use --synthesis.recipe adversarial, for "
+                "which answers alone will do, or no generator: echoset collect shaders"
             )
 
     def _ask_teacher(self, images: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
@@ -51,6 +49,12 @@ class Attention(Adversarial):
             return self.frozen(images), priors
         answers, maps = with_heads(self.frozen, images)
         return answers, priors | {"heads": (head_difference(maps), goal.heads)}
+
+
+def grey_images(teacher: Classifier) -> Tensor:  # (2, C, H, W)
+    """Images to try a teacher on."""
+    spec = teacher.spec
+    return torch.full((2, *spec.shape), 0.5, device=teacher.mean.device)
 
 
 def total_variation(images: Tensor) -> Tensor:  # (B, C, H, W) -> ()

@@ -37,7 +37,7 @@ def _document(run: ExportStudentRun, student: Classifier, compared: Compared) ->
         "out": run.out,
         "form": Path(run.out).suffix.removeprefix("."),
         "model": spec.model,
-        "input": [spec.channels, spec.size, spec.size],
+        "input": list(spec.shape),
         "output": list(student.answer_shape),
         "bytes": Path(run.out).stat().st_size,
         "runtime": compared.runtime,
