@@ -21,10 +21,15 @@ def answers_suffice(
     """Whether these are what a lesson would ask its teacher for, and all of it. `losses` stand in
     place of the options'.
     """
-    _, methods = weigh_losses(options, losses)
-    if not need_teacher(options, methods) or _beyond_answers(methods):
+    if not takes_answers_alone(options, losses):
         return False
     return answers.hold_for(options.views_per_image, options.views)
+
+
+def takes_answers_alone(options: DistillOptions, losses: Losses | None = None) -> bool:
+    """Whether the teacher's answers to views are all that a lesson asks it for."""
+    _, methods = weigh_losses(options, losses)
+    return need_teacher(options, methods) and not _beyond_answers(methods)
 
 
 def _beyond_answers(methods: list[Method]) -> list[str]:

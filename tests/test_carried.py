@@ -222,9 +222,11 @@ def test_what_is_held_out_is_in_no_view(folder):
 def test_the_command_line_teaches_where_the_teacher_is_gone(run, refused, tmp_path):
     made = tmp_path / "set"
     collect = ["collect", "noise", f"--out={made}", "--images=12", "--collection.balanced=false"]
-    plain = run(*collect, "--device=cpu")
+    plain = run(*collect, "--device=cpu", "--answers=0")
     bytes_before = shard_bytes(made)
-    assert "carries" not in plain.stdout and TransferSet.load(made).answers is None
+    assert "views of each" not in plain.stdout and TransferSet.load(made).answers is None
+    run(*collect, "--device=cpu")
+    assert TransferSet.load(made).answers.per_image == 16
     told = run(*collect, "--device=cpu", "--answers=5").stdout
     assert "the teacher's answers to 5 views of each" in told and shard_bytes(made) == bytes_before
     answers = TransferSet.load(made).answers

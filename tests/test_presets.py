@@ -49,7 +49,7 @@ def kept(tmp_path, name, **more):
         ({"channels": 3}, "photos", "takes colour images"),
         ({"channels": 3, "notes": {"views": {"shift": 0.1}}}, "digits", "were not mirrored"),
         ({"channels": 1, "notes": {"views": {"flip": True}}}, "photos", "were mirrored"),
-        ({"channels": 3, "size": 96}, "large", "images of 96 × 96 pixels"),
+        ({"channels": 3, "size": 96}, "large", "images of 96 pixels along a side"),
     ],
 )
 def test_a_teacher_gets_its_preset_and_a_line_says_so(more, preset, reason, run, tmp_path):

@@ -13,10 +13,10 @@ from distill.ranges import require_least
 class AnswerOptions(Brief):
     """The teacher's answers that a finished set carries: `distill` then needs no teacher for it."""
 
-    per_image: int = 0
-    """Let the set carry the teacher's answers to so many views of each image; `distill` shows 16 by
-    default, and of these sets what they carry. 0 = none. Short: --answers 16; a finished set gets
-    them by the same command.
+    per_image: int | None = None
+    """Views of each image to which the set carries the teacher's answers; 0 = none. By default 16,
+    and in a demo as many as its own distillation asks for, where answers are all that it asks.
+    Short: --answers 16; a finished set gets them by the same command.
     """
     views: ViewOptions | None = None
     """How these views are made, e.g. '{"shift": 0.125, "flip": true, "rotate": 0}'. By default as
@@ -24,4 +24,5 @@ class AnswerOptions(Brief):
     """
 
     def __post_init__(self) -> None:
-        require_least(self, "answers", 0, "per_image")
+        if self.per_image is not None:
+            require_least(self, "answers", 0, "per_image")

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.carried import answers_suffice, say_lack
+from distill.carried import answers_suffice, say_lack, takes_answers_alone
 from distill.losses import asks_teacher
+from distill.options import DistillOptions
 from distill.sets.answering import add_answers
 from distill.sets.transfer_set import find_set_answers
 from inversion.cli.preset import usual_views
@@ -17,10 +18,12 @@ from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from distill.models import Classifier
-    from distill.options import ViewOptions
     from distill.sets.answers import ViewAnswers
     from distill.sets.transfer_set import TransferSet
     from inversion.cli.schema import CollectRun, DemoRun, DistillRun, SynthesizeRun
+
+USUAL = DistillOptions().views_per_image
+"""Views of each image that a set carries answers to."""
 
 
 def carry_answers(
@@ -28,19 +31,28 @@ def carry_answers(
     transfer_set: TransferSet,
     teacher: Classifier,
     folder: Path | str,
-    usual: ViewOptions | None = None,
+    lesson: DistillOptions | None = None,
 ) -> TransferSet:
     """The set of the folder with the answers that --answers asks for. Where nothing is said of
-    their views, they are the `usual` ones, or those that `distill` shows for this teacher.
+    them, they are those that the `lesson` to come wants, or `distill` for this teacher.
     """
     wanted = run.answers
-    if not wanted.per_image:
+    per_image = wanted.per_image
+    if per_image is None:
+        per_image = USUAL if lesson is None else _wanted_by(lesson, len(transfer_set))
+    if not per_image:
         return transfer_set
-    views = wanted.views or usual
+    views = wanted.views or (lesson.views if lesson else None)
     if views is None:
         spec = teacher.spec
         views = usual_views(spec.channels, spec.side, spec.notes, getattr(run, "preset", None))
-    return add_answers(folder, teacher, wanted.per_image, views, runtime=run)
+    return add_answers(folder, teacher, per_image, views, runtime=run)
+
+
+def _wanted_by(lesson: DistillOptions, images: int) -> int:
+    """Views of each image whose answers the lesson asks for beforehand, and nothing else."""
+    pays = images * lesson.views_per_image <= lesson.steps * lesson.batch
+    return lesson.views_per_image if pays and takes_answers_alone(lesson) else 0
 
 
 def say_carried(transfer_set: TransferSet) -> str:

@@ -142,7 +142,7 @@ def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> Trans
     transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
     transfer_set = fill(run, transfer_set, teacher, folder)
     require_balance(run, transfer_set, folder)
-    return carry_answers(run, transfer_set, teacher, folder, run.distillation.views)
+    return carry_answers(run, transfer_set, teacher, folder, run.distillation)
 
 
 def _collect_beside(run: DemoRun, teacher: Classifier) -> tuple[TransferSet | None, float]:
