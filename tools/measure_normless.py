@@ -3,9 +3,9 @@
     python tools/measure_normless.py --name normless --data DIR --teachers vit=FILE gn=FILE
 
 One set after another, and after each a student, of equal steps: noise that the teacher has chosen
-from, procedural pictures, and the recipes that need no BatchNorm. Work is under runs/NAME. What
-configs/results/NAME.json has is not made again, and a stopped set or student goes on. Only the
-judging reads --data.
+from, with and without images pushed over its boundaries; procedural pictures; and the recipes that
+need no BatchNorm. Work is under runs/NAME. What configs/results/NAME.json has is not made again,
+and a stopped set or student goes on. Only the judging reads --data.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ def ways(has_attention: bool, images: int) -> dict[str, list[str]]:
     made = {}
     for source in SOURCES:
         made[source] = ["collect", "--source", source, "--collection.draws", "8"]
+    # Drawn for as long as it takes, and none pushed over a boundary.
+    filtered = ["--collection.draws", "80", "--collection.short", '["augment"]']
+    made["noise-filtered"] = ["collect", "--source", "noise", *filtered]
     for recipe in ("attention", "adversarial") if has_attention else ("adversarial",):
         made[recipe] = ["synthesize", "--synthesis.recipe", recipe, *RECIPE, "--short", "push"]
     return {name: [*command, "--images", str(images)] for name, command in made.items()}
