@@ -295,6 +295,23 @@ def _beside_priority(
     return mean, f"{difference:+.2f} ± {half:.2f}"
 
 
+def normless(name: str) -> str:
+    """What students learn from teachers without BatchNorm: a row a way, a column a teacher."""
+    runs = load(name)["runs"]
+    teachers = list(dict.fromkeys(run["teacher"] for run in runs))
+    rows = [["set", *(f"`{name}`, %" for name in teachers), "pushed", "set, min"]]
+    for name in dict.fromkeys(run["set"] for run in runs):
+        made = [run for run in runs if run["set"] == name]
+        row = [name]
+        for teacher in teachers:
+            accuracy = [run["accuracy"] for run in made if run["teacher"] == teacher]
+            row.append(spread(accuracy) if accuracy else "–")
+        row.append(", ".join(f"{run['pushed']:,}" for run in made))
+        row.append(minutes([run["seconds"] for run in made]))
+        rows.append(row)
+    return rows_to_markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "sources": sources,
     "methods": methods,
@@ -311,6 +328,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "uses-replay": lambda: uses("uses-replay"),
     "curve": lambda: curve("cifar10-curve"),
     "curve-small": lambda: curve("cifar10-small-curve"),
+    "normless-mnist": lambda: normless("normless-mnist"),
     "reweighting-mnist": lambda: reweighting(load("reweighting-mnist")["runs"]),
     "reweighting-cifar10-small": lambda: reweighting(load("reweighting-cifar10-small")["runs"]),
 }

@@ -5,10 +5,11 @@ Nothing of the teacher is looked at but its answers, so it needs no BatchNorm. T
 prior is the generator's last layer: tanh, then each channel brought to the mean and deviation that
 the teacher's normaliser expects.
 
-    L_S = mean |z_S − z_T|        L_G = −L_S + classes · CE(T(x), y)
+    L_S = mean |z_S − z_T|        L_G = −adversary · L_S + classes · CE(T(x), y)
 
 The second term of L_G is ours: it asks for the classes the set still lacks, so that the finished
-set can be balanced. With `objective.classes` 0 the recipe is as published.
+set can be balanced. With `objective.classes` 0 and `objective.adversary` 1 the recipe is as
+published.
 
 A call is `generator.inner_steps` rounds of `adversary.steps` student steps and one generator step.
 Then one batch is offered to the buffer, which has a quota for each class. Generator and student
@@ -211,7 +212,7 @@ class Adversarial:
         student = self.adversary.student.eval()
         with forward_pass(images.device, self.machine.precision):
             logits = student(images).float()
-        loss = -(logits - answers).abs().mean()
+        loss = -self.options.objective.adversary * (logits - answers).abs().mean()
         if self.options.objective.classes:
             loss = loss + self.options.objective.classes * class_loss(answers, targets).mean()
         own = {}

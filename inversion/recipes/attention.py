@@ -3,7 +3,8 @@
 A network with BatchNorm keeps statistics that images can be brought to. A vision transformer keeps
 none; but on real images the heads of one of its layers look alike (`attention_heads.py`):
 
-    L_G = −|z_S − z_T| + classes · CE(T(x), y) + heads · mean(1 − SSIM²) + variation · TV
+    L_G = −adversary · |z_S − z_T| + classes · CE(T(x), y)
+          + heads · mean(1 − SSIM²) + variation · TV
 
 The first two terms are those of the recipe `adversarial`, of which this is all the rest as well:
 generator, student, buffer. MimiQ has no adversary, and changes pixels.
