@@ -40,6 +40,7 @@ def synthesize(
     terms: Mapping[Term, float] | None = None,
     generator: nn.Module | None = None,
     adversary: Classifier | nn.Module | None = None,
+    recipe: type[Recipe] | None = None,
     log: Logger | None = None,
 ) -> TransferSet:
     """Make a transfer set from `teacher` in the folder `out`.
@@ -49,8 +50,9 @@ def synthesize(
 
     From Python, `terms` are added to the generator's loss: functions of its images, the teacher's
     logits and the wanted classes, and their weights. `generator` makes images of a latent, and
-    `adversary` is the adversarial student, in place of those that the options name. `log` gets the
-    figures of the log: any object with `log(figures, step)`.
+    `adversary` is the adversarial student, in place of those that the options name. `recipe` is a
+    class in place of the recipe that they name. `log` gets the figures of the log: any object with
+    `log(figures, step)`.
     """
     if runtime.world > 1:
         raise EchosetError(
@@ -65,6 +67,7 @@ def synthesize(
         terms=terms,
         generator=generator,
         adversary=adversary,
+        recipe=recipe,
         log=log,
     )
     assert made is not None, "a process alone makes every shard"
@@ -80,16 +83,17 @@ def synthesize_share(
     terms: Mapping[Term, float] | None = None,
     generator: nn.Module | None = None,
     adversary: Classifier | nn.Module | None = None,
+    recipe: type[Recipe] | None = None,
     log: Logger | None = None,
 ) -> TransferSet | None:
     """What `synthesize` does, by several processes: each makes its share of the plan, and whichever
     sees the last shard arrive writes the manifest. The others return None.
     """
     teacher = as_classifier(teacher)
-    recipe_class = find_recipe(options.recipe)
+    recipe_class = recipe or find_recipe(options.recipe)
     inspection = inspect_teacher(teacher, recipe_class.needs_batch_norm)
-    options = check_synthesis(teacher, options, runtime)
-    own = _gather_own(teacher, options, terms, generator, adversary)
+    options = check_synthesis(teacher, options, runtime, recipe)
+    own = _gather_own(teacher, options, terms, generator, adversary, recipe)
     jobs = plan(options, teacher.spec.classes, runtime.seed)
     out = Path(out)
     machine = runtime.resolve(options.calls * options.generator.inner_steps)
@@ -121,6 +125,7 @@ def _gather_own(
     terms: Mapping[Term, float] | None,
     generator: nn.Module | None,
     adversary: Classifier | nn.Module | None,
+    recipe: type[Recipe] | None,
 ) -> Own:
     """What the user brought along, checked."""
     if generator is not None:
@@ -129,16 +134,21 @@ def _gather_own(
     if adversary is not None:
         student = as_student(adversary, teacher.contract)
         require_alike(student, teacher, "the adversary")
-    own = Own(terms or {}, generator, student)
+    own = Own(terms or {}, generator, student, recipe)
     own.check()
     return own
 
 
 def check_synthesis(
-    teacher: Classifier, options: SynthesisOptions, runtime: Runtime
+    teacher: Classifier,
+    options: SynthesisOptions,
+    runtime: Runtime,
+    recipe: type[Recipe] | None = None,
 ) -> SynthesisOptions:
-    """The options with everything spelled out; what the recipe or the plan can't do is refused."""
-    recipe_class = find_recipe(options.recipe)
+    """The options with everything spelled out; what the recipe or the plan can't do is refused. A
+    user's own `recipe` comes in place of the one they name.
+    """
+    recipe_class = recipe or find_recipe(options.recipe)
     options = recipe_class.settle(options, teacher)
     options = _settle_abreast(options, recipe_class, runtime)
     _check_calls(options, teacher.spec.classes)

@@ -26,6 +26,7 @@ from distill.loop import Interrupted, Loop
 from distill.options import StudentOptions
 from distill.runtime import Runtime
 from inversion import CollectOptions, SynthesisOptions, collect, synthesize, synthesize_share
+from inversion.recipes.ssdkd import SSDKD
 from synthesis_kernels.errors import EchosetError
 
 RUN = Runtime(seed=1, device="cpu", precision="float32", quiet=True)
@@ -79,6 +80,22 @@ def test_a_term_a_generator_and_an_adversary_make_a_set_that_names_them(teacher,
     assert last["synthesis/rough"] != first["synthesis/rough"]
     with pytest.raises(EchosetError, match="other options"):
         synthesize(teacher, options, tmp_path / "set", RUN, **{**own, "adversary": None})
+
+
+def test_a_recipe_of_ones_own_makes_the_set_and_is_named(teacher, tmp_path):
+    ranks = []
+
+    class Surest(SSDKD):
+        def take(self, made):
+            images, logits, _, figures = made
+            ranks.append(logits.softmax(1).amax(1))
+            return super().take((images, logits, ranks[-1], figures))
+
+    options = replace(SMALL, calls=2)
+    made = synthesize(teacher, options, tmp_path / "set", RUN, recipe=Surest)
+    assert ranks and made.manifest["own"]["recipe"].split()[0].endswith("Surest")
+    with pytest.raises(EchosetError, match="other options"):
+        synthesize(teacher, options, tmp_path / "set", RUN)
 
 
 def test_a_heavier_term_smooths_what_the_generator_makes(teacher, tmp_path):

@@ -1,5 +1,5 @@
 """What a user brings along from Python to a synthesis: terms of the generator's loss, a generator,
-an adversarial student.
+an adversarial student, a recipe.
 """
 
 from __future__ import annotations
@@ -39,9 +39,12 @@ class Own:
     """Makes images (B, C, H, W) in [0, 1] of a latent (B, L)."""
     adversary: Classifier | None = None
     """The adversarial student."""
+    recipe: type | None = None
+    """How the set is made, in place of the recipe that the options name."""
 
     def __bool__(self) -> bool:
-        return bool(self.terms) or self.generator is not None or self.adversary is not None
+        brought = (self.generator, self.adversary, self.recipe)
+        return bool(self.terms) or any(thing is not None for thing in brought)
 
     def check(self) -> None:
         """Refuse terms that are no functions, or share a name, and weights that are no numbers."""
@@ -77,6 +80,8 @@ class Own:
             network = getattr(self, name)
             if network is not None:
                 told[name] = _describe(network)
+        if self.recipe is not None:
+            told["recipe"] = identify(self.recipe)
         return told
 
 
