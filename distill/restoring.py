@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +23,16 @@ class HasState(Protocol):
 
 def restore(target: HasState, saved: dict[str, Any], path: Path) -> None:
     """Put back what the file held, if it is of the kinds and shapes that the target has now."""
-    try:
+    with blaming_state(path):
         _require_alike(saved, target.state_dict(), "state")
         target.load_state_dict(saved)
+
+
+@contextmanager
+def blaming_state(path: Path) -> Iterator[None]:
+    """Name the file whose state can't be put back."""
+    try:
+        yield
     except EchosetError:
         raise
     except Exception as error:  # of whichever part of the state does not fit

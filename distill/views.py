@@ -21,6 +21,7 @@ from distill.loop import Loop
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
+from distill.restoring import blaming_state
 from synthesis_kernels.backend import forward_pass, name_form
 
 CHUNK = 500
@@ -181,8 +182,9 @@ class _Bank:
     def restore(self, folder: Path, key: str) -> None:
         """Add what the folder's files hold, one after another."""
         while saved := load_state(self._file(folder, key), key):
-            for answers in saved["found"]:
-                self.add(answers)
+            with blaming_state(self._file(folder, key)):
+                for answers in saved["found"]:
+                    self.add(answers)
             self._saved = self.done
 
     def save(self, folder: Path, key: str, seconds: float) -> Path:
