@@ -12,6 +12,7 @@ from distill.options import DistillOptions
 from distill.sets.answering import made_by
 from distill.sets.answers import ViewAnswers
 from distill.sets.transfer_set import TransferSet
+from distill.sizes import settle_size
 from synthesis_kernels.errors import EchosetError
 
 
@@ -73,7 +74,8 @@ def require_no_teacher(
         )
     if not answers_suffice(data.answers, options, losses):
         raise EchosetError(say_lack(data.answers, options, losses))
-    contract = data.manifest["input"]
+    contract = {**data.manifest["input"]}
+    contract["size"] = settle_size(contract["size"])
     for name in ("channels", "size", "classes", "task"):
         own = getattr(student.spec, name)
         if own != contract[name]:

@@ -107,7 +107,7 @@ def test_help_names_every_option_and_never_imports_torch():
     for verb, text in zip(VERBS, json.loads(done.stdout)[-len(VERBS) :], strict=True):
         assert all(
             f"--{name}" in text
-            for name in getattr(runs, f"{verb.capitalize()}Run").__dataclass_fields__
+            for name in getattr(runs, f"{verb.title().replace('-', '')}Run").__dataclass_fields__
         )
 
 

@@ -133,5 +133,5 @@ def test_a_group_that_a_file_sets_to_null_is_named(refused, tmp_path):
     file = tmp_path / "null.yaml"
     for text, key in (("distillation: null", "distillation"), ("student: null", "student")):
         file.write_text(text)
-        message = f"{key} is a group of options, and null is none"
+        message = f"{key} is a group of options, each by its name"
         assert message in refused("distill", f"--config={file}", status=2)

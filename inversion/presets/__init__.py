@@ -39,7 +39,7 @@ LARGE = 96
 
 def choose(channels: int, side: int, notes: Mapping[str, Any]) -> tuple[str, str]:
     """The preset that suits a teacher's images, and why."""
-    if side >= LARGE:
+    if side >= LARGE and channels == 3:  # its student takes colour images
         return "large", f"the teacher takes images of {side} pixels along a side"
     views = notes.get("views")
     if isinstance(views, dict):
