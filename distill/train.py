@@ -86,7 +86,9 @@ def distill(
     is trained in place and returned in evaluation mode. With a `folder`, a killed or interrupted
     run goes on where it was when it is called again with the same arguments, and `log.jsonl` there
     records it; stopped, it leaves the student with the weights that it came with. The last state
-    stays for the caller to `forget` once the student is saved.
+    stays for the caller to `forget` once the student is saved. A student that an update breaks goes
+    back to its last good state and learns on at a lower rate; a batch that memory does not suffice
+    for is learnt in parts.
 
     From Python, `losses` take the place of `options.loss`: names, or functions of a batch, and
     their weights. `optimiser` makes one of the parameters, and its rates follow the schedule.

@@ -74,13 +74,20 @@ class Watch:
         if not writes and event not in CHANGES:
             return
         path = str(arguments[0])
-        if not path.startswith(self.folder):
+        if not path.startswith(self.folder) or _changes_nothing(event, path):
             return
         if len(self.done) == self.last:
             os.kill(os.getpid(), signal.SIGKILL)
         # Temporary names differ from run to run.
         name = Path(path).name
         self.done.append(f"{event} {name.rpartition('.')[0] if name.endswith('.tmp') else name}")
+
+
+def _changes_nothing(event, path):
+    """Of what is done to be sure: a folder that is there, a temporary file that is gone."""
+    if event == "os.mkdir":
+        return os.path.isdir(path)
+    return event == "os.remove" and not os.path.exists(path)
 
 
 def in_a_fork(command, folder, last=None):
