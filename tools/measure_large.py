@@ -93,7 +93,7 @@ def measure_synthesis(given: argparse.Namespace, demo: DemoRun) -> dict[str, Any
         shard.save(Path(folder) / "state", "measured")
     seconds = [result.notes["seconds"] for result in results]
     # The adversary counts after so many calls, and a call takes longer then.
-    settled = seconds[options.objective.adversary_after + 1 :]
+    settled = seconds[options.objective.adversary_after + 1 :] or seconds[-1:]
     making = [result.notes["generator_seconds"] for result in results][-len(settled) :]
     return {
         "images": options.images,
