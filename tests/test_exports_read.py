@@ -295,7 +295,7 @@ def test_the_command_writes_views(answered, run, refused, tmp_path):
     assert "license: mit" in (tmp_path / "v" / "README.md").read_text()
     words = refused("export", made, f"--out={tmp_path / 'w'}", "--views=2", "--images=12")
     assert "no answers to views" in words and not (tmp_path / "w").exists()
-    assert "views must be" in refused("export", made, "--views=-1")
+    assert "views must be" in refused("export", made, "--views=-1", status=2)
 
 
 PICTURED = ViewOptions(cutout=0.2)
