@@ -93,7 +93,7 @@ class ObjectiveOptions(Brief):
     `batch`.
     """
     heads: float = 1.0
-    """Weight of how unlike the attention heads of a layer are. Only recipe attention has it, and
+    """Weight of how unlike the attention heads of a layer are. Only recipe attention has this and
     `variation`.
     """
     variation: float = 0.1

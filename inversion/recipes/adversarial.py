@@ -208,7 +208,7 @@ class Adversarial:
     def _generator_step(self) -> tuple[Tensor, dict[str, Tensor]]:  # (), () each
         """An update of the generator; its loss, and the terms beside the published ones."""
         images, targets, wanted = self._make()
-        answers, priors = self._ask_teacher(images)
+        answers, priors = self._ask_teacher(images, wanted)
         student = self.adversary.student.eval()
         with forward_pass(images.device, self.machine.precision):
             logits = student(images).float()
@@ -229,8 +229,10 @@ class Adversarial:
         self.optimiser.step()
         return loss.detach(), own
 
-    # (B, C, H, W) in [0, 1] -> (B, K, *places), of ()
-    def _ask_teacher(self, images: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
+    # (B, C, H, W) in [0, 1], (B,) -> (B, K, *places), of ()
+    def _ask_teacher(
+        self, images: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
         """The teacher's answers, and what else the images are asked for, each with its weight."""
         return self.frozen(images), {}
 

@@ -4,10 +4,11 @@ A network with BatchNorm keeps statistics that images can be brought to. A visio
 none; but on real images the heads of one of its layers look alike (`attention_heads.py`):
 
     L_G = −adversary · |z_S − z_T| + classes · CE(T(x), y)
-          + heads · mean(1 − SSIM²) + variation · TV
+          + heads · mean(1 − SSIM²) + variation · TV + spread · likeness
 
 The first two terms are those of the recipe `adversarial`, of which this is all the rest as well:
-generator, student, buffer. MimiQ has no adversary, and changes pixels.
+generator, student, buffer. The last one is that of `ssd-kd`: without it all images of a class
+become one picture. MimiQ has neither, and changes pixels.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from distill.models import Classifier
 from distill.runtime import Runtime
 from inversion.options import SynthesisOptions
+from inversion.parts.terms import likeness
 from inversion.recipes.adversarial import Adversarial
 from inversion.recipes.attention_heads import has_heads, head_difference, with_heads
 from synthesis_kernels.errors import EchosetError
@@ -43,9 +45,14 @@ class Attention(Adversarial):
                 "which answers alone will do, or no generator: echoset collect shaders"
             )
 
-    def _ask_teacher(self, images: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
+    def _ask_teacher(
+        self, images: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
         goal = self.options.objective
-        priors = {"variation": (total_variation(images), goal.variation)}
+        priors = {
+            "variation": (total_variation(images), goal.variation),
+            "alike": (likeness(images, wanted), goal.spread),
+        }
         if not goal.heads:
             return self.frozen(images), priors
         answers, maps = with_heads(self.frozen, images)
