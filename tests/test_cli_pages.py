@@ -21,7 +21,6 @@ def unsealed(path):
     return content
 
 
-
 def test_the_report_stands_alone(demo):
     page = (demo[1] / "report.html").read_text()
     assert not re.search(r"(src|href)=.?(https?:|/|\.)|<script", page)

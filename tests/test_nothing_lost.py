@@ -121,7 +121,8 @@ def test_a_flipped_bit_of_a_note_or_a_cell_is_refused_or_changes_nothing(tmp_pat
     for _ in flips(path, 100, seed=5):
         read = read_or_refused(lambda: finished(tmp_path, job))
         assert read is None or note.items() <= read.items()
-    cell = {"key": "k", "report": "as they are", "seconds": 0.25, **dict.fromkeys(FIGURES, 0.5)}
+    told = {"key": "k", "set": "s", "corruption": "none", "method": "at", "report": "as they are"}
+    cell = {**told, "seconds": 0.25, **dict.fromkeys(FIGURES, 0.5)}
     path = tmp_path / "cell.json"
     write_sealed(path, cell)
     for _ in flips(path, 100, seed=6):

@@ -18,8 +18,8 @@ from tables import normless
 from verbs import new_parser, plain_endings, run_verb
 
 from inversion import TeacherOptions, load_teacher
+from inversion.parts.attention_heads import has_heads
 from inversion.recipes.attention import grey_images
-from inversion.recipes.attention_heads import has_heads
 from synthesis_kernels.backend import repository_commit
 
 SOURCES = ("noise", "shaders", "leaves")
