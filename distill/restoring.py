@@ -24,6 +24,7 @@ class HasState(Protocol):
 def restore(target: HasState, saved: dict[str, Any], path: Path) -> None:
     """Put back what the file held, if it is of the kinds and shapes that the target has now."""
     with blaming_state(path):
+        _require_plain(saved, "state")
         _require_alike(saved, target.state_dict(), "state")
         target.load_state_dict(saved)
 
@@ -40,6 +41,19 @@ def blaming_state(path: Path) -> Iterator[None]:
             f"{path} does not hold the state of this job ({reason_of(error):.200}); delete it to "
             "start this job again"
         ) from error
+
+
+def _require_plain(saved: Any, where: str) -> None:
+    """Refuse, by a ValueError, tensors that are no plain numbers, wherever they are."""
+    parts: Any = ()
+    if isinstance(saved, Mapping):
+        parts = saved.items()
+    elif isinstance(saved, list | tuple):
+        parts = enumerate(saved)
+    elif isinstance(saved, Tensor) and (saved.is_meta or saved.layout is not torch.strided):
+        raise ValueError(f"{where} is no tensor of numbers")
+    for name, part in parts:
+        _require_plain(part, f"{where}.{name}")
 
 
 def _require_alike(saved: Any, own: Any, where: str) -> None:
@@ -66,7 +80,7 @@ def _require_alike(saved: Any, own: Any, where: str) -> None:
 
 
 def _require_tensor(saved: Any, own: Tensor, where: str) -> None:
-    if not isinstance(saved, Tensor) or saved.is_meta or saved.layout is not torch.strided:
+    if not isinstance(saved, Tensor):
         raise ValueError(f"{where} is no tensor of numbers")
     if saved.shape != own.shape or saved.dtype is not own.dtype:
         raise ValueError(
