@@ -37,8 +37,10 @@ CHECK = 50
 
 
 def forget(folder: Path) -> None:
-    """Delete what a distillation keeps in its folder until its student is saved."""
-    for path in [folder / STATE, *folder.glob("answers-*.state")]:
+    """Delete what a distillation keeps in its folder until its student is saved; the state last, so
+    that after a kill the rest is known by it.
+    """
+    for path in [*folder.glob("answers-*.state"), folder / STATE]:
         path.unlink(missing_ok=True)
 
 
