@@ -21,6 +21,10 @@ class HasState(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
+MADE_IN_STEPS = "optimiser.state"
+"""What is empty before the first step, and then a mapping for each parameter."""
+
+
 def restore(target: HasState, saved: dict[str, Any], path: Path) -> None:
     """Put back what the file held, if it is of the kinds and shapes that the target has now."""
     with blaming_state(path):
@@ -64,6 +68,10 @@ def _require_alike(saved: Any, own: Any, where: str) -> None:
         _require_tensor(saved, own, where)
     elif isinstance(own, Mapping):
         if not isinstance(saved, Mapping) or (own and saved.keys() != own.keys()):
+            raise ValueError(f"{where} has other parts")
+        if where.endswith(MADE_IN_STEPS) and not all(
+            isinstance(one, Mapping) for one in saved.values()
+        ):
             raise ValueError(f"{where} has other parts")
         for key, value in own.items():
             _require_alike(saved[key], value, f"{where}.{key}")

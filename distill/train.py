@@ -40,9 +40,11 @@ CHECK = 50
 
 
 def forget(folder: Path) -> None:
-    """Delete what a distillation keeps in its folder until its student is saved."""
-    (folder / STATE).unlink(missing_ok=True)
+    """Delete what a distillation keeps in its folder until its student is saved; the state last, so
+    that after a kill the rest is known by it.
+    """
     forget_answers(folder)
+    (folder / STATE).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SYNTHESIZE = [
     "--synthesis.generator.inner_steps=1",
     "--synthesis.adversary.steps=1",
     "--synthesis.adversary.batch=8",
-    "--synthesis.adversary.student=convnet-4",
+    "--synthesis.adversary.student.model=convnet-4",
     "--synthesis.objective.adversary_after=0",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
-from distill.files import unseal, write_sealed
+from distill.files import load_state, unseal, write_sealed
 from distill.lesson_key import lesson_key
 from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
@@ -125,7 +126,17 @@ def _finished(
     if note is None or not (Path(run.out) / STUDENT).is_file():
         return None
     key = lesson_key(student, data, teacher, run.distillation, run)
-    return note["document"] if note.get("key") == key else None
+    if note.get("key") != key:
+        return None
+    _forget_own(Path(run.out), key)
+    return note["document"]
+
+
+def _forget_own(out: Path, key: str) -> None:
+    """Delete the state that a command left which was killed at its very end."""
+    with contextlib.suppress(EchosetError):  # of another command, which may go on
+        if load_state(out / STATE, key) is not None:
+            forget(out)
 
 
 def _hash_of(path: Path) -> str:
