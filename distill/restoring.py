@@ -87,6 +87,10 @@ def _require_alike(saved: Any, own: Any, where: str) -> None:
         raise ValueError(f"{where} is no number, but {saved!r:.40}")
 
 
+def _are_mappings(parts: Iterable[Any]) -> bool:
+    return all(isinstance(part, Mapping) for part in parts)
+
+
 def _require_tensor(saved: Any, own: Tensor, where: str) -> None:
     if not isinstance(saved, Tensor):
         raise ValueError(f"{where} is no tensor of numbers")
