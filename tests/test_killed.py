@@ -24,7 +24,7 @@ pytestmark = [
 PLACES = int(os.environ.get("ECHOSET_KILLS", "6"))
 """At which each verb is killed; so many of them as make the test quick. All: ECHOSET_KILLS=1000."""
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
-COLLECT = ["collect", "gaussian", "--images=8", "--collection.balanced=false", "--seed=1"]
+COLLECT = ["collect", "gaussian", "--images=12", "--collection.balanced=false", "--seed=1"]
 LEARN = ["--student=convnet-4", "--distillation.steps=3", "--distillation.batch=4"]
 SYNTHESIZE = [
     "--synthesis.images=10",

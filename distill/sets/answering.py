@@ -39,6 +39,7 @@ def add_answers(
     folder = Path(folder)
     data = TransferSet.load(folder)
     if _carries(data, per_image, views, runtime.seed):
+        forget_answers(folder)  # of a run killed at its very end
         return data
     teacher = as_classifier(teacher)
     if not made_by(data, teacher):
