@@ -72,7 +72,7 @@ def collect(
     weight_hash = teacher.weight_hash()
     key = _claim(out, teacher, weight_hash, opened, options, runtime.seed)
     if _is_finished(out):
-        (out / STATE).unlink(missing_ok=True)  # of a run killed at its very end
+        (out / STATE).unlink(missing_ok=True)  # of a run that was killed at its very end
         add_class_names(out, teacher)
         return TransferSet.load(out)
     with as_found(teacher):
