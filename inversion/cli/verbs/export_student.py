@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.models.programs import Compared, check_ending, save_program
-from inversion.cli.show import finish
+from inversion.cli.show import finish, tell
 from inversion.inspection import check_shape
 from inversion.teacher import load_teacher
 
@@ -20,6 +20,7 @@ def execute(run: ExportStudentRun) -> int:
     check_ending(run.out)
     student = load_teacher(run.student, trust=run.trust)
     check_shape(student, "--student")
+    tell(run, f"writing {student.spec.model} and comparing: seconds, or a minute for a large one")
     compared = save_program(student, run.out)
     document = _document(run, student, compared)
     shape = ", ".join(map(str, document["input"]))
