@@ -32,8 +32,8 @@ from synthesis_kernels.terminal import plain
 
 SECONDS = 10
 """Of computing that a file may take."""
-WAITING = 12
-"""Times as long on the clock: others may use the machine."""
+WAITING = 60
+"""Times as long on the clock: others may use the machine, or stop the process for a while."""
 MEGABYTES = 500
 """Of memory that a file may take beyond twice its size."""
 
