@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
 ]
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
-COLLECT = ["collect", "gaussian", "--images=8", "--collection.balanced=false", "--seed=1"]
+COLLECT = ["collect", "gaussian", "--images=12", "--collection.balanced=false", "--seed=1"]
 LEARN = ["--student=convnet-4", "--distillation.steps=3", "--distillation.batch=4"]
 SYNTHESIZE = [
     "--synthesis.images=10",
@@ -110,7 +111,8 @@ def in_a_fork(command, folder, last=None):
         try:
             status = main([*command, "--quiet"])
         finally:
-            os.write(writing, json.dumps(watch.done).encode()[:60_000])
+            with suppress(OSError):  # whoever asked may be gone
+                os.write(writing, json.dumps(watch.done).encode()[:60_000])
             os._exit(status)
     os.close(writing)
     with os.fdopen(reading) as told:
