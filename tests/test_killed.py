@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,8 @@ def in_a_fork(command, folder, last=None):
         try:
             status = main([*command, "--quiet"])
         finally:
-            os.write(writing, json.dumps(watch.done).encode()[:60_000])
+            with suppress(OSError):  # whoever asked may be gone
+                os.write(writing, json.dumps(watch.done).encode()[:60_000])
             os._exit(status)
     os.close(writing)
     with os.fdopen(reading) as told:
