@@ -32,6 +32,7 @@ def collect(run, folder, *flags):
         f"--out={folder}",
         "--images=12",
         "--collection.balanced=false",
+        "--answers=0",
         *flags,
     )
     return folder
