@@ -168,7 +168,9 @@ def uses(name: str) -> str:
     for run in load(name)["uses"]:
         cases.setdefault((run["network"], run["case"], run["set_size"]), []).append(run)
     for (network, case, size), runs in cases.items():
-        row = [network, case, f"{size:,}", str(len({run["seed"] for run in runs}))]
+        kinds = {run["images"] for run in runs}
+        count = "–" if kinds == {"none"} else f"{size:,}"
+        row = [network, case, count, str(len({run["seed"] for run in runs}))]
         for images in IMAGES_USED:
             found = [run["accuracy"] for run in runs if run["images"] == images]
             row.append(spread(found) if found else "–")

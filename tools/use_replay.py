@@ -147,7 +147,7 @@ def run(given: Any) -> None:
     train = load_images(given.data, "train")
     test = spread_over(load_images(given.data, "test"), given.test)
     record = Record(given.out, {given.data: "DATA"})
-    who = {"network": given.network, "case": "classes two at a time"}
+    who = {"network": given.network, "case": f"two at a time, sets of {given.calls} calls"}
     who |= {"set_size": given.images, "steps": given.steps, "calls": given.calls}
     for seed in given.seeds:
         for kind in ("none", *KINDS):
