@@ -16,8 +16,8 @@ from distill.models.frozen import Frozen
 from distill.runtime import Runtime
 from inversion import SynthesisOptions, plan, synthesize
 from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions
+from inversion.parts.attention_heads import head_difference, ssim_of_pairs, with_heads
 from inversion.recipes.attention import Attention, total_variation
-from inversion.recipes.attention_heads import head_difference, ssim_of_pairs, with_heads
 from synthesis_kernels.errors import EchosetError
 
 RUN = Runtime(device="cpu", precision="float32", quiet=True)

@@ -1,7 +1,7 @@
 """Images on which the heads of a vision transformer agree, after MimiQ (Choi et al. 2024).
 
 A network with BatchNorm keeps statistics that images can be brought to. A vision transformer keeps
-none; but on real images the heads of one of its layers look alike (`attention_heads.py`):
+none; but on real images the heads of one of its layers look alike (`parts/attention_heads.py`):
 
     L_G = −adversary · |z_S − z_T| + classes · CE(T(x), y)
           + heads · mean(1 − SSIM²) + variation · TV + spread · likeness
@@ -19,13 +19,13 @@ from torch import Tensor
 from distill.models import Classifier
 from distill.runtime import Runtime
 from inversion.options import SynthesisOptions
+from inversion.parts.attention_heads import has_heads, head_difference, with_heads
+from inversion.parts.contest import Contest
 from inversion.parts.terms import likeness
-from inversion.recipes.adversarial import Adversarial
-from inversion.recipes.attention_heads import has_heads, head_difference, with_heads
 from synthesis_kernels.errors import EchosetError
 
 
-class Attention(Adversarial):
+class Attention(Contest):
     """The adversary, the wanted class, and how alike the attention heads of a layer are. The
     student learns from fresh batches.
 
@@ -36,7 +36,7 @@ class Attention(Adversarial):
 
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
-        """Refuse a teacher without attention, and what `Adversarial` refuses."""
+        """Refuse a teacher without attention, and what any contest refuses."""
         super().check(teacher, options, runtime)
         if not has_heads(teacher, grey_images(teacher)):
             raise EchosetError(
