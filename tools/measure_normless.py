@@ -31,7 +31,7 @@ RECIPE = (
     "--synthesis.adversary.steps=3",
 )
 """How long a recipe learns: as long as a few minutes of one thread allow."""
-JUDGED = ("set_size", "steps", "accuracy", "agreement", "device", "torch")
+JUDGED = ("steps", "agreement", "device", "torch")
 """What is kept of a student."""
 
 
@@ -65,10 +65,17 @@ def measure(path: Path, who: Figures, file: str, views: list[str], steps: int, d
         **who,
         "commit": repository_commit(),
         **pick(cell, JUDGED),
+        "student_accuracy": cell["accuracy"],
+        "images": cell["set_size"],
+        "per_class": manifest["counts"],
         "pushed": pushed(manifest),
-        "seconds": round(sum(shard["seconds"] for shard in manifest["shards"])),
+        "seconds": {
+            "set": round(sum(shard["seconds"] for shard in manifest["shards"]), 1),
+            "student": cell["seconds"],
+        },
     }
-    add_run(path, run, {"command": this_command({data: "DIR"})})
+    head = {"command": this_command({data: "DIR"}), **pick(run, ("commit", "device", "torch"))}
+    add_run(path, run, head)
 
 
 def pushed(manifest: Figures) -> int:
@@ -86,7 +93,13 @@ def plan(teachers: dict[str, str], seeds: list[int], images: int) -> list[tuple[
             has_attention = has_heads(network, grey_images(network))
             for name, command in ways(has_attention, images).items():
                 told = " ".join(["echoset", *command])
-                who = {"teacher": teacher, "set": name, "seed": seed, "command": told}
+                who = {
+                    "name": f"{teacher}-{name}",
+                    "teacher": teacher,
+                    "set": name,
+                    "seed": seed,
+                    "command": told,
+                }
                 runs.append((who, file))
     return runs
 

@@ -306,10 +306,10 @@ def normless(name: str) -> str:
         made = [run for run in runs if run["set"] == name]
         row = [name]
         for teacher in teachers:
-            accuracy = [run["accuracy"] for run in made if run["teacher"] == teacher]
+            accuracy = [run["student_accuracy"] for run in made if run["teacher"] == teacher]
             row.append(spread(accuracy) if accuracy else "–")
         row.append(", ".join(f"{run['pushed']:,}" for run in made))
-        row.append(minutes([run["seconds"] for run in made]))
+        row.append(minutes([run["seconds"]["set"] for run in made]))
         rows.append(row)
     return rows_to_markdown(rows)
 

@@ -10,18 +10,15 @@ the teacher's normaliser expects.
 The second term of L_G is ours: it asks for the classes the set still lacks, so that the finished
 set can be balanced. With `objective.classes` 0 and `objective.adversary` 1 the recipe is as
 published.
-
-A call is `generator.inner_steps` rounds of `adversary.steps` student steps and one generator step.
-Then one batch is offered to the buffer, which has a quota for each class. Generator and student
-learn at `generator.learning_rate` and `adversary.learning_rate`, the latter along half a cosine.
-Every batch has `batch` images. `generator.conditioning` 0 counts as 1, or no class could be asked
-for. No part is played by `generator.learning`, `latent_rate` and `meta_rate`, the rest of
-`objective`, `replay.sampling` and its exponents, `adversary.batch` and `temperature`, `views` and
-`patience`.
 """
 
-from inversion.parts.rivalry import Rivalry
+from __future__ import annotations
+
+from inversion.parts.contest import Contest
 
 
-class Adversarial(Rivalry):
-    """The adversary, and the wanted class. The student learns from fresh batches."""
+class Adversarial(Contest):
+    """The adversary, and the wanted class. The student learns from fresh batches.
+
+    DFAD's losses, and the class asked for.
+    """

@@ -20,12 +20,12 @@ from distill.models import Classifier
 from distill.runtime import Runtime
 from inversion.options import SynthesisOptions
 from inversion.parts.attention_heads import has_heads, head_difference, with_heads
-from inversion.parts.rivalry import Rivalry
+from inversion.parts.contest import Contest
 from inversion.parts.terms import likeness
 from synthesis_kernels.errors import EchosetError
 
 
-class Attention(Rivalry):
+class Attention(Contest):
     """The adversary, the wanted class, and how alike the attention heads of a layer are. The
     student learns from fresh batches.
 
@@ -36,7 +36,7 @@ class Attention(Rivalry):
 
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
-        """Refuse a teacher without attention, and what all rivalry refuses."""
+        """Refuse a teacher without attention, and what any contest refuses."""
         super().check(teacher, options, runtime)
         if not has_heads(teacher, grey_images(teacher)):
             raise EchosetError(

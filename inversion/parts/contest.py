@@ -1,8 +1,19 @@
-"""The body of recipes in which a generator and a student are rivals: the generator looks for images
-on which the student differs from the teacher, and the student learns to agree.
+"""The body of recipes that need no BatchNorm: generator and student play against one another.
 
-A step is one call: some rounds of both, then a batch that is offered to the buffer. What else the
-generator is trained for, a recipe adds in `_ask_teacher`.
+The generator looks for images on which teacher and student differ; the student learns to agree.
+
+    L_S = mean |z_S − z_T|        L_G = −adversary · L_S + classes · CE(T(x), y)
+
+The second term of L_G asks for the classes the set still lacks, so that the finished set can be
+balanced. A recipe may add others.
+
+A call is `generator.inner_steps` rounds of `adversary.steps` student steps and one generator step.
+Then one batch is offered to the buffer, which has a quota for each class. Generator and student
+learn at `generator.learning_rate` and `adversary.learning_rate`, the latter along half a cosine.
+Every batch has `batch` images. `generator.conditioning` 0 counts as 1, or no class could be asked
+for. No part is played by `generator.learning`, `latent_rate` and `meta_rate`, the rest of
+`objective`, `replay.sampling` and its exponents, `adversary.batch` and `temperature`, `views` and
+`patience`.
 """
 
 from __future__ import annotations
@@ -12,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
@@ -28,8 +39,8 @@ from inversion.options import SynthesisOptions
 from inversion.parts.adversary import build_adversary
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.call import draw_classes
-from inversion.parts.generator import Generator, build_generator
-from inversion.parts.own import NOTHING, Own, OwnGenerator, ask_term
+from inversion.parts.normalised import build_normalised
+from inversion.parts.own import NOTHING, Own, ask_term
 from inversion.parts.progress import StepResult, planned_calls, read_back, show_counts
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.terms import class_loss
@@ -43,8 +54,10 @@ beyond the planned ones.
 """
 
 
-class Rivalry:
-    """One shard in the making by rivalry (see `inversion.recipes.Recipe`)."""
+class Contest:
+    """One shard in the making by a generator and a student that learns from fresh batches (see
+    `inversion.recipes.Recipe`).
+    """
 
     needs = "answers alone"
     needs_batch_norm = False
@@ -84,7 +97,7 @@ class Rivalry:
         device = machine.device
         spec = teacher.spec
         self.terms = own.named_terms
-        self.generator = _build_generator(teacher, options, job.seed, own).to(device)
+        self.generator = build_normalised(teacher, options, job.seed, own).to(device)
         self.optimiser = Adam(
             self.generator.parameters(),
             options.generator.learning_rate,
@@ -276,37 +289,3 @@ class Rivalry:
         self.raw_counts.copy_(state["raw_counts"])
         self.call, self.seconds, self.agreement = state["counters"]
         self.counts = self.buffer.counts().tolist()
-
-
-class _Normalised(nn.Module):
-    """A generator whose images have the mean and deviation that the teacher's normaliser
-    expects.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, generator: Generator, teacher: Classifier) -> None:
-        super().__init__()
-        self.generator = generator
-        channels = teacher.spec.channels
-        self.norm = nn.BatchNorm2d(channels, affine=False)
-        self.register_buffer("mean", teacher.mean.detach().clone().cpu())
-        self.register_buffer("std", teacher.std.detach().clone().cpu())
-
-    def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1]
-        images = self.norm(self.generator.raw(noise, wanted).tanh())
-        return (images * self.std + self.mean).clamp(0, 1)
-
-
-def _build_generator(
-    teacher: Classifier, options: SynthesisOptions, seed: int, own: Own
-) -> nn.Module:
-    """The generator behind the teacher's normaliser, or a user's own as it is. Without any
-    conditioning no class could be asked for.
-    """
-    conditioning = options.generator.conditioning or 1.0
-    generator = build_generator(teacher.spec, options.generator, seed, conditioning, own.generator)
-    if isinstance(generator, OwnGenerator):
-        return generator
-    return _Normalised(generator, teacher)
