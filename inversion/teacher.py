@@ -33,6 +33,7 @@ BUNDLED = {
     "mnist": ASSETS / "mnist_convnet32.safetensors",
     "cifar10": ASSETS / "cifar10_wrn40x2.safetensors",
     "cifar10-small": ASSETS / "cifar10_convnet32.safetensors",
+    "cifar10-gn": ASSETS / "cifar10_resnetgn16.safetensors",
 }
 
 

@@ -21,6 +21,7 @@ BUNDLED = {
     "mnist": "digits, 28×28 grey; comes with echoset (convnet-32)",
     "cifar10": "photographs of 10 kinds, 32×32; comes with echoset (wrn-40-2)",
     "cifar10-small": "the same, by a small network; comes with echoset (convnet-32)",
+    "cifar10-gn": "the same, by a ResNet with GroupNorm; comes with echoset (resnet-gn-16)",
 }
 ZOO = {
     "lenet5": "LeNet-5 with BatchNorm",
