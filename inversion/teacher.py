@@ -34,6 +34,7 @@ BUNDLED = {
     "cifar10": ASSETS / "cifar10_wrn40x2.safetensors",
     "cifar10-small": ASSETS / "cifar10_convnet32.safetensors",
     "cifar10-gn": ASSETS / "cifar10_resnetgn16.safetensors",
+    "cifar10-vit": ASSETS / "cifar10_vit96x3.safetensors",
 }
 
 

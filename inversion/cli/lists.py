@@ -22,6 +22,7 @@ BUNDLED = {
     "cifar10": "photographs of 10 kinds, 32×32; comes with echoset (wrn-40-2)",
     "cifar10-small": "the same, by a small network; comes with echoset (convnet-32)",
     "cifar10-gn": "the same, by a ResNet with GroupNorm; comes with echoset (resnet-gn-16)",
+    "cifar10-vit": "the same, by a vision transformer; comes with echoset (vit-96x3)",
 }
 ZOO = {
     "lenet5": "LeNet-5 with BatchNorm",

@@ -21,10 +21,10 @@ class TeacherOptions(Brief):
     """The trained network to start from."""
 
     model: str = "mnist"
-    """'mnist', 'cifar10', 'cifar10-small' or 'cifar10-gn' (bundled), a file saved by echoset, a
-    zoo or torchvision name, timm:NAME, hf:NAME or hf:FOLDER, a file of torch.export.save or of
-    torch.jit.save, an import path such as pkg.module.Net (which runs that module's code), a .yaml
-    file with options such as these, or a set's folder, for the teacher that made it.
+    """'mnist', 'cifar10', 'cifar10-small', 'cifar10-gn' or 'cifar10-vit' (bundled), a file saved by
+    echoset, a zoo or torchvision name, timm:NAME, hf:NAME or hf:FOLDER, a file of torch.export.save
+    or of torch.jit.save, an import path such as pkg.module.Net (which runs that module's code), a
+    .yaml file with options such as these, or a set's folder, for the teacher that made it.
     """
     weights: str | None = None
     """A .safetensors file, a checkpoint that torch.load reads with weights_only=True, or the name
