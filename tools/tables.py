@@ -330,6 +330,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "uses-replay": lambda: uses("uses-replay"),
     "curve": lambda: curve("cifar10-curve"),
     "curve-small": lambda: curve("cifar10-small-curve"),
+    "normless": lambda: normless("normless"),
     "normless-mnist": lambda: normless("normless-mnist"),
     "reweighting-mnist": lambda: reweighting(load("reweighting-mnist")["runs"]),
     "reweighting-cifar10-small": lambda: reweighting(load("reweighting-cifar10-small")["runs"]),
