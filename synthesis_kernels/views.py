@@ -115,10 +115,25 @@ def pastes(
 ) -> tuple[Tensor, Tensor]:  # (B,) int64, (B, H, W) bool
     """Cutmix: whose pixels are pasted, and where; the pasted share is uniform, as in its paper."""
     draws = uniforms(index, view, seed + PASTE, PASTE_LANES)
-    partner = _whole(draws[1], shape[0])
+    pasted, partner = _partners(draws, shape[0], cutmix)
     rows = _near(draws[2], draws[5], shape[2])[:, :, None]
     columns = _near(draws[3], draws[5], shape[3])[:, None, :]
-    return partner, rows & columns & (draws[0] < cutmix)[:, None, None]
+    return partner, rows & columns & pasted[:, None, None]
+
+
+def paste_partners(
+    index: Tensor,  # (B,) int64
+    view: Tensor,  # (B,) int64, or () for all
+    count: int,
+    cutmix: float,
+    seed: int,
+) -> tuple[Tensor, Tensor]:  # (B,) bool, (B,) int64
+    """Cutmix: which views something is pasted upon, and of which of `count` images."""
+    return _partners(uniforms(index, view, seed + PASTE, PASTE_LANES), count, cutmix)
+
+
+def _partners(draws: Tensor, count: int, cutmix: float) -> tuple[Tensor, Tensor]:
+    return draws[0] < cutmix, _whole(draws[1], count)
 
 
 def _near(centre: Tensor, area: Tensor, side: int) -> Tensor:  # (*), (*) -> (*, side) bool

@@ -14,7 +14,7 @@ from torch import Tensor
 from distill.options import ViewOptions
 from synthesis_kernels.counter import uniforms
 from synthesis_kernels.turn import TurnPlan, turn
-from synthesis_kernels.views import LANES, PASTE, PASTE_LANES, ViewPlan, pastes, views
+from synthesis_kernels.views import LANES, ViewPlan, paste_partners, pastes, views
 
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
 TURN = 1
@@ -77,10 +77,7 @@ def view_labels(
     """The pool's labels blended as `make_views` blends its images."""
     rows = labels[index]
     if options.mixup:
-        draws = uniforms(index, view, seed, LANES)
-        blend = draws[5] < options.mixup
-        partner = (draws[6] * len(pool)).long().clamp_max(len(pool) - 1)
-        share = draws[7]
+        blend, partner, share = _blends(index, view, len(pool), options.mixup, seed)
         blended = torch.lerp(labels[partner], rows, share[:, None])
         rows = torch.where(blend[:, None], blended, rows)
     if options.cutmix:
@@ -99,16 +96,26 @@ def shows_only(
 ) -> Tensor:  # (B,) bool
     """Whether a view shows nothing but these images of the pool, with those that are blended in."""
     fits = allowed[index]
-    last = len(allowed) - 1
     if options.mixup:
-        draws = uniforms(index, view, seed, LANES)
-        partner = (draws[6] * len(allowed)).long().clamp_max(last)
-        fits = fits & (allowed[partner] | (draws[5] >= options.mixup))
+        blend, partner, _ = _blends(index, view, len(allowed), options.mixup, seed)
+        fits = fits & (allowed[partner] | ~blend)
     if options.cutmix:
-        draws = uniforms(index, view, seed + PASTE, PASTE_LANES)
-        partner = (draws[1] * len(allowed)).long().clamp_max(last)
-        fits = fits & (allowed[partner] | (draws[0] >= options.cutmix))
+        pasted, partner = paste_partners(index, view, len(allowed), options.cutmix, seed)
+        fits = fits & (allowed[partner] | ~pasted)
     return fits
+
+
+def _blends(
+    index: Tensor,  # (B,)
+    view: Tensor,  # (B,)
+    count: int,
+    mixup: float,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # (B,) bool, (B,) int64, (B,) in [0, 1)
+    """Mixup: which views are blended, with which of `count` images, and their own share."""
+    draws = uniforms(index, view, seed, LANES)
+    partner = (draws[6] * count).long().clamp_max(count - 1)
+    return draws[5] < mixup, partner, draws[7]
 
 
 def _boxes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from distill.models.classifier import CONTRACT, OUTPUT, on_device
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Machine, Runtime
-from distill.sets.answers import ENTRY, answers_name, drop_answers, write_answers
-from distill.sets.transfer_set import TransferSet, write_manifest
+from distill.sets.answers import ENTRY, drop_answers, write_answers
+from distill.sets.transfer_set import TransferSet, find_set_answers, write_manifest
 from distill.views import ask, bank_answers, forget_answers
 from synthesis_kernels.errors import EchosetError
 
@@ -56,9 +56,10 @@ def add_answers(
         "precision": str(machine.precision).removeprefix("torch."),
         "files": _write(data, answers, folder),
     }
-    write_manifest(folder, {**data.manifest, ENTRY: entry})
+    manifest = {**data.manifest, ENTRY: entry}
+    write_manifest(folder, manifest)
     forget_answers(folder)
-    return TransferSet.load(folder)
+    return replace(data, manifest=manifest, answers=find_set_answers(folder))
 
 
 def made_by(data: TransferSet, teacher: Classifier) -> bool:
@@ -122,9 +123,7 @@ def _write(data: TransferSet, answers: Tensor, folder: Path) -> list[dict[str, A
     files = []
     first = 0
     for shard in data.manifest["shards"]:
-        count = shard["count"]
-        name = answers_name(shard["file"])
-        digest = write_answers(folder / name, answers[first : first + count])
-        files.append({"file": name, "sha256": digest, "count": count})
-        first += count
+        last = first + shard["count"]
+        files.append(write_answers(folder, shard["file"], answers[first:last]))
+        first = last
     return files

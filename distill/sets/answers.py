@@ -11,7 +11,6 @@ the answers hold for these images alone: whoever adds or removes one has to drop
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,13 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from distill.files import write_atomically
 from distill.options import ViewOptions
+from distill.sets.tensor_files import read_tensors, require_tensor, write_tensors
 from distill.sizes import sides
 from synthesis_kernels.errors import EchosetError
 
@@ -45,9 +41,9 @@ class ViewAnswers:
     files: tuple[Mapping[str, Any], ...]
     """Name, SHA-256 and number of images of each, in the set's order."""
     channels: int
+    """Of the images."""
     side: int
     """The shorter one of the images."""
-    """Of the images."""
     shape: tuple[int, ...]
     """Of one answer: (K, *places)."""
     per_image: int
@@ -79,25 +75,9 @@ class ViewAnswers:
 
     def _read(self, entry: Mapping[str, Any]) -> Tensor:
         path = self.folder / entry["file"]
-        if not path.is_file():
-            raise EchosetError(f"{path} is missing, though manifest.json lists it; {REMEDY}")
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != entry["sha256"]:
-            raise EchosetError(
-                f"{path} has changed since it was made: SHA-256 {digest[:16]}…, expected "
-                f"{entry['sha256'][:16]}…; {REMEDY}"
-            )
-        try:
-            answers = from_safetensors(data)[ENTRY]
-        except (SafetensorError, KeyError) as error:
-            raise EchosetError(f"{path} holds no '{ENTRY}' that can be read: {error}") from error
+        tensors = read_tensors(path, entry["sha256"], missing=REMEDY, changed=REMEDY)
         shape = (entry["count"], self.per_image, *self.shape)
-        if tuple(answers.shape) != shape or answers.dtype != torch.float16:
-            raise EchosetError(
-                f"{path}: '{ENTRY}' is {tuple(answers.shape)} {answers.dtype}, expected {shape} "
-                "torch.float16"
-            )
+        answers = require_tensor(tensors, ENTRY, shape, torch.float16, path)
         require_finite(answers, path)
         return answers
 
@@ -133,13 +113,17 @@ def answers_name(shard: str) -> str:
     return shard.replace("shard", ENTRY, 1)
 
 
-def write_answers(path: Path, answers: Tensor) -> str:  # (n, V, K, *places)
-    """Write one file in one rename and return its SHA-256."""
-    answers = answers.to(device="cpu", dtype=torch.float16).contiguous()
-    require_finite(answers, path)
-    data = to_safetensors({ENTRY: answers})
-    write_atomically(path, data)
-    return hashlib.sha256(data).hexdigest()
+def write_answers(
+    folder: Path,
+    shard: str,
+    answers: Tensor,  # (n, V, K, *places)
+) -> dict[str, Any]:
+    """Write the answers that belong to a shard, and return what the manifest says of the file."""
+    name = answers_name(shard)
+    answers = answers.to(device="cpu", dtype=torch.float16)
+    require_finite(answers, folder / name)
+    digest = write_tensors(folder / name, {ENTRY: answers})
+    return {"file": name, "sha256": digest, "count": len(answers)}
 
 
 def drop_answers(folder: Path) -> None:

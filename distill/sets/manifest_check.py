@@ -43,9 +43,16 @@ def check_entries(manifest: Mapping[str, Any], classes: int, depth: int = 0) -> 
         raise ValueError("it is made of sets within sets")
     per_class = _list_of(is_count, classes)
     by_class = _mapping_of(is_count, _is_label(classes))
-    _require(manifest, "", {"counts": _list_of(is_count), "raw_counts": _or_none(per_class)})
-    _require(manifest, "", {"short": _or_none(by_class), "filled": _mapping_of(per_class)})
-    _require(manifest, "", {"seed": is_whole, "method": is_text, "collection": _is_mapping})
+    kinds = {
+        "counts": _list_of(is_count),
+        "raw_counts": _or_none(per_class),
+        "short": _or_none(by_class),
+        "filled": _mapping_of(per_class),
+        "seed": is_whole,
+        "method": is_text,
+        "collection": _is_mapping,
+    }
+    _require(manifest, "", kinds)
     _require(manifest["teacher"], "teacher.", {"model": is_text, "weight_hash": is_text})
     _check_collection(manifest.get("collection", {}), per_class, by_class, classes)
     for entry in manifest["shards"]:
@@ -65,9 +72,19 @@ def check_shard_entry(entry: Any, classes: int) -> None:
     if not isinstance(entry, dict):
         raise ValueError("what it tells of a shard is no mapping")
     per_class = _list_of(is_count, classes)
-    _require(entry, "", {"file": is_text, "sha256": is_text, "device": is_text, "torch": is_text})
-    _require(entry, "", {"count": is_count, "calls": is_count, "seed": is_whole})
-    _require(entry, "", {"counts": per_class, "raw_counts": per_class, "seconds": is_number})
+    kinds = {
+        "file": is_text,
+        "sha256": is_text,
+        "device": is_text,
+        "torch": is_text,
+        "count": is_count,
+        "calls": is_count,
+        "seed": is_whole,
+        "counts": per_class,
+        "raw_counts": per_class,
+        "seconds": is_number,
+    }
+    _require(entry, "", kinds)
 
 
 def _check_collection(
@@ -86,8 +103,7 @@ def _check_collection(
         "sources": _list_of(lambda value: isinstance(value, str)),
         "exposed": _mapping_of(is_number),
     }
-    if told:
-        _require(told, "collection.", kinds)
+    _require(told, "collection.", kinds)
 
 
 def _require(told: Mapping[str, Any], where: str, kinds: Mapping[str, Check]) -> None:

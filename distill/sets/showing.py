@@ -82,7 +82,7 @@ def _in_colours(image: Tensor) -> Tensor:  # (C, H, W) -> (1 or 3, H, W)
 def as_html(data: TransferSet) -> str:
     """The line and the sheet, as notebooks show an object."""
     file = io.BytesIO()
-    contact_sheet(data, columns=COLUMNS).save(file, "PNG")
+    contact_sheet(data).save(file, "PNG")
     picture = base64.b64encode(file.getvalue()).decode()
     shown = [show_class(label, data.class_names) for label in _some(data.groups, ROWS)]
     return (

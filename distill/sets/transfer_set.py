@@ -13,7 +13,6 @@ they are used, and every byte is compared with its hash, unless `check_hashes=Fa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -22,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from distill.files import seal, unseal, write_atomically
@@ -34,6 +30,7 @@ from distill.names import known_names
 from distill.sets.answers import ViewAnswers, check_answers, find_answers
 from distill.sets.loading import ItemSet
 from distill.sets.manifest_check import check_entries
+from distill.sets.tensor_files import read_tensors, require_tensor, write_tensors
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
@@ -158,14 +155,8 @@ def shard_name(index: int, total: int) -> str:
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write one shard in one rename and return its SHA-256; equal tensors give equal bytes."""
-    data = to_safetensors(
-        {
-            name: tensors[name].to(device="cpu", dtype=dtype).contiguous()
-            for name, dtype in DTYPES.items()
-        }
-    )
-    write_atomically(path, data)
-    return hashlib.sha256(data).hexdigest()
+    held = {name: tensors[name].to(device="cpu", dtype=dtype) for name, dtype in DTYPES.items()}
+    return write_tensors(path, held)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -244,24 +235,13 @@ def _read_shard(
     folder: Path, entry: Mapping[str, Any], manifest: Mapping[str, Any], check_hash: bool
 ) -> dict[str, Tensor]:
     path = folder / entry["file"]
-    if not path.is_file():
-        raise EchosetError(
-            f"{path} is missing, though manifest.json lists it; copy it back, or give the command "
-            "that made the set again"
-        )
-    if check_hash:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != entry["sha256"]:
-            raise EchosetError(
-                f"{path} has changed since it was made: SHA-256 {digest[:16]}…, expected "
-                f"{entry['sha256'][:16]}…; copy it back, or delete it, and the command that made "
-                "the set makes that shard again"
-            )
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise EchosetError(f"{path} cannot be read: {error}; it may be cut short") from error
+    tensors = read_tensors(
+        path,
+        entry["sha256"] if check_hash else None,
+        missing="copy it back, or give the command that made the set again",
+        changed="copy it back, or delete it, and the command that made the set makes that shard "
+        "again",
+    )
     _check_shard(tensors, entry["count"], manifest["input"], path)
     return tensors
 
@@ -274,7 +254,7 @@ def _check_shard(
     task = find_task(contract["task"])
     spec = spec_of(contract)
     places = task.places(spec)
-    dtypes = {**DTYPES, "labels": task.label_dtype}
+    dtypes = {name: dtype or task.label_dtype for name, dtype in DTYPES.items()}
     shapes = {
         "images": (count, *spec.shape),
         "labels": (count, *places),
@@ -283,14 +263,7 @@ def _check_shard(
         "round": (count,),
     }
     for name, shape in shapes.items():
-        if name not in tensors:
-            raise EchosetError(f"{path} lacks '{name}'")
-        tensor = tensors[name]
-        if tuple(tensor.shape) != shape or tensor.dtype != dtypes[name]:
-            raise EchosetError(
-                f"{path}: '{name}' is {tuple(tensor.shape)} {tensor.dtype}, expected {shape} "
-                f"{dtypes[name]}"
-            )
+        require_tensor(tensors, name, shape, dtypes[name], path)
     logits = tensors["logits"]
     if not torch.isfinite(logits).all() or not torch.isfinite(tensors["priority"]).all():
         raise EchosetError(f"{path}: logits or priorities are not finite")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.sets.answers import ENTRY, answers_name, write_answers
+from distill.sets.answers import ENTRY, write_answers
 from distill.sets.forms.content import Content, Progress
 from distill.sets.merging import derived
 from distill.sets.transfer_set import DTYPES, shard_name, write_manifest, write_shard
@@ -26,7 +26,7 @@ def write_again(content: Content, folder: Path, progress: Progress) -> None:
             "webdataset"
         )
     data = content.data
-    entry = data.manifest.get(ENTRY)
+    entry = data.manifest.get(ENTRY, {})
     answers = data.answers.tensor if data.answers is not None else None
     # As it was loaded; what its shards say is kept as the manifest of a part.
     if data.manifest["shards"]:
@@ -40,9 +40,9 @@ def write_again(content: Content, folder: Path, progress: Progress) -> None:
         tensors["labels"] = tensors["labels"].to(data.task.label_dtype)
         shards.append(_write_shard(folder, shard_name(index, total), tensors, data.classes))
         if answers is not None:
-            files.append(_write_answers(folder, shards[-1]["file"], answers[part]))
+            files.append(write_answers(folder, shards[-1]["file"], answers[part]))
         progress(part.stop)
-    more = {ENTRY: {**(entry or {}), "files": files}} if files else {}
+    more = {ENTRY: {**entry, "files": files}} if files else {}
     write_manifest(folder, {**data.manifest, **more, "shards": shards})
 
 
@@ -54,9 +54,3 @@ def _write_shard(
     count = len(tensors["labels"])
     counts = count_decisions(tensors["labels"], classes).tolist()
     return {"file": file, "sha256": digest, "count": count, "counts": counts, "seconds": 0.0}
-
-
-def _write_answers(folder: Path, shard: str, answers: Tensor) -> dict[str, Any]:
-    file = answers_name(shard)
-    digest = write_answers(folder / file, answers)
-    return {"file": file, "sha256": digest, "count": len(answers)}

@@ -68,20 +68,22 @@ class Content:
         """Of each picture, in their order."""
         if not self.views:
             return self.data.labels
-        return decide(self.answers.tensor[:, : self.views].flatten(0, 1))
+        decided = decide(self.answers.tensor[:, : self.views].flatten(0, 1))
+        return decided.to(self.data.labels.dtype)
 
     def pictures(self) -> Iterator[Picture]:
         """Every picture; of one image, view after view."""
         if not self.views:
             yield from self._images()
             return
+        labels = self.labels.unflatten(0, (-1, self.views))  # (N, V, *places)
         for first in range(0, len(self.data), CHUNK):
             images = self.view_images(first, first + CHUNK)
             answers = self.answers.tensor[first : first + CHUNK, : self.views]
             for number, (shown, told) in enumerate(zip(images, answers, strict=True), first):
                 for view, (image, logits) in enumerate(zip(shown, told, strict=True)):
-                    label = decide(logits[None])[0].to(self.data.labels.dtype)
-                    yield Picture(f"{number:06d}-{view:02d}", to_png(image), label, logits)
+                    name = f"{number:06d}-{view:02d}"
+                    yield Picture(name, to_png(image), labels[number, view], logits)
 
     def _images(self) -> Iterator[Picture]:
         data = self.data

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.data.recorded import is_recorded, record_views
+from distill.sets.answers import ViewAnswers
 from distill.sets.forms.content import Content, Progress, channels_last
 from distill.sets.transfer_set import TransferSet
 
@@ -42,18 +43,17 @@ def _arrays_of_views(content: Content) -> dict[str, np.ndarray]:
     answers = content.answers
     told = answers.tensor
     if not content.views and is_recorded(answers.views):
-        return {"answers": told.numpy(), **_numbers(content.data, answers.per_image)}
+        return {"answers": told.numpy(), **_numbers(content.data, answers)}
     shown = Content(content.data, content.views or answers.per_image)
     pictures = channels_last(shown.view_images(0, len(content.data)))
     return {"answers": told[:, : shown.views].numpy(), "views": pictures}
 
 
-def _numbers(data: TransferSet, per_image: int) -> dict[str, np.ndarray]:
+def _numbers(data: TransferSet, answers: ViewAnswers) -> dict[str, np.ndarray]:
     """`turns` (N, V, 2, 3), `partners` (N, V) and `boxes` (N, V, 4)."""
-    answers = Content(data).answers
     index = torch.arange(len(data))
     rows: dict[str, list[Tensor]] = {"turns": [], "partners": [], "boxes": []}
-    for view in range(per_image):
+    for view in range(answers.per_image):
         recorded = record_views(
             data.images, index, torch.full_like(index, view), answers.views, answers.seed
         )

@@ -1,0 +1,57 @@
+"""Files of tensors that a manifest lists with their hashes: written, read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from distill.files import write_atomically
+from synthesis_kernels.errors import EchosetError
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write the file in one rename and return its SHA-256; equal tensors give equal bytes."""
+    data = to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_tensors(path: Path, digest: str | None, missing: str, changed: str) -> dict[str, Tensor]:
+    """What the file holds, which is not copied from the disk before it is used. It is compared with
+    its SHA-256, if one is given. `missing` and `changed` say what helps then.
+    """
+    if not path.is_file():
+        raise EchosetError(f"{path} is missing, though manifest.json lists it; {missing}")
+    if digest is not None:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise EchosetError(
+                f"{path} has changed since it was made: SHA-256 {found[:16]}…, expected "
+                f"{digest[:16]}…; {changed}"
+            )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise EchosetError(f"{path} cannot be read: {error}; it may be cut short") from error
+
+
+def require_tensor(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype, path: Path
+) -> Tensor:
+    """The file's tensor of this name, shape and type."""
+    if name not in tensors:
+        raise EchosetError(f"{path} lacks '{name}'")
+    tensor = tensors[name]
+    if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+        raise EchosetError(
+            f"{path}: '{name}' is {tuple(tensor.shape)} {tensor.dtype}, expected {shape} {dtype}"
+        )
+    return tensor
