@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         save_classifier,
     )
     from distill.options import DistillOptions, StudentOptions, StudyOptions, ViewOptions
+    from distill.result import DistillResult
     from distill.runtime import Runtime
     from distill.sets.answering import add_answers
     from distill.sets.exports import export
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from distill.students import build_student
     from distill.study import run_study
     from distill.tracking import CsvLog, TensorBoardLog
-    from distill.train import DistillResult, distill, forget
+    from distill.train import distill, forget
 
 _HOMES = {
     "distill.batch": ("Batch",),
@@ -55,11 +56,12 @@ _HOMES = {
         "save_classifier",
     ),
     "distill.options": ("DistillOptions", "StudentOptions", "StudyOptions", "ViewOptions"),
+    "distill.result": ("DistillResult",),
     "distill.runtime": ("Runtime",),
     "distill.study": ("run_study",),
     "distill.students": ("build_student",),
     "distill.tracking": ("CsvLog", "TensorBoardLog"),
-    "distill.train": ("DistillResult", "distill", "forget"),
+    "distill.train": ("distill", "forget"),
     "distill.sets.transfer_set": ("TransferSet",),
 }
 __all__ = [

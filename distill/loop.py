@@ -10,8 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TypeAlias
@@ -22,6 +21,7 @@ from rich.table import Column
 
 from distill.files import JsonLines
 from distill.outlook import Outlook
+from distill.pacing import Every
 from distill.tracking import Logger, Tracker
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.terminal import plain
@@ -69,37 +69,6 @@ class StopFlag:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
-
-
-class Every:
-    """True at most once in `seconds`, and where it is told what that costs, so seldom that the cost
-    is a small share of the time. Decides when to save or draw, never what is computed.
-    """
-
-    SHARE = 0.02
-    """Of the time, that may be paid."""
-    LONGEST = 300.0
-    """Seconds to wait at most, whatever it costs."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.wait = seconds
-        self.last = time.monotonic()
-
-    def __call__(self) -> bool:
-        if time.monotonic() - self.last < self.wait:
-            return False
-        self.last = time.monotonic()
-        return True
-
-    @contextmanager
-    def paying(self) -> Iterator[None]:
-        """Around what is done when it is due."""
-        began = time.monotonic()
-        yield
-        self.last = time.monotonic()
-        paid = self.last - began
-        self.wait = max(self.seconds, min(paid / self.SHARE, self.LONGEST))
 
 
 BARS = ((110, 40), (70, 20), (0, 10))

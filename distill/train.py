@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from distill.models.wrapping import as_student
 from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnTraining, eager_step
 from distill.restoring import restore
+from distill.result import DistillResult
 from distill.runtime import Machine, Runtime
 from distill.safeguard import REMEDY, Safeguard, weights_back_on_failure
 from distill.sets.transfer_set import TransferSet
@@ -45,26 +46,6 @@ def forget(folder: Path) -> None:
     """
     forget_answers(folder)
     (folder / STATE).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class DistillResult:
-    """What a distillation leaves behind."""
-
-    student: Classifier
-    seconds: float
-    agreement: float
-    """Share of the latest views on which student and teacher (or label) chose the same class,
-    before each update.
-    """
-    held_out_agreement: float | None = None
-    """The same on images of the set that were kept apart, where there was patience: of the student
-    that is returned.
-    """
-    steps: int = 0
-    """Updates made; fewer than asked for where patience ran out."""
-    key: str = ""
-    """What the student belongs to, as `lesson_key` tells it; empty without a folder."""
 
 
 def distill(
@@ -101,6 +82,8 @@ def distill(
     check_lesson(student, data, teacher, options)
     if teacher is None:
         require_no_teacher(student, data, options, losses)
+    elif carried_answers(data, teacher, options, losses) is not None:
+        teacher = None  # the set's answers take its place
     own = OwnTraining(losses, optimiser)
     machine = runtime.resolve(options.steps)
     if optimiser is not None:

@@ -11,9 +11,10 @@ from torch import nn
 from waits import Waits
 
 from distill.files import read_log
-from distill.loop import Every, Interrupted, Loop
+from distill.loop import Interrupted, Loop
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions
+from distill.pacing import Every
 from distill.runtime import Machine, Runtime
 from inversion import plan, synthesize, synthesize_share
 from inversion.options import AdversaryOptions, GeneratorOptions, ReplayOptions

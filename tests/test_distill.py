@@ -24,10 +24,11 @@ from distill import (
 )
 from distill.data.augment import make_views
 from distill.files import read_log
-from distill.loop import Every, Interrupted, StopFlag
+from distill.loop import Interrupted, StopFlag
 from distill.methods.hinton import hinton_loss
 from distill.optimisers import COEFFICIENTS, Muon, Scheduled, newton_schulz, stack_up
 from distill.options import ViewOptions
+from distill.pacing import Every
 from distill.runtime import Runtime
 from distill.sets.transfer_set import shard_name, write_manifest, write_shard
 from distill.train import forget

@@ -16,10 +16,10 @@ from safetensors.torch import save as to_safetensors
 from distill import DistillOptions, Images, Runtime, TransferSet, distill
 from distill.files import load_state, save_state, write_json
 from distill.models import build_classifier
+from distill.result import DistillResult
 from distill.sets.transfer_set import shard_name, write_manifest, write_shard
 from distill.study.cell import read_cell
 from distill.study.summary import FIGURES, summarise
-from distill.train import DistillResult
 from inversion.jobs import ShardJob, finished
 
 

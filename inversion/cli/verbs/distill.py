@@ -34,7 +34,7 @@ from synthesis_kernels.terminal import plain
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from distill.train import DistillResult
+    from distill.result import DistillResult
     from inversion.cli.schema import DistillRun
 
 DONE = ".student.done"
