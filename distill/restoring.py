@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,10 +85,6 @@ def _require_alike(saved: Any, own: Any, where: str) -> None:
             raise ValueError(f"{where} is {saved!r:.40}")
     elif isinstance(own, int | float) and type(saved) not in (int, float):
         raise ValueError(f"{where} is no number, but {saved!r:.40}")
-
-
-def _are_mappings(parts: Iterable[Any]) -> bool:
-    return all(isinstance(part, Mapping) for part in parts)
 
 
 def _require_tensor(saved: Any, own: Tensor, where: str) -> None:

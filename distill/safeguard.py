@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.loop import Interrupted
 from distill.models import Classifier
-from distill.own import OwnOptimiser
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -39,41 +38,36 @@ class Safeguard:
         self.breaks = 0
         """Since the student was last found good."""
         self._broken_at = 0
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        """Each tensor, by its id, and its good values."""
         self.keep()
 
     @torch.no_grad()
     def is_whole(self, *figures: Tensor) -> bool:
         """Whether all that a step changes, and these figures, are finite numbers."""
-        state = self.state
-        average = state.average.state_dict().values() if state.average else ()
-        tensors = [*state.tensors(), *average, state.agreement, *figures]
+        tensors = [*self._tensors(), *figures]
         numbers = [one for one in tensors if one.is_floating_point() and one.numel()]
         largest = torch._foreach_norm(numbers, math.inf)
-        here = [size.to(state.agreement.device, torch.float32) for size in largest]
+        here = [size.to(self.state.agreement.device, torch.float32) for size in largest]
         return bool(torch.stack(here).isfinite().all())
 
     def keep(self) -> None:
         """Remember this state as a good one."""
         self.breaks = 0
-        state = self.state
-        self._step = state.step
-        self._random = state.random_state()
-        self._networks = [(each, _copy_of(each)) for each in self._modules()]
-        self._moments = {id(one): (one, one.clone()) for one in self._optimisers()}
-        self._agreement = state.agreement.clone()
+        self._step = self.state.step
+        self._random = self.state.random_state()
+        self._kept = {}  # the memory of the last copies goes before there are new ones
+        self._kept = {id(one): (one, one.detach().clone()) for one in self._tensors()}
 
     @torch.no_grad()
     def go_back(self) -> None:
         """Give everything the values it had in the last good state, where it is in memory."""
         state = self.state
-        for network, weights in self._networks:
-            network.load_state_dict(weights)
-        for tensor in self._optimisers():
-            if id(tensor) in self._moments:
-                tensor.copy_(self._moments[id(tensor)][1])
-            else:  # since its first step, before which there is nothing
+        for tensor in self._tensors():
+            if id(tensor) in self._kept:
+                tensor.copy_(self._kept[id(tensor)][1])
+            else:  # the optimiser's since its first step, before which there is nothing
                 tensor.zero_()
-        state.agreement.copy_(self._agreement)
         state.step = self._step
         state.restore_random(self._random)
 
@@ -124,20 +118,13 @@ class Safeguard:
             f"--distillation.batch {batch // state.parts}"
         )
 
-    def _modules(self) -> list[nn.Module]:
+    def _tensors(self) -> list[Tensor]:
+        """All that a step changes, and what follows it."""
         state = self.state
-        return [state.trained] if state.average is None else [state.trained, state.average]
-
-    def _optimisers(self) -> list[Tensor]:
-        """What the optimiser keeps of its steps."""
-        optimiser = self.state.optimiser
-        inner = optimiser.inner if isinstance(optimiser, OwnOptimiser) else optimiser
-        kept = [value for state in inner.state.values() for value in state.values()]
-        return [value for value in kept if isinstance(value, Tensor)]
-
-
-def _copy_of(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        tensors = [*state.tensors(), state.agreement]
+        if state.average:
+            tensors += [*state.average.parameters(), *state.average.buffers()]
+        return tensors
 
 
 @contextmanager
@@ -146,7 +133,7 @@ def weights_back_on_failure(student: Classifier, kept: bool) -> Iterator[None]:
     state is `kept`: by its weights the same call, made again, finds what was saved. Otherwise a
     stopped student is all there is, and stays as it is.
     """
-    weights = _copy_of(student)
+    weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     try:
         yield
     except (EchosetError, Interrupted, KeyboardInterrupt) as error:

@@ -28,10 +28,7 @@ def make_shards(
     first = shards[0].job
     out = shards[0].out
     count = len(shards)
-    for shard in shards:
-        notice = shard.recipe.notice()
-        if notice:
-            runtime.say(notice if count == 1 else f"each of {count} shards: {notice}")
+    _give_notices(shards, runtime)
     loop = Loop(
         _title(shards),
         max(shard.recipe.planned for shard in shards),
@@ -44,7 +41,6 @@ def make_shards(
         times=times,
         logger=logger,
     )
-    del shard  # what is finished needs no memory
     with loop:
         # Shards abreast are saved when one of them is done.
         _finish(shards, key)
@@ -54,6 +50,15 @@ def make_shards(
     if loop.stopping:
         made = f"{out / first.file} is" if count == 1 else f"{count} shards in {out} are"
         raise Interrupted(f"synthesis stopped; {made} finished")
+
+
+def _give_notices(shards: list[Shard], runtime: Runtime) -> None:
+    """What recipes have to say beforehand."""
+    for shard in shards:
+        notice = shard.recipe.notice()
+        if notice:
+            several = f"each of {len(shards)} shards: " if len(shards) > 1 else ""
+            runtime.say(f"{several}{notice}")
 
 
 def _run(loop: Loop, shards: list[Shard]) -> None:

@@ -193,16 +193,9 @@ def flags_of(options, prefix):
     return flags
 
 
-TINY_FLAGS = [
-    "--images=30",
-    "--seed=3",
-    *flags_of(
-        replace(
-            tiny_options(), images=SynthesisOptions().images, held_out=SynthesisOptions().held_out
-        ),
-        "--synthesis",
-    ),
-]
+USUAL = SynthesisOptions()
+LIKE_USUAL = replace(tiny_options(), images=USUAL.images, held_out=USUAL.held_out)
+TINY_FLAGS = ["--images=30", "--seed=3", *flags_of(LIKE_USUAL, "--synthesis")]
 """The same for the command line, with as many images held out as usual."""
 
 

@@ -10,14 +10,14 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from distill import DistillOptions, ModelSpec, build_classifier, distill, evaluate
 from distill.data.images import as_images
+from distill.options import StudentOptions
 from distill.runtime import Runtime
 from inversion import synthesize
 from inversion.options import (
@@ -38,13 +38,7 @@ SYNTHESIS = SynthesisOptions(
     held_out=0.25,
     generator=GeneratorOptions(width=4, inner_steps=1),
     objective=ObjectiveOptions(adversary_after=0),
-    adversary=AdversaryOptions(steps=1, batch=4),
-)
-SYNTHESIS = replace(
-    SYNTHESIS,
-    adversary=replace(
-        SYNTHESIS.adversary, student=replace(SYNTHESIS.adversary.student, model="convnet-4")
-    ),
+    adversary=AdversaryOptions(steps=1, batch=4, student=StudentOptions("convnet-4")),
 )
 LESSON = DistillOptions(steps=2, batch=4, views_per_image=1)
 COLLECTION = CollectOptions(images=8, balanced=False, short=(), expose=0.0)
@@ -99,7 +93,7 @@ def look(teacher) -> Left:
     return Left(
         memory=pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
         files=len(os.listdir("/proc/self/fd")),
-        threads=threading.active_count() + len(os.listdir("/proc/self/task")),
+        threads=len(os.listdir("/proc/self/task")),
         processes=len(children),
         hooks=hooks,
     )

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import resource
 import zipfile
 
@@ -81,6 +82,9 @@ def test_the_limit_can_be_raised_and_lowered(tmp_path, monkeypatch):
 def test_a_large_picture_is_refused_and_a_pipe_not_waited_for(tmp_path):
     Image.new("1", (7070, 7070)).save(tmp_path / "x.png")
     with pytest.raises(EchosetError, match=rf"x\.png: its 7,070 × 7,070 pixels.*{LIMIT}"):
+        load_images(tmp_path, channels=3, size=8, labelled=False)
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "x.png")
+    with pytest.raises(EchosetError, match=r"x\.png: Image size .*raise ECHOSET_LIMIT_MB"):
         load_images(tmp_path, channels=3, size=8, labelled=False)
     (tmp_path / "x.png").unlink()
     os.mkfifo(tmp_path / "x.png")
@@ -216,8 +220,6 @@ BROKEN = {
 def test_broken_numbers_are_found_by_every_verb_and_named(
     verb, said, change, spec, tmp_path, refused, monkeypatch
 ):
-    import re
-
     monkeypatch.chdir(tmp_path)
     saved(tmp_path, broken(spec, change), spec)
     np.savez("noise.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 3)

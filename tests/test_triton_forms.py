@@ -163,7 +163,7 @@ for rest in (dict(MIXES=True, PASTES=True), dict(MIXES=False, PASTES=False), dic
         if kind != "*u8":
             build(views._spread_kernel, kinds | dict(grad_ptr=kind, out_ptr=out), BYTES=False, **plan, **rest)
 kinds = pointers(turn._turn_kernel, "*fp32", index_ptr="*i64", view_ptr="*i64", rotate="fp32", scale="fp32", shift="fp32")
-build(turn._turn_kernel, kinds, C=3, H=9, W=7, PIXELS=256, BLOCK_C=4)
+build(turn._turn_kernel, kinds, C=3, H=9, W=7, SIDE=7, PIXELS=256, BLOCK_C=4)
 build(priority._race_kernel, pointers(priority._race_kernel, "*fp32"), BLOCK=1024)
 build(counter._uniforms_kernel, dict(index_ptr="*i64", view_ptr="*i64", out_ptr="*fp32"), BLOCK=1024)
 record = priority._record_kernel

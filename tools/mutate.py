@@ -67,7 +67,7 @@ def run(
             folder.mkdir()
             made[name] = KINDS[name](folder)
             result, told = _read(made[name])
-            if result not in ("read", "same"):
+            if result != "read":
                 raise SystemExit(f"{name}, which nobody changed, is not read: {told}")
         for number in range(count):
             name = names[number % len(names)]
@@ -98,7 +98,7 @@ def _read(kind: Kind) -> tuple[str, str]:
     said = io.StringIO()
     try:
         with _within(SECONDS), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            is_same = kind.read()
+            kind.read()
     except EchosetError as error:
         return ("wrong", "an error of no words") if not str(error) else ("refused", str(error))
     except SystemExit as ended:  # of the command line
@@ -109,9 +109,7 @@ def _read(kind: Kind) -> tuple[str, str]:
         return "traceback", "".join(traceback.format_exc().splitlines(keepends=True)[-7:])
     if "\x1b" in said.getvalue():
         return "wrong", "what was said orders the terminal about"
-    if is_same is None:
-        return "read", ""
-    return ("same", "") if is_same else ("wrong", "read as something else than was written")
+    return "read", ""
 
 
 @contextlib.contextmanager

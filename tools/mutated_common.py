@@ -24,8 +24,8 @@ class Kind(Protocol):
     def change(self, chance: random.Random) -> int:
         """Write the file, changed; gives its bytes."""
 
-    def read(self) -> bool | None:
-        """Read it: whether it says what it did before, None where it may say something else."""
+    def read(self) -> None:
+        """Read it."""
 
 
 def run_verb(*arguments: str) -> None:

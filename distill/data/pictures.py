@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.limits import limit, require_room
+from distill.limits import MEGABYTE, VARIABLE, limit, require_room
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -68,7 +68,13 @@ def _open(
     module.MAX_IMAGE_PIXELS = max(module.MAX_IMAGE_PIXELS or 0, limit() // BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", module.DecompressionBombWarning)
-        picture = opener(file, formats=formats)
+        try:
+            picture = opener(file, formats=formats)
+        except module.DecompressionBombError as error:
+            raise EchosetError(
+                f"{place or 'a picture'}: {error} Where you trust it, raise {VARIABLE} in the "
+                f"environment, which is {limit() // MEGABYTE}"
+            ) from error
     try:
         needed = picture.width * picture.height * pixel
         require_room(needed, place, f"its {picture.width:,} × {picture.height:,} pixels")

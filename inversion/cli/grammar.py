@@ -96,9 +96,7 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
         action="config",
         help="YAML file of these options; of files and options, what comes later wins.",
     )
-    kind = options_of(verb)
-    fields = dataclasses.fields(kind)
-    if "distillation" in {field.name for field in fields}:
+    if "distillation" in {field.name for field in dataclasses.fields(options_of(verb))}:
         parser.epilog = f"Losses: {', '.join(METHODS)}."
     given: dict[str, str] = {}
     if verb in AFTER_VERB:
@@ -107,10 +105,17 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
     if verb in THEN:
         key, several = THEN[verb]
         _add_words(parser, "second word", key, several, given)
+    _add_fields(parser, verb, given)
+    return parser
+
+
+def _add_fields(parser: jsonargparse.ArgumentParser, verb: str, given: dict[str, str]) -> None:
+    """The options of a verb, and their groups."""
+    kind = options_of(verb)
     names = names_of(verb)
     hints = get_type_hints(kind)
     docs = read_docs(kind)
-    for field in fields:
+    for field in dataclasses.fields(kind):
         group = group_of(hints[field.name])
         if group is None:
             _add_option(parser, field, hints[field.name], docs[field.name])
@@ -119,7 +124,6 @@ def build_parser(verb: str, explain: bool = False) -> jsonargparse.ArgumentParse
         else:
             optional = is_optional(hints[field.name])
             _add_group(parser, field, group, optional, names, given)
-    return parser
 
 
 class Help(Unsaved):
@@ -247,8 +251,7 @@ def _build_options(kind: type, parsed: jsonargparse.Namespace, group: str = "") 
         value = parsed[key]
         inner = group_of(hint)
         if value is None and not is_optional(hint):
-            what = "is a group of options" if inner else "must have a value"
-            raise EchosetError(f"{key} {what}, and null is none; leave it out")
+            raise EchosetError(f"{key} must have a value, and null is none; leave it out")
         if inner is not None and isinstance(value, jsonargparse.Namespace):
             build = _build_optional if is_optional(hint) and not group else _build_options
             value = build(inner, parsed, key)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inversion.cli.stopping import STOPPED, Stopping
 from inversion.cli.table import VERBS
 from synthesis_kernels.errors import suggest
+from synthesis_kernels.terminal import plain
 
 if TYPE_CHECKING:
     from inversion.cli.schema import Common
@@ -45,8 +46,6 @@ def _answer(arguments: list[str], stopping: Stopping) -> int:
         print(f"echoset {import_module('inversion').__version__}")
         return 0
     if verb not in VERBS:
-        from synthesis_kernels.terminal import plain
-
         print(f"error: no verb '{plain(verb)}'{suggest(verb, VERBS)}", file=sys.stderr)
         print("echoset --help lists the verbs", file=sys.stderr)
         return 2
@@ -130,10 +129,7 @@ def _fail_reading(error: OSError) -> int:
 
 
 def _fail(message: str, status: int = 1) -> int:
-    from distill.names import printable
-
-    lines = [printable(line) for line in message.splitlines()]
-    print(f"echoset: {chr(10).join(lines)}", file=sys.stderr)
+    print(f"echoset: {plain(message)}", file=sys.stderr)
     return status
 
 

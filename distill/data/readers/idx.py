@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -64,12 +64,12 @@ def _read_file(path: Path, dimensions: int) -> np.ndarray:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return _read_values(cast(BinaryIO, file), path, dimensions)
+            return _read_values(file, path, dimensions)
     except (OSError, EOFError, zlib.error) as error:
         raise EchosetError(f"{path} cannot be unpacked: {error}") from error
 
 
-def _read_values(file: BinaryIO, path: Path, dimensions: int) -> np.ndarray:
+def _read_values(file: BufferedIOBase, path: Path, dimensions: int) -> np.ndarray:
     header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
         raise EchosetError(f"{path} is not an IDX file of {dimensions}-dimensional bytes")
@@ -80,7 +80,7 @@ def _read_values(file: BinaryIO, path: Path, dimensions: int) -> np.ndarray:
         raise EchosetError(f"{path} should hold {count} bytes after its header, it holds {held}")
     require_room(count, path, f"its {' × '.join(map(str, shape))} values")
     values = np.empty(count, np.uint8)
-    read = file.readinto(values.data)  # type: ignore[attr-defined]
+    read = file.readinto(values.data)
     if read < count or file.read(1):
         more = f"{read}" if read < count else "more"
         raise EchosetError(f"{path} should hold {count} bytes after its header, it holds {more}")
