@@ -49,9 +49,8 @@ def _check_training(student: Classifier) -> None:
     if type(student.network).__module__.startswith("distill."):
         return
     spec = student.spec
-    grey = torch.full((2, *spec.shape), 0.5, device=student.mean.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        answer = copy.deepcopy(student).train()(grey)
+        answer = copy.deepcopy(student).train()(student.grey_images())
     if not isinstance(answer, Tensor):
         raise EchosetError(
             f"{spec.model} answers with {type(answer).__name__} while it is trained, and not with "
