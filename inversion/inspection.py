@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
 DEAD_VARIANCE = 1e-8
+
+TeacherNeed = Literal["BatchNorm", "attention", "answers alone"]
+"""What a recipe needs of a teacher."""
 
 
 @dataclass(frozen=True)

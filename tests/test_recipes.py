@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from distill.loop import Interrupted, Loop
 from distill.models import Classifier, ModelSpec
 from distill.runtime import Runtime
 from inversion import SynthesisOptions, load_teacher, plan, synthesize
+from inversion.inspection import TeacherNeed
 from inversion.options import AdversaryOptions, GeneratorOptions, ReplayOptions
 from inversion.recipes import RECIPES, find_recipe
 from inversion.recipes.adversarial import Adversarial
@@ -132,4 +134,4 @@ def test_what_a_recipe_has_not_is_refused(tmp_path, change, message):
 def test_every_recipe_in_the_table_exists():
     for name in RECIPES:
         recipe = find_recipe(name)
-        assert isinstance(recipe.needs_batch_norm, bool)
+        assert recipe.needs in get_args(TeacherNeed)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distill.models import Classifier
 from distill.runtime import Runtime
+from inversion.inspection import TeacherNeed
 from inversion.options import SynthesisOptions
 from inversion.parts.attention_heads import has_heads, head_difference, with_heads
 from inversion.parts.contest import Contest
@@ -31,7 +32,7 @@ class Attention(Contest):
     One shard in the making (see `inversion.recipes.Recipe`).
     """
 
-    needs = "attention"
+    needs: TeacherNeed = "attention"
 
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
