@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distill.files import hash_file
 from distill.models import Classifier, ModelSpec, build_classifier, read_spec
 from distill.models.classifier import spec_of
 from distill.models.weights import load_weights, read_weights
@@ -67,5 +67,5 @@ def identify_student(options: StudentOptions) -> dict[str, Any]:
     if weights:
         if not Path(weights).is_file():
             raise EchosetError(f"no weights file at {weights}")
-        weights = sha256(Path(weights).read_bytes()).hexdigest()
+        weights = hash_file(weights)
     return {**asdict(options), "weights": weights}

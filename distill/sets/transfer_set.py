@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from distill.files import seal, unseal, write_atomically
+from distill.files import hash_file, seal, unseal, write_atomically
 from distill.models.classifier import spec_of
 from distill.models.contract import check_contract
 from distill.names import known_names
@@ -250,8 +250,7 @@ def _read_shard(
             "that made the set again"
         )
     if check_hash:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hash_file(path)
         if digest != entry["sha256"]:
             raise EchosetError(
                 f"{path} has changed since it was made: SHA-256 {digest[:16]}…, expected "
