@@ -68,6 +68,12 @@ def naming_full_disk(path: Path, size: int = 0) -> Iterator[None]:
         ) from error
 
 
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write one JSON document, a value on each line, in one rename."""
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

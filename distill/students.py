@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distill.files import hash_file
 from distill.models import Classifier, ModelSpec, build_classifier, read_spec
 from distill.models.classifier import spec_of
 from distill.models.weights import load_weights, read_weights
@@ -49,9 +49,8 @@ def _check_training(student: Classifier) -> None:
     if type(student.network).__module__.startswith("distill."):
         return
     spec = student.spec
-    grey = torch.full((2, *spec.shape), 0.5, device=student.mean.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        answer = copy.deepcopy(student).train()(grey)
+        answer = copy.deepcopy(student).train()(student.grey_images())
     if not isinstance(answer, Tensor):
         raise EchosetError(
             f"{spec.model} answers with {type(answer).__name__} while it is trained, and not with "
@@ -68,5 +67,5 @@ def identify_student(options: StudentOptions) -> dict[str, Any]:
     if weights:
         if not Path(weights).is_file():
             raise EchosetError(f"no weights file at {weights}")
-        weights = sha256(Path(weights).read_bytes()).hexdigest()
+        weights = hash_file(weights)
     return {**asdict(options), "weights": weights}

@@ -96,15 +96,13 @@ def _look(classifier: Classifier) -> tuple[dict[str, torch.Size], str | None]:
 
         return hook
 
-    device = next(classifier.buffers()).device
-    images = torch.full((2, *spec.shape), 0.5, device=device)
     training = classifier.training
     with ExitStack() as hooks, torch.no_grad():
         hooks.callback(classifier.train, training)
         for name, module in classifier.network.named_modules():
             if name:
                 hooks.callback(module.register_forward_hook(listen(name)).remove)
-        answer = classifier.eval()(images)
+        answer = classifier.eval()(classifier.grey_images())
     once = {name: shapes[0] for name, shapes in seen.items() if len(shapes) == 1}
     if answer.ndim == 4:
         _drop_answers(once, spec.classes)

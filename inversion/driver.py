@@ -91,7 +91,7 @@ def synthesize_share(
     """
     teacher = as_classifier(teacher)
     recipe_class = recipe or find_recipe(options.recipe)
-    inspection = inspect_teacher(teacher, recipe_class.needs_batch_norm)
+    inspection = inspect_teacher(teacher, recipe_class.needs == "BatchNorm")
     options = check_synthesis(teacher, options, runtime, recipe)
     own = _gather_own(teacher, options, terms, generator, adversary, recipe)
     jobs = plan(options, teacher.spec.classes, runtime.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
 DEAD_VARIANCE = 1e-8
+
+TeacherNeed = Literal["BatchNorm", "attention", "answers alone"]
+"""What a recipe needs of a teacher."""
 
 
 @dataclass(frozen=True)
@@ -183,10 +187,8 @@ def _check_moments(
     """Name a BatchNorm layer that runs twice; leave out those that never run, unless none is
     left.
     """
-    spec = teacher.spec
-    grey = torch.full((2, *spec.shape), 0.5, device=teacher.mean.device)
     with torch.no_grad(), kernel_form("reference"):
-        teacher.unused += frozen.find_unused(grey)
+        teacher.unused += frozen.find_unused(teacher.grey_images())
     left = layers.keys() - set(teacher.unused)
     if needs_batch_norm and not left:
         raise EchosetError(
@@ -200,9 +202,7 @@ def check_gradient(teacher: Classifier, frozen: Frozen | None = None) -> None:
     """Refuse a network that tells no gradient at its images: nothing can be made by it. A `frozen`
     copy of it saves making one.
     """
-    spec = teacher.spec
-    shape = (2, *spec.shape)
-    grey = torch.full(shape, 0.5, device=teacher.mean.device, requires_grad=True)
+    grey = teacher.grey_images().requires_grad_()
     with torch.enable_grad(), kernel_form("reference"):
         frozen = frozen or Frozen(teacher)
         logits = frozen(grey)
@@ -211,8 +211,8 @@ def check_gradient(teacher: Classifier, frozen: Frozen | None = None) -> None:
         if gradient is not None:
             return
     raise EchosetError(
-        f"no gradient leads from the answer of {spec.model} to its images: its forward computes "
-        "under torch.no_grad, or leaves torch's numbers (numpy, argmax, one-hot). Take that out of "
-        "it; as it is, only collecting without pushing works (echoset collect shaders "
+        f"no gradient leads from the answer of {teacher.spec.model} to its images: its forward "
+        "computes under torch.no_grad, or leaves torch's numbers (numpy, argmax, one-hot). Take "
+        "that out of it; as it is, only collecting without pushing works (echoset collect shaders "
         "--short draw)"
     )

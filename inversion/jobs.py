@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from distill.files import unseal, write_atomically
+from distill.files import hash_file, unseal, write_atomically
 from distill.models import Classifier
 from distill.sets.answers import drop_answers
 from distill.sets.manifest_check import check_shard_entry
@@ -120,17 +120,12 @@ def finished(out: Path, job: ShardJob, check: bool = False) -> dict[str, Any] | 
         raise EchosetError(
             f"{path} is damaged ({error}); delete it to make that shard again"
         ) from error
-    if check and _hash_of(shard) != note["sha256"]:
+    if check and hash_file(shard) != note["sha256"]:
         raise EchosetError(
             f"{shard} has changed since it was made; delete it, and the same command makes that "
             "shard again"
         )
     return note
-
-
-def _hash_of(file: Path) -> str:
-    with open(file, "rb") as content:
-        return file_digest(content, "sha256").hexdigest()
 
 
 def assemble(

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import tiny_options
+from stopping import stopped
 from torch import nn
 from waits import Waits
 
 from distill.files import read_log
-from distill.loop import Interrupted, Loop
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions
 from distill.pacing import Every
@@ -319,19 +319,11 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_bytes(
     assert all(len(set(each)) == 1 for each in calls)
 
 
-def test_a_run_stopped_by_hand_goes_on_to_the_same_bytes(teacher, tmp_path, monkeypatch):
+def test_a_run_stopped_by_hand_goes_on_to_the_same_bytes(teacher, tmp_path):
     options = replace(later(), abreast=3)
     make(teacher, options, tmp_path / "whole")
-    advance = Loop.advance
-
-    def stop(loop, done, *arguments, **more):
-        loop._flag.raised = done == 1
-        advance(loop, done, *arguments, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "advance", stop)
-        with pytest.raises(Interrupted, match=r"synthesis stopped.*keeps it"):
-            make(teacher, options, tmp_path / "stopped")
+    with stopped(lambda loop, done: done == 1, r"synthesis stopped.*keeps it"):
+        make(teacher, options, tmp_path / "stopped")
     assert len(list((tmp_path / "stopped").glob(".*.state"))) == 3
     make(teacher, options, tmp_path / "stopped")
     assert shard_bytes(tmp_path / "stopped") == shard_bytes(tmp_path / "whole")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from stopping import stopped
 from torch import nn
 
 import distill.torchvision_shim  # before timm and transformers, which import it
 from distill import ModelSpec, build_classifier, save_classifier
-from distill.loop import Interrupted, Loop
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
@@ -237,19 +237,11 @@ def test_a_toy_transformer_gives_a_set(tmp_path):
     assert any("heads" in path.read_text() for path in log)
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path):
     teacher = toy_teacher()
     whole = synthesize(teacher, SMALL, tmp_path / "whole", RUN)
-    advance = Loop.advance
-
-    def stop(loop, done, *arguments, **more):
-        loop._flag.raised = True
-        advance(loop, done, *arguments, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "advance", stop)
-        with pytest.raises(Interrupted, match="keeps it"):
-            synthesize(teacher, SMALL, tmp_path / "stopped", RUN)
+    with stopped():
+        synthesize(teacher, SMALL, tmp_path / "stopped", RUN)
     again = synthesize(teacher, SMALL, tmp_path / "stopped", RUN)
     for name in ("images", "labels", "logits", "priority", "round"):
         assert torch.equal(getattr(whole, name), getattr(again, name))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_options
+from stopping import stopped
 from torch import nn
 
 import distill
@@ -22,7 +23,6 @@ from distill import (
     build_student,
 )
 from distill import distill as teach
-from distill.loop import Interrupted, Loop
 from distill.options import StudentOptions
 from distill.runtime import Runtime
 from inversion import CollectOptions, SynthesisOptions, collect, synthesize, synthesize_share
@@ -136,9 +136,7 @@ def test_what_cannot_take_part_is_refused(teacher, own, message, tmp_path):
         synthesize(teacher, options, tmp_path / "set", RUN, **own)
 
 
-def test_a_loss_and_an_optimiser_of_ones_own_teach_and_go_on_after_a_stop(
-    teacher, made, tmp_path, monkeypatch
-):
+def test_a_loss_and_an_optimiser_of_ones_own_teach_and_go_on_after_a_stop(teacher, made, tmp_path):
     own = {
         "losses": {"hinton": 1.0, absolute: 0.5},
         "optimiser": lambda weights: torch.optim.RMSprop(weights, lr=1e-3),
@@ -148,16 +146,8 @@ def test_a_loss_and_an_optimiser_of_ones_own_teach_and_go_on_after_a_stop(
     teach(student, made, teacher, LESSON, tmp_path / "whole", RUN, **own)
     again = build_student(StudentOptions("convnet-8"), teacher.contract)
     again.load_state_dict(weights)
-    advance = Loop.advance
-
-    def stop(loop, done, *rest, **more):
-        loop._flag.raised = loop.work == "distillation" and done == 7
-        advance(loop, done, *rest, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "advance", stop)
-        with pytest.raises(Interrupted):
-            teach(again, made, teacher, LESSON, tmp_path / "stopped", RUN, **own)
+    with stopped(lambda loop, done: loop.work == "distillation" and done == 7):
+        teach(again, made, teacher, LESSON, tmp_path / "stopped", RUN, **own)
     with pytest.raises(EchosetError, match="other options"):
         teach(again, made, teacher, LESSON, tmp_path / "stopped", RUN, losses={absolute: 1.0})
     teach(again, made, teacher, LESSON, tmp_path / "stopped", RUN, **own)

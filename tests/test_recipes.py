@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from conftest import tiny_options
+from stopping import stopped
 from torch import nn
 
-from distill.loop import Interrupted, Loop
 from distill.models import Classifier, ModelSpec
 from distill.runtime import Runtime
 from inversion import SynthesisOptions, load_teacher, plan, synthesize
+from inversion.inspection import TeacherNeed
 from inversion.options import AdversaryOptions, GeneratorOptions, ReplayOptions
 from inversion.recipes import RECIPES, find_recipe
 from inversion.recipes.adversarial import Adversarial
@@ -55,19 +57,11 @@ def test_a_network_without_batch_norm_teaches_by_the_adversarial_recipe(tmp_path
         synthesize(teacher, SynthesisOptions(images=20), tmp_path / "other", RUN)
 
 
-def test_a_stopped_adversarial_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+def test_a_stopped_adversarial_run_goes_on_to_the_same_bytes(tmp_path):
     teacher = group_norm_teacher()
     whole = synthesize(teacher, SMALL, tmp_path / "whole", RUN)
-    advance = Loop.advance
-
-    def stop(loop, done, *arguments, **more):
-        loop._flag.raised = True
-        advance(loop, done, *arguments, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "advance", stop)
-        with pytest.raises(Interrupted, match="keeps it"):
-            synthesize(teacher, SMALL, tmp_path / "stopped", RUN)
+    with stopped():
+        synthesize(teacher, SMALL, tmp_path / "stopped", RUN)
     again = synthesize(teacher, SMALL, tmp_path / "stopped", RUN)
     for name in ("images", "labels", "logits", "priority", "round"):
         assert torch.equal(getattr(whole, name), getattr(again, name))
@@ -132,4 +126,4 @@ def test_what_a_recipe_has_not_is_refused(tmp_path, change, message):
 def test_every_recipe_in_the_table_exists():
     for name in RECIPES:
         recipe = find_recipe(name)
-        assert isinstance(recipe.needs_batch_norm, bool)
+        assert recipe.needs in get_args(TeacherNeed)

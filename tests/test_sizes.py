@@ -110,6 +110,13 @@ def test_the_zoo_takes_any_size(name, size):
     assert all(height > 0 and width > 0 for height, width in find_stages(network).sides)
 
 
+@pytest.mark.parametrize("size", [(16, 52), (52, 17)], ids=str)
+def test_a_transformer_has_a_token_for_every_patch(size):
+    network = build_classifier(ModelSpec("vit-32x1", size=size, classes=3)).eval()
+    network.check_forward()
+    assert network.network.places.shape[2:] == tuple(-(-side // 4) for side in size)
+
+
 class Flat(torch.nn.Module):
     """Takes images of one size."""
 

@@ -19,7 +19,6 @@ from verbs import new_parser, plain_endings, run_verb
 
 from inversion import TeacherOptions, load_teacher
 from inversion.parts.attention_heads import has_heads
-from inversion.recipes.attention import grey_images
 from synthesis_kernels.backend import repository_commit
 
 SOURCES = ("noise", "shaders", "leaves")
@@ -90,7 +89,7 @@ def plan(teachers: dict[str, str], seeds: list[int], images: int) -> list[tuple[
     for seed in seeds:
         for teacher, file in teachers.items():
             network = load_teacher(TeacherOptions(file))
-            has_attention = has_heads(network, grey_images(network))
+            has_attention = has_heads(network, network.grey_images())
             for name, command in ways(has_attention, images).items():
                 told = " ".join(["echoset", *command])
                 who = {

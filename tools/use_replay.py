@@ -130,8 +130,8 @@ def learn_all(kind: str, seed: int, train: Images, test: Images, given: Any) -> 
     """Accuracy over all classes after the last task."""
     assert train.labels is not None
     classes = int(train.labels.max()) + 1
-    channels, size, _ = train.images.shape[1:]
-    spec = ModelSpec(given.network, channels=channels, size=size, classes=classes)
+    channels, *size = train.images.shape[1:]
+    spec = ModelSpec(given.network, channels=channels, size=tuple(size), classes=classes)
     learner = build_classifier(spec, seed)
     for known in range(0, classes, TOGETHER):
         is_new = (train.labels >= known) & (train.labels < known + TOGETHER)

@@ -129,6 +129,10 @@ class Classifier(nn.Module):
         images = images.to(self.mean.device)
         return self.network((images - self.mean) / self.std)
 
+    def grey_images(self, count: int = 2) -> Tensor:  # (count, C, H, W)
+        """Images to try the network on."""
+        return torch.full((count, *self.spec.shape), 0.5, device=self.mean.device)
+
     @property
     def task(self) -> Task:
         """What its decisions are."""
@@ -174,17 +178,16 @@ class Classifier(nn.Module):
         classes are wrong. Before that, its answers are settled.
         """
         spec = self.spec
-        shape = spec.shape
         self.settle()
         try:
             with self._evaluating():
-                self(torch.full((3, *shape), 0.5, device=self.mean.device))
-                logits = self(torch.full((2, *shape), 0.5, device=self.mean.device))
+                self(self.grey_images(3))
+                logits = self(self.grey_images())
         except EchosetError:
             raise
         except Exception as error:  # whatever the network raises
             with self._evaluating():
-                refusal = say_refusal(self.raw_answer, shape, error)
+                refusal = say_refusal(self.raw_answer, spec.shape, error)
             raise EchosetError(f"{spec.model} {refusal}") from error
         expected = (2, *self.answer_shape)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:

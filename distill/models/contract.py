@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 from distill.names import known_names
 from distill.options import OutputForm
+from distill.sizes import MOST
 from distill.tasks import TASKS, USUAL
 from synthesis_kernels.errors import EchosetError
 
-LIMITS = {"channels": (1, 1024), "size": (1, 8192), "classes": (2, 1_000_000)}
+LIMITS = {"channels": (1, 1024), "size": (1, MOST), "classes": (2, 1_000_000)}
 """Least and most of what an input may have."""
 LARGEST = 1e6
 """Of a mean or deviation of pixels."""

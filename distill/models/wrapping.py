@@ -158,13 +158,12 @@ def _count_classes(network: nn.Module, known: Mapping[str, Any]) -> int:
     # Any number will do: what comes out is looked at here.
     images = {key: value for key, value in known.items() if key not in OUTPUT}
     probe = Classifier(network, ModelSpec(_name(network), classes=2, **images))
-    shape = probe.spec.shape
     try:
         with evaluating(probe), torch.no_grad():
-            answer = probe(torch.full((2, *shape), 0.5, device=probe.mean.device))
+            answer = probe(probe.grey_images())
     except Exception as error:  # whatever the network raises
         with evaluating(probe), torch.no_grad():
-            refusal = say_refusal(probe.raw_answer, shape, error)
+            refusal = say_refusal(probe.raw_answer, probe.spec.shape, error)
         remedy = "" if BOUND in refusal else "; say channels= and size="
         raise EchosetError(f"{_name(network)} {refusal}{remedy}") from error
     tensors = list_tensors(answer)

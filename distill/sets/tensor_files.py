@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from distill.files import write_atomically
+from distill.files import hash_file, write_atomically
 from synthesis_kernels.errors import EchosetError
 
 
@@ -30,8 +30,7 @@ def read_tensors(path: Path, digest: str | None, missing: str, changed: str) -> 
     if not path.is_file():
         raise EchosetError(f"{path} is missing, though manifest.json lists it; {missing}")
     if digest is not None:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hash_file(path)
         if found != digest:
             raise EchosetError(
                 f"{path} has changed since it was made: SHA-256 {found[:16]}…, expected "

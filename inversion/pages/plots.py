@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup, escape
 
+from distill.names import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -194,9 +196,7 @@ def dots(title: str, rows: Sequence[Dot], references: Sequence[Dot], x_label: st
     with _figure(0.7 + ROW * len(everyone)) as figure:
         axes = figure.add_subplot()
         for place, dot in enumerate(everyone):
-            colour = GREY
-            if place < len(rows):
-                colour = COLOURS[0]
+            colour = COLOURS[0] if place < len(rows) else GREY
             axes.errorbar(dot.mean, place, xerr=dot.deviation, fmt="o", color=colour)
         axes.set_yticks(range(len(everyone)), [_shown(dot.name) for dot in everyone])
         axes.set(ylim=(len(everyone) - 0.5, -0.5), xlabel=x_label)
@@ -292,11 +292,8 @@ def _count_in_whole_numbers(axis: Axis) -> None:
 
 def _shown(name: str) -> str:
     """A name as it fits into a picture."""
-    printable = "".join(letter if letter.isprintable() else " " for letter in name)
-    words = " ".join(printable.encode(errors="replace").decode().split())
+    words = printable(name)
     if len(words) > LONGEST:
         words = f"{words[: LONGEST - 1]}…"
-    if words.startswith("_"):
-        # matplotlib would leave it out of a legend.
-        words = f" {words}"
-    return words
+    # matplotlib would leave a name that begins so out of a legend.
+    return f" {words}" if words.startswith("_") else words

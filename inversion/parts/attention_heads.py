@@ -7,7 +7,6 @@ does not keep (MimiQ, Choi et al. 2024).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -111,14 +110,19 @@ def head_difference(maps: Sequence[Tensor]) -> Tensor:  # of (B, heads, N, M) ->
     Each head's map is an image, brought to [0, 1] by its least and greatest value.
     """
     # A layer has many pairs: what its SSIM needs is computed again when its gradient is wanted.
-    layers = [checkpoint(_layer_difference, each, use_reentrant=False) for each in maps]
+    layers = []
+    for each in maps:
+        difference = checkpoint(
+            _layer_difference, each, use_reentrant=False, preserve_rng_state=False
+        )
+        layers.append(difference)
     return torch.stack(layers).mean()
 
 
 def _layer_difference(scores: Tensor) -> Tensor:  # (B, heads, N, M) -> ()
     images = stretched(scores)
-    pairs = list(itertools.combinations(range(images.shape[1]), 2))
-    one, other = (torch.tensor(places, device=scores.device) for places in zip(*pairs, strict=True))
+    heads = images.shape[1]
+    one, other = torch.triu_indices(heads, heads, 1, device=scores.device)
     return (1 - ssim_of_pairs(images, one, other) ** 2).mean()
 
 

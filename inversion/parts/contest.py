@@ -34,6 +34,7 @@ from distill.students import build_student
 from distill.tasks.places import count_decisions, decide, per_image
 from distill.update import StudentState, Update, one_cycle
 from distill.views import ask, to_input
+from inversion.inspection import TeacherNeed
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import build_adversary
@@ -59,8 +60,7 @@ class Contest:
     `inversion.recipes.Recipe`).
     """
 
-    needs = "answers alone"
-    needs_batch_norm = False
+    needs: TeacherNeed = "answers alone"
     abreast = None
 
     @classmethod

@@ -18,6 +18,7 @@ from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Machine, Runtime
 from distill.update import StudentStep
+from inversion.inspection import TeacherNeed
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.abreast import Abreast
@@ -43,8 +44,7 @@ RISE = 1e-3
 class Matching:
     """One shard in the making by BatchNorm matching (see `inversion.recipes.Recipe`)."""
 
-    needs = "BatchNorm"
-    needs_batch_norm = True
+    needs: TeacherNeed = "BatchNorm"
     abreast: type[Abreast] | None = Abreast
 
     @classmethod

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from distill.models import Classifier
     from distill.runtime import Machine, Runtime
+    from inversion.inspection import TeacherNeed
     from inversion.jobs import ShardJob
     from inversion.options import SynthesisOptions
     from inversion.parts.abreast import Abreast
@@ -35,10 +36,8 @@ RECIPES = {
 class Recipe(Protocol):
     """One shard in the making: its options, its whole state, its steps, and what comes out."""
 
-    needs: str
-    """What it needs of a teacher, in words."""
-    needs_batch_norm: bool
-    """Whether it matches BatchNorm statistics, so that a teacher without them is refused."""
+    needs: TeacherNeed
+    """What it needs of a teacher; where that is BatchNorm, a teacher without it is refused."""
     abreast: type[Abreast] | None
     """What makes several shards abreast (`synthesis.abreast`); None where each is made alone."""
     call: int

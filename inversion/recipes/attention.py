@@ -13,11 +13,11 @@ become one picture. MimiQ has neither, and changes pixels.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from distill.models import Classifier
 from distill.runtime import Runtime
+from inversion.inspection import TeacherNeed
 from inversion.options import SynthesisOptions
 from inversion.parts.attention_heads import has_heads, head_difference, with_heads
 from inversion.parts.contest import Contest
@@ -32,13 +32,13 @@ class Attention(Contest):
     One shard in the making (see `inversion.recipes.Recipe`).
     """
 
-    needs = "attention"
+    needs: TeacherNeed = "attention"
 
     @classmethod
     def check(cls, teacher: Classifier, options: SynthesisOptions, runtime: Runtime) -> None:
         """Refuse a teacher without attention, and what any contest refuses."""
         super().check(teacher, options, runtime)
-        if not has_heads(teacher, grey_images(teacher)):
+        if not has_heads(teacher, teacher.grey_images()):
             raise EchosetError(
                 f"teacher '{teacher.spec.model}' has no attention layer with two heads or more, "
                 "and recipe attention compares heads. Use --synthesis.recipe adversarial, for "
@@ -57,12 +57,6 @@ class Attention(Contest):
             return self.frozen(images), priors
         answers, maps = with_heads(self.frozen, images)
         return answers, priors | {"heads": (head_difference(maps), goal.heads)}
-
-
-def grey_images(teacher: Classifier) -> Tensor:  # (2, C, H, W)
-    """Images to try a teacher on."""
-    spec = teacher.spec
-    return torch.full((2, *spec.shape), 0.5, device=teacher.mean.device)
 
 
 def total_variation(images: Tensor) -> Tensor:  # (B, C, H, W) -> ()

@@ -86,12 +86,9 @@ def _share_of_moments(mean: Tensor, variance: Tensor, share: float) -> Tensor:  
 
 def _has_moments(frozen: Frozen) -> bool:
     """Whether every BatchNorm layer runs once in a pass, so that its moments can be had."""
-    spec = frozen.classifier.spec
-    shape = (2, *spec.shape)
-    grey = torch.full(shape, 0.5, device=frozen.classifier.mean.device)
     try:
         with torch.no_grad():
-            frozen.with_moments(grey)
+            frozen.with_moments(frozen.classifier.grey_images())
     except (EchosetError, ValueError):  # a layer that runs twice or never; no layer at all
         return False
     return True

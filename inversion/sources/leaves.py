@@ -86,14 +86,12 @@ def _shapes(
     (cosines, sines) and distances.
     """
     # Radii of density r⁻³, by inversion.
-    radius = (
-        math.sqrt(height * width)
-        * (smallest**-2 - random.uniform(count, 1) * (smallest**-2 - 1)).rsqrt()
-    )
+    share = (smallest**-2 - random.uniform(count, 1) * (smallest**-2 - 1)).rsqrt()
+    radius = math.sqrt(height * width) * share
     kind = random.integers(0, 3, count, 1)  # circle, square, triangle, quadrilateral
     even = torch.arange(4, device=random.device) / 4
     # The fourth corner falls on the third.
-    thirds = torch.tensor([0, 1 / 3, 2 / 3, 2 / 3], device=random.device)
+    thirds = torch.arange(4, device=random.device).clamp_max(2) / 3
     free = random.uniform(count, 4).sort(1).values
     corners = torch.where(kind == 1, even, torch.where(kind == 2, thirds, free))
     corners = corners + random.uniform(count, 1)
@@ -101,8 +99,8 @@ def _shapes(
     facing = (corners + spans / 2) * 2 * math.pi
     # Corners lie on the circle of that radius; a side of no span is none.
     far = torch.where(spans > 0, radius * (spans * math.pi).cos(), torch.inf)
-    centre = torch.tensor([width, height], device=random.device) * random.uniform(count, 2)
-    return torch.cat([kind == 0, centre, radius, facing.cos(), facing.sin(), far], 1)
+    x, y = random.uniform(count, 2).split(1, 1)
+    return torch.cat([kind == 0, width * x, height * y, radius, facing.cos(), facing.sin(), far], 1)
 
 
 def _windows(shapes: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor, Tensor]]:

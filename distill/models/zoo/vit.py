@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.sizes import Size, sides
 from synthesis_kernels.errors import EchosetError
 
 PATCH = 4
@@ -30,7 +31,7 @@ class VisionTransformer(nn.Module):
         self,
         channels: int = 3,
         classes: int = 10,
-        size: int = 32,
+        size: Size = 32,
         width: int = 128,
         depth: int = 6,
     ) -> None:
@@ -39,18 +40,19 @@ class VisionTransformer(nn.Module):
             raise EchosetError(f"vit width must be a multiple of {HEAD}, got {width}")
         if depth < 1:
             raise EchosetError(f"vit depth must be at least 1, got {depth}")
-        if size < 2 * PATCH:
+        shape = sides(size)
+        if min(shape) < 2 * PATCH:
             raise EchosetError(
-                f"vit needs images of at least {2 * PATCH}×{2 * PATCH}, got {size}×{size}; use "
-                "'convnet-gn-16' instead"
+                f"vit needs images of at least {2 * PATCH}×{2 * PATCH}, got "
+                f"{'×'.join(map(str, shape))}; use 'convnet-gn-16' instead"
             )
-        side = -(-size // PATCH)
+        grid = [-(-side // PATCH) for side in shape]
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width // 2, 3, 2, 1),
             nn.GELU(),
             nn.Conv2d(width // 2, width, 3, 2, 1),
         )
-        self.places = nn.Parameter(0.02 * torch.randn(1, width, side, side))
+        self.places = nn.Parameter(0.02 * torch.randn(1, width, *grid))
         self.blocks = nn.Sequential(*[_Block(width) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)

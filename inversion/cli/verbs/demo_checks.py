@@ -44,7 +44,7 @@ def check_demo(run: DemoRun, teacher: Classifier, fresh: Classifier, data: Image
         _check_lesson(run, teacher, fresh, sum(sum(job.quotas) for job in jobs))
     describe_forms(run.resolve_device())
     resolve_step(run.step, run.resolve_device(), run.distillation.steps)
-    inspect_teacher(teacher, find_recipe(run.synthesis.recipe).needs_batch_norm)
+    inspect_teacher(teacher, find_recipe(run.synthesis.recipe).needs == "BatchNorm")
     _check_folder(run)
     _check_beside(run, teacher)
     _check_start(run)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.data.corrupt import corrupt
 from distill.data.images import Images, as_images, join
-from distill.files import load_state, unseal, write_sealed
+from distill.files import hash_file, load_state, unseal, write_sealed
 from distill.lesson_key import lesson_key
 from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
@@ -92,7 +91,7 @@ def _teach(
         "losses": _say_losses(run),
     }
     write_sealed(out / STUDENT_FILE, tell_student(run, _name(teacher, data), **figures, **document))
-    write_sealed(out / DONE, {"key": result.key, "sha256": _hash_of(path), "document": document})
+    write_sealed(out / DONE, {"key": result.key, "sha256": hash_file(path), "document": document})
     forget(out)
     return finish(run, _new_table(run, figures, document), document)
 
@@ -103,7 +102,7 @@ def _require_own_student(out: Path, overwrite: bool) -> None:
     path = out / STUDENT
     if note is None or overwrite or not path.is_file():
         return
-    if note.get("sha256") != _hash_of(path):
+    if note.get("sha256") != hash_file(path):
         raise EchosetError(
             f"{path} is not the student that was made there; choose another --out, or have it "
             "written over: --overwrite"
@@ -137,10 +136,6 @@ def _forget_own(out: Path, key: str) -> None:
     with contextlib.suppress(EchosetError):  # of another command, which may go on
         if load_state(out / STATE, key) is not None:
             forget(out)
-
-
-def _hash_of(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
 
 
 def _document(path: Path, result: DistillResult) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _find_possible(
     reasons: dict[str, str | None] = {}
     for name in RECIPES:
         reasons[name] = None
-        if find_recipe(name).needs_batch_norm and not inspection.layers:
+        if find_recipe(name).needs == "BatchNorm" and not inspection.layers:
             reasons[name] = "the network has no BatchNorm layer with running statistics"
             continue
         try:
