@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TASKS = {
     "classification": "distill.tasks.classification:Classification",
+    "segmentation": "distill.tasks.segmentation:Segmentation",
 }
 """Every task's name and its class, which is imported when it is asked for."""
 

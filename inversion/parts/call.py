@@ -14,7 +14,7 @@ from torch import Tensor
 import inversion.parts.terms as objectives
 from distill.models import Classifier
 from distill.models.frozen import Frozen
-from distill.tasks.places import count_decisions, decide
+from distill.tasks.places import count_decisions, decide, share_hit
 from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import ask_views
@@ -112,7 +112,7 @@ def end_call(
         "classes": result.wrong_class.mean(),
         "adversary": result.fooling.mean(),
         "alike": result.alike.clone(),
-        "hit": (decisions == call.targets).float().mean(),
+        "hit": share_hit(decisions, call.targets),
     }
     for name, value in zip(inner.terms, result.own, strict=True):
         figures[name] = value.clone()

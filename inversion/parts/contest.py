@@ -31,7 +31,7 @@ from distill.optimisers import Adam
 from distill.options import DistillOptions
 from distill.runtime import Machine, Runtime
 from distill.students import build_student
-from distill.tasks.places import count_decisions, decide, per_image
+from distill.tasks.places import count_decisions, decide, per_image, share_hit
 from distill.update import StudentState, Update, one_cycle
 from distill.views import ask, to_input
 from inversion.inspection import TeacherNeed
@@ -244,7 +244,7 @@ class Contest:
         rank = per_image(divergence(logits, answers))
         replay = self.options.replay
         taken = self.buffer.add(pixels, logits, rank, self.call, replay.refresh, replay.half_life)
-        return taken, (decisions == targets).float().mean()
+        return taken, share_hit(decisions, targets)
 
     def _held_out(self) -> Tensor:  # ()
         """Agreement of teacher and student on the images held out."""

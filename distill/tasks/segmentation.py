@@ -1,0 +1,98 @@
+"""Semantic segmentation: one decision a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from distill.tasks.layouts import draw_layouts
+from distill.tasks.places import count_decisions, decide, label_rows
+
+if TYPE_CHECKING:
+    from distill.models.classifier import ModelSpec
+    from distill.options import ViewOptions
+
+
+class Segmentation:
+    """A label map an image (see `distill.tasks.Task`).
+
+    An image counts for the class that it has most of, compared with what the images beside it have.
+    """
+
+    label_dtype = torch.uint8
+
+    def places(self, spec: ModelSpec) -> tuple[int, ...]:
+        """Every pixel."""
+        return (spec.height, spec.width)
+
+    def group(self, labels: Tensor, classes: int) -> Tensor:  # (B, H, W) -> (B,)
+        """The class whose share of an image is the largest in comparison with its mean share. For
+        one image alone that is the class that covers most of it.
+        """
+        shares = torch.stack([count_decisions(each, classes) for each in labels]).float()
+        shares = shares / shares.sum(1, keepdim=True).clamp_min(1)
+        return (shares / (shares.mean(0) + 1 / classes)).argmax(1)
+
+    def targets(self, wanted: Tensor, spec: ModelSpec, random: torch.Generator) -> Tensor:
+        """Maps of flat segments, most of them of the class that is wanted."""
+        return draw_layouts(wanted, spec.classes, (spec.height, spec.width), random)
+
+    def mixed_rows(
+        self,
+        rows: Tensor,  # (N, K, H, W)
+        index: Tensor,  # (B,)
+        view: Tensor,  # (B,)
+        pool: Tensor,  # (N, C, H, W)
+        options: ViewOptions,
+        seed: int,
+    ) -> Tensor:  # (B, K, H, W)
+        """The maps moved as their images are."""
+        raise NotImplementedError
+
+    def shortfall(self, counts: Sequence[int], quotas: Sequence[int]) -> dict[int, int]:
+        """Images' worth of pixels that a class lacks of half its quota."""
+        per_image = sum(counts) / max(sum(quotas), 1)
+        short = {}
+        for label, (count, quota) in enumerate(zip(counts, quotas, strict=True)):
+            lacking = quota / 2 - count / max(per_image, 1)
+            if lacking > 0:
+                short[label] = max(1, round(lacking))
+        return short
+
+    def is_balanced(self, counts: Sequence[int]) -> bool:
+        """Whether each class has half of an equal share at least, and twice that at most."""
+        even = sum(counts) / len(counts)
+        return all(even / 2 <= count <= 2 * even for count in counts)
+
+    def summary(self, logits: Tensor) -> Tensor:  # (B, K, H, W) -> (B, K)
+        """The logarithm of the mean probabilities."""
+        return logits.softmax(1).mean((2, 3)).clamp_min(1e-12).log()
+
+    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """The mean over classes of intersection over union."""
+        classes = logits.shape[1]
+        decided = decide(logits)
+        rows = label_rows(labels, classes).bool()
+        chosen = label_rows(decided, classes).bool() & rows.any(1, keepdim=True)
+        both = (rows & chosen).sum((0, 2, 3))
+        either = (rows | chosen).sum((0, 2, 3))
+        seen = rows.sum((0, 2, 3)) > 0
+        return {"mean_iou": float((both[seen] / either[seen]).mean())}
+
+    def check_folders(self, counts: Sequence[int]) -> None:
+        """Nothing: classes are values in label maps, whatever folders there are."""
+
+    def picture_folder(self, label: Tensor, classes: int) -> str:  # (H, W)
+        """One for all."""
+        return "images"
+
+    def folder_files(self, label: Tensor, name: str) -> dict[str, bytes]:  # (H, W)
+        """The label map as a picture."""
+        raise NotImplementedError
+
+    def label_files(self, label: Tensor) -> dict[str, bytes]:  # (H, W)
+        """The label map as a picture."""
+        raise NotImplementedError
