@@ -28,6 +28,7 @@ def linear():
 class Halves:
     """One decision for the left half and one for the right; an image counts for the left one."""
 
+    exact = False
     label_dtype = torch.uint8
 
     def places(self, spec):

@@ -38,6 +38,7 @@ SMALL = SynthesisOptions(
 class PixelMaps:
     """One decision a pixel; an image counts for the class that most of it shows."""
 
+    exact = False
     label_dtype = torch.uint8
 
     def places(self, spec):
@@ -216,7 +217,7 @@ def test_labels_of_the_data_teach_every_place(teacher):
 
 
 def test_an_unknown_task_is_refused(tmp_path, teacher):
-    with pytest.raises(EchosetError, match="no task 'mapz'; there are classification, maps; did"):
+    with pytest.raises(EchosetError, match="no task 'mapz'; there are classification, segmentation, maps; did"):
         find_task("mapz")
     save_classifier(
         Classifier(nn.Identity(), ModelSpec("x", task="mapz")), tmp_path / "x.safetensors"

@@ -39,6 +39,8 @@ class Task(Protocol):
 
     label_dtype: torch.dtype
     """How labels are stored in a transfer set."""
+    exact: bool
+    """Whether an image counts for one class alone, so that quotas can be met exactly."""
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """Where in an image there is a decision: () for one an image, (height, width) for maps."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class Classification:
     """One label an image (see `distill.tasks.Task`)."""
 
+    exact = True
     label_dtype = torch.int64
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:

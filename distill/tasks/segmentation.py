@@ -22,6 +22,7 @@ class Segmentation:
     An image counts for the class that it has most of, compared with what the images beside it have.
     """
 
+    exact = False
     label_dtype = torch.uint8
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:

@@ -79,6 +79,10 @@ class ObjectiveOptions(Brief):
     """Weight of the disagreement with the adversarial student, where both still choose the same
     class; 0 = no adversary.
     """
+    adversary_log: bool = False
+    """Count the disagreement by its logarithm, log(1 + KL), as suits answers of many places: those
+    that are far apart already then pull less.
+    """
     adversary_after: int = 6
     """Generator calls before the adversary counts. (It learns from `adversary.begins` on.)"""
     phi: bool = True

@@ -180,7 +180,7 @@ class Contest:
         shape = (len(wanted), self.options.generator.latent)
         noise = torch.randn(shape, generator=self.random, device=self.random.device)
         with forward_pass(noise.device, self.machine.precision):
-            images = self.generator(noise, wanted)
+            images = self.generator(noise, wanted, targets)
         return images, targets, wanted
 
     def _student_step(self) -> Tensor:  # ()

@@ -57,6 +57,7 @@ def collect(
     `collection` says what was drawn, taken, made, and is still missing.
     """
     teacher = as_classifier(teacher)
+    options = settle_ways(options, teacher)
     check_options(options, teacher)
     check_shape(teacher)
     if "push" in options.short:
@@ -133,6 +134,15 @@ def _fill(
     _walk(collection, phases, teacher, options, out, state_key, runtime.quiet)
     _require_some(collection, out)
     return collection
+
+
+def settle_ways(options: CollectOptions, teacher: Classifier) -> CollectOptions:
+    """The options with a usual way to fill short classes that this teacher allows: nothing walks
+    over a boundary where there are many decisions an image.
+    """
+    if teacher.task.exact or options.short != CollectOptions.short:
+        return options
+    return dataclasses.replace(options, short=("draw", "mixup") if options.balanced else ())
 
 
 def check_options(options: CollectOptions, teacher: Classifier) -> None:

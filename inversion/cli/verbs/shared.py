@@ -138,9 +138,12 @@ def fill(
 def require_balance(
     run: DemoRun | SynthesizeRun, transfer_set: TransferSet, folder: Path | str
 ) -> None:
-    """Refuse a set whose classes are short of images."""
+    """Refuse a set whose classes are short of images, or tell of it where that can't be helped."""
     short = transfer_set.manifest["short"]
-    if short:
+    if short and not transfer_set.task.exact:
+        told = say_short(short, transfer_set.class_names)
+        tell(run, f"{folder} is not balanced: {told}")
+    elif short:
         remedy = "" if run.shortage else FILL
         raise EchosetError(
             f"{folder} is written but not balanced: {say_short(short, transfer_set.class_names)}. "
