@@ -887,7 +887,9 @@ def test_blocks_let_one_place_depend_on_another_far_away():
             0  # noise reaches the seed's first row only
         )
         with torch.no_grad():
-            one, other = (generator(torch.randn(4, 16), *(torch.zeros(4).long(),) * 2) for _ in range(2))
+            one, other = (
+                generator(torch.randn(4, 16), *(torch.zeros(4).long(),) * 2) for _ in range(2)
+            )
         touched = ((one - other).abs().amax((0, 1, 3)) > 0).sum()
         assert touched == reach
 

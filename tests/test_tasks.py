@@ -217,12 +217,16 @@ def test_labels_of_the_data_teach_every_place(teacher):
 
 
 def test_an_unknown_task_is_refused(tmp_path, teacher):
-    with pytest.raises(EchosetError, match="no task 'mapz'; there are classification, segmentation, maps; did"):
+    with pytest.raises(
+        EchosetError, match="no task 'mapz'; there are classification, segmentation, maps; did"
+    ):
         find_task("mapz")
     save_classifier(
         Classifier(nn.Identity(), ModelSpec("x", task="mapz")), tmp_path / "x.safetensors"
     )
-    with pytest.raises(EchosetError, match="task must be one of classification, maps, got 'mapz'"):
+    with pytest.raises(
+        EchosetError, match="task must be one of classification, segmentation, maps, got 'mapz'"
+    ):
         load_classifier(tmp_path / "x.safetensors")
 
 
