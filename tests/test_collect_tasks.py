@@ -83,7 +83,7 @@ def test_only_what_decides_once_an_image_is_pushed(halves, linear, tmp_path):
     with pytest.raises(
         EchosetError, match=r"push walks .* \(halves\) decides at 2 places of it; fill"
     ):
-        make(halves, ("noise",), replace(PLAIN, short=("push",)), tmp_path / "set")
+        make(halves, ("noise",), replace(PLAIN, short=("draw", "push")), tmp_path / "set")
     assert not (tmp_path / "set").exists()
     images = open_source("noise", 1, 12).block(0)[:2]
     with pytest.raises(EchosetError, match="the boundary attack walks"):

@@ -57,7 +57,7 @@ def collect(
     `collection` says what was drawn, taken, made, and is still missing.
     """
     teacher = as_classifier(teacher)
-    options = settle_ways(options, teacher)
+    options = _settle_ways(options, teacher, runtime)
     check_options(options, teacher)
     check_shape(teacher)
     if "push" in options.short:
@@ -136,13 +136,14 @@ def _fill(
     return collection
 
 
-def settle_ways(options: CollectOptions, teacher: Classifier) -> CollectOptions:
-    """The options with a usual way to fill short classes that this teacher allows: nothing walks
-    over a boundary where there are many decisions an image.
+def _settle_ways(options: CollectOptions, teacher: Classifier, runtime: Runtime) -> CollectOptions:
+    """The options with other ways than the usual one to fill short classes, where that one walks
+    from one decision to another and an image has many.
     """
-    if teacher.task.exact or options.short != CollectOptions.short:
+    if teacher.task.exact or options.short != CollectOptions.short or not options.balanced:
         return options
-    return dataclasses.replace(options, short=("draw", "mixup") if options.balanced else ())
+    runtime.say(f"{teacher.spec.task} has no push: short classes are filled by draw and mixup")
+    return dataclasses.replace(options, short=("draw", "mixup"))
 
 
 def check_options(options: CollectOptions, teacher: Classifier) -> None:
