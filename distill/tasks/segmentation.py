@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
     from distill.options import ViewOptions
 
+FAINT = 0.25
+"""Of an equal share of the pixels: a class with less than that is not what an image is kept for."""
+
 
 class Segmentation:
     """A label map an image (see `distill.tasks.Task`).
@@ -35,7 +38,7 @@ class Segmentation:
         """
         shares = torch.stack([count_decisions(each, classes) for each in labels]).float()
         shares = shares / shares.sum(1, keepdim=True).clamp_min(1)
-        return (shares / (shares.mean(0) + 1 / classes)).argmax(1)
+        return (shares / (shares.mean(0) + FAINT / classes)).argmax(1)
 
     def targets(self, wanted: Tensor, spec: ModelSpec, random: torch.Generator) -> Tensor:
         """Maps of flat segments, most of them of the class that is wanted."""
