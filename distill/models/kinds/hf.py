@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill.models.kinds.kind import Constructor, Kind
 from distill.sizes import settle_size
+from distill.tasks import DENSE
 from synthesis_kernels.errors import EchosetError, reason_of
 
 PREFIX = "hf:"
@@ -117,7 +118,7 @@ def _contract(name: str) -> dict[str, Any]:
         "notes": {"class_names": classes},
     }
     if _segments(configuration):
-        known["task"] = "segmentation"
+        known["task"] = DENSE
     prepared = _preprocessing(name)
     size = _size_of(prepared) or settle_size(getattr(configuration, "image_size", None))
     if isinstance(size, int | tuple):

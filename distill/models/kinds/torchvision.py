@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.models.kinds.kind import Constructor, Kind
+from distill.tasks import DENSE
 from synthesis_kernels.errors import EchosetError, reason_of
 
 NORMALISING = ("googlenet", "inception_v3")
@@ -62,7 +63,7 @@ def _published(name: str, weights: str) -> Any:
 
 def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
     """What torchvision says of the images and classes that its weights were trained on."""
-    task = {"task": "segmentation"} if _segments(name) else {}
+    task = {"task": DENSE} if _segments(name) else {}
     if weights is None:
         return task
     record = _published(name, weights)

@@ -20,7 +20,7 @@ from distill.models.zoo.unet import UNet
 from distill.models.zoo.vgg import CifarVGG11
 from distill.models.zoo.vit import VisionTransformer
 from distill.models.zoo.wrn import WideResNet
-from distill.tasks import USUAL
+from distill.tasks import DENSE, USUAL
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ FAMILIES = (
     Family("convnet-gn-<width>", GroupNormConvNet),
     Family("resnet-gn-<width>", GroupNormResNet),
     Family("vit-<width>x<depth>", VisionTransformer),
-    Family("unet-<width>", UNet, task="segmentation"),
+    Family("unet-<width>", UNet, task=DENSE),
     Family("wrn-<depth>-<widen>", WideResNet),
     Family("cifar-resnet18", CifarResNet, {"blocks": (2, 2, 2, 2)}),
     Family("cifar-resnet34", CifarResNet, {"blocks": (3, 4, 6, 3)}),
