@@ -30,6 +30,9 @@ TASKS = {
 USUAL = "classification"
 """The task where nobody names one."""
 
+DENSE = "segmentation"
+"""The task of networks that answer with maps."""
+
 
 class Task(Protocol):
     """What a network decides, and what that means for quotas, targets, labels and figures.
