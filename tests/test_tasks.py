@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distill import TransferSet, distill, evaluate, export
+from distill.data.augment import view_maps
 from distill.data.images import Images
 from distill.models import Classifier, ModelSpec, load_classifier, save_classifier
 from distill.models.classifier import spec_of
@@ -40,6 +41,7 @@ class PixelMaps:
 
     exact = False
     label_dtype = torch.uint8
+    label_maps = True
 
     def places(self, spec):
         return (spec.size, spec.size)
@@ -53,7 +55,7 @@ class PixelMaps:
         return maps
 
     def mixed_rows(self, rows, index, view, pool, options, seed):
-        return rows[index]
+        return view_maps(rows, index, view, options, seed)
 
     def shortfall(self, counts, quotas):
         share = sum(counts) / sum(quotas)
@@ -225,7 +227,7 @@ def test_an_unknown_task_is_refused(tmp_path, teacher):
         Classifier(nn.Identity(), ModelSpec("x", task="mapz")), tmp_path / "x.safetensors"
     )
     with pytest.raises(
-        EchosetError, match="task must be one of classification, segmentation, maps, got 'mapz'"
+        EchosetError, match="task must be one of classification, segmentation, maps, got"
     ):
         load_classifier(tmp_path / "x.safetensors")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from synthesis_kernels.errors import EchosetError, suggest
 
@@ -34,6 +34,10 @@ DENSE = "segmentation"
 """The task of networks that answer with maps."""
 
 
+Figures: TypeAlias = "dict[str, float | list[float | None]]"
+"""What a task measures, by name."""
+
+
 class Task(Protocol):
     """What a network decides, and what that means for quotas, targets, labels and figures.
 
@@ -44,6 +48,9 @@ class Task(Protocol):
     """How labels are stored in a transfer set."""
     exact: bool
     """Whether an image counts for one class alone, so that quotas can be met exactly."""
+
+    label_maps: bool
+    """Whether images have label maps, and not one label each, where they are read from files."""
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """Where in an image there is a decision: () for one an image, (height, width) for maps."""
@@ -56,7 +63,7 @@ class Task(Protocol):
 
     def mixed_rows(
         self,
-        rows: Tensor,  # (N, K, *places) one row an image of the pool
+        rows: Tensor,  # (N, K, *places) of the pool; of label maps bytes, 255 for 1
         index: Tensor,  # (B,)
         view: Tensor,  # (B,)
         pool: Tensor,  # (N, C, H, W)
@@ -78,8 +85,10 @@ class Task(Protocol):
         self,
         logits: Tensor,  # (N, K, *places) float32
         labels: Tensor,  # (N, *places)
-    ) -> dict[str, float]:
-        """Figures of the task's own, the one to judge by first."""
+    ) -> Figures:
+        """Figures of the task's own, the one to judge by first; a list has one a class, None where
+        the labels have none of it. Places without a label count nowhere.
+        """
 
     def check_folders(self, counts: Sequence[int]) -> None:
         """Refuse to export what folders of pictures can't say; `counts` are decisions."""

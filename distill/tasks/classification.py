@@ -14,6 +14,7 @@ from synthesis_kernels.errors import EchosetError
 if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
     from distill.options import ViewOptions
+    from distill.tasks import Figures
 
 
 class Classification:
@@ -21,6 +22,7 @@ class Classification:
 
     exact = True
     label_dtype = torch.int64
+    label_maps = False
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """One decision for the whole image."""
@@ -59,7 +61,7 @@ class Classification:
         """The answer itself."""
         return logits
 
-    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    def measure(self, logits: Tensor, labels: Tensor) -> Figures:
         """Nothing beside accuracy and calibration, which every task has."""
         return {}
 

@@ -67,7 +67,7 @@ def sample_places(count: int) -> Tensor:
 
 def _count_pairs(truth: Tensor, decisions: Tensor, classes: int) -> list[list[int]]:
     """True class, decision and how often, of wrong decisions, the most frequent first."""
-    wrong = truth != decisions
+    wrong = (truth != decisions) & (truth >= 0)
     codes = truth[wrong] * classes + decisions[wrong]
     found, counts = codes.unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)
