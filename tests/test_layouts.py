@@ -25,7 +25,9 @@ def test_a_layout_shows_its_class_most_and_leaves_edges_open():
     assert known.min() >= 0 and known.max() < 11
     shares = count_decisions(maps, 11) / len(known)
     assert shares.min() > 0.5 / 11 and shares.max() < 2 / 11
-    own = torch.stack([(one == label).float().mean() for one, label in zip(maps, wanted)])
+    own = torch.stack(
+        [(one == label).float().mean() for one, label in zip(maps, wanted, strict=True)]
+    )
     assert (own > 0.1).float().mean() > 0.8
     assert 0.1 < (maps == VOID).float().mean() < 0.6
     again = drawn(size=(96, 128))[1]
