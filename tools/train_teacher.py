@@ -37,7 +37,7 @@ from distill.methods.labels import known_loss
 from distill.models import Classifier, save_classifier
 from distill.options import DistillOptions
 from distill.runtime import Runtime
-from distill.tasks import Figures
+from distill.tasks import Figures, say_figure
 from distill.tasks.places import decide, pool_rows
 from distill.update import StudentState, one_cycle
 from synthesis_kernels.backend import (
@@ -240,9 +240,7 @@ def figures_of(result: Evaluation) -> dict[str, Any]:
 def say_figures(accuracy: float, own: Figures) -> list[str]:
     """The figures that count, the task's own first."""
     shown = [
-        f"{name.replace('_', ' ')} {value:.4f}"
-        for name, value in own.items()
-        if isinstance(value, float)
+        f"{say_figure(name)} {value:.4f}" for name, value in own.items() if isinstance(value, float)
     ]
     return [*shown, f"{accuracy:.2%}"]
 

@@ -105,6 +105,11 @@ class Task(Protocol):
         """An image's label in an archive: suffixes, and what the files hold."""
 
 
+def say_figure(name: str) -> str:
+    """A figure's name in words, such as mean IoU."""
+    return name.replace("_", " ").replace("iou", "IoU")
+
+
 @cache
 def find_task(name: str) -> Task:
     """The task of this name."""

@@ -118,7 +118,8 @@ def _class_rows(
     columns = [class_shares(document)]
     if tested and "other_right" in document:
         columns.append(class_shares(document, "other_right"))
-    heads = ("class", "images", *(networks[: len(columns)] if tested else ["agreement"]))
+    counted = "images" if sum(document["counts"]) == document["images"] else "places"
+    heads = ("class", counted, *(networks[: len(columns)] if tested else ["agreement"]))
     own = columns[0]
     labels = list(range(document["classes"]))
     more = ""

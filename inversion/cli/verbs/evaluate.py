@@ -12,6 +12,7 @@ from torch import Tensor
 from distill.evaluation import Evaluation, check_attacks, check_fit
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.names import show_class
+from distill.tasks import say_figure
 from distill.tasks.places import decide
 from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import command_line, finish, new_table
@@ -159,19 +160,16 @@ def _figures(result: Evaluation) -> list[tuple[str, str]]:
 def _own_figures(result: Evaluation) -> list[tuple[str, str]]:
     """The task's own, by which to judge first."""
     own = result.own.items()
-    return [(_say(name), f"{value:.4f}") for name, value in own if not isinstance(value, list)]
+    return [
+        (say_figure(name), f"{value:.4f}") for name, value in own if not isinstance(value, list)
+    ]
 
 
 def _class_figures(result: Evaluation) -> dict[str, list[float | None]]:
     """By name, figures that there is one of for each class, the task's own first."""
     own = result.own.items()
-    lists = {_say(name): values for name, values in own if isinstance(values, list)}
+    lists = {say_figure(name): values for name, values in own if isinstance(values, list)}
     return {**lists, "accuracy": result.per_class}
-
-
-def _say(figure: str) -> str:
-    """A figure's name in words: mean IoU."""
-    return figure.replace("_", " ").replace("iou", "IoU")
 
 
 def _class_rows(result: Evaluation, names: Sequence[str] | None) -> list[tuple[str, str]]:
