@@ -17,6 +17,7 @@ from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Runtime
 from distill.tasks import find_task
 from distill.tasks.places import label_rows, pool_rows
+from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.counter import uniforms
 from synthesis_kernels.errors import EchosetError
 
@@ -147,6 +148,19 @@ def test_label_maps_go_through_the_views_of_their_images(options, classes):
         TASK.mixed_rows(rows.float() / 255, index, view, rows, views, 5), moved
     )
     assert not torch.equal(moved, rows[index].float() / 255)
+
+
+@pytest.mark.parametrize("form", ["reference", "triton"])
+def test_maps_move_alike_in_every_form(form):
+    if form == "triton":
+        pytest.importorskip("triton")
+    rows = pool_rows(torch.randint(-1, 11, (3, 9, 10)), 11)
+    index, view = torch.arange(5) % 3, torch.arange(5)
+    views = ViewOptions(**STILL | {"shift": 0.3}, flip=True, cutmix=0.5, mixup=0.5, cutout=0.3)
+    expected = TASK.mixed_rows(rows, index, view, rows, views, 5)
+    with kernel_form(form):
+        moved = TASK.mixed_rows(rows, index, view, rows, views, 5)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
 
 
 def test_what_is_erased_has_no_label_and_what_is_sheared_is_moved():
