@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import train_teacher
 from roads import CLASSES, SIZE, VOID, Dense, save_network, write_splits
-from train_teacher import TeacherRecipe, train
 
 from distill import Images, Maps, distill, evaluate, evaluation, load_classifier, load_images
 from distill.data.augment import OPERATIONS_STREAM, make_views
@@ -19,6 +17,7 @@ from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Runtime
 from distill.tasks import find_task
 from distill.tasks.places import label_rows, pool_rows
+from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.counter import uniforms
 from synthesis_kernels.errors import EchosetError
 
@@ -151,6 +150,19 @@ def test_label_maps_go_through_the_views_of_their_images(options, classes):
     assert not torch.equal(moved, rows[index].float() / 255)
 
 
+@pytest.mark.parametrize("form", ["reference", "triton"])
+def test_maps_move_alike_in_every_form(form):
+    if form == "triton":
+        pytest.importorskip("triton")
+    rows = pool_rows(torch.randint(-1, 11, (3, 9, 10)), 11)
+    index, view = torch.arange(5) % 3, torch.arange(5)
+    views = ViewOptions(**STILL | {"shift": 0.3}, flip=True, cutmix=0.5, mixup=0.5, cutout=0.3)
+    expected = TASK.mixed_rows(rows, index, view, rows, views, 5)
+    with kernel_form(form):
+        moved = TASK.mixed_rows(rows, index, view, rows, views, 5)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
+
+
 def test_what_is_erased_has_no_label_and_what_is_sheared_is_moved():
     labels = torch.randint(0, 3, (4, 12, 16), generator=torch.Generator().manual_seed(1))
     rows = pool_rows(labels, 3)
@@ -245,61 +257,3 @@ def test_the_command_line_reads_judges_and_teaches(roads, network, run, refused,
     by_data = ["--distillation.labels=data", f"--out={tmp_path / 'by-data'}"]
     run("distill", *common, *by_data, f"--void={VOID}")
     assert "has the value 9" in refused("distill", *common, *by_data)
-
-
-def recipe(roads, out, **changes):
-    usual = {
-        "task": "segmentation",
-        "void": VOID,
-        "model": "roads.Dense",
-        "mean": (0.5,) * 3,
-        "std": (0.3,) * 3,
-        "epochs": 20,
-        "batch": 8,
-        "names": "tar,kerb,sky",
-        "views": ViewOptions(rotate=0, scale=0.3, shift=0.2, flip=True, cutmix=0.2),
-        "device": "cpu",
-        "precision": "float32",
-    }
-    return TeacherRecipe(str(roads), str(out), **usual | changes)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
-def test_a_teacher_of_label_maps_is_trained(roads, tmp_path, capsys, optimiser):
-    out = tmp_path / "t.safetensors"
-    told = recipe(roads, out, optimiser=optimiser, class_weights="frequency", look=True)
-    accuracy = train(told)
-    notes = load_classifier(out, trust=True).spec.notes
-    shown = capsys.readouterr().out
-    assert notes["mean_iou"] > 0.85 and notes["accuracy"] == accuracy
-    assert len(notes["iou"]) == CLASSES and notes["class_names"] == ["tar", "kerb", "sky"]
-    assert f"mean IoU {notes['mean_iou']:.4f}, {accuracy:.2%} on the test set" in shown
-    assert "epoch 20: of the training images, mean IoU" in shown
-    assert notes["learning_rate"] == {"muon": 0.05, "adamw": 3e-3}[optimiser]
-
-
-def test_rare_classes_count_more(roads, tmp_path):
-    labels = torch.tensor([0] * 90 + [1] * 10 + [-100] * 50).view(1, 15, 10)
-    told = recipe(roads, tmp_path / "t", class_weights="frequency")
-    weights = train_teacher.weigh_classes(told, labels, 2)
-    np.testing.assert_allclose(weights, 1 / np.log(1.02 + np.array([0.9, 0.1])), rtol=1e-6)
-
-
-def test_recipes_are_chosen_on_another_split_and_shown_small(roads, tmp_path, capsys):
-    train(recipe(roads, tmp_path / "t", epochs=2, judge="val", small=0.5))
-    assert "on the val set" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ({"void": 255}, r"names.*3|value 9"),
-        ({"model": "wrn-10-1"}, "expected"),
-        ({"judge": "elsewhere"}, "no folder 'elsewhere'"),
-        ({"task": "segmentatoin"}, "no task 'segmentatoin'.*did you mean segmentation"),
-    ],
-)
-def test_recipes_that_do_not_fit_are_refused(roads, tmp_path, change, said):
-    with pytest.raises(EchosetError, match=said):
-        train(recipe(roads, tmp_path / "t.safetensors", **change))

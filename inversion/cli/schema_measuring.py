@@ -81,7 +81,7 @@ class BenchRun(LoadingRun):
 
 
 @dataclass(frozen=True)
-class StudyRun(LoadingRun, OwningRun):
+class StudyRun(LoadingRun, OwningRun, MapsRun):
     """`echoset study`."""
 
     sets: dict[str, str] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class StudyRun(LoadingRun, OwningRun):
 
 
 @dataclass(frozen=True)
-class ScoreRun(LoadingRun):
+class ScoreRun(LoadingRun, MapsRun):
     """`echoset score SET [SET …]`."""
 
     sets: dict[str, str] = field(default_factory=dict)

@@ -50,8 +50,8 @@ VERBS = {
     ),
     "evaluate": Verb(
         "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
-        "model.model model.weights model.names data void against.model against.weights page "
-        "attacks trust json",
+        "model.model model.weights model.names data against.model against.weights page attacks "
+        "trust json",
     ),
     "report": Verb(
         "write one self-contained HTML page about a run, or about two side by side",

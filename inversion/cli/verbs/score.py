@@ -161,7 +161,7 @@ def _teach_students(
     """
     options = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0)
     sets = {name: sample.images for name, sample in samples.items()}
-    data = load_test_data(run.data, teacher, run.quiet)
+    data = load_test_data(run.data, teacher, run.quiet, void=run.void)
     return fill_grid(run, teacher, sets, data, _folder(run), options)
 
 

@@ -170,7 +170,7 @@ def fill_grid(
     spec = teacher.spec
     original = None
     if run.original:
-        maps = maps_for(spec, void=255)
+        maps = maps_for(spec, run.void)
         original = load_images(
             run.original, "train", spec.channels, spec.size, run.quiet, maps=maps
         )
