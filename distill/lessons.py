@@ -4,6 +4,7 @@ go with them.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ from distill.tasks.places import VOID, pool_rows
 from distill.views import ask, bank_answers, to_input
 from synthesis_kernels.backend import free_cycles, say_once
 from synthesis_kernels.errors import EchosetError
+
+ASKED_AGAIN = "not kept, so the teacher is asked at every step"
 
 
 class Lessons:
@@ -78,6 +81,7 @@ class Lessons:
             return
         views = len(self.pool) * options.views_per_image
         pays = 0 < views <= options.steps * options.batch
+        pays = pays and self._answers_fit(views, quiet)
         hints = pays and learner.takes_hints and self._hints_fit(views, quiet)
         if not (pays and (hints or learner.takes_answers)):
             return
@@ -97,6 +101,16 @@ class Lessons:
         if self.device.type == "cuda" and not learner.needs("teacher"):
             learner.rest_teacher()  # it is not asked again, and its memory is wanted
 
+    def _answers_fit(self, views: int, quiet: bool) -> bool:
+        """Whether answers in float32 may be kept; where there is one an image, they always may."""
+        shape = self.learner.student.answer_shape
+        size = views * math.prod(shape) * 4
+        if len(shape) == 1 or size <= self.options.hints_gib * 2**30:
+            return True
+        if not quiet:
+            say_once(f"answers for {views:,} views: {size / 2**30:.1f} GiB, {ASKED_AGAIN}")
+        return False
+
     def _hints_fit(self, views: int, quiet: bool) -> bool:
         """Not by how much memory is free: hints that are kept are rounded, and a run that goes on
         has to decide as before.
@@ -105,7 +119,7 @@ class Lessons:
         size = views * sum(part.nbytes for part in hints)
         fit = size <= self.options.hints_gib * 2**30
         if not quiet:
-            fate = "kept beforehand" if fit else "not kept, so the teacher is asked at every step"
+            fate = "kept beforehand" if fit else ASKED_AGAIN
             say_once(f"hints for {views:,} views: {size / 2**30:.1f} GiB, {fate}")
         return fit
 
