@@ -80,8 +80,8 @@ class ObjectiveOptions(Brief):
     class; 0 = no adversary.
     """
     adversary_log: bool = False
-    """Count the disagreement by its logarithm, log(1 + KL), as suits answers of many places: those
-    that are far apart already then pull less.
+    """Count the disagreement d by its logarithm, log(1 + d), as DFAD does for label maps: where it is
+    large already it then pulls less.
     """
     adversary_after: int = 6
     """Generator calls before the adversary counts. (It learns from `adversary.begins` on.)"""

@@ -4,6 +4,7 @@ The generator looks for images on which teacher and student differ; the student 
 
     L_S = mean |z_S − z_T|        L_G = −adversary · L_S + classes · CE(T(x), y)
 
+With `objective.adversary_log` it is log(1 + L_S) in L_G, which DFAD has for segmentation.
 The second term of L_G asks for the classes the set still lacks, so that the finished set can be
 balanced. A recipe may add others.
 
@@ -207,7 +208,10 @@ class Contest:
         student = self.adversary.student.eval()
         with forward_pass(images.device, self.machine.precision):
             logits = student(images).float()
-        loss = -self.options.objective.adversary * (logits - answers).abs().mean()
+        apart = (logits - answers).abs().mean()
+        if self.options.objective.adversary_log:
+            apart = apart.log1p()
+        loss = -self.options.objective.adversary * apart
         if self.options.objective.classes:
             loss = loss + self.options.objective.classes * class_loss(answers, targets).mean()
         own = {}
