@@ -80,8 +80,8 @@ class ObjectiveOptions(Brief):
     class; 0 = no adversary.
     """
     adversary_log: bool = False
-    """Count the disagreement d by its logarithm, log(1 + d), as DFAD does for label maps: where it is
-    large already it then pulls less.
+    """Count the disagreement d by its logarithm, log(1 + d), as DFAD does for label maps: where it
+    is large already it then pulls less.
     """
     adversary_after: int = 6
     """Generator calls before the adversary counts. (It learns from `adversary.begins` on.)"""

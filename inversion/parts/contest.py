@@ -4,9 +4,9 @@ The generator looks for images on which teacher and student differ; the student 
 
     L_S = mean |z_S − z_T|        L_G = −adversary · L_S + classes · CE(T(x), y)
 
-With `objective.adversary_log` it is log(1 + L_S) in L_G, which DFAD has for segmentation.
-The second term of L_G asks for the classes the set still lacks, so that the finished set can be
-balanced. A recipe may add others.
+In L_G it is log(1 + L_S) with `objective.adversary_log`, as DFAD has it for segmentation. The
+second term asks for the classes the set still lacks, so that the finished set can be balanced. A
+recipe may add others.
 
 A call is `generator.inner_steps` rounds of `adversary.steps` student steps and one generator step.
 Then one batch is offered to the buffer, which has a quota for each class. Generator and student
