@@ -16,6 +16,7 @@ from distill.runtime import Runtime
 from distill.students import build_student
 from distill.taps import find_stages
 from distill.tasks import TASKS, find_task
+from distill.tasks.words import Words
 from distill.tasks.places import count_decisions, decide, label_rows, per_image
 from inversion import SynthesisOptions, plan, synthesize
 from inversion.options import AdversaryOptions, GeneratorOptions
@@ -40,6 +41,7 @@ class PixelMaps:
 
     exact = False
     label_dtype = torch.uint8
+    words = Words(unit="pixels", shares=True, folder={"images/*.png": "pictures"})
 
     def places(self, spec):
         return (spec.size, spec.size)
@@ -85,6 +87,9 @@ class PixelMaps:
 
     def label_files(self, label):
         return {"map": label.numpy().tobytes()}
+
+    def paint(self, labels):
+        return None
 
 
 class DenseNet(nn.Module):

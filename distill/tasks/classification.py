@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.data.augment import view_labels
+from distill.tasks.words import Words
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Classification:
 
     exact = True
     label_dtype = torch.int64
+    words = Words()
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """One decision for the whole image."""
@@ -83,3 +85,6 @@ class Classification:
     def label_files(self, label: Tensor) -> dict[str, bytes]:  # ()
         """The class as a number in text."""
         return {"cls": str(int(label)).encode()}
+
+    def paint(self, labels: Tensor) -> None:
+        """A class is no picture."""
