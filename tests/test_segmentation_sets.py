@@ -5,12 +5,11 @@ import json
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import environment, last_json
+from conftest import environment
 from PIL import Image
 from test_exports_read import ALONE
 from torch import nn
@@ -229,3 +228,133 @@ def test_a_set_of_maps_at_a_glance(data):
     below = np.asarray(sheet)[32:64:2, :48:2].transpose(2, 0, 1)
     assert (below == paint(data.labels[first]).numpy()).all()
     assert f'<span style="color: {css_colour(2)}">■</span> 2 (water)' in data._repr_html_()
+
+
+def test_verify_tells_shares_and_takes_unevenness(folder, data, weights, run, refused, tmp_path):
+    done = run("verify", folder, f"--teacher={weights}", "--trust", "--json")
+    shares = [count / sum(data.counts()) for count in data.counts()]
+    assert f"{min(shares):.1%} to {max(shares):.1%} of the pixels" in done.stdout
+    rows = [line for line in done.stdout.splitlines() if "2 (water)" in line]
+    assert f"{shares[2]:.1%}" in rows[0]
+    assert last_json(done)["labels_differ"] == 0
+
+    uneven = replace(data, images=data.images.clone())
+    dark = torch.zeros_like(patches(20))
+    network = Classifier(Hues(), ModelSpec(**vars(load(weights).spec))).eval()
+    write_set(tmp_path / "dark", network, torch.cat([uneven.images[:4], dark]))
+    done = run("verify", tmp_path / "dark", "--json")
+    assert not last_json(done)["balanced"] and "some class has less than half" in done.stdout
+
+
+def load(weights):
+    from distill import load_classifier
+
+    return load_classifier(weights, trust=True)
+
+
+def test_answers_to_views_are_none_unless_asked_for_and_never_many(
+    folder, teacher, weights, refused, run, tmp_path
+):
+    from types import SimpleNamespace
+
+    from distill.sets.answering import add_answers
+    from inversion.cli.verbs.answering import carry_answers, check_answers
+    from inversion.options import AnswerOptions
+
+    asked = SimpleNamespace(answers=AnswerOptions())
+    kept = TransferSet.load(folder)
+    assert carry_answers(asked, kept, teacher, folder) is kept
+    check_answers(AnswerOptions(per_image=2), teacher, 100)
+    with pytest.raises(EchosetError, match=r"16 views of 100,000 images .* 4.6 GiB.*--answers 3"):
+        check_answers(AnswerOptions(per_image=16), teacher, 100_000)
+    made = write_set(tmp_path / "set", teacher, patches(4))
+    carried = add_answers(made, teacher, 2, runtime=RUN)
+    assert carried.answers.tensor.shape == (4, 2, 4, *SIZE)
+    out = export(TransferSet.load(made), tmp_path / "views", views=2)
+    label = Image.open(out / "labels" / "train-000003-01.png")
+    assert same_map(label, decide(carried.answers.tensor[3, 1]).to(torch.uint8))
+
+
+def test_a_set_of_maps_is_scored_by_its_pixels(folder, data, teacher, weights, run, tmp_path):
+    from inversion.scoring.measures import coverage
+    from inversion.scoring.scorecard import margins
+
+    card = score(data.images, teacher, "own", runtime=RUN)
+    assert card.counts == data.counts()
+    assert card.values["coverage"] == pytest.approx(coverage(torch.tensor(data.counts())))
+    assert card.values["coverage_raw"] == card.values["coverage"]
+    logits = teacher(data.images.float() / 255)
+    rows = logits.movedim(1, -1).flatten(0, 2)
+    assert card.values["margin"] == pytest.approx(margins(rows).mean().item(), abs=1e-5)
+    chances = rows.double().softmax(1)
+    surprise = -(chances * chances.clamp_min(1e-30).log()).sum(1).mean() / np.log(4)
+    balance = card.values["soft_balance"]
+    assert card.values["mutual_information"] == pytest.approx(balance - surprise.item(), abs=1e-5)
+    left_out = ("boundary_distance", "steadiness", "neighbour", "readout", "readout_gain")
+    assert all(card.values[name] is None for name in left_out)
+    assert card.values["bn_gap"] is not None and card.values["vendi"] > 1
+    assert any("left out" in note for note in card.notes)
+
+    page = tmp_path / "scores.html"
+    run("score", f"hues={folder}", f"--teacher={weights}", "--trust", f"--out={page}")
+    assert "pixels per class" in page.read_text() and "left out" in page.read_text()
+
+
+def test_a_report_shows_pictures_and_maps_in_one_palette(folder, data, tmp_path):
+    page = write_report(folder, tmp_path / "report.html").read_text()
+    assert "of the pixels for each of 4 classes" in page and "share of pixels (%)" in page
+    assert f'<i style="background: {css_colour(2)}"></i>2 (water)' in page
+    label = int(data.groups.unique()[0])
+    places = np.flatnonzero(data.groups.numpy() == label)
+    strip = Image.open(io.BytesIO(base64.b64decode(page.partition("base64,")[2].split('"')[0])))
+    below = np.asarray(strip.convert("RGB"))[16:32, :24].transpose(2, 0, 1)
+    assert (below == paint(data.labels[places[0]]).numpy()).all()
+
+
+def test_judged_maps_stand_beside_labels_and_teacher(data, teacher, tmp_path):
+    truth = data.labels.long()
+    truth[:, :2] = VOID
+    own = truth.clamp_min(0).flip(2)
+    document = judge(data.images, truth, own, 4, data.labels, class_names=NAMES, task=teacher.task)
+    known = truth >= 0
+    assert sum(document["counts"]) == int(known.sum())
+    assert sum(count for *_, count in document["pairs"]) == int((own != truth)[known].sum())
+    first = document["samples"][0]
+    assert first["right"] == pytest.approx(float((own == truth)[0][known[0]].float().mean()))
+    png = np.asarray(Image.open(io.BytesIO(base64.b64decode(first["png"]))))
+    parts = [png[:, start : start + 24].transpose(2, 0, 1) for start in range(0, 112, 28)]
+    expected = [data.images[0], *paint(torch.stack([truth[0], data.labels[0].long(), own[0]]))]
+    for part, wanted in zip(parts, expected, strict=True):
+        assert (part == wanted.numpy()).all()
+    write_evaluation("lead", [("", "x")], document, "command", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "labels (black: none), teacher&#39;s map, student&#39;s map" in page
+    assert "<th>pixels" in page and f"background: {css_colour(3)}" in page
+
+
+def test_images_of_many_classes_or_one_channel_are_shown_too(data, tmp_path):
+    grey = data.images[:4, :1]
+    assert panels(list(grey.numpy()), list(paint(data.labels[:4]).numpy()))
+    assert class_rows([[30, 10]], None, shares=True) == [("0", "75.0%"), ("1", "25.0%")]
+    assert class_rows([[1] * 50], None, shares=True)[0] == ("all 50", "100.0%")
+
+
+@pytest.mark.slow
+def test_a_set_of_maps_is_made_taught_and_judged_by_the_command_line(weights, run, tmp_path):
+    network = ["--teacher", weights, "--trust", "--device=cpu", "--precision=float32"]
+    small = ["--synthesis.calls=3", "--synthesis.batch=16", "--synthesis.generator.inner_steps=2"]
+    small += ["--synthesis.generator.width=8", "--synthesis.adversary.steps=2"]
+    student = "--student.model=test_segmentation_sets.Hues"
+    small += ["--synthesis.adversary.student.model=test_segmentation_sets.Hues"]
+    out = tmp_path / "set"
+    done = run("synthesize", *network, "--images=8", *small, f"--out={out}", "--json")
+    assert "share of pixels" in done.stdout and "2 (water)" in done.stdout
+    assert last_json(done)["complete"] and TransferSet.load(out).answers is None
+    done = run("collect", *network, "--source=shaders", "--images=12", f"--out={tmp_path / 'c'}")
+    assert "share of pixels in the set" in done.stdout
+    taught = tmp_path / "student"
+    flags = ["--distillation.steps=4", "--distillation.batch=8", f"--out={taught}"]
+    run("distill", *network, f"--set={tmp_path / 'c'}", student, *flags)
+    run("report", taught)
+    page = (taught / "report.html").read_text()
+    assert "From left to right: image, teacher&#39;s map, student&#39;s map" in page

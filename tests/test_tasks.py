@@ -16,8 +16,8 @@ from distill.runtime import Runtime
 from distill.students import build_student
 from distill.taps import find_stages
 from distill.tasks import TASKS, find_task
-from distill.tasks.words import Words
 from distill.tasks.places import count_decisions, decide, label_rows, per_image
+from distill.tasks.words import Words
 from inversion import SynthesisOptions, plan, synthesize
 from inversion.options import AdversaryOptions, GeneratorOptions
 from synthesis_kernels.errors import EchosetError

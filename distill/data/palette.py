@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -74,8 +73,3 @@ def to_indexed_png(label: Tensor) -> bytes:  # (H, W)
 
 def _as_bytes(maps: Tensor) -> Tensor:
     return torch.where(maps.long() < 0, VOID_VALUE, maps.long()).to(torch.uint8)
-
-
-def legend(labels: Sequence[int], names: Sequence[str]) -> list[tuple[str, str]]:
-    """The colour and the name of each of these classes."""
-    return [(css_colour(label), name) for label, name in zip(labels, names, strict=True)]

@@ -153,7 +153,7 @@ def _balance(data: TransferSet) -> str:
         lacks = ", ".join(f"{count} of class {label}" for label, count in short.items())
         lines += ["", f"Less than was asked for: {lacks}."]
     if data.classes <= FEW:
-        lines += ["", f"| class | {words.measure} |", "| --- | --- |"]
+        lines += ["", f"| class | {words.heading} |", "| --- | --- |"]
         for label, count in enumerate(counts):
             name = show_class(label, data.class_names).replace("|", "\\|")
             lines.append(f"| {name} | {words.tell(count, sum(counts))} |")

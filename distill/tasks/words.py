@@ -36,6 +36,11 @@ class Words:
         return f"{count / max(total, 1):.1%}" if self.shares else f"{count:,}"
 
     @property
+    def heading(self) -> str:
+        """Of a column of such figures."""
+        return f"share of {self.unit}" if self.shares else self.unit
+
+    @property
     def measure(self) -> str:
         """What comes after such a figure: 200 images, 5 % of the pixels."""
         return f"of the {self.unit}" if self.shares else self.unit
