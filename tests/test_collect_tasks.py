@@ -14,6 +14,7 @@ from torch import nn
 from distill import Classifier
 from distill.runtime import Runtime
 from distill.tasks import TASKS, find_task
+from distill.tasks.words import Words
 from inversion import score
 from inversion.sources.boundary import attack_boundaries
 from inversion.sources.stream import open_source
@@ -29,6 +30,7 @@ class Halves:
     """One decision for the left half and one for the right; an image counts for the left one."""
 
     exact = False
+    words = Words(unit="decisions", shares=True)
     label_dtype = torch.uint8
 
     def places(self, spec):

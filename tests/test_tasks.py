@@ -18,6 +18,7 @@ from distill.students import build_student
 from distill.taps import find_stages
 from distill.tasks import TASKS, find_task
 from distill.tasks.places import count_decisions, decide, label_rows, per_image
+from distill.tasks.words import Words
 from inversion import SynthesisOptions, plan, synthesize
 from inversion.options import AdversaryOptions, GeneratorOptions
 from synthesis_kernels.errors import EchosetError
@@ -41,7 +42,12 @@ class PixelMaps:
 
     exact = False
     label_dtype = torch.uint8
+<<<<<<< HEAD
     label_maps = True
+||||||| ce92a30
+=======
+    words = Words(unit="pixels", shares=True, folder={"images/*.png": "pictures"})
+>>>>>>> segviews
 
     def places(self, spec):
         return (spec.size, spec.size)
@@ -87,6 +93,9 @@ class PixelMaps:
 
     def label_files(self, label):
         return {"map": label.numpy().tobytes()}
+
+    def paint(self, labels):
+        return None
 
 
 class DenseNet(nn.Module):

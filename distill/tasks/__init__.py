@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from distill.models.classifier import ModelSpec
     from distill.options import ViewOptions
+    from distill.tasks.words import Words
 
 TASKS = {
     "classification": "distill.tasks.classification:Classification",
@@ -48,6 +49,8 @@ class Task(Protocol):
     """How labels are stored in a transfer set."""
     exact: bool
     """Whether an image counts for one class alone, so that quotas can be met exactly."""
+    words: Words
+    """What tables, pages and cards call its decisions and labels."""
 
     label_maps: bool
     """Whether images have label maps, and not one label each, where they are read from files."""
@@ -103,6 +106,11 @@ class Task(Protocol):
 
     def label_files(self, label: Tensor) -> dict[str, bytes]:  # (*places)
         """An image's label in an archive: suffixes, and what the files hold."""
+
+    def paint(self, labels: Tensor) -> Tensor | None:  # (B, *places) -> (B, 3, H, W) uint8
+        """Labels as pictures of the images' size, in the colours of `distill.data.palette`;
+        None where they are none.
+        """
 
 
 def say_figure(name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.data.augment import view_labels
+from distill.tasks.words import Words
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ class Classification:
 
     exact = True
     label_dtype = torch.int64
+<<<<<<< HEAD
     label_maps = False
+||||||| ce92a30
+=======
+    words = Words()
+>>>>>>> segviews
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """One decision for the whole image."""
@@ -85,3 +91,6 @@ class Classification:
     def label_files(self, label: Tensor) -> dict[str, bytes]:  # ()
         """The class as a number in text."""
         return {"cls": str(int(label)).encode()}
+
+    def paint(self, labels: Tensor) -> None:
+        """A class is no picture."""

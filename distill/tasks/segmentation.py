@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 from distill.data.augment import view_maps
+||||||| ce92a30
+=======
+from distill.data.palette import VOID_VALUE, paint, to_indexed_png
+>>>>>>> segviews
 from distill.tasks.layouts import draw_layouts
+<<<<<<< HEAD
 from distill.tasks.places import count_decisions, decide
+||||||| ce92a30
+from distill.tasks.places import count_decisions, decide, label_rows
+=======
+from distill.tasks.places import count_decisions, decide, label_rows
+from distill.tasks.words import Words
+from synthesis_kernels.errors import EchosetError
+>>>>>>> segviews
 
 if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
@@ -29,10 +42,34 @@ class Segmentation:
 
     exact = False
     label_dtype = torch.uint8
+<<<<<<< HEAD
     label_maps = True
+||||||| ce92a30
+=======
+    words = Words(
+        unit="pixels",
+        shares=True,
+        label="A label map has that network's decision at each pixel: the value of a pixel is its "
+        "class, and the palette is for looking at it.",
+        category="image-segmentation",
+        folder={
+            "images/*.png": "pictures",
+            "labels/*.png": "label maps of the same names: indexed PNGs, whose values are classes",
+            "metadata.jsonl": "which label map belongs to which picture, for Hugging Face",
+            "classes.txt": "the classes' names, one a line, where they have names",
+        },
+        loaded=("metadata.jsonl", "images/*.png", "labels/*.png"),
+        archive=".seg.png (the label map, an indexed PNG whose values are classes)",
+    )
+>>>>>>> segviews
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """Every pixel."""
+        if spec.classes > VOID_VALUE:
+            raise EchosetError(
+                f"label maps are kept in bytes, with {VOID_VALUE} classes at most; {spec.model} "
+                f"has {spec.classes:,}"
+            )
         return (spec.height, spec.width)
 
     def group(self, labels: Tensor, classes: int) -> Tensor:  # (B, H, W) -> (B,)
@@ -103,9 +140,13 @@ class Segmentation:
         return "images"
 
     def folder_files(self, label: Tensor, name: str) -> dict[str, bytes]:  # (H, W)
-        """The label map as a picture."""
-        raise NotImplementedError
+        """The label map as an indexed PNG."""
+        return {f"labels/{name}.png": to_indexed_png(label)}
 
     def label_files(self, label: Tensor) -> dict[str, bytes]:  # (H, W)
-        """The label map as a picture."""
-        raise NotImplementedError
+        """The label map as an indexed PNG."""
+        return {"seg.png": to_indexed_png(label)}
+
+    def paint(self, labels: Tensor) -> Tensor:  # (B, H, W) -> (B, 3, H, W) uint8
+        """A colour a class."""
+        return paint(labels)

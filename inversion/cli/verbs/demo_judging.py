@@ -79,6 +79,7 @@ def judge_demo(
         data=data.name,
         tested=labelled,
         class_names=teacher.class_names,
+        task=student.task,
     )
     if not labelled:
         return Verdict(None, student_result, None, data.name, judged)

@@ -106,6 +106,7 @@ def _write_page(
         networks,
         data=data.name,
         class_names=model.class_names,
+        task=model.task,
     )
     lead = f"{_name_of(run.model)} decides {result.accuracy:.2%} of {data.name} right."
     for figure, value in _own_figures(result)[:1]:
