@@ -42,12 +42,8 @@ class PixelMaps:
 
     exact = False
     label_dtype = torch.uint8
-<<<<<<< HEAD
     label_maps = True
-||||||| ce92a30
-=======
     words = Words(unit="pixels", shares=True, folder={"images/*.png": "pictures"})
->>>>>>> segviews
 
     def places(self, spec):
         return (spec.size, spec.size)

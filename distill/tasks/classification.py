@@ -23,12 +23,8 @@ class Classification:
 
     exact = True
     label_dtype = torch.int64
-<<<<<<< HEAD
     label_maps = False
-||||||| ce92a30
-=======
     words = Words()
->>>>>>> segviews
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """One decision for the whole image."""

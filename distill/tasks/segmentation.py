@@ -8,22 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
 from distill.data.augment import view_maps
-||||||| ce92a30
-=======
 from distill.data.palette import VOID_VALUE, paint, to_indexed_png
->>>>>>> segviews
 from distill.tasks.layouts import draw_layouts
-<<<<<<< HEAD
 from distill.tasks.places import count_decisions, decide
-||||||| ce92a30
-from distill.tasks.places import count_decisions, decide, label_rows
-=======
-from distill.tasks.places import count_decisions, decide, label_rows
 from distill.tasks.words import Words
 from synthesis_kernels.errors import EchosetError
->>>>>>> segviews
 
 if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
@@ -42,10 +32,7 @@ class Segmentation:
 
     exact = False
     label_dtype = torch.uint8
-<<<<<<< HEAD
     label_maps = True
-||||||| ce92a30
-=======
     words = Words(
         unit="pixels",
         shares=True,
@@ -61,7 +48,6 @@ class Segmentation:
         loaded=("metadata.jsonl", "images/*.png", "labels/*.png"),
         archive=".seg.png (the label map, an indexed PNG whose values are classes)",
     )
->>>>>>> segviews
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """Every pixel."""

@@ -159,14 +159,7 @@ def _class_rows(
     columns = [class_shares(document)]
     if tested and "other_right" in document:
         columns.append(class_shares(document, "other_right"))
-<<<<<<< HEAD
-    counted = "images" if sum(document["counts"]) == document["images"] else "places"
-    heads = ("class", counted, *(networks[: len(columns)] if tested else ["agreement"]))
-||||||| ce92a30
-    heads = ("class", "images", *(networks[: len(columns)] if tested else ["agreement"]))
-=======
     heads = ("class", _unit(document), *(networks[: len(columns)] if tested else ["agreement"]))
->>>>>>> segviews
     own = columns[0]
     labels = list(range(document["classes"]))
     more = ""
