@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from distill.batch import Batch
     from distill.data.augment import make_views
     from distill.data.corrupt import Corrupted, add_label_noise, draw_balanced, unbalance
-    from distill.data.images import Images, from_dataset, load_images
+    from distill.data.images import Images, Maps, from_dataset, load_images
     from distill.evaluation import Evaluation, evaluate
     from distill.methods import Method
     from distill.models import (
@@ -40,7 +40,7 @@ _HOMES = {
     "distill.batch": ("Batch",),
     "distill.data.augment": ("make_views",),
     "distill.data.corrupt": ("Corrupted", "add_label_noise", "draw_balanced", "unbalance"),
-    "distill.data.images": ("Images", "from_dataset", "load_images"),
+    "distill.data.images": ("Images", "Maps", "from_dataset", "load_images"),
     "distill.evaluation": ("Evaluation", "evaluate"),
     "distill.sets.answering": ("add_answers",),
     "distill.sets.exports": ("export",),
@@ -74,6 +74,7 @@ __all__ = [
     "Evaluation",
     "Images",
     "Item",
+    "Maps",
     "Method",
     "ModelSpec",
     "Runtime",

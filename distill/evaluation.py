@@ -4,6 +4,7 @@ teacher.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from distill.boundaries import adversarial_transfer, boundary_similarity
 from distill.data.images import Images
 from distill.data.matching import match_classes
-from distill.lessons import check_label_shape
+from distill.lessons import check_label_shape, check_label_values
 from distill.loop import StepProgress
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.frozen import Frozen
 from distill.models.wrapping import as_student
 from distill.runtime import Runtime
+from distill.tasks import Figures
 from distill.tasks.places import count_decisions, decide
 from distill.views import at_once, to_input
 from synthesis_kernels.backend import forward_pass, free_cycles
@@ -26,6 +28,8 @@ from synthesis_kernels.errors import EchosetError
 
 BINS = 10
 """Of confidence, for the calibration error."""
+AT_ONCE = 2**24
+"""Numbers of answers to label maps that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Evaluation:
     """Figures on one set of labelled images."""
 
     accuracy: float
-    """Share of decisions that are right."""
+    """Share of decisions that are right. Here and below, places of a label map where nothing is
+    known count nowhere.
+    """
     top5: float | None
     """Share of images whose class is among the five likeliest; None with five classes or fewer."""
     per_class: list[float | None]
@@ -66,7 +72,7 @@ class Evaluation:
     """
     transfer_teacher: float | None = None
     """The same for the teacher itself, the most that could transfer."""
-    own: dict[str, float] = field(default_factory=dict)
+    own: Figures = field(default_factory=dict)
     """Figures of the task's own, such as the mean IoU of a segmentation."""
 
 
@@ -102,12 +108,7 @@ def check_fit(classifier: Classifier, data: Images) -> Tensor:
     if not len(data):
         raise EchosetError(f"{data.name} has no images")
     check_label_shape(data.labels, classifier, data.name)
-    low, high = int(data.labels.min()), int(data.labels.max())
-    if low < 0 or high >= spec.classes:
-        raise EchosetError(
-            f"{data.name} has labels from {low} to {high}, the model knows classes 0 to "
-            f"{spec.classes - 1}"
-        )
+    check_label_values(data.labels, spec.classes, data.name, "the model")
     return data.labels
 
 
@@ -149,6 +150,7 @@ def evaluate(
             given = tuple(teacher_logits.shape)
             raise EchosetError(f"teacher_logits are {given}, expected {tuple(logits.shape)}")
         agreed = decide(teacher_logits.to(device)) == decide(logits)
+        agreed = agreed[labels >= 0]
         result = replace(result, agreement=agreed.float().mean().item())
         if not attacks:
             return result
@@ -170,11 +172,11 @@ def _of_answers(classifier: Classifier, logits: Tensor, labels: Tensor) -> Evalu
     for correct, total in zip(rights, totals, strict=True):
         per_class.append(correct / total if total else None)
     return Evaluation(
-        accuracy=right.float().mean().item(),
+        accuracy=right[labels >= 0].float().mean().item(),
         top5=_share_in_first(5, logits, labels) if classes > 5 else None,
         per_class=per_class,
         ece=calibration_error(logits, labels),
-        entropy=-(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean().item(),
+        entropy=_mean_entropy(logits, labels),
         images=len(labels),
         own=classifier.task.measure(logits, labels),
     )
@@ -205,8 +207,19 @@ def _check_alike(classifier: Classifier, teacher: Classifier) -> None:
 
 def _share_in_first(count: int, logits: Tensor, labels: Tensor) -> float:
     """Share of decisions whose class is among the `count` likeliest."""
-    first = logits.topk(count, 1).indices
-    return (first == labels.unsqueeze(1)).any(1).float().mean().item()
+    hits = []
+    for rows, truth in known_rows(logits, labels):
+        first = rows.topk(count, 1).indices
+        hits.append((first == truth.unsqueeze(1)).any(1))
+    return torch.cat(hits).float().mean().item()
+
+
+def _mean_entropy(logits: Tensor, labels: Tensor) -> float:
+    """Of the answers, in nats."""
+    sums = [
+        (rows.softmax(1) * rows.log_softmax(1)).sum(1) for rows, _ in known_rows(logits, labels)
+    ]
+    return -torch.cat(sums).mean().item()
 
 
 def calibration_error(
@@ -215,8 +228,27 @@ def calibration_error(
     bins: int = BINS,
 ) -> float:
     """Σ over bins of n_b/N·|accuracy_b − confidence_b|."""
-    confidence, chosen = logits.softmax(1).max(1)
-    place = (confidence * bins).long().clamp_max(bins - 1).flatten()
-    surplus = (confidence.double() - (chosen == labels).double()).flatten()
+    confidences = []
+    hits = []
+    for rows, truth in known_rows(logits, labels):
+        surest, chosen = rows.softmax(1).max(1)
+        confidences.append(surest)
+        hits.append(chosen == truth)
+    confidence = torch.cat(confidences)
+    place = (confidence * bins).long().clamp_max(bins - 1)
+    surplus = confidence.double() - torch.cat(hits).double()
     sums = torch.zeros(bins, dtype=torch.double, device=logits.device).index_add_(0, place, surplus)
-    return (sums.abs().sum() / labels.numel()).item()
+    return (sums.abs().sum() / len(confidence)).item()
+
+
+def known_rows(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Answers (M, K) and labels (M,) of the places that are known: of label maps in parts, so that
+    what is computed of them takes little memory.
+    """
+    if labels.ndim == 1:
+        yield logits, labels
+        return
+    images = max(AT_ONCE // logits[0].numel(), 1)
+    for some, truth in zip(logits.split(images), labels.split(images), strict=True):
+        known = truth >= 0
+        yield some.movedim(1, -1)[known], truth[known]

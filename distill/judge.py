@@ -38,7 +38,9 @@ class Judge:
         """Measure, and remember the student if it is the best so far."""
         student = state.average or state.student
         training = student.training
-        agreement = (self._decide(student.eval()) == self.wanted).float().mean().item()
+        known = self.wanted >= 0
+        right = self._decide(student.eval()) == self.wanted
+        agreement = right[known].float().mean().item()
         student.train(training)
         state.checks_since_best += 1
         if agreement > state.best_agreement:

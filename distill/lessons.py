@@ -4,6 +4,7 @@ go with them.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -17,10 +18,12 @@ from distill.models import Classifier
 from distill.options import DistillOptions
 from distill.sets.answers import ViewAnswers
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import label_rows
+from distill.tasks.places import VOID, pool_rows
 from distill.views import ask, bank_answers, to_input
 from synthesis_kernels.backend import free_cycles, say_once
 from synthesis_kernels.errors import EchosetError
+
+ASKED_AGAIN = "not kept, so the teacher is asked at every step"
 
 
 class Lessons:
@@ -51,12 +54,12 @@ class Lessons:
         self.pool = pool if answers is not None else pool[kept]  # (N, C, H, W) uint8
         self.held_out = pool[held]
         # None where the teacher's decisions are the labels.
-        self.rows: Tensor | None = None  # (N, K, *places)
+        self.rows: Tensor | None = None  # (N, K, *places), as `pool_rows` has them
         self.held_out_labels: Tensor | None = None  # (M, *places)
         if self.options.labels == "data" and data.labels is not None:
-            rows = label_rows(data.labels.to(device), spec.classes)
-            self.rows = rows if answers is not None else rows[kept]
-            self.held_out_labels = rows[held].argmax(1)
+            labels = data.labels.to(device)
+            self.rows = pool_rows(labels if answers is not None else labels[kept], spec.classes)
+            self.held_out_labels = labels[held].long()
         elif answers is not None and data.labels is not None:
             self.held_out_labels = data.labels.to(device)[held].long()
         # Numbers of the views that may be shown; None for all.
@@ -78,6 +81,7 @@ class Lessons:
             return
         views = len(self.pool) * options.views_per_image
         pays = 0 < views <= options.steps * options.batch
+        pays = pays and self._answers_fit(views, quiet)
         hints = pays and learner.takes_hints and self._hints_fit(views, quiet)
         if not (pays and (hints or learner.takes_answers)):
             return
@@ -97,6 +101,16 @@ class Lessons:
         if self.device.type == "cuda" and not learner.needs("teacher"):
             learner.rest_teacher()  # it is not asked again, and its memory is wanted
 
+    def _answers_fit(self, views: int, quiet: bool) -> bool:
+        """Whether answers in float32 may be kept; where there is one an image, they always may."""
+        shape = self.learner.student.answer_shape
+        size = views * math.prod(shape) * 4
+        if len(shape) == 1 or size <= self.options.hints_gib * 2**30:
+            return True
+        if not quiet:
+            say_once(f"answers for {views:,} views: {size / 2**30:.1f} GiB, {ASKED_AGAIN}")
+        return False
+
     def _hints_fit(self, views: int, quiet: bool) -> bool:
         """Not by how much memory is free: hints that are kept are rounded, and a run that goes on
         has to decide as before.
@@ -105,7 +119,7 @@ class Lessons:
         size = views * sum(part.nbytes for part in hints)
         fit = size <= self.options.hints_gib * 2**30
         if not quiet:
-            fate = "kept beforehand" if fit else "not kept, so the teacher is asked at every step"
+            fate = "kept beforehand" if fit else ASKED_AGAIN
             say_once(f"hints for {views:,} views: {size / 2**30:.1f} GiB, {fate}")
         return fit
 
@@ -214,12 +228,21 @@ def check_lesson(
                 f"{getattr(data, 'name', 'the data')} has no labels; use labels=teacher"
             )
         check_label_shape(data.labels, student, getattr(data, "name", "the data"))
-        low, high = int(data.labels.min()), int(data.labels.max())
-        if low < 0 or high >= spec.classes:
-            raise EchosetError(
-                f"the data has labels from {low} to {high}, the student knows classes 0 to "
-                f"{spec.classes - 1}"
-            )
+        check_label_values(data.labels, spec.classes, "the data", "the student")
+
+
+def check_label_values(labels: Tensor, classes: int, name: str, network: str) -> None:
+    """Refuse labels of no class. In label maps some may be void, but not all."""
+    low = int(labels.min())
+    high = int(labels.max())
+    if low == VOID and labels.ndim > 1:
+        if high == VOID:
+            raise EchosetError(f"{name} has label maps in which no place is known")
+        low = int(labels[labels != VOID].min())
+    if low < 0 or high >= classes:
+        raise EchosetError(
+            f"{name} has labels from {low} to {high}, {network} knows classes 0 to {classes - 1}"
+        )
 
 
 def check_label_shape(labels: Tensor, network: Classifier, name: str) -> None:

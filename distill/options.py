@@ -151,6 +151,7 @@ class DistillOptions(Brief):
     hints_gib: float = 4.0
     """GiB of hints that are kept with these answers at most, on the device; a run that goes on asks
     for them again. Where there would be more, the teacher is asked at every step, which is slower.
+    So it is with answers of many places an image.
     """
     views: ViewOptions = ViewOptions(cutmix=0.5)
     """What the student sees of an image."""

@@ -105,16 +105,19 @@ def _look(classifier: Classifier) -> tuple[dict[str, torch.Size], str | None]:
         answer = classifier.eval()(classifier.grey_images())
     once = {name: shapes[0] for name, shapes in seen.items() if len(shapes) == 1}
     if answer.ndim == 4:
-        _drop_answers(once, spec.classes)
+        _drop_answers(once, classifier.network, spec.classes)
     return once, heads[-1] if heads else None
 
 
-def _drop_answers(shapes: dict[str, torch.Size], classes: int) -> None:
+def _drop_answers(shapes: dict[str, torch.Size], network: nn.Module, classes: int) -> None:
     """Leave out the last layers of a network that answers with maps: they tell classes, and are no
-    features.
+    features. A BatchNorm is none of them, though there be as many channels as classes.
     """
     for name in reversed(list(shapes)):
-        if shapes[name][1] != classes:
+        layer = network.get_submodule(name)
+        has_own = next(layer.parameters(recurse=False), None) is not None
+        is_answer = isinstance(layer, nn.Conv2d) or not has_own
+        if shapes[name][1] != classes or not is_answer:
             return
         del shapes[name]
 

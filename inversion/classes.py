@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from distill.names import show_class
 
@@ -35,19 +35,34 @@ def say_short(short: Mapping[str, int], names: Sequence[str] | None = None) -> s
 
 
 def class_rows(
-    columns: Sequence[Sequence[int]], names: Sequence[str] | None = None
+    columns: Sequence[Sequence[int]], names: Sequence[str] | None = None, shares: bool = False
 ) -> list[tuple[str, ...]]:
     """A row a class, with its number and, where it has one, its name; where these would be too
-    many, all classes together, and the least and the most of one.
+    many, all classes together, and the least and the most of one. With `shares`, what stands there
+    are those of the column's sum.
     """
     classes = len(columns[0])
     if classes <= MOST_ROWS:
         return [
-            (show_class(label, names), *(str(column[label]) for column in columns))
+            (
+                show_class(label, names),
+                *(_tell(column[label], column, shares) for column in columns),
+            )
             for label in range(classes)
         ]
-    return [
-        (f"all {classes:,}", *(f"{sum(column):,}" for column in columns)),
-        ("least of one", *(f"{min(column):,}" for column in columns)),
-        ("most of one", *(f"{max(column):,}" for column in columns)),
-    ]
+    takes: dict[str, Callable[[Sequence[int]], int]] = {
+        f"all {classes:,}": sum,
+        "least of one": min,
+        "most of one": max,
+    }
+    told = []
+    for name, take in takes.items():
+        cells = (_tell(take(column), column, shares, grouped=True) for column in columns)
+        told.append((name, *cells))
+    return told
+
+
+def _tell(count: int, column: Sequence[int], shares: bool, grouped: bool = False) -> str:
+    if shares:
+        return f"{count / max(sum(column), 1):.1%}"
+    return f"{count:,}" if grouped else str(count)

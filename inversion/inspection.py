@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.models import Classifier, ModelSpec, as_classifier
 from distill.models.frozen import Frozen, NormLayer, find_batch_norms
+from distill.models.modes import evaluating
 from distill.models.outputs import BOUND
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
@@ -66,7 +69,7 @@ def inspect_teacher(
     if layers:
         _check_moments(teacher, frozen, layers, needs_batch_norm)
     check_gradient(teacher, frozen)
-    for name in teacher.unused:
+    for name in (*teacher.unused, *teacher.pooled):
         del layers[name]
     untrained = [name for name in untrained if name in layers]
     if layers and len(untrained) == len(layers):
@@ -148,6 +151,9 @@ def _warnings(teacher: Classifier, untrained: list[str]) -> list[str]:
     if teacher.unused:
         names = ", ".join(teacher.unused)
         lines.append(f"these BatchNorm layers never run in evaluation and are left out: {names}")
+    if teacher.pooled:
+        names = ", ".join(teacher.pooled)
+        lines.append(f"these BatchNorm layers see one place an image and are left out: {names}")
     return lines + teacher.remarks + _doubts(teacher)
 
 
@@ -189,13 +195,40 @@ def _check_moments(
     """
     with torch.no_grad(), kernel_form("reference"):
         teacher.unused += frozen.find_unused(teacher.grey_images())
-    left = layers.keys() - set(teacher.unused)
+    teacher.pooled = _find_pooled(teacher, layers)
+    left = layers.keys() - {*teacher.unused, *teacher.pooled}
     if needs_batch_norm and not left:
+        first = (*teacher.unused, *teacher.pooled)[0]
+        doing = "runs in evaluation" if teacher.unused else "sees more than one place an image"
         raise EchosetError(
-            f"none of the teacher's BatchNorm layers runs in evaluation, {teacher.unused[0]} "
+            f"none of the teacher's BatchNorm layers {doing}, {first} "
             "neither, so there is nothing to match; use a recipe that needs none "
             "(--synthesis.recipe adversarial), or no generator: echoset collect shaders"
         )
+
+
+def _find_pooled(teacher: Classifier, layers: Mapping[str, NormLayer]) -> tuple[str, ...]:
+    """BatchNorm layers whose input is one place an image, in a network that answers with maps: few
+    images are seen at once there, and such a layer's moments are those of a handful of numbers.
+    """
+    if not teacher.task.places(teacher.spec):
+        return ()
+    pooled: list[str] = []
+    with ExitStack() as hooks, torch.no_grad():
+        for name in layers:
+            hook = partial(_note_pooled, pooled, name)
+            layer = teacher.network.get_submodule(name)
+            hooks.callback(layer.register_forward_pre_hook(hook).remove)
+        with evaluating(teacher):
+            teacher(teacher.grey_images())
+    return tuple(pooled)
+
+
+def _note_pooled(
+    pooled: list[str], name: str, layer: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
+    if inputs[0].shape[2:].numel() == 1:
+        pooled.append(name)
 
 
 def check_gradient(teacher: Classifier, frozen: Frozen | None = None) -> None:

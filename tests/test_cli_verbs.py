@@ -252,14 +252,15 @@ def test_json_is_the_last_line_even_with_tables(run):
     assert len(lines) > 5 and json.loads(lines[-1])["parameters"] == 288_170
 
 
-def test_a_tasks_own_figures_are_shown_after_the_others(run, few, monkeypatch):
+def test_a_tasks_own_figures_are_shown_before_the_others(run, few, monkeypatch):
     name = "inversion.cli.verbs.evaluate.evaluate_classifier"
-    result = Evaluation(0.5, None, [0.5], 0.1, 0.2, 200, own={"mean IoU": 0.25})
+    result = Evaluation(0.5, None, [0.5], 0.1, 0.2, 200, own={"mean_iou": 0.25, "iou": [0.125]})
     monkeypatch.setattr(name, lambda *arguments, **settings: result)
     done = run("evaluate", f"--data={few}", "--json")
     rows = [line for line in done.stdout.splitlines() if line.startswith("│")]
-    assert "mean IoU" in rows[-1] and "0.2500" in rows[-1]
-    assert last_json(done)["own"] == {"mean IoU": 0.25}
+    assert "mean IoU" in rows[0] and "0.2500" in rows[0]
+    assert "IoU 12.50%, accuracy 50.00%" in rows[-1]
+    assert last_json(done)["own"] == {"mean_iou": 0.25, "iou": [0.125]}
 
 
 def test_a_set_is_balanced_if_its_task_says_so(demo, refused, monkeypatch):

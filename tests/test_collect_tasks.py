@@ -14,6 +14,7 @@ from torch import nn
 from distill import Classifier
 from distill.runtime import Runtime
 from distill.tasks import TASKS, find_task
+from distill.tasks.words import Words
 from inversion import score
 from inversion.sources.boundary import attack_boundaries
 from inversion.sources.stream import open_source
@@ -28,6 +29,8 @@ def linear():
 class Halves:
     """One decision for the left half and one for the right; an image counts for the left one."""
 
+    exact = False
+    words = Words(unit="decisions", shares=True)
     label_dtype = torch.uint8
 
     def places(self, spec):
@@ -82,7 +85,7 @@ def test_only_what_decides_once_an_image_is_pushed(halves, linear, tmp_path):
     with pytest.raises(
         EchosetError, match=r"push walks .* \(halves\) decides at 2 places of it; fill"
     ):
-        make(halves, ("noise",), replace(PLAIN, short=("push",)), tmp_path / "set")
+        make(halves, ("noise",), replace(PLAIN, short=("draw", "push")), tmp_path / "set")
     assert not (tmp_path / "set").exists()
     images = open_source("noise", 1, 12).block(0)[:2]
     with pytest.raises(EchosetError, match="the boundary attack walks"):

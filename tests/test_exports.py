@@ -15,6 +15,7 @@ import distill.sets.forms.content
 import distill.sets.forms.webdataset
 from distill import TransferSet, export, load_images, merge, subsample
 from distill.sets.transfer_set import DTYPES, raw_counts
+from distill.tasks.words import Words
 from distill.torchvision_shim import torchvision
 from inversion.pages.set_sections import source_names
 from synthesis_kernels.errors import EchosetError
@@ -245,6 +246,7 @@ class ByPixel:
     """A task of one decision a pixel, whose labels are masks beside the pictures."""
 
     label_dtype = torch.int64
+    words = Words(unit="pixels", shares=True)
 
     def group(self, labels, classes):
         return labels.flatten(1).mode(1).values.long()

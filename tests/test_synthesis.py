@@ -214,7 +214,7 @@ def test_native_kernels_and_their_definitions_give_the_same_gradients(teacher, t
         inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), average)
         with kernel_form(form):
             result = inner.run(wanted, wanted, number, held, adversarial=True)
-        inner.end(wanted)
+        inner.end(wanted, wanted)
         gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters()])
         found.append(
             (gradient, result.bn, result.alike, result.wrong_class, result.mean, result.variance)
@@ -233,7 +233,7 @@ def test_images_are_those_after_the_last_update(teacher, tiny):
     for number in range(2):
         before = inner.clone(inner.noise, wanted)
         inner.run(wanted, wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
-    images = inner.end(wanted)
+    images = inner.end(wanted, wanted)
     assert (
         torch.equal(images, inner.clone(inner.noise, wanted))
         and (images - before).abs().max() > 0.01
@@ -250,7 +250,7 @@ def test_what_an_inner_loop_changes_stays_where_it_is_in_memory(teacher, tiny):
         inner.begin(torch.randn(40, 128), average)
         for number in range(3):
             inner.run(wanted, wanted, torch.tensor(number), held, adversarial=True)
-        inner.end(wanted)
+        inner.end(wanted, wanted)
         state.meta_optimiser.step()
         frozen = [*inner.teacher.state_dict().values(), *inner.adversary.state_dict().values()]
         tensors = [inner.noise, *inner.average, *inner.parameters, *inner._tensors(), *frozen]
@@ -873,7 +873,7 @@ def test_hints_that_cannot_be_had_are_refused_before_the_folder_is_claimed(teach
 def test_generator_makes_any_square_size(channels, size, classes):
     for blocks in (0, 2):
         generator = Generator(channels, size, classes, latent=16, width=4, blocks=blocks)
-        images = generator(torch.randn(3, 16), torch.arange(3) % classes)
+        images = generator(torch.randn(3, 16), *(torch.arange(3) % classes,) * 2)
         assert images.shape == (3, channels, size, size) and images.min() >= 0 and images.max() <= 1
 
 
@@ -887,7 +887,9 @@ def test_blocks_let_one_place_depend_on_another_far_away():
             0  # noise reaches the seed's first row only
         )
         with torch.no_grad():
-            one, other = (generator(torch.randn(4, 16), torch.zeros(4).long()) for _ in range(2))
+            one, other = (
+                generator(torch.randn(4, 16), *(torch.zeros(4).long(),) * 2) for _ in range(2)
+            )
         touched = ((one - other).abs().amax((0, 1, 3)) > 0).sum()
         assert touched == reach
 
@@ -919,7 +921,7 @@ def test_plain_learning_keeps_what_a_call_has_learnt(teacher, tiny):
         inner.begin(torch.randn(40, 128), None)
         for number in range(3):
             inner.run(wanted, wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
-        inner.end(wanted)
+        inner.end(wanted, wanted)
         for mine, learnt in zip(state.generator.learned(), inner.clone.learned(), strict=True):
             assert torch.equal(mine, learnt)
         assert torch.equal(state.generator.seed.weight, drawn) and not torch.equal(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distill import TransferSet, distill, evaluate, export
+from distill.data.augment import view_maps
 from distill.data.images import Images
 from distill.models import Classifier, ModelSpec, load_classifier, save_classifier
 from distill.models.classifier import spec_of
@@ -17,6 +18,7 @@ from distill.students import build_student
 from distill.taps import find_stages
 from distill.tasks import TASKS, find_task
 from distill.tasks.places import count_decisions, decide, label_rows, per_image
+from distill.tasks.words import Words
 from inversion import SynthesisOptions, plan, synthesize
 from inversion.options import AdversaryOptions, GeneratorOptions
 from synthesis_kernels.errors import EchosetError
@@ -38,7 +40,10 @@ SMALL = SynthesisOptions(
 class PixelMaps:
     """One decision a pixel; an image counts for the class that most of it shows."""
 
+    exact = False
     label_dtype = torch.uint8
+    label_maps = True
+    words = Words(unit="pixels", shares=True, folder={"images/*.png": "pictures"})
 
     def places(self, spec):
         return (spec.size, spec.size)
@@ -52,7 +57,7 @@ class PixelMaps:
         return maps
 
     def mixed_rows(self, rows, index, view, pool, options, seed):
-        return rows[index]
+        return view_maps(rows, index, view, options, seed)
 
     def shortfall(self, counts, quotas):
         share = sum(counts) / sum(quotas)
@@ -84,6 +89,9 @@ class PixelMaps:
 
     def label_files(self, label):
         return {"map": label.numpy().tobytes()}
+
+    def paint(self, labels):
+        return None
 
 
 class DenseNet(nn.Module):
@@ -216,12 +224,16 @@ def test_labels_of_the_data_teach_every_place(teacher):
 
 
 def test_an_unknown_task_is_refused(tmp_path, teacher):
-    with pytest.raises(EchosetError, match="no task 'mapz'; there are classification, maps; did"):
+    with pytest.raises(
+        EchosetError, match="no task 'mapz'; there are classification, segmentation, maps; did"
+    ):
         find_task("mapz")
     save_classifier(
         Classifier(nn.Identity(), ModelSpec("x", task="mapz")), tmp_path / "x.safetensors"
     )
-    with pytest.raises(EchosetError, match="task must be one of classification, maps, got 'mapz'"):
+    with pytest.raises(
+        EchosetError, match="task must be one of classification, segmentation, maps, got"
+    ):
         load_classifier(tmp_path / "x.safetensors")
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from distill.data.images import Images, content_hash, load_images
+from distill.data.images import Images, Maps, content_hash, load_images
 from distill.evaluation import check_fit
 from distill.models import Classifier, ModelSpec, build_classifier
-from distill.names import name_classes, names_of_folders
-from distill.options import ViewOptions
+from distill.names import name_classes, names_of_folders, read_names
+from distill.optimisers import PEAKS
+from distill.options import Optimiser, ViewOptions
 from distill.ranges import require_least, require_within
 from distill.runtime import Device, Precision
 from distill.sizes import read_size, settle_size
+from distill.tasks import USUAL, find_task
+from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 
 STAGES = 4
 """Sizes below the full one that a recipe with `small` goes through."""
-PLACES = ("data", "out", "record", "device")
+PLACES = ("data", "out", "record", "device", "names", "look")
 """What a recipe says of this machine, and not of the teacher."""
 
 
@@ -28,13 +31,29 @@ class TeacherRecipe:
     """How a teacher is trained."""
 
     data: str
-    """Folder or .npz file with a train and a test split."""
+    """Folder or .npz file with a train and a test split; for segmentation each has folders images
+    and labels.
+    """
     out: str
     """The safetensors file to write."""
     record: str = ""
     """A result file, such as configs/results/teachers.json, that shall list this teacher too."""
     model: str = "convnet-32"
     """Zoo name."""
+    task: str = USUAL
+    """What the network decides: classification, or segmentation."""
+    void: int = 255
+    """For segmentation: the value in a label map where nothing is known, which counts nowhere."""
+    names: str = ""
+    """The classes' names, for the file's notes: as for --teacher.names, with commas between or a
+    file of them. By default those of the folders of classes.
+    """
+    judge: str = "test"
+    """The split that is judged after the last step: another one, such as val, while recipes are
+    chosen.
+    """
+    look: bool = False
+    """Also judge the training images, as they are, after every epoch."""
     mean: tuple[float, ...] = (0.1307,)
     """Of the normaliser."""
     std: tuple[float, ...] = (0.3081,)
@@ -53,14 +72,22 @@ class TeacherRecipe:
     """
     batch: int = 256
     """Images in an update."""
-    learning_rate: float = 0.05
-    """Peak of Muon's one-cycle schedule."""
+    optimiser: Optimiser = "muon"
+    """Muon, SGD or AdamW."""
+    learning_rate: float | None = None
+    """Peak of the one-cycle schedule; by default .05 for muon, .1 for sgd, .003 for adamw."""
+    class_weights: Literal["none", "frequency"] = "none"
+    """What each class counts in the loss: all the same, or 1/ln(1.02 + its share of the labels), as
+    in ENet (Paszke et al. 2016), so that rare ones count more.
+    """
     weight_decay: float = 5e-4
     """Of weights of two dimensions and more. Before BatchNorm it sets how far a step turns a
     weight: with too little of it the weights outgrow their steps.
     """
     views: ViewOptions = ViewOptions()
-    """Augmentation, without mixup and cutmix: the labels stay as they are."""
+    """Augmentation. Label maps go through the same views; a label of a whole image stays as it is,
+    so classification is without mixup and cutmix.
+    """
     half: bool = False
     """Store matrices and convolutions in 16 bits; the accuracy is then that of the stored
     weights.
@@ -82,17 +109,26 @@ class TeacherRecipe:
         require_within(self, "", "[0, 1]", "small")
         if self.size and self.channels not in (1, 3):
             raise EchosetError(f"channels must be 1 or 3 where size is given, got {self.channels}")
-        if self.views.mixup or self.views.cutmix:
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", PEAKS[self.optimiser])
+        if not self.maps and (self.views.mixup or self.views.cutmix):
             raise EchosetError(
                 "views.mixup and views.cutmix blend images, and labels stay as they are: leave "
                 "both at 0"
             )
+
+    @property
+    def maps(self) -> bool:
+        """Whether the labels are label maps."""
+        return find_task(self.task).label_maps
 
     def settings(self) -> dict[str, Any]:
         """What fixes the teacher, beside the images."""
         left_out = {*PLACES}
         if not self.size:
             left_out |= {"size", "channels"}
+        if not self.maps:
+            left_out |= {"void"}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
@@ -110,20 +146,23 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
     """The network before its first step, and training and test images; what does not fit is refused
     now and not at the end.
     """
-    channels = recipe.channels if recipe.size else None
-    size = read_size(recipe.size) if recipe.size else None
-    data = load_images(recipe.data, "train", channels, size, quiet=False)
-    test = load_images(recipe.data, "test", channels, size, quiet=False)
+    names = read_names(recipe.names) if recipe.names else ()
+    data = _load(recipe, "train", len(names) or None)
+    classes = len(names) or int(labels_of(data).max()) + 1
+    test = _load(recipe, recipe.judge, classes)
     check_images(recipe, data, test)
     spec = ModelSpec(
         recipe.model,
         channels=data.images.shape[1],
         size=settle_size(tuple(data.images.shape[2:])),
-        classes=int(labels_of(data).max()) + 1,
+        classes=classes,
+        task=recipe.task,
         mean=recipe.mean,
         std=recipe.std,
     )
-    if data.folders and len(data.folders) == spec.classes:
+    if names:
+        spec = name_classes(spec, names)
+    elif data.folders and len(data.folders) == spec.classes:
         spec = name_classes(spec, names_of_folders(data.folders))
     network = build_classifier(spec, recipe.seed)
     for split in (data, test):
@@ -132,7 +171,25 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
     return network, data, test
 
 
-def labels_of(data: Images) -> Tensor:  # (N,)
+def _load(recipe: TeacherRecipe, split: str, classes: int | None) -> Images:
+    """The images of a split, with their labels."""
+    channels = recipe.channels if recipe.size else None
+    size = read_size(recipe.size) if recipe.size else None
+    maps = Maps(recipe.void, classes) if recipe.maps else None
+    return load_images(recipe.data, split, channels, size, quiet=False, maps=maps)
+
+
+def weigh_classes(
+    recipe: TeacherRecipe, labels: Tensor, classes: int
+) -> Tensor | None:  # (N, *places) -> (K,)
+    """What each class counts in the loss; None where all count the same."""
+    if recipe.class_weights == "none":
+        return None
+    counts = count_decisions(labels, classes).double()
+    return 1 / (1.02 + counts / counts.sum()).log().float()
+
+
+def labels_of(data: Images) -> Tensor:  # (N, *places)
     """The true labels, which teach."""
     if data.labels is None:
         raise EchosetError(f"{data.name} has no labels to learn from")

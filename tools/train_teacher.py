@@ -1,4 +1,4 @@
-"""Train a network of the zoo on real images, and save it with its recipe, seed and accuracy.
+"""Train a network on real images, and save it with its recipe, seed and accuracy.
 
 The bundled MNIST teacher was made by
 
@@ -22,19 +22,23 @@ from typing import Any
 import jsonargparse
 import torch
 import torch.nn.functional as F
-from teacher_recipe import TeacherRecipe, labels_of, prepare, side_at
+from teacher_recipe import TeacherRecipe, labels_of, prepare, side_at, weigh_classes
 from torch import Tensor
 from verbs import plain_endings
 
 from distill.data.augment import make_views
 from distill.data.images import Images, content_hash
+from distill.data.maps import fit_maps
 from distill.data.pixels import fit_pixels
-from distill.evaluation import evaluate
+from distill.evaluation import Evaluation, evaluate, predict
 from distill.files import load_state, save_state, write_json
 from distill.loop import Loop
+from distill.methods.labels import known_loss
 from distill.models import Classifier, save_classifier
 from distill.options import DistillOptions
 from distill.runtime import Runtime
+from distill.tasks import Figures, say_figure
+from distill.tasks.places import decide, pool_rows
 from distill.update import StudentState, one_cycle
 from synthesis_kernels.backend import (
     describe_device,
@@ -55,15 +59,23 @@ class Training:
     def __init__(self, recipe: TeacherRecipe, network: Classifier, data: Images) -> None:
         device = resolve_device(recipe.device)
         options = DistillOptions(
-            learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+            optimiser=recipe.optimiser,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
         )
         self.recipe = recipe
         self.device = device
         self.precision = resolve_precision(device, recipe.precision)
         self.images = data.images.to(device)  # (N, C, H, W) uint8
-        self.labels = labels_of(data).to(device)  # (N,)
+        self.labels = labels_of(data).to(device)  # (N, *places)
+        self.task = network.task
+        self.weights = weigh_classes(recipe, self.labels, network.spec.classes)
         # As the network sees them now: small ones at first.
         self.shown = self.images
+        # Of label maps the rows, in the size that is shown.
+        self.rows: Tensor | None = None  # (N, K, H, W)
+        if recipe.maps:
+            self.rows = pool_rows(self.labels, network.spec.classes)
         # Of the images in this epoch.
         self.order = torch.empty(0)
         self.state = StudentState(network, device, recipe.seed, options)
@@ -103,12 +115,35 @@ class Training:
         with forward_pass(self.device, self.precision):
             passes = torch.full_like(index, epoch)
             logits = self.network(make_views(self.shown, index, passes, recipe.views, recipe.seed))
-        loss = F.cross_entropy(logits.float(), self.labels[index])
+        loss = self._loss(logits.float(), index, passes)
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         state.optimiser.step()
         state.step += 1
         return loss.detach()
+
+    def _loss(
+        self,
+        logits: Tensor,  # (B, K, *places)
+        index: Tensor,  # (B,)
+        passes: Tensor,  # (B,)
+    ) -> Tensor:
+        """Cross-entropy over what is labelled; label maps go through the images' views."""
+        if self.rows is None:
+            return F.cross_entropy(logits, self.labels[index], self.weights)
+        recipe = self.recipe
+        rows = self.task.mixed_rows(self.rows, index, passes, self.shown, recipe.views, recipe.seed)
+        return known_loss(logits, rows, self.weights)
+
+    def judge(self) -> str:
+        """How the network does on its training images as they are."""
+        network = self.state.student
+        labels = self.labels
+        logits = predict(network, self.images, self.device)
+        network.train()
+        right = (decide(logits) == labels)[labels >= 0].float().mean().item()
+        figures = self.task.measure(logits, labels)
+        return ", ".join(["of the training images", *say_figures(right, figures)])
 
     def _resize(self) -> None:
         """Show the images in the size that the recipe has for this step."""
@@ -118,6 +153,9 @@ class Training:
         width = side_at(progress, spec.width, self.recipe.small)
         if tuple(self.shown.shape[2:]) != (height, width):
             self.shown = fit_pixels(self.images, spec.channels, (height, width))
+            if self.rows is not None:
+                labels = fit_maps(self.labels, (height, width))
+                self.rows = pool_rows(labels, spec.classes)
 
 
 def learn(training: Training, file: Path) -> float:
@@ -150,6 +188,8 @@ def learn(training: Training, file: Path) -> float:
                 value = loss.item()
                 _check_finite(loop, value, state.step, file)
                 figures = f"loss {value:.4f}, {training.shown.shape[-1]} pixels"
+            if training.recipe.look and state.step % training.per_epoch == 0:
+                print(f"epoch {state.step // training.per_epoch}: {training.judge()}", flush=True)
             loop.advance(state.step, figures, finished=last)
         return loop.seconds
 
@@ -171,8 +211,8 @@ def train(recipe: TeacherRecipe) -> float:
     seconds = learn(training, state_file)
     if recipe.half:
         round_to_half(network)
-    accuracy = evaluate(network, test, runtime=Runtime(device=recipe.device)).accuracy
-    judged = {"accuracy": accuracy, "device": describe_device(training.device)}
+    result = evaluate(network, test, runtime=Runtime(device=recipe.device))
+    judged = {**figures_of(result), "device": describe_device(training.device)}
     notes = {"recipe": "tools/train_teacher.py", **recipe.settings(), **judged}
     notes |= network.spec.notes
     network.spec = replace(network.spec, notes=notes)
@@ -187,8 +227,22 @@ def train(recipe: TeacherRecipe) -> float:
         record(Path(recipe.record), Path(recipe.out), figures)
     state_file.unlink(missing_ok=True)
     size_and_time = f"{network.parameters_count:,} parameters, {seconds:.0f} s"
-    print(f"{recipe.out}: {accuracy:.2%} on the test set, {size_and_time}")
-    return accuracy
+    shown = ", ".join(say_figures(result.accuracy, result.own))
+    print(f"{recipe.out}: {shown} on the {recipe.judge} set, {size_and_time}")
+    return result.accuracy
+
+
+def figures_of(result: Evaluation) -> dict[str, Any]:
+    """What is noted of a teacher's judgement."""
+    return {"accuracy": result.accuracy, **result.own}
+
+
+def say_figures(accuracy: float, own: Figures) -> list[str]:
+    """The figures that count, the task's own first."""
+    shown = [
+        f"{say_figure(name)} {value:.4f}" for name, value in own.items() if isinstance(value, float)
+    ]
+    return [*shown, f"{accuracy:.2%}"]
 
 
 def round_to_half(network: Classifier) -> None:

@@ -19,7 +19,7 @@ from synthesis_kernels.views import LANES, ViewPlan, paste_partners, pastes, vie
 # Each part draws from a stream of its own, so that switching one on leaves the others as they were.
 TURN = 1
 ERASE = 2_000_003
-OPERATIONS = 3_000_017
+OPERATIONS_STREAM = 3_000_017
 
 
 def make_views(
@@ -32,6 +32,25 @@ def make_views(
     """View `view[b]` of image `index[b]`: always the same one, in whatever batch it is asked
     for.
     """
+    return _make(pool, index, view, options, seed, maps=False)
+
+
+def view_maps(
+    rows: Tensor,  # (N, K, H, W) a row a pixel: floats in [0, 1], or bytes of 0 and 255
+    index: Tensor,  # (B,)
+    view: Tensor,  # (B,) or () for all
+    options: ViewOptions,
+    seed: int,
+) -> Tensor:  # (B, K, H, W) float32
+    """Label maps moved, blended and pasted as `make_views` does it with their images; all zeros
+    where a view shows nothing of an image.
+    """
+    return _make(rows, index, view, options, seed, maps=True)
+
+
+def _make(
+    pool: Tensor, index: Tensor, view: Tensor, options: ViewOptions, seed: int, maps: bool
+) -> Tensor:
     turned = bool(options.rotate or options.scale)
     # Whole pixels shift in the gather; turned views are resampled anyway, so there the shift is
     # part of that.
@@ -46,10 +65,11 @@ def make_views(
         most = TurnPlan(options.rotate, options.scale, options.shift)
         images = turn(images, index, view, most, seed + TURN)
     if options.operations:
-        from distill.data.operations import randaugment
+        from distill.data.operations import MOVING, OPERATIONS, randaugment
 
-        draws = uniforms(index, view, seed + OPERATIONS, 3 * options.operations)
-        images = randaugment(images, draws.view(options.operations, 3, -1), options.strength)
+        draws = uniforms(index, view, seed + OPERATIONS_STREAM, 3 * options.operations)
+        draws = draws.view(options.operations, 3, -1)
+        images = randaugment(images, draws, options.strength, MOVING if maps else OPERATIONS)
     if pasted_late:
         partner, box = pastes(index, view, pool.shape, options.cutmix, seed)
         pasted = pool[partner].float() / (255 if pool.dtype is torch.uint8 else 1)
@@ -62,7 +82,8 @@ def make_views(
         height, width = images.shape[2:]
         box = _boxes(draws[1:], area, height, width)
         box &= (draws[0] < options.erase)[:, None, None]
-        images = torch.where(box[:, None], _noise(index, view, seed + ERASE, images), images)
+        filling = torch.zeros_like(images) if maps else _noise(index, view, seed + ERASE, images)
+        images = torch.where(box[:, None], filling, images)
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.data.images import Images
 from distill.tasks import USUAL, find_task
-from distill.tasks.places import count_decisions
+from distill.tasks.places import VOID, count_decisions
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -158,9 +158,11 @@ def _groups(data: Images, classes: int, task: Task | None) -> Tensor:  # (N,)
 def _labels(data: Images, classes: int) -> Tensor:  # (N, *places)
     if data.labels is None:
         raise EchosetError(f"{data.name} has no labels, so they can't be corrupted or balanced")
-    if len(data) and not 0 <= int(data.labels.min()) <= int(data.labels.max()) < classes:
+    labels = data.labels.cpu()
+    known = labels if labels.ndim == 1 else labels[labels.long() != VOID]
+    if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < classes:
         raise EchosetError(f"{data.name} has labels outside 0 to {classes - 1}")
-    return data.labels.cpu()
+    return labels
 
 
 def _counts(groups: Tensor, classes: int) -> list[int]:

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.data.maps import Maps as Maps
+from distill.data.maps import fit_maps
 from distill.data.pixels import fit_pixels, stack_items
 from distill.data.readers import read_path
 from distill.data.readers.reader import Request
@@ -46,9 +48,12 @@ class Images:
 
     def fitted(self, channels: int, size: Size) -> Images:
         """The same images as a network of `channels` and `size` takes them: grey repeated, colour
-        to luma, sides resized.
+        to luma, sides resized, and label maps with them.
         """
-        return replace(self, images=fit_pixels(self.images, channels, size))
+        labels = self.labels
+        if labels is not None and labels.shape[1:] == self.images.shape[2:]:
+            labels = fit_maps(labels, size)
+        return replace(self, images=fit_pixels(self.images, channels, size), labels=labels)
 
     def chosen(self, index: Tensor) -> Images:
         """The images at these places, with their labels."""
@@ -92,15 +97,16 @@ def load_images(
     size: Size | None = None,
     quiet: bool = True,
     labelled: bool = True,
+    maps: Maps | None = None,
 ) -> Images:
     """Read one split of whatever lies at `root`; with `channels` and `size`, as a network of these
     takes them.
 
     `size` is the side of square images, or height and width. Pictures of different sizes need it.
     Data without splits are given whole. Where no labels are wanted (`labelled` false), folders of
-    pictures may be of any shape.
+    pictures may be of any shape. With `maps` labels are label maps, as segmentation has them.
     """
-    request = Request(split, _shape_of(channels, size), quiet, labelled)
+    request = Request(split, _shape_of(channels, size), quiet, labelled, maps)
     data = _read(root, request)
     _check_read(data, root)
     if request.shape is None:

@@ -4,7 +4,7 @@ and sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import kornia.enhance as enhance
 import torch
@@ -66,20 +66,26 @@ OPERATIONS: dict[str, Operation] = {
     "shear-y": lambda images, size: _shear(images, size, 1),
 }
 
+MOVING = ("shear-x", "shear-y")
+"""Those that move pixels; the others change what they are."""
+
 
 def randaugment(
     images: Tensor,  # (B, C, H, W) in [0, 1]
     draws: Tensor,  # (rounds, 3, B) in [0, 1): operation, size, sign
     strength: float,
+    done: Collection[str] = tuple(OPERATIONS),
 ) -> Tensor:
-    """As many operations as there are rounds, one after another."""
+    """As many operations as there are rounds, one after another; of those that are drawn, the ones
+    named in `done` are done.
+    """
     for choice, size, sign in draws:
         number = (choice * len(OPERATIONS)).long().clamp_max(len(OPERATIONS) - 1)
         size = size * strength * torch.where(sign < 0.5, -1.0, 1.0)
         if images.device.type == "cpu":
-            changed = _operate_on_chosen(images, number, size)
+            changed = _operate_on_chosen(images, number, size, done)
         else:
-            changed = _operate_on_all(images, number, size)
+            changed = _operate_on_all(images, number, size, done)
         images = changed.clamp(0, 1)
     return images
 
@@ -88,22 +94,24 @@ def _operate_on_chosen(
     images: Tensor,
     number: Tensor,  # (B,) int64: each image's operation
     size: Tensor,  # (B,)
+    done: Collection[str],
 ) -> Tensor:
     """Each operation on the images that drew it."""
     changed = images.clone()
-    for place, operation in enumerate(OPERATIONS.values()):
+    for place, (name, operation) in enumerate(OPERATIONS.items()):
         chosen = (number == place).nonzero()[:, 0]
-        if len(chosen):
+        if len(chosen) and name in done:
             changed[chosen] = operation(images[chosen], size[chosen])
     return changed
 
 
-def _operate_on_all(images: Tensor, number: Tensor, size: Tensor) -> Tensor:
+def _operate_on_all(images: Tensor, number: Tensor, size: Tensor, done: Collection[str]) -> Tensor:
     """The same where finding out which images drew an operation would wait for the device: every
     operation on all images, taken where it was drawn.
     """
     changed = images.clone()
-    for place, operation in enumerate(OPERATIONS.values()):
-        chosen = (number == place)[:, None, None, None]
-        changed = torch.where(chosen, operation(images, size), changed)
+    for place, (name, operation) in enumerate(OPERATIONS.items()):
+        if name in done:
+            chosen = (number == place)[:, None, None, None]
+            changed = torch.where(chosen, operation(images, size), changed)
     return changed

@@ -14,7 +14,21 @@ def label_loss(
     labels: Tensor,  # (B, K, *places)
 ) -> Tensor:
     """Σᵢ mean CE(labels, zᵢ) over all networks that learn."""
-    return add_up(F.cross_entropy(each, labels) for each in logits)
+    return add_up(known_loss(each, labels) for each in logits)
+
+
+def known_loss(
+    logits: Tensor,  # (B, K, *places)
+    labels: Tensor,  # (B, K, *places)
+    weights: Tensor | None = None,  # (K,) of the classes
+) -> Tensor:
+    """Mean CE(labels, z) over the decisions that have a label. Of label maps a row of zeros is
+    none, and one that sums to less than one counts less.
+    """
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, labels, weights)
+    shares = labels if weights is None else labels * weights.view(-1, 1, 1)
+    return F.cross_entropy(logits, labels, weights, reduction="sum") / shares.sum().clamp_min(1)
 
 
 def _loss(batch: Batch) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from distill.models.contract import check_normaliser
 from distill.models.modes import device_of, evaluating, modes_kept
-from distill.models.outputs import Output, find_output, pick, say_refusal, to_logits
+from distill.models.outputs import Output, find_output, pick, say_refusal, say_task, to_logits
 from distill.models.weights import require_tensors
 from distill.names import known_names
 from distill.options import OutputForm
@@ -106,6 +106,10 @@ class Classifier(nn.Module):
         self._cast = _cast(network)
         self.unused: tuple[str, ...] = ()
         """BatchNorm layers that take no part in an evaluation, once that was looked at."""
+        self.pooled: tuple[str, ...] = ()
+        """BatchNorm layers of a network that answers with maps whose input is one place an image,
+        once that was looked at: too few numbers to have moments.
+        """
         place = device_of(network)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(spec, name), device=place).view(1, -1, 1, 1)
@@ -192,7 +196,11 @@ class Classifier(nn.Module):
         expected = (2, *self.answer_shape)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             answer = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise EchosetError(f"{spec.model} answers {answer} to two images, expected {expected}")
+            doubt = say_task([logits], expected) if isinstance(logits, Tensor) else ""
+            remedy = f": {doubt}" if doubt else ""
+            raise EchosetError(
+                f"{spec.model} answers {answer} to two images, expected {expected}{remedy}"
+            )
         if not torch.isfinite(logits).all():
             raise EchosetError(
                 f"the answer of {spec.model} to a grey image is not finite; the checkpoint is "

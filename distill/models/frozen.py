@@ -74,7 +74,7 @@ class Frozen(nn.Module):
         self.precision = precision
         # Not submodules: the original is not ours to move, save or train.
         self._norms = find_batch_norms(original.network)
-        for name in original.unused:
+        for name in (*original.unused, *original.pooled):
             self._norms.pop(name, None)
         classifier = _copy_sharing_weights(original).eval()
         self._moments: Moments | None = None

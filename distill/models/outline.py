@@ -51,6 +51,7 @@ def require_room_for_answers(classifier: Classifier, path: str | Path) -> None:
     spec = classifier.spec
     counting = _Counting(f"what its layers make of an image of {say_size(spec.size)}", path)
     counting.add(math.prod(spec.shape) * 4)
+    counting.add(math.prod(classifier.answer_shape) * 4)
     handles = []
     for module in classifier.network.modules():
         if isinstance(module, nn.Conv2d):

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from distill.models.recognising import recognise, takes_sigmoid
 from distill.options import OutputForm
+from distill.sizes import say_size
 from synthesis_kernels.errors import EchosetError, reason_of
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Numbers of images that a network may be bound to."""
 BOUND = "images at once, and not any number"
 """In the message about a network that is: no other size would help it."""
-SUM_TOLERANCE = 1e-3
-"""Probabilities that a network computed in 16 bits sum to one no more exactly."""
 TINY = torch.finfo(torch.float32).tiny
 EPSILON = torch.finfo(torch.float32).eps
 
@@ -101,10 +100,26 @@ def find_logits(
     remedy = "say which are the logits (for a teacher --teacher.output NAME)"
     if not fitting:
         remedy = "set channels, size and classes to what it was trained on"
+    doubt = say_task([*tensors.values()], expected)
     raise EchosetError(
         f"{model} answers {list_shapes(tensors)} to two images, and {many} the shape {expected}; "
-        f"{remedy}"
+        f"{doubt or remedy}"
     )
+
+
+def say_task(answers: Sequence[Tensor], expected: tuple[int, ...]) -> str:
+    """What to do where a network answers with maps and rows are expected, or the other way round;
+    empty where neither is so.
+    """
+    has_maps = any(answer.ndim == 4 for answer in answers)
+    if len(expected) == 2 and has_maps:
+        return (
+            "maps are the answer to segmentation: say that this is its task (for a teacher "
+            "--teacher.task segmentation)"
+        )
+    if len(expected) == 4 and not has_maps:
+        return "segmentation needs a network that answers with maps, such as unet-16"
+    return ""
 
 
 def list_shapes(tensors: Mapping[str, Tensor]) -> str:
@@ -113,7 +128,14 @@ def list_shapes(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _fits(tensor: Tensor, expected: tuple[int, ...]) -> bool:
-    return tuple(tensor.shape) == expected or _is_single(tensor, expected[1:])
+    shape = expected[1:]
+    same = tuple(tensor.shape) == expected
+    return same or _is_single(tensor, shape) or is_map(tensor, shape)
+
+
+def is_map(answer: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether an answer is a map of logits where one is wanted, of whatever height and width."""
+    return len(shape) == 3 and answer.ndim == 4 and answer.shape[1] == shape[0]
 
 
 def _is_single(answer: Tensor, shape: tuple[int, ...]) -> bool:
@@ -123,7 +145,7 @@ def _is_single(answer: Tensor, shape: tuple[int, ...]) -> bool:
 
 
 def to_logits(answer: Tensor, form: OutputForm | None, shape: tuple[int, ...]) -> Tensor:
-    """An answer of this form as logits, (B, *shape).
+    """An answer of this form as logits, (B, *shape). Maps of another size are resized.
 
     The one logit z of a network that tells two classes apart becomes −z/2 and z/2, so that neither
     class is the one that others are measured from.
@@ -136,6 +158,8 @@ def to_logits(answer: Tensor, form: OutputForm | None, shape: tuple[int, ...]) -
     else:
         # Below the smallest float a softmax has rounded to 0; above it the gradient is right.
         logits = answer.float().clamp_min(TINY).log()
+    if isinstance(answer, Tensor) and is_map(answer, shape) and answer.shape[2:] != shape[1:]:
+        return F.interpolate(logits, shape[1:], mode="bilinear", align_corners=False)
     if not single:
         return logits
     half = logits.reshape(-1, 1) / 2
@@ -191,6 +215,8 @@ class Output(NamedTuple):
     """Whether it is one number, for two classes."""
     recognised: bool
     """Whether the form, which is not the usual one, was told by nobody."""
+    resized: str = ""
+    """What is said of maps that are of another size than the images."""
 
     def describe(self) -> str:
         """All of it in a line."""
@@ -199,16 +225,22 @@ class Output(NamedTuple):
             line += f", at '{self.output}' of the answer"
         if self.single:
             line += "; the one number z stands for −z/2 and z/2"
+        if self.resized:
+            line += f"; {self.resized}"
         return line
 
     def remarks(self) -> list[str]:
         """What a user should know before relying on it."""
-        if not self.recognised:
-            return []
-        return [
-            f"it seems to answer with {WORDS[self.form or 'logits']}; if so, say --teacher."
-            f"output_form {self.form}, or output_form='{self.form}' in Python, and if not, logits"
-        ]
+        lines = []
+        if self.recognised:
+            lines.append(
+                f"it seems to answer with {WORDS[self.form or 'logits']}; if so, say --teacher."
+                f"output_form {self.form}, or output_form='{self.form}' in Python, and if not, "
+                "logits"
+            )
+        if self.resized:
+            lines.append(f"it answers with {self.resized}")
+        return lines
 
 
 def find_output(
@@ -225,8 +257,12 @@ def find_output(
     output = find_logits(answer, (2, *shape), spec.model, spec.output)
     first = answer if output is None else pick(answer, output)
     single = _is_single(first, shape)
+    resized = ""
+    if is_map(first, shape) and first.shape[2:] != shape[1:]:
+        sizes = [say_size(tuple(each)) for each in (first.shape[2:], shape[1:])]
+        resized = f"maps of {sizes[0]}, resized to {sizes[1]} (bilinear)"
     if spec.output_form is not None or not _fits(first, (2, *shape)):
-        return Output(output, spec.output_form, single, False)
+        return Output(output, spec.output_form, single, False, resized)
     try:
         answers = [answer, *(ask(images) for images in probes[1:])]
     except Exception:  # whatever the network raises
@@ -234,47 +270,6 @@ def find_output(
     parts = answers if output is None else [pick(each, output) for each in answers]
     rows = torch.cat([part.detach().double().cpu() for part in parts])  # (N, K, *places)
     form = recognise(rows)
-    if form == "sigmoid" and not _takes_sigmoid(lambda: ask(probes[0]), first.shape):
+    if form == "sigmoid" and not takes_sigmoid(lambda: ask(probes[0]), first.shape):
         form = None  # small logits
-    return Output(output, form, single, form is not None)
-
-
-def recognise(rows: Tensor) -> OutputForm | None:  # (N, K, *places)
-    """The form of a network's answers to different images, if they are no logits.
-
-    No network of logits answers with rows that all sum to one. Numbers between 0 and 1 may be small
-    logits as well.
-    """
-    if not rows.isfinite().all() or rows.min() < 0:
-        return None
-    is_row = rows.ndim > 1 and rows.shape[1] > 1
-    if is_row and (rows.sum(1) - 1).abs().max() < SUM_TOLERANCE:
-        return "probabilities"
-    return "sigmoid" if rows.min() > 0 and rows.max() <= 1 else None
-
-
-def _takes_sigmoid(run: Callable[[], object], shape: torch.Size) -> bool:
-    """Whether a sigmoid of as many numbers is taken on the way."""
-    with _Sigmoids() as sigmoids:
-        run()
-    return shape.numel() in sigmoids.sizes
-
-
-class _Sigmoids(TorchDispatchMode):
-    """Notes how many numbers every sigmoid is taken of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in (torch.ops.aten.sigmoid, torch.ops.aten.sigmoid_):
-            self.sizes.append(result.numel())
-        return result
+    return Output(output, form, single, form is not None, resized)

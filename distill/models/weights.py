@@ -23,6 +23,8 @@ HARMLESS = (Namespace,)
 """What training scripts leave beside weights and torch does not know: a plain holder of values,
 which runs nothing.
 """
+AUXILIARY = "aux_classifier."
+"""Of the names of torchvision's second head, which only training needs."""
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.")
 
 
@@ -129,6 +131,7 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
     expected = network.state_dict()
     weights = _strip_prefixes(dict(weights), set(expected))
     weights = _take_part(weights, set(expected), source)
+    weights = _without_auxiliary(weights, set(expected), source)
     problems = {
         "missing": [key for key in _needed(expected) if key not in weights],
         "unexpected": [key for key in weights if key not in expected],
@@ -138,6 +141,19 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
     if described:
         raise EchosetError(f"the weights in {source} do not fit the model; {'; '.join(described)}")
     return weights
+
+
+def _without_auxiliary(
+    weights: dict[str, Tensor], expected: set[str], source: str
+) -> dict[str, Tensor]:
+    """Drop the head that helped a segmentation network of torchvision's to train, where the
+    network was built without it, as is usual.
+    """
+    extra = [key for key in weights if key.startswith(AUXILIARY) and key not in expected]
+    if not extra or any(key.startswith(AUXILIARY) for key in expected):
+        return weights
+    say_once(f"{source}: left out the auxiliary head, which only training needs")
+    return {key: tensor for key, tensor in weights.items() if key not in extra}
 
 
 def require_tensors(network: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from distill.views import ask, bank_answers, forget_answers
 from synthesis_kernels.errors import EchosetError
 
 USUAL = DistillOptions()
+MOST = 2**30
+"""Bytes that answers may take where there is one at each of several places of an image."""
 
 
 def add_answers(
@@ -42,6 +45,7 @@ def add_answers(
         forget_answers(folder)  # of a run killed at its very end
         return data
     teacher = as_classifier(teacher)
+    require_budget(teacher, len(data), per_image)
     if not made_by(data, teacher):
         raise EchosetError(f"{folder} was made by another teacher; its answers must be that one's")
     _leave_others(data, folder)
@@ -60,6 +64,21 @@ def add_answers(
     write_manifest(folder, manifest)
     forget_answers(folder)
     return replace(data, manifest=manifest, answers=find_set_answers(folder))
+
+
+def require_budget(teacher: Classifier, images: int, per_image: int) -> None:
+    """Refuse answers at many places of an image that would take more than `MOST` bytes."""
+    classes, *places = teacher.answer_shape
+    size = 2 * math.prod(teacher.answer_shape) * images * per_image
+    if not places or size <= MOST:
+        return
+    fit = MOST * per_image // size
+    fewer = f"ask for {fit} at most (--answers {fit})" if fit else "leave them out (--answers 0)"
+    raise EchosetError(
+        f"answers to {per_image} views of {images:,} images would take {size / 2**30:.1f} GiB: 2 "
+        f"bytes for each of {classes} classes at each of {' × '.join(map(str, places))} places. "
+        f"{MOST / 2**30:.0f} GiB is the most; {fewer}, and distill asks the teacher itself"
+    )
 
 
 def made_by(data: TransferSet, teacher: Classifier) -> bool:

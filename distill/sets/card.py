@@ -22,13 +22,11 @@ FEW = 100
 """Classes that are listed one by one."""
 FILES: dict[ExportForm, dict[str, str]] = {
     "folder": {
-        "*/*.png": "pictures, a folder a class",
-        "answers.npz": "the teacher's logits of each picture, in ImageFolder's order, and their "
-        "`files`",
+        "answers.npz": "the teacher's logits of each picture, in the order of their paths, which "
+        "are its `files`",
     },
     "npz": {},
     "webdataset": {
-        "set-*.tar": "archives of .png, .cls (the class) and .npy (the teacher's logits)",
         "_info.json": "how many are in which archive, for timm",
     },
     "set": {
@@ -36,8 +34,7 @@ FILES: dict[ExportForm, dict[str, str]] = {
         "manifest.json": "every option that the set was made with",
     },
 }
-DATA: dict[ExportForm, str] = {"folder": "*/*.png", "webdataset": "set-*.tar"}
-"""What Hugging Face's `load_dataset` is to read."""
+ARCHIVES = "set-*.tar"
 
 
 def write_card(content: Content, form: ExportForm, folder: Path, license: str, notes: str) -> None:
@@ -45,7 +42,7 @@ def write_card(content: Content, form: ExportForm, folder: Path, license: str, n
     parts = [
         _head(content, form, license),
         _what(content),
-        _files(form),
+        _files(form, content.data),
         _made(content.data),
         _balance(content.data),
         f"## Scores\n\n{notes}" if notes else "",
@@ -57,15 +54,19 @@ def write_card(content: Content, form: ExportForm, folder: Path, license: str, n
 
 def _head(content: Content, form: ExportForm, license: str) -> str:
     """What Hugging Face reads of a card."""
+    words = content.data.task.words
     head: dict[str, Any] = {
         "license": license,
         "pretty_name": _title(content.data),
-        "task_categories": ["image-classification"],
+        "task_categories": [words.category],
         "tags": ["synthetic", "knowledge-distillation"],
         "size_categories": [_size(len(content))],
     }
-    if form in DATA:
-        head["configs"] = [{"config_name": "default", "data_files": DATA[form]}]
+    if form == "folder":
+        loaded = words.loaded if isinstance(words.loaded, str) else list(words.loaded)
+        head["configs"] = [{"config_name": "default", "data_files": loaded}]
+    if form == "webdataset":
+        head["configs"] = [{"config_name": "default", "data_files": ARCHIVES}]
     return f"---\n{yaml.safe_dump(head, sort_keys=False).strip()}\n---"
 
 
@@ -84,8 +85,8 @@ def _what(content: Content) -> str:
     lines = [
         f"# {_title(data)}",
         f"{len(data):,} synthetic images, {channels}×{height}×{width}, of {data.classes} classes, "
-        "with the answers of the trained network that they were made from. A label is that "
-        "network's decision.",
+        "with the answers of the trained network that they were made from. "
+        f"{data.task.words.label}",
     ]
     if content.views:
         lines.append(f"The pictures are {content.views} views of each image.")
@@ -106,8 +107,9 @@ def _what(content: Content) -> str:
     return "\n\n".join(lines)
 
 
-def _files(form: ExportForm) -> str:
+def _files(form: ExportForm, data: TransferSet) -> str:
     rows = {
+        **_own_files(form, data),
         **FILES[form],
         "set.npz": "images, labels, logits and the answers to views, for NumPy",
         "train_elsewhere.py": "trains a student on `set.npz`, with numpy and torch alone",
@@ -116,6 +118,14 @@ def _files(form: ExportForm) -> str:
         rows["about.json"] = "every option that the set was made with"
     table = [f"| `{name}` | {text} |" for name, text in rows.items()]
     return "\n".join(["| file | holds |", "| --- | --- |", *table])
+
+
+def _own_files(form: ExportForm, data: TransferSet) -> dict[str, str]:
+    """Those that the task has a say in."""
+    words = data.task.words
+    if form == "webdataset":
+        return {ARCHIVES: f"archives of .png, {words.archive} and .npy (the teacher's logits)"}
+    return dict(words.folder) if form == "folder" else {}
 
 
 def _made(data: TransferSet) -> str:
@@ -136,20 +146,17 @@ def _made(data: TransferSet) -> str:
 
 def _balance(data: TransferSet) -> str:
     counts = data.counts()
-    unit = "images" if data.labels.ndim == 1 else "decisions"
-    span = (
-        f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-    )
-    lines = ["## Balance", "", f"{span} {unit} of each class."]
+    words = data.task.words
+    lines = ["## Balance", "", f"{words.spread(counts)} {words.measure} of each class."]
     short = data.manifest.get("short") or {}
     if short:
         lacks = ", ".join(f"{count} of class {label}" for label, count in short.items())
         lines += ["", f"Less than was asked for: {lacks}."]
     if data.classes <= FEW:
-        lines += ["", f"| class | {unit} |", "| --- | --- |"]
+        lines += ["", f"| class | {words.heading} |", "| --- | --- |"]
         for label, count in enumerate(counts):
             name = show_class(label, data.class_names).replace("|", "\\|")
-            lines.append(f"| {name} | {count:,} |")
+            lines.append(f"| {name} | {words.tell(count, sum(counts))} |")
     return "\n".join(lines)
 
 

@@ -41,14 +41,16 @@ def export(
 
     folder: one folder of PNGs per class, its name padded with zeros, so that names and classes sort
     alike (torchvision's ImageFolder, timm, Hugging Face's imagefolder), and the logits as
-    answers.npz. npz: `images` (N,H,W[,C]) uint8, `labels`, `logits`, `priority`, `mean`, `std`; of
-    a set with answers to views these, and what makes the views. webdataset: tar archives of .png,
-    .cls and .npy (the logits). set: a transfer set again. With `views`, pictures are of so many
-    views of each image, each with its own answer.
+    answers.npz; where labels are maps, pictures in `images` and maps in `labels`, indexed PNGs of
+    the same names. npz: `images` (N,H,W[,C]) uint8, `labels`, `logits`, `priority`, `mean`, `std`;
+    of a set with answers to views these, and what makes the views. webdataset: tar archives of
+    .png, .cls or, where labels are maps, .seg.png, and .npy (the logits). set: a transfer set
+    again. With `views`, pictures are of so many views of each image, each with its own answer.
 
     All have beside them the npz, a script that trains a student on it, a data set's card with
     `license` and `notes`, the manifest as about.json (but for a set), and the files in `beside`.
-    Where classes have names, a folder's ends in its class's, and npz has `class_names`.
+    Where classes have names, a class's folder ends in its own, folders of label maps have
+    classes.txt beside them, and npz has `class_names`.
     """
     out = Path(out)
     content = Content(data, views)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from synthesis_kernels.errors import EchosetError, suggest
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from distill.models.classifier import ModelSpec
     from distill.options import ViewOptions
+    from distill.tasks.words import Words
 
 TASKS = {
     "classification": "distill.tasks.classification:Classification",
@@ -30,6 +31,13 @@ TASKS = {
 USUAL = "classification"
 """The task where nobody names one."""
 
+DENSE = "segmentation"
+"""The task of networks that answer with maps."""
+
+
+Figures: TypeAlias = "dict[str, float | list[float | None]]"
+"""What a task measures, by name."""
+
 
 class Task(Protocol):
     """What a network decides, and what that means for quotas, targets, labels and figures.
@@ -39,6 +47,13 @@ class Task(Protocol):
 
     label_dtype: torch.dtype
     """How labels are stored in a transfer set."""
+    exact: bool
+    """Whether an image counts for one class alone, so that quotas can be met exactly."""
+    words: Words
+    """What tables, pages and cards call its decisions and labels."""
+
+    label_maps: bool
+    """Whether images have label maps, and not one label each, where they are read from files."""
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """Where in an image there is a decision: () for one an image, (height, width) for maps."""
@@ -51,7 +66,7 @@ class Task(Protocol):
 
     def mixed_rows(
         self,
-        rows: Tensor,  # (N, K, *places) one row an image of the pool
+        rows: Tensor,  # (N, K, *places) of the pool; of label maps bytes, 255 for 1
         index: Tensor,  # (B,)
         view: Tensor,  # (B,)
         pool: Tensor,  # (N, C, H, W)
@@ -73,8 +88,10 @@ class Task(Protocol):
         self,
         logits: Tensor,  # (N, K, *places) float32
         labels: Tensor,  # (N, *places)
-    ) -> dict[str, float]:
-        """Figures of the task's own, the one to judge by first."""
+    ) -> Figures:
+        """Figures of the task's own, the one to judge by first; a list has one a class, None where
+        the labels have none of it. Places without a label count nowhere.
+        """
 
     def check_folders(self, counts: Sequence[int]) -> None:
         """Refuse to export what folders of pictures can't say; `counts` are decisions."""
@@ -89,6 +106,16 @@ class Task(Protocol):
 
     def label_files(self, label: Tensor) -> dict[str, bytes]:  # (*places)
         """An image's label in an archive: suffixes, and what the files hold."""
+
+    def paint(self, labels: Tensor) -> Tensor | None:  # (B, *places) -> (B, 3, H, W) uint8
+        """Labels as pictures of the images' size, in the colours of `distill.data.palette`;
+        None where they are none.
+        """
+
+
+def say_figure(name: str) -> str:
+    """A figure's name in words, such as mean IoU."""
+    return name.replace("_", " ").replace("iou", "IoU")
 
 
 @cache

@@ -9,17 +9,22 @@ import torch
 from torch import Tensor
 
 from distill.data.augment import view_labels
+from distill.tasks.words import Words
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
     from distill.options import ViewOptions
+    from distill.tasks import Figures
 
 
 class Classification:
     """One label an image (see `distill.tasks.Task`)."""
 
+    exact = True
     label_dtype = torch.int64
+    label_maps = False
+    words = Words()
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """One decision for the whole image."""
@@ -58,7 +63,7 @@ class Classification:
         """The answer itself."""
         return logits
 
-    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    def measure(self, logits: Tensor, labels: Tensor) -> Figures:
         """Nothing beside accuracy and calibration, which every task has."""
         return {}
 
@@ -82,3 +87,6 @@ class Classification:
     def label_files(self, label: Tensor) -> dict[str, bytes]:  # ()
         """The class as a number in text."""
         return {"cls": str(int(label)).encode()}
+
+    def paint(self, labels: Tensor) -> None:
+        """A class is no picture."""

@@ -4,11 +4,16 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthesis_kernels.errors import EchosetError
+
 VOID = -100
 """The label where nothing is asked or known, as torch's losses have it."""
+MOST_ROWS = 16 * 2**30
+"""Bytes that the labels of a pool may take."""
 
 
 def decide(logits: Tensor) -> Tensor:  # (B, K, *places) -> (B, *places)
@@ -35,6 +40,26 @@ def label_rows(labels: Tensor, classes: int) -> Tensor:  # (B, *places) -> (B, K
     return rows * (labels >= 0).unsqueeze(1)
 
 
+def pool_rows(labels: Tensor, classes: int) -> Tensor:  # (N, *places) -> (N, K, *places)
+    """`label_rows` of a pool, to make views of. Those of label maps are bytes, 255 for 1, and take
+    a quarter of the memory; of more than `MOST_ROWS` bytes they are refused.
+    """
+    if labels.ndim == 1:
+        return label_rows(labels, classes)
+    size = labels.numel() * classes
+    if size > MOST_ROWS:
+        places = " × ".join(str(side) for side in labels.shape[1:])
+        raise EchosetError(
+            f"label maps of {len(labels):,} images, {places}, and {classes} classes would take "
+            f"{size / 2**30:.1f} GiB of memory, and {MOST_ROWS / 2**30:.0f} are the most; take "
+            "fewer images, or smaller ones, or the teacher's labels"
+        )
+    rows = labels.new_zeros((len(labels), classes, *labels.shape[1:]), dtype=torch.uint8)
+    for label in range(classes):
+        rows[:, label] = (labels == label).to(torch.uint8) * 255
+    return rows
+
+
 def share_hit(decisions: Tensor, targets: Tensor) -> Tensor:  # (B, *places) twice -> ()
     """The share of what was asked for that was decided."""
-    return (decisions == targets).sum() / (targets != VOID).sum().clamp_min(1)
+    return (decisions == targets).sum() / (targets >= 0).sum().clamp_min(1)

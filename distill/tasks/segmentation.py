@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from distill.data.augment import view_maps
+from distill.data.palette import VOID_VALUE, paint, to_indexed_png
 from distill.tasks.layouts import draw_layouts
-from distill.tasks.places import count_decisions, decide, label_rows
+from distill.tasks.places import count_decisions, decide
+from distill.tasks.words import Words
+from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from distill.models.classifier import ModelSpec
     from distill.options import ViewOptions
+    from distill.tasks import Figures
+
+FAINT = 0.25
+"""Of an equal share of the pixels: a class with less than that is not what an image is kept for."""
 
 
 class Segmentation:
@@ -22,10 +30,32 @@ class Segmentation:
     An image counts for the class that it has most of, compared with what the images beside it have.
     """
 
+    exact = False
     label_dtype = torch.uint8
+    label_maps = True
+    words = Words(
+        unit="pixels",
+        shares=True,
+        label="A label map has that network's decision at each pixel: the value of a pixel is its "
+        "class, and the palette is for looking at it.",
+        category="image-segmentation",
+        folder={
+            "images/*.png": "pictures",
+            "labels/*.png": "label maps of the same names: indexed PNGs, whose values are classes",
+            "metadata.jsonl": "which label map belongs to which picture, for Hugging Face",
+            "classes.txt": "the classes' names, one a line, where they have names",
+        },
+        loaded=("metadata.jsonl", "images/*.png", "labels/*.png"),
+        archive=".seg.png (the label map, an indexed PNG whose values are classes)",
+    )
 
     def places(self, spec: ModelSpec) -> tuple[int, ...]:
         """Every pixel."""
+        if spec.classes > VOID_VALUE:
+            raise EchosetError(
+                f"label maps are kept in bytes, with {VOID_VALUE} classes at most; {spec.model} "
+                f"has {spec.classes:,}"
+            )
         return (spec.height, spec.width)
 
     def group(self, labels: Tensor, classes: int) -> Tensor:  # (B, H, W) -> (B,)
@@ -34,7 +64,7 @@ class Segmentation:
         """
         shares = torch.stack([count_decisions(each, classes) for each in labels]).float()
         shares = shares / shares.sum(1, keepdim=True).clamp_min(1)
-        return (shares / (shares.mean(0) + 1 / classes)).argmax(1)
+        return (shares / (shares.mean(0) + FAINT / classes)).argmax(1)
 
     def targets(self, wanted: Tensor, spec: ModelSpec, random: torch.Generator) -> Tensor:
         """Maps of flat segments, most of them of the class that is wanted."""
@@ -42,15 +72,17 @@ class Segmentation:
 
     def mixed_rows(
         self,
-        rows: Tensor,  # (N, K, H, W)
+        rows: Tensor,  # (N, K, H, W) floats, or bytes of 0 and 255
         index: Tensor,  # (B,)
         view: Tensor,  # (B,)
         pool: Tensor,  # (N, C, H, W)
         options: ViewOptions,
         seed: int,
     ) -> Tensor:  # (B, K, H, W)
-        """The maps moved as their images are."""
-        raise NotImplementedError
+        """The maps moved as their images are. What comes in from outside, or is cut out, has no
+        label, that is, a row of zeros; between two classes a row is partly one, partly the other.
+        """
+        return view_maps(rows, index, view, options, seed)
 
     def shortfall(self, counts: Sequence[int], quotas: Sequence[int]) -> dict[int, int]:
         """Images' worth of pixels that a class lacks of half its quota."""
@@ -71,16 +103,20 @@ class Segmentation:
         """The logarithm of the mean probabilities."""
         return logits.softmax(1).mean((2, 3)).clamp_min(1e-12).log()
 
-    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """The mean over classes of intersection over union."""
+    def measure(self, logits: Tensor, labels: Tensor) -> Figures:
+        """Intersection over union: its mean over the classes that the labels have, and of each."""
         classes = logits.shape[1]
-        decided = decide(logits)
-        rows = label_rows(labels, classes).bool()
-        chosen = label_rows(decided, classes).bool() & rows.any(1, keepdim=True)
-        both = (rows & chosen).sum((0, 2, 3))
-        either = (rows | chosen).sum((0, 2, 3))
-        seen = rows.sum((0, 2, 3)) > 0
-        return {"mean_iou": float((both[seen] / either[seen]).mean())}
+        known = labels >= 0
+        pairs = labels[known].long() * classes + decide(logits)[known]
+        table = pairs.bincount(minlength=classes**2).view(classes, classes)  # truth, decision
+        both = table.diagonal()
+        truth = table.sum(1)
+        either = truth + table.sum(0) - both
+        shares = (both.double() / either).tolist()
+        counts = truth.tolist()
+        iou = [share if count else None for share, count in zip(shares, counts, strict=True)]
+        some = [share for share in iou if share is not None]
+        return {"mean_iou": sum(some) / len(some), "iou": iou}
 
     def check_folders(self, counts: Sequence[int]) -> None:
         """Nothing: classes are values in label maps, whatever folders there are."""
@@ -90,9 +126,13 @@ class Segmentation:
         return "images"
 
     def folder_files(self, label: Tensor, name: str) -> dict[str, bytes]:  # (H, W)
-        """The label map as a picture."""
-        raise NotImplementedError
+        """The label map as an indexed PNG."""
+        return {f"labels/{name}.png": to_indexed_png(label)}
 
     def label_files(self, label: Tensor) -> dict[str, bytes]:  # (H, W)
-        """The label map as a picture."""
-        raise NotImplementedError
+        """The label map as an indexed PNG."""
+        return {"seg.png": to_indexed_png(label)}
+
+    def paint(self, labels: Tensor) -> Tensor:  # (B, H, W) -> (B, 3, H, W) uint8
+        """A colour a class."""
+        return paint(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distill.ranges import require_least, require_most
 from distill.runtime import Runtime
 from distill.tracking import check_track
 from inversion.presets import PresetName
@@ -45,6 +46,19 @@ class OwningRun(Common):
 
     overwrite: bool = False
     """Write over files in OUT that this verb has not made. Without it they are refused."""
+
+
+@dataclass(frozen=True)
+class MapsRun(Common):
+    """Of verbs that read label maps."""
+
+    void: int = 255
+    """For segmentation: the value in a label map where nothing is known, which counts nowhere."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, "", 0, "void")
+        require_most(self, "", 65_535, "void")
 
 
 @dataclass(frozen=True)

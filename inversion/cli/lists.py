@@ -30,6 +30,7 @@ ZOO = {
     "convnet-gn-<width>": "the same with GroupNorm; the width is a multiple of 4",
     "resnet-gn-<width>": "a small ResNet with GroupNorm; the width is a multiple of 4",
     "vit-<width>x<depth>": "a vision transformer for 32×32 images; the width is a multiple of 32",
+    "unet-<width>": "a U-Net with BatchNorm, for segmentation, such as unet-16",
     "wrn-<depth>-<widen>": "wide residual networks, such as wrn-40-2",
     "cifar-resnet18": "ResNet-18 with a stem for 32×32 images",
     "cifar-resnet34": "ResNet-34 with a stem for 32×32 images",
@@ -37,9 +38,9 @@ ZOO = {
     "cifar-mobilenetv2": "MobileNetV2 for 32×32 images",
 }
 ELSEWHERE = {
-    "resnet18, …": "any classifier of torchvision, by its name",
+    "resnet18, …": "any classifier or segmentation network of torchvision, by its name",
     "timm:NAME": "any network of timm (extra timm)",
-    "hf:NAME": "any image classifier of Hugging Face's transformers (extra hf)",
+    "hf:NAME": "any image classifier or segmentation network of transformers (extra hf)",
     "package.module.Net": "your own class or function; its code is run",
 }
 STORED = {

@@ -10,7 +10,7 @@ from typing import Literal
 from distill.options import DistillOptions, ExportForm, StudentOptions
 from distill.ranges import require_least
 from inversion.cli.common import Common as Common
-from inversion.cli.common import LoadingRun, OwningRun, PresetRun, TrackedRun
+from inversion.cli.common import LoadingRun, MapsRun, OwningRun, PresetRun, TrackedRun
 from inversion.cli.lists import LISTS
 from inversion.cli.schema_measuring import BenchRun as BenchRun
 from inversion.cli.schema_measuring import EvaluateRun as EvaluateRun
@@ -29,7 +29,7 @@ from synthesis_kernels.errors import EchosetError, suggest
 
 
 @dataclass(frozen=True)
-class DemoRun(PresetRun, TrackedRun, OwningRun):
+class DemoRun(PresetRun, TrackedRun, OwningRun, MapsRun):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
@@ -120,13 +120,13 @@ class CollectRun(LoadingRun):
 
 
 @dataclass(frozen=True)
-class DistillRun(PresetRun, TrackedRun, OwningRun):
+class DistillRun(PresetRun, TrackedRun, OwningRun, MapsRun):
     """`echoset distill`."""
 
     set: str = "runs/set"
     """What to learn from: a transfer set's folder, or any images: a folder of pictures or of one
-    folder per class, MNIST's raw files, torchvision's CIFAR, an .npz file, torchvision:NAME:ROOT.
-    The train split where there are splits.
+    folder per class, MNIST's raw files, torchvision's CIFAR, an .npz file, torchvision:NAME:ROOT;
+    for segmentation folders images and labels. The train split where there are splits.
     """
     beside: str | None = None
     """More to learn from, as for --set: say, a set of procedural pictures that `collect` made."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from distill.options import DistillOptions, StudentOptions, StudyOptions
 from distill.ranges import require_least
-from inversion.cli.common import LoadingRun, OwningRun
+from inversion.cli.common import LoadingRun, MapsRun, OwningRun
 from inversion.options import ScoreOptions, TeacherOptions
 
 
 @dataclass(frozen=True)
-class EvaluateRun(LoadingRun):
+class EvaluateRun(LoadingRun, MapsRun):
     """`echoset evaluate`."""
 
     model: TeacherOptions = TeacherOptions()
@@ -23,8 +23,9 @@ class EvaluateRun(LoadingRun):
     --against.model X.
     """
     data: str | None = None
-    """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class) or an .npz file;
-    default: the bundled MNIST slice, for its network alone.
+    """A folder (MNIST's raw files, torchvision's CIFAR, one folder per class; for segmentation
+    folders images and labels) or an .npz file; default: the bundled MNIST slice, for its network
+    alone.
     """
     page: str | None = None
     """Also write an HTML page: accuracy by class, what is taken for what, and mistakes."""
@@ -80,7 +81,7 @@ class BenchRun(LoadingRun):
 
 
 @dataclass(frozen=True)
-class StudyRun(LoadingRun, OwningRun):
+class StudyRun(LoadingRun, OwningRun, MapsRun):
     """`echoset study`."""
 
     sets: dict[str, str] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class StudyRun(LoadingRun, OwningRun):
 
 
 @dataclass(frozen=True)
-class ScoreRun(LoadingRun):
+class ScoreRun(LoadingRun, MapsRun):
     """`echoset score SET [SET …]`."""
 
     sets: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,8 @@ class AnswerOptions(Brief):
 
     per_image: int | None = None
     """Views of each image to which the set carries the teacher's answers; 0 = none. By default 16,
-    and in a demo as many as its own distillation asks for, where answers are all that it asks.
+    and in a demo as many as its own distillation asks for, where answers are all that it asks; none
+    where there is an answer for each pixel, of which a set carries 1 GiB at most.
     Short: --answers 16; a finished set gets them by the same command.
     """
     views: ViewOptions | None = None

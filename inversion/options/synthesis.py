@@ -79,6 +79,10 @@ class ObjectiveOptions(Brief):
     """Weight of the disagreement with the adversarial student, where both still choose the same
     class; 0 = no adversary.
     """
+    adversary_log: bool = False
+    """Count the disagreement d by its logarithm, log(1 + d), as DFAD does for label maps: where it
+    is large already it then pulls less.
+    """
     adversary_after: int = 6
     """Generator calls before the adversary counts. (It learns from `adversary.begins` on.)"""
     phi: bool = True

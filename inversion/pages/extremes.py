@@ -22,7 +22,7 @@ COMPARED = 2000
 SIDE = 16
 """Images are compared at so many pixels a side, at most."""
 AT_ONCE = 100
-"""Images that are shrunk at once."""
+"""Images that are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Extremes:
 
 def extremes(transfer_set: TransferSet) -> Extremes:
     """The images that stand out."""
-    confidence = per_image(transfer_set.logits.float().softmax(1).amax(1))
+    confidence = per_image(confidences(transfer_set))
     groups = transfer_set.groups.tolist()
     names = transfer_set.class_names
     labels = [show_class(group, names) for group in groups]
@@ -63,8 +63,21 @@ def _surest(groups: Sequence[int], confidence: Tensor) -> list[int]:
 def _picture(
     transfer_set: TransferSet, place: int, labels: Sequence[str], confidence: Tensor
 ) -> Picture:
-    png = thumbnail(transfer_set.images[place].numpy())
-    return Picture(png, [labels[place], f"{confidence[place]:.1%}"])
+    return Picture(_shown(transfer_set, place), [labels[place], f"{confidence[place]:.1%}"])
+
+
+def _shown(transfer_set: TransferSet, place: int) -> str:
+    """An image, with its label map where it has one."""
+    painted = transfer_set.task.paint(transfer_set.labels[place : place + 1])
+    return thumbnail(
+        transfer_set.images[place].numpy(), None if painted is None else painted[0].numpy()
+    )
+
+
+def confidences(transfer_set: TransferSet) -> Tensor:  # (N, *places)
+    """The softmax of each decision."""
+    parts = transfer_set.logits.split(AT_ONCE)
+    return torch.cat([part.float().softmax(1).amax(1) for part in parts])
 
 
 def _most_alike(
@@ -97,7 +110,7 @@ def _most_alike(
 
 
 def _plain(transfer_set: TransferSet, place: int, labels: Sequence[str]) -> Picture:
-    return Picture(thumbnail(transfer_set.images[place].numpy()), [labels[place]])
+    return Picture(_shown(transfer_set, place), [labels[place]])
 
 
 def _correlations(images: Tensor, chosen: Tensor) -> Tensor:  # (N, C, H, W) -> (n, n)

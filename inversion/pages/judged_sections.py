@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distill.names import known_names, show_class
 from inversion.classes import MOST_NAMED, MOST_ROWS
+from inversion.pages.gallery import legend
 from inversion.pages.plots import Plot, histogram
 
 BLUE = "37, 99, 235"
@@ -16,6 +17,8 @@ RED = "220, 38, 38"
 DARK = 0.6
 """From this shade on a cell's figure is white."""
 BINS = 20
+IMAGES = "images"
+"""What is counted where a document says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class Judged:
     mistakes: list[Picture]
     mistakes_title: str
     mistakes_note: str
+    matrix_note: str = ""
+    samples: list[Picture] = field(default_factory=list)
+    """Pictures beside label maps."""
+    samples_note: str = ""
+    legend: list[tuple[str, str]] = field(default_factory=list)
+    """Colours and names of the classes of these maps."""
 
 
 def judged_part(document: Mapping[str, Any]) -> Judged | None:
@@ -64,6 +73,7 @@ def judged_part(document: Mapping[str, Any]) -> Judged | None:
     names = known_names(document.get("class_names"), document["classes"])
     tested = document["tested"]
     few = document["classes"] <= MOST_ROWS
+    samples = [_sample(one) for one in document.get("samples", [])]
     rows, more = _class_rows(document, networks, names)
     return Judged(
         title="Accuracy by class" if tested else "Agreement by class",
@@ -76,6 +86,10 @@ def judged_part(document: Mapping[str, Any]) -> Judged | None:
         mistakes=[_mistake(one, networks, names, tested) for one in document["mistakes"]],
         mistakes_title=f"What the {networks[0]} gets wrong" if tested else "Where they differ",
         mistakes_note=_mistakes_note(document, networks),
+        matrix_note=_matrix_note(document),
+        samples=samples,
+        samples_note=_samples_note(document, networks),
+        legend=legend(document["classes"], names) if samples else [],
     )
 
 
@@ -95,6 +109,33 @@ def _note(document: Mapping[str, Any], networks: Sequence[str]) -> str:
     return (
         f"How often the {own} decides as the {other} does, by the {other}'s decision, on {images} "
         f"of {document['data']}, from which it learnt. No test data was given."
+    )
+
+
+def _matrix_note(document: Mapping[str, Any]) -> str:
+    columns = "Columns: the decision, by the class's number."
+    if _unit(document) == IMAGES:
+        return f"Rows: what an image is. {columns} Shades: shares of a row."
+    return f"Rows: what is there. {columns} Shares of a row's {_unit(document)}."
+
+
+def _unit(document: Mapping[str, Any]) -> str:
+    return str(document.get("unit", IMAGES))
+
+
+def _sample(one: Mapping[str, Any]) -> Picture:
+    return Picture(one["png"], [f"{one['right']:.1%} alike"])
+
+
+def _samples_note(document: Mapping[str, Any], networks: Sequence[str]) -> str:
+    """What stands beside a picture, from left to right."""
+    own, *others = networks
+    maps = [f"{other}'s map" for other in others]
+    if document["tested"]:
+        maps = ["labels (black: none)", *(maps if "other_right" in document else [])]
+    return (
+        f"From left to right: image, {', '.join(maps)}, {own}'s map. Below: how much of the first "
+        f"map the {own} decides alike."
     )
 
 
@@ -118,7 +159,7 @@ def _class_rows(
     columns = [class_shares(document)]
     if tested and "other_right" in document:
         columns.append(class_shares(document, "other_right"))
-    heads = ("class", "images", *(networks[: len(columns)] if tested else ["agreement"]))
+    heads = ("class", _unit(document), *(networks[: len(columns)] if tested else ["agreement"]))
     own = columns[0]
     labels = list(range(document["classes"]))
     more = ""
@@ -163,13 +204,14 @@ def _matrix(
         cells = []
         for decision, count in enumerate(row):
             share = count / max(1, sum(row))
-            cells.append(_cell(count, share, BLUE if decision == label else RED))
+            told = f"{count:,}" if _unit(document) == IMAGES else f"{share:.0%}"
+            cells.append(_cell(told if count else "·", share, BLUE if decision == label else RED))
         rows.append((show_class(label, names), cells))
     return rows
 
 
-def _cell(count: int, share: float, colour: str) -> Cell:
-    return Cell(f"{count:,}" if count else "·", colour, f"{share:.2f}", share > DARK)
+def _cell(text: str, share: float, colour: str) -> Cell:
+    return Cell(text, colour, f"{share:.2f}", share > DARK)
 
 
 def _pair_rows(
@@ -177,7 +219,7 @@ def _pair_rows(
 ) -> list[tuple[str, ...]]:
     """The pairs that are confused most."""
     truth = "class" if document["tested"] else networks[1]
-    rows: list[tuple[str, ...]] = [(truth, "taken for", "images", "share of the class")]
+    rows: list[tuple[str, ...]] = [(truth, "taken for", _unit(document), "share of the class")]
     for label, decision, count in document["pairs"][:MOST_NAMED]:
         share = count / document["counts"][label]
         rows.append(

@@ -1,18 +1,21 @@
 """What is kept of judged images for a page: figures by class, what is taken for what, and some of
-the mistakes as small pictures. It is one JSON document.
+the mistakes as small pictures, or pictures beside label maps. It is one JSON document.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from distill.tasks.places import count_decisions
 from inversion.classes import MOST_ROWS
-from inversion.pages.gallery import thumbnail
+from inversion.pages.gallery import panels, thumbnail
+
+if TYPE_CHECKING:
+    from distill.tasks import Task
 
 JUDGED = "judged.json"
 STUDENT_FILE = "student.json"
@@ -20,6 +23,8 @@ STUDENT_FILE = "student.json"
 MOST_PAIRS = 100
 """Pairs of classes that are kept where there are too many for a matrix."""
 MOST_MISTAKES = 12
+MOST_SAMPLES = 8
+"""Pictures beside their label maps."""
 SAMPLE = 2000
 """Images that a student is compared with its teacher on, where no test data was given."""
 
@@ -34,6 +39,7 @@ def judge(
     data: str = "test data",
     tested: bool = True,
     class_names: Sequence[str] | None = None,
+    task: Task | None = None,
 ) -> dict[str, Any]:
     """The document. `data` is what the images are called. `tested` says that the truth is the
     labels of test data; otherwise it is the other network's decisions.
@@ -57,6 +63,9 @@ def judge(
         document["other_right"] = count_decisions(truth[other == truth], classes).tolist()
     if class_names:
         document["class_names"] = list(class_names)
+    if task is not None and truth.ndim > 1:
+        document["unit"] = task.words.unit
+        document["samples"] = _show_samples(images, truth, decisions, other, tested, task)
     return document
 
 
@@ -67,7 +76,7 @@ def sample_places(count: int) -> Tensor:
 
 def _count_pairs(truth: Tensor, decisions: Tensor, classes: int) -> list[list[int]]:
     """True class, decision and how often, of wrong decisions, the most frequent first."""
-    wrong = truth != decisions
+    wrong = (truth != decisions) & (truth >= 0)
     codes = truth[wrong] * classes + decisions[wrong]
     found, counts = codes.unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)
@@ -77,6 +86,32 @@ def _count_pairs(truth: Tensor, decisions: Tensor, classes: int) -> list[list[in
     for code, count in zip(found[order].tolist(), counts[order].tolist(), strict=True):
         pairs.append([code // classes, code % classes, count])
     return pairs
+
+
+def _show_samples(
+    images: Tensor,
+    truth: Tensor,
+    decisions: Tensor,
+    other: Tensor | None,
+    tested: bool,
+    task: Task,
+) -> list[dict[str, Any]]:
+    """Some images, evenly spread, each beside the painted maps of the labels or the teacher, of the
+    network beside the judged one, and of that; none where labels can't be painted.
+    """
+    samples = []
+    for place in torch.linspace(0, len(images) - 1, min(MOST_SAMPLES, len(images))).long().tolist():
+        maps = [truth[place], decisions[place]]
+        if other is not None and tested:
+            maps.insert(1, other[place])
+        painted = task.paint(torch.stack([each.long() for each in maps]))
+        if painted is None:
+            return []
+        known = truth[place] >= 0
+        right = (decisions[place] == truth[place])[known].float().mean()
+        png = panels([images[place].numpy()], list(painted.numpy()))
+        samples.append({"png": png, "right": float(right.nan_to_num())})
+    return samples
 
 
 def _show_mistakes(

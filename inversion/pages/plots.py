@@ -131,7 +131,7 @@ def lines(
         return _plot(title, figure)
 
 
-def bars(title: str, counts: Sequence[int], x_label: str, y_label: str) -> Plot:
+def bars(title: str, counts: Sequence[float], x_label: str, y_label: str) -> Plot:
     """One bar a class, named by its number."""
     with _figure() as figure:
         axes = figure.add_subplot()

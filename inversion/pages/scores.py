@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.files import write_atomically
+from distill.tasks.words import Words
 from inversion.pages.gallery import Gallery, gallery
 from inversion.pages.page import render
 from inversion.pages.plots import Plot, bars, histogram, lines, scatter
@@ -27,6 +28,7 @@ class Scored:
     path: str
     images: Tensor  # (N, C, H, W) uint8
     card: Scorecard
+    words: Words = Words()
 
 
 @dataclass(frozen=True)
@@ -170,17 +172,19 @@ def _part(name: str, scored: Scored) -> SetPart:
         name=name,
         overall=f"{card.overall:.3f}",
         notes=[scored.path, *card.notes],
-        plots=_plots(card),
+        plots=_plots(card, scored.words.unit),
         gallery=gallery(images, card.decisions.numpy(), card.classes),
     )
 
 
-def _plots(card: Scorecard) -> list[Plot]:
-    title = "images per class, as the teacher decides"
-    plots = [bars(title, card.counts, "class", "images")]
+def _plots(card: Scorecard, unit: str) -> list[Plot]:
+    title = f"{unit} per class, as the teacher decides"
+    plots = [bars(title, card.counts, "class", unit)]
     if card.raw_counts is not None and card.raw_counts != card.counts:
-        plots.append(bars("before filtering", card.raw_counts, "class", "images"))
-    plots.append(histogram("margin p₁ − p₂", card.margins, "margin", "images"))
+        plots.append(bars("before filtering", card.raw_counts, "class", unit))
+    plots.append(histogram("margin p₁ − p₂", card.margins, "margin", unit))
+    if not card.readouts:
+        return plots
     readout = lines(
         "readout, by images learnt from",
         list(card.readouts),

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from distill.sets.transfer_set import TransferSet
 from inversion.classes import class_rows, say_short
+from inversion.pages.extremes import confidences
 from inversion.pages.gallery import Gallery, gallery
 from inversion.pages.plots import Section, bars, histogram
 
@@ -57,10 +60,8 @@ def source_names(manifest: Mapping[str, Any]) -> list[str]:
 
 def _balance_sentence(transfer_set: TransferSet) -> str:
     counts = transfer_set.counts()
-    least = min(counts)
-    most = max(counts)
-    spread = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    told = f"{spread} {_unit(transfer_set)} for each of {len(counts)} classes"
+    words = transfer_set.task.words
+    told = f"{words.spread(counts)} {words.measure} for each of {len(counts)} classes"
     if transfer_set.task.is_balanced(counts):
         return f"The set is balanced: {told}."
     missing = _missing(transfer_set)
@@ -75,20 +76,22 @@ def _missing(transfer_set: TransferSet) -> str:
     return f"; {say_short(short, transfer_set.class_names)}"
 
 
-def _unit(transfer_set: TransferSet) -> str:
-    """What the counts count: decisions are one an image, or one a pixel."""
-    return "images" if transfer_set.labels.ndim == 1 else "pixels"
-
-
 def balance_section(transfer_set: TransferSet) -> Section:
     """The counts of classes, and how sure the teacher is."""
-    unit = _unit(transfer_set)
-    confidence = transfer_set.logits.float().softmax(1).amax(1).numpy()
+    words = transfer_set.task.words
+    unit = words.unit
+    counts: list[float] = list(transfer_set.counts())
+    what = unit
+    if words.shares:
+        total = sum(counts)
+        counts = [round(100 * count / total, 1) for count in counts]
+        what = f"share of {unit} (%)"
+    confidence = confidences(transfer_set).numpy()
     heights, _ = np.histogram(confidence, bins=CONFIDENCE_BINS, range=(0, 1))
     return Section(
         "Balance and confidence",
         [
-            bars(f"{unit} per class", transfer_set.counts(), "class", unit),
+            bars(f"{what} per class", counts, "class", what),
             histogram(
                 "the teacher's confidence",
                 heights.tolist(),
@@ -103,7 +106,12 @@ def set_gallery(transfer_set: TransferSet) -> Gallery:
     """Pictures of the set, by class."""
     images = transfer_set.images.numpy()
     groups = transfer_set.groups.numpy()
-    return gallery(images, groups, transfer_set.classes, transfer_set.class_names)
+
+    def paint(places: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+        painted = transfer_set.task.paint(transfer_set.labels[torch.from_numpy(places)])
+        return None if painted is None else painted.numpy()
+
+    return gallery(images, groups, transfer_set.classes, transfer_set.class_names, paint)
 
 
 def origin(transfer_set: TransferSet) -> Origin | None:

@@ -95,7 +95,7 @@ def end_call(
     """Keep what the last step's `result` leaves, and ask the teacher for the batch's labels."""
     goal = options.objective
     device = state.buffer.images.device
-    images = inner.end(call.wanted)
+    images = inner.end(call.wanted, call.targets)
     state.meta_optimiser.step()
     state.carry_moments(result.mean, result.variance, goal.bn_momentum)
 

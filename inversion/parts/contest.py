@@ -4,8 +4,9 @@ The generator looks for images on which teacher and student differ; the student 
 
     L_S = mean |z_S − z_T|        L_G = −adversary · L_S + classes · CE(T(x), y)
 
-The second term of L_G asks for the classes the set still lacks, so that the finished set can be
-balanced. A recipe may add others.
+In L_G it is log(1 + L_S) with `objective.adversary_log`, as DFAD has it for segmentation. The
+second term asks for the classes the set still lacks, so that the finished set can be balanced. A
+recipe may add others.
 
 A call is `generator.inner_steps` rounds of `adversary.steps` student steps and one generator step.
 Then one batch is offered to the buffer, which has a quota for each class. Generator and student
@@ -180,7 +181,7 @@ class Contest:
         shape = (len(wanted), self.options.generator.latent)
         noise = torch.randn(shape, generator=self.random, device=self.random.device)
         with forward_pass(noise.device, self.machine.precision):
-            images = self.generator(noise, wanted)
+            images = self.generator(noise, wanted, targets)
         return images, targets, wanted
 
     def _student_step(self) -> Tensor:  # ()
@@ -207,7 +208,10 @@ class Contest:
         student = self.adversary.student.eval()
         with forward_pass(images.device, self.machine.precision):
             logits = student(images).float()
-        loss = -self.options.objective.adversary * (logits - answers).abs().mean()
+        apart = (logits - answers).abs().mean()
+        if self.options.objective.adversary_log:
+            apart = apart.log1p()
+        loss = -self.options.objective.adversary * apart
         if self.options.objective.classes:
             loss = loss + self.options.objective.classes * class_loss(answers, targets).mean()
         own = {}

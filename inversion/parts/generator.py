@@ -14,16 +14,23 @@ from torch import Tensor, nn
 from distill.models import ModelSpec
 from distill.models.zoo.blocks import norm_act
 from distill.sizes import Size, sides
+from distill.tasks import find_task
+from distill.tasks.places import label_rows
 from inversion.options import GeneratorOptions
 from inversion.options.teacher import SMALLEST
 from inversion.parts.own import OwnGenerator, wrap_generator
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.upsample_conv import upsample_conv
 
+LAYOUT = 0.5
+"""Deviation of the weights that tell a stage of a layout, as they are drawn."""
+
 
 class Generator(nn.Module):
     """Linear seed map of at most 8×8, 3×3 convolutions there (`blocks`), then ×2 up and 3×3
     convolution per stage (without blocks the generator of CMI and Fast-Datafree).
+
+    With `layouts` every stage is also told which class is to be where.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class Generator(nn.Module):
         conditioning: float = 0.0,
         blocks: int = 0,
         smooth: float = 0.0,
+        layouts: bool = False,
     ) -> None:
         super().__init__()
         shape = sides(size)
@@ -61,6 +69,13 @@ class Generator(nn.Module):
         widths = [2 * width] * (blocks + stages) + [width]
         self.stages = nn.ModuleList(_Stage(i, o) for i, o in itertools.pairwise(widths))
         self.image = nn.Conv2d(width, channels, 3, padding=1)
+        self.classes = classes
+        self.layouts = nn.ModuleList()
+        if layouts:
+            for inputs in widths:
+                told = nn.Conv2d(classes, inputs, 1, bias=False)
+                nn.init.normal_(told.weight, std=LAYOUT)
+                self.layouts.append(told)
 
     def learned(self) -> list[nn.Parameter]:
         """What is learned from call to call: all but the seed map. Learned too, it lets a few
@@ -69,16 +84,27 @@ class Generator(nn.Module):
         """
         return [parameter for parameter in self.parameters() if parameter is not self.seed.weight]
 
-    def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
-        return torch.sigmoid(self.raw(noise, wanted))
+    # (B, latent), (B,), (B, *places) -> (B, C, H, W)
+    def forward(self, noise: Tensor, wanted: Tensor, targets: Tensor) -> Tensor:
+        return torch.sigmoid(self.raw(noise, wanted, targets))
 
-    def raw(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
+    # (B, latent), (B,), (B, *places) -> (B, C, H, W)
+    def raw(self, noise: Tensor, wanted: Tensor, targets: Tensor) -> Tensor:
         """The last convolution's answer, before it is squeezed into [0, 1]."""
         x = self.seed_norm(self.seed(noise + self.embedding(wanted)))
         x = x.unflatten(1, (-1, *self.sides[0])).contiguous(memory_format=torch.channels_last)
-        for shape, stage in zip(self.sides[1:], self.stages, strict=True):
-            x = stage(x, shape)
-        return self.image(x).float()
+        told = label_rows(targets, self.classes) if self.layouts else targets
+        for number, (shape, stage) in enumerate(zip(self.sides[1:], self.stages, strict=True)):
+            x = stage(self._told(x, told, number), shape)
+        return self.image(self._told(x, told, len(self.stages))).float()
+
+    def _told(self, x: Tensor, rows: Tensor, number: int) -> Tensor:
+        """The map with what is said of each of its places added, where anything is."""
+        if not self.layouts:
+            return x
+        height, width = x.shape[2:]
+        told: Tensor = self.layouts[number](F.adaptive_avg_pool2d(rows, (height, width)))
+        return x + told
 
 
 def build_generator(
@@ -105,6 +131,7 @@ def build_generator(
             conditioning=conditioning,
             blocks=options.blocks,
             smooth=options.smooth,
+            layouts=bool(find_task(spec.task).places(spec)),
         )
 
 

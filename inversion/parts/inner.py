@@ -165,7 +165,8 @@ class InnerLoop:
         return averaged and adversarial == (self.adversary is not None)
 
     @torch.no_grad()
-    def end(self, wanted: Tensor) -> Tensor:  # (B,) -> (B, C, H, W) in [0, 1]
+    # (B,), (B, *places) -> (B, C, H, W) in [0, 1]
+    def end(self, wanted: Tensor, targets: Tensor) -> Tensor:
         """The images as they are after the last update; the generator gets what is kept, and
         running statistics.
         """
@@ -173,11 +174,11 @@ class InnerLoop:
             for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
                 parameter.grad = total
         end = self._end if self.step == "eager" else self._captured_end
-        return end(wanted)[0]
+        return end(wanted, targets)[0]
 
-    def _end(self, wanted: Tensor) -> tuple[Tensor]:
+    def _end(self, wanted: Tensor, targets: Tensor) -> tuple[Tensor]:
         with forward_pass(self.noise.device, self.precision):
-            images = self.clone(self.noise, wanted)
+            images = self.clone(self.noise, wanted, targets)
         if self.plain:
             _copy_all(self.generator.learned(), self.clone.learned())
         _copy_all(self.generator.buffers(), self.clone.buffers())
@@ -195,7 +196,7 @@ class InnerLoop:
     def show(self, request: Request) -> tuple[Tensor, Tensor]:  # (B, C, H, W), (B, C, H, W)
         """The clone's images, and what the teacher is to see of them."""
         with forward_pass(self.noise.device, self.precision):
-            images = self.clone(self.noise, request.wanted)
+            images = self.clone(self.noise, request.wanted, request.targets)
         seen = views(images, self.places, request.view, self.view_plan, self.seed)
         if self.shares_input:
             seen = self.teacher.prepare(seen)
@@ -217,6 +218,8 @@ class InnerLoop:
         if request.adversarial and self.adversary is not None:
             guess = self.adversary(seen, self.shares_input)
             apart = per_image(adversarial_divergence(logits, guess))
+            if goal.adversary_log:
+                apart = apart.log1p()
         alike = objectives.likeness(images, request.wanted)
         worth = self.even
         if goal.phi:

@@ -26,8 +26,9 @@ class Normalised(nn.Module):
         self.register_buffer("mean", teacher.mean.detach().clone().cpu())
         self.register_buffer("std", teacher.std.detach().clone().cpu())
 
-    def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W) in [0, 1]
-        images = self.norm(self.generator.raw(noise, wanted).tanh())
+    # (B, latent), (B,), (B, *places) -> (B, C, H, W) in [0, 1]
+    def forward(self, noise: Tensor, wanted: Tensor, targets: Tensor) -> Tensor:
+        images = self.norm(self.generator.raw(noise, wanted, targets).tanh())
         return (images * self.std + self.mean).clamp(0, 1)
 
 

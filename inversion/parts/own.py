@@ -125,7 +125,8 @@ class OwnGenerator(nn.Module):
         self.embedding = nn.Embedding(classes, latent)
         nn.init.normal_(self.embedding.weight, std=conditioning)
 
-    def forward(self, noise: Tensor, wanted: Tensor) -> Tensor:  # (B, latent), (B,) -> (B, C, H, W)
+    # (B, latent), (B,), (B, *places) -> (B, C, H, W)
+    def forward(self, noise: Tensor, wanted: Tensor, targets: Tensor) -> Tensor:
         return self.network(noise + self.embedding(wanted)).float()
 
     def learned(self) -> list[nn.Parameter]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from torch import Tensor
 from distill.loop import StepProgress
 from distill.models.frozen import Frozen
 from distill.taps import Taps, find_stages
-from distill.views import to_input
+from distill.views import at_once, to_input
+from inversion.scoring.measures import answer_entropies, count_pairs
 from inversion.teacher import trained_views
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.views import ViewPlan, views
@@ -25,7 +27,13 @@ from synthesis_kernels.views import ViewPlan, views
 class Answers:
     """What the teacher says to a set."""
 
-    logits: Tensor  # (N, K)
+    logits: Tensor  # (N, K) as of whole images
+    decisions: Tensor  # (N, *places)
+    pairs: Tensor  # (K²,)
+    """How often there are which first and second choices."""
+    margins: Tensor  # (N, *places) flat, float64
+    """p₁ − p₂ of each decision."""
+    entropies: Tensor  # (N, *places) flat, float64
     features: Tensor  # (N, D)
     """Its penultimate features."""
     gap: float | None
@@ -43,9 +51,13 @@ def gather_answers(
 ) -> Answers:
     """Ask the teacher about every image, once."""
     classifier = frozen.classifier
+    task = classifier.task
+    if classifier.answer_shape[1:]:
+        batch = min(batch, at_once(images))
     stages = find_stages(classifier, maps=False)
     has_moments = _has_moments(frozen)
     logits: list[Tensor] = []
+    told: list[Decisions] = []
     features: list[Tensor] = []
     sums: Tensor | None = None  # (2, ΣC) means, and means of squares
     done = 0
@@ -62,20 +74,53 @@ def gather_answers(
                 sums = moments if sums is None else sums + moments
             else:
                 answer = frozen(pixels)
-            logits.append(classifier.task.summary(answer))
+            logits.append(task.summary(answer))
+            told.append(look_at(answer, task.label_dtype))
             features.append(taps.embedding.flatten(1))
             done += len(part)
             progress.update(done)
     gap = None
     if sums is not None:
         gap = bn_gap(frozen, sums[0], sums[1] - sums[0].square())
-    answers = Answers(torch.cat(logits), torch.cat(features), gap)
+    answers = Answers(
+        torch.cat(logits),
+        torch.cat([part.first for part in told]),
+        torch.stack([part.pairs for part in told]).sum(0),
+        torch.cat([part.margins for part in told]),
+        torch.cat([part.entropies for part in told]),
+        torch.cat(features),
+        gap,
+    )
     if not torch.isfinite(answers.logits).all():
         raise EchosetError(
             "the teacher's answers to these images are not finite; check its weights with echoset "
             "inspect"
         )
     return answers
+
+
+class Decisions(NamedTuple):
+    """What is kept of a batch's answers, at all their places."""
+
+    first: Tensor  # (B, *places)
+    pairs: Tensor  # (K²,)
+    margins: Tensor  # (B·places,) float64
+    entropies: Tensor  # (B·places,) float64
+
+
+def look_at(answer: Tensor, dtype: torch.dtype) -> Decisions:  # (B, K, *places)
+    """First choices, and how sure they are."""
+    first, second = answer.topk(2, 1).indices.unbind(1)
+    pairs = count_pairs(first.flatten(), second.flatten(), answer.shape[1])
+    chances = answer.double().softmax(1)
+    entropies = answer_entropies(chances).flatten()
+    return Decisions(first.to(dtype), pairs, margins(answer).flatten(), entropies)
+
+
+def margins(logits: Tensor) -> Tensor:  # (B, K, *places) -> (B, *places)
+    """p₁ − p₂."""
+    first, second = logits.double().softmax(1).topk(2, 1).values.unbind(1)
+    return first - second
 
 
 def _share_of_moments(mean: Tensor, variance: Tensor, share: float) -> Tensor:  # (2, ΣC) float64

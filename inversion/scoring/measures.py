@@ -44,19 +44,38 @@ def coverage(counts: Tensor) -> float:  # (K,)
     return entropy(counts) / math.log(len(counts))
 
 
-def soft_coverage(answers: Tensor) -> tuple[float, float]:  # (N, K) softmax, float64
+def soft_coverage(
+    answers: Tensor,  # (N, K) softmax, float64
+    entropies: Tensor | None = None,  # of each decision, where an answer is the mean of several
+) -> tuple[float, float]:
     """H(mean p)/log K, and the mutual information of image and class (H(mean p) − E H(p))/log K."""
     balance = coverage(answers.mean(0))
-    mean_entropy = -torch.special.xlogy(answers, answers).sum(1).mean().item()
+    if entropies is None:
+        entropies = answer_entropies(answers)
+    mean_entropy = entropies.mean().item()
     spread = mean_entropy / math.log(answers.shape[1])
     return balance, max(0.0, balance - spread)
+
+
+def answer_entropies(answers: Tensor) -> Tensor:  # (N, K, *places) softmax -> (N, *places)
+    """H of each answer, in nats."""
+    return -torch.special.xlogy(answers, answers).sum(1)
 
 
 def pair_coverage(first: Tensor, second: Tensor, classes: int) -> tuple[float, float]:  # (N,), (N,)
     """Of all ordered pairs (first choice, second choice): the share that occurs, and
     exp(H)/K(K−1).
     """
-    counts = torch.bincount(first * classes + second, minlength=classes**2)
+    return spread_of_pairs(count_pairs(first, second, classes), classes)
+
+
+def count_pairs(first: Tensor, second: Tensor, classes: int) -> Tensor:  # (N,), (N,) -> (K²,)
+    """How often each pair occurs."""
+    return torch.bincount(first * classes + second, minlength=classes**2)
+
+
+def spread_of_pairs(counts: Tensor, classes: int) -> tuple[float, float]:  # (K²,)
+    """The share of pairs of two classes that occurs, and exp(H)/K(K−1)."""
     possible = classes * (classes - 1)
     return (counts > 0).sum().item() / possible, math.exp(entropy(counts)) / possible
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
+from distill.tasks.places import count_decisions
 from inversion.options import ScoreOptions
 from inversion.scoring import measures
 from inversion.scoring.answers import (
@@ -43,11 +44,11 @@ class Scorecard:
     images: int
     classes: int
     counts: list[int]
-    """Images per class, as the teacher decides."""
+    """Decisions per class, one an image or several."""
     raw_counts: list[int] | None
     """The same before filtering."""
     margins: list[int]
-    """Images by margin, in bins of equal width from 0 to 1."""
+    """Decisions by margin, in bins of equal width from 0 to 1."""
     readouts: dict[int, float]
     """The readout's agreement by the number of images it learnt from."""
     values: dict[str, float | None]
@@ -55,9 +56,9 @@ class Scorecard:
     overall: float
     """In [0, 1], for nothing but order."""
     notes: list[str]
-    """What was measured on a sample."""
+    """What was measured on a sample, or not at all."""
     decisions: Tensor
-    """(N,) the teacher's class for each image, in their order."""
+    """(N,) the class that each image counts for, in their order."""
 
     def document(self) -> dict[str, Any]:
         """Everything but the decisions, for JSON."""
@@ -86,28 +87,32 @@ def score(
     asked = min(options.gradients, len(images))
     compared = min(options.compared, len(images))
     answers, figures = _ask(teacher, images, asked, options.batch, device, runtime.quiet)
-    chosen = first_choice(answers.logits)
-    counts = torch.bincount(chosen, minlength=classes).tolist()
+    chosen = teacher.task.group(answers.decisions, classes)
+    counts = count_decisions(answers.decisions, classes).tolist()
     raw = _before_filtering(raw_counts, counts)
     small = _shrunken(images, options.batch, device)
-    random_features = measures.random_features(small[:compared])
-    readouts = measures.readout_curve(random_features, chosen[:compared], classes)
     figures["coverage_raw"] = None if raw is None else measures.coverage(torch.tensor(raw))
-    figures |= _of_answers(answers)
+    figures |= _of_answers(answers, counts)
     figures |= _of_features(answers.features, chosen, classes)
-    figures |= _of_pixels(small.flatten(1), chosen, classes, compared, runtime.quiet)
-    figures |= _of_readouts(readouts)
-    values = {figure.name: figures[figure.name] for figure in SCORES}
+    figures |= _of_pixels(small.flatten(1), compared, runtime.quiet)
+    readouts: dict[int, float] = {}
+    if decides_once(teacher):
+        flat = small[:compared].flatten(1)
+        figures["neighbour"] = measures.neighbour_agreement(flat, chosen[:compared], classes)
+        random_features = measures.random_features(small[:compared])
+        readouts = measures.readout_curve(random_features, chosen[:compared], classes)
+        figures |= _of_readouts(readouts)
+    values = {figure.name: figures.get(figure.name) for figure in SCORES}
     return Scorecard(
         images=len(images),
         classes=classes,
         counts=counts,
         raw_counts=raw,
-        margins=torch.histc(margins(answers.logits), BINS, 0, 1).long().tolist(),
+        margins=torch.histc(answers.margins, BINS, 0, 1).long().tolist(),
         readouts=readouts,
         values=values,
         overall=overall(values, answers.features.shape[1]),
-        notes=_notes(len(images), asked, compared),
+        notes=_notes(len(images), asked, compared, decides_once(teacher)),
         decisions=torch.empty_like(order).index_copy_(0, order, chosen.cpu()),
     )
 
@@ -127,6 +132,8 @@ def _ask(
     with as_found(teacher):
         frozen = Frozen(teacher.to(device))
         answers = gather_answers(frozen, images, batch, device, quiet)
+        if not decides_once(teacher):
+            return answers, {"bn_gap": answers.gap}
         chosen = first_choice(answers.logits[:asked])
         distances = boundary_distances(frozen, images[:asked], batch, device, quiet)
         steady = steadiness(frozen, images[:asked], chosen, batch, device, quiet)
@@ -138,6 +145,11 @@ def _ask(
     return answers, figures
 
 
+def decides_once(teacher: Classifier) -> bool:
+    """Whether there is one decision an image, as what compares a decision with another's needs."""
+    return not teacher.answer_shape[1:]
+
+
 def overall(values: Mapping[str, float | None], features: int) -> float:
     """One number to put sets in order by, as `OVERALL` says."""
     reached = values["coverage_raw"]
@@ -147,12 +159,6 @@ def overall(values: Mapping[str, float | None], features: int) -> float:
     if reached is None or variety is None:
         raise EchosetError("an overall figure needs coverage and vendi; compute them first")
     return math.sqrt(min(reached, 1) * min(variety / features, 1))
-
-
-def margins(logits: Tensor) -> Tensor:  # (N, K) -> (N,)
-    """p₁ − p₂."""
-    first, second = logits.double().softmax(1).topk(2, 1).values.T
-    return first - second
 
 
 def _before_filtering(
@@ -169,28 +175,35 @@ def _shrunken(images: Tensor, batch: int, device: torch.device) -> Tensor:  # (N
     return torch.cat(parts)
 
 
-def _notes(images: int, asked: int, compared: int) -> list[str]:
-    """What was measured on a sample."""
+def _notes(images: int, asked: int, compared: int, once: bool) -> list[str]:
+    """What was measured on a sample, or not at all."""
     notes = []
-    if asked < images:
+    if not once:
+        notes.append(
+            "coverage, soft balance, mutual information, class pairs and margins: of every "
+            "pixel's decision; within a class: of the images that count for it"
+        )
+        notes.append(
+            "left out, as they compare one decision an image: distance to the boundary, "
+            "steadiness, neighbours, readout"
+        )
+    if once and asked < images:
         notes.append(f"distance to the boundary, steadiness: of {asked:,} of the images")
     if compared < images:
+        compares = "rank of pixels, neighbours, readout" if once else "rank of pixels"
         notes.append(
-            f"rank of pixels, neighbours, readout: of {compared:,} of the images; so many "
-            "compared with all for duplicates"
+            f"{compares}: of {compared:,} of the images; so many compared with all for duplicates"
         )
     return notes
 
 
-def _of_answers(answers: Answers) -> dict[str, float]:
-    logits = answers.logits
-    classes = logits.shape[1]
-    margin = margins(logits)
-    first, second = logits.topk(2, 1).indices.T
-    soft_balance, mutual_information = measures.soft_coverage(logits.double().softmax(1))
-    pairs_hit, pairs_effective = measures.pair_coverage(first, second, classes)
+def _of_answers(answers: Answers, counts: Sequence[int]) -> dict[str, float]:
+    margin = answers.margins
+    chances = answers.logits.double().softmax(1)
+    soft_balance, mutual_information = measures.soft_coverage(chances, answers.entropies)
+    pairs_hit, pairs_effective = measures.spread_of_pairs(answers.pairs, len(counts))
     return {
-        "coverage": measures.coverage(torch.bincount(first, minlength=classes)),
+        "coverage": measures.coverage(torch.tensor(counts)),
         "soft_balance": soft_balance,
         "mutual_information": mutual_information,
         "pairs_hit": pairs_hit,
@@ -215,8 +228,6 @@ def _of_features(
 
 def _of_pixels(
     flat: Tensor,  # (N, D)
-    chosen: Tensor,  # (N,)
-    classes: int,
     compared: int,
     quiet: bool,
 ) -> dict[str, float]:
@@ -224,7 +235,6 @@ def _of_pixels(
         "pixel_rank": measures.effective_rank(flat[:compared]),
         "layout": measures.shared_layout(flat),
         "duplicates": measures.duplicate_rate(flat, compared, quiet=quiet),
-        "neighbour": measures.neighbour_agreement(flat[:compared], chosen[:compared], classes),
     }
 
 

@@ -57,6 +57,7 @@ def collect(
     `collection` says what was drawn, taken, made, and is still missing.
     """
     teacher = as_classifier(teacher)
+    options = _settle_ways(options, teacher, runtime)
     check_options(options, teacher)
     check_shape(teacher)
     if "push" in options.short:
@@ -133,6 +134,16 @@ def _fill(
     _walk(collection, phases, teacher, options, out, state_key, runtime.quiet)
     _require_some(collection, out)
     return collection
+
+
+def _settle_ways(options: CollectOptions, teacher: Classifier, runtime: Runtime) -> CollectOptions:
+    """The options with other ways than the usual one to fill short classes, where that one walks
+    from one decision to another and an image has many.
+    """
+    if teacher.task.exact or options.short != CollectOptions.short or not options.balanced:
+        return options
+    runtime.say(f"{teacher.spec.task} has no push: short classes are filled by draw and mixup")
+    return dataclasses.replace(options, short=("draw", "mixup"))
 
 
 def check_options(options: CollectOptions, teacher: Classifier) -> None:

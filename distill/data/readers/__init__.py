@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.data.readers import cifar, folders, idx, npz
+from distill.data.readers import cifar, folders, idx, npz, pairs
 from distill.data.readers.reader import Content, Reader, Request
 from synthesis_kernels.errors import EchosetError
 
@@ -19,14 +19,34 @@ READERS: tuple[Reader, ...] = (
 """Every layout that files name; they are asked in this order."""
 REST: Reader = folders
 """Takes any other folder."""
+MAPS: tuple[Reader, ...] = (
+    npz,
+    pairs,
+)
+"""What label maps are read from."""
 
 
 def read_path(root: Path, request: Request) -> Content:
     """Images and labels of what lies at a path, in whatever layout."""
     if not root.exists():
         raise EchosetError(f"no data at {root}")
-    reader, path = _find_reader(root, request.split)
+    reader, path = _find_maps(root, request) or _find_reader(root, request.split)
     return Content(*reader.read(path, request))
+
+
+def _find_maps(root: Path, request: Request) -> tuple[Reader, Path] | None:
+    """Who reads label maps, where such are wanted; None where images alone are, and they lie in
+    another layout.
+    """
+    if request.maps is None:
+        return None
+    for reader in MAPS:
+        if reader.is_at(root, request.split):
+            return reader, root
+    if not request.labelled:
+        return None
+    known = ", or ".join(reader.describe(request.split) for reader in MAPS)
+    raise EchosetError(f"{root} has no label maps that this understands: expected {known}")
 
 
 def _find_reader(root: Path, split: str) -> tuple[Reader, Path]:

@@ -51,7 +51,7 @@ def read(path: Path, request: Request) -> Content:
         raise EchosetError(
             f"{folder} has no pictures in it ({', '.join(sorted(PICTURES))}), nor folders of them"
         )
-    images = _read_pictures(pictures, request)
+    images = read_pictures(pictures, request)
     if not labels:
         return Content(images, None)
     return Content(images, torch.tensor(labels), names)
@@ -77,7 +77,8 @@ def _list_pictures(folder: Path, labelled: bool) -> tuple[list[Path], list[int],
     return pictures or loose, labels, tuple(place.name for place in places)
 
 
-def _read_pictures(paths: list[Path], request: Request) -> Tensor:  # (N, C, H, W) uint8
+def read_pictures(paths: list[Path], request: Request) -> Tensor:  # (N, C, H, W) uint8
+    """Pictures of one shape, or fitted to the one that is wanted."""
     images: list[Tensor] = []
     for path in watch(paths, request.quiet):
         pixels = _read_picture(path, request.shape[0] if request.shape else None)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.data.maps import Maps, to_labels
 from distill.data.readers.reader import Content, Request
 from distill.limits import require_room
 from synthesis_kernels.errors import EchosetError
@@ -42,7 +43,7 @@ def read(path: Path, request: Request) -> Content:
         )
     if images.ndim == 3:
         images = images[..., None]
-    numbers = None if labels is None else _to_numbers(labels, path)
+    numbers = None if labels is None else _to_numbers(labels, path, request.maps)
     return Content(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), numbers)
 
 
@@ -83,11 +84,13 @@ def _read_array(
     return arrays[name]
 
 
-def _to_numbers(labels: np.ndarray, path: Path) -> Tensor:  # (N,) or (N, 1) -> (N,) int64
+# (N,) or (N, 1) -> (N,) int64, of maps (N, H, W)
+def _to_numbers(labels: np.ndarray, path: Path, maps: Maps | None) -> Tensor:
+    if maps is not None and labels.ndim == 3 and np.issubdtype(labels.dtype, np.integer):
+        return to_labels(torch.from_numpy(labels.astype(np.int64)), str(path), maps)
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise EchosetError(
-            f"{path}: labels are {labels.dtype} {labels.shape}; expected integers (N,)"
-        )
+        expected = "integers (N,)" if maps is None else "integers (N,H,W)"
+        raise EchosetError(f"{path}: labels are {labels.dtype} {labels.shape}; expected {expected}")
     return torch.from_numpy(labels.astype(np.int64))

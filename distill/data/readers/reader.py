@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
+from distill.data.maps import Maps
 from distill.loop import StepProgress
 from distill.sizes import Size
 
@@ -19,7 +20,7 @@ class Content(NamedTuple):
     """What a layout holds."""
 
     images: Tensor  # (N, C, H, W) uint8
-    labels: Tensor | None  # (N,) int64
+    labels: Tensor | None  # (N,) int64, or (N, H, W) of label maps
     folders: tuple[str, ...] | None = None
     """Names of the folders that the labels number, where pictures lie in folders of classes."""
 
@@ -36,6 +37,8 @@ class Request:
     """Show no progress."""
     labelled: bool
     """Whether labels are wanted."""
+    maps: Maps | None = None
+    """How label maps are read, where the labels that are wanted are such."""
 
 
 class Reader(Protocol):

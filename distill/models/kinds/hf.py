@@ -1,5 +1,5 @@
-"""Image classifiers of Hugging Face: `hf:microsoft/resnet-18`, or a folder of `save_pretrained`,
-`hf:./my_net`.
+"""Image classifiers and segmentation networks of Hugging Face: `hf:microsoft/resnet-18`, or a
+folder of `save_pretrained`, `hf:./my_net`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill.models.kinds.kind import Constructor, Kind
 from distill.sizes import settle_size
+from distill.tasks import DENSE
 from synthesis_kernels.errors import EchosetError, reason_of
 
 PREFIX = "hf:"
@@ -46,7 +47,7 @@ def _fetch(name: str, function: Any, *arguments: Any, **settings: Any) -> Any:
     except Exception as error:  # whatever the hub, its client or a damaged file raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EchosetError(
-            f"'{name}' could not be read as an image classifier of Hugging Face ({reason:.300}). "
+            f"'{name}' could not be read as a network of Hugging Face's ({reason:.300}). "
             "Where there is no network, download it beforehand (hf download "
             f"{inner}), or give a folder that save_pretrained wrote: {PREFIX}FOLDER"
         ) from error
@@ -77,7 +78,7 @@ def constructor(name: str) -> Constructor:
                 setattr(configuration, key, value)
         if classes != configuration.num_labels:
             configuration.num_labels = classes
-        make = _transformers().AutoModelForImageClassification.from_config
+        make = _class_of(configuration).from_config
         return make(configuration, trust_remote_code=False)
 
     return build
@@ -94,6 +95,20 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
         raise EchosetError(f"what '{name}' says of its images can't be right: {reason}") from error
 
 
+def _segments(configuration: Any) -> bool:
+    """Whether the network was saved as one that answers with maps."""
+    saved_as = getattr(configuration, "architectures", None) or []
+    return any(str(each).endswith("ForSemanticSegmentation") for each in saved_as)
+
+
+def _class_of(configuration: Any) -> Any:
+    """What builds the networks of this configuration."""
+    library = _transformers()
+    if _segments(configuration):
+        return library.AutoModelForSemanticSegmentation
+    return library.AutoModelForImageClassification
+
+
 def _contract(name: str) -> dict[str, Any]:
     configuration = _configuration(name)
     classes = [str(configuration.id2label[place]) for place in sorted(configuration.id2label)]
@@ -102,6 +117,8 @@ def _contract(name: str) -> dict[str, Any]:
         "channels": getattr(configuration, "num_channels", 3),
         "notes": {"class_names": classes},
     }
+    if _segments(configuration):
+        known["task"] = DENSE
     prepared = _preprocessing(name)
     size = _size_of(prepared) or settle_size(getattr(configuration, "image_size", None))
     if isinstance(size, int | tuple):
@@ -141,7 +158,7 @@ def _size_of(prepared: Mapping[str, Any]) -> Any:
 
 def weights(name: str, arguments: Mapping[str, Any], weights: str | None) -> Mapping[str, Tensor]:
     """The weights in the folder, or on the hub."""
-    read = _transformers().AutoModelForImageClassification.from_pretrained
+    read = _class_of(_configuration(name)).from_pretrained
     return _fetch(name, read, trust_remote_code=False).state_dict()
 
 

@@ -1,4 +1,4 @@
-"""Torchvision's classifiers by their names: `resnet18`."""
+"""Torchvision's classifiers and segmentation networks by their names: `resnet18`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.models.kinds.kind import Constructor, Kind
+from distill.tasks import DENSE
 from synthesis_kernels.errors import EchosetError, reason_of
 
 NORMALISING = ("googlenet", "inception_v3")
@@ -16,22 +17,31 @@ NORMALISING = ("googlenet", "inception_v3")
 
 
 def takes(name: str) -> bool:
-    """Whether torchvision lists a classifier of this name."""
+    """Whether torchvision lists such a network of this name."""
     return name in names()
 
 
 def constructor(name: str) -> Constructor:
-    """Torchvision's builder, without its weights."""
+    """Torchvision's builder, without its weights, nor those of a backbone."""
     from distill.torchvision_shim import torchvision
 
-    return partial(torchvision.models.get_model, name, weights=None)
+    build = partial(torchvision.models.get_model, name, weights=None)
+    return partial(build, weights_backbone=None) if _segments(name) else build
 
 
 def names() -> list[str]:
-    """All of torchvision's classifiers."""
+    """All of torchvision's classifiers and segmentation networks."""
     from distill.torchvision_shim import torchvision
 
-    return torchvision.models.list_models(module=torchvision.models)
+    modules = (torchvision.models, torchvision.models.segmentation)
+    return [name for module in modules for name in torchvision.models.list_models(module=module)]
+
+
+def _segments(name: str) -> bool:
+    """Whether a network of torchvision's answers with maps."""
+    from distill.torchvision_shim import torchvision
+
+    return name in torchvision.models.list_models(module=torchvision.models.segmentation)
 
 
 def weight_names(name: str) -> list[str]:
@@ -53,11 +63,12 @@ def _published(name: str, weights: str) -> Any:
 
 def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
     """What torchvision says of the images and classes that its weights were trained on."""
+    task = {"task": DENSE} if _segments(name) else {}
     if weights is None:
-        return {}
+        return task
     record = _published(name, weights)
     views = record.transforms()
-    (size,) = views.crop_size
+    (size,) = views.resize_size if task else views.crop_size
     classes = list(record.meta["categories"])
     known: dict[str, Any] = {
         "channels": 3,
@@ -66,6 +77,7 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
         "mean": tuple(views.mean),
         "std": tuple(views.std),
         "notes": {"weights": f"torchvision's {record}", "class_names": classes},
+        **task,
     }
     if name in NORMALISING:
         known["arguments"] = {"transform_input": True}

@@ -16,9 +16,11 @@ from distill.models.zoo.groupnorm import GroupNormConvNet, GroupNormResNet
 from distill.models.zoo.lenet import LeNet5
 from distill.models.zoo.mobilenet import CifarMobileNetV2
 from distill.models.zoo.resnet import CifarResNet
+from distill.models.zoo.unet import UNet
 from distill.models.zoo.vgg import CifarVGG11
 from distill.models.zoo.vit import VisionTransformer
 from distill.models.zoo.wrn import WideResNet
+from distill.tasks import DENSE, USUAL
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Family:
     constructor: Constructor
     bound: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that belong to the name."""
+    task: str = USUAL
+    """What its networks decide."""
 
     def read(self, name: str) -> Constructor | None:
         """The constructor with what the name binds, or None for a name of another form."""
@@ -50,6 +54,7 @@ FAMILIES = (
     Family("convnet-gn-<width>", GroupNormConvNet),
     Family("resnet-gn-<width>", GroupNormResNet),
     Family("vit-<width>x<depth>", VisionTransformer),
+    Family("unet-<width>", UNet, task=DENSE),
     Family("wrn-<depth>-<widen>", WideResNet),
     Family("cifar-resnet18", CifarResNet, {"blocks": (2, 2, 2, 2)}),
     Family("cifar-resnet34", CifarResNet, {"blocks": (3, 4, 6, 3)}),
@@ -78,10 +83,18 @@ def constructor(name: str) -> Constructor:
     return network
 
 
+def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
+    """What the network decides, where that isn't the usual."""
+    for family in FAMILIES:
+        if family.read(name) is not None and family.task != USUAL:
+            return {"task": family.task}
+    return {}
+
+
 def names() -> list[str]:
     """The names without numbers of one's own choice, and some with usual ones."""
     usual = ["convnet-16", "convnet-32", "convnet-gn-32", "resnet-gn-16"]
-    usual += ["vit-128x6", "wrn-16-1", "wrn-40-2"]
+    usual += ["unet-16", "vit-128x6", "wrn-16-1", "wrn-40-2"]
     return usual + [family.form for family in FAMILIES if "<" not in family.form]
 
 
@@ -90,4 +103,5 @@ KIND = Kind(
     takes=takes,
     constructor=constructor,
     names=names,
+    contract=contract,
 )

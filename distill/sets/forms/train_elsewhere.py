@@ -2,12 +2,15 @@
 
     python train_elsewhere.py                        # writes student.pt
     python train_elsewhere.py --test some_test.npz   # and tells its accuracy there
+    python train_elsewhere.py --batch 16             # where images are large
 
 A teacher has looked at V views of each of the N images, and set.npz has what it answered. The
 student sees the same views, and learns to answer alike (Hinton et al. 2015). No true label is used.
 
 A view is made here as the teacher's was: the image is turned, shifted or mirrored by a matrix of
 its own, and a rectangle of another image may be pasted upon it.
+
+Where the teacher has answered for every pixel, the student does so too.
 """
 
 import argparse
@@ -80,12 +83,26 @@ class Student(nn.Module):
             layers.append(nn.ReLU(inplace=True))
             channels = outputs
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(channels, classes)
+        self.channels = channels
+        self.head: nn.Module = nn.Linear(channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, K)."""
         features = self.features((images - self.mean) / self.std)
         return self.head(features.mean((2, 3)))
+
+
+class MapStudent(Student):
+    """The same with an answer for each pixel, computed at a quarter of the size."""
+
+    def __init__(self, channels: int, classes: int, mean: Tensor, std: Tensor) -> None:
+        super().__init__(channels, classes, mean, std)
+        self.head = nn.Conv2d(self.channels, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K, H, W)."""
+        answers = self.head(self.features((images - self.mean) / self.std))
+        return F.interpolate(answers, size=images.shape[2:], mode="bilinear")
 
 
 def train(student: nn.Module, lessons: Lessons, steps: int, batch: int, rate: float) -> None:
@@ -105,6 +122,7 @@ def train(student: nn.Module, lessons: Lessons, steps: int, batch: int, rate: fl
             reduction="batchmean",
             log_target=True,
         )
+        loss = loss / wanted[0, 0].numel()  # pixels, where each has an answer
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -115,13 +133,29 @@ def train(student: nn.Module, lessons: Lessons, steps: int, batch: int, rate: fl
 
 
 @torch.no_grad()
-def accuracy(student: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The part of the images, (N, C, H, W) uint8, that the student names rightly."""
+def count_decisions(student: nn.Module, images: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """How often each class, down, is decided for each, across; labels that are none of the classes
+    count nowhere.
+    """
     student.eval()
-    right = 0
-    for part, truth in zip(images.split(500), labels.split(500), strict=True):
-        right += (student(part.float() / 255).argmax(1) == truth).sum().item()
-    return right / len(images)
+    table = torch.zeros(classes * classes, dtype=torch.long)
+    for part, truth in zip(images.split(100), labels.split(100), strict=True):
+        known = (truth >= 0) & (truth < classes)
+        pairs = truth[known] * classes + student(part.float() / 255).argmax(1)[known]
+        table += pairs.bincount(minlength=len(table))
+    return table.view(classes, classes)
+
+
+def accuracy(table: Tensor) -> float:
+    """The part that was decided rightly."""
+    return (table.diagonal().sum() / table.sum()).item()
+
+
+def mean_iou(table: Tensor) -> float:
+    """Intersection over union, its mean over the classes that there are."""
+    both = table.diagonal()
+    either = table.sum(0) + table.sum(1) - both
+    return (both / either)[table.sum(1) > 0].mean().item()
 
 
 def main() -> None:
@@ -140,7 +174,9 @@ def main() -> None:
     lessons = load(options.set)
     channels = lessons["images"].shape[1]
     classes = lessons["answers"].shape[2]
-    student = Student(channels, classes, lessons["mean"], lessons["std"])
+    has_maps = lessons["answers"].ndim > 3
+    kind = MapStudent if has_maps else Student
+    student = kind(channels, classes, lessons["mean"], lessons["std"])
     train(student, lessons, options.steps, options.batch, options.rate)
     torch.save(student.state_dict(), options.out)
     print(f"saved {options.out}")
@@ -148,7 +184,10 @@ def main() -> None:
         with np.load(options.test) as test:
             images = channels_first(torch.from_numpy(test["images"]))
             labels = torch.from_numpy(test["labels"].astype(np.int64))
-        print(f"accuracy {accuracy(student, images, labels):.2%} on {options.test}")
+        table = count_decisions(student, images, labels, classes)
+        if has_maps:
+            print(f"mean IoU {mean_iou(table):.2%} on {options.test}")
+        print(f"accuracy {accuracy(table):.2%} on {options.test}")
 
 
 if __name__ == "__main__":

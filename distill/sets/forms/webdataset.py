@@ -19,7 +19,9 @@ INFO = "_info.json"
 
 
 def write_webdataset(content: Content, folder: Path, progress: Progress) -> None:
-    """Archives of .png, .cls (the class) and .npy (the logits), and a list of them for timm."""
+    """Archives of .png, .cls (the class) or what the task has, and .npy (the logits), and a list of
+    them for timm.
+    """
     pictures = content.pictures()
     lengths = {}
     written = 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from distill.carried import answers_suffice, say_lack, takes_answers_alone
 from distill.losses import asks_teacher
 from distill.options import DistillOptions
-from distill.sets.answering import add_answers
+from distill.sets.answering import add_answers, require_budget
 from distill.sets.transfer_set import find_set_answers
 from inversion.cli.preset import usual_views
 from inversion.cli.show import tell
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from distill.sets.answers import ViewAnswers
     from distill.sets.transfer_set import TransferSet
     from inversion.cli.schema import CollectRun, DemoRun, DistillRun, SynthesizeRun
+    from inversion.options import AnswerOptions
 
 USUAL = DistillOptions().views_per_image
 """Views of each image that a set carries answers to."""
@@ -38,6 +39,8 @@ def carry_answers(
     """
     wanted = run.answers
     per_image = wanted.per_image
+    if per_image is None and teacher.answer_shape[1:]:
+        per_image = 0  # an answer a pixel, of each view
     if per_image is None:
         per_image = USUAL if lesson is None else _wanted_by(lesson, len(transfer_set))
     if not per_image:
@@ -47,6 +50,12 @@ def carry_answers(
         spec = teacher.spec
         views = usual_views(spec.channels, spec.side, spec.notes, getattr(run, "preset", None))
     return add_answers(folder, teacher, per_image, views, runtime=run)
+
+
+def check_answers(wanted: AnswerOptions, teacher: Classifier, images: int) -> None:
+    """Refuse answers that would take too much, before a set is made for them."""
+    if wanted.per_image:
+        require_budget(teacher, images, wanted.per_image)
 
 
 def _wanted_by(lesson: DistillOptions, images: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from inversion.classes import class_rows, say_short
 from inversion.cli.show import finish, new_table
-from inversion.cli.verbs.answering import carry_answers, say_carried
+from inversion.cli.verbs.answering import carry_answers, check_answers, say_carried
 from inversion.cli.verbs.shared import teacher_for, tell_if_kept, when_finished
 from inversion.health import check_health
 from inversion.sources.collect import collect as collect_set
@@ -25,6 +25,7 @@ def execute(run: CollectRun) -> int:
     """Choose a set from sources."""
     teacher = load_teacher(teacher_for(run.teacher, run.sources), trust=run.trust)
     check_health(teacher, run)
+    check_answers(run.answers, teacher, run.collection.images)
     before = when_finished(run.out)
     transfer_set = collect_set(teacher, run.sources, run.collection, run.out, runtime=run)
     transfer_set = carry_answers(run, transfer_set, teacher, run.out)
@@ -45,11 +46,17 @@ def execute(run: CollectRun) -> int:
 def _new_table(run: CollectRun, transfer_set: TransferSet, account: dict[str, Any]) -> Table:
     """Where the images of each class came from."""
     ways = list(account["taken"])
-    names = ("class", "drawn", "accepted", "full after", *ways, "in the set")
+    words = transfer_set.task.words
+    held = f"{words.heading} in the set" if words.shares else "in the set"
+    names = ("class", "drawn", "accepted", "full after", *ways, held)
     table = new_table(f"Transfer set {run.out}", *names)
     taken = [account["taken"][way] for way in ways]
-    columns = [account["raw_counts"], account["accepted"], *taken, transfer_set.counts()]
-    rows = class_rows(columns, transfer_set.class_names)
+    columns = [account["raw_counts"], account["accepted"], *taken]
+    shown = transfer_set.class_names
+    held_rows = class_rows([transfer_set.counts()], shown, words.shares)
+    rows = [
+        (*row, count) for row, (_, count) in zip(class_rows(columns, shown), held_rows, strict=True)
+    ]
     needed = account["needed"] if len(rows) == len(account["needed"]) else [None] * len(rows)
     for (label, drawn, accepted, *more), full in zip(rows, needed, strict=True):
         table.add_row(label, drawn, accepted, f"{full:,}" if full else "–", *more)

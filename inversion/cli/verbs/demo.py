@@ -19,7 +19,7 @@ from distill.tracking import Logger, open_tracker
 from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
-from inversion.cli.verbs.answering import carry_answers
+from inversion.cli.verbs.answering import carry_answers, check_answers
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
 from inversion.cli.verbs.demo_judging import (
     Verdict,
@@ -69,6 +69,7 @@ def execute(run: DemoRun) -> int:
     data, teacher_logits = data_to_judge_on(run, teacher)
     student = build_student(run.student, teacher.input, run.seed)
     check_demo(run, teacher, student, data)
+    check_answers(run.answers, teacher, run.synthesis.images)
     with own_folder(out, "demo", (*DEMO_FILES, STATE, "set", "beside"), run.overwrite):
         _start_folder(out)
         return _make(run, began, teacher, student, data, teacher_logits)

@@ -51,7 +51,7 @@ def data_to_judge_on(run: DemoRun, teacher: Classifier) -> tuple[Images, Tensor 
     the teacher's logits, which have labelled them.
     """
     if has_labels(run):
-        return load_test_data(run.data, teacher, run.quiet), None
+        return load_test_data(run.data, teacher, run.quiet, void=run.void), None
     return held_out_pictures(teacher, run)
 
 
@@ -79,6 +79,7 @@ def judge_demo(
         data=data.name,
         tested=labelled,
         class_names=teacher.class_names,
+        task=student.task,
     )
     if not labelled:
         return Verdict(None, student_result, None, data.name, judged)

@@ -226,7 +226,7 @@ def _load_data(run: DistillRun, teacher: Classifier | None) -> TransferSet | Ima
     needs_labels = run.distillation.labels == "data"
     parts = []
     for place in _places(run):
-        part = load_set(place, teacher, run.quiet, needs_labels)
+        part = load_set(place, teacher, run.quiet, needs_labels, run.void)
         if needs_labels and part.labels is None:
             raise EchosetError(
                 f"{place} has no labels to learn from; use --distillation.labels teacher"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from distill.evaluation import Evaluation, check_attacks, check_fit
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.names import show_class
+from distill.tasks import say_figure
 from distill.tasks.places import decide
 from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import command_line, finish, new_table
@@ -51,7 +52,7 @@ def execute(run: EvaluateRun) -> int:
     if run.against:
         other = load_teacher(run.against, trust=run.trust)
         check_shape(other, "--against")
-    data = load_test_data(run.data, model, run.quiet, "--model")
+    data = load_test_data(run.data, model, run.quiet, "--model", run.void)
     answers: Answers | None = None
     if run.page:
         answers = _ask(run, model, other, data)
@@ -86,14 +87,15 @@ def _write_page(
     """The page about the networks' answers."""
     networks = ["network"]
     compared = None
-    rows = [("", _name_of(run.model)), *_figures(result)]
+    rows = [("", _name_of(run.model)), *_own_figures(result), *_figures(result)]
     if run.against and answers.other is not None:
         networks.append("other")
         compared = decide(answers.other)
         rows.append(
             (f"same decision as the other, {_name_of(run.against)}", f"{result.agreement:.2%}")
         )
-    rows += [(figure, f"{value:.4f}") for figure, value in result.own.items()]
+    if len(_class_figures(result)) > 1:  # the page itself has each class's accuracy
+        rows += _class_rows(result, model.class_names)
     classes = answers.own.shape[1]
     judged = judge(
         data.images,
@@ -104,8 +106,11 @@ def _write_page(
         networks,
         data=data.name,
         class_names=model.class_names,
+        task=model.task,
     )
     lead = f"{_name_of(run.model)} decides {result.accuracy:.2%} of {data.name} right."
+    for figure, value in _own_figures(result)[:1]:
+        lead = f"{_name_of(run.model)} has a {figure} of {value} on {data.name}."
     write_evaluation(lead, rows, judged, command_line(), Path(str(run.page)))
 
 
@@ -113,7 +118,11 @@ def _document(
     run: EvaluateRun, model: Classifier, data: Images, result: Evaluation
 ) -> dict[str, Any]:
     """The last line of --json."""
-    document = {"model": _name_of(run.model), "data": data.name, **dataclasses.asdict(result)}
+    figures = dataclasses.asdict(result)
+    document: dict[str, Any] = {"model": _name_of(run.model), "data": data.name}
+    if result.own:
+        document["own"] = figures.pop("own")  # first, as what to judge by
+    document |= figures
     if data.matched:
         document["folders"] = data.matched
     if model.class_names:
@@ -126,13 +135,12 @@ def _new_table(run: EvaluateRun, model: Classifier, data: Images, result: Evalua
     table = new_table(f"{_name_of(run.model)} on {data.name}", "", "")
     if data.matched:
         table.add_row("folders", data.matched)
-    for row in _figures(result):
+    for row in (*_own_figures(result), *_figures(result)):
         table.add_row(*row)
     if run.against:
         _add_comparison(table, result, _name_of(run.against))
-    _add_classes(table, result.per_class, model.class_names)
-    for figure, value in result.own.items():
-        table.add_row(figure, f"{value:.4f}")
+    for row in _class_rows(result, model.class_names):
+        table.add_row(*row)
     return table
 
 
@@ -150,23 +158,48 @@ def _figures(result: Evaluation) -> list[tuple[str, str]]:
     return rows
 
 
-def _add_classes(
-    table: Table, accuracies: Sequence[float | None], names: Sequence[str] | None
-) -> None:
-    """The accuracy of each class; where there are many, of those that fare worst."""
-    judged = [(value, label) for label, value in enumerate(accuracies) if value is not None]
-    if len(accuracies) <= MOST_ROWS:
-        for label, accuracy in enumerate(accuracies):
-            shown = "no images" if accuracy is None else f"{accuracy:.2%}"
-            table.add_row(f"class {show_class(label, names)}", shown)
-        return
-    for accuracy, label in sorted(judged)[:MOST_NAMED]:
-        table.add_row(f"class {show_class(label, names)}", f"{accuracy:.2%}")
+def _own_figures(result: Evaluation) -> list[tuple[str, str]]:
+    """The task's own, by which to judge first."""
+    own = result.own.items()
+    return [
+        (say_figure(name), f"{value:.4f}") for name, value in own if not isinstance(value, list)
+    ]
+
+
+def _class_figures(result: Evaluation) -> dict[str, list[float | None]]:
+    """By name, figures that there is one of for each class, the task's own first."""
+    own = result.own.items()
+    lists = {say_figure(name): values for name, values in own if isinstance(values, list)}
+    return {**lists, "accuracy": result.per_class}
+
+
+def _class_rows(result: Evaluation, names: Sequence[str] | None) -> list[tuple[str, str]]:
+    """The figures of each class; where there are many, of those that fare worst."""
+    figures = _class_figures(result)
+    first, *_ = figures.values()
+    judged = [(value, label) for label, value in enumerate(first) if value is not None]
+    labels = list(range(len(first)))
+    if len(first) > MOST_ROWS:
+        labels = [label for _, label in sorted(judged)[:MOST_NAMED]]
+    rows = [(f"class {show_class(label, names)}", _say_class(figures, label)) for label in labels]
+    if len(first) <= MOST_ROWS:
+        return rows
     more = len(judged) - MOST_NAMED
     if more > 0:
-        table.add_row(f"{more:,} more classes", "as high, or higher")
-    if len(judged) < len(accuracies):
-        table.add_row("classes without images", f"{len(accuracies) - len(judged):,}")
+        rows.append((f"{more:,} more classes", "as high, or higher"))
+    if len(judged) < len(first):
+        rows.append(("classes without images", f"{len(first) - len(judged):,}"))
+    return rows
+
+
+def _say_class(figures: Mapping[str, Sequence[float | None]], label: int) -> str:
+    """What is known of a class; its accuracy alone needs no name."""
+    values = {name: each[label] for name, each in figures.items()}
+    if None in values.values():
+        return "no images"
+    if len(values) == 1:
+        return f"{values['accuracy']:.2%}"
+    return ", ".join(f"{name} {value:.2%}" for name, value in values.items())
 
 
 def _add_comparison(table: Table, result: Evaluation, other: str) -> None:

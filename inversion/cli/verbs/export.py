@@ -56,5 +56,8 @@ def execute(run: ExportRun) -> int:
     }
     lacks = f"; {say_short(short, data.class_names)}" if short else ""
     views = f", {run.views} views of each" if run.views else ""
-    line = f"{len(data):,} images{views}, {min(counts)} to {max(counts)} of each class"
+    words = data.task.words
+    spread = words.spread(counts, once=False)
+    each = f"{spread} {words.measure}" if words.shares else spread
+    line = f"{len(data):,} images{views}, {each} of each class"
     return finish(run, None, document, f"{line}: {place}{lacks}")

@@ -61,6 +61,7 @@ def judge_student(
         data=name,
         tested=False,
         class_names=names,
+        task=student.task,
     )
 
 

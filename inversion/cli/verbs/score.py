@@ -31,7 +31,7 @@ from inversion.pages.scores import (
     validation_rows,
     write_scores,
 )
-from inversion.scoring.scorecard import check_counts, check_images
+from inversion.scoring.scorecard import check_counts, check_images, decides_once
 from inversion.scoring.scorecard import score as score_images
 from inversion.scoring.scores import OVERALL, definitions
 from inversion.scoring.validation import check_sets, validate
@@ -121,7 +121,7 @@ def _folder(run: ScoreRun) -> Path:
 
 def _load_sample(run: ScoreRun, teacher: Classifier, path: str) -> Sample:
     data = load_set(path, teacher, run.quiet, labelled=False)
-    counts = _find_raw_counts(data, path, teacher.spec.classes)
+    counts = _find_raw_counts(data, path, teacher)
     images = _choose_evenly(as_images(data, path), run.images)
     check_images(images.images, teacher, path)
     shards = []
@@ -131,16 +131,18 @@ def _load_sample(run: ScoreRun, teacher: Classifier, path: str) -> Sample:
 
 
 def _find_raw_counts(
-    data: TransferSet | Images, path: str, classes: int
+    data: TransferSet | Images, path: str, teacher: Classifier
 ) -> list[int] | Literal["own"] | None:
     """The teacher's decisions before filtering: a folder's own, those that a set's manifest has
     kept, or unknown.
     """
     if isinstance(data, Images):
         return "own"
+    if "collection" in data.manifest and not decides_once(teacher):
+        return None  # images were counted there, each for one class
     counts: list[int] | None = raw_counts(data.manifest)
     try:
-        check_counts(counts, classes)
+        check_counts(counts, teacher.spec.classes)
     except EchosetError as error:
         raise EchosetError(f"{Path(path) / 'manifest.json'}: {error}") from error
     return counts
@@ -161,7 +163,7 @@ def _teach_students(
     """
     options = StudyOptions(methods=("hinton",), seeds=run.seeds, attacks=0)
     sets = {name: sample.images for name, sample in samples.items()}
-    data = load_test_data(run.data, teacher, run.quiet)
+    data = load_test_data(run.data, teacher, run.quiet, void=run.void)
     return fill_grid(run, teacher, sets, data, _folder(run), options)
 
 
@@ -170,7 +172,7 @@ def _score(run: ScoreRun, teacher: Classifier, name: str, sample: Sample) -> Sco
     if not run.quiet:
         print(f"scoring {plain(name)}, {len(images):,} images", file=sys.stderr)
     card = score_images(images, teacher, sample.raw_counts, run.scores, runtime=run)
-    return Scored(run.sets[name], images, card)
+    return Scored(run.sets[name], images, card, teacher.task.words)
 
 
 def _validate(scored: dict[str, Scored], cells: list[dict[str, Any]]) -> dict[str, Any]:

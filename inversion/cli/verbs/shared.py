@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.data.images import Images, load_images
+from distill.data.maps import maps_for
 from distill.data.matching import match_classes
 from distill.models.classifier import CONTRACT, OUTPUT
 from distill.sets.transfer_set import TransferSet, is_set
@@ -57,12 +58,14 @@ def require_data(path: str | None, teacher: TeacherOptions) -> None:
 
 
 def load_test_data(
-    path: str | None, model: Classifier, quiet: bool, option: str = "--teacher"
+    path: str | None, model: Classifier, quiet: bool, option: str = "--teacher", void: int = 255
 ) -> Images:
     """What to judge on, as the network takes it, which was given by `option`."""
     if path is not None:
-        data = load_images(path, "test", model.spec.channels, model.spec.size, quiet)
-        return match_classes(data, model.spec, f"{option}.names")
+        spec = model.spec
+        maps = maps_for(spec, void)
+        data = load_images(path, "test", spec.channels, spec.size, quiet, maps=maps)
+        return match_classes(data, spec, f"{option}.names")
     if (model.spec.channels, model.spec.size, model.spec.classes) != (1, 28, 10):
         raise EchosetError(
             f"the bundled test images are MNIST's, not for {model.spec.model}; give its test data "
@@ -75,7 +78,7 @@ def load_test_data(
 
 
 def load_set(
-    path: str, teacher: Classifier, quiet: bool, labelled: bool = True
+    path: str, teacher: Classifier, quiet: bool, labelled: bool = True, void: int = 255
 ) -> TransferSet | Images:
     """A transfer set this teacher made, or any images, as it takes them."""
     if is_set(path):
@@ -83,7 +86,8 @@ def load_set(
         require_same_teacher(transfer_set, teacher, path)
         return transfer_set
     spec = teacher.spec
-    data = load_images(path, "train", spec.channels, spec.size, quiet, labelled)
+    maps = maps_for(spec, void)
+    data = load_images(path, "train", spec.channels, spec.size, quiet, labelled, maps)
     return match_classes(data, spec, "--teacher.names")
 
 
@@ -138,9 +142,12 @@ def fill(
 def require_balance(
     run: DemoRun | SynthesizeRun, transfer_set: TransferSet, folder: Path | str
 ) -> None:
-    """Refuse a set whose classes are short of images."""
+    """Refuse a set whose classes are short of images, or tell of it where that can't be helped."""
     short = transfer_set.manifest["short"]
-    if short:
+    if short and not transfer_set.task.exact:
+        told = say_short(short, transfer_set.class_names)
+        tell(run, f"{folder} is not balanced: {told}")
+    elif short:
         remedy = "" if run.shortage else FILL
         raise EchosetError(
             f"{folder} is written but not balanced: {say_short(short, transfer_set.class_names)}. "
@@ -163,7 +170,10 @@ def fill_grid(
     spec = teacher.spec
     original = None
     if run.original:
-        original = load_images(run.original, "train", spec.channels, spec.size, run.quiet)
+        maps = maps_for(spec, run.void)
+        original = load_images(
+            run.original, "train", spec.channels, spec.size, run.quiet, maps=maps
+        )
         original = match_classes(original, spec, "--teacher.names")
     cells = run_study(
         teacher, sets, data, out, run.student, options, run.distillation, original, runtime=run

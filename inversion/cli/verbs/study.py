@@ -34,9 +34,12 @@ def execute(run: StudyRun) -> int:
     teacher = load_teacher(options, trust=run.trust)
     check_health(teacher, run)
     out = Path(run.out)
-    data = load_test_data(run.data, teacher, run.quiet)
+    data = load_test_data(run.data, teacher, run.quiet, void=run.void)
     labelled = run.distillation.labels == "data" or run.study.images > 0  # drawn evenly by them
-    sets = {name: load_set(path, teacher, run.quiet, labelled) for name, path in run.sets.items()}
+    sets = {
+        name: load_set(path, teacher, run.quiet, labelled, run.void)
+        for name, path in run.sets.items()
+    }
     mark_folder(out, "study", ("cells", "study.json", "study.html"), run.overwrite)
     cells, wanted = fill_grid(run, teacher, sets, data, out, run.study)
     rows = summarise(cells)

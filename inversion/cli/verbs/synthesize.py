@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from distill.tracking import open_tracker
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
-from inversion.cli.verbs.answering import carry_answers, say_carried
+from inversion.cli.verbs.answering import carry_answers, check_answers, say_carried
 from inversion.cli.verbs.shared import fill, require_balance, tell_if_kept, when_finished
 from inversion.driver import synthesize_share
 from inversion.health import check_health
@@ -21,6 +21,7 @@ def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     teacher = load_teacher(run.teacher, trust=run.trust)
     check_health(teacher, run)
+    check_answers(run.answers, teacher, run.synthesis.images)
     before = when_finished(run.out)
     logger = open_tracker(run.track, run.out, run.rank)
     transfer_set = synthesize_share(teacher, run.synthesis, run.out, runtime=run, log=logger)
@@ -41,8 +42,9 @@ def execute(run: SynthesizeRun) -> int:
         "short": manifest["short"],
         "seconds": seconds,
     }
-    table = new_table(f"Transfer set {run.out}", "class", "images")
-    for row in class_rows([counts], transfer_set.class_names):
+    words = transfer_set.task.words
+    table = new_table(f"Transfer set {run.out}", "class", words.heading)
+    for row in class_rows([counts], transfer_set.class_names, words.shares):
         table.add_row(*row)
     carried = say_carried(transfer_set)
     table.caption = f"{len(transfer_set):,} images in {seconds:.0f} s{carried}"

@@ -19,6 +19,7 @@ from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor
 
     from distill.models import Classifier
     from distill.sets.answers import ViewAnswers
@@ -30,6 +31,8 @@ sums differ in their order."""
 ROUGH_GAP = 0.3
 """The same of answers to views that were asked for in fewer bits than float32: bfloat16 keeps 8 in
 every layer."""
+AT_ONCE = 256
+"""Images whose answers are compared at once."""
 SAMPLE = 512
 """Views that a teacher is asked for again."""
 TIE = 1e-4
@@ -53,9 +56,11 @@ def execute(run: VerifyRun) -> int:
     table.add_row("images", f"{len(transfer_set):,}")
     table.add_row("per class", balance.describe())
     names = transfer_set.class_names
+    shares = transfer_set.task.words.shares
     if names:
         document["class_names"] = list(names)
-        for row in class_rows([transfer_set.counts()], names):
+    if names or shares:
+        for row in class_rows([transfer_set.counts()], names, shares):
             table.add_row(*row)
     carried = transfer_set.answers
     if carried is not None:
@@ -63,8 +68,8 @@ def execute(run: VerifyRun) -> int:
         views = f"{carried.per_image} views of each image"
         table.add_row("answers", f"to {views}, hashes and shapes hold")
     problem = None
-    if balance.was_meant and not balance.is_even:
-        problem = f"{run.set} is not balanced: {balance.spread} images per class"
+    if balance.was_meant and not balance.is_even and transfer_set.task.exact:
+        problem = f"{run.set} is not balanced: {balance.spread} per class"
     if run.teacher is not None:
         teacher = load_teacher(run.teacher, trust=run.trust)
         problem = _compare(run, teacher, transfer_set, table, document) or problem
@@ -117,11 +122,15 @@ class Balance(NamedTuple):
     """Whether it was made to be even."""
     spread: str
     """From the smallest class to the largest."""
+    is_exact: bool
+    """Whether its task can have it exactly even."""
 
     def describe(self) -> str:
         """The spread, and what is wrong with it."""
         if self.is_even:
             return self.spread
+        if not self.is_exact:
+            return f"{self.spread}: some class has less than half or over twice its part"
         if self.was_meant:
             return f"{self.spread}: not balanced"
         return f"{self.spread}: not balanced, nor meant to be"
@@ -129,6 +138,7 @@ class Balance(NamedTuple):
 
 def _check_balance(transfer_set: TransferSet) -> Balance:
     counts = transfer_set.counts()
+    words = transfer_set.task.words
     config = transfer_set.manifest["config"]
     # The unbalanced twin of a collected set, and a growing pool, were not meant to be balanced.
     replay = config.get("replay")
@@ -136,7 +146,8 @@ def _check_balance(transfer_set: TransferSet) -> Balance:
     return Balance(
         is_even=transfer_set.task.is_balanced(counts),
         was_meant=config.get("balanced", True) and not keeps_all,
-        spread=f"{min(counts)} to {max(counts)}",
+        spread=f"{words.spread(counts, once=False)} {words.measure}",
+        is_exact=transfer_set.task.exact,
     )
 
 
@@ -151,12 +162,24 @@ class Answers(NamedTuple):
 
 def _ask_again(run: VerifyRun, teacher: Classifier, transfer_set: TransferSet) -> Answers:
     device = run.resolve_device()
-    logits = predict(teacher, transfer_set.images, device, quiet=run.quiet).cpu()  # (N, K, *places)
-    labels = transfer_set.labels.long()  # (N, *places)
+    answers = predict(teacher, transfer_set.images, device, quiet=run.quiet).cpu()
+    parts = []
+    for first in range(0, len(answers), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        stored = transfer_set.logits[part].float()
+        parts.append(_compare_answers(answers[part], stored, transfer_set.labels[part].long()))
+    return Answers(wrong=sum(part.wrong for part in parts), gap=max(part.gap for part in parts))
+
+
+def _compare_answers(
+    logits: Tensor,  # (N, K, *places)
+    stored: Tensor,  # (N, K, *places)
+    labels: Tensor,  # (N, *places)
+) -> Answers:
     label_logits = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     behind = logits.amax(1) - label_logits
     is_wrong = behind > TIE * (1 + logits.abs().amax(1))
-    gap = (logits - transfer_set.logits.float()).abs() / (1 + logits.abs())
+    gap = (logits - stored).abs() / (1 + logits.abs())
     return Answers(wrong=int(is_wrong.sum()), gap=gap.max().item())
 
 
