@@ -1,0 +1,244 @@
+"""Processes of torchrun that claim their jobs from one another, and what becomes of a lost one's."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from conftest import ROOT, TINY_FLAGS, environment
+
+from distill import claims
+from distill.claims import Claims, Share, shared_out
+from distill.runtime import Runtime
+from synthesis_kernels.errors import EchosetError
+
+needs_processes = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="there is no /proc here"
+)
+FLAGS = [*TINY_FLAGS, "--synthesis.shard_images=8", "--device=cpu", "--precision=float32"]
+HOLDS = """
+import os, time
+from distill.claims import shared_out
+from distill.runtime import Runtime
+
+with shared_out(Runtime(), [0, 1, 2], "work") as share:
+    for job in share:
+        print(job, flush=True)
+        time.sleep(600)
+"""
+
+
+def torchrun(processes, *arguments, command=("-m", "echoset")):
+    """Start torchrun; what it says is in its pipe."""
+    started = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "inversion" / "public")])
+    return subprocess.Popen(
+        [*started, f"--nproc-per-node={processes}", *command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=environment() | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def synthesize(processes, out, **more):
+    """A synthesis by so many processes, to its end."""
+    started = torchrun(processes, "synthesize", *FLAGS, f"--out={out}", **more)
+    told = started.communicate(timeout=300)[0]
+    assert started.returncode == 0, told
+    return told
+
+
+def shards_of(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*")}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The shards of a process alone."""
+    out = tmp_path_factory.mktemp("alone") / "set"
+    synthesize(1, out)
+    return shards_of(out)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_set_does_not_depend_on_the_number_of_processes(alone, tmp_path, processes):
+    told = synthesize(processes, tmp_path / "set")
+    assert len(alone) == 4 and shards_of(tmp_path / "set") == alone
+    assert told.count("Transfer set") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_console_script_is_started_by_its_path(alone, tmp_path):
+    script = Path(sys.executable).with_name("echoset")
+    if not script.is_file():
+        pytest.skip("the console script is not installed")
+    synthesize(2, tmp_path / "set", command=("--no-python", str(script)))
+    assert shards_of(tmp_path / "set") == alone
+
+
+def children_of(process):
+    return [
+        int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ]
+
+
+def wait_for(what, seconds=120):
+    """What there is to wait for, once it is there."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+    return what()
+
+
+@needs_processes
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_killed_process_is_started_again_and_costs_no_finished_shard(alone, tmp_path):
+    out = tmp_path / "set"
+    restarting = ("--max-restarts=2", "-m", "echoset")
+    started = torchrun(2, "synthesize", *FLAGS, f"--out={out}", command=restarting)
+    notes = wait_for(lambda: list(out.glob(".shard-*.done")))
+    made = {note: note.stat().st_mtime_ns for note in notes}
+    os.kill(children_of(started.pid)[-1], signal.SIGKILL)
+    told = started.communicate(timeout=300)[0]
+    assert started.returncode == 0, told
+    assert "Signal 9" in told or "SIGKILL" in told or "exitcode: -9" in told
+    assert {note: note.stat().st_mtime_ns for note in notes} == made
+    assert shards_of(out) == alone
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """A store as torchrun keeps it, and this process the second of two."""
+    kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in place_of(1, kept).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(claims, "LOOK", 0.01)
+    return kept
+
+
+def place_of(rank, store):
+    """What torchrun tells one of two processes."""
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_what_a_killed_process_had_claimed_is_done_by_another(store):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment() | place_of(0, store),
+    )
+    assert other.stdout.readline().strip() == "0"
+    done = []
+    with shared_out(Runtime(quiet=True), [0, 1, 2], "work") as share:
+        for job in share:
+            done.append(job)
+            if job == 2:
+                other.kill()
+                other.wait()
+    assert done == [1, 2, 0]
+
+
+def claims_of(store, rank, world=2):
+    """Claims as of a process of another machine."""
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: f"machine-{rank}")
+        return Claims(dist.PrefixStore("work", store), rank, world)
+
+
+def share_of(store, rank, jobs):
+    return Share(Runtime(rank=rank, world=2, quiet=True), jobs, claims_of(store, rank))
+
+
+def test_a_slow_process_holds_nobody_up(store):
+    slow = iter(share_of(store, 0, list(range(8))))
+    assert next(slow) == 0
+    rest = []
+    ending = threading.Thread(target=lambda: rest.extend(slow))
+    done = []
+    for job in share_of(store, 1, list(range(8))):
+        done.append(job)
+        if len(done) == 7:
+            ending.start()
+    ending.join()
+    assert done == [1, 2, 3, 4, 5, 6, 7] and not rest
+
+
+def test_what_lies_finished_on_a_disk_is_claimed_by_who_has_it(store):
+    shares = [share_of(store, rank, list("abcd")) for rank in range(2)]
+    having = {0: "ac", 1: "d"}
+    threads = []
+    for rank, share in enumerate(shares):
+        here = having[rank]
+        begin = threading.Thread(target=share.begin, args=(here.__contains__, "b".__contains__))
+        begin.start()
+        threads.append(begin)
+    for begin in threads:
+        begin.join()
+    first = iter(shares[0])
+    assert [next(first), next(first), next(first)] == ["a", "c", "b"]
+    assert next(iter(shares[1])) == "d"
+
+
+def test_a_process_of_another_machine_is_lost_once_it_is_silent(store, monkeypatch):
+    held = claims_of(store, 0)
+    assert held.take(0)
+    own = claims_of(store, 1)
+    assert own.take(0) is False
+    held.close()
+    monkeypatch.setattr(claims, "SILENCE", 0.2)
+    wait_for(lambda: own.take(0), seconds=10)
+
+
+def test_a_process_that_was_started_anew_holds_nothing_of_before(store):
+    before = claims_of(store, 0)
+    before.begin()
+    before.take(0)
+    own = claims_of(store, 1)
+    assert own.take(0) is False
+    claims_of(store, 0).begin()
+    assert own.take(0)
+
+
+def test_work_that_fails_leaves_its_job_to_others(store):
+    with pytest.raises(ZeroDivisionError), shared_out(Runtime(), [0, 1], "work") as share:
+        for job in share:
+            1 / job
+    other = Claims(dist.PrefixStore("echoset/work", store), 0, 2)
+    assert other.take(0) is True
+
+
+def test_a_store_that_is_gone_is_an_error_with_its_remedy(store, monkeypatch):
+    with pytest.raises(EchosetError, match="torchrun's store is out of reach"):  # noqa: SIM117
+        with shared_out(Runtime(quiet=True), [0, 1], "work") as share:
+            raise dist.DistNetworkError("nobody listens")
+    assert share.left == 2
+
+
+def test_without_torchruns_store_the_share_is_every_nth(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with shared_out(Runtime(), list(range(5)), "work") as share:
+        assert share.leads and list(share) == [1, 3]
