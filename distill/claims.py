@@ -133,13 +133,6 @@ class Share(Generic[Job]):
         self._current: int | None = None
 
     @property
-    def leads(self) -> bool:
-        """Whether this process finishes what all have made. Without claims, whoever finds
-        everything there does.
-        """
-        return self._claims is None or self._runtime.rank == 0
-
-    @property
     def total(self) -> int:
         """How many jobs there are to follow: with claims, those of all processes."""
         return len(self._jobs) if self._claims else len(self._runtime.share(self._jobs))
@@ -170,11 +163,11 @@ class Share(Generic[Job]):
     def leader_first(self, act: Callable[[], None]) -> None:
         """Do something in every process, after process 0 has done it."""
         claims = self._claims
-        if claims is None or self.leads:
-            act()
         if claims is None:
+            act()
             return
-        if self.leads:
+        if self._runtime.rank == 0:
+            act()
             claims.write("first", claims.name)
             return
         with self._waiting("waiting for process 0", 1):

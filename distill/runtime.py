@@ -102,6 +102,11 @@ class Runtime(Brief):
         has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         return has_store and bool(address) and port.isdigit()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process finishes what all have made; without claims, any may."""
+        return not self.claims or self.rank == 0
+
     def share(self, jobs: list[Job]) -> list[Job]:
         """The jobs of this process: every world-th from its rank on."""
         return jobs[self.rank :: self.world]

@@ -118,7 +118,7 @@ def synthesize_share(
         runtime.say(describe_forms(machine.device))
         make = partial(Shard, recipe_class, teacher, options, machine, out, own)
         _make_all(share, out, make, f"{key} {machine.key}", runtime, log)
-        if not share.leads:
+        if not runtime.leads:
             return None
         weight_hash = inspection.weight_hash
         return assemble(out, jobs, teacher, weight_hash, options, runtime.seed, own.record)

@@ -115,7 +115,7 @@ def _execute(verb: str, options: Common, stopping: Stopping) -> int:
     keep_freed_memory()
     heed_quota()
     module = _module_of(verb)
-    if options.claims and options.rank:  # one of them is enough to hear
+    if not options.leads:  # one of them is enough to hear
         options = replace(options, quiet=True)
     stopping.importing = False
     with kernel_form(options.kernels):
