@@ -41,7 +41,7 @@ class Claims:
     """One process's claims on numbered jobs. Its store's keys are for this work alone."""
 
     def __init__(self, store: Store, rank: int, world: int) -> None:
-        self._store = store
+        self.store = store
         self._rank = rank
         self._world = world
         self._beats: dict[str, tuple[int, float]] = {}
@@ -49,7 +49,8 @@ class Claims:
         host = socket.gethostname()
         self.name = f"{rank} {host} {os.getpid()} {secrets.token_hex(4)}"
         """Of this process, as no other was ever called."""
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
 
     def take(self, number: int) -> bool | None:
         """Claim a job: whether it is this process's now; None where it is done."""
@@ -69,6 +70,10 @@ class Claims:
         """Note that a job is done, whoever else has taken it meanwhile."""
         self.write(f"job/{number}", f"{DONE}{self.name}")
 
+    def finisher(self, number: int) -> str:
+        """The process that has finished a job."""
+        return self.read(f"job/{number}").removeprefix(DONE)
+
     def begin(self) -> None:
         """Note that this process has claimed what it knows to be its own."""
         self.write(f"process/{self._rank}", self.name)
@@ -86,7 +91,7 @@ class Claims:
         if host == socket.gethostname() and not is_alive(process):
             return True
         now = time.monotonic()
-        count = self._store.add(f"beat/{holder}", 0)
+        count = self.store.add(f"beat/{holder}", 0)
         before, since = self._beats.get(holder, (-1, now))
         if count != before:
             since = now
@@ -95,25 +100,26 @@ class Claims:
 
     def read(self, key: str) -> str:
         """What is written under a key; empty where nothing is."""
-        return self._store.get(key).decode() if self._store.check([key]) else ""
+        return self.store.get(key).decode() if self.store.check([key]) else ""
 
     def write(self, key: str, text: str) -> None:
         """Write under a key."""
-        self._store.set(key, text)
+        self.store.set(key, text)
 
     def close(self) -> None:
         """Give no more signs of life."""
         self._end.set()
+        self._beating.join(timeout=BEAT)
 
     def _swap(self, key: str, old: str, new: str) -> str:
         """What is under a key, once the old is replaced by the new."""
-        return self._store.compare_set(key, old, new).decode()
+        return self.store.compare_set(key, old, new).decode()
 
     def _beat(self) -> None:
         """Give a sign of life now and then."""
         try:
             while not self._end.wait(BEAT):
-                self._store.add(f"beat/{self.name}", 1)
+                self.store.add(f"beat/{self.name}", 1)
         except RuntimeError:  # the store has gone, which the work itself will find
             return
 
@@ -124,9 +130,9 @@ class Share(Generic[Job]):
     """
 
     def __init__(self, runtime: Runtime, jobs: list[Job], claims: Claims | None) -> None:
-        self._runtime = runtime
-        self._jobs = jobs
-        self._claims = claims
+        self.runtime = runtime
+        self.jobs = jobs
+        self.claims = claims
         numbers = list(range(len(jobs)))
         self._left = numbers if claims else runtime.share(numbers)
         self._own: list[int] = []
@@ -135,7 +141,7 @@ class Share(Generic[Job]):
     @property
     def total(self) -> int:
         """How many jobs there are to follow: with claims, those of all processes."""
-        return len(self._jobs) if self._claims else len(self._runtime.share(self._jobs))
+        return len(self.jobs) if self.claims else len(self.runtime.share(self.jobs))
 
     @property
     def left(self) -> int:
@@ -145,28 +151,34 @@ class Share(Generic[Job]):
     @property
     def expected(self) -> int:
         """How many of them this process is likely to do beside the present one."""
-        return -(-self.left // self._runtime.world) if self._claims else self.left
+        return -(-self.left // self.runtime.world) if self.claims else self.left
 
     def begin(self, finished: Callable[[Job], bool], begun: Callable[[Job], bool]) -> None:
         """Claim what is `finished` on this process's disk, before anybody claims anything else: on
         another's it would be made again. What was `begun` there comes next.
         """
-        claims = self._claims
+        claims = self.claims
         if claims is None:
             return
-        here = [number for number in self._left if finished(self._jobs[number])]
-        self._own = [number for number in here if claims.take(number)]
+        for number in self._left:
+            if not finished(self.jobs[number]):
+                continue
+            is_own = claims.take(number)
+            if is_own:
+                self._own.append(number)
+            elif is_own is None and claims.has_lost(claims.finisher(number)):
+                claims.finish(number)
         claims.begin()
-        self._left.sort(key=lambda number: not begun(self._jobs[number]))
+        self._left.sort(key=lambda number: not begun(self.jobs[number]))
         self._wait_for_all(claims)
 
     def leader_first(self, act: Callable[[], None]) -> None:
         """Do something in every process, after process 0 has done it."""
-        claims = self._claims
+        claims = self.claims
         if claims is None:
             act()
             return
-        if self._runtime.rank == 0:
+        if self.runtime.rank == 0:
             act()
             claims.write("first", claims.name)
             return
@@ -179,31 +191,31 @@ class Share(Generic[Job]):
         number = self._next()
         while number is not None:
             self._current = number
-            yield self._jobs[number]
+            yield self.jobs[number]
             self._current = None
-            if self._claims:
-                self._claims.finish(number)
+            if self.claims:
+                self.claims.finish(number)
             number = self._next()
 
     def release(self) -> None:
         """Leave the job that was not finished to others."""
-        if self._claims and self._current is not None:
+        if self.claims and self._current is not None:
             with suppress(RuntimeError):  # without the store nobody asks
-                self._claims.free(self._current)
+                self.claims.free(self._current)
 
     def _next(self) -> int | None:
         """The number of the next job, once one is free; None when all are done."""
-        if self._claims is None:
+        if self.claims is None:
             return self._left.pop(0) if self._left else None
-        number = self._claim(self._claims)
+        number = self._claim(self.claims)
         if number is not None or not self._left:
             return number
-        total = len(self._jobs)
+        total = len(self.jobs)
         with self._waiting("waiting for other processes", total) as progress:
             while number is None and self._left:
                 progress.update(total - len(self._left))
                 time.sleep(LOOK)
-                number = self._claim(self._claims)
+                number = self._claim(self.claims)
         return number
 
     def _claim(self, claims: Claims) -> int | None:
@@ -221,20 +233,20 @@ class Share(Generic[Job]):
 
     def _wait_for_all(self, claims: Claims) -> None:
         """Wait until every process has claimed what it has."""
-        world = self._runtime.world
+        world = self.runtime.world
         end = time.monotonic() + START
         with self._waiting("waiting for processes to begin", world) as progress:
             while claims.begun() < world and time.monotonic() < end:
                 progress.update(claims.begun())
                 time.sleep(LOOK)
         if claims.begun() < world:
-            self._runtime.say(
+            self.runtime.say(
                 f"{claims.begun()} of {world} processes have begun after {START:.0f} s; going on "
                 "without the others"
             )
 
     def _waiting(self, title: str, total: int) -> StepProgress:
-        return StepProgress(title, total, self._runtime.quiet)
+        return StepProgress(title, total, self.runtime.quiet)
 
 
 @contextmanager
@@ -271,6 +283,11 @@ def _open_store(work: str) -> Store:
     host = os.environ["MASTER_ADDR"]
     port = int(os.environ["MASTER_PORT"])
     return PrefixStore(f"echoset/{work}", TCPStore(host, port, is_master=False))
+
+
+def rank_of(name: str) -> int:
+    """The rank of the process of this name."""
+    return int(name.split(" ")[0])
 
 
 def _first_line(error: Exception) -> str:

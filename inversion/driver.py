@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from distill.claims import Share, shared_out
+from distill.gathering import gather
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.wrapping import as_student, require_alike
@@ -27,7 +28,7 @@ from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
-from inversion.shards import Shard, is_finished, state_file
+from inversion.shards import Shard, files_of, is_finished, state_file
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
@@ -118,6 +119,7 @@ def synthesize_share(
         runtime.say(describe_forms(machine.device))
         make = partial(Shard, recipe_class, teacher, options, machine, out, own)
         _make_all(share, out, make, f"{key} {machine.key}", runtime, log)
+        gather(share, out, partial(_all_finished, out), partial(_files_of, out))
         if not runtime.leads:
             return None
         weight_hash = inspection.weight_hash
@@ -143,6 +145,10 @@ def _make_all(
 
 def _all_finished(out: Path, group: list[ShardJob]) -> bool:
     return all(finished(out, job) for job in group)
+
+
+def _files_of(out: Path, group: list[ShardJob]) -> list[Path]:
+    return [path for job in group for path in files_of(out, job)]
 
 
 def _any_begun(out: Path, group: list[ShardJob]) -> bool:

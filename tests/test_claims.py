@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch.distributed as dist
 from conftest import ROOT, TINY_FLAGS, environment
 
-from distill import claims
+from distill import TransferSet, claims, gathering
 from distill.claims import Claims, Share, shared_out
 from distill.runtime import Runtime
 from synthesis_kernels.errors import EchosetError
@@ -31,6 +32,8 @@ FLAGS = [
     "--device=cpu",
     "--precision=float32",
 ]
+OPEN = []
+"""Claims that are to be closed."""
 HOLDS = """
 import os, time
 from distill.claims import shared_out
@@ -116,6 +119,21 @@ def children_of(process):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.process
+def test_without_a_shared_disk_process_0_fetches_the_shards(alone, tmp_path):
+    words = shlex.join([sys.executable, "-m", "echoset", "synthesize", *FLAGS])
+    own = ("--no-python", "sh", "-c", f"exec {words} --out={tmp_path}/$RANK/set")
+    for _ in range(2):  # the second finds everything made
+        started = torchrun(2, command=own)
+        told = started.communicate(timeout=300)[0]
+        assert started.returncode == 0, told
+        assert shards_of(tmp_path / "0" / "set") == alone
+    made = shards_of(tmp_path / "1" / "set")
+    assert 0 < len(made) < 3
+    TransferSet.load(tmp_path / "0" / "set", check_hashes=True)
+
+
 def wait_for(what, seconds=120):
     """What there is to wait for, once it is there."""
     end = time.monotonic() + seconds
@@ -149,7 +167,9 @@ def store(monkeypatch):
     for name, value in place_of(1, kept).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(claims, "LOOK", 0.01)
-    return kept
+    yield kept
+    while OPEN:
+        OPEN.pop().close()
 
 
 def place_of(rank, store):
@@ -184,11 +204,12 @@ def test_what_a_killed_process_had_claimed_is_done_by_another(store):
     assert done == [1, 2, 0]
 
 
-def claims_of(store, rank, world=2):
+def claims_of(store, rank, name="work"):
     """Claims as of a process of another machine."""
     with pytest.MonkeyPatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: f"machine-{rank}")
-        return Claims(dist.PrefixStore("work", store), rank, world)
+        OPEN.append(Claims(dist.PrefixStore(name, store), rank, 2))
+    return OPEN[-1]
 
 
 def share_of(store, rank, jobs):
@@ -245,12 +266,49 @@ def test_a_process_that_was_started_anew_holds_nothing_of_before(store):
     assert own.take(0)
 
 
+def test_files_of_other_disks_come_in_pieces(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(gathering, "CHUNK", 1000)
+    contents = {"a": b"", "b": bytes(range(256)) * 40}
+    shares = [share_of(store, rank, ["ab"]) for rank in range(2)]
+    for rank, share in enumerate(shares):
+        (tmp_path / str(rank)).mkdir()
+        share.claims.begin()
+    for name, content in contents.items():
+        (tmp_path / "1" / name).write_bytes(content)
+    assert list(shares[1]) == ["ab"]
+
+    def fetch(rank):
+        folder = tmp_path / str(rank)
+
+        def files(job):
+            return [folder / name for name in job]
+
+        def finished(job):
+            return all(path.is_file() for path in files(job))
+
+        gathering.gather(shares[rank], folder, finished, files)
+
+    serving = threading.Thread(target=fetch, args=(1,))
+    serving.start()
+    fetch(0)
+    serving.join(timeout=30)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "0").iterdir()} == contents
+
+
+def test_what_a_lost_process_has_is_an_error_with_its_remedy(store, monkeypatch, tmp_path):
+    for rank in range(2):
+        claims_of(store, rank).begin()
+    assert list(share_of(store, 1, ["a"])) == ["a"]
+    monkeypatch.setattr(Claims, "has_lost", lambda self, holder: True)
+    with pytest.raises(EchosetError, match="process 1 on machine-1 has gone, and what it made"):
+        gathering.gather(share_of(store, 0, ["a"]), tmp_path, lambda job: False, list)
+
+
 def test_work_that_fails_leaves_its_job_to_others(store):
     with pytest.raises(ZeroDivisionError), shared_out(Runtime(), [0, 1], "work") as share:
         for job in share:
             1 / job
-    other = Claims(dist.PrefixStore("echoset/work", store), 0, 2)
-    assert other.take(0) is True
+    assert claims_of(store, 0, "echoset/work").take(0) is True
 
 
 def test_a_store_that_is_gone_is_an_error_with_its_remedy(store, monkeypatch):

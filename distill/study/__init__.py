@@ -21,6 +21,7 @@ from distill.claims import shared_out
 from distill.data.images import Images
 from distill.evaluation import predict
 from distill.files import write_sealed
+from distill.gathering import gather
 from distill.locks import in_turn
 from distill.loop import StepProgress
 from distill.models import Classifier, as_classifier
@@ -84,6 +85,12 @@ def _fill(
             for cell in share:
                 figures = work.fill(cell, sets[cell.set], keys[cell])
                 progress.update(share.total - share.left, figures)
+        gather(
+            share,
+            place,
+            lambda cell: _file_of(cell, place).is_file(),
+            lambda cell: [_file_of(cell, place)],
+        )
 
 
 class _Work:
