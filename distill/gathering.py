@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from distill.claims import LOOK, Claims, Share, rank_of
+from distill.claims import LOOK, Claims, rank_of
 from distill.files import write_atomically
 from distill.loop import StepProgress
+from distill.sharing import Share
 from synthesis_kernels.errors import EchosetError
 
 Job = TypeVar("Job")
@@ -70,6 +71,27 @@ def _receive(claims: Claims, key: str, holder: str) -> bytes:
     _wait(claims, holder, lambda: claims.store.check([key]))
     content: bytes = claims.store.get(key)
     claims.store.delete_key(key)
+    return content
+
+
+def put(claims: Claims, key: str, content: bytes) -> None:
+    """Put something under a key, of any size, for one process to fetch."""
+    pieces = range(0, len(content), CHUNK)
+    for index, first in enumerate(pieces):
+        claims.store.set(f"{key}/{index}", content[first : first + CHUNK])  # type: ignore[arg-type]
+    claims.write(f"{key}/pieces", str(len(pieces)))
+
+
+def fetch(claims: Claims, key: str) -> bytes | None:
+    """What was put under a key, which goes from there; None where nothing is."""
+    pieces = claims.read(f"{key}/pieces")
+    if not pieces:
+        return None
+    claims.store.delete_key(f"{key}/pieces")
+    content = b""
+    for index in range(int(pieces)):
+        content += claims.store.get(f"{key}/{index}")
+        claims.store.delete_key(f"{key}/{index}")
     return content
 
 

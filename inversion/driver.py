@@ -12,13 +12,13 @@ from pathlib import Path
 
 from torch import nn
 
-from distill.claims import Share, shared_out
 from distill.gathering import gather
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.wrapping import as_student, require_alike
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
+from distill.sharing import Share, shared_out
 from distill.students import identify_student
 from distill.tracking import Logger
 from inversion.inspection import inspect_teacher

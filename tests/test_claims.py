@@ -10,14 +10,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.distributed as dist
 from conftest import ROOT, TINY_FLAGS, environment
 
-from distill import TransferSet, claims, gathering
-from distill.claims import Claims, Share, shared_out
+from distill import TransferSet, claims, gathering, sharing
+from distill.claims import Claims
 from distill.runtime import Runtime
+from distill.sharing import Share, shared_out
+from inversion.sources.ahead import Ahead, make_ahead
+from inversion.sources.phases import Phase
 from synthesis_kernels.errors import EchosetError
 
 needs_processes = pytest.mark.skipif(
@@ -36,8 +41,8 @@ OPEN = []
 """Claims that are to be closed."""
 HOLDS = """
 import os, time
-from distill.claims import shared_out
 from distill.runtime import Runtime
+from distill.sharing import shared_out
 
 with shared_out(Runtime(), [0, 1, 2], "work") as share:
     for job in share:
@@ -166,7 +171,7 @@ def store(monkeypatch):
     kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for name, value in place_of(1, kept).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(claims, "LOOK", 0.01)
+    monkeypatch.setattr(sharing, "LOOK", 0.01)
     yield kept
     while OPEN:
         OPEN.pop().close()
@@ -302,6 +307,49 @@ def test_what_a_lost_process_has_is_an_error_with_its_remedy(store, monkeypatch,
     monkeypatch.setattr(Claims, "has_lost", lambda self, holder: True)
     with pytest.raises(EchosetError, match="process 1 on machine-1 has gone, and what it made"):
         gathering.gather(share_of(store, 0, ["a"]), tmp_path, lambda job: False, list)
+
+
+def test_blocks_are_made_ahead_by_others_and_come_in_order(store):
+    made = {0: [], 1: []}
+    phase = Phase("a/b", lambda number, stock: None, lambda stock: 9, drawn=True)
+    stock = SimpleNamespace(images=torch.zeros(1))
+
+    def maker(rank):
+        def make(phase, number, stock):
+            made[rank].append(number)
+            wait_for(lambda: rank or not number or made[1])  # the other comes to it, too
+            return torch.full((2, 1, 4, 4), number, dtype=torch.uint8), torch.full((2, 3), number)
+
+        return make
+
+    for rank in range(2):
+        claims_of(store, rank).begin()
+    leader, helper = OPEN[-2:]
+    asked = (helper, 2, [phase], maker(1), stock)
+    helping = threading.Thread(target=make_ahead, args=asked)
+    helping.start()
+    get = Ahead(leader, maker(0))
+    for number in range(9):
+        images, logits = get(phase, number, stock)
+        assert images.shape == (2, 1, 4, 4) and logits.shape == (2, 3)
+        assert bool((images == number).all()) and bool((logits == number).all())
+    leader.write("over", leader.name)
+    helping.join(timeout=30)
+    assert made[1] and sorted(made[0] + made[1]) == list(range(9))
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_processes_share_a_collection(tmp_path):
+    flags = ["--images=700", "--collection.confidence=[0.3,1]", "--answers=0", "--seed=1"]
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        started = torchrun(processes, "collect", "noise", "shaders", *flags, f"--out={out}")
+        told = started.communicate(timeout=300)[0]
+        assert (out / "manifest.json").is_file(), told
+    assert shards_of(tmp_path / "1") == shards_of(tmp_path / "2")
+    one, two = (TransferSet.load(tmp_path / each).manifest["collection"] for each in "12")
+    assert one["drawn"] == two["drawn"] > 1024 and one["taken"] == two["taken"]
 
 
 def test_work_that_fails_leaves_its_job_to_others(store):

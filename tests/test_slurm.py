@@ -85,6 +85,7 @@ def test_a_script_is_submitted(cluster, capsys, monkeypatch):
     "options, message",
     [
         (["--", "distill"], "distill runs in one process; shared are synthesize"),
+        (["--", "collect"], "collect is shared under torchrun alone; give --nodes"),
         (["--tasks=0", "--", "synthesize"], "--tasks must be at least 1"),
         (["--gpus=2", "--", "synthesize"], "a job of an array uses one GPU"),
     ],

@@ -116,6 +116,8 @@ def _parse() -> argparse.Namespace:
     shared = [name for name, verb in VERBS.items() if verb.shared]
     if given.command[0] not in shared:
         parser.error(f"{given.command[0]} runs in one process; shared are {', '.join(shared)}")
+    if given.command[0] == "collect" and not given.nodes:
+        parser.error("collect is shared under torchrun alone; give --nodes")
     for name in ("tasks", "cpus"):
         if getattr(given, name) < 1:
             parser.error(f"--{name} must be at least 1")

@@ -17,7 +17,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill.claims import shared_out
 from distill.data.images import Images
 from distill.evaluation import predict
 from distill.files import write_sealed
@@ -28,6 +27,7 @@ from distill.models import Classifier, as_classifier
 from distill.options import DistillOptions, StudentOptions, StudyOptions
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
+from distill.sharing import shared_out
 from distill.study.cell import Shared, cell_keys, read_cell, run_cell
 from distill.study.check import check_study
 from distill.study.plan import ORIGINAL, Cell, method_loss, plan
