@@ -92,6 +92,21 @@ class Runtime(Brief):
             torch.cuda.set_device(device)
         return device
 
+    @property
+    def claims(self) -> bool:
+        """Whether processes claim jobs from one another, which takes torchrun's own store."""
+        if self.world == 1 or (self.rank, self.world) != place_in_torchrun():
+            return False
+        address = os.environ.get("MASTER_ADDR", "")
+        port = os.environ.get("MASTER_PORT", "")
+        has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        return has_store and bool(address) and port.isdigit()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process finishes what all have made; without claims, any may."""
+        return not self.claims or self.rank == 0
+
     def share(self, jobs: list[Job]) -> list[Job]:
         """The jobs of this process: every world-th from its rank on."""
         return jobs[self.rank :: self.world]
@@ -103,6 +118,10 @@ class Runtime(Brief):
                 f"{work} runs in one process, and this is one of {self.world}; start it without "
                 "torchrun, or with world 1"
             )
+
+    def alone(self) -> Runtime:
+        """The same for work that this process does by itself."""
+        return replace(self, rank=0, world=1)
 
     def quietly(self) -> Runtime:
         """The same without progress or tables."""

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
     from inversion.scoring.scorecard import Scorecard, score
     from inversion.sources.boundary import attack_boundaries
-    from inversion.sources.collect import collect
+    from inversion.sources.collect import collect, collect_share
     from inversion.sources.stream import open_source
     from inversion.teacher import MNIST_SLICE, load_teacher
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "inversion.sources.collect": ("collect",),
+    "inversion.sources.collect": ("collect", "collect_share"),
     "inversion.jobs": ("plan",),
     "inversion.options": ("CollectOptions", "ScoreOptions", "SynthesisOptions", "TeacherOptions"),
     "inversion.scoring.scorecard": ("Scorecard", "score"),
@@ -42,6 +42,7 @@ __all__ = [
     "TeacherOptions",
     "attack_boundaries",
     "collect",
+    "collect_share",
     "inspect_teacher",
     "load_teacher",
     "open_source",

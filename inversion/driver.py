@@ -5,28 +5,30 @@ It knows no recipe by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
+from distill.gathering import gather
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.wrapping import as_student, require_alike
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
+from distill.sharing import Share, shared_out
 from distill.students import identify_student
 from distill.tracking import Logger
 from inversion.inspection import inspect_teacher
-from inversion.jobs import assemble, claim, plan, side_by_side
+from inversion.jobs import ShardJob, assemble, claim, finished, key_of, plan, side_by_side
 from inversion.making import make_shards
 from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
-from inversion.shards import Shard, is_finished
+from inversion.shards import Shard, files_of, is_finished, state_file
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
@@ -86,8 +88,9 @@ def synthesize_share(
     recipe: type[Recipe] | None = None,
     log: Logger | None = None,
 ) -> TransferSet | None:
-    """What `synthesize` does, by several processes: each makes its share of the plan, and whichever
-    sees the last shard arrive writes the manifest. The others return None.
+    """What `synthesize` does, by several processes. Under torchrun they claim shards from one
+    another, and process 0 writes the manifest in the end; elsewhere each makes its share of the
+    plan, and whichever sees the last shard arrive does. The others return None.
     """
     teacher = as_classifier(teacher)
     recipe_class = recipe or find_recipe(options.recipe)
@@ -101,22 +104,55 @@ def synthesize_share(
     identity = partial(
         _identity, teacher, seed=runtime.seed, weight_hash=inspection.weight_hash, own=own
     )
-    if go_on(out, jobs, options, identity, machine.key):
-        runtime.say(f"{out} was finished; it goes on to {options.calls} calls")
-    key = claim(out, identity(options))
-    with as_found(teacher):
+    key = key_of(identity(options))
+
+    def take_up() -> None:
+        if go_on(out, jobs, options, identity, machine.key):
+            runtime.say(f"{out} was finished; it goes on to {options.calls} calls")
+        claim(out, identity(options))
+
+    groups = side_by_side(jobs, options.abreast)
+    with as_found(teacher), shared_out(runtime, groups, f"synthesis {key}") as share:
+        share.leader_first(take_up)
+        share.begin(partial(_all_finished, out), partial(_any_begun, out))
         teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         runtime.say(describe_forms(machine.device))
-        groups = runtime.share(side_by_side(jobs, options.abreast))
         make = partial(Shard, recipe_class, teacher, options, machine, out, own)
-        left = len(groups)
-        for number, group in enumerate(groups, 1):
-            unfinished = [job for job in group if not is_finished(out, job)]
-            make_shards(list(map(make, unfinished)), f"{key} {machine.key}", runtime, left, log)
-            # Told once how long all take.
-            left = 0 if unfinished else len(groups) - number
+        _make_all(share, out, make, f"{key} {machine.key}", runtime, log)
+        gather(share, out, partial(_all_finished, out), partial(_files_of, out))
+        if not runtime.leads:
+            return None
         weight_hash = inspection.weight_hash
         return assemble(out, jobs, teacher, weight_hash, options, runtime.seed, own.record)
+
+
+def _make_all(
+    share: Share[list[ShardJob]],
+    out: Path,
+    make: Callable[[ShardJob], Shard],
+    key: str,
+    runtime: Runtime,
+    log: Logger | None,
+) -> None:
+    """Make the groups of shards that fall to this process."""
+    is_told = False  # once how long all take
+    for group in share:
+        shards = [make(job) for job in group if not is_finished(out, job)]
+        times = 0 if is_told else share.expected + 1
+        is_told = is_told or bool(shards)
+        make_shards(shards, key, runtime, times, log)
+
+
+def _all_finished(out: Path, group: list[ShardJob]) -> bool:
+    return all(finished(out, job) for job in group)
+
+
+def _files_of(out: Path, group: list[ShardJob]) -> list[Path]:
+    return [path for job in group for path in files_of(out, job)]
+
+
+def _any_begun(out: Path, group: list[ShardJob]) -> bool:
+    return any(state_file(out, job).is_file() for job in group)
 
 
 def _gather_own(

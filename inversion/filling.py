@@ -41,7 +41,7 @@ def fill_short(
     manifest = dict(transfer_set.manifest)
     wanted = len(transfer_set) + sum(manifest["short"].values())
     options = CollectOptions(images=wanted, short=tuple(ways), expose=0.0)
-    found = collect(teacher, (str(out),), options, out / WORK, runtime=runtime)
+    found = collect(teacher, (str(out),), options, out / WORK, runtime=runtime.alone())
     is_made = found.round == MADE
     tensors = {name: getattr(found, name)[is_made] for name in DTYPES}
     if is_made.any():

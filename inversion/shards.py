@@ -198,6 +198,14 @@ def last_state_file(out: Path, job: ShardJob) -> Path:
     return out / f".{job.file}.last"
 
 
+def files_of(out: Path, job: ShardJob) -> list[Path]:
+    """What a finished shard consists of; what makes it count as finished comes last."""
+    beside = sorted(out.glob(f"adversary-{job.index:05d}.*"))
+    last = last_state_file(out, job)
+    kept = [last] if last.is_file() else []
+    return [*beside, *kept, out / job.file, note_of(out, job)]
+
+
 def _new_state_file(out: Path, job: ShardJob) -> Path:
     return out / f".{job.file}.new.state"
 

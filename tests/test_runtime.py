@@ -110,6 +110,13 @@ def test_what_can_not_be_is_refused(change, message):
 
 def test_a_verb_that_can_not_be_shared_refuses_a_second_process(tmp_path, capsys):
     flags = ["--rank", "0", "--world", "2"]
+    assert main(["distill", "--out", str(tmp_path / "student"), *flags]) == 1
+    assert "distill runs in one process, and this is one of 2" in capsys.readouterr().err
+    assert not (tmp_path / "student").exists()
+
+
+def test_collecting_is_shared_under_torchrun_alone(tmp_path, capsys):
+    flags = ["--rank", "0", "--world", "2"]
     assert main(["collect", "shaders", "--out", str(tmp_path / "set"), *flags]) == 1
-    assert "collect runs in one process, and this is one of 2" in capsys.readouterr().err
+    assert "can share collect under torchrun alone" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()

@@ -2,7 +2,7 @@
 one cell at most.
 
 A finished cell is one JSON file; it is never computed again. Several processes may share a grid:
-each takes every n-th cell.
+under torchrun they claim cells from one another, elsewhere each takes every n-th.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from distill.data.images import Images
 from distill.evaluation import predict
 from distill.files import write_sealed
+from distill.gathering import gather
 from distill.locks import in_turn
 from distill.loop import StepProgress
 from distill.models import Classifier, as_classifier
 from distill.options import DistillOptions, StudentOptions, StudyOptions
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
+from distill.sharing import shared_out
 from distill.study.cell import Shared, cell_keys, read_cell, run_cell
 from distill.study.check import check_study
 from distill.study.plan import ORIGINAL, Cell, method_loss, plan
@@ -71,26 +74,57 @@ def _fill(
     place: Path,
 ) -> None:
     """Compute what is missing of this process's share of the cells."""
-    runtime = shared.runtime
-    answers = None
-    todo = runtime.share(list(keys))
-    with StepProgress("cells", len(todo), runtime.quiet) as progress:
-        for number, cell in enumerate(todo):
-            key = keys[cell]
-            path = _file_of(cell, place)
-            folder = place / cell.name / key[:12]
-            figures = ""
-            told = f"another process computes {cell.name}: waiting for it"
-            with in_turn(place / LOCK, cell.name, partial(progress.say, told)):
-                if read_cell(path, key) is None:
-                    if answers is None:
-                        device = runtime.resolve_device()
-                        answers = predict(shared.teacher, shared.test.images, device).cpu()
-                    result = run_cell(shared, cell, sets[cell.set], answers, folder)
-                    write_sealed(path, {"key": key, **result})
-                    figures = f"{cell.name} {result['accuracy']:.2%}"
-                _remove_work(folder)
-            progress.update(number + 1, figures)
+    name = sha256(repr(sorted(keys.values())).encode()).hexdigest()
+    with shared_out(shared.runtime, list(keys), f"study {name}") as share:
+        share.begin(
+            lambda cell: _file_of(cell, place).is_file(),
+            lambda cell: _folder_of(cell, place, keys[cell]).is_dir(),
+        )
+        with StepProgress("cells", share.total, shared.runtime.quiet) as progress:
+            work = _Work(shared, place, progress)
+            for cell in share:
+                figures = work.fill(cell, sets[cell.set], keys[cell])
+                progress.update(share.total - share.left, figures)
+        gather(
+            share,
+            place,
+            lambda cell: _file_of(cell, place).is_file(),
+            lambda cell: [_file_of(cell, place)],
+        )
+
+
+class _Work:
+    """What a process does about a cell."""
+
+    def __init__(self, shared: Shared, place: Path, progress: StepProgress) -> None:
+        self.shared = shared
+        self.place = place
+        self.progress = progress
+
+    def fill(self, cell: Cell, data: TransferSet | Images, key: str) -> str:
+        """Compute a cell, if nobody has; a line about it."""
+        path = _file_of(cell, self.place)
+        folder = _folder_of(cell, self.place, key)
+        figures = ""
+        told = f"another process computes {cell.name}: waiting for it"
+        with in_turn(self.place / LOCK, cell.name, partial(self.progress.say, told)):
+            if read_cell(path, key) is None:
+                result = run_cell(self.shared, cell, data, self.answers, folder)
+                write_sealed(path, {"key": key, **result})
+                figures = f"{cell.name} {result['accuracy']:.2%}"
+            _remove_work(folder)
+        return figures
+
+    @cached_property
+    def answers(self) -> Tensor:  # (N, K, *places)
+        """The teacher's, to the test images."""
+        device = self.shared.runtime.resolve_device()
+        return predict(self.shared.teacher, self.shared.test.images, device).cpu()
+
+
+def _folder_of(cell: Cell, place: Path, key: str) -> Path:
+    """Where a cell is computed."""
+    return place / cell.name / key[:12]
 
 
 def _file_of(cell: Cell, place: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,8 @@ def _execute(verb: str, options: Common, stopping: Stopping) -> int:
     keep_freed_memory()
     heed_quota()
     module = _module_of(verb)
+    if not options.leads:  # one of them is enough to hear
+        options = replace(options, quiet=True)
     stopping.importing = False
     with kernel_form(options.kernels):
         return module.execute(options)

@@ -42,6 +42,7 @@ VERBS = {
         "sources teacher.model out collection.images collection.balanced collection.confidence "
         "collection.only collection.short collection.draws answers.per_image",
         "[SOURCE …]",
+        shared=True,
     ),
     "distill": Verb(
         "train a student on a transfer set, or on any images, by any of the published methods",

@@ -12,10 +12,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from distill.claims import Claims, claiming
 from distill.files import load_state, save_state
 from distill.loop import Loop
 from distill.models import Classifier, as_classifier, as_found
@@ -24,17 +26,19 @@ from distill.outlook import Outlook
 from distill.restoring import restore
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
+from distill.views import ask, to_input
 from inversion.classes import MOST_ROWS, say_spread
 from inversion.inspection import check_gradient, check_shape
-from inversion.jobs import add_class_names, claim, finish_set
+from inversion.jobs import add_class_names, claim, finish_set, key_of
 from inversion.options import CollectOptions
+from inversion.sources.ahead import Ahead, Block, Make, make_ahead
 from inversion.sources.boundary import require_one_decision
 from inversion.sources.choice import choose_exposure
 from inversion.sources.collection import Collection
 from inversion.sources.outcome import summarize, write_shards
 from inversion.sources.own import OwnSource
 from inversion.sources.phases import Phase, plan_phases
-from inversion.sources.stock import Stock
+from inversion.sources.stock import Stock, empty_stock, quotas_of
 from inversion.sources.stream import Source, open_sources
 from synthesis_kernels.errors import EchosetError
 
@@ -56,83 +60,150 @@ def collect(
     pictures, such as a torch data set or any iterable, or an object with `draw`. The manifest's
     `collection` says what was drawn, taken, made, and is still missing.
     """
+    if runtime.world > 1:
+        raise EchosetError(
+            f"this is one process of {runtime.world}, and collect makes a whole set; call "
+            "collect_share, which takes the same"
+        )
+    made = collect_share(teacher, sources, options, out, runtime)
+    assert made is not None, "a process alone collects everything"
+    return made
+
+
+def collect_share(
+    teacher: Classifier | nn.Module,
+    sources: Sequence[str | OwnSource] = ("shaders",),
+    options: CollectOptions = CollectOptions(),
+    out: str | Path = "runs/collected",
+    runtime: Runtime = Runtime(),
+) -> TransferSet | None:
+    """What `collect` does, by the processes of torchrun: process 0 chooses images and writes the
+    set. The others draw blocks of the sources and ask the teacher about them, and return None.
+    """
     teacher = as_classifier(teacher)
     options = _settle_ways(options, teacher, runtime)
     check_options(options, teacher)
     check_shape(teacher)
     if "push" in options.short:
         check_gradient(teacher)
-    runtime.require_alone("collect")
-    out = Path(out)
+    if runtime.world > 1 and not runtime.claims:
+        raise EchosetError(
+            f"this is one process of {runtime.world}, and they can share collect under torchrun "
+            "alone; start them by torchrun, or one with world 1"
+        )
     device = runtime.resolve_device()
     spec = teacher.spec
     most = math.ceil(options.images * options.draws)
     opened = open_sources(
         sources, spec.channels, spec.size, runtime.seed, device, runtime.quiet, most
     )
-    weight_hash = teacher.weight_hash()
-    key = _claim(out, teacher, weight_hash, opened, options, runtime.seed)
-    if _is_finished(out):
-        (out / STATE).unlink(missing_ok=True)  # of a run that was killed at its very end
-        add_class_names(out, teacher)
-        return TransferSet.load(out)
-    with as_found(teacher):
-        _write(teacher, weight_hash, opened, options, out, key, runtime)
-    (out / STATE).unlink(missing_ok=True)
-    return TransferSet.load(out)
+    task = _Task(teacher, teacher.weight_hash(), opened, options, Path(out), runtime)
+    if not runtime.claims:
+        return task.lead(task.make)
+    with claiming(runtime, f"collection {key_of(task.identity)}") as claims:
+        claims.begin()
+        if not runtime.leads:
+            task.help(claims)
+            return None
+        collected = task.lead(Ahead(claims, task.make))
+        claims.write("over", claims.name)
+        return collected
 
 
-def _write(
-    teacher: Classifier,
-    weight_hash: str,
-    sources: list[Source],
-    options: CollectOptions,
-    out: Path,
-    key: str,
-    runtime: Runtime,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A set to collect."""
+
+    teacher: Classifier
+    weight_hash: str
+    sources: list[Source]
+    options: CollectOptions
+    out: Path
+    runtime: Runtime
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the set follows from."""
+        return {
+            "config": dataclasses.asdict(self.options),
+            "sources": [source.address for source in self.sources],
+            "contents": [source.content for source in self.sources],
+            "seed": self.runtime.seed,
+            "teacher_hash": self.weight_hash,
+            "input": self.teacher.contract,
+        }
+
+    def make(self, phase: Phase, number: int, stock: Stock) -> Block:
+        """A block of a phase, and the teacher's answers."""
+        images = phase.make(number, stock)
+        if not len(images):
+            return images, stock.logits[:0]
+        return images, ask(self.teacher, to_input(images), torch.float32)
+
+    def lead(self, make: Make) -> TransferSet:
+        """Collect the set of blocks that are made so."""
+        key = claim(self.out, self.identity, "options, sources, seed or teacher")
+        state = self.out / STATE
+        if _is_finished(self.out):
+            state.unlink(missing_ok=True)  # of a run that was killed at its very end
+            add_class_names(self.out, self.teacher)
+            return TransferSet.load(self.out)
+        with as_found(self.teacher):
+            _write(self, self._shown(), key, make)
+        state.unlink(missing_ok=True)
+        return TransferSet.load(self.out)
+
+    def help(self, claims: Claims) -> None:
+        """Make blocks for the process that leads."""
+        with as_found(self.teacher):
+            phases = plan_phases(self._shown(), self.teacher, self.options, self.runtime.seed)
+            device = self.runtime.resolve_device()
+            stock = empty_stock(self.teacher, self.options, device)
+            make_ahead(claims, self.runtime.world, phases, self.make, stock)
+
+    def _shown(self) -> list[Source]:
+        """The sources as they are shown, and the teacher ready to be asked."""
+        on_device(self.teacher, self.runtime.resolve_device()).eval().requires_grad_(False)
+        quiet = self.runtime.quiet
+        return [_as_shown(source, self.teacher, self.options, quiet) for source in self.sources]
+
+
+def _write(task: _Task, sources: list[Source], key: str, make: Make) -> None:
     """Collect the set, and write its shards and manifest."""
-    on_device(teacher, runtime.resolve_device()).eval().requires_grad_(False)
-    shown = [_as_shown(source, teacher, options, runtime.quiet) for source in sources]
-    collection = _fill(teacher, shown, options, out, key, runtime)
+    options = task.options
+    collection = _fill(task, sources, key, make)
     account = {
-        "sources": [source.address for source in shown],
-        "exposed": {source.address: source.exposed for source in shown},
+        "sources": [source.address for source in sources],
+        "exposed": {source.address: source.exposed for source in sources},
         **summarize(collection),
     }
     finish_set(
-        out,
+        task.out,
         "collect",
         options,
-        runtime.seed,
-        teacher,
-        weight_hash,
-        write_shards(collection, options.shard_images, out),
-        _quotas(options, teacher.spec.classes) if options.balanced else None,
+        task.runtime.seed,
+        task.teacher,
+        task.weight_hash,
+        write_shards(collection, options.shard_images, task.out),
+        quotas_of(options, task.teacher.spec.classes) if options.balanced else None,
         collection=account,
     )
 
 
-def _fill(
-    teacher: Classifier,
-    sources: list[Source],
-    options: CollectOptions,
-    out: Path,
-    key: str,
-    runtime: Runtime,
-) -> Collection:
+def _fill(task: _Task, sources: list[Source], key: str, make: Make) -> Collection:
     """Go through the sources, and what is done about short classes, from where a run was
     stopped.
     """
-    device = runtime.resolve_device()
+    options = task.options
+    device = task.runtime.resolve_device()
     state_key = f"{key} {device.type}"
-    collection = Collection(_empty_stock(teacher, options, device), device)
-    saved = load_state(out / STATE, state_key)
+    collection = Collection(empty_stock(task.teacher, options, device), device)
+    saved = load_state(task.out / STATE, state_key)
     if saved is not None:
-        restore(collection, saved, out / STATE)
-    phases = plan_phases(sources, teacher, options, runtime.seed)
-    _walk(collection, phases, teacher, options, out, state_key, runtime.quiet)
-    _require_some(collection, out)
+        restore(collection, saved, task.out / STATE)
+    phases = plan_phases(sources, task.teacher, options, task.runtime.seed)
+    _walk(collection, phases, make, options, task.out, state_key, task.runtime.quiet)
+    _require_some(collection, task.out)
     return collection
 
 
@@ -159,26 +230,6 @@ def check_options(options: CollectOptions, teacher: Classifier) -> None:
         require_one_decision(teacher, "push", remedy)
 
 
-def _claim(
-    out: Path,
-    teacher: Classifier,
-    weight_hash: str,
-    opened: list[Source],
-    options: CollectOptions,
-    seed: int,
-) -> str:
-    """Mark the folder with what is collected in it, and return the mark."""
-    identity = {
-        "config": dataclasses.asdict(options),
-        "sources": [source.address for source in opened],
-        "contents": [source.content for source in opened],
-        "seed": seed,
-        "teacher_hash": weight_hash,
-        "input": teacher.contract,
-    }
-    return claim(out, identity, "options, sources, seed or teacher")
-
-
 def _is_finished(out: Path) -> bool:
     """Whether the set is there; a shard that was lost is made again."""
     if not (out / "manifest.json").is_file():
@@ -192,27 +243,10 @@ def _as_shown(source: Source, teacher: Classifier, options: CollectOptions, quie
     return dataclasses.replace(source, exposed=share)
 
 
-def _quotas(options: CollectOptions, classes: int) -> list[int]:
-    """Images of each class: image i of the set is of class i mod K."""
-    return [len(range(label, options.images, classes)) for label in range(classes)]
-
-
-def _empty_stock(teacher: Classifier, options: CollectOptions, device: torch.device) -> Stock:
-    spec = teacher.spec
-    return Stock(
-        _quotas(options, spec.classes),
-        spec.shape,
-        options.balanced,
-        device,
-        teacher.task,
-        teacher.answer_shape[1:],
-    )
-
-
 def _walk(
     collection: Collection,
     phases: list[Phase],
-    teacher: Classifier,
+    make: Make,
     options: CollectOptions,
     out: Path,
     key: str,
@@ -248,10 +282,10 @@ def _walk(
                 outlook = None
                 continue
             outlook = outlook or loop.watch(phase.name, "block", collection.block)
-            images = phase.make(collection.block, stock)
+            images, logits = make(phase, collection.block, stock)
             collection.block += 1
             if len(images):
-                collection.take(phase, images, teacher, options)
+                collection.take(phase, images, logits, options)
             loop.advance(int(stock.held.sum()), collection.figures_line(phase))
             outlook.look(collection.block, collection.blocks)
     collection.seconds = loop.seconds

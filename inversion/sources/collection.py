@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.models import Classifier
 from distill.tasks.places import count_decisions
-from distill.views import ask, to_input
 from inversion.options import CollectOptions
 from inversion.sources.choice import in_window
 from inversion.sources.phases import Phase
@@ -45,11 +43,8 @@ class Collection:
         self.block = 0
         self.blocks = -1
 
-    def take(
-        self, phase: Phase, images: Tensor, teacher: Classifier, options: CollectOptions
-    ) -> None:
-        """Ask the teacher about a block, and keep what is wanted of it."""
-        logits = ask(teacher, to_input(images), torch.float32)
+    def take(self, phase: Phase, images: Tensor, logits: Tensor, options: CollectOptions) -> None:
+        """Keep what is wanted of a block."""
         allowed = in_window(logits, self.stock.task, options, phase.drawn)
         number = self.block if phase.drawn else MADE
         taken = self.stock.offer(images, logits, allowed, number)

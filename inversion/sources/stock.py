@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.models import Classifier
 from distill.tasks import USUAL, Task, find_task
 from distill.tasks.places import decide
+from inversion.options import CollectOptions
 
 STORED = ("images", "logits", "round", "held")
 
@@ -104,3 +106,21 @@ class Stock:
         """Restore what `state_dict` gave."""
         for name, value in state.items():
             getattr(self, name).copy_(value)
+
+
+def quotas_of(options: CollectOptions, classes: int) -> list[int]:
+    """Images of each class: image i of the set is of class i mod K."""
+    return [len(range(label, options.images, classes)) for label in range(classes)]
+
+
+def empty_stock(teacher: Classifier, options: CollectOptions, device: torch.device) -> Stock:
+    """The stock that these options ask for."""
+    spec = teacher.spec
+    return Stock(
+        quotas_of(options, spec.classes),
+        spec.shape,
+        options.balanced,
+        device,
+        teacher.task,
+        teacher.answer_shape[1:],
+    )

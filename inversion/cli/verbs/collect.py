@@ -10,7 +10,7 @@ from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.answering import carry_answers, check_answers, say_carried
 from inversion.cli.verbs.shared import teacher_for, tell_if_kept, when_finished
 from inversion.health import check_health
-from inversion.sources.collect import collect as collect_set
+from inversion.sources.collect import collect_share
 from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
@@ -27,7 +27,10 @@ def execute(run: CollectRun) -> int:
     check_health(teacher, run)
     check_answers(run.answers, teacher, run.collection.images)
     before = when_finished(run.out)
-    transfer_set = collect_set(teacher, run.sources, run.collection, run.out, runtime=run)
+    transfer_set = collect_share(teacher, run.sources, run.collection, run.out, runtime=run)
+    if transfer_set is None:
+        line = "this process's part is done; process 0 writes the set"
+        return finish(run, None, {"set": run.out, "complete": False}, line)
     transfer_set = carry_answers(run, transfer_set, teacher, run.out)
     tell_if_kept(run, before)
     account = transfer_set.manifest["collection"]

@@ -62,6 +62,8 @@ def execute(run: ScoreRun) -> int:
     trusted.
     """
     _check_run(run)
+    if not run.validate and not run.leads:
+        return finish(run, None, {"complete": False}, "another process scores the sets")
     options = teacher_for(run.teacher, run.sets.values())
     if run.validate:
         require_data(run.data, options)
@@ -72,8 +74,8 @@ def execute(run: ScoreRun) -> int:
     cells: list[dict[str, Any]] = []
     if run.validate:
         cells, wanted = _teach_students(run, teacher, samples)
-        if len(cells) < wanted:
-            line = "this process's students are finished, others' are not yet"
+        if len(cells) < wanted or not run.leads:
+            line = "this process's students are finished; another writes the page"
             return finish(run, None, {"complete": False}, line)
 
     scored = {name: _score(run, teacher, name, sample) for name, sample in samples.items()}

@@ -45,7 +45,7 @@ def execute(run: StudyRun) -> int:
     rows = summarise(cells)
     command = command_line()
     document = {"command": command, "cells": len(cells), "of": wanted, "rows": rows}
-    if len(cells) < wanted:
+    if len(cells) < wanted or not run.leads:
         line = f"{len(cells)} of {wanted} cells are done; this process's part is complete"
         return finish(run, None, document, line)
     write_json(out / "study.json", {**document, "runs": strip_cells(cells)})

@@ -26,7 +26,8 @@ def execute(run: SynthesizeRun) -> int:
     logger = open_tracker(run.track, run.out, run.rank)
     transfer_set = synthesize_share(teacher, run.synthesis, run.out, runtime=run, log=logger)
     if transfer_set is None:
-        line = f"part {run.rank} of {run.world} is done; others are not yet"
+        last = "process 0 finishes the set" if run.claims else "others are not yet"
+        line = f"part {run.rank} of {run.world} is done; {last}"
         return finish(run, None, {"set": run.out, "complete": False}, line)
     transfer_set = fill(run, transfer_set, teacher, run.out)
     transfer_set = carry_answers(run, transfer_set, teacher, run.out)

@@ -1,0 +1,133 @@
+"""Give a verb whose work several processes share to Slurm, as one sbatch script.
+
+    python tools/slurm.py --tasks 8 --gpus 1 -- synthesize --images 100000 --out runs/set
+    python tools/slurm.py --nodes 2 --gpus 4 --dry-run -- synthesize --images 100000 --out runs/set
+
+By default it is an array of `--tasks` jobs. Each starts when there is room for it, and makes every
+n-th shard of the plan. With `--nodes` it is one job on so many nodes at once, where torchrun starts
+a process a GPU, and these claim shards from one another.
+
+The script is submitted, or printed by `--dry-run`. Two minutes before its time is over a job saves
+what it makes and is queued again, and the same command goes on. So the time need not suffice for
+all. Options of sbatch itself, such as an account, go into `--sbatch`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+
+from verbs import new_parser
+
+from inversion.cli.table import VERBS
+
+ARRAY = "--rank $SLURM_ARRAY_TASK_ID --world {tasks}"
+"""Behind the command of one job of an array."""
+TORCHRUN = (
+    "torchrun --nnodes {nodes} --nproc-per-node {processes} --max-restarts 3 "
+    '--rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500"'
+)
+HEAD = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
+SCRIPT = """\
+#!/bin/bash
+{settings}
+
+export OMP_NUM_THREADS={threads}
+stopped=
+trap 'stopped=yes; kill -TERM "$work"' TERM
+{head}srun {command} &
+work=$!
+wait "$work"
+status=$?
+if [ "$stopped" ]; then
+    wait "$work"  # until what is being made is saved
+    scontrol requeue "$SLURM_JOB_ID"
+    exit
+fi
+exit "$status"
+"""
+
+
+def main() -> None:
+    """Submit the script, or print it."""
+    given = _parse()
+    script = write_script(given)
+    if given.dry_run:
+        print(script, end="")
+        return
+    if shutil.which("sbatch") is None:
+        sys.exit("there is no sbatch here; run this where Slurm is, or see the script: --dry-run")
+    sys.exit(subprocess.run(["sbatch"], input=script, text=True, check=False).returncode)
+
+
+def write_script(given: argparse.Namespace) -> str:
+    """The sbatch script for these options."""
+    settings = [
+        f"--job-name=echoset-{given.command[0]}",
+        f"--cpus-per-task={given.cpus}",
+        f"--time={given.time}",
+        "--requeue",
+        "--open-mode=append",
+        "--signal=B:TERM@120",
+        *given.sbatch,
+    ]
+    words = shlex.join(given.command)
+    if given.nodes:
+        processes = max(given.gpus, 1)
+        settings += [f"--nodes={given.nodes}", "--ntasks-per-node=1"]
+        starter = TORCHRUN.format(nodes=given.nodes, processes=processes)
+        command = f"{starter} -m echoset {words}"
+        threads = max(given.cpus // processes, 1)
+    else:
+        settings += [f"--array=0-{given.tasks - 1}"]
+        # What comes last wins.
+        command = f"echoset {words} {ARRAY.format(tasks=given.tasks)}"
+        threads = given.cpus
+    if given.gpus:
+        settings.append(f"--gpus-per-node={given.gpus}")
+    return SCRIPT.format(
+        settings="\n".join(f"#SBATCH {setting}" for setting in settings),
+        threads=threads,
+        head=HEAD if given.nodes else "",
+        command=command,
+    )
+
+
+def _parse() -> argparse.Namespace:
+    """The options; a mistake ends the process."""
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--tasks", type=int, default=4, help="jobs of the array (4)")
+    add("--nodes", type=int, default=0, help="nodes of one torchrun, in place of an array")
+    add("--gpus", type=int, default=0, help="GPUs of a job, on each of its nodes (0)")
+    add("--cpus", type=int, default=4, help="CPU cores of a job, on each of its nodes (4)")
+    add(
+        "--time",
+        default="4:00:00",
+        help="of a job, before it is queued again (4:00:00)",
+    )
+    add("--sbatch", action="append", default=[], help="one more option of sbatch, as it is")
+    add("--dry-run", action="store_true", help="print the script and submit nothing")
+    add("command", nargs="+", help="the verb and its options, behind --")
+    given = parser.parse_args()
+    shared = [name for name, verb in VERBS.items() if verb.shared]
+    if given.command[0] not in shared:
+        parser.error(f"{given.command[0]} runs in one process; shared are {', '.join(shared)}")
+    if given.command[0] == "collect" and not given.nodes:
+        parser.error("collect is shared under torchrun alone; give --nodes")
+    for name in ("tasks", "cpus"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    for name in ("nodes", "gpus"):
+        if getattr(given, name) < 0:
+            parser.error(f"--{name} must be at least 0")
+    if not given.nodes and given.gpus > 1:
+        parser.error("a job of an array uses one GPU; for several give --nodes")
+    return given
+
+
+if __name__ == "__main__":
+    main()
