@@ -26,6 +26,7 @@ from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
+from inversion.sharing import check_together, make_together, works_together
 from inversion.shards import Shard, is_finished
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
@@ -87,7 +88,8 @@ def synthesize_share(
     log: Logger | None = None,
 ) -> TransferSet | None:
     """What `synthesize` does, by several processes: each makes its share of the plan, and whichever
-    sees the last shard arrive writes the manifest. The others return None.
+    sees the last shard arrive writes the manifest. The others return None. Where
+    `options.parallel` is together, all make each shard, and the first one returns it.
     """
     teacher = as_classifier(teacher)
     recipe_class = recipe or find_recipe(options.recipe)
@@ -101,6 +103,9 @@ def synthesize_share(
     identity = partial(
         _identity, teacher, seed=runtime.seed, weight_hash=inspection.weight_hash, own=own
     )
+    if works_together(options, runtime):
+        given = (jobs, identity, recipe_class, own, inspection.weight_hash, log)
+        return make_together(teacher, options, out, runtime, *given)
     if go_on(out, jobs, options, identity, machine.key):
         runtime.say(f"{out} was finished; it goes on to {options.calls} calls")
     key = claim(out, identity(options))
@@ -150,6 +155,7 @@ def check_synthesis(
     """
     recipe_class = recipe or find_recipe(options.recipe)
     options = recipe_class.settle(options, teacher)
+    check_together(options, recipe_class, runtime)
     options = _settle_abreast(options, recipe_class, runtime)
     _check_calls(options, teacher.spec.classes)
     recipe_class.check(teacher, options, runtime)
@@ -184,7 +190,7 @@ def _settle_abreast(
         )
         options = replace(options, abreast=shards)
     groups = -(-shards // options.abreast)
-    if options.abreast > 1 and groups < runtime.world:
+    if options.abreast > 1 and groups < runtime.world and options.parallel == "shards":
         runtime.say(
             f"synthesis.abreast {options.abreast} leaves work for {groups} of {runtime.world} "
             "processes"

@@ -17,6 +17,7 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.students import build_student
+from distill.team import ALONE, Team
 from distill.update import StudentStep, one_cycle
 from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
@@ -73,8 +74,12 @@ class DrawStep:
         options: SynthesisOptions,
         precision: torch.dtype,
         step: Step = "eager",
+        team: Team = ALONE,
     ) -> None:
-        """Where the step is captured, `train` is a part of it and has to be eager."""
+        """Where the step is captured, `train` is a part of it and has to be eager. Of a `team`,
+        every process shows its part of the draw.
+        """
+        self.team = team
         self.train = train
         self.teacher = teacher
         self.state = state
@@ -124,18 +129,23 @@ class DrawStep:
         drawn, weights = draw_batch(
             buffer, run.batch, options.replay, progress, state.random, state.policy, call
         )
+        team = self.team
+        own = team.part(drawn)
         hints: list[Tensor] = []
         if run.views_per_image:
-            seen, answers, hints = _stored_views(state, drawn, options)
+            which = torch.randint(
+                run.views_per_image, (run.batch,), generator=state.random, device=drawn.device
+            )
+            seen, answers, hints = _stored_views(state, own, team.part(which), options)
         else:
             # Never the same view twice.
             view = number * run.batch + torch.arange(run.batch, device=drawn.device)
-            seen = make_views(self.pool, drawn, view, options.views, state.seed)
+            seen = make_views(self.pool, own, team.part(view), options.views, state.seed)
             answers = ask(self.teacher, seen, self.precision)
-        logits = self.train(seen, answers, weights, *hints)
+        logits = self.train(seen, answers, team.part(weights), *hints)
         apart, agreed = compare(answers, logits)
-        record_visit(buffer, drawn, apart, weights)
-        return (agreed.mean(),)
+        record_visit(buffer, drawn, team.gather(apart), weights)
+        return (team.mean(agreed.mean()),)
 
     def _tensors(self) -> list[Tensor]:
         buffer = self.state.buffer
@@ -176,14 +186,15 @@ def adversary_steps(learn: DrawStep) -> dict[str, Tensor]:
 
 
 def _stored_views(
-    state: SynthesisState, drawn: Tensor, options: SynthesisOptions
+    state: SynthesisState,
+    drawn: Tensor,  # (B,)
+    which: Tensor,  # (B,)
+    options: SynthesisOptions,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """A view of each image drawn, of those that the teacher has answered for, with its answers and
-    hints.
+    """The view of each image drawn that has this number, of those that the teacher has answered
+    for, with its answers and hints.
     """
     buffer = state.buffer
-    views = options.adversary.views_per_image
-    which = torch.randint(views, (len(drawn),), generator=state.random, device=drawn.device)
     if mixes(options):
         seen = to_input(buffer.seen[drawn, which])
     else:

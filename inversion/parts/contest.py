@@ -62,6 +62,7 @@ class Contest:
 
     needs: TeacherNeed = "answers alone"
     abreast = None
+    together = False
 
     @classmethod
     def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:

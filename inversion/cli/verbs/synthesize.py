@@ -11,6 +11,7 @@ from inversion.cli.verbs.answering import carry_answers, say_carried
 from inversion.cli.verbs.shared import fill, require_balance, tell_if_kept, when_finished
 from inversion.driver import synthesize_share
 from inversion.health import check_health
+from inversion.sharing import works_together
 from inversion.teacher import load_teacher
 
 if TYPE_CHECKING:
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
 
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
+    together = works_together(run.synthesis, run)
+    if together and run.rank:
+        run = run.quietly()
     teacher = load_teacher(run.teacher, trust=run.trust)
     check_health(teacher, run)
     before = when_finished(run.out)
     logger = open_tracker(run.track, run.out, run.rank)
     transfer_set = synthesize_share(teacher, run.synthesis, run.out, runtime=run, log=logger)
+    if transfer_set is None and together:
+        return 0
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
