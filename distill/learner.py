@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Network, Pair, Part, add_up, weighted
+from distill.batch import Batch, Network, Pair, Part, add_up, gathered, weighted
 from distill.losses import Losses, need_teacher, weigh_losses
 from distill.methods import LABELS, Method, Need
 from distill.models import Classifier
@@ -225,6 +225,8 @@ class Learner(nn.Module):
             frozen=self._frozen[0],
             **features,
         )
+        if self.team.world > 1 and any(method.compares for method in self.methods):
+            batch = gathered(batch, self.team)
         loss = add_up(
             weighted(self.weights[method.name], method.loss(batch)) for method in self.methods
         )
@@ -232,6 +234,18 @@ class Learner(nn.Module):
             # Labels as logits: what follows compares decisions and divergences.
             answers = labels.clamp_min(1e-9).log()
         return loss, logits, answers
+
+    def share(self, team: Team) -> None:
+        """Learn a part of each batch, and leave the others to the other processes of the team. The
+        mean of all processes' losses is the whole batch's.
+        """
+        asking = [method.name for method in self.methods if "teacher" in method.needs]
+        if team.world > 1 and asking:
+            raise EchosetError(
+                f"loss {', '.join(asking)} chooses images of a batch and asks the networks anew, "
+                "which several processes can't share; use one process, or leave it out"
+            )
+        self.team = team
 
     def _pass(self, images: Tensor) -> tuple[Tensor, Taps, dict[str, Taps]]:
         """The student's logits, and what was heard on the way: at the stages that are compared,

@@ -241,7 +241,7 @@ class StudentStep:
         device = state.agreement.device
         self._nothing = torch.empty(0, device=device)
         self._share = torch.zeros((), device=device)
-        self.learner.team = team
+        self.learner.share(team)
         self._update = Update(state, self._lesson, step, self.learner, team)
 
     def __call__(

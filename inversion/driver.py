@@ -26,8 +26,8 @@ from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
-from inversion.sharing import check_together, make_together, works_together
 from inversion.shards import Shard, is_finished
+from inversion.sharing import check_together, make_together, works_together
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 

@@ -5,7 +5,6 @@ batch is its share of the work. The first one reads and writes for all.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING

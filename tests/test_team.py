@@ -99,7 +99,9 @@ def test_a_process_that_ends_leaves_the_others_with_a_message():
     def leave(team):
         if team.rank:
             return ""
-        with pytest.raises(EchosetError, match="no longer hears.*goes on from what was saved") as e:
+        with pytest.raises(
+            EchosetError, match=r"no longer hears.*goes on from what was saved"
+        ) as e:
             team.gather(torch.ones(2))
         return str(e.value)
 
@@ -122,7 +124,7 @@ def test_a_process_that_hangs_is_not_waited_for_for_ever():
 def test_processes_that_differ_are_stopped():
     def differ(team):
         team.require_alike([1.0, float("nan")], "call 1")
-        with pytest.raises(EchosetError, match="no longer agree at call 2.*OMP_NUM_THREADS"):
+        with pytest.raises(EchosetError, match=r"no longer agree at call 2.*OMP_NUM_THREADS"):
             team.require_alike([1.0 + team.rank], "call 2")
 
     in_team(differ)
@@ -136,9 +138,10 @@ def test_a_batch_without_equal_parts_is_refused_with_the_nearest_that_works(coun
 
 def test_a_team_that_torchrun_has_not_started_is_refused(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(EchosetError, match="torchrun --nproc-per-node 2"):
-        with team_of(Runtime(rank=0, world=2, device="cpu")):
-            pass
+    runtime = Runtime(rank=0, world=2, device="cpu")
+    refused = pytest.raises(EchosetError, match="torchrun --nproc-per-node 2")
+    with refused, team_of(runtime):
+        pass
 
 
 def test_layers_that_cannot_be_shared_are_refused_by_name():
@@ -146,7 +149,7 @@ def test_layers_that_cannot_be_shared_are_refused_by_name():
         pass
 
     network = nn.Sequential(nn.Conv2d(1, 2, 1), OwnNorm(2))
-    with pytest.raises(EchosetError, match="layer 1 is a OwnNorm.*use one process"):
-        with over_all(network, Team(0, 2)):
-            pass
+    refused = pytest.raises(EchosetError, match=r"layer 1 is a OwnNorm.*use one process")
+    with refused, over_all(network, Team(0, 2)):
+        pass
     assert not isinstance(network[1], TeamNorm)

@@ -8,22 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_options
-from teams import ALONE, assert_same, doubles, in_team
+from teams import assert_same, doubles, in_team
 from torch import nn
 
 from distill.models import Classifier, ModelSpec
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions
-from distill.runtime import Machine, Runtime
-from distill.tasks import TASKS
 from inversion import plan
-from inversion.driver import check_synthesis
 from inversion.options import AdversaryOptions, GeneratorOptions
-from inversion.parts.call import begin_call, generator_call
+from inversion.parts.call import begin_call
 from inversion.parts.inner import InnerLoop
-from inversion.parts.matching import Matching
 from inversion.parts.state import SynthesisState
-from synthesis_kernels.errors import EchosetError
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 CPU = torch.device("cpu")
