@@ -22,7 +22,7 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.shadows import Shadows
 from distill.taps import Stages, Taps, find_stages
-from distill.team import ALONE, Team
+from distill.team import SOLO, Team
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.errors import EchosetError
@@ -71,7 +71,7 @@ class Learner(nn.Module):
         self.attacks = self.attacks_end < 1  # switched off by the loop at `attacks_end`
         self.network: Network = student.__call__
         self.shadows: Shadows | None = None  # the student's, while an update runs
-        self.team: Team = ALONE  # whose processes have a part of the batch each
+        self.team: Team = SOLO  # whose processes have a part of the batch each
         self.on_features = any(method.on_features for method in self.methods)
         self.student_stages = NOWHERE
         self.teacher_stages = NOWHERE

@@ -22,7 +22,7 @@ from rich.table import Column
 from distill.files import JsonLines
 from distill.outlook import Outlook
 from distill.pacing import Every
-from distill.team import ALONE, Team
+from distill.team import SOLO, Team
 from distill.tracking import Logger, Tracker
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.terminal import plain
@@ -183,7 +183,7 @@ class Loop:
         step: str = "step",
         times: int = 1,
         logger: Logger | None = None,
-        team: Team = ALONE,
+        team: Team = SOLO,
     ) -> None:
         """`save` keeps the state, given the seconds spent so far, and names its file; `work` is
         what the user is told has stopped. The first ones of its steps, which are called `step`,

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as processes
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from synthesis_kernels.errors import EchosetError, reason_of
 
@@ -137,13 +139,13 @@ class Team:
             raise EchosetError(problem)
         return found
 
-    def require_alike(self, figures: Sequence[float], place: str) -> None:
+    def require_alike(self, find: Callable[[], Sequence[float]], place: str) -> None:
         """Refuse to go on where processes have come to different numbers: each keeps the whole
         state, and they have to be equal.
         """
         if self.world == 1:
             return
-        rows = self.gathered(torch.tensor([figures], dtype=torch.float64))
+        rows = self.gathered(torch.tensor([find()], dtype=torch.float64))
         # A number that is none is told of elsewhere, and equals nothing.
         if not torch.equal(rows.nan_to_num(), rows[:1].expand_as(rows).nan_to_num()):
             raise EchosetError(
@@ -164,7 +166,7 @@ class Team:
             ) from error
 
 
-ALONE = Team()
+SOLO = Team()
 
 
 class _Sum(torch.autograd.Function):
@@ -198,7 +200,7 @@ def team_of(runtime: Runtime) -> Iterator[Team]:
     A process group that is there already is used, and stays.
     """
     if runtime.world == 1:
-        yield ALONE
+        yield SOLO
         return
     device = runtime.resolve_device()
     starts = not processes.is_initialized()
@@ -220,12 +222,18 @@ def _start(runtime: Runtime, device: torch.device) -> None:
             f"process {runtime.rank} of {runtime.world} doesn't know how to reach the others; "
             f"start all of them by torchrun --nproc-per-node {runtime.world} -m echoset …"
         )
+    timeout = timedelta(seconds=_patience())
+    place = (runtime.rank, runtime.world)
+    # torchrun may keep its store, and what processes that it has ended said there.
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
+        store, _, _ = next(rendezvous("env://", *place, timeout=timeout))
         processes.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore(f"echoset/{life}", store),
             rank=runtime.rank,
             world_size=runtime.world,
-            timeout=timedelta(seconds=_patience()),
+            timeout=timeout,
         )
     except (RuntimeError, ValueError) as error:
         raise EchosetError(

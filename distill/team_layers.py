@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from distill.team import ALONE, Team
+from distill.team import SOLO, Team
 from synthesis_kernels.errors import EchosetError
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -28,7 +28,7 @@ class TeamNorm(_BatchNorm):
     taken around each process's own mean, because E[x²] − E[x]² cancels.
     """
 
-    team: Team = ALONE
+    team: Team = SOLO
 
     def forward(self, input: Tensor) -> Tensor:  # (B, C, *)
         if not self.training and self.running_mean is not None:
@@ -103,7 +103,7 @@ class _Normalised(torch.autograd.Function):
 class TeamDropout(nn.Dropout):
     """Dropout that draws for the whole batch, and takes this process's part of it."""
 
-    team: Team = ALONE
+    team: Team = SOLO
 
     def forward(self, input: Tensor) -> Tensor:  # (B, *)
         if not self.training or not self.p:
@@ -132,7 +132,7 @@ def join(network: nn.Module, team: Team) -> dict[nn.Module, type[nn.Module]]:
         if kind is not None:
             found[layer] = type(layer)
             layer.__class__ = kind
-            layer.team = team  # type: ignore[assignment]  # it is a TeamNorm now
+            layer.team = team
     return found
 
 

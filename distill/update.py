@@ -17,7 +17,7 @@ from distill.optimisers import Scheduled, make_optimiser
 from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnOptimiser, make_own
 from distill.shadows import Shadows
-from distill.team import ALONE, Team
+from distill.team import SOLO, Team
 from synthesis_kernels.choices import Step
 from synthesis_kernels.step import Captured, optimiser_tensors
 
@@ -168,7 +168,7 @@ class Update:
         lesson: Callable[..., tuple[Tensor, ...]],
         step: Step = "eager",
         learner: Learner | None = None,
-        team: Team = ALONE,
+        team: Team = SOLO,
     ) -> None:
         self.state = state
         self.lesson = lesson
@@ -234,7 +234,7 @@ class StudentStep:
         precision: torch.dtype,
         step: Step = "eager",
         learner: Learner | None = None,
-        team: Team = ALONE,
+        team: Team = SOLO,
     ) -> None:
         options = DistillOptions(temperature=temperature)
         self.learner = learner or Learner(state.student, None, options, precision, answered=True)

@@ -14,7 +14,7 @@ import torch
 from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
 from distill.runtime import Machine, Runtime
-from distill.team import ALONE, Team, team_of
+from distill.team import SOLO, Team, team_of
 from inversion.shards import Shard, is_finished, restore
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
@@ -67,7 +67,6 @@ def make_together(
 
     if runtime.rank:
         runtime = runtime.quietly()
-        log = None
     steps = options.calls * options.generator.inner_steps
     with team_of(runtime) as team, as_found(teacher):
         machine = runtime.resolve(steps).of_team(team)
@@ -126,4 +125,4 @@ def _restored(shards: list[Shard], key: str) -> bytes:
 
 def team_in(machine: Machine) -> Team:
     """The processes that share each batch."""
-    return machine.team or ALONE
+    return machine.team or SOLO

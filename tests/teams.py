@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from distill.runtime import Runtime
-from distill.team import ALONE, team_of
+from distill.team import SOLO, team_of
 from synthesis_kernels.backend import kernel_form
 
-LONGEST = 100
+LONGEST = 300
 """Seconds that a team may take."""
 
 
-def in_team(work, world=2, seconds="30"):
+def in_team(work, world=2, seconds="180"):
     """What `work(team)` gives in each of so many processes, which are forked from this one."""
     port = str(_free_port())
     with TemporaryDirectory() as folder:
@@ -77,6 +77,7 @@ def doubles():
     usual = torch.get_default_dtype()
     with pytest.MonkeyPatch.context() as patch, kernel_form("reference"):
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr("distill.models.classifier._cast", lambda network: [])
         torch.set_default_dtype(torch.float64)
         try:
             yield
@@ -95,4 +96,4 @@ def assert_same(one, other, within=1e-9):
         assert apart <= within * max(float(b.abs().max()), largest / 1000), apart
 
 
-__all__ = ["ALONE", "assert_same", "doubles", "in_team"]
+__all__ = ["SOLO", "assert_same", "doubles", "in_team"]

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from teams import ALONE, assert_same, in_team
+from teams import SOLO, assert_same, in_team
 from torch import nn
 
 from distill.runtime import Runtime
@@ -36,7 +36,7 @@ def test_gradients_of_sums_and_gathered_parts_are_those_of_the_whole():
         return part.grad
 
     found = in_team(lambda team: ask(team, whole), world=3)
-    assert_same([torch.cat(found)], [ask(ALONE, whole)], 1e-12)
+    assert_same([torch.cat(found)], [ask(SOLO, whole)], 1e-12)
 
 
 class Layers(nn.Module):
@@ -68,7 +68,7 @@ def test_layers_of_a_team_are_those_of_the_whole_batch():
     # A mean far from 0, of which squares would leave nothing.
     images = numbers(8, 2, 6, 6).float().double() + 1000
     network = Layers().double()
-    (alone, _) = train(ALONE, copy.deepcopy(network), images)
+    (alone, _) = train(SOLO, copy.deepcopy(network), images)
     for found, kind in in_team(lambda team: train(team, copy.deepcopy(network), images)):
         assert_same(found, alone)
         assert kind is nn.BatchNorm2d  # as before
@@ -123,9 +123,9 @@ def test_a_process_that_hangs_is_not_waited_for_for_ever():
 
 def test_processes_that_differ_are_stopped():
     def differ(team):
-        team.require_alike([1.0, float("nan")], "call 1")
+        team.require_alike(lambda: [1.0, float("nan")], "call 1")
         with pytest.raises(EchosetError, match=r"no longer agree at call 2.*OMP_NUM_THREADS"):
-            team.require_alike([1.0 + team.rank], "call 2")
+            team.require_alike(lambda: [1.0 + team.rank], "call 2")
 
     in_team(differ)
 

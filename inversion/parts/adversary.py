@@ -17,7 +17,7 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.students import build_student
-from distill.team import ALONE, Team
+from distill.team import SOLO, Team
 from distill.update import StudentStep, one_cycle
 from distill.views import ask, to_input
 from inversion.options import SynthesisOptions
@@ -74,7 +74,7 @@ class DrawStep:
         options: SynthesisOptions,
         precision: torch.dtype,
         step: Step = "eager",
-        team: Team = ALONE,
+        team: Team = SOLO,
     ) -> None:
         """Where the step is captured, `train` is a part of it and has to be eager. Of a `team`,
         every process shows its part of the draw.

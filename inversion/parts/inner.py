@@ -17,7 +17,7 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.optimisers import Adam
 from distill.tasks.places import per_image
-from distill.team import ALONE, Team
+from distill.team import SOLO, Team
 from distill.team_layers import join, pooled
 from inversion.options import SynthesisOptions
 from inversion.parts.generator import Generator
@@ -57,7 +57,7 @@ class InnerLoop:
         seed: int,
         step: Step = "eager",
         terms: Mapping[str, tuple[Term, float]] = NO_TERMS,
-        team: Team = ALONE,
+        team: Team = SOLO,
     ) -> None:
         """`terms` of a user's own are added to the loss, with their weights. Of a `team`, every
         process makes its part of the images.
@@ -260,7 +260,8 @@ class InnerLoop:
     def learn(self) -> None:
         """Sum the step's gradients up, and follow them."""
         gradients: Any = [parameter.grad for parameter in self.parameters]
-        self.team.add_up([*gradients, self.noise.grad])
+        to_noise: Any = self.noise.grad
+        self.team.add_up([*gradients, to_noise])
         torch._foreach_add_(self.summed, gradients)
         self.optimiser.step()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Machine, Runtime
-from distill.team import ALONE
+from distill.team import SOLO
 from distill.team_layers import join, sum_of
 from distill.update import StudentStep
 from inversion.inspection import TeacherNeed
@@ -79,7 +79,7 @@ class Matching:
         self.machine = machine
         self.state = SynthesisState(teacher, job, options, machine.device, machine.precision, own)
         self.frozen = Frozen(teacher, machine.precision)
-        team = machine.team or ALONE
+        team = machine.team or SOLO
         self.inner = InnerLoop(
             self.frozen,
             self.state.generator,
@@ -198,11 +198,10 @@ class Matching:
 
     def _check_team(self) -> None:
         """Refuse to go on where processes have come to different states."""
-        team = self.inner.team
-        if team.world > 1:
-            networks = (self.state.generator, self.state.adversary.trained)
-            sums = [sum_of(network) for network in networks]
-            team.require_alike([*sums, *self.counts], f"call {self.state.call}")
+        networks = (self.state.generator, self.state.adversary.trained)
+        self.inner.team.require_alike(
+            lambda: [*map(sum_of, networks), *self.counts], f"call {self.state.call}"
+        )
 
     def report(
         self, values: dict[str, float], theta: list[float], elapsed: float, generating: float

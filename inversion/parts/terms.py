@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from distill.tasks.places import per_image
-from distill.team import ALONE, Team
+from distill.team import SOLO, Team
 from synthesis_kernels.divergence import adversarial_divergence
 
 
@@ -23,7 +23,7 @@ def phi(
     capacity: int,
     gamma: float,
     ceiling: float = 5.0,
-    team: Team = ALONE,
+    team: Team = SOLO,
 ) -> Tensor:  # (B,)
     """φ = diversity · difficulty, scaled to mean 1; the ceiling keeps one sample from owning a
     confident batch's gradient.
@@ -56,7 +56,7 @@ def adversarial_loss(
 
 
 # (B / team, C, H, W), (B,) -> ()
-def likeness(images: Tensor, wanted: Tensor, team: Team = ALONE) -> Tensor:
+def likeness(images: Tensor, wanted: Tensor, team: Team = SOLO) -> Tensor:
     """How alike the images of one class are: exp(4(ρ − 1)) with ρ the correlation of two images,
     averaged over the others of an image's class and then over images, and its log.
 

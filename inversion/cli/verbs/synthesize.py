@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from distill.tracking import open_tracker
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
     together = works_together(run.synthesis, run)
-    if together and run.rank:
-        run = run.quietly()
+    helps = together and run.rank > 0
+    if helps:
+        run = replace(run, quiet=True)
     teacher = load_teacher(run.teacher, trust=run.trust)
     check_health(teacher, run)
     before = when_finished(run.out)
-    logger = open_tracker(run.track, run.out, run.rank)
+    logger = None if helps else open_tracker(run.track, run.out, run.rank)
     transfer_set = synthesize_share(teacher, run.synthesis, run.out, runtime=run, log=logger)
-    if transfer_set is None and together:
+    if helps:
         return 0
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
