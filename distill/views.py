@@ -91,8 +91,7 @@ def bank_answers(
         save = partial(bank.save, folder, key)
     if look is None:
         look = _look_at_logits(teacher, precision)
-    if team.world > 1:
-        look = _look_in_parts(look, team)
+    look = look_in_parts(look, team)
     total = per_image * len(pool)
     with Loop(
         "asking the teacher",
@@ -143,8 +142,10 @@ def _look_at_logits(teacher: Classifier, precision: torch.dtype) -> Look:
     return look
 
 
-def _look_in_parts(look: Look, team: Team) -> Look:
+def look_in_parts(look: Look, team: Team) -> Look:
     """The same by all processes of a team, each of which looks at its part."""
+    if team.world == 1:
+        return look
 
     def together(images: Tensor) -> list[Tensor]:
         rest = -len(images) % team.world

@@ -14,11 +14,16 @@ from torch import nn
 from distill.models import Classifier, ModelSpec
 from distill.models.frozen import Frozen
 from distill.options import StudentOptions
+from distill.runtime import Machine, Runtime
 from inversion import plan
+from inversion.driver import check_synthesis
 from inversion.options import AdversaryOptions, GeneratorOptions
+from inversion.parts.abreast import Abreast, Turns
 from inversion.parts.call import begin_call
 from inversion.parts.inner import InnerLoop
+from inversion.parts.matching import Matching
 from inversion.parts.state import SynthesisState
+from synthesis_kernels.errors import EchosetError
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 CPU = torch.device("cpu")
@@ -109,3 +114,57 @@ def test_a_step_of_two_processes_is_that_of_one(teacher, kind):
     for each in found:
         assert_same(each, alone)
     assert all(map(torch.equal, *found))
+
+
+def calls(team, teacher, options):
+    """Two calls of two shards abreast, with all that follows them: what the shards consist of."""
+    with doubles():
+        teacher = copy.deepcopy(teacher).double()
+        machine = Machine(CPU, torch.float32, "eager").of_team(team)
+        jobs = plan(options, teacher.spec.classes)
+        shards = [Matching(teacher, job, options, machine) for job in jobs]
+        made = Abreast(shards, [Turns(job.seed, CPU) for job in jobs])
+        for _ in range(2):
+            told = made.step()
+        found = []
+        for shard, result in zip(shards, told, strict=True):
+            state = shard.state
+            figures = [result.figures[name] for name in sorted(result.figures)]
+            networks = [
+                *state.generator.parameters(),
+                *state.adversary.trained.state_dict().values(),
+            ]
+            stored = [state.buffer.priority, state.buffer.answers, state.buffer.images]
+            found += [torch.tensor(figures), *networks, *stored, *state.buffer.hints]
+        return as_doubles([tensor.detach() for tensor in found])
+
+
+def test_calls_of_two_processes_are_those_of_one():
+    options = replace(
+        DENSE,
+        images=24,
+        shard_images=12,
+        abreast=2,
+        objective=replace(DENSE.objective, adversary_after=1),
+        adversary=replace(DENSE.adversary, views_per_image=3, hints=1.0),
+    )
+    teacher = dense_teacher()
+    (alone,) = in_team(lambda team: calls(team, teacher, options), world=1)
+    found = in_team(lambda team: calls(team, teacher, options))
+    assert all(map(torch.equal, *found))
+    # Muon rounds to float32 at least, and pixels are bytes.
+    assert_same(found[0], alone, 1e-3)
+
+
+def test_what_cannot_be_shared_is_refused_with_the_remedy(teacher):
+    two = Runtime(rank=0, world=2, device="cpu")
+    together = replace(tiny_options(), parallel="together")
+    check_synthesis(teacher, together, two)
+    with pytest.raises(EchosetError, match=r"synthesis.batch 41 .* set it to 40"):
+        check_synthesis(teacher, replace(together, batch=41), two)
+    odd = replace(together, adversary=replace(together.adversary, batch=9))
+    with pytest.raises(EchosetError, match=r"synthesis.adversary.batch 9 .* set it to 8"):
+        check_synthesis(teacher, odd, two)
+    other = replace(together, recipe="adversarial")
+    with pytest.raises(EchosetError, match=r"adversarial can't share .* parallel shards"):
+        check_synthesis(teacher, other, two)

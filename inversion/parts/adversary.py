@@ -19,7 +19,7 @@ from distill.options import DistillOptions
 from distill.students import build_student
 from distill.team import SOLO, Team
 from distill.update import StudentStep, one_cycle
-from distill.views import ask, to_input
+from distill.views import Look, ask, look_in_parts, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.sampling import draw_batch, record_visit
@@ -74,12 +74,8 @@ class DrawStep:
         options: SynthesisOptions,
         precision: torch.dtype,
         step: Step = "eager",
-        team: Team = SOLO,
     ) -> None:
-        """Where the step is captured, `train` is a part of it and has to be eager. Of a `team`,
-        every process shows its part of the draw.
-        """
-        self.team = team
+        """Where the step is captured, `train` is a part of it and has to be eager."""
         self.train = train
         self.teacher = teacher
         self.state = state
@@ -129,7 +125,7 @@ class DrawStep:
         drawn, weights = draw_batch(
             buffer, run.batch, options.replay, progress, state.random, state.policy, call
         )
-        team = self.team
+        team = state.team
         own = team.part(drawn)
         hints: list[Tensor] = []
         if run.views_per_image:
@@ -215,6 +211,7 @@ def ask_views(
     """
     if not options.adversary.views_per_image:
         return
+    look = look_in_parts(_look(state, teacher, precision), state.team)
     mixing = mixes(options)
     newest = torch.where(buffer.is_held_out[buffer.newest], buffer.capacity, buffer.newest)
     pool = buffer.to_mix(state.random) if mixing else buffer.images
@@ -224,22 +221,30 @@ def ask_views(
             pixels = (seen * 255).round().to(torch.uint8)
             buffer.seen[newest, view] = pixels
             seen = to_input(pixels)
-        if state.learner:
-            given = state.learner.ask_for_hints(seen)
-        else:
-            given = [ask(teacher, seen, precision)]
-        for kept, new in zip([buffer.answers, *buffer.hints], given, strict=True):
+        for kept, new in zip([buffer.answers, *buffer.hints], look(seen), strict=True):
             kept[newest, view] = new
     for kept in (buffer.answers, buffer.seen, *buffer.hints):
         kept[-1] = 0
 
 
+def _look(state: SynthesisState, teacher: Frozen, precision: torch.dtype) -> Look:
+    """Asks the teacher for answers, and for its hints where the adversarial student learns them."""
+    if state.learner:
+        return state.learner.ask_for_hints
+    return lambda images: [ask(teacher, images, precision)]
+
+
 def ask_hints_again(
-    buffer: ReplayBuffer, learner: Learner, options: SynthesisOptions, seed: int
+    buffer: ReplayBuffer,
+    learner: Learner,
+    options: SynthesisOptions,
+    seed: int,
+    team: Team = SOLO,
 ) -> None:
     """Fill the hints of a buffer that was restored: saved states hold none. They are asked for as
     many at once as at first, so that they come out the same.
     """
+    look = look_in_parts(learner.ask_for_hints, team)
     answered = buffer.filled & ~buffer.is_held_out
     own = torch.arange(len(answered), device=answered.device)
     slots = torch.where(answered, own, buffer.capacity)
@@ -252,7 +257,7 @@ def ask_hints_again(
             else:
                 which = torch.full_like(part, view)
                 seen = view_of(buffer, buffer.images, part, which, options, seed)
-            for kept, new in zip(buffer.hints, learner.ask_for_hints(seen)[1:], strict=True):
+            for kept, new in zip(buffer.hints, look(seen)[1:], strict=True):
                 kept[part, view] = new
     for kept in buffer.hints:
         kept[-1] = 0

@@ -80,6 +80,7 @@ class Matching:
         self.state = SynthesisState(teacher, job, options, machine.device, machine.precision, own)
         self.frozen = Frozen(teacher, machine.precision)
         team = machine.team or SOLO
+        self.state.team = team
         self.inner = InnerLoop(
             self.frozen,
             self.state.generator,
@@ -109,7 +110,6 @@ class Matching:
             options,
             machine.precision,
             machine.step,
-            team,
         )
         # Read once a call, with all that is read then.
         self.counts = self.state.buffer.counts().tolist()

@@ -35,6 +35,8 @@ def execute(run: SynthesizeRun) -> int:
     if transfer_set is None:
         line = f"part {run.rank} of {run.world} is done; others are not yet"
         return finish(run, None, {"set": run.out, "complete": False}, line)
+    if together:
+        run = replace(run, rank=0, world=1)  # the others have ended
     transfer_set = fill(run, transfer_set, teacher, run.out)
     transfer_set = carry_answers(run, transfer_set, teacher, run.out)
     tell_if_kept(run, before, " go on with it: raise --synthesis.calls;")
