@@ -166,5 +166,5 @@ def test_what_cannot_be_shared_is_refused_with_the_remedy(teacher):
     with pytest.raises(EchosetError, match=r"synthesis.adversary.batch 9 .* set it to 8"):
         check_synthesis(teacher, odd, two)
     other = replace(together, recipe="adversarial")
-    with pytest.raises(EchosetError, match=r"adversarial can't share .* parallel shards"):
+    with pytest.raises(EchosetError, match=r"adversarial can't share .*\.parallel shards"):
         check_synthesis(teacher, other, two)
