@@ -7,6 +7,8 @@ import torch
 from teams import SOLO, assert_same, in_team
 from torch import nn
 
+from distill.loop import Interrupted, Loop
+from distill.models import ModelSpec, build_classifier, load_classifier, save_classifier
 from distill.runtime import Runtime
 from distill.team import Team, team_of
 from distill.team_layers import TeamNorm, over_all, pooled
@@ -121,6 +123,26 @@ def test_a_process_that_hangs_is_not_waited_for_for_ever():
     in_team(hang, seconds="1")
 
 
+def test_a_team_stops_and_saves_at_one_step(tmp_path):
+    def work(team):
+        saved = []
+        told = tmp_path / str(team.rank)
+
+        def save(seconds):
+            saved.append(step)
+            return told
+
+        with Loop("working", 9, quiet=True, save=save, step="", team=team) as loop:
+            loop._due.wait = 999
+            with pytest.raises(Interrupted, match=f"stopped; {told} keeps it"):
+                for step in range(1, 10):
+                    loop._flag.raised = (team.rank, step) == (1, 3)
+                    loop.advance(step)
+        return saved
+
+    assert in_team(work) == [[3], [3]]
+
+
 def test_processes_that_differ_are_stopped():
     def differ(team):
         team.require_alike(lambda: [1.0, float("nan")], "call 1")
@@ -153,3 +175,13 @@ def test_layers_that_cannot_be_shared_are_refused_by_name():
     with refused, over_all(network, Team(0, 2)):
         pass
     assert not isinstance(network[1], TeamNorm)
+
+
+def test_a_network_is_saved_while_a_team_trains_it(tmp_path):
+    spec = ModelSpec("convnet-4", channels=1, size=8, classes=3)
+    student = build_classifier(spec)
+    path = tmp_path / "student.safetensors"
+    with over_all(student, Team(0, 2)):
+        save_classifier(student, path)
+    saved = load_classifier(path)
+    assert all(map(torch.equal, saved.parameters(), student.parameters()))
