@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from distill.sets.transfer_set import TransferSet
     from distill.students import build_student
     from distill.study import run_study
+    from distill.team import Team, team_of
     from distill.tracking import CsvLog, TensorBoardLog
     from distill.train import distill, forget
 
@@ -60,6 +61,7 @@ _HOMES = {
     "distill.runtime": ("Runtime",),
     "distill.study": ("run_study",),
     "distill.students": ("build_student",),
+    "distill.team": ("Team", "team_of"),
     "distill.tracking": ("CsvLog", "TensorBoardLog"),
     "distill.train": ("distill", "forget"),
     "distill.sets.transfer_set": ("TransferSet",),
@@ -80,6 +82,7 @@ __all__ = [
     "Runtime",
     "StudentOptions",
     "StudyOptions",
+    "Team",
     "TensorBoardLog",
     "TransferSet",
     "ViewOptions",
@@ -101,6 +104,7 @@ __all__ = [
     "run_study",
     "save_classifier",
     "subsample",
+    "team_of",
     "unbalance",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
 import torch
@@ -14,6 +14,7 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.taps import Stages, Taps
 from distill.tasks.places import decide, label_rows
+from distill.team import Team
 
 Network = Callable[[Tensor], Tensor]
 
@@ -129,6 +130,30 @@ class Batch:
     def prepared(self) -> dict[str, list[Tensor]]:
         """What the parts make of the student's maps."""
         return {name: part.prepare(self.maps) for name, part in self.parts.items()}
+
+
+def gathered(batch: Batch, team: Team) -> Batch:
+    """The whole batch, of which every process of the team has a part."""
+
+    def whole(part: Tensor) -> Tensor:
+        return team.gather(part) if part.numel() else part
+
+    logits = whole(batch.logits)
+    return replace(
+        batch,
+        images=whole(batch.images),
+        logits=logits,
+        answers=whole(batch.answers),
+        given_labels=whole(batch.given_labels),
+        draws=whole(batch.draws),
+        importance=None if batch.importance is None else whole(batch.importance),
+        everyone=[logits],
+        looks=batch.looks.changed(whole),
+        taps={name: taps.changed(whole) for name, taps in batch.taps.items()},
+        kept=[whole(each) for each in batch.kept],
+        told_maps=[whole(each) for each in batch.told_maps],
+        teacher_embedding=whole(batch.teacher_embedding),
+    )
 
 
 def weighted(weight: float, term: Tensor) -> Tensor:

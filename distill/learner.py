@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Network, Pair, Part, add_up, weighted
+from distill.batch import Batch, Network, Pair, Part, add_up, gathered, weighted
 from distill.losses import Losses, need_teacher, weigh_losses
 from distill.methods import LABELS, Method, Need
 from distill.models import Classifier
@@ -22,6 +22,7 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.shadows import Shadows
 from distill.taps import Stages, Taps, find_stages
+from distill.team import SOLO, Team
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
 from synthesis_kernels.errors import EchosetError
@@ -70,6 +71,7 @@ class Learner(nn.Module):
         self.attacks = self.attacks_end < 1  # switched off by the loop at `attacks_end`
         self.network: Network = student.__call__
         self.shadows: Shadows | None = None  # the student's, while an update runs
+        self.team: Team = SOLO  # whose processes have a part of the batch each
         self.on_features = any(method.on_features for method in self.methods)
         self.student_stages = NOWHERE
         self.teacher_stages = NOWHERE
@@ -223,6 +225,8 @@ class Learner(nn.Module):
             frozen=self._frozen[0],
             **features,
         )
+        if self.team.world > 1 and any(method.compares for method in self.methods):
+            batch = gathered(batch, self.team)
         loss = add_up(
             weighted(self.weights[method.name], method.loss(batch)) for method in self.methods
         )
@@ -230,6 +234,18 @@ class Learner(nn.Module):
             # Labels as logits: what follows compares decisions and divergences.
             answers = labels.clamp_min(1e-9).log()
         return loss, logits, answers
+
+    def share(self, team: Team) -> None:
+        """Learn a part of each batch, and leave the others to the other processes of the team. The
+        mean of all processes' losses is the whole batch's.
+        """
+        asking = [method.name for method in self.methods if "teacher" in method.needs]
+        if team.world > 1 and asking:
+            raise EchosetError(
+                f"loss {', '.join(asking)} chooses images of a batch and asks the networks anew, "
+                "which several processes can't share; use one process, or leave it out"
+            )
+        self.team = team
 
     def _pass(self, images: Tensor) -> tuple[Tensor, Taps, dict[str, Taps]]:
         """The student's logits, and what was heard on the way: at the stages that are compared,

@@ -13,6 +13,7 @@ from distill.options import DistillOptions
 from distill.own import OwnTraining
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
+from distill.team import SOLO, Team
 
 
 def lesson_key(
@@ -22,11 +23,12 @@ def lesson_key(
     options: DistillOptions,
     runtime: Runtime,
     own: OwnTraining = OwnTraining(),
+    team: Team = SOLO,
 ) -> str:
     """What a saved state, or a finished student, belongs to: a run with anything else changed must
     not pick it up. Its last word is the learning rate.
     """
-    machine = runtime.resolve(options.steps).key
+    machine = runtime.resolve(options.steps).of_team(team).key
     answers = carried_answers(data, teacher, options, own.losses)
     networks = [student]
     if teacher is not None and answers is None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,7 @@ class Lessons:
             quiet,
             None if hints else folder,
             look=learner.ask_for_hints if hints else None,
+            team=learner.team,
         )
         self.bank = [part.flatten(0, 1) for part in bank]
         free_cycles(self.device)
@@ -129,7 +131,8 @@ class Lessons:
         generator: torch.Generator,
     ) -> tuple[Tensor, ...]:
         """A batch as `Learner.forward` takes it: images, answers, labels, the part of the training
-        that is over, draws, hints. All of it on the device, so that a graph can hold it.
+        that is over, draws, hints. All of it on the device, so that a graph can hold it. Of a team,
+        all draw the same, and each has its part.
         """
         options = self.options
         device = self.device
@@ -141,6 +144,10 @@ class Lessons:
         else:  # a view nobody has seen yet
             index = drawn
             view = step * options.batch + torch.arange(options.batch, device=device)
+        part = self.learner.team.part
+        drawn = part(drawn)
+        index = part(index)
+        view = part(view)
         images = make_views(self.pool, index, view, options.views, self.seed)
         nothing = torch.empty(0, device=device)
         answers = nothing
@@ -157,7 +164,7 @@ class Lessons:
             )
         draws = nothing
         if self.learner.draws:
-            draws = torch.rand(options.batch, generator=generator, device=device)
+            draws = part(torch.rand(options.batch, generator=generator, device=device))
         return images, answers, labels, step / options.steps, draws, *hints
 
     def _draw_numbers(self, generator: torch.Generator) -> Tensor:  # (B,) int64
@@ -177,6 +184,15 @@ class Lessons:
         allowed[kept] = True
         place = (numbers // per_image, numbers % per_image)
         return numbers[shows_only(allowed, *place, self.options.views, self.seed)]
+
+
+def contract_of(teacher: Classifier | None, data: TransferSet | Images) -> dict[str, Any]:
+    """What a student that says nothing of itself is to take and give."""
+    if teacher is not None:
+        return teacher.contract
+    if isinstance(data, TransferSet):
+        return dict(data.manifest["input"])
+    return {}
 
 
 def _split(

@@ -22,6 +22,7 @@ from rich.table import Column
 from distill.files import JsonLines
 from distill.outlook import Outlook
 from distill.pacing import Every
+from distill.team import SOLO, Team
 from distill.tracking import Logger, Tracker
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.terminal import plain
@@ -182,13 +183,16 @@ class Loop:
         step: str = "step",
         times: int = 1,
         logger: Logger | None = None,
+        team: Team = SOLO,
     ) -> None:
         """`save` keeps the state, given the seconds spent so far, and names its file; `work` is
         what the user is told has stopped. The first ones of its steps, which are called `step`,
         tell how long all will take, in this loop and in the others of which there are to be so many
-        `times`; without a name nothing is said. The `logger` gets what is logged.
+        `times`; without a name nothing is said. The `logger` gets what is logged. A `team` stops
+        and saves at one step: where any of its processes was told to, and when the first one says.
         """
         self.work = work
+        self._team = team
         self._tracker = Tracker(logger, work)
         self._save = save
         self._log = JsonLines(log) if log else None
@@ -224,7 +228,7 @@ class Loop:
     @property
     def stopping(self) -> bool:
         """Whether the user asked to stop."""
-        return self._flag.raised
+        return self._team.any(self._flag.raised)[0]
 
     def watch(self, part: str, step: str, start: int) -> Outlook:
         """What says how long a part of the work takes at most, once it has seen a few steps."""
@@ -276,8 +280,12 @@ class Loop:
             self._outlook.look(done, self._progress.total)
         # Asked once: a signal may come between two looks.
         stopping = self._flag.raised
+        due = keep
+        if self._save and self._team.is_first and not (stopping or keep):
+            due = self._due()
+        stopping, due = self._team.any(stopping, due)
         kept = None
-        if self._save and (stopping or keep or self._due()):
+        if self._save and (stopping or due):
             with self._due.paying():
                 kept = self._save(self.seconds)
         if stopping and not finished:

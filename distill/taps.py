@@ -201,6 +201,14 @@ class Taps:
     def _keep_embedding(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._embedding = inputs[0]
 
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Taps:
+        """The same of maps and an embedding that are changed."""
+        found = Taps(self.classifier, self.stages)
+        found._maps = {name: change(each) for name, each in self._maps.items()}
+        if self._embedding is not None:
+            found._embedding = change(self._embedding)
+        return found
+
     @property
     def told_maps(self) -> list[Tensor]:  # of (B, C, H, W)
         """One map a stage, from the latest pass, as the network computed it."""

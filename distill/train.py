@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from distill.files import load_state, save_state
 from distill.judge import Judge
 from distill.learner import Learner
 from distill.lesson_key import key_at_any_rate, lesson_key
-from distill.lessons import Lessons, check_lesson
+from distill.lessons import Lessons, check_lesson, contract_of
 from distill.loop import Loop
 from distill.losses import Losses
 from distill.memory import free_memory, is_out_of_memory, learn_in_parts
@@ -29,6 +28,8 @@ from distill.result import DistillResult
 from distill.runtime import Machine, Runtime
 from distill.safeguard import REMEDY, Safeguard, weights_back_on_failure
 from distill.sets.transfer_set import TransferSet
+from distill.team import SOLO, Team
+from distill.team_layers import over_all, sum_of
 from distill.tracking import Logger
 from distill.update import StudentState, Update, one_cycle
 from distill.views import forget_answers
@@ -59,6 +60,7 @@ def distill(
     losses: Losses | None = None,
     optimiser: MakeOptimiser | None = None,
     log: Logger | None = None,
+    team: Team = SOLO,
 ) -> DistillResult:
     """Train `student` on views of the images, each labelled by the teacher (or, if the options say
     so, by the data).
@@ -75,17 +77,19 @@ def distill(
 
     From Python, `losses` take the place of `options.loss`: names, or functions of a batch, and
     their weights. `optimiser` makes one of the parameters, and its rates follow the schedule.
-    `log` gets the figures of the log: any object with `log(figures, step)`.
+    `log` gets the figures of the log: any object with `log(figures, step)`. Where each batch is
+    shared by a `team` (see `team_of`), all its processes make this call, and the first one writes.
     """
+    team.check(options.batch, "distillation.batch")
     teacher = None if teacher is None else as_classifier(teacher)
-    student = as_student(student, _contract(teacher, data))
+    student = as_student(student, contract_of(teacher, data))
     check_lesson(student, data, teacher, options)
     if teacher is None:
         require_no_teacher(student, data, options, losses)
     elif carried_answers(data, teacher, options, losses) is not None:
         teacher = None  # the set's answers take its place
     own = OwnTraining(losses, optimiser)
-    machine = runtime.resolve(options.steps)
+    machine = runtime.resolve(options.steps).of_team(team)
     if optimiser is not None:
         machine = replace(machine, step=eager_step(runtime))
     free_cycles(machine.device)
@@ -98,19 +102,11 @@ def distill(
         if teacher is not None:
             teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         place = Path(folder) if folder is not None else None
-        training = _Training(student, data, teacher, options, place, runtime, machine, own)
+        training = _Training(student, data, teacher, options, place, runtime, machine, own, team)
         training.resume()
-        training.run(log)
+        with over_all(training.learner, team):
+            training.run(log)
         return training.result()
-
-
-def _contract(teacher: Classifier | None, data: TransferSet | Images) -> dict[str, Any]:
-    """What a student that says nothing of itself is to take and give."""
-    if teacher is not None:
-        return teacher.contract
-    if isinstance(data, TransferSet):
-        return dict(data.manifest["input"])
-    return {}
 
 
 class _Training:
@@ -126,11 +122,13 @@ class _Training:
         runtime: Runtime,
         machine: Machine,
         own: OwnTraining,
+        team: Team,
     ) -> None:
+        self.team = team
         self.student = student
         self.options = options
         self.folder = folder
-        self.quiet = runtime.quiet
+        self.quiet = runtime.quiet or not team.is_first
         self.machine = machine
         device = machine.device
         seed = runtime.seed
@@ -144,14 +142,15 @@ class _Training:
             answered=answers is not None,
             losses=own.losses,
         )
+        self.learner.share(team)
         self.state = StudentState(student, device, seed, options, self.learner, own.optimiser)
         self.learner.train()
-        self.update = Update(self.state, self._lesson, machine.step, self.learner)
+        self.update = self._new_update()
         self.guard = Safeguard(self.state)
         self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the step
         self.key = ""
         if folder is not None:
-            self.key = lesson_key(student, data, teacher, options, runtime, own)
+            self.key = lesson_key(student, data, teacher, options, runtime, own, team)
         self.lessons = Lessons(data, self.learner, seed, device, answers)
         self.judge: Judge | None = None
         if options.patience:
@@ -161,9 +160,10 @@ class _Training:
         """Go on where an earlier run was stopped, if there was one."""
         if self.folder is None:
             return
-        saved = load_state(self.folder / STATE, self.key, key_at_any_rate(self.key))
+        file = self.folder / STATE
+        saved = self.team.told(lambda: load_state(file, self.key, key_at_any_rate(self.key)))
         if saved is not None:
-            restore(self.state, saved, self.folder / STATE)
+            restore(self.state, saved, file)
             self.guard.keep()
 
     def run(self, logger: Logger | None = None) -> None:
@@ -175,10 +175,11 @@ class _Training:
             self.quiet,
             state.step,
             save=self._save if self.folder else None,
-            log=self.folder / "log.jsonl" if self.folder else None,
+            log=self.folder / "log.jsonl" if self.folder and self.team.is_first else None,
             seconds=state.seconds,
             work="distillation",
-            logger=logger,
+            logger=logger if self.team.is_first else None,
+            team=self.team,
         )
         if state.step < self.options.steps:
             self.lessons.ask_beforehand(self.quiet, self.folder)
@@ -221,7 +222,8 @@ class _Training:
         try:
             return self._step()
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or self.options.batch < 4 * self.state.parts:
+            in_parts = self.options.batch >= 4 * self.state.parts and self.team.world == 1
+            if not is_out_of_memory(error) or not in_parts:
                 raise
         self._split()
         return None
@@ -232,8 +234,7 @@ class _Training:
         steps = self.options.steps
         if self.learner.attacks and state.step / steps >= self.learner.attacks_end:
             self.learner.attacks = False
-            # Another step, to be captured anew.
-            self.update = Update(state, self._lesson, self.machine.step, self.learner)
+            self.update = self._new_update()  # another step, to be captured anew
         state.set_share(one_cycle(state.step, steps, self.options.warmup))
         logits, answers, agreement = self.update(self.number.fill_(state.step))
         if self.options.ema:
@@ -244,7 +245,8 @@ class _Training:
     def _look(self, logits: Tensor, answers: Tensor) -> str | None:  # (B, K, *places) twice
         """Log and tell how the student does; of one that an update has broken, go back instead."""
         state = self.state
-        loss = divergence(answers, logits).mean()
+        loss = self.team.mean(divergence(answers, logits).mean())
+        self.team.require_alike(lambda: [sum_of(self.learner)], f"step {state.step}")
         if not self.guard.is_whole(loss):
             self._mend()
             return None
@@ -254,7 +256,7 @@ class _Training:
             figures["held_out_agreement"] = self.judge.look(state)
         self.loop.record("distill", figures, REMEDY, f"step {state.step}", step=state.step)
         self.loop.track(figures, state.step)
-        return _in_words(figures)
+        return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
 
     def _mend(self) -> None:
         """Go back to the last good student, and lower the rate; a few times, then stop."""
@@ -266,8 +268,11 @@ class _Training:
     def _split(self) -> None:
         """From the last good student on, learn each batch in twice as many parts."""
         self.guard.split(self.loop, self.options.batch)
-        self.update = Update(self.state, self._lesson, self.machine.step, self.learner)
+        self.update = self._new_update()
         free_memory(self.machine.device)
+
+    def _new_update(self) -> Update:
+        return Update(self.state, self._lesson, self.machine.step, self.learner, self.team)
 
     def _lesson(self, number: Tensor) -> tuple[Tensor, ...]:  # () -> (), (B, K, *places) twice, ()
         """A batch drawn, shown and answered, its loss and agreement: a captured step has it all."""
@@ -276,7 +281,8 @@ class _Training:
             loss, logits, answers = self.learner(*lesson)
         else:
             loss, logits, answers = learn_in_parts(self.learner, lesson, self.state.parts)
-        return loss, logits, answers, same_decision(answers, logits).float().mean()
+        agreement = same_decision(answers, logits).float().mean()
+        return loss, logits, answers, self.team.mean(agreement)
 
     def _save(self, seconds: float) -> Path:
         """Save the student as it is, or as it was last good."""
@@ -287,9 +293,6 @@ class _Training:
     def _store(self, seconds: float, key: str) -> Path:
         assert self.folder is not None, "without a folder nothing is saved"
         self.state.seconds = seconds
-        save_state(self.folder / STATE, key, self.state.state_dict())
+        if self.team.is_first:
+            save_state(self.folder / STATE, key, self.state.state_dict())
         return self.folder / STATE
-
-
-def _in_words(figures: dict[str, float]) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())

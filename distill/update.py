@@ -17,6 +17,7 @@ from distill.optimisers import Scheduled, make_optimiser
 from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnOptimiser, make_own
 from distill.shadows import Shadows
+from distill.team import SOLO, Team
 from synthesis_kernels.choices import Step
 from synthesis_kernels.step import Captured, optimiser_tensors
 
@@ -157,7 +158,8 @@ class Update:
     """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager or captured; a call
     gives the outputs.
 
-    Where the `learner` computes in bfloat16, its student does with shadows of its weights.
+    Where the `learner` computes in bfloat16, its student does with shadows of its weights. Of a
+    `team`, every process learns its part of the batch, whose loss is the mean of theirs.
     """
 
     def __init__(
@@ -166,10 +168,12 @@ class Update:
         lesson: Callable[..., tuple[Tensor, ...]],
         step: Step = "eager",
         learner: Learner | None = None,
+        team: Team = SOLO,
     ) -> None:
         self.state = state
         self.lesson = lesson
         self.learner = learner
+        self.team = team
         self.shadows: Shadows | None = None
         if learner and learner.precision is torch.bfloat16:
             state.shadows = state.shadows or Shadows(state.student)
@@ -192,10 +196,18 @@ class Update:
         loss.backward()
         if self.shadows:
             self.shadows.hand_over()
+        self._share()
         self.state.optimiser.step()
         if self.shadows:
             self.shadows.follow()
         return tuple(output.detach() for output in outputs)
+
+    def _share(self) -> None:
+        """Give every process the mean of all gradients."""
+        if self.team.world > 1:
+            gradients = [parameter.grad for parameter in self.state.trained.parameters()]
+            found = [gradient for gradient in gradients if gradient is not None]
+            self.team.add_up(found, 1 / self.team.world)
 
     def _learn(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The lesson, in which the learner's student has its shadows."""
@@ -222,13 +234,15 @@ class StudentStep:
         precision: torch.dtype,
         step: Step = "eager",
         learner: Learner | None = None,
+        team: Team = SOLO,
     ) -> None:
         options = DistillOptions(temperature=temperature)
         self.learner = learner or Learner(state.student, None, options, precision, answered=True)
         device = state.agreement.device
         self._nothing = torch.empty(0, device=device)
         self._share = torch.zeros((), device=device)
-        self._update = Update(state, self._lesson, step, self.learner)
+        self.learner.share(team)
+        self._update = Update(state, self._lesson, step, self.learner, team)
 
     def __call__(
         self,

@@ -22,6 +22,7 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
 from distill.restoring import blaming_state
+from distill.team import SOLO, Team
 from synthesis_kernels.backend import forward_pass, name_form
 
 CHUNK = 500
@@ -72,22 +73,25 @@ def bank_answers(
     folder: Path | None = None,
     look: Look | None = None,
     work: str = DISTILLATION,
+    team: Team = SOLO,
 ) -> list[Tensor]:  # of (N, V, …)
     """The teacher's logits for views 0 … V−1 of every image, or all that `look` gives for a batch
     of views.
 
     The views themselves need no storing: `make_views` repeats them. In a `folder` the answers are
     kept while they are asked for, and a run that was stopped goes on where it was, by the same
-    `look`. Where it is stopped, it tells which `work` was.
+    `look`. Where it is stopped, it tells which `work` was. The processes of a `team` ask for a part
+    each, and keep nothing in the folder.
     """
     bank = _Bank(pool, per_image)
     save = None
-    if folder is not None:
+    if folder is not None and team.world == 1:
         key = _bank_key(teacher, pool, per_image, options, seed, precision)
         bank.restore(folder, key)
         save = partial(bank.save, folder, key)
     if look is None:
         look = _look_at_logits(teacher, precision)
+    look = look_in_parts(look, team)
     total = per_image * len(pool)
     with Loop(
         "asking the teacher",
@@ -97,6 +101,7 @@ def bank_answers(
         save=save,
         work=work,
         step="image",
+        team=team,
     ) as loop:
         while not bank.full:
             view, index = bank.next
@@ -135,6 +140,19 @@ def _look_at_logits(teacher: Classifier, precision: torch.dtype) -> Look:
         return [ask(frozen, images, precision)]
 
     return look
+
+
+def look_in_parts(look: Look, team: Team) -> Look:
+    """The same by all processes of a team, each of which looks at its part."""
+    if team.world == 1:
+        return look
+
+    def together(images: Tensor) -> list[Tensor]:
+        rest = -len(images) % team.world
+        padded = torch.cat([images, images[:1].expand(rest, *images.shape[1:])])
+        return [team.gather(answer)[: len(images)] for answer in look(team.part(padded))]
+
+    return together
 
 
 class _Bank:

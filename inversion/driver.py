@@ -29,6 +29,7 @@ from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
 from inversion.shards import Shard, files_of, is_finished, state_file
+from inversion.sharing import check_together, make_together, works_together
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
@@ -91,6 +92,7 @@ def synthesize_share(
     """What `synthesize` does, by several processes. Under torchrun they claim shards from one
     another, and process 0 writes the manifest in the end; elsewhere each makes its share of the
     plan, and whichever sees the last shard arrive does. The others return None.
+    Where `options.parallel` is together, all make each shard, and the first one returns it.
     """
     teacher = as_classifier(teacher)
     recipe_class = recipe or find_recipe(options.recipe)
@@ -104,6 +106,9 @@ def synthesize_share(
     identity = partial(
         _identity, teacher, seed=runtime.seed, weight_hash=inspection.weight_hash, own=own
     )
+    if works_together(options, runtime):
+        given = (jobs, identity, recipe_class, own, inspection.weight_hash, log)
+        return make_together(teacher, options, out, runtime, *given)
     key = key_of(identity(options))
 
     def take_up() -> None:
@@ -186,6 +191,7 @@ def check_synthesis(
     """
     recipe_class = recipe or find_recipe(options.recipe)
     options = recipe_class.settle(options, teacher)
+    check_together(options, recipe_class, runtime)
     options = _settle_abreast(options, recipe_class, runtime)
     _check_calls(options, teacher.spec.classes)
     recipe_class.check(teacher, options, runtime)
@@ -220,7 +226,7 @@ def _settle_abreast(
         )
         options = replace(options, abreast=shards)
     groups = -(-shards // options.abreast)
-    if options.abreast > 1 and groups < runtime.world:
+    if options.abreast > 1 and groups < runtime.world and options.parallel == "shards":
         runtime.say(
             f"synthesis.abreast {options.abreast} leaves work for {groups} of {runtime.world} "
             "processes"

@@ -9,7 +9,8 @@ from distill.loop import Interrupted, Loop
 from distill.runtime import Runtime
 from distill.tracking import Logger
 from inversion.parts.progress import StepResult
-from inversion.shards import REMEDY, Shard, restore, save
+from inversion.shards import REMEDY, Shard, save
+from inversion.sharing import restore_all, team_in
 
 
 def make_shards(
@@ -24,9 +25,10 @@ def make_shards(
     """
     if not shards:
         return
-    restore(shards, key)
+    restore_all(shards, key)
     first = shards[0].job
     out = shards[0].out
+    team = team_in(shards[0].machine)
     count = len(shards)
     _give_notices(shards, runtime)
     loop = Loop(
@@ -34,12 +36,13 @@ def make_shards(
         max(shard.recipe.planned for shard in shards),
         runtime.quiet,
         max(shard.recipe.call for shard in shards),
-        save=lambda seconds: save(shards, key),
-        log=out / "log.jsonl",
+        save=lambda seconds: save(shards, key) if team.is_first else out,
+        log=out / "log.jsonl" if team.is_first else None,
         work="synthesis",
         step="call" if times else "",
         times=times,
         logger=logger,
+        team=team,
     )
     with loop:
         # Shards abreast are saved when one of them is done.
@@ -84,7 +87,8 @@ def _finish(shards: list[Shard], key: str) -> None:
     """Write those that are done, and leave the others in the list."""
     for shard in list(shards):
         if shard.recipe.done:
-            shard.finish(key)
+            if team_in(shard.machine).is_first:
+                shard.finish(key)
             shards.remove(shard)
 
 

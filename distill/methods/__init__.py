@@ -80,6 +80,10 @@ class Method:
     """Whether it trains further networks like the student, in a training of its own."""
     one_decision: bool = False
     """Whether it has a meaning only where a network decides once an image."""
+    compares: bool = True
+    """Whether it compares images of a batch with one another. Where several processes share a
+    batch, it is given all of it then; false for a mean over images, for which a part will do.
+    """
     early: float = 1.0
     """Part of the training after which some of its loss is left out."""
 

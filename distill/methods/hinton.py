@@ -25,4 +25,12 @@ def _loss(batch: Batch) -> Tensor:
     return hinton_loss(batch.logits, batch.answers, batch.options.temperature, batch.importance)
 
 
-HINTON = Method("hinton", 1.0, frozenset({"answers"}), _loss, labels=0.0, beside_labels=(0.9, 0.1))
+HINTON = Method(
+    "hinton",
+    1.0,
+    frozenset({"answers"}),
+    _loss,
+    labels=0.0,
+    beside_labels=(0.9, 0.1),
+    compares=False,
+)

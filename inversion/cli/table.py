@@ -48,6 +48,7 @@ VERBS = {
         "train a student on a transfer set, or on any images, by any of the published methods",
         "set beside teacher.model student.model out preset distillation.loss "
         "distillation.labels distillation.steps distillation.patience",
+        shared=True,
     ),
     "evaluate": Verb(
         "measure a model on labelled images: accuracy, calibration, nearness to a teacher",

@@ -231,6 +231,10 @@ class SynthesisOptions(Brief):
     """Shards that a process makes together, with one pass of the teacher for the batches of all:
     for a GPU that one batch does not fill. They take so many times the memory.
     """
+    parallel: Literal["shards", "together"] = "shards"
+    """What several processes do: shards, each makes shards of its own; or together, all train one
+    generator for each shard, with a part of every batch each. That needs torchrun.
+    """
     batch: int = 200
     """Images in each generator call."""
     calls: int = 60

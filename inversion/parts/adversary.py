@@ -17,8 +17,9 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.students import build_student
+from distill.team import SOLO, Team
 from distill.update import StudentStep, one_cycle
-from distill.views import ask, to_input
+from distill.views import Look, ask, look_in_parts, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.sampling import draw_batch, record_visit
@@ -124,18 +125,23 @@ class DrawStep:
         drawn, weights = draw_batch(
             buffer, run.batch, options.replay, progress, state.random, state.policy, call
         )
+        team = state.team
+        own = team.part(drawn)
         hints: list[Tensor] = []
         if run.views_per_image:
-            seen, answers, hints = _stored_views(state, drawn, options)
+            which = torch.randint(
+                run.views_per_image, (run.batch,), generator=state.random, device=drawn.device
+            )
+            seen, answers, hints = _stored_views(state, own, team.part(which), options)
         else:
             # Never the same view twice.
             view = number * run.batch + torch.arange(run.batch, device=drawn.device)
-            seen = make_views(self.pool, drawn, view, options.views, state.seed)
+            seen = make_views(self.pool, own, team.part(view), options.views, state.seed)
             answers = ask(self.teacher, seen, self.precision)
-        logits = self.train(seen, answers, weights, *hints)
+        logits = self.train(seen, answers, team.part(weights), *hints)
         apart, agreed = compare(answers, logits)
-        record_visit(buffer, drawn, apart, weights)
-        return (agreed.mean(),)
+        record_visit(buffer, drawn, team.gather(apart), weights)
+        return (team.mean(agreed.mean()),)
 
     def _tensors(self) -> list[Tensor]:
         buffer = self.state.buffer
@@ -176,14 +182,15 @@ def adversary_steps(learn: DrawStep) -> dict[str, Tensor]:
 
 
 def _stored_views(
-    state: SynthesisState, drawn: Tensor, options: SynthesisOptions
+    state: SynthesisState,
+    drawn: Tensor,  # (B,)
+    which: Tensor,  # (B,)
+    options: SynthesisOptions,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """A view of each image drawn, of those that the teacher has answered for, with its answers and
-    hints.
+    """The view of each image drawn that has this number, of those that the teacher has answered
+    for, with its answers and hints.
     """
     buffer = state.buffer
-    views = options.adversary.views_per_image
-    which = torch.randint(views, (len(drawn),), generator=state.random, device=drawn.device)
     if mixes(options):
         seen = to_input(buffer.seen[drawn, which])
     else:
@@ -204,6 +211,7 @@ def ask_views(
     """
     if not options.adversary.views_per_image:
         return
+    look = look_in_parts(_look(state, teacher, precision), state.team)
     mixing = mixes(options)
     newest = torch.where(buffer.is_held_out[buffer.newest], buffer.capacity, buffer.newest)
     pool = buffer.to_mix(state.random) if mixing else buffer.images
@@ -213,22 +221,30 @@ def ask_views(
             pixels = (seen * 255).round().to(torch.uint8)
             buffer.seen[newest, view] = pixels
             seen = to_input(pixels)
-        if state.learner:
-            given = state.learner.ask_for_hints(seen)
-        else:
-            given = [ask(teacher, seen, precision)]
-        for kept, new in zip([buffer.answers, *buffer.hints], given, strict=True):
+        for kept, new in zip([buffer.answers, *buffer.hints], look(seen), strict=True):
             kept[newest, view] = new
     for kept in (buffer.answers, buffer.seen, *buffer.hints):
         kept[-1] = 0
 
 
+def _look(state: SynthesisState, teacher: Frozen, precision: torch.dtype) -> Look:
+    """Asks the teacher for answers, and for its hints where the adversarial student learns them."""
+    if state.learner:
+        return state.learner.ask_for_hints
+    return lambda images: [ask(teacher, images, precision)]
+
+
 def ask_hints_again(
-    buffer: ReplayBuffer, learner: Learner, options: SynthesisOptions, seed: int
+    buffer: ReplayBuffer,
+    learner: Learner,
+    options: SynthesisOptions,
+    seed: int,
+    team: Team = SOLO,
 ) -> None:
     """Fill the hints of a buffer that was restored: saved states hold none. They are asked for as
     many at once as at first, so that they come out the same.
     """
+    look = look_in_parts(learner.ask_for_hints, team)
     answered = buffer.filled & ~buffer.is_held_out
     own = torch.arange(len(answered), device=answered.device)
     slots = torch.where(answered, own, buffer.capacity)
@@ -241,7 +257,7 @@ def ask_hints_again(
             else:
                 which = torch.full_like(part, view)
                 seen = view_of(buffer, buffer.images, part, which, options, seed)
-            for kept, new in zip(buffer.hints, learner.ask_for_hints(seen)[1:], strict=True):
+            for kept, new in zip(buffer.hints, look(seen)[1:], strict=True):
                 kept[part, view] = new
     for kept in buffer.hints:
         kept[-1] = 0

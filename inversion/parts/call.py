@@ -101,7 +101,8 @@ def end_call(
 
     pixels = (images * 255).round().to(torch.uint8)
     # In full precision: these decide the stored labels.
-    logits = ask(teacher, to_input(pixels), torch.float32)
+    team = inner.team
+    logits = team.gather(ask(teacher, to_input(team.part(pixels)), torch.float32))
     decisions = decide(logits)
     state.raw_counts += count_decisions(decisions, state.buffer.classes)
     rank = torch.zeros(len(logits), device=device)
@@ -109,8 +110,8 @@ def end_call(
         rank = objectives.phi(logits, call.held, state.buffer.capacity, goal.gamma)
     figures = {
         "bn": result.bn.clone(),
-        "classes": result.wrong_class.mean(),
-        "adversary": result.fooling.mean(),
+        "classes": team.mean(result.wrong_class.mean()),
+        "adversary": team.mean(result.fooling.mean()),
         "alike": result.alike.clone(),
         "hit": share_hit(decisions, call.targets),
     }

@@ -63,6 +63,7 @@ class Contest:
 
     needs: TeacherNeed = "answers alone"
     abreast = None
+    together = False
 
     @classmethod
     def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:

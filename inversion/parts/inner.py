@@ -17,6 +17,8 @@ from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.optimisers import Adam
 from distill.tasks.places import per_image
+from distill.team import SOLO, Team
+from distill.team_layers import join, pooled
 from inversion.options import SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.parts.inner_step import InnerResult, InnerStep, Request, Terms
@@ -55,8 +57,11 @@ class InnerLoop:
         seed: int,
         step: Step = "eager",
         terms: Mapping[str, tuple[Term, float]] = NO_TERMS,
+        team: Team = SOLO,
     ) -> None:
-        """`terms` of a user's own are added to the loss, with their weights."""
+        """`terms` of a user's own are added to the loss, with their weights. Of a `team`, every
+        process makes its part of the images.
+        """
         self.teacher = teacher
         self.generator = generator
         self.options = options
@@ -69,7 +74,9 @@ class InnerLoop:
         shift = round(trained.shift * spec.side)
         self.view_plan = ViewPlan(shift, trained.flip, round(trained.cutout * spec.side))
         self.seed = seed
+        self.team = team
         self.clone = copy.deepcopy(generator)
+        join(self.clone, team)
         device = self.target.mean.device
         self.places = torch.arange(options.batch, device=device)
         self.noise = nn.Parameter(
@@ -85,12 +92,14 @@ class InnerLoop:
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
         self.shares_input = self.adversary is not None and teacher.prepares_alike(self.adversary)
         self.average: Tensor | None = None  # (2, ΣC)
-        self.nothing = torch.zeros(options.batch, device=device)
-        self.bn_weight = torch.tensor(options.objective.bn, device=device)
-        self.spread_weight = torch.tensor(options.objective.spread, device=device)
-        self.even = torch.ones(options.batch, device=device)
+        self.nothing = torch.zeros(options.batch // team.world, device=device)
+        # What all processes find alike counts once, and not for each.
+        self.bn_weight = torch.tensor(options.objective.bn / team.world, device=device)
+        self.spread_weight = torch.tensor(options.objective.spread / team.world, device=device)
+        self.even = torch.ones(options.batch // team.world, device=device)
         self.terms = terms
-        self.own_weights = [torch.tensor(weight, device=device) for _, weight in terms.values()]
+        weights = [weight / team.world for _, weight in terms.values()]
+        self.own_weights = [torch.tensor(weight, device=device) for weight in weights]
         self._alone = InnerStep([self])
         # A beginning is the same when it is made twice, and an end but for running statistics.
         self._captured_begin = Captured(self._begin, list, required=step == "graph")
@@ -174,11 +183,12 @@ class InnerLoop:
             for parameter, total in zip(self.generator.parameters(), self.summed, strict=True):
                 parameter.grad = total
         end = self._end if self.step == "eager" else self._captured_end
-        return end(wanted, targets)[0]
+        return self.team.gather(end(wanted, targets)[0])
 
     def _end(self, wanted: Tensor, targets: Tensor) -> tuple[Tensor]:
         with forward_pass(self.noise.device, self.precision):
-            images = self.clone(self.noise, wanted, targets)
+            part = self.team.part
+            images = self.clone(part(self.noise), part(wanted), part(targets))
         if self.plain:
             _copy_all(self.generator.learned(), self.clone.learned())
         _copy_all(self.generator.buffers(), self.clone.buffers())
@@ -193,11 +203,13 @@ class InnerLoop:
         if self.plain:
             self.optimiser.load_state_dict(state)
 
-    def show(self, request: Request) -> tuple[Tensor, Tensor]:  # (B, C, H, W), (B, C, H, W)
+    def show(self, request: Request) -> tuple[Tensor, Tensor]:  # (B / team, C, H, W) twice
         """The clone's images, and what the teacher is to see of them."""
+        part = self.team.part
         with forward_pass(self.noise.device, self.precision):
-            images = self.clone(self.noise, request.wanted, request.targets)
-        seen = views(images, self.places, request.view, self.view_plan, self.seed)
+            images = self.clone(part(self.noise), part(request.wanted), part(request.targets))
+        placed = self.team.placed(images)
+        seen = views(placed, part(self.places), request.view, self.view_plan, self.seed)
         if self.shares_input:
             seen = self.teacher.prepare(seen)
         return images, seen
@@ -205,25 +217,29 @@ class InnerLoop:
     def judge(
         self,
         request: Request,
-        images: Tensor,  # (B, C, H, W) in [0, 1]
-        seen: Tensor,  # (B, C, H, W)
-        logits: Tensor,  # (B, K, *places) the teacher's
+        images: Tensor,  # (B / team, C, H, W) in [0, 1]
+        seen: Tensor,  # (B / team, C, H, W)
+        logits: Tensor,  # (B / team, K, *places) the teacher's
         moments: Tensor,  # (2, ΣC)
     ) -> tuple[Any, ...]:
         """The loss's terms, and what `InnerResult` tells of them."""
         goal = self.options.objective
+        team = self.team
+        moments = pooled(moments, team)
         bn = self.target.distance(self._carried(moments))
-        wrong_class = objectives.class_loss(logits, request.targets)
+        wrong_class = objectives.class_loss(logits, team.part(request.targets))
         apart = self.nothing
         if request.adversarial and self.adversary is not None:
             guess = self.adversary(seen, self.shares_input)
             apart = per_image(adversarial_divergence(logits, guess))
             if goal.adversary_log:
                 apart = apart.log1p()
-        alike = objectives.likeness(images, request.wanted)
+        alike = objectives.likeness(images, request.wanted, team)
         worth = self.even
         if goal.phi:
-            worth = objectives.phi(logits.detach(), request.held, self.capacity, goal.gamma)
+            worth = objectives.phi(
+                logits.detach(), request.held, self.capacity, goal.gamma, team=team
+            )
         batch = len(request.wanted)
         terms: Terms = []
         if goal.bn:
@@ -234,14 +250,22 @@ class InnerLoop:
             terms.append((apart, worth * (-goal.adversary / batch)))
         if goal.spread:
             terms.append((alike, self.spread_weight))
-        asked = (images, logits, request.wanted)
-        own = [ask_term(term, *asked) for term, _ in self.terms.values()]
+        own = self._ask_terms(images, logits, request.wanted)
         terms += zip(own, self.own_weights, strict=True)
         return terms, bn, wrong_class, apart, alike, moments, *own
+
+    def _ask_terms(self, images: Tensor, logits: Tensor, wanted: Tensor) -> list[Tensor]:
+        """A user's own terms, of the whole batch."""
+        if not self.terms:
+            return []
+        asked = (self.team.gather(images), self.team.gather(logits), wanted)
+        return [ask_term(term, *asked) for term, _ in self.terms.values()]
 
     def learn(self) -> None:
         """Sum the step's gradients up, and follow them."""
         gradients: Any = [parameter.grad for parameter in self.parameters]
+        to_noise: Any = self.noise.grad
+        self.team.add_up([*gradients, to_noise])
         torch._foreach_add_(self.summed, gradients)
         self.optimiser.step()
 

@@ -43,14 +43,14 @@ class InnerResult:
     """What a step found, before its update. A captured step's next run overwrites it."""
 
     bn: Tensor  # ()
-    wrong_class: Tensor  # (B,)
-    apart: Tensor  # (B,) KL(p_T ‖ p_S) where teacher and adversary decide alike, else 0
+    wrong_class: Tensor  # (B / team,)
+    apart: Tensor  # (B / team,) KL(p_T ‖ p_S) where teacher and adversary decide alike, else 0
     alike: Tensor  # ()
     moments: Tensor  # (2, ΣC)
     own: tuple[Tensor, ...] = ()  # () each, the terms that a user brought along
 
     @property
-    def fooling(self) -> Tensor:  # (B,)
+    def fooling(self) -> Tensor:  # (B / team,)
         """L_adv, the adversary's part of the loss."""
         return -self.apart
 

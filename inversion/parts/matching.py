@@ -17,6 +17,8 @@ from torch import Tensor
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Machine, Runtime
+from distill.team import SOLO
+from distill.team_layers import join, sum_of
 from distill.update import StudentStep
 from inversion.inspection import TeacherNeed
 from inversion.jobs import ShardJob
@@ -46,6 +48,7 @@ class Matching:
 
     needs: TeacherNeed = "BatchNorm"
     abreast: type[Abreast] | None = Abreast
+    together = True
 
     @classmethod
     def settle(cls, options: SynthesisOptions, teacher: Classifier) -> SynthesisOptions:
@@ -76,6 +79,8 @@ class Matching:
         self.machine = machine
         self.state = SynthesisState(teacher, job, options, machine.device, machine.precision, own)
         self.frozen = Frozen(teacher, machine.precision)
+        team = machine.team or SOLO
+        self.state.team = team
         self.inner = InnerLoop(
             self.frozen,
             self.state.generator,
@@ -86,12 +91,16 @@ class Matching:
             job.seed,
             machine.step,
             own.named_terms,
+            team,
         )
+        # Only now: its frozen copy, made there, looks at each image by itself.
+        join(self.state.adversary.trained, team)
         train = StudentStep(
             self.state.adversary,
             options.adversary.temperature,
             machine.precision,
             learner=self.state.learner,
+            team=team,
         )
         self.store = Store(self.frozen, self.state, options, machine.precision, machine.step)
         self.learn = DrawStep(
@@ -178,6 +187,7 @@ class Matching:
         for buffer, counts in zip(buffers, told, strict=False):
             buffer.note(round(sum(counts)))
         self.counts = [round(count) for count in told[0]]
+        self._check_team()
         agreement = values["held_out_agreement"]
         # Agreement counts from the call that fills the buffer: before, the few images held out may
         # all be of one class.
@@ -185,6 +195,13 @@ class Matching:
             state.best_agreement = agreement
             state.best_call = state.call
         return values, told[-1] if state.policy else []
+
+    def _check_team(self) -> None:
+        """Refuse to go on where processes have come to different states."""
+        networks = (self.state.generator, self.state.adversary.trained)
+        self.inner.team.require_alike(
+            lambda: [*map(sum_of, networks), *self.counts], f"call {self.state.call}"
+        )
 
     def report(
         self, values: dict[str, float], theta: list[float], elapsed: float, generating: float

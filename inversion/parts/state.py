@@ -11,6 +11,7 @@ from distill.models import Classifier
 from distill.models.classifier import on_device
 from distill.optimisers import Adam
 from distill.options import DistillOptions
+from distill.team import SOLO
 from distill.update import StudentState
 from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
@@ -58,6 +59,8 @@ class SynthesisState:
             self.policy = Policy(device, replay.policy_rate, replay.policy or START)
         self.bn_average: tuple[Tensor, Tensor] | None = None
         self.seed = job.seed
+        # The processes that share each batch, each with the whole of this.
+        self.team = SOLO
         # Of all that was generated.
         self.raw_counts = torch.zeros(teacher.spec.classes, dtype=torch.int64, device=device)
         self.has_begun = False
@@ -125,7 +128,7 @@ class SynthesisState:
             self.staged.load_state_dict(state["staged"])
         for buffer in (self.buffer, self.staged):
             if self.learner and buffer is not None:
-                ask_hints_again(buffer, self.learner, self.options, self.seed)
+                ask_hints_again(buffer, self.learner, self.options, self.seed, self.team)
         if self.policy:
             self.policy.load_state_dict(state["policy"])
         device = self.buffer.images.device

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from distill.tasks.places import per_image
+from distill.team import SOLO, Team
 from synthesis_kernels.divergence import adversarial_divergence
 
 
@@ -22,18 +23,19 @@ def phi(
     capacity: int,
     gamma: float,
     ceiling: float = 5.0,
+    team: Team = SOLO,
 ) -> Tensor:  # (B,)
     """φ = diversity · difficulty, scaled to mean 1; the ceiling keeps one sample from owning a
     confident batch's gradient.
 
     Diversity is 1 − n_c/N with c the teacher's class: a class the buffer holds little of counts
     more. Difficulty is (1 − p_c)^γ, as in the focal loss: a sample near a boundary counts more.
-    With several decisions an image, each is their mean.
+    With several decisions an image, each is their mean. The scale is that of all the team's images.
     """
     sure, choice = F.softmax(teacher_logits, 1).max(1)
     lacking = per_image((1 - held / capacity)[choice])
     value = lacking * per_image((1 - sure) ** gamma)
-    return (value / value.mean().clamp_min(1e-6)).clamp_max(ceiling)
+    return (value / team.mean(value.mean()).clamp_min(1e-6)).clamp_max(ceiling)
 
 
 def class_loss(
@@ -53,15 +55,17 @@ def adversarial_loss(
     return -per_image(adversarial_divergence(teacher_logits, student_logits))
 
 
-def likeness(images: Tensor, wanted: Tensor) -> Tensor:  # (B, C, H, W), (B,) -> ()
+# (B / team, C, H, W), (B,) -> ()
+def likeness(images: Tensor, wanted: Tensor, team: Team = SOLO) -> Tensor:
     """How alike the images of one class are: exp(4(ρ − 1)) with ρ the correlation of two images,
     averaged over the others of an image's class and then over images, and its log.
 
     That is the uniformity loss of Wang & Isola (2020) on images averaged over blocks (8 × 8 of them
     or so) and standardised. Statistics over a batch can't tell ten pictures shown twenty times each
-    from two hundred; this can. An image that is alone in its class counts as unlike.
+    from two hundred; this can. An image that is alone in its class counts as unlike. A team gives
+    its parts of the images, and all the classes.
     """
-    small = F.avg_pool2d(images, max(1, round(min(images.shape[2:]) / 8)))
+    small = team.gather(F.avg_pool2d(images, max(1, round(min(images.shape[2:]) / 8))))
     # No copy where channels are last in memory.
     return _Likeness.apply(small.permute(0, 2, 3, 1).flatten(1), wanted)
 

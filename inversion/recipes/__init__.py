@@ -40,6 +40,8 @@ class Recipe(Protocol):
     """What it needs of a teacher; where that is BatchNorm, a teacher without it is refused."""
     abreast: type[Abreast] | None
     """What makes several shards abreast (`synthesis.abreast`); None where each is made alone."""
+    together: bool
+    """Whether several processes can share its steps (`synthesis.parallel`)."""
     call: int
     """Steps made so far."""
     seconds: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from distill.losses import full_loss
 from distill.models import Classifier, save_classifier
 from distill.sets.transfer_set import TransferSet
 from distill.students import build_student
+from distill.team import Team, team_of
 from distill.tracking import open_tracker
 from distill.train import STATE, forget
 from distill.train import distill as train_student
@@ -43,7 +45,12 @@ WRITTEN = (STUDENT, STATE, JUDGED, STUDENT_FILE, "log.jsonl")
 
 
 def execute(run: DistillRun) -> int:
-    """Train a student and save it."""
+    """Train a student and save it: one process alone, or several, which share each batch."""
+    with team_of(run) as team:
+        return _execute(replace(run, quiet=run.quiet or not team.is_first), team)
+
+
+def _execute(run: DistillRun, team: Team) -> int:
     out = Path(run.out)
     path = out / STUDENT
     _check_teacher_stays(run, path)
@@ -52,18 +59,39 @@ def execute(run: DistillRun) -> int:
     student = build_student(run.student, _contract(teacher, data), run.seed)
     if run.corrupt != "none":
         data = _damage(run, data, student)
+    if not team.is_first:
+        return _help(run, student, data, teacher, team)
     with own_folder(out, "distill", WRITTEN, run.overwrite):
-        return _teach(run, student, data, teacher)
+        return _teach(run, student, data, teacher, team)
+
+
+def _help(
+    run: DistillRun,
+    student: Classifier,
+    data: TransferSet | Images,
+    teacher: Classifier | None,
+    team: Team,
+) -> int:
+    """Take part in the training, where the first process says that there is one."""
+    if team.told(lambda: True):
+        lesson = (student, data, teacher, run.distillation)
+        train_student(*lesson, folder=run.out, runtime=run, team=team)
+    return 0
 
 
 def _teach(
-    run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier | None
+    run: DistillRun,
+    student: Classifier,
+    data: TransferSet | Images,
+    teacher: Classifier | None,
+    team: Team,
 ) -> int:
     """Train the student in a folder that is this process's own."""
     out = Path(run.out)
     path = out / STUDENT
     _require_own_student(out, run.overwrite)
-    finished = _finished(run, student, data, teacher)
+    finished = _finished(run, student, data, teacher, team)
+    team.told(lambda: finished is None)
     if finished is not None:
         line = (
             f"{path} was finished already by this command, and stays as it is. Judge it: echoset "
@@ -78,6 +106,7 @@ def _teach(
         folder=out,
         runtime=run,
         log=open_tracker(run.track, out),
+        team=team,
     )
     (out / DONE).unlink(missing_ok=True)  # of an earlier student
     save_classifier(student, path)
@@ -118,13 +147,17 @@ def _read_note(out: Path) -> dict[str, Any] | None:
 
 
 def _finished(
-    run: DistillRun, student: Classifier, data: TransferSet | Images, teacher: Classifier | None
+    run: DistillRun,
+    student: Classifier,
+    data: TransferSet | Images,
+    teacher: Classifier | None,
+    team: Team,
 ) -> dict[str, Any] | None:
     """What was said of the student there, if this very command has made it."""
     note = _read_note(Path(run.out))
     if note is None or not (Path(run.out) / STUDENT).is_file():
         return None
-    key = lesson_key(student, data, teacher, run.distillation, run)
+    key = lesson_key(student, data, teacher, run.distillation, run, team=team)
     if note.get("key") != key:
         return None
     _forget_own(Path(run.out), key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from distill.tracking import open_tracker
@@ -11,6 +12,7 @@ from inversion.cli.verbs.answering import carry_answers, check_answers, say_carr
 from inversion.cli.verbs.shared import fill, require_balance, tell_if_kept, when_finished
 from inversion.driver import synthesize_share
 from inversion.health import check_health
+from inversion.sharing import works_together
 from inversion.teacher import load_teacher
 
 if TYPE_CHECKING:
@@ -19,16 +21,24 @@ if TYPE_CHECKING:
 
 def execute(run: SynthesizeRun) -> int:
     """Make a set, or this process's part of one."""
+    together = works_together(run.synthesis, run)
+    helps = together and run.rank > 0
+    if helps:
+        run = replace(run, quiet=True)
     teacher = load_teacher(run.teacher, trust=run.trust)
     check_health(teacher, run)
     check_answers(run.answers, teacher, run.synthesis.images)
     before = when_finished(run.out)
-    logger = open_tracker(run.track, run.out, run.rank)
+    logger = None if helps else open_tracker(run.track, run.out, run.rank)
     transfer_set = synthesize_share(teacher, run.synthesis, run.out, runtime=run, log=logger)
+    if helps:
+        return 0
     if transfer_set is None:
         last = "process 0 finishes the set" if run.claims else "others are not yet"
         line = f"part {run.rank} of {run.world} is done; {last}"
         return finish(run, None, {"set": run.out, "complete": False}, line)
+    if together:
+        run = replace(run, rank=0, world=1)  # the others have ended
     transfer_set = fill(run, transfer_set, teacher, run.out)
     transfer_set = carry_answers(run, transfer_set, teacher, run.out)
     tell_if_kept(run, before, " go on with it: raise --synthesis.calls;")
