@@ -116,7 +116,7 @@ def test_meta_learning_leaves_the_sum_of_one_calls_gradients(teacher, tiny):
         for number in range(3):
             inner.run(wanted, wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
             torch._foreach_add_(total, [parameter.grad for parameter in inner.parameters])
-        inner.end(wanted)
+        inner.end(wanted, wanted)
         for parameter, old, exact in zip(state.generator.parameters(), before, total, strict=True):
             assert torch.equal(parameter, old) and torch.equal(parameter.grad, exact)
         assert {int(moments["step"]) for moments in inner.optimiser.state.values()} == {

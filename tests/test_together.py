@@ -89,7 +89,7 @@ def steps(team, teacher, options):
             found += [one.grad.clone() for one in (*inner.parameters, inner.noise)]
             found += [result.bn, result.alike, *result.moments, *result.own]
             found += [team.gather(result.wrong_class), team.gather(result.apart)]
-        found.append(inner.end(call.wanted))
+        found.append(inner.end(call.wanted, call.targets))
         # A bias before a BatchNorm has no gradient but rounding, by which Adam moves it.
         named = dict(inner.clone.named_buffers())
         steady = [name for name in named if not name.endswith("norm.running_mean")]
