@@ -28,7 +28,7 @@ def written_out(generator, noise, wanted, held, average, teacher, adversary, goa
     )
     for layer in layers:
         layer.register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
-    images = generator(noise, wanted)
+    images = generator(noise, wanted, wanted)
     seen = views_reference(
         images, torch.arange(40), torch.full((40,), 7), ViewPlan(3), 0
     )  # a tenth of 28 pixels
