@@ -940,8 +940,8 @@ def test_a_picture_that_the_seed_map_gives_every_image_does_not_come_through():
         torch.randn(40, 16),
         torch.arange(40) % 5,
     )
-    before = generator(noise, wanted)
-    assert (generator(noise + 3 * torch.randn(16), wanted) - before).abs().max() < 1e-4
+    before = generator(noise, wanted, wanted)
+    assert (generator(noise + 3 * torch.randn(16), wanted, wanted) - before).abs().max() < 1e-4
 
 
 def test_the_seed_map_stays_as_it_was_drawn_and_all_else_is_learned(teacher, tiny):
