@@ -92,11 +92,11 @@ def test_only_what_decides_once_an_image_is_pushed(halves, linear, tmp_path):
         attack_boundaries(halves, images, torch.zeros(2, 1, dtype=torch.long))
 
 
-def test_a_scorecard_compares_summaries(halves):
+def test_a_scorecard_counts_decisions_and_groups_images_by_what_they_count_for(halves):
     images = open_source("noise", 1, 12).block(0)[:60]
     card = score(images, halves, runtime=Runtime(device="cpu", quiet=True))
-    decisions = halves(images.float() / 255).mean(-1).argmax(1)
-    assert torch.equal(card.decisions, decisions)
-    assert sum(card.counts) == 60
-    assert sum(card.margins) == 60
-    assert card.values["boundary_distance"] > 0
+    decisions = halves(images.float() / 255).argmax(1)
+    assert torch.equal(card.decisions, decisions[:, 0])
+    assert card.counts == decisions.flatten().bincount(minlength=4).tolist()
+    assert sum(card.margins) == 120
+    assert card.values["boundary_distance"] is None

@@ -1,24 +1,40 @@
 """Sets of label maps after they are made: exports, checks, tables, scores and pages."""
 
+import base64
 import io
 import json
 import subprocess
 import sys
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import environment
+from conftest import environment, last_json
 from PIL import Image
 from test_exports_read import ALONE
 from torch import nn
 
 from distill import Classifier, ModelSpec, TransferSet, export, save_classifier
 from distill.data.palette import colours, css_colour, paint, to_indexed_png
+from distill.runtime import Runtime
+from distill.sets.answering import add_answers
 from distill.sets.transfer_set import write_manifest, write_shard
 from distill.tasks.places import VOID, decide
+from inversion import score
+from inversion.classes import class_rows
+from inversion.cli.verbs.answering import carry_answers, check_answers
+from inversion.options import AnswerOptions
+from inversion.pages.gallery import panels
+from inversion.pages.judging import judge
+from inversion.pages.report import write_report
+from inversion.pages.student import write_evaluation
+from inversion.scoring.answers import margins
+from inversion.scoring.measures import coverage
+from synthesis_kernels.errors import EchosetError
 
+RUN = Runtime(device="cpu", precision="float32", quiet=True)
 SIZE = (16, 24)
 NAMES = ("red roof", "grass", "water", "night")
 COUNT = 24
@@ -230,37 +246,21 @@ def test_a_set_of_maps_at_a_glance(data):
     assert f'<span style="color: {css_colour(2)}">■</span> 2 (water)' in data._repr_html_()
 
 
-def test_verify_tells_shares_and_takes_unevenness(folder, data, weights, run, refused, tmp_path):
-    done = run("verify", folder, f"--teacher={weights}", "--trust", "--json")
+def test_verify_tells_shares_and_takes_unevenness(folder, data, teacher, weights, run, tmp_path):
+    done = run("verify", f"--set={folder}", f"--teacher={weights}", "--trust", "--json")
     shares = [count / sum(data.counts()) for count in data.counts()]
     assert f"{min(shares):.1%} to {max(shares):.1%} of the pixels" in done.stdout
     rows = [line for line in done.stdout.splitlines() if "2 (water)" in line]
     assert f"{shares[2]:.1%}" in rows[0]
     assert last_json(done)["labels_differ"] == 0
 
-    uneven = replace(data, images=data.images.clone())
     dark = torch.zeros_like(patches(20))
-    network = Classifier(Hues(), ModelSpec(**vars(load(weights).spec))).eval()
-    write_set(tmp_path / "dark", network, torch.cat([uneven.images[:4], dark]))
-    done = run("verify", tmp_path / "dark", "--json")
+    write_set(tmp_path / "dark", teacher, torch.cat([data.images[:4], dark]))
+    done = run("verify", f"--set={tmp_path / 'dark'}", "--json")
     assert not last_json(done)["balanced"] and "some class has less than half" in done.stdout
 
 
-def load(weights):
-    from distill import load_classifier
-
-    return load_classifier(weights, trust=True)
-
-
-def test_answers_to_views_are_none_unless_asked_for_and_never_many(
-    folder, teacher, weights, refused, run, tmp_path
-):
-    from types import SimpleNamespace
-
-    from distill.sets.answering import add_answers
-    from inversion.cli.verbs.answering import carry_answers, check_answers
-    from inversion.options import AnswerOptions
-
+def test_answers_to_views_are_none_unless_asked_for_and_never_many(folder, teacher, tmp_path):
     asked = SimpleNamespace(answers=AnswerOptions())
     kept = TransferSet.load(folder)
     assert carry_answers(asked, kept, teacher, folder) is kept
@@ -272,13 +272,10 @@ def test_answers_to_views_are_none_unless_asked_for_and_never_many(
     assert carried.answers.tensor.shape == (4, 2, 4, *SIZE)
     out = export(TransferSet.load(made), tmp_path / "views", views=2)
     label = Image.open(out / "labels" / "train-000003-01.png")
-    assert same_map(label, decide(carried.answers.tensor[3, 1]).to(torch.uint8))
+    assert same_map(label, carried.answers.tensor[3, 1].argmax(0))
 
 
 def test_a_set_of_maps_is_scored_by_its_pixels(folder, data, teacher, weights, run, tmp_path):
-    from inversion.scoring.measures import coverage
-    from inversion.scoring.scorecard import margins
-
     card = score(data.images, teacher, "own", runtime=RUN)
     assert card.counts == data.counts()
     assert card.values["coverage"] == pytest.approx(coverage(torch.tensor(data.counts())))

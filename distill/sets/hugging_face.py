@@ -23,7 +23,8 @@ def to_dataset(data: TransferSet, views: int = 0) -> Any:
         ) from error
     if data.labels.ndim > 1:
         raise EchosetError(
-            "to_dataset takes sets of one label an image; export them with --form webdataset"
+            "to_dataset takes sets of one label an image; export this one with --form folder, "
+            "whose pictures and label maps datasets.load_dataset reads"
         )
     content = Content(data, views)
     names = list(data.class_names or map(str, range(data.classes)))

@@ -48,6 +48,7 @@ def outcome(summary: Mapping[str, Any]) -> Outcome | None:
     else:
         teacher = f"{summary['teacher_accuracy']:.2%}"
         student = f"{summary['student_accuracy']:.2%}"
+        rows += own_rows(summary)
         rows.append(("accuracy", teacher, student))
         sentence = f"The teacher decides {teacher} of the test images right, the student {student}."
     rows += [
@@ -58,6 +59,18 @@ def outcome(summary: Mapping[str, Any]) -> Outcome | None:
     if adversary is not None:
         rows.append(("accuracy of the adversarial student", "", f"{adversary:.2%}"))
     return Outcome(sentence, rows, _outcome_note(summary))
+
+
+def own_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Figures of the task's own, to judge by first: name, the teacher's and the student's. Those
+    that there are one of for each class are left to the pages.
+    """
+    rows: list[tuple[str, ...]] = []
+    for name, (teacher, student) in summary.get("own", {}).items():
+        if not isinstance(teacher, list):
+            shown = name.replace("_", " ").replace("iou", "IoU")
+            rows.append((shown, f"{teacher:.4f}", f"{student:.4f}"))
+    return rows
 
 
 def _outcome_note(summary: Mapping[str, Any]) -> str:

@@ -35,6 +35,7 @@ from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.pages.report import told_of, weights_given, write_report
+from inversion.pages.run_sections import own_rows
 from inversion.sources.collect import collect as collect_set
 from inversion.teacher import load_teacher
 from synthesis_kernels.backend import describe_device
@@ -189,6 +190,7 @@ def _summarise(run: DemoRun, outcome: Outcome) -> dict[str, Any]:
     return {
         "teacher_accuracy": verdict.teacher.accuracy if verdict.teacher else None,
         "student_accuracy": verdict.student.accuracy if labelled else None,
+        **_own_figures(verdict),
         "adversary_accuracy": verdict.adversary_accuracy,
         "agreement": verdict.student.agreement,
         "student_accuracy_per_class": verdict.student.per_class if labelled else None,
@@ -210,6 +212,16 @@ def _summarise(run: DemoRun, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _own_figures(verdict: Verdict) -> dict[str, Any]:
+    """Figures of the task's own, by name: the teacher's and the student's."""
+    if verdict.teacher is None or not verdict.teacher.own:
+        return {}
+    pairs = {}
+    for name, value in verdict.teacher.own.items():
+        pairs[name] = [value, verdict.student.own[name]]
+    return {"own": pairs}
+
+
 def _summarise_beside(run: DemoRun, beside: TransferSet | None) -> dict[str, Any] | None:
     if beside is None:
         return None
@@ -225,6 +237,8 @@ def _new_table(run: DemoRun, summary: dict[str, Any]) -> Table:
     table = new_table("Echoset demo", "", "teacher", "student")
     accuracies = summary["teacher_accuracy"], summary["student_accuracy"]
     if None not in accuracies:
+        for row in own_rows(summary):
+            table.add_row(*row)
         table.add_row("accuracy", *(f"{accuracy:.2%}" for accuracy in accuracies))
     parameters = f"{summary['teacher_parameters']:,}", f"{summary['student_parameters']:,}"
     table.add_row("parameters", *parameters)
