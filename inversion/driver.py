@@ -27,7 +27,7 @@ from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
 from inversion.shards import Shard, is_finished
-from inversion.sharing import check_together, make_together, works_together
+from inversion.together import check_together, make_together, works_together
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
