@@ -115,8 +115,8 @@ class Learner(nn.Module):
         if maps:
             self._check_pairs(own, given)
             count = min(len(own.layers), len(given.layers))
-            own = _last(own, count)
-            given = _last(given, count)
+            own = own.last(count)
+            given = given.last(count)
         self.student_stages = own
         self.teacher_stages = given
 
@@ -225,7 +225,7 @@ class Learner(nn.Module):
             frozen=self._frozen[0],
             **features,
         )
-        if self.team.world > 1 and any(method.compares for method in self.methods):
+        if self.team.world > 1 and self._compares:
             batch = gathered(batch, self.team)
         loss = add_up(
             weighted(self.weights[method.name], method.loss(batch)) for method in self.methods
@@ -234,6 +234,13 @@ class Learner(nn.Module):
             # Labels as logits: what follows compares decisions and divergences.
             answers = labels.clamp_min(1e-9).log()
         return loss, logits, answers
+
+    @property
+    def _compares(self) -> bool:
+        """Whether a method compares images with one another."""
+        kinds = {method.compares for method in self.methods}
+        has_maps = len(self.student.answer_shape) > 1
+        return "always" in kinds or (has_maps and "maps" in kinds)
 
     def share(self, team: Team) -> None:
         """Learn a part of each batch, and leave the others to the other processes of the team. The
@@ -291,8 +298,3 @@ def _build_parts(methods: list[Method], pair: Pair) -> dict[str, Part]:
     """
     classes = {method.part.__name__: method.part for method in methods if method.part}
     return {name: classes[name](pair) for name in sorted(classes)}
-
-
-def _last(stages: Stages, count: int) -> Stages:
-    kept = slice(len(stages.layers) - count, None)
-    return Stages(stages.layers[kept], stages.channels[kept], stages.sides[kept], stages.head)

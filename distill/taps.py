@@ -39,6 +39,11 @@ class Stages:
     head: str | None
     """The last linear layer, whose input is the embedding; None: the last map's average is."""
 
+    def last(self, count: int) -> Stages:
+        """So many of them, the deepest."""
+        kept = slice(len(self.layers) - count, None)
+        return Stages(self.layers[kept], self.channels[kept], self.sides[kept], self.head)
+
 
 def find_stages(classifier: Classifier, layers: tuple[str, ...] = (), maps: bool = True) -> Stages:
     """The last block of each stage, or the named `layers`, with what they give; without `maps` the

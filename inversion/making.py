@@ -10,7 +10,7 @@ from distill.runtime import Runtime
 from distill.tracking import Logger
 from inversion.parts.progress import StepResult
 from inversion.shards import REMEDY, Shard, save
-from inversion.sharing import restore_all, team_in
+from inversion.together import restore_all, team_in
 
 
 def make_shards(

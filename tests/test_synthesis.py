@@ -231,11 +231,11 @@ def test_images_are_those_after_the_last_update(teacher, tiny):
     wanted = torch.arange(40) % 10
     inner.begin(torch.randn(40, 128, generator=torch.Generator().manual_seed(0)), None)
     for number in range(2):
-        before = inner.clone(inner.noise, wanted)
+        before = inner.clone(inner.noise, wanted, wanted)
         inner.run(wanted, wanted, torch.tensor(number), torch.zeros(10), adversarial=False)
     images = inner.end(wanted, wanted)
     assert (
-        torch.equal(images, inner.clone(inner.noise, wanted))
+        torch.equal(images, inner.clone(inner.noise, wanted, wanted))
         and (images - before).abs().max() > 0.01
     )
 

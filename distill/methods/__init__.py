@@ -45,6 +45,7 @@ Need = Literal["answers", "maps", "embedding", "draws", "teacher"]
 """The teacher's logits; both networks' maps; what their last linear layers read; random numbers;
 the teacher itself, to be asked for other images.
 """
+Compares = Literal["never", "maps", "always"]
 FROM_TEACHER = {"answers", "maps", "embedding", "teacher"}
 FEATURES = {"maps", "embedding"}
 
@@ -80,9 +81,10 @@ class Method:
     """Whether it trains further networks like the student, in a training of its own."""
     one_decision: bool = False
     """Whether it has a meaning only where a network decides once an image."""
-    compares: bool = True
+    compares: Compares = "always"
     """Whether it compares images of a batch with one another. Where several processes share a
-    batch, it is given all of it then; false for a mean over images, for which a part will do.
+    batch, it is given all of it then; a mean over images never needs that, and a mean over all
+    places with a label does where there are several decisions an image (maps).
     """
     early: float = 1.0
     """Part of the training after which some of its loss is left out."""

@@ -109,5 +109,13 @@ def _loss(batch: Batch) -> Tensor:
 
 # Branches have nothing to say before labels have taught them.
 ONE = Method(
-    "one", 1.0, frozenset(), _loss, Tails, labels=1.0, crowd=True, one_decision=True, compares=False
+    "one",
+    1.0,
+    frozenset(),
+    _loss,
+    Tails,
+    labels=1.0,
+    crowd=True,
+    one_decision=True,
+    compares="never",
 )

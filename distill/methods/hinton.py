@@ -32,5 +32,5 @@ HINTON = Method(
     _loss,
     labels=0.0,
     beside_labels=(0.9, 0.1),
-    compares=False,
+    compares="never",
 )

@@ -35,4 +35,4 @@ def _loss(batch: Batch) -> Tensor:
     return label_loss(batch.everyone, batch.labels)
 
 
-LABELS = Method("labels", 1.0, frozenset(), _loss, compares=False)
+LABELS = Method("labels", 1.0, frozenset(), _loss, compares="maps")

@@ -45,4 +45,4 @@ def _loss(batch: Batch) -> Tensor:
 
 
 # Peers have nothing to say before labels have taught them.
-DML = Method("dml", 1.0, frozenset(), _loss, Peers, labels=1.0, crowd=True, compares=False)
+DML = Method("dml", 1.0, frozenset(), _loss, Peers, labels=1.0, crowd=True, compares="never")

@@ -12,8 +12,8 @@ from inversion.cli.verbs.answering import carry_answers, check_answers, say_carr
 from inversion.cli.verbs.shared import fill, require_balance, tell_if_kept, when_finished
 from inversion.driver import synthesize_share
 from inversion.health import check_health
-from inversion.sharing import works_together
 from inversion.teacher import load_teacher
+from inversion.together import works_together
 
 if TYPE_CHECKING:
     from inversion.cli.schema import SynthesizeRun
