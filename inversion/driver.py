@@ -28,16 +28,8 @@ from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
-<<<<<<< HEAD
 from inversion.shards import Shard, files_of, is_finished, state_file
-from inversion.sharing import check_together, make_together, works_together
-||||||| 59aa3ec
-from inversion.shards import Shard, is_finished
-from inversion.sharing import check_together, make_together, works_together
-=======
-from inversion.shards import Shard, is_finished
 from inversion.together import check_together, make_together, works_together
->>>>>>> together
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
