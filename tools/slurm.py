@@ -37,9 +37,19 @@ SCRIPT = """\
 
 export OMP_NUM_THREADS={threads}
 stopped=
-trap 'stopped=yes; kill -TERM "$work"' TERM
+told=
+work=
+stop() {{
+    stopped=yes
+    if [ "$work" ] && [ ! "$told" ]; then  # once: a second one would end it unsaved
+        told=yes
+        kill -TERM "$work"
+    fi
+}}
+trap stop TERM
 {head}srun {command} &
 work=$!
+[ ! "$stopped" ] || stop
 wait "$work"
 status=$?
 if [ "$stopped" ]; then
