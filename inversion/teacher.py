@@ -35,6 +35,7 @@ BUNDLED = {
     "cifar10-small": ASSETS / "cifar10_convnet32.safetensors",
     "cifar10-gn": ASSETS / "cifar10_resnetgn16.safetensors",
     "cifar10-vit": ASSETS / "cifar10_vit96x3.safetensors",
+    "camvid": ASSETS / "camvid_unet16.safetensors",
 }
 
 

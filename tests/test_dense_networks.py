@@ -225,3 +225,14 @@ def test_inspect_and_list_know_them(run, tmp_path):
     done = run("inspect", "--teacher", tmp_path / "net.safetensors", "--json")
     assert json.loads(done.stdout.splitlines()[-1])["spec"]["task"] == "segmentation"
     assert "unet-<width>" in run("list", "students").stdout
+
+
+def test_the_bundled_teacher_knows_the_sky():
+    teacher = load_teacher(TeacherOptions("camvid"))
+    notes = teacher.spec.notes
+    assert teacher.spec.shape == (3, 96, 128) and len(teacher.class_names) == 11
+    assert notes["mean_iou"] > 0.48 and len(notes["iou"]) == 11
+    street = torch.full((1, 3, 96, 128), 0.3)
+    street[:, :, :48] = 0.9
+    decided = teacher(street).argmax(1)
+    assert teacher.class_names[decided[0, 8, 64]] == "sky"

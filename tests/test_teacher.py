@@ -174,6 +174,7 @@ def test_a_teacher_is_looked_at_on_the_cpu_whatever_kernels_will_run(teacher, mo
         ("cifar10-small", "cifar10_convnet32", 0.89),
         ("cifar10-gn", "cifar10_resnetgn16", 0.80),
         ("cifar10-vit", "cifar10_vit96x3", 0.72),
+        ("camvid", "camvid_unet16", 0.82),
     ],
 )
 def test_the_other_bundled_teachers_are_what_their_record_says(model, name, least):

@@ -23,6 +23,7 @@ BUNDLED = {
     "cifar10-small": "the same, by a small network; comes with echoset (convnet-32)",
     "cifar10-gn": "the same, by a ResNet with GroupNorm; comes with echoset (resnet-gn-16)",
     "cifar10-vit": "the same, by a vision transformer; comes with echoset (vit-96x3)",
+    "camvid": "street scenes, 96×128, a class a pixel of 11; comes with echoset (unet-16)",
 }
 ZOO = {
     "lenet5": "LeNet-5 with BatchNorm",

@@ -21,10 +21,11 @@ class TeacherOptions(Brief):
     """The trained network to start from."""
 
     model: str = "mnist"
-    """'mnist', 'cifar10', 'cifar10-small', 'cifar10-gn' or 'cifar10-vit' (bundled), a file saved by
-    echoset, a zoo or torchvision name, timm:NAME, hf:NAME or hf:FOLDER, a file of torch.export.save
-    or of torch.jit.save, an import path such as pkg.module.Net (which runs that module's code), a
-    .yaml file with options such as these, or a set's folder, for the teacher that made it.
+    """'mnist', 'cifar10', 'cifar10-small', 'cifar10-gn', 'cifar10-vit' or 'camvid' (bundled), a
+    file saved by echoset, a zoo or torchvision name, timm:NAME, hf:NAME or hf:FOLDER, a file of
+    torch.export.save or of torch.jit.save, an import path such as pkg.module.Net (which runs that
+    module's code), a .yaml file with options such as these, or a set's folder, for the teacher that
+    made it.
     """
     weights: str | None = None
     """A .safetensors file, a checkpoint that torch.load reads with weights_only=True, or the name
@@ -47,7 +48,7 @@ class TeacherOptions(Brief):
     JSON, or a folder with one folder per class, as the network was trained on.
     """
     task: str = USUAL
-    """What a decision is; classification: one label an image."""
+    """What a decision is; classification: one label an image; segmentation: one a pixel."""
     mean: tuple[float, ...] = (0.0,)
     """Mean the teacher's normaliser subtracts from images in [0, 1], one value or one a channel."""
     std: tuple[float, ...] = (1.0,)
