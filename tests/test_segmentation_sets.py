@@ -260,7 +260,7 @@ def test_verify_tells_shares_and_takes_unevenness(folder, data, teacher, weights
     dark = torch.zeros_like(patches(20))
     write_set(tmp_path / "dark", teacher, torch.cat([data.images[:4], dark]))
     done = run("verify", f"--set={tmp_path / 'dark'}", "--json")
-    assert not last_json(done)["balanced"] and "some class has less than half" in done.stdout
+    assert not last_json(done)["balanced"] and "some classes have less than half" in done.stdout
 
 
 def test_answers_to_views_are_none_unless_asked_for_and_never_many(folder, teacher, tmp_path):

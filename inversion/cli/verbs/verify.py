@@ -130,7 +130,9 @@ class Balance(NamedTuple):
         if self.is_even:
             return self.spread
         if not self.is_exact:
-            return f"{self.spread}: some class has less than half or over twice its part"
+            return (
+                f"{self.spread}: some classes have less than half of an equal share, or over twice"
+            )
         if self.was_meant:
             return f"{self.spread}: not balanced"
         return f"{self.spread}: not balanced, nor meant to be"
