@@ -14,6 +14,7 @@ from distill.models import Classifier, ModelSpec
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Runtime
 from distill.team import Team
+from distill.team_layers import TeamNorm
 from synthesis_kernels.errors import EchosetError
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -71,7 +72,8 @@ def taught(team, options, losses=None):
         runtime = Runtime(device="cpu", precision="float32", quiet=True)
         given = (student, pictures(), teacher, options)
         result = distill(*given, runtime=runtime, losses=losses, team=team)
-        assert type(student.network.first[1]) is nn.BatchNorm2d  # as it came
+        kinds = {type(layer) for layer in student.modules()}
+        assert nn.BatchNorm2d in kinds and TeamNorm not in kinds  # as it came
         return [*student.state_dict().values(), torch.tensor(result.agreement)]
 
 
@@ -113,3 +115,44 @@ def test_what_cannot_be_shared_is_refused_with_the_remedy():
     with pytest.raises(EchosetError, match="take eager steps"):
         Runtime(device="cpu").resolve().of_team(SOLO)  # alone it is fine
         replace(Runtime(device="cpu").resolve(), step="graph").of_team(team)
+
+
+class Dense(nn.Module):
+    """A decision for each pixel."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, classes, 1)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_label_maps_are_learnt_together(monkeypatch):
+    spec = ModelSpec("dense", channels=1, size=12, classes=3, task="segmentation")
+    monkeypatch.setattr("test_students_together.network", lambda seed: dense(seed, spec))
+    check(replace(USUAL, views=ViewOptions(), loss={"labels": 1.0, "hinton": 1.0}))
+
+
+def dense(seed, spec):
+    torch.manual_seed(seed)
+    return Classifier(Dense(), spec)
+
+
+@pytest.mark.parametrize("loss", [{"hinton": 1.0}, {"sp": 10.0, "hints": 1.0, "at": 1.0}])
+def test_processes_agree_in_bfloat16(loss):
+    """Shadows of the weights, kernels of our own, and maps in bfloat16 that are gathered."""
+    given = (pictures(), network(1).eval(), replace(USUAL, loss=loss, steps=4, learning_rate=1e-4))
+
+    def work(team):
+        student = network(2)
+        runtime = Runtime(device="cpu", precision="bfloat16", quiet=True)
+        distill(student, *given, runtime=runtime, team=team)
+        return list(student.state_dict().values())
+
+    one, other = in_team(work)
+    assert all(map(torch.equal, one, other))
+    (alone,) = in_team(work, world=1)
+    assert_same([a.double() for a in one], [a.double() for a in alone], 0.05)

@@ -156,6 +156,25 @@ def test_calls_of_two_processes_are_those_of_one():
     assert_same(found[0], alone, 1e-3)
 
 
+def test_processes_agree_in_bfloat16(teacher):
+    """With kernels of our own; two calls, whose figures are near those of one process."""
+    options = tiny_options()
+
+    def work(team):
+        machine = Machine(CPU, torch.bfloat16, "eager").of_team(team)
+        shard = Matching(teacher, plan(options, 10)[0], options, machine)
+        for _ in range(2):
+            figures = shard.step().figures
+        networks = (shard.state.generator, shard.state.adversary.student)
+        weights = [one for network in networks for one in network.state_dict().values()]
+        return [*weights, shard.state.buffer.images], figures["bn"]
+
+    (one, bn), (other, _) = in_team(work)
+    assert all(map(torch.equal, one, other))
+    ((_, alone),) = in_team(work, world=1)
+    assert abs(bn - alone) < 0.05 * alone
+
+
 def test_what_cannot_be_shared_is_refused_with_the_remedy(teacher):
     two = Runtime(rank=0, world=2, device="cpu")
     together = replace(tiny_options(), parallel="together")
