@@ -1,0 +1,129 @@
+"""Teach a student of label maps by every way there is to have images, and judge it on real ones.
+
+    python tools/measure_maps.py --data CAMVID
+
+One way after another: the real images of the training part; the set of configs/camvid.yaml; the
+same without asking for the classes that it lacks; the recipe `adversarial`, as long; and sources
+without a generator. Each student takes equal steps, and the teacher's answers alone teach it. Work
+is under runs/NAME. What configs/results/NAME.json has is not made again, and a stopped set or
+student goes on. Only the first way and the judging read --data.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from results import RESULTS, Figures, add_run, pick, read_runs, this_command
+from verbs import new_parser, plain_endings, run_verb
+
+from distill.files import write_atomically
+from synthesis_kernels.backend import describe_device, repository_commit, resolve_device
+
+CONFIG = Path("configs/camvid.yaml")
+VOID = "--void=11"
+SYNTHESES: dict[str, list[str]] = {
+    "ours": [],
+    "unbalanced": ["--synthesis.replay.balanced_targets", "false"],
+    # DFAD's: nothing but the disagreement, five updates of the student for one of the generator.
+    "adversarial": [
+        "--synthesis.recipe=adversarial",
+        "--synthesis.objective.adversary=1",
+        "--synthesis.objective.classes=0",
+        "--synthesis.generator.learning_rate=0.001",
+        "--synthesis.adversary.begins=0",
+        "--synthesis.adversary.steps=5",
+    ],
+}
+"""Recipes, by what they change of the configuration."""
+SOURCES = ("shaders", "leaves", "noise")
+
+
+def settings() -> dict[str, Any]:
+    """What the configuration says."""
+    content: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+    return content
+
+
+def make(way: str, folder: Path, seed: int) -> str:
+    """Make a set, and give the command."""
+    config = settings()
+    place = folder / "set"
+    common = ["--teacher", config["teacher"]["model"], "--seed", str(seed), "--out", str(place)]
+    if way in SYNTHESES:
+        file = folder / "synthesis.yaml"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, yaml.safe_dump({"synthesis": config["synthesis"]}).encode())
+        command = ["synthesize", "--config", str(file), *SYNTHESES[way]]
+    else:
+        images = str(config["synthesis"]["images"])
+        command = ["collect", "--source", way, "--images", images, "--collection.draws", "5"]
+    run_verb(*command, *common)
+    told = " ".join(["echoset", *command])
+    return told.replace(f"--config {folder / 'synthesis.yaml'}", f"--config {CONFIG}")
+
+
+def teach(images: str, folder: Path, seed: int) -> Figures:
+    """Teach a student, and give what its lesson tells."""
+    config = settings()
+    file = folder / "lesson.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    lesson = {"distillation": config["distillation"], "student": config["student"]}
+    write_atomically(file, yaml.safe_dump(lesson).encode())
+    flags = ["--teacher", config["teacher"]["model"], "--seed", str(seed), VOID]
+    command = ["distill", "--config", str(file), "--set", images, *flags]
+    return run_verb(*command, "--out", str(folder / "student"))
+
+
+def measure(path: Path, way: str, seed: int, data: str) -> None:
+    """Images, a student, its figures."""
+    folder = Path("runs") / path.stem / f"{way}-{seed}"
+    told = "the training part of the data"
+    images = data
+    manifest: Figures = {}
+    if way != "real":
+        told = make(way, folder, seed)
+        images = str(folder / "set")
+        manifest = json.loads((folder / "set" / "manifest.json").read_text())
+    taught = teach(images, folder, seed)
+    student = str(folder / "student" / "student.safetensors")
+    found = run_verb("evaluate", "--model", student, "--data", data, VOID, "--json")
+    run = {
+        "name": way,
+        "seed": seed,
+        "command": told,
+        "commit": repository_commit(),
+        "mean_iou": found["own"]["mean_iou"],
+        "iou": found["own"]["iou"],
+        "accuracy": found["accuracy"],
+        "images": sum(shard["count"] for shard in manifest.get("shards", [])) or None,
+        "pixels": manifest.get("counts"),
+        "steps": taught["steps"],
+        "seconds": {
+            "set": round(sum(shard["seconds"] for shard in manifest.get("shards", [])), 1),
+            "student": round(taught["seconds"], 1),
+        },
+        "device": describe_device(resolve_device("auto")),
+    }
+    head = {"command": this_command({data: "DIR"}), **pick(run, ("commit", "device"))}
+    add_run(path, run, head)
+    print(f"{way}, seed {seed}: mean IoU {run['mean_iou']:.4f}")
+
+
+if __name__ == "__main__":
+    parser = new_parser(__doc__)
+    parser.add_argument("--name", default="camvid", help="of the result file")
+    parser.add_argument("--data", required=True, help="train, val and test of images and labels")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    every = ("real", *SYNTHESES, *SOURCES)
+    parser.add_argument("--ways", nargs="+", default=every, choices=every)
+    given = parser.parse_args()
+    path = RESULTS / f"{given.name}.json"
+    with plain_endings():
+        for seed in given.seeds:
+            for way in given.ways:
+                done = read_runs(path)["runs"]
+                if not any((way, seed) == (run["name"], run["seed"]) for run in done):
+                    measure(path, way, seed, given.data)
