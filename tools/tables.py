@@ -314,7 +314,24 @@ def normless(name: str) -> str:
     return rows_to_markdown(rows)
 
 
+def maps(name: str) -> str:
+    """Students of label maps, by what they learnt from."""
+    rows: Rows = [["learnt from", "images", "seeds", "mean IoU, %", "pixels right, %", "set, min"]]
+    ways: dict[str, list[Figures]] = {}
+    for run in load(name)["runs"]:
+        ways.setdefault(run["name"], []).append(run)
+    for way, runs in ways.items():
+        count = runs[0]["images"]
+        row = [way, f"{count:,}" if count else "–", str(len(runs))]
+        row.append(spread([run["mean_iou"] for run in runs]))
+        row.append(spread([run["accuracy"] for run in runs]))
+        row.append(minutes([run["seconds"]["set"] for run in runs]) if count else "–")
+        rows.append(row)
+    return rows_to_markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "camvid": lambda: maps("camvid"),
     "sources": sources,
     "methods": methods,
     "recipes": recipes,
