@@ -96,12 +96,12 @@ def weights(teacher, tmp_path_factory):
 def write_set(folder, teacher, images, **more):
     """A finished set of these images."""
     folder.mkdir(parents=True)
-    logits = teacher(images.float() / 255).half()
+    logits = teacher(images.float() / 255)
     labels = decide(logits).to(torch.uint8)
     tensors = {
         "images": images,
         "labels": labels,
-        "logits": logits,
+        "logits": logits.half(),
         "priority": torch.arange(len(images)).float(),
         "round": torch.zeros(len(images), dtype=torch.int32),
     }
