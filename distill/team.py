@@ -161,7 +161,7 @@ class Team:
         except RuntimeError as error:
             raise EchosetError(
                 f"process {self.rank} of {self.world} no longer hears the others "
-                f"({reason_of(error)}): one of them has ended, and says why, or took longer than "
+                f"({_reason(error)}): one of them has ended, and says why, or took longer than "
                 f"{_patience():g} s ({OWN_PATIENCE}). The same command goes on from what was saved"
             ) from error
 
@@ -237,7 +237,7 @@ def _start(runtime: Runtime, device: torch.device) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise EchosetError(
-            f"process {runtime.rank} of {runtime.world} can't reach the others: {reason_of(error)}"
+            f"process {runtime.rank} of {runtime.world} can't reach the others: {_reason(error)}"
         ) from error
 
 
@@ -247,6 +247,12 @@ def _check(team: Team, runtime: Runtime) -> None:
             f"this is process {team.rank} of {team.world}, and the runtime says {runtime.rank} of "
             f"{runtime.world}; leave rank and world to torchrun"
         )
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the place in gloo's source, and its advice."""
+    reason = reason_of(error).partition(". ")[0]
+    return reason.partition("] ")[2] if reason.startswith("[") else reason
 
 
 def _patience() -> float:

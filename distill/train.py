@@ -102,7 +102,7 @@ def distill(
         if teacher is not None:
             teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
         place = Path(folder) if folder is not None else None
-        training = _Training(student, data, teacher, options, place, runtime, machine, own, team)
+        training = _Training(student, data, teacher, options, place, runtime, machine, own)
         training.resume()
         with over_all(training.learner, team):
             training.run(log)
@@ -122,8 +122,8 @@ class _Training:
         runtime: Runtime,
         machine: Machine,
         own: OwnTraining,
-        team: Team,
     ) -> None:
+        team = machine.team or SOLO
         self.team = team
         self.student = student
         self.options = options
