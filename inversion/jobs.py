@@ -197,7 +197,8 @@ def finish_set(
     from inversion import __version__
 
     counts = _sums(shard["counts"] for shard in shards)
-    short = {} if wanted is None else teacher.task.shortfall(counts, wanted)
+    images = sum(shard["count"] for shard in shards)
+    short = {} if wanted is None else teacher.task.shortfall(counts, wanted, images)
     manifest = {
         "code_version": __version__,
         "method": method,

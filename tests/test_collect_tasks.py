@@ -39,7 +39,7 @@ class Halves:
     def group(self, labels, classes):
         return labels[:, 0].long()
 
-    def shortfall(self, counts, quotas):
+    def shortfall(self, counts, quotas, images):
         return {}
 
     def summary(self, logits):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from distill import ModelSpec
 from distill.tasks import find_task
-from distill.tasks.layouts import MARGIN, draw_layouts, near_edges
+from distill.tasks.layouts import draw_layouts, near_edges
 from distill.tasks.places import VOID, count_decisions, label_rows, share_hit
 
 TASK = find_task("segmentation")
@@ -36,13 +36,21 @@ def test_a_layout_shows_its_class_most_and_leaves_edges_open():
 
 
 def test_no_known_place_of_a_layout_lies_near_another_class():
-    _, maps = drawn(count=4, size=(32, 40))
+    _, maps = drawn(count=4, size=(48, 60))
+    margin = 2
     for one in maps:
         rows, columns = torch.where(one != VOID)
         for row, column in zip(rows[::37].tolist(), columns[::37].tolist(), strict=True):
-            top, left = max(row - MARGIN, 0), max(column - MARGIN, 0)
-            near = one[top : row + MARGIN + 1, left : column + MARGIN + 1]
+            top, left = max(row - margin, 0), max(column - margin, 0)
+            near = one[top : row + margin + 1, left : column + margin + 1]
             assert set(near.unique().tolist()) <= {VOID, one[row, column].item()}
+
+
+def test_small_layouts_ask_for_most_of_their_pixels():
+    for side, least in ((8, 1.0), (16, 1.0), (32, 0.6)):
+        _, maps = drawn(count=64, size=(side, side))
+        assert (maps != VOID).float().mean() >= least
+        assert (maps != VOID).flatten(1).any(1).all()
 
 
 def test_edges_are_where_labels_change():
@@ -78,8 +86,10 @@ def test_an_image_counts_for_what_it_has_more_of_than_others():
 
 
 def test_shortage_is_told_in_images_worth_of_pixels():
-    assert TASK.shortfall([1000, 1000, 1000], [10, 10, 10]) == {}
-    assert TASK.shortfall([1600, 1200, 200], [10, 10, 10]) == {2: 3}
+    assert TASK.shortfall([1000, 1000, 1000], [10, 10, 10], 30) == {}
+    assert TASK.shortfall([1600, 1200, 200], [10, 10, 10], 30) == {2: 3}
+    # A third of the images, evenly spread.
+    assert TASK.shortfall([300, 300, 300], [10, 10, 10], 9) == {0: 2, 1: 2, 2: 2}
     assert TASK.is_balanced([10, 20, 12]) and not TASK.is_balanced([10, 40, 4])
 
 

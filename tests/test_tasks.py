@@ -59,7 +59,7 @@ class PixelMaps:
     def mixed_rows(self, rows, index, view, pool, options, seed):
         return view_maps(rows, index, view, options, seed)
 
-    def shortfall(self, counts, quotas):
+    def shortfall(self, counts, quotas, images):
         share = sum(counts) / sum(quotas)
         lacking = {
             c: round(q - n / share) for c, (n, q) in enumerate(zip(counts, quotas, strict=True))
@@ -251,7 +251,7 @@ def test_places_hold_for_one_decision_and_for_many():
 def test_classification_balances_by_the_label_itself():
     task = find_task("classification")
     assert task.places(ModelSpec("x")) == ()
-    assert task.shortfall([3, 1, 0], [2, 2, 1]) == {1: 1, 2: 1}
+    assert task.shortfall([3, 1, 0], [2, 2, 1], 4) == {1: 1, 2: 1}
     assert task.is_balanced([2, 1, 2]) and not task.is_balanced([3, 1, 2])
     counts = [sum(job.quotas) for job in plan(SynthesisOptions(images=12), CLASSES)]
     assert sum(counts) == 12

@@ -75,8 +75,12 @@ class Task(Protocol):
     ) -> Tensor:  # (B, K, *places)
         """The rows of labels changed as the views of their images are."""
 
-    def shortfall(self, counts: Sequence[int], quotas: Sequence[int]) -> dict[int, int]:
-        """What each class lacks of its quota, where it lacks anything; `counts` are decisions."""
+    def shortfall(
+        self, counts: Sequence[int], quotas: Sequence[int], images: int
+    ) -> dict[int, int]:
+        """What each class lacks of its quota, in images, where it lacks anything; `counts` are the
+        decisions in so many `images`.
+        """
 
     def is_balanced(self, counts: Sequence[int]) -> bool:
         """Whether these counts of decisions are as even as the task can have them."""

@@ -50,7 +50,9 @@ class Classification:
         """Blended by how much of either image is seen."""
         return view_labels(rows, index, view, pool, options, seed)
 
-    def shortfall(self, counts: Sequence[int], quotas: Sequence[int]) -> dict[int, int]:
+    def shortfall(
+        self, counts: Sequence[int], quotas: Sequence[int], images: int
+    ) -> dict[int, int]:
         """Images that are missing."""
         lacking = enumerate(quota - count for quota, count in zip(quotas, counts, strict=True))
         return {label: count for label, count in lacking if count > 0}

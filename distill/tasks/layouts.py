@@ -16,8 +16,8 @@ OWN = 0.5
 """Chance of a segment to have the class that its map is drawn for; the others have any class."""
 STRETCH = 4.0
 """How much longer than wide a segment may be, at most."""
-MARGIN = 4
-"""Pixels on either side of an edge that are left open."""
+MARGIN = 1 / 24
+"""Of the shorter side: so wide is what is left open on either side of an edge."""
 
 
 def draw_layouts(
@@ -25,7 +25,6 @@ def draw_layouts(
     classes: int,
     size: tuple[int, int],
     random: torch.Generator,
-    margin: int = MARGIN,
 ) -> Tensor:  # (B, H, W) int64, VOID along the edges
     """Random maps. A place belongs to the nearest of `SEGMENTS` points, each of which measures
     distance by an ellipse of its own.
@@ -39,17 +38,29 @@ def draw_layouts(
     labels = torch.where(draws[1] < OWN, wanted[:, None], any_class)
     labels[:, 0] = wanted
 
-    down, across = draws[2] * height, draws[3] * width
-    angle = draws[4] * math.pi
-    stretch = STRETCH ** (draws[5] - 0.5)
-    rows = torch.arange(height, device=device)[:, None] + 0.5 - down[..., None, None]
-    columns = torch.arange(width, device=device) + 0.5 - across[..., None, None]
-    cosine, sine = angle.cos()[..., None, None], angle.sin()[..., None, None]
-    along = (cosine * rows + sine * columns) * stretch[..., None, None]
-    aside = (cosine * columns - sine * rows) / stretch[..., None, None]
-    nearest = (along.square() + aside.square()).argmin(1)  # (B, H, W)
+    nearest = _nearest(draws[2:], height, width)
     maps = labels.gather(1, nearest.flatten(1)).unflatten(1, size)
-    return torch.where(near_edges(maps, margin), VOID, maps)
+    return torch.where(near_edges(maps, int(MARGIN * min(size))), VOID, maps)
+
+
+def _nearest(draws: Tensor, height: int, width: int) -> Tensor:  # (4, B, S) -> (B, H, W) int64
+    """The number of the segment that each place belongs to."""
+    rows = torch.arange(height, device=draws.device)[:, None] + 0.5
+    columns = torch.arange(width, device=draws.device) + 0.5
+    best = torch.full((draws.shape[1], height, width), torch.inf, device=draws.device)
+    nearest = torch.zeros_like(best, dtype=torch.int64)
+    for number in range(SEGMENTS):  # one at a time: large maps would take much memory
+        down, across, turn, stretch = (each[:, None, None] for each in draws[..., number])
+        angle = turn * math.pi
+        longer = STRETCH ** (stretch - 0.5)
+        below = rows - down * height
+        beside = columns - across * width
+        along = (angle.cos() * below + angle.sin() * beside) * longer
+        aside = (angle.cos() * beside - angle.sin() * below) / longer
+        distance = along.square() + aside.square()
+        nearest = torch.where(distance < best, number, nearest)
+        best = torch.minimum(best, distance)
+    return nearest
 
 
 def near_edges(maps: Tensor, margin: int) -> Tensor:  # (B, H, W) -> (B, H, W) bool

@@ -84,12 +84,14 @@ class Segmentation:
         """
         return view_maps(rows, index, view, options, seed)
 
-    def shortfall(self, counts: Sequence[int], quotas: Sequence[int]) -> dict[int, int]:
+    def shortfall(
+        self, counts: Sequence[int], quotas: Sequence[int], images: int
+    ) -> dict[int, int]:
         """Images' worth of pixels that a class lacks of half its quota."""
-        per_image = sum(counts) / max(sum(quotas), 1)
+        pixels = max(sum(counts) / max(images, 1), 1)
         short = {}
         for label, (count, quota) in enumerate(zip(counts, quotas, strict=True)):
-            lacking = quota / 2 - count / max(per_image, 1)
+            lacking = quota / 2 - count / pixels
             if lacking > 0:
                 short[label] = max(1, round(lacking))
         return short
