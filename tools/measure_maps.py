@@ -51,7 +51,7 @@ def make(way: str, folder: Path, seed: int) -> str:
     """Make a set, and give the command."""
     config = settings()
     place = folder / "set"
-    common = ["--teacher", config["teacher"]["model"], "--seed", str(seed), "--out", str(place)]
+    common = ["--teacher", config["teacher"]["model"], "--seed", str(seed)]
     if way in SYNTHESES:
         file = folder / "synthesis.yaml"
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,8 @@ def make(way: str, folder: Path, seed: int) -> str:
     else:
         images = str(config["synthesis"]["images"])
         command = ["collect", "--source", way, "--images", images, "--collection.draws", "5"]
-    run_verb(*command, *common)
-    told = " ".join(["echoset", *command])
+    run_verb(*command, *common, "--out", str(place))
+    told = " ".join(["echoset", *command, *common])
     return told.replace(f"--config {folder / 'synthesis.yaml'}", f"--config {CONFIG}")
 
 
