@@ -92,11 +92,19 @@ class Stock:
         whole.
         """
         slots = torch.arange(self.total, device=self.held.device)
-        shelves = torch.arange(len(self.quotas), device=slots.device)
-        shelf = torch.repeat_interleave(shelves, self.quotas)
+        shelf = self._shelves()
         place = slots - (self.quotas.cumsum(0) - self.quotas)[shelf]
         filled = slots[place < self.held[shelf]]
         return filled[(place[filled] * len(self.quotas) + shelf[filled]).argsort()]
+
+    def lacking(self, slots: Tensor) -> Tensor:  # (n,) -> (n,)
+        """Images that the class lacks which each slot is kept for."""
+        return self.missing()[self._shelves()[slots]]
+
+    def _shelves(self) -> Tensor:  # (total,)
+        """What each slot is kept for."""
+        shelves = torch.arange(len(self.quotas), device=self.quotas.device)
+        return torch.repeat_interleave(shelves, self.quotas)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it holds."""
