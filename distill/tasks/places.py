@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from synthesis_kernels.errors import EchosetError
@@ -35,9 +34,10 @@ def count_decisions(labels: Tensor, classes: int) -> Tensor:  # (B, *places) -> 
 
 def label_rows(labels: Tensor, classes: int) -> Tensor:  # (B, *places) -> (B, K, *places)
     """Labels as probabilities, 0 or 1; all 0 where there is none."""
-    labels = labels.long()
-    rows = F.one_hot(labels.clamp_min(0), classes).movedim(-1, 1).float()
-    return rows * (labels >= 0).unsqueeze(1)
+    labels = labels.long().unsqueeze(-1)
+    # Not `one_hot`, whose whole numbers take twice the memory of these.
+    rows = torch.zeros(*labels.shape[:-1], classes, device=labels.device)
+    return rows.scatter_(-1, labels.clamp_min(0), (labels >= 0).float()).movedim(-1, 1)
 
 
 def pool_rows(labels: Tensor, classes: int) -> Tensor:  # (N, *places) -> (N, K, *places)
