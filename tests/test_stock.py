@@ -1,5 +1,6 @@
 """The stock: what is kept of what is offered, against a plain loop."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from inversion.sources.making import augmented, mixed
 from inversion.sources.random import Random
 from inversion.sources.stock import Stock
 from inversion.sources.stream import BLOCK
+from synthesis_kernels.errors import EchosetError
 
 CPU = torch.device("cpu")
 
@@ -117,6 +119,12 @@ def test_making_images_copies_no_answers(monkeypatch):
     made = augmented(stock, ViewOptions(), Random(CPU, "augment", 0, 0), 0, 0)
     assert len(made) == BLOCK
     assert len(mixed(stock, made[:5], Random(CPU, "mixup", 0, 0))) == 5
+
+
+def test_answers_of_too_many_maps_are_refused_before_memory_is_taken():
+    said = r"5,000 images would take 19\.6 GiB .*16 GiB is the most, about 4,076 images; .*--images"
+    with pytest.raises(EchosetError, match=said):
+        Stock([5000] + [0] * 20, (3, 224, 224), True, CPU, places=(224, 224))
 
 
 def test_what_is_turned_away_leaves_no_trace():

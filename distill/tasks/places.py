@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,7 +15,7 @@ from synthesis_kernels.errors import EchosetError
 VOID = -100
 """The label where nothing is asked or known, as torch's losses have it."""
 MOST_ROWS = 16 * 2**30
-"""Bytes that the labels of a pool may take."""
+"""Bytes that labels or answers may take where there are several an image."""
 
 
 def decide(logits: Tensor) -> Tensor:  # (B, K, *places) -> (B, *places)
@@ -58,6 +61,30 @@ def pool_rows(labels: Tensor, classes: int) -> Tensor:  # (N, *places) -> (N, K,
     for label in range(classes):
         rows[:, label] = (labels == label).to(torch.uint8) * 255
     return rows
+
+
+def most_answered(shape: Sequence[int], views: int = 1) -> int:
+    """Images whose float32 answers (K, *places), to so many views of each, fit into `MOST_ROWS`
+    bytes; at least one.
+    """
+    return max(MOST_ROWS // (4 * math.prod(shape) * views), 1)
+
+
+def require_answers_fit(
+    images: int, shape: Sequence[int], remedy: str, views: int = 1
+) -> None:  # answers (N, views, K, *places)
+    """Refuse answers at several places of an image that would take more than `MOST_ROWS` bytes."""
+    classes, *places = shape
+    size = 4 * math.prod(shape) * images * views
+    if not places or size <= MOST_ROWS:
+        return
+    of_each = f", {views:,} to each," if views > 1 else ""
+    raise EchosetError(
+        f"answers to {images:,} images{of_each} would take {size / 2**30:.1f} GiB of memory: 4 "
+        f"bytes for each of {classes:,} classes at each of {' × '.join(map(str, places))} places. "
+        f"{MOST_ROWS / 2**30:.0f} GiB is the most, about {most_answered(shape, views):,} images; "
+        f"{remedy}"
+    )
 
 
 def share_hit(decisions: Tensor, targets: Tensor) -> Tensor:  # (B, *places) twice -> ()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.models import Classifier
 from distill.tasks import USUAL, Task, find_task
-from distill.tasks.places import decide
+from distill.tasks.places import decide, require_answers_fit
 from inversion.options import CollectOptions
 
 STORED = ("images", "logits", "round", "held")
@@ -38,6 +38,7 @@ class Stock:
         self.task = task or find_task(USUAL)
         self.classes = len(quotas)
         self.total = sum(quotas)
+        require_answers_fit(self.total, (self.classes, *places), "collect fewer (--images)")
         self.balanced = balanced
         room = list(quotas) if balanced else [self.total]
         self.quotas = torch.tensor(room, device=device)
