@@ -18,10 +18,11 @@ from torch import nn
 
 from distill import Classifier, ModelSpec, TransferSet, export, save_classifier
 from distill.data.palette import colours, css_colour, paint, to_indexed_png
+from distill.evaluation import predict
 from distill.runtime import Runtime
 from distill.sets.answering import add_answers
 from distill.sets.transfer_set import write_manifest, write_shard
-from distill.tasks import find_task
+from distill.tasks import find_task, places
 from distill.tasks.places import VOID, decide
 from inversion import score
 from inversion.classes import class_rows
@@ -250,6 +251,17 @@ def test_a_set_of_maps_at_a_glance(data):
     below = np.asarray(sheet)[32:64:2, :48:2].transpose(2, 0, 1)
     assert (below == paint(data.labels[first]).numpy()).all()
     assert f'<span style="color: {css_colour(2)}">■</span> 2 (water)' in data._repr_html_()
+
+
+def test_maps_of_too_many_images_are_refused_and_a_set_is_verified_in_parts(
+    folder, teacher, weights, run, monkeypatch
+):
+    monkeypatch.setattr(places, "MOST_ROWS", 8 * 4 * 4 * SIZE[0] * SIZE[1])
+    with pytest.raises(EchosetError, match=r"9 images would take .* about 8 images; give fewer"):
+        predict(teacher, patches(9), torch.device("cpu"))
+    assert len(predict(teacher, patches(8), torch.device("cpu"))) == 8
+    done = run("verify", f"--set={folder}", f"--teacher={weights}", "--trust", "--json")
+    assert last_json(done)["labels_differ"] == 0
 
 
 def test_what_a_filled_set_still_lacks_is_told_in_images_worth(teacher, tmp_path):
