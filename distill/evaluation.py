@@ -21,7 +21,7 @@ from distill.models.frozen import Frozen
 from distill.models.wrapping import as_student
 from distill.runtime import Runtime
 from distill.tasks import Figures
-from distill.tasks.places import count_decisions, decide
+from distill.tasks.places import count_decisions, decide, require_answers_fit
 from distill.views import at_once, to_input
 from synthesis_kernels.backend import forward_pass, free_cycles
 from synthesis_kernels.errors import EchosetError
@@ -84,7 +84,11 @@ def predict(
     title: str = "evaluating",
     quiet: bool = True,
 ) -> Tensor:  # (N, K, *places) float32, on the device
-    """Logits in float32 for stored images, in evaluation mode."""
+    """Logits in float32 for stored images, in evaluation mode. All are kept, so that maps of too
+    many images are refused.
+    """
+    remedy = "give fewer at a time, such as a part of the data"
+    require_answers_fit(len(images), classifier.answer_shape, remedy)
     free_cycles(device)
     classifier = on_device(classifier, device).eval()
     batch = min(batch, at_once(images))

@@ -22,6 +22,7 @@ from inversion.options import CollectOptions
 from inversion.options.collect import MakingWay
 from inversion.sources.collect import collect
 from inversion.sources.collection import MADE
+from inversion.sources.stock import quotas_of
 
 WORK = ".filling"
 """In the set's folder while images are made for it."""
@@ -47,7 +48,8 @@ def fill_short(
     if is_made.any():
         # As of images that were never drawn.
         tensors["priority"] += transfer_set.priority.amax()
-        manifest |= _with_shard(manifest, transfer_set, found, tensors, out)
+        quotas = quotas_of(options, found.classes)
+        manifest |= _with_shard(manifest, transfer_set, found, tensors, quotas, out)
         manifest.pop(ENTRY, None)  # answers to views that are blended with fewer images
         write_manifest(out, manifest)
         drop_answers(out)
@@ -60,6 +62,7 @@ def _with_shard(
     transfer_set: TransferSet,
     found: TransferSet,
     tensors: dict[str, Any],
+    quotas: list[int],
     out: Path,
 ) -> dict[str, Any]:
     """Write the shard, and give what the manifest then says otherwise."""
@@ -76,10 +79,10 @@ def _with_shard(
         "device": found.manifest["shards"][0]["device"],
     }
     counts = [sum(pair) for pair in zip(transfer_set.counts(), added, strict=True)]
-    lacks = {label: lack - added[int(label)] for label, lack in manifest["short"].items()}
+    short = transfer_set.task.shortfall(counts, quotas)
     return {
         "counts": counts,
-        "short": {label: lack for label, lack in lacks.items() if lack > 0},
+        "short": {str(label): lack for label, lack in short.items()},
         "filled": {way: rows for way, rows in account["taken"].items() if way != str(out)},
         "shards": [*manifest["shards"], shard],
     }

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill import ModelSpec
 from distill.tasks import find_task
@@ -83,6 +84,38 @@ def test_an_image_counts_for_what_it_has_more_of_than_others():
     maps[2, :, :2] = 2
     assert TASK.group(maps, 3).tolist() == [0, 1, 2]
     assert TASK.group(maps[1:2], 3).tolist() == [0]  # alone: what covers most
+
+
+class Operations(TorchDispatchMode):
+    """How many tensor operations there are, and the most bytes that one of them gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+        self.most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.count += 1
+        if isinstance(result, torch.Tensor):
+            self.most = max(self.most, result.nbytes)
+        return result
+
+
+def test_images_are_grouped_all_at_once():
+    counts = []
+    for images in (2, 50):
+        with Operations() as operations:
+            TASK.group(torch.zeros(images, 4, 6, dtype=torch.uint8), 3)
+        counts.append(operations.count)
+    assert counts[0] == counts[1]
+
+
+def test_rows_of_labels_take_no_more_memory_than_they_have():
+    with Operations() as operations:
+        rows = label_rows(torch.zeros(2, 8, 8, dtype=torch.uint8), 40)
+    assert rows.dtype == torch.float32
+    assert operations.most == rows.nbytes == 4 * 40 * 2 * 8 * 8
 
 
 def test_shortage_is_told_in_images_worth_of_pixels():

@@ -8,6 +8,7 @@ from inversion.options import ReplayOptions
 from inversion.parts.buffer import GrowingPool, ReplayBuffer
 from inversion.parts.sampling import draw_batch, record_visit
 from inversion.parts.terms import adversarial_loss, likeness, phi
+from synthesis_kernels.errors import EchosetError
 
 
 def offer(buffer, labels, rank=None, call=0, refresh=1.0, half_life=0.0):
@@ -139,6 +140,13 @@ def test_priority_of_a_visit_is_last_weight_times_divergence():
     assert buffer.priority[1:3].tolist() == [4.0, 6.0]  # the first weight is 1
     record_visit(buffer, torch.tensor([1]), torch.tensor([4.0]), torch.tensor([1.0]))
     assert buffer.priority[1] == 2.0
+
+
+@pytest.mark.parametrize("kind", [ReplayBuffer, GrowingPool])
+def test_answers_of_too_many_maps_are_refused_before_memory_is_taken(kind):
+    said = r"10,000 images, 3 to each, would .* 21 classes at each of 224 × 224 .*shard_images"
+    with pytest.raises(EchosetError, match=said):
+        kind([5000] * 2 + [0] * 19, (3, 224, 224), views=2, places=(224, 224))
 
 
 def test_state_is_whole_but_for_hints():

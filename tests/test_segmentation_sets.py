@@ -18,13 +18,16 @@ from torch import nn
 
 from distill import Classifier, ModelSpec, TransferSet, export, save_classifier
 from distill.data.palette import colours, css_colour, paint, to_indexed_png
+from distill.evaluation import predict
 from distill.runtime import Runtime
 from distill.sets.answering import add_answers
 from distill.sets.transfer_set import write_manifest, write_shard
+from distill.tasks import find_task, places
 from distill.tasks.places import VOID, decide
 from inversion import score
 from inversion.classes import class_rows
 from inversion.cli.verbs.answering import carry_answers, check_answers
+from inversion.filling import fill_short
 from inversion.options import AnswerOptions
 from inversion.pages.gallery import panels
 from inversion.pages.judging import judge
@@ -39,6 +42,7 @@ RUN = Runtime(device="cpu", precision="float32", quiet=True)
 SIZE = (16, 24)
 NAMES = ("red roof", "grass", "water", "night")
 COUNT = 24
+TASK = find_task("segmentation")
 
 
 class Hues(nn.Module):
@@ -247,6 +251,31 @@ def test_a_set_of_maps_at_a_glance(data):
     below = np.asarray(sheet)[32:64:2, :48:2].transpose(2, 0, 1)
     assert (below == paint(data.labels[first]).numpy()).all()
     assert f'<span style="color: {css_colour(2)}">■</span> 2 (water)' in data._repr_html_()
+
+
+def test_maps_of_too_many_images_are_refused_and_a_set_is_verified_in_parts(
+    folder, teacher, weights, run, monkeypatch
+):
+    monkeypatch.setattr(places, "MOST_ROWS", 8 * 4 * 4 * SIZE[0] * SIZE[1])
+    with pytest.raises(EchosetError, match=r"9 images would take .* about 8 images; give fewer"):
+        predict(teacher, patches(9), torch.device("cpu"))
+    assert len(predict(teacher, patches(8), torch.device("cpu"))) == 8
+    done = run("verify", f"--set={folder}", f"--teacher={weights}", "--trust", "--json")
+    assert last_json(done)["labels_differ"] == 0
+
+
+def test_what_a_filled_set_still_lacks_is_told_in_images_worth(teacher, tmp_path):
+    images = patches(12)
+    images[:, 2] = (images[:, 2] * 0.55).byte()  # little water
+    folder = write_set(tmp_path / "set", teacher, images)
+    data = TransferSet.load(folder)
+    short = {str(label): lack for label, lack in TASK.shortfall(data.counts(), [3] * 4).items()}
+    assert short == {"2": 1}
+    write_manifest(folder, {**data.manifest, "short": short})
+    filled = fill_short(TransferSet.load(folder), teacher, ("mixup",), folder, RUN)
+    # Some pixels more, and still less than half of an equal share.
+    assert data.counts()[2] < filled.counts()[2] < sum(filled.counts()) / 8
+    assert filled.manifest["short"] == {"2": 1}
 
 
 def test_verify_tells_shares_and_takes_unevenness(folder, data, teacher, weights, run, tmp_path):

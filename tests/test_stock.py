@@ -1,10 +1,17 @@
 """The stock: what is kept of what is offered, against a plain loop."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill.options import ViewOptions
+from distill.tasks import find_task
+from inversion.sources.making import augmented, mixed
+from inversion.sources.random import Random
 from inversion.sources.stock import Stock
+from inversion.sources.stream import BLOCK
+from synthesis_kernels.errors import EchosetError
 
 CPU = torch.device("cpu")
 
@@ -89,6 +96,35 @@ def test_any_part_of_a_full_stock_is_balanced():
     for end in range(1, 11):
         counts = torch.bincount(labels[:end], minlength=4)
         assert counts.max() - counts.min() <= 1
+
+
+def test_what_is_short_is_that_of_the_class_an_image_was_kept_for():
+    stock = Stock([3, 2], (1, 2, 2), True, CPU, find_task("segmentation"), (1, 4))
+    # All show class 0 most. The last counts for class 1 beside the others, and not by itself.
+    maps = torch.tensor([[[0, 0, 0, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 1]]])
+    logits = torch.eye(2)[maps].movedim(-1, 1)
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    stock.offer(images, logits, torch.ones(3, dtype=torch.bool), 0)
+    stock.offer(images[:1], logits[:1], torch.ones(1, dtype=torch.bool), 1)
+    assert stock.missing().tolist() == [0, 1]
+    short = stock.kept()[stock.lacking(stock.kept()) > 0]
+    assert short.tolist() == [3] and stock.lacking(torch.tensor([0, 3])).tolist() == [0, 1]
+
+
+def test_making_images_copies_no_answers(monkeypatch):
+    stock = Stock([2, 2], (1, 8, 8), True, CPU)
+    offer = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
+    stock.offer(offer, torch.eye(2)[[0, 0, 1]], torch.ones(3, dtype=torch.bool), 0)
+    monkeypatch.delattr(stock, "logits")
+    made = augmented(stock, ViewOptions(), Random(CPU, "augment", 0, 0), 0, 0)
+    assert len(made) == BLOCK
+    assert len(mixed(stock, made[:5], Random(CPU, "mixup", 0, 0))) == 5
+
+
+def test_answers_of_too_many_maps_are_refused_before_memory_is_taken():
+    said = r"5,000 images would take 19\.6 GiB .*16 GiB is the most, about 4,076 images; .*--images"
+    with pytest.raises(EchosetError, match=said):
+        Stock([5000] + [0] * 20, (3, 224, 224), True, CPU, places=(224, 224))
 
 
 def test_what_is_turned_away_leaves_no_trace():

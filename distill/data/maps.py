@@ -60,7 +60,11 @@ def to_labels(values: Tensor, name: str, maps: Maps) -> Tensor:  # (*places) int
     """Values of label maps as labels, in place; the `name` is for the message."""
     known = values != maps.void
     if not known.any():
-        raise EchosetError(f"{name}: no place of this label map is known, all are {maps.void}")
+        raise EchosetError(
+            f"{name}: no place of this label map is known, all are {maps.void}; if that is a "
+            "class, say --void and the value of unknown places, else take the map and its picture "
+            "out of the data"
+        )
     highest = int(values[known].max())
     if maps.classes is not None and highest >= maps.classes:
         raise EchosetError(
@@ -77,7 +81,7 @@ def _values(picture: Image, path: Path) -> np.ndarray:  # (H, W) int64
             "whose values are classes"
         )
     tiles = getattr(picture, "tile", [])  # Pillow's own, of files alone
-    factor = SCALED.get(str(tiles[0].args), 1) if tiles else 1
+    factor = SCALED.get(str(tiles[0][3]), 1) if tiles else 1
     return np.asarray(picture).astype(np.int64) // factor
 
 

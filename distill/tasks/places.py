@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from synthesis_kernels.errors import EchosetError
@@ -13,7 +15,7 @@ from synthesis_kernels.errors import EchosetError
 VOID = -100
 """The label where nothing is asked or known, as torch's losses have it."""
 MOST_ROWS = 16 * 2**30
-"""Bytes that the labels of a pool may take."""
+"""Bytes that labels or answers may take where there are several an image."""
 
 
 def decide(logits: Tensor) -> Tensor:  # (B, K, *places) -> (B, *places)
@@ -35,9 +37,10 @@ def count_decisions(labels: Tensor, classes: int) -> Tensor:  # (B, *places) -> 
 
 def label_rows(labels: Tensor, classes: int) -> Tensor:  # (B, *places) -> (B, K, *places)
     """Labels as probabilities, 0 or 1; all 0 where there is none."""
-    labels = labels.long()
-    rows = F.one_hot(labels.clamp_min(0), classes).movedim(-1, 1).float()
-    return rows * (labels >= 0).unsqueeze(1)
+    labels = labels.long().unsqueeze(-1)
+    # Not `one_hot`, whose whole numbers take twice the memory of these.
+    rows = torch.zeros(*labels.shape[:-1], classes, device=labels.device)
+    return rows.scatter_(-1, labels.clamp_min(0), (labels >= 0).float()).movedim(-1, 1)
 
 
 def pool_rows(labels: Tensor, classes: int) -> Tensor:  # (N, *places) -> (N, K, *places)
@@ -58,6 +61,30 @@ def pool_rows(labels: Tensor, classes: int) -> Tensor:  # (N, *places) -> (N, K,
     for label in range(classes):
         rows[:, label] = (labels == label).to(torch.uint8) * 255
     return rows
+
+
+def most_answered(shape: Sequence[int], views: int = 1) -> int:
+    """Images whose float32 answers (K, *places), to so many views of each, fit into `MOST_ROWS`
+    bytes; at least one.
+    """
+    return max(MOST_ROWS // (4 * math.prod(shape) * views), 1)
+
+
+def require_answers_fit(
+    images: int, shape: Sequence[int], remedy: str, views: int = 1
+) -> None:  # answers (N, views, K, *places)
+    """Refuse answers at several places of an image that would take more than `MOST_ROWS` bytes."""
+    classes, *places = shape
+    size = 4 * math.prod(shape) * images * views
+    if not places or size <= MOST_ROWS:
+        return
+    of_each = f", {views:,} to each," if views > 1 else ""
+    raise EchosetError(
+        f"answers to {images:,} images{of_each} would take {size / 2**30:.1f} GiB of memory: 4 "
+        f"bytes for each of {classes:,} classes at each of {' × '.join(map(str, places))} places. "
+        f"{MOST_ROWS / 2**30:.0f} GiB is the most, about {most_answered(shape, views):,} images; "
+        f"{remedy}"
+    )
 
 
 def share_hit(decisions: Tensor, targets: Tensor) -> Tensor:  # (B, *places) twice -> ()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.tasks import USUAL, Task, find_task
-from distill.tasks.places import decide
+from distill.tasks.places import decide, require_answers_fit
 from synthesis_kernels.priority import draw
 
 STORED = (
@@ -29,6 +29,10 @@ STORED = (
     "seen",
 )
 """The tensors that are a buffer's state. Its hints are not: they can be asked for again."""
+
+
+FEWER = "make fewer images (with keep_all fewer calls), or smaller --synthesis.shard_images"
+"""What helps where the answers take too much memory."""
 
 
 class ReplayBuffer:
@@ -61,6 +65,7 @@ class ReplayBuffer:
         self.task = task or find_task(USUAL)
         self.capacity = sum(quotas)
         self.classes = len(quotas)
+        require_answers_fit(self.capacity, (self.classes, *places), FEWER, 1 + views)
         self.quotas = torch.tensor(quotas, device=device)
         spare = self.capacity + 1  # one slot more: what is turned away is written there
         self.images = torch.zeros(spare, *image_shape, dtype=torch.uint8, device=device)
@@ -262,17 +267,9 @@ class GrowingPool(ReplayBuffer):
         task: Task | None = None,
         places: tuple[int, ...] = (),
     ) -> None:
-        super().__init__(
-            [sum(quotas)] + [0] * (len(quotas) - 1),
-            image_shape,
-            held_out,
-            device,
-            views,
-            keep_views,
-            hints,
-            task,
-            places,
-        )
+        room = [sum(quotas)] + [0] * (len(quotas) - 1)
+        extras = (views, keep_views, hints, task, places)
+        super().__init__(room, image_shape, held_out, device, *extras)
         self.quotas = torch.tensor(quotas, device=device)
         del self._slots  # it replaces nothing
 

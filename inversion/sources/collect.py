@@ -32,12 +32,11 @@ from inversion.inspection import check_gradient, check_shape
 from inversion.jobs import add_class_names, claim, finish_set, key_of
 from inversion.options import CollectOptions
 from inversion.sources.ahead import Ahead, Block, Make, make_ahead
-from inversion.sources.boundary import require_one_decision
 from inversion.sources.choice import choose_exposure
 from inversion.sources.collection import Collection
 from inversion.sources.outcome import summarize, write_shards
 from inversion.sources.own import OwnSource
-from inversion.sources.phases import Phase, plan_phases
+from inversion.sources.phases import Phase, check_options, plan_phases, settle_ways
 from inversion.sources.stock import Stock, empty_stock, quotas_of
 from inversion.sources.stream import Source, open_sources
 from synthesis_kernels.errors import EchosetError
@@ -81,7 +80,7 @@ def collect_share(
     set. The others draw blocks of the sources and ask the teacher about them, and return None.
     """
     teacher = as_classifier(teacher)
-    options = _settle_ways(options, teacher, runtime)
+    options = settle_ways(options, teacher, runtime)
     check_options(options, teacher)
     check_shape(teacher)
     if "push" in options.short:
@@ -205,29 +204,6 @@ def _fill(task: _Task, sources: list[Source], key: str, make: Make) -> Collectio
     _walk(collection, phases, make, options, task.out, state_key, task.runtime.quiet)
     _require_some(collection, task.out)
     return collection
-
-
-def _settle_ways(options: CollectOptions, teacher: Classifier, runtime: Runtime) -> CollectOptions:
-    """The options with other ways than the usual one to fill short classes, where that one walks
-    from one decision to another and an image has many.
-    """
-    if teacher.task.exact or options.short != CollectOptions.short or not options.balanced:
-        return options
-    runtime.say(f"{teacher.spec.task} has no push: short classes are filled by draw and mixup")
-    return dataclasses.replace(options, short=("draw", "mixup"))
-
-
-def check_options(options: CollectOptions, teacher: Classifier) -> None:
-    """Refuse what can't work with this teacher, by name."""
-    classes = teacher.spec.classes
-    unknown = [label for label in options.only if not 0 <= label < classes]
-    if unknown:
-        raise EchosetError(
-            f"collection.only names class {unknown[0]}; the teacher knows 0 to {classes - 1}"
-        )
-    if options.balanced and "push" in options.short:
-        remedy = "fill classes by other ways (collection.short: draw, augment, mixup)"
-        require_one_decision(teacher, "push", remedy)
 
 
 def _is_finished(out: Path) -> bool:

@@ -58,7 +58,7 @@ def augmented(
 ) -> Tensor:  # (≤ BLOCK, C, H, W) uint8
     """New views of images whose classes are short, the shorter the more."""
     kept = stock.kept()
-    chances = stock.missing()[stock.groups(stock.logits[kept])].float()
+    chances = stock.lacking(kept).float()
     if not chances.any():
         return stock.images[:0]
     drawn = random.draw(chances, BLOCK)
@@ -69,7 +69,7 @@ def augmented(
 def mixed(stock: Stock, images: Tensor, random: Random) -> Tensor:  # (B, C, H, W) uint8
     """Blends of two images: one of a short class where there are any, and one from the source."""
     kept = stock.kept()
-    short = kept[stock.missing()[stock.groups(stock.logits[kept])] > 0]
+    short = kept[stock.lacking(kept) > 0]
     if len(short):
         partner = short
         low, high = 0.5, 0.95

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from distill.models import Classifier
+from distill.runtime import Runtime
 from inversion.options import CollectOptions
+from inversion.sources.boundary import require_one_decision
 from inversion.sources.making import make_block
 from inversion.sources.stock import Stock
 from inversion.sources.stream import BLOCK, Source
+from synthesis_kernels.errors import EchosetError
 
 TRIES = 20
 """Images offered to a short class for each one that it lacks, before a way of making them is given
@@ -33,6 +36,29 @@ class Phase:
     limit: Callable[[Stock], int]
     drawn: bool
     """Whether these are a source's own images, which `raw_counts` counts."""
+
+
+def settle_ways(options: CollectOptions, teacher: Classifier, runtime: Runtime) -> CollectOptions:
+    """The options with other ways than the usual one to fill short classes, where that one walks
+    from one decision to another and an image has many.
+    """
+    if teacher.task.exact or options.short != CollectOptions.short or not options.balanced:
+        return options
+    runtime.say(f"{teacher.spec.task} has no push: short classes are filled by draw and mixup")
+    return replace(options, short=("draw", "mixup"))
+
+
+def check_options(options: CollectOptions, teacher: Classifier) -> None:
+    """Refuse what can't work with this teacher, by name."""
+    classes = teacher.spec.classes
+    unknown = [label for label in options.only if not 0 <= label < classes]
+    if unknown:
+        raise EchosetError(
+            f"collection.only names class {unknown[0]}; the teacher knows 0 to {classes - 1}"
+        )
+    if options.balanced and "push" in options.short:
+        remedy = "fill classes by other ways (collection.short: draw, augment, mixup)"
+        require_one_decision(teacher, "push", remedy)
 
 
 def plan_phases(

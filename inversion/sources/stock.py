@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.models import Classifier
 from distill.tasks import USUAL, Task, find_task
-from distill.tasks.places import decide
+from distill.tasks.places import decide, require_answers_fit
 from inversion.options import CollectOptions
 
 STORED = ("images", "logits", "round", "held")
@@ -38,6 +38,7 @@ class Stock:
         self.task = task or find_task(USUAL)
         self.classes = len(quotas)
         self.total = sum(quotas)
+        require_answers_fit(self.total, (self.classes, *places), "collect fewer (--images)")
         self.balanced = balanced
         room = list(quotas) if balanced else [self.total]
         self.quotas = torch.tensor(room, device=device)
@@ -92,11 +93,19 @@ class Stock:
         whole.
         """
         slots = torch.arange(self.total, device=self.held.device)
-        shelves = torch.arange(len(self.quotas), device=slots.device)
-        shelf = torch.repeat_interleave(shelves, self.quotas)
+        shelf = self._shelves()
         place = slots - (self.quotas.cumsum(0) - self.quotas)[shelf]
         filled = slots[place < self.held[shelf]]
         return filled[(place[filled] * len(self.quotas) + shelf[filled]).argsort()]
+
+    def lacking(self, slots: Tensor) -> Tensor:  # (n,) -> (n,)
+        """Images that the class lacks which each slot is kept for."""
+        return self.missing()[self._shelves()[slots]]
+
+    def _shelves(self) -> Tensor:  # (total,)
+        """What each slot is kept for."""
+        shelves = torch.arange(len(self.quotas), device=self.quotas.device)
+        return torch.repeat_interleave(shelves, self.quotas)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it holds."""

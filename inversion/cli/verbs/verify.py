@@ -10,6 +10,7 @@ from distill.data.augment import make_views
 from distill.evaluation import predict
 from distill.sets.answers import REMEDY
 from distill.sets.transfer_set import TransferSet
+from distill.tasks.places import most_answered
 from distill.views import ask
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
@@ -164,12 +165,15 @@ class Answers(NamedTuple):
 
 def _ask_again(run: VerifyRun, teacher: Classifier, transfer_set: TransferSet) -> Answers:
     device = run.resolve_device()
-    answers = predict(teacher, transfer_set.images, device, quiet=run.quiet).cpu()
+    most = most_answered(teacher.answer_shape)
     parts = []
-    for first in range(0, len(answers), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
-        stored = transfer_set.logits[part].float()
-        parts.append(_compare_answers(answers[part], stored, transfer_set.labels[part].long()))
+    for start in range(0, len(transfer_set), most):
+        images = transfer_set.images[start : start + most]
+        answers = predict(teacher, images, device, quiet=run.quiet).cpu()
+        for first, some in enumerate(answers.split(AT_ONCE)):
+            part = slice(start + first * AT_ONCE, start + first * AT_ONCE + len(some))
+            stored = transfer_set.logits[part].float()
+            parts.append(_compare_answers(some, stored, transfer_set.labels[part].long()))
     return Answers(wrong=sum(part.wrong for part in parts), gap=max(part.gap for part in parts))
 
 
