@@ -79,7 +79,8 @@ def _with_shard(
         "device": found.manifest["shards"][0]["device"],
     }
     counts = [sum(pair) for pair in zip(transfer_set.counts(), added, strict=True)]
-    short = transfer_set.task.shortfall(counts, quotas)
+    images = len(transfer_set) + shard["count"]
+    short = transfer_set.task.shortfall(counts, quotas, images)
     return {
         "counts": counts,
         "short": {str(label): lack for label, lack in short.items()},

@@ -269,7 +269,10 @@ def test_what_a_filled_set_still_lacks_is_told_in_images_worth(teacher, tmp_path
     images[:, 2] = (images[:, 2] * 0.55).byte()  # little water
     folder = write_set(tmp_path / "set", teacher, images)
     data = TransferSet.load(folder)
-    short = {str(label): lack for label, lack in TASK.shortfall(data.counts(), [3] * 4).items()}
+    short = {
+        str(label): lack
+        for label, lack in TASK.shortfall(data.counts(), [3] * 4, len(data)).items()
+    }
     assert short == {"2": 1}
     write_manifest(folder, {**data.manifest, "short": short})
     filled = fill_short(TransferSet.load(folder), teacher, ("mixup",), folder, RUN)
