@@ -171,7 +171,9 @@ def store(monkeypatch):
     kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for name, value in place_of(1, kept).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sharing, "LOOK", 0.01)
+    for module in (claims, sharing, gathering):
+        monkeypatch.setattr(module, "LOOK", 0.01)
+    monkeypatch.setattr(claims, "BEAT", 0.05)
     yield kept
     while OPEN:
         OPEN.pop().close()
@@ -277,6 +279,7 @@ def test_files_of_other_disks_come_in_pieces(store, monkeypatch, tmp_path):
     shares = [share_of(store, rank, ["ab"]) for rank in range(2)]
     for rank, share in enumerate(shares):
         (tmp_path / str(rank)).mkdir()
+        share.claims.join()
         share.claims.begin()
     for name, content in contents.items():
         (tmp_path / "1" / name).write_bytes(content)
@@ -301,12 +304,14 @@ def test_files_of_other_disks_come_in_pieces(store, monkeypatch, tmp_path):
 
 
 def test_what_a_lost_process_has_is_an_error_with_its_remedy(store, monkeypatch, tmp_path):
-    for rank in range(2):
-        claims_of(store, rank).begin()
-    assert list(share_of(store, 1, ["a"])) == ["a"]
+    leading, other = (share_of(store, rank, ["a"]) for rank in range(2))
+    for share in (leading, other):
+        share.claims.join()
+        share.claims.begin()
+    assert list(other) == ["a"]
     monkeypatch.setattr(Claims, "has_lost", lambda self, holder: True)
     with pytest.raises(EchosetError, match="process 1 on machine-1 has gone, and what it made"):
-        gathering.gather(share_of(store, 0, ["a"]), tmp_path, lambda job: False, list)
+        gathering.gather(leading, tmp_path, lambda job: False, list)
 
 
 def test_blocks_are_made_ahead_by_others_and_come_in_order(store):
@@ -323,7 +328,7 @@ def test_blocks_are_made_ahead_by_others_and_come_in_order(store):
         return make
 
     for rank in range(2):
-        claims_of(store, rank).begin()
+        claims_of(store, rank).join()
     leader, helper = OPEN[-2:]
     asked = (helper, 2, [phase], maker(1), stock)
     helping = threading.Thread(target=make_ahead, args=asked)
@@ -352,14 +357,18 @@ def test_processes_share_a_collection(tmp_path):
     assert one["drawn"] == two["drawn"] > 1024 and one["taken"] == two["taken"]
 
 
-def test_work_that_fails_leaves_its_job_to_others(store):
+def test_work_that_fails_leaves_its_job_to_others(store, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(ZeroDivisionError), shared_out(Runtime(), [0, 1], "work") as share:
         for job in share:
             1 / job
-    assert claims_of(store, 0, "echoset/work").take(0) is True
+    other = Claims(share.claims.store, 1, 2)
+    OPEN.append(other)
+    assert other.take(0) is True
 
 
 def test_a_store_that_is_gone_is_an_error_with_its_remedy(store, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(EchosetError, match="torchrun's store is out of reach"):  # noqa: SIM117
         with shared_out(Runtime(quiet=True), [0, 1], "work") as share:
             raise dist.DistNetworkError("nobody listens")
@@ -371,3 +380,62 @@ def test_without_torchruns_store_the_share_is_every_nth(monkeypatch):
         monkeypatch.setenv(name, value)
     with shared_out(Runtime(), list(range(5)), "work") as share:
         assert Runtime().leads and list(share) == [1, 3]
+
+
+def join_meanwhile(own):
+    """Have a process join the others in a thread."""
+    joining = threading.Thread(target=own.join, daemon=True)
+    joining.start()
+    return joining
+
+
+def test_what_the_last_life_left_in_the_store_is_passed_over(store):
+    before = claims_of(store, 0)
+    before.join()
+    before.begin()
+    assert before.take(0)
+    before.finish(0)
+    before.write("over", before.name)
+    before.close()  # and torchrun, which keeps its store, starts all anew
+    own = claims_of(store, 1)
+    joining = join_meanwhile(own)
+    joining.join(timeout=0.5)
+    assert joining.is_alive()
+    leading = claims_of(store, 0)
+    leading.join()
+    joining.join(timeout=10)
+    assert own.leader == leading.name and not own.read("over") and not own.begun()
+    assert own.take(0) and not own.has_lost(own.leader)
+
+
+def test_who_comes_after_the_others_have_ended_finds_that(store, monkeypatch):
+    monkeypatch.setattr(claims, "LATE", 0.1)
+    leading = claims_of(store, 0)
+    leading.join()
+    leading.write("over", leading.name)
+    leading.close()
+    own = claims_of(store, 1)
+    own.join()
+    assert own.read("over")
+
+
+def test_the_same_work_is_shared_anew_each_time(store, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(sharing, "START", 0.01)
+    for _ in range(2):
+        with shared_out(Runtime(quiet=True), [0, 1], "work") as share:
+            share.begin(lambda job: False, lambda job: False)
+            assert list(share) == [0, 1] and not share.claims.read("over")
+            share.claims.write("over", share.claims.name)
+
+
+def test_nobody_waits_for_a_process_0_that_has_gone(store, monkeypatch):
+    shares = [share_of(store, rank, [0]) for rank in range(2)]
+    for share in shares:
+        share.claims.join()
+    shares[0].claims.close()
+    monkeypatch.setattr(claims, "SILENCE", 0.2)
+    with pytest.raises(EchosetError, match="process 0 has gone before the end"):
+        shares[1].leader_first(list)
+    with pytest.raises(EchosetError, match="process 0 has gone before the end"):
+        gathering.gather(shares[1], Path(), bool, list)

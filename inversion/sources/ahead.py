@@ -18,7 +18,6 @@ from distill.claims import Claims
 from distill.gathering import POLL, fetch, put
 from inversion.sources.phases import Phase
 from inversion.sources.stock import Stock
-from synthesis_kernels.errors import EchosetError
 
 Block = tuple[Tensor, Tensor]
 """Images (B, C, H, W) uint8, and the teacher's answers (B, K, *places) float32."""
@@ -65,9 +64,7 @@ def make_ahead(claims: Claims, world: int, phases: list[Phase], make: Make, stoc
             put(claims, name, buffer.getvalue())
             claims.finish(name)
             continue
-        leader = claims.read("process/0")
-        if leader and claims.has_lost(leader) and not claims.read("over"):
-            raise EchosetError("process 0 has gone before the end; give the same command again")
+        claims.require_leader()
         time.sleep(POLL)
 
 
