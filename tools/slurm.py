@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 from verbs import new_parser
 
@@ -148,7 +149,7 @@ def _refuse_array(parser: argparse.ArgumentParser, command: list[str]) -> None:
     """Refuse work that processes can't share without hearing one another."""
     verb = command[0]
     words = " ".join(command).replace("=", " ").split()
-    pairs = zip(words, words[1:], strict=False)
+    pairs = pairwise(words)
     if verb == "synthesize" and ("--synthesis.parallel", "together") in pairs:
         verb = "synthesize --synthesis.parallel together"
     if verb not in ("synthesize", "study", "score"):
