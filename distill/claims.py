@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.loop import StepProgress
@@ -56,8 +57,7 @@ class Claims:
         self._world = world
         self._beats: dict[str, tuple[int, float]] = {}
         self._end = threading.Event()
-        host = socket.gethostname()
-        self.name = f"{rank} {host} {os.getpid()} {secrets.token_hex(4)}"
+        self.name = f"{rank} {_machine()} {os.getpid()} {secrets.token_hex(4)}"
         """Of this process, as no other was ever called."""
         self.leader = ""
         """The name of process 0, once this one has joined the others."""
@@ -114,11 +114,11 @@ class Claims:
 
     def has_lost(self, holder: str) -> bool:
         """Whether a process is there no more."""
-        rank, host, process, _ = holder.split(" ")
+        rank, host, numbers, process, _ = holder.split(" ")
         present = self.read(f"process/{rank}")
         if int(rank) >= self._world or present not in ("", holder):
             return True
-        if host == socket.gethostname() and not is_alive(process):
+        if f"{host} {numbers}" == _machine() and not is_alive(process):
             return True
         now = time.monotonic()
         count = self._beats_of(holder)
@@ -154,10 +154,10 @@ class Claims:
         """Whether a process is at work: on another machine, whether it has given a sign of life
         since these.
         """
-        _, host, process, _ = name.split(" ")
+        _, host, numbers, process, _ = name.split(" ")
         if name == self.name:
             return True
-        if host == socket.gethostname():
+        if f"{host} {numbers}" == _machine():
             return is_alive(process)
         return self._beats_of(name) > beats
 
@@ -205,6 +205,18 @@ def _open_store(work: str) -> Store:
     host = os.environ["MASTER_ADDR"]
     port = int(os.environ["MASTER_PORT"])
     return PrefixStore(f"echoset/{work}", TCPStore(host, port, is_master=False))
+
+
+def _machine() -> str:
+    """This machine's name, and that of its process numbers: containers may share the first, and
+    have numbers of their own.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        numbers = f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # no Linux
+        numbers = "-"
+    return f"{socket.gethostname()} {numbers}"
 
 
 def rank_of(name: str) -> int:

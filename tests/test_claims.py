@@ -263,6 +263,24 @@ def test_a_process_of_another_machine_is_lost_once_it_is_silent(store, monkeypat
     wait_for(lambda: own.take(0), seconds=10)
 
 
+@needs_processes
+def test_a_container_of_the_same_name_has_process_numbers_of_its_own(store, monkeypatch):
+    number = os.getpid()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    os_stat = os.stat
+    with monkeypatch.context() as container:
+        space = SimpleNamespace(st_ino=7)
+        container.setattr(os, "stat", lambda path: space if "ns/pid" in path else os_stat(path))
+        container.setattr(os, "getpid", lambda: dead.pid)
+        held = Claims(store, 0, 2)
+    OPEN.append(held)
+    assert os.getpid() == number and held.take(0)
+    own = Claims(store, 1, 2)
+    OPEN.append(own)
+    assert own.take(0) is False and not own.has_lost(held.name)
+
+
 def test_a_process_that_was_started_anew_holds_nothing_of_before(store):
     before = claims_of(store, 0)
     before.begin()
