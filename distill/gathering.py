@@ -88,11 +88,21 @@ def fetch(claims: Claims, key: str) -> bytes | None:
     if not pieces:
         return None
     claims.store.delete_key(f"{key}/pieces")
-    content = b""
+    content = []
     for index in range(int(pieces)):
-        content += claims.store.get(f"{key}/{index}")
+        content.append(claims.store.get(f"{key}/{index}"))
         claims.store.delete_key(f"{key}/{index}")
-    return content
+    return b"".join(content)
+
+
+def drop(claims: Claims, key: str) -> None:
+    """Take away what was put under a key, if nobody has fetched it."""
+    pieces = claims.read(f"{key}/pieces")
+    if not pieces:
+        return
+    claims.store.delete_key(f"{key}/pieces")
+    for index in range(int(pieces)):
+        claims.store.delete_key(f"{key}/{index}")
 
 
 def _serve(claims: Claims, files: Callable[[int], list[Path]]) -> None:

@@ -21,6 +21,7 @@ from distill import TransferSet, claims, gathering, sharing
 from distill.claims import Claims
 from distill.runtime import Runtime
 from distill.sharing import Share, shared_out
+from inversion.sources import ahead
 from inversion.sources.ahead import Ahead, make_ahead
 from inversion.sources.phases import Phase
 from synthesis_kernels.errors import EchosetError
@@ -332,33 +333,46 @@ def test_what_a_lost_process_has_is_an_error_with_its_remedy(store, monkeypatch,
         gathering.gather(leading, tmp_path, lambda job: False, list)
 
 
-def test_blocks_are_made_ahead_by_others_and_come_in_order(store):
-    made = {0: [], 1: []}
-    phase = Phase("a/b", lambda number, stock: None, lambda stock: 9, drawn=True)
-    stock = SimpleNamespace(images=torch.zeros(1))
+@pytest.mark.parametrize("carried", [0, 24])
+def test_blocks_are_made_ahead_by_others_and_come_in_order(store, monkeypatch, carried):
+    monkeypatch.setattr(ahead, "CARRIED", carried)
+    made, asked = {0: [], 1: []}, {0: [], 1: []}
+    stock = SimpleNamespace(images=torch.zeros(1), logits=torch.zeros(1, 3))
 
-    def maker(rank):
-        def make(phase, number, stock):
+    def phase_of(rank):
+        def make(number, stock):
             made[rank].append(number)
             wait_for(lambda: rank or not number or made[1])  # the other comes to it, too
-            return torch.full((2, 1, 4, 4), number, dtype=torch.uint8), torch.full((2, 3), number)
+            return torch.full((2, 1, 4, 4), number, dtype=torch.uint8)
 
-        return make
+        return Phase("a/b", make, lambda stock: 9, drawn=True)
+
+    def answering(rank):
+        def answer(images, stock):
+            asked[rank].append(int(images[0, 0, 0, 0]))
+            return images[:, 0, 0, :3].float()
+
+        return answer
 
     for rank in range(2):
         claims_of(store, rank).join()
     leader, helper = OPEN[-2:]
-    asked = (helper, 2, [phase], maker(1), stock)
-    helping = threading.Thread(target=make_ahead, args=asked)
+    given = (helper, 2, [phase_of(1)], answering(1), stock)
+    helping = threading.Thread(target=make_ahead, args=given)
     helping.start()
-    get = Ahead(leader, maker(0))
-    for number in range(9):
-        images, logits = get(phase, number, stock)
+    get = Ahead(leader, answering(0))
+    # The last is asked for by nobody.
+    for number in range(8):
+        images, logits = get(phase_of(0), number, stock)
         assert images.shape == (2, 1, 4, 4) and logits.shape == (2, 3)
         assert bool((images == number).all()) and bool((logits == number).all())
+    wait_for(lambda: 8 in made[1])
     leader.write("over", leader.name)
     helping.join(timeout=30)
-    assert made[1] and sorted(made[0] + made[1]) == list(range(9))
+    assert made[1] and sorted(made[0] + made[1])[:8] == list(range(8))
+    assert asked == (made if carried else {0: list(range(8)), 1: []})
+    left = [f"a/b/{number}/{part}" for number in range(9) for part in ("pieces", 0)]
+    assert not any(leader.store.check([key]) for key in left)
 
 
 @pytest.mark.slow
