@@ -88,11 +88,21 @@ def fetch(claims: Claims, key: str) -> bytes | None:
     if not pieces:
         return None
     claims.store.delete_key(f"{key}/pieces")
-    content = b""
+    content = []
     for index in range(int(pieces)):
-        content += claims.store.get(f"{key}/{index}")
+        content.append(claims.store.get(f"{key}/{index}"))
         claims.store.delete_key(f"{key}/{index}")
-    return content
+    return b"".join(content)
+
+
+def drop(claims: Claims, key: str) -> None:
+    """Take away what was put under a key, if nobody has fetched it."""
+    pieces = claims.read(f"{key}/pieces")
+    if not pieces:
+        return
+    claims.store.delete_key(f"{key}/pieces")
+    for index in range(int(pieces)):
+        claims.store.delete_key(f"{key}/{index}")
 
 
 def _serve(claims: Claims, files: Callable[[int], list[Path]]) -> None:
@@ -105,20 +115,17 @@ def _serve(claims: Claims, files: Callable[[int], list[Path]]) -> None:
             holder, turn, number = json.loads(asked)
             if holder == claims.name:
                 _send(claims, turn, files(number))
-        leader = claims.read("process/0")
-        if claims.has_lost(leader) and not claims.read("over"):
-            raise EchosetError("process 0 has gone before the end; give the same command again")
+        claims.require_leader()
         time.sleep(LOOK)
 
 
 def _send(claims: Claims, turn: str, files: list[Path]) -> None:
     """Put files into the store, piece by piece as they are taken from there."""
-    leader = claims.read("process/0")
     head = [[path.name, path.stat().st_size] for path in files]
     claims.write(f"{turn}/head", json.dumps(head))
     for index, chunk in enumerate(_chunks(files)):
         if index >= AHEAD:
-            _wait(claims, leader, partial(_is_taken, claims, f"{turn}/{index - AHEAD}"))
+            _wait(claims, claims.leader, partial(_is_taken, claims, f"{turn}/{index - AHEAD}"))
         claims.store.set(f"{turn}/{index}", chunk)  # type: ignore[arg-type]
 
 

@@ -39,7 +39,9 @@ class StopFlag:
     """Turns the first Ctrl-C or SIGTERM into a flag, so that a loop ends between steps with its
     state whole.
 
-    A second Ctrl-C ends the process at once. Outside the main thread signals are left alone.
+    A second Ctrl-C ends the process at once. A second SIGTERM does nothing until the loop has
+    ended: where Slurm tells every process to stop, torchrun tells its own once more, while they
+    save. Outside the main thread signals are left alone.
     """
 
     def __init__(self) -> None:
@@ -58,8 +60,10 @@ class StopFlag:
         self._restore()
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
+        if signal.SIGINT not in self._previous:  # the second
+            return
         self.raised = True
-        self._restore()
+        signal.signal(signal.SIGINT, self._previous.pop(signal.SIGINT))
         message = "stopping after this step, keeping what is done (Ctrl-C again to stop at once)"
         try:
             print(f"\n{message}", file=sys.stderr, flush=True)

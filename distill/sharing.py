@@ -76,6 +76,7 @@ class Share(Generic[Job]):
             return
         with self._waiting("waiting for process 0", 1):
             while not claims.read("first"):
+                claims.require_leader()
                 time.sleep(LOOK)
         act()
 
@@ -144,7 +145,7 @@ class Share(Generic[Job]):
 @contextmanager
 def shared_out(runtime: Runtime, jobs: list[Job], work: str) -> Iterator[Share[Job]]:
     """The jobs as this process comes to them: under torchrun those that it claims, elsewhere its
-    share of them. The `work` is a name that all processes give it, and no other work has.
+    share of them. The `work` is a name that all processes give it.
     """
     if not runtime.claims:
         yield Share(runtime, jobs, None)

@@ -21,6 +21,7 @@ from distill import TransferSet, claims, gathering, sharing
 from distill.claims import Claims
 from distill.runtime import Runtime
 from distill.sharing import Share, shared_out
+from inversion.sources import ahead
 from inversion.sources.ahead import Ahead, make_ahead
 from inversion.sources.phases import Phase
 from synthesis_kernels.errors import EchosetError
@@ -171,7 +172,9 @@ def store(monkeypatch):
     kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for name, value in place_of(1, kept).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sharing, "LOOK", 0.01)
+    for module in (claims, sharing, gathering):
+        monkeypatch.setattr(module, "LOOK", 0.01)
+    monkeypatch.setattr(claims, "BEAT", 0.05)
     yield kept
     while OPEN:
         OPEN.pop().close()
@@ -261,6 +264,24 @@ def test_a_process_of_another_machine_is_lost_once_it_is_silent(store, monkeypat
     wait_for(lambda: own.take(0), seconds=10)
 
 
+@needs_processes
+def test_a_container_of_the_same_name_has_process_numbers_of_its_own(store, monkeypatch):
+    number = os.getpid()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    os_stat = os.stat
+    with monkeypatch.context() as container:
+        space = SimpleNamespace(st_ino=7)
+        container.setattr(os, "stat", lambda path: space if "ns/pid" in path else os_stat(path))
+        container.setattr(os, "getpid", lambda: dead.pid)
+        held = Claims(store, 0, 2)
+    OPEN.append(held)
+    assert os.getpid() == number and held.take(0)
+    own = Claims(store, 1, 2)
+    OPEN.append(own)
+    assert own.take(0) is False and not own.has_lost(held.name)
+
+
 def test_a_process_that_was_started_anew_holds_nothing_of_before(store):
     before = claims_of(store, 0)
     before.begin()
@@ -277,6 +298,7 @@ def test_files_of_other_disks_come_in_pieces(store, monkeypatch, tmp_path):
     shares = [share_of(store, rank, ["ab"]) for rank in range(2)]
     for rank, share in enumerate(shares):
         (tmp_path / str(rank)).mkdir()
+        share.claims.join()
         share.claims.begin()
     for name, content in contents.items():
         (tmp_path / "1" / name).write_bytes(content)
@@ -301,41 +323,56 @@ def test_files_of_other_disks_come_in_pieces(store, monkeypatch, tmp_path):
 
 
 def test_what_a_lost_process_has_is_an_error_with_its_remedy(store, monkeypatch, tmp_path):
-    for rank in range(2):
-        claims_of(store, rank).begin()
-    assert list(share_of(store, 1, ["a"])) == ["a"]
+    leading, other = (share_of(store, rank, ["a"]) for rank in range(2))
+    for share in (leading, other):
+        share.claims.join()
+        share.claims.begin()
+    assert list(other) == ["a"]
     monkeypatch.setattr(Claims, "has_lost", lambda self, holder: True)
     with pytest.raises(EchosetError, match="process 1 on machine-1 has gone, and what it made"):
-        gathering.gather(share_of(store, 0, ["a"]), tmp_path, lambda job: False, list)
+        gathering.gather(leading, tmp_path, lambda job: False, list)
 
 
-def test_blocks_are_made_ahead_by_others_and_come_in_order(store):
-    made = {0: [], 1: []}
-    phase = Phase("a/b", lambda number, stock: None, lambda stock: 9, drawn=True)
-    stock = SimpleNamespace(images=torch.zeros(1))
+@pytest.mark.parametrize("carried", [0, 24])
+def test_blocks_are_made_ahead_by_others_and_come_in_order(store, monkeypatch, carried):
+    monkeypatch.setattr(ahead, "CARRIED", carried)
+    made, asked = {0: [], 1: []}, {0: [], 1: []}
+    stock = SimpleNamespace(images=torch.zeros(1), logits=torch.zeros(1, 3))
 
-    def maker(rank):
-        def make(phase, number, stock):
+    def phase_of(rank):
+        def make(number, stock):
             made[rank].append(number)
             wait_for(lambda: rank or not number or made[1])  # the other comes to it, too
-            return torch.full((2, 1, 4, 4), number, dtype=torch.uint8), torch.full((2, 3), number)
+            return torch.full((2, 1, 4, 4), number, dtype=torch.uint8)
 
-        return make
+        return Phase("a/b", make, lambda stock: 9, drawn=True)
+
+    def answering(rank):
+        def answer(images, stock):
+            asked[rank].append(int(images[0, 0, 0, 0]))
+            return images[:, 0, 0, :3].float()
+
+        return answer
 
     for rank in range(2):
-        claims_of(store, rank).begin()
+        claims_of(store, rank).join()
     leader, helper = OPEN[-2:]
-    asked = (helper, 2, [phase], maker(1), stock)
-    helping = threading.Thread(target=make_ahead, args=asked)
+    given = (helper, 2, [phase_of(1)], answering(1), stock)
+    helping = threading.Thread(target=make_ahead, args=given)
     helping.start()
-    get = Ahead(leader, maker(0))
-    for number in range(9):
-        images, logits = get(phase, number, stock)
+    get = Ahead(leader, answering(0))
+    # The last is asked for by nobody.
+    for number in range(8):
+        images, logits = get(phase_of(0), number, stock)
         assert images.shape == (2, 1, 4, 4) and logits.shape == (2, 3)
         assert bool((images == number).all()) and bool((logits == number).all())
+    wait_for(lambda: 8 in made[1])
     leader.write("over", leader.name)
     helping.join(timeout=30)
-    assert made[1] and sorted(made[0] + made[1]) == list(range(9))
+    assert made[1] and sorted(made[0] + made[1])[:8] == list(range(8))
+    assert asked == (made if carried else {0: list(range(8)), 1: []})
+    left = [f"a/b/{number}/{part}" for number in range(9) for part in ("pieces", 0)]
+    assert not any(leader.store.check([key]) for key in left)
 
 
 @pytest.mark.slow
@@ -352,14 +389,18 @@ def test_processes_share_a_collection(tmp_path):
     assert one["drawn"] == two["drawn"] > 1024 and one["taken"] == two["taken"]
 
 
-def test_work_that_fails_leaves_its_job_to_others(store):
+def test_work_that_fails_leaves_its_job_to_others(store, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(ZeroDivisionError), shared_out(Runtime(), [0, 1], "work") as share:
         for job in share:
             1 / job
-    assert claims_of(store, 0, "echoset/work").take(0) is True
+    other = Claims(share.claims.store, 1, 2)
+    OPEN.append(other)
+    assert other.take(0) is True
 
 
 def test_a_store_that_is_gone_is_an_error_with_its_remedy(store, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(EchosetError, match="torchrun's store is out of reach"):  # noqa: SIM117
         with shared_out(Runtime(quiet=True), [0, 1], "work") as share:
             raise dist.DistNetworkError("nobody listens")
@@ -371,3 +412,62 @@ def test_without_torchruns_store_the_share_is_every_nth(monkeypatch):
         monkeypatch.setenv(name, value)
     with shared_out(Runtime(), list(range(5)), "work") as share:
         assert Runtime().leads and list(share) == [1, 3]
+
+
+def join_meanwhile(own):
+    """Have a process join the others in a thread."""
+    joining = threading.Thread(target=own.join, daemon=True)
+    joining.start()
+    return joining
+
+
+def test_what_the_last_life_left_in_the_store_is_passed_over(store):
+    before = claims_of(store, 0)
+    before.join()
+    before.begin()
+    assert before.take(0)
+    before.finish(0)
+    before.write("over", before.name)
+    before.close()  # and torchrun, which keeps its store, starts all anew
+    own = claims_of(store, 1)
+    joining = join_meanwhile(own)
+    joining.join(timeout=0.5)
+    assert joining.is_alive()
+    leading = claims_of(store, 0)
+    leading.join()
+    joining.join(timeout=10)
+    assert own.leader == leading.name and not own.read("over") and not own.begun()
+    assert own.take(0) and not own.has_lost(own.leader)
+
+
+def test_who_comes_after_the_others_have_ended_finds_that(store, monkeypatch):
+    monkeypatch.setattr(claims, "LATE", 0.1)
+    leading = claims_of(store, 0)
+    leading.join()
+    leading.write("over", leading.name)
+    leading.close()
+    own = claims_of(store, 1)
+    own.join()
+    assert own.read("over")
+
+
+def test_the_same_work_is_shared_anew_each_time(store, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(sharing, "START", 0.01)
+    for _ in range(2):
+        with shared_out(Runtime(quiet=True), [0, 1], "work") as share:
+            share.begin(lambda job: False, lambda job: False)
+            assert list(share) == [0, 1] and not share.claims.read("over")
+            share.claims.write("over", share.claims.name)
+
+
+def test_nobody_waits_for_a_process_0_that_has_gone(store, monkeypatch):
+    shares = [share_of(store, rank, [0]) for rank in range(2)]
+    for share in shares:
+        share.claims.join()
+    shares[0].claims.close()
+    monkeypatch.setattr(claims, "SILENCE", 0.2)
+    with pytest.raises(EchosetError, match="process 0 has gone before the end"):
+        shares[1].leader_first(list)
+    with pytest.raises(EchosetError, match="process 0 has gone before the end"):
+        gathering.gather(shares[1], Path(), bool, list)

@@ -196,6 +196,18 @@ def test_a_stop_is_heard_though_nobody_reads_what_is_said_of_it(monkeypatch):
     print("said to nobody", file=sys.stderr, flush=True)
 
 
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_sigterm_does_not_end_what_is_saving(first):
+    before = signal.getsignal(signal.SIGTERM)
+    with StopFlag() as stop:
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.raised
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_stopped_call_is_made_again_with_the_same_student(
     teacher, transfer_set, tmp_path, monkeypatch
 ):

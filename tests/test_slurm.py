@@ -12,7 +12,7 @@ from conftest import ROOT
 
 SYNTHESIZE = ["synthesize", "--images", "100", "--out", "runs/my set"]
 STAND_INS = {
-    "srun": '#!/bin/sh\nexec "$@"\n',
+    "srun": '#!/bin/sh\necho srun $SRUN_CPUS_PER_TASK > "$LOG".cpus\nexec "$@"\n',
     "scontrol": '#!/bin/sh\necho scontrol "$@" >> "$LOG"\necho node-7\n',
     "echoset": '#!/bin/sh\necho echoset "$@" >> "$LOG"\n[ -z "$LONG" ] || exec sleep 60\n',
     "torchrun": '#!/bin/sh\necho torchrun "$@" >> "$LOG"\nexit 3\n',
@@ -32,6 +32,7 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("LOG", str(log))
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     monkeypatch.setenv("SLURM_JOB_ID", "41")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node-[7-8]")
     return log
 
@@ -47,6 +48,7 @@ def test_a_job_of_an_array_makes_its_share(cluster, capsys, monkeypatch):
     assert "#SBATCH --array=0-7\n" in script and "#SBATCH --account=me\n" in script
     assert "#SBATCH --gpus-per-node=1\n" in script and "#SBATCH --requeue\n" in script
     assert subprocess.run(["bash"], input=script, text=True).returncode == 0
+    assert cluster.with_name("log.cpus").read_text() == "srun 6\n"
     expected = "echoset synthesize --images 100 --out runs/my set --rank 2 --world 8\n"
     assert cluster.read_text() == expected
 
@@ -58,7 +60,7 @@ def test_a_job_on_several_nodes_is_torchruns(cluster, capsys, monkeypatch):
     assert subprocess.run(["bash"], input=script, text=True).returncode == 3
     told = cluster.read_text()
     assert "torchrun --nnodes 2 --nproc-per-node 4" in told
-    assert "--rdzv-endpoint node-7:29500 -m echoset synthesize --images 100" in told
+    assert "--rdzv-endpoint node-7:20041 -m echoset synthesize --images 100" in told
 
 
 def test_a_job_whose_time_is_over_is_queued_again(cluster, capsys, monkeypatch):
@@ -84,7 +86,13 @@ def test_a_script_is_submitted(cluster, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--", "distill"], "distill runs in one process; shared are synthesize"),
+        (["--", "evaluate"], "evaluate runs in one process; shared are synthesize"),
+        (["--", "distill"], "distill is shared under torchrun alone; give --nodes"),
+        (
+            ["--", "synthesize", "--synthesis.parallel", "together"],
+            "synthesize --synthesis.parallel together is shared under torchrun alone; give --nodes",
+        ),
+        (["--", "synthesize", "--synthesis.parallel=together"], "torchrun alone; give --nodes"),
         (["--", "collect"], "collect is shared under torchrun alone; give --nodes"),
         (["--tasks=0", "--", "synthesize"], "--tasks must be at least 1"),
         (["--gpus=2", "--", "synthesize"], "a job of an array uses one GPU"),

@@ -5,7 +5,8 @@
 
 By default it is an array of `--tasks` jobs. Each starts when there is room for it, and makes every
 n-th shard of the plan. With `--nodes` it is one job on so many nodes at once, where torchrun starts
-a process a GPU, and these claim shards from one another.
+a process a GPU, and these claim shards from one another. So it has to be where processes hear one
+another: `collect`, `distill`, and `synthesize --synthesis.parallel together`.
 
 The script is submitted, or printed by `--dry-run`. Two minutes before its time is over a job saves
 what it makes and is queued again, and the same command goes on. So the time need not suffice for
@@ -19,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 from verbs import new_parser
 
@@ -28,14 +30,18 @@ ARRAY = "--rank $SLURM_ARRAY_TASK_ID --world {tasks}"
 """Behind the command of one job of an array."""
 TORCHRUN = (
     "torchrun --nnodes {nodes} --nproc-per-node {processes} --max-restarts 3 "
-    '--rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500"'
+    '--rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:$port"'
 )
-HEAD = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
+HEAD = """\
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 10000))  # jobs that share a node have one each
+"""
 SCRIPT = """\
 #!/bin/bash
 {settings}
 
 export OMP_NUM_THREADS={threads}
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # which srun doesn't take over by itself
 stopped=
 told=
 work=
@@ -126,8 +132,8 @@ def _parse() -> argparse.Namespace:
     shared = [name for name, verb in VERBS.items() if verb.shared]
     if given.command[0] not in shared:
         parser.error(f"{given.command[0]} runs in one process; shared are {', '.join(shared)}")
-    if given.command[0] == "collect" and not given.nodes:
-        parser.error("collect is shared under torchrun alone; give --nodes")
+    if not given.nodes:
+        _refuse_array(parser, given.command)
     for name in ("tasks", "cpus"):
         if getattr(given, name) < 1:
             parser.error(f"--{name} must be at least 1")
@@ -137,6 +143,17 @@ def _parse() -> argparse.Namespace:
     if not given.nodes and given.gpus > 1:
         parser.error("a job of an array uses one GPU; for several give --nodes")
     return given
+
+
+def _refuse_array(parser: argparse.ArgumentParser, command: list[str]) -> None:
+    """Refuse work that processes can't share without hearing one another."""
+    verb = command[0]
+    words = " ".join(command).replace("=", " ").split()
+    pairs = pairwise(words)
+    if verb == "synthesize" and ("--synthesis.parallel", "together") in pairs:
+        verb = "synthesize --synthesis.parallel together"
+    if verb not in ("synthesize", "study", "score"):
+        parser.error(f"{verb} is shared under torchrun alone; give --nodes")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Which images are kept depends on all that came before; which images a source gives, and what the
 teacher answers, does not. So process 0 chooses alone, block by block, as a process alone does, and
-the others draw and ask for the blocks to come.
+the others draw and ask for the blocks to come. Where answers are too
+large to carry, the others only draw.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ import torch
 from torch import Tensor
 
 from distill.claims import Claims
-from distill.gathering import POLL, fetch, put
+from distill.gathering import POLL, drop, fetch, put
 from inversion.sources.phases import Phase
 from inversion.sources.stock import Stock
-from synthesis_kernels.errors import EchosetError
 
 Block = tuple[Tensor, Tensor]
 """Images (B, C, H, W) uint8, and the teacher's answers (B, K, *places) float32."""
 Make = Callable[[Phase, int, Stock], Block]
 """Makes a block of a phase, whose images may follow from those held."""
+Answer = Callable[[Tensor, Stock], Tensor]
+"""The teacher's answers to a block's images."""
+CARRIED = 64 * 2**20
+"""Most bytes of a block's answers that are carried. The blocks ahead lie in torchrun's memory."""
 
 
 class Ahead:
     """What process 0 makes blocks by: it fetches those that others have made."""
 
-    def __init__(self, claims: Claims, make: Make) -> None:
+    def __init__(self, claims: Claims, answer: Answer) -> None:
         self._claims = claims
-        self._make = make
+        self._answer = answer
 
     def __call__(self, phase: Phase, number: int, stock: Stock) -> Block:
         """A block, from whoever has claimed it."""
@@ -48,27 +52,44 @@ class Ahead:
         if content is None:  # nobody's, or fetched before by a process that was killed
             return self._make(phase, number, stock)
         images, logits = torch.load(io.BytesIO(content), weights_only=True)
-        device = stock.images.device
-        return images.to(device), logits.to(device)
+        images = images.to(stock.images.device)
+        if logits is None:
+            return images, self._answer(images, stock)
+        return images, logits.to(images.device)
+
+    def _make(self, phase: Phase, number: int, stock: Stock) -> Block:
+        images = phase.make(number, stock)
+        return images, self._answer(images, stock)
 
 
-def make_ahead(claims: Claims, world: int, phases: list[Phase], make: Make, stock: Stock) -> None:
+def make_ahead(
+    claims: Claims, world: int, phases: list[Phase], answer: Answer, stock: Stock
+) -> None:
     """Make blocks that process 0 will come to, until it needs no more."""
     drawn = {phase.name: phase for phase in phases if phase.drawn}
+    made = []
     while not claims.read("over"):
         name = _claim_next(claims, world, drawn, stock)
         if name:
             phase, _, number = name.rpartition("/")
-            buffer = io.BytesIO()
-            images, logits = make(drawn[phase], int(number), stock)
-            torch.save((images.cpu(), logits.cpu()), buffer)
-            put(claims, name, buffer.getvalue())
+            images = drawn[phase].make(int(number), stock)
+            put(claims, name, _packed(images, answer, stock))
             claims.finish(name)
+            made.append(name)
             continue
-        leader = claims.read("process/0")
-        if leader and claims.has_lost(leader) and not claims.read("over"):
-            raise EchosetError("process 0 has gone before the end; give the same command again")
+        claims.require_leader()
         time.sleep(POLL)
+    for name in made:
+        drop(claims, name)
+
+
+def _packed(images: Tensor, answer: Answer, stock: Stock) -> bytes:
+    """A block as it is carried: without answers where they are too large."""
+    is_carried = len(images) * stock.logits[:1].nbytes <= CARRIED
+    logits = answer(images, stock).cpu() if is_carried else None
+    buffer = io.BytesIO()
+    torch.save((images.cpu(), logits), buffer)
+    return buffer.getvalue()
 
 
 def _claim_next(claims: Claims, world: int, drawn: dict[str, Phase], stock: Stock) -> str | None:

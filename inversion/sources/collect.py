@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.claims import Claims, claiming
 from distill.files import load_state, save_state
@@ -104,7 +104,7 @@ def collect_share(
         if not runtime.leads:
             task.help(claims)
             return None
-        collected = task.lead(Ahead(claims, task.make))
+        collected = task.lead(Ahead(claims, task.answer))
         claims.write("over", claims.name)
         return collected
 
@@ -135,9 +135,13 @@ class _Task:
     def make(self, phase: Phase, number: int, stock: Stock) -> Block:
         """A block of a phase, and the teacher's answers."""
         images = phase.make(number, stock)
+        return images, self.answer(images, stock)
+
+    def answer(self, images: Tensor, stock: Stock) -> Tensor:
+        """The teacher's answers to a block's images."""
         if not len(images):
-            return images, stock.logits[:0]
-        return images, ask(self.teacher, to_input(images), torch.float32)
+            return stock.logits[:0]
+        return ask(self.teacher, to_input(images), torch.float32)
 
     def lead(self, make: Make) -> TransferSet:
         """Collect the set of blocks that are made so."""
@@ -158,7 +162,7 @@ class _Task:
             phases = plan_phases(self._shown(), self.teacher, self.options, self.runtime.seed)
             device = self.runtime.resolve_device()
             stock = empty_stock(self.teacher, self.options, device)
-            make_ahead(claims, self.runtime.world, phases, self.make, stock)
+            make_ahead(claims, self.runtime.world, phases, self.answer, stock)
 
     def _shown(self) -> list[Source]:
         """The sources as they are shown, and the teacher ready to be asked."""
