@@ -22,6 +22,7 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.shadows import Shadows
 from distill.taps import Stages, Taps, find_stages
+from distill.tasks.places import label_logits
 from distill.team import SOLO, Team
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
@@ -231,8 +232,7 @@ class Learner(nn.Module):
             weighted(self.weights[method.name], method.loss(batch)) for method in self.methods
         )
         if not answers.numel():
-            # Labels as logits: what follows compares decisions and divergences.
-            answers = labels.clamp_min(1e-9).log()
+            answers = label_logits(labels)
         return loss, logits, answers
 
     @property
