@@ -105,6 +105,11 @@ class Batch:
     method needs that.
     """
 
+    known: Tensor | None = None
+    """(), the labels' sum for each image of the whole batch, where this is a part of one: of label
+    maps some know more places than others.
+    """
+
     # What follows is made when a method first asks for it, and shared.
 
     @cached_property

@@ -8,9 +8,25 @@ from torch import Tensor
 from distill.lessons import Lessons
 from distill.models import Classifier
 from distill.tasks.places import decide
+from distill.team import Team
 from distill.update import StudentState
 from distill.views import ask, to_input
 from synthesis_kernels.errors import EchosetError
+
+
+def mean_answered(
+    values: Tensor,  # (B, *places)
+    answers: Tensor,  # (B, K, *places) as logits
+    team: Team,
+) -> Tensor:  # ()
+    """The mean over the whole batch of a team. In label maps, places without a label count nowhere
+    (see `label_logits`).
+    """
+    if values.ndim == 1:
+        return team.mean(values.mean())
+    known = answers.amax(1) > -torch.inf
+    total = team.sum(values.where(known, 0.0).sum())
+    return total / team.sum(known.sum()).clamp_min(1)
 
 
 class Judge:

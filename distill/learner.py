@@ -22,6 +22,7 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.shadows import Shadows
 from distill.taps import Stages, Taps, find_stages
+from distill.tasks.places import label_logits
 from distill.team import SOLO, Team
 from distill.views import at_once
 from synthesis_kernels.backend import forward_pass
@@ -190,8 +191,7 @@ class Learner(nn.Module):
         images: Tensor,  # (B, C, H, W) in [0, 1], as the student shall see them
         # (B, K, *places) the teacher's logits; (0,) where it is asked here, or there is none
         answers: Tensor,
-        # (B, K, *places) the data's labels as probabilities; (0,) where the teacher's decisions
-        # are the labels
+        # (B, K, *places) the data's labels as probabilities; (0,) where the teacher decides them
         labels: Tensor,
         share: Tensor,  # () part of the training that is over
         draws: Tensor,  # (B,) in [0, 1), for methods that choose at random
@@ -199,6 +199,8 @@ class Learner(nn.Module):
         *hints: Tensor,
         # (B,) how much each image counts; None where all count alike
         importance: Tensor | None = None,
+        # () the labels' sum for each image of the whole batch, where this is a part of one
+        known: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K, *places) twice
         logits, looks, taps = self._pass(images)
         features: dict[str, Any] = {"kept": hints}
@@ -218,6 +220,7 @@ class Learner(nn.Module):
             share=share,
             draws=draws,
             importance=importance,
+            known=known,
             everyone=[logits],
             early=self.attacks,
             looks=looks,
@@ -230,10 +233,7 @@ class Learner(nn.Module):
         loss = add_up(
             weighted(self.weights[method.name], method.loss(batch)) for method in self.methods
         )
-        if not answers.numel():
-            # Labels as logits: what follows compares decisions and divergences.
-            answers = labels.clamp_min(1e-9).log()
-        return loss, logits, answers
+        return loss, logits, answers if answers.numel() else label_logits(labels)
 
     @property
     def _compares(self) -> bool:

@@ -34,14 +34,17 @@ def learn_in_parts(
 ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K, *places) twice
     """What the learner gives for a batch, which goes through it in so many parts, one after
     another. The gradients of all but the last are added up already, and the loss is that one's.
+    Parts count by their images, and in a mean over the labels of maps by the places that have one.
 
     BatchNorm sees a part at a time, and so do losses that compare images with one another.
     """
     batch = len(lesson[0])
+    labels = lesson[2]
+    known = labels.sum().clamp_min(1) / batch if labels.ndim > 2 else None
     cut = [_cut(tensor, batch, parts) for tensor in lesson]
     answered = []
     for number, part in enumerate(zip(*cut, strict=True), 1):
-        loss, logits, answers = learner(*part)
+        loss, logits, answers = learner(*part, known=known)
         loss = loss * (len(part[0]) / batch)
         if number < parts:
             loss.backward()

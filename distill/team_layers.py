@@ -21,6 +21,10 @@ from distill.team import SOLO, Team
 from synthesis_kernels.errors import EchosetError
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DRAWING = ("Dropout", "DropPath", "StochasticDepth", "DropBlock2d")
+"""How the names of layers end that draw for each image, in torchvision, timm and transformers."""
+RATES = ("p", "prob", "drop_prob", "dropout")
+"""What such layers call the share that they leave out."""
 
 
 class TeamNorm(_BatchNorm):
@@ -126,9 +130,9 @@ def join(network: nn.Module, team: Team) -> dict[nn.Module, type[nn.Module]]:
     """
     if team.world == 1:
         return {}
+    kinds = {layer: _counterpart(name, layer) for name, layer in network.named_modules()}
     found: dict[nn.Module, type[nn.Module]] = {}
-    for name, layer in network.named_modules():
-        kind = _counterpart(name, layer)
+    for layer, kind in kinds.items():
         if kind is not None:
             found[layer] = type(layer)
             layer.__class__ = kind
@@ -170,12 +174,25 @@ def _counterpart(name: str, layer: nn.Module) -> type[nn.Module] | None:
         return TeamNorm
     if type(layer) is nn.Dropout:
         return TeamDropout
-    if isinstance(layer, _BatchNorm) or (isinstance(layer, _DropoutNd) and layer.p > 0):
+    if isinstance(layer, _BatchNorm) or _draws(layer):
         raise EchosetError(
             f"layer {name} is a {type(layer).__name__}, which several processes can't share a "
-            "batch over; use one process, or a network with torch's BatchNorm1d to 3d and Dropout"
+            "batch over; use one process, or a network with torch's BatchNorm1d to 3d and Dropout, "
+            "and other layers' dropout set to 0"
         )
     return None
+
+
+def _draws(layer: nn.Module) -> bool:
+    """Whether a layer draws in training, as far as that can be seen: all processes would draw the
+    same for different images.
+    """
+    if isinstance(layer, nn.RReLU):
+        return True
+    named = type(layer).__name__.endswith(DRAWING)
+    if not named and not isinstance(layer, (_DropoutNd, nn.MultiheadAttention, nn.RNNBase)):
+        return False
+    return any((getattr(layer, rate, 0) or 0) > 0 for rate in RATES)
 
 
 def _all_but_channels(x: Tensor) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill.carried import carried_answers, require_no_teacher
 from distill.data.images import Images
 from distill.files import load_state, save_state
-from distill.judge import Judge
+from distill.judge import Judge, mean_answered
 from distill.learner import Learner
 from distill.lesson_key import key_at_any_rate, lesson_key
 from distill.lessons import Lessons, check_lesson, contract_of
@@ -245,7 +245,7 @@ class _Training:
     def _look(self, logits: Tensor, answers: Tensor) -> str | None:  # (B, K, *places) twice
         """Log and tell how the student does; of one that an update has broken, go back instead."""
         state = self.state
-        loss = self.team.mean(divergence(answers, logits).mean())
+        loss = mean_answered(divergence(answers, logits), answers, self.team)
         self.team.require_alike(lambda: [sum_of(self.learner)], f"step {state.step}")
         if not self.guard.is_whole(loss):
             self._mend()
@@ -281,8 +281,8 @@ class _Training:
             loss, logits, answers = self.learner(*lesson)
         else:
             loss, logits, answers = learn_in_parts(self.learner, lesson, self.state.parts)
-        agreement = same_decision(answers, logits).float().mean()
-        return loss, logits, answers, self.team.mean(agreement)
+        alike = same_decision(answers, logits).float()
+        return loss, logits, answers, mean_answered(alike, answers, self.team)
 
     def _save(self, seconds: float) -> Path:
         """Save the student as it is, or as it was last good."""

@@ -9,8 +9,8 @@ from distill.loop import Interrupted, Loop
 from distill.runtime import Runtime
 from distill.tracking import Logger
 from inversion.parts.progress import StepResult
-from inversion.shards import REMEDY, Shard, save
-from inversion.together import restore_all, team_in
+from inversion.shards import REMEDY, Shard, restore, save
+from inversion.together import team_in
 
 
 def make_shards(
@@ -25,7 +25,7 @@ def make_shards(
     """
     if not shards:
         return
-    restore_all(shards, key)
+    restore(shards, key)
     first = shards[0].job
     out = shards[0].out
     team = team_in(shards[0].machine)

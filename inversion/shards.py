@@ -17,6 +17,7 @@ from distill.restoring import restore as restore_state
 from distill.runtime import Machine
 from distill.sets.transfer_set import write_shard
 from distill.tasks.places import count_decisions
+from distill.team import SOLO, Team
 from inversion.jobs import ShardJob, finished, note_of
 from inversion.options import SynthesisOptions
 from inversion.parts.abreast import Turns
@@ -60,12 +61,14 @@ class Shard:
         with self.turns.turn():
             return [self.recipe.step()]
 
-    def restore(self, file: Path, key: str) -> None:
-        """Go on from what was saved, if anything was."""
-        saved = load_state(file, key)
-        if saved is not None:
-            with self.turns.turn():
-                restore_state(self.recipe, saved, file)
+    def restore(self, file: Path, key: str, team: Team = SOLO) -> bool:
+        """Go on from what was saved; tells whether anything was."""
+        saved = team.told(lambda: load_state(file, key))
+        if saved is None:
+            return False
+        with self.turns.turn():
+            restore_state(self.recipe, saved, file)
+        return True
 
     def save(self, file: Path, key: str) -> None:
         """Save everything that `restore` needs."""
@@ -100,21 +103,23 @@ class Shard:
 
 
 def restore(shards: list[Shard], key: str) -> None:
-    """Go on from what was saved last.
+    """Go on from what was saved last. Of a team the first process reads, and all put it back.
 
     Shards abreast are saved at one call, each beside its last state, before the first of these is
     replaced. So where a kill has left states of two calls, the later one's are all there.
     """
+    team = shards[0].machine.team or SOLO
     for shard in shards:
-        shard.restore(state_file(shard.out, shard.job), key)
+        shard.restore(state_file(shard.out, shard.job), key, team)
     latest = max(shard.recipe.call for shard in shards)
     for shard in shards:
         new = _new_state_file(shard.out, shard.job)
-        if shard.recipe.call < latest and new.is_file():
-            shard.restore(new, key)
+        is_late = shard.recipe.call < latest
+        if is_late and shard.restore(new, key, team) and team.is_first:
             new.replace(state_file(shard.out, shard.job))
-    for shard in shards:
-        _new_state_file(shard.out, shard.job).unlink(missing_ok=True)
+    if team.is_first:
+        for shard in shards:
+            _new_state_file(shard.out, shard.job).unlink(missing_ok=True)
 
 
 def save(shards: list[Shard], key: str) -> Path:

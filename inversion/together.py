@@ -4,18 +4,15 @@ batch is its share of the work. The first one reads and writes for all.
 
 from __future__ import annotations
 
-import io
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
 from distill.runtime import Machine, Runtime
 from distill.team import SOLO, Team, team_of
-from inversion.shards import Shard, is_finished, restore
+from inversion.shards import Shard, is_finished
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
@@ -92,35 +89,6 @@ def make_together(
 def _unfinished(out: Path, group: list[ShardJob]) -> list[int]:
     """Numbers of the shards that are still to be made."""
     return [job.index for job in group if not is_finished(out, job)]
-
-
-def restore_all(shards: list[Shard], key: str) -> None:
-    """Go on from what was saved last, which the first process reads for all."""
-    team = team_in(shards[0].machine)
-    if team.world == 1:
-        restore(shards, key)
-        return
-    content = team.told(lambda: _restored(shards, key))
-    if team.is_first or not content:
-        return
-    states = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    for shard, state in zip(shards, states, strict=True):
-        with shard.turns.turn():
-            shard.recipe.load_state_dict(state)
-
-
-def _restored(shards: list[Shard], key: str) -> bytes:
-    """The states that were saved, as bytes; none where nothing was."""
-    restore(shards, key)
-    if not any(shard.recipe.call for shard in shards):
-        return b""
-    content = io.BytesIO()
-    states = []
-    for shard in shards:
-        with shard.turns.turn():
-            states.append(shard.recipe.state_dict())
-    torch.save(states, content)
-    return content.getvalue()
 
 
 def team_in(machine: Machine) -> Team:

@@ -7,12 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roads import CLASSES, SIZE, VOID, Dense, save_network, write_splits
+from torch import nn
 
 from distill import Images, Maps, distill, evaluate, evaluation, load_classifier, load_images
 from distill.data.augment import OPERATIONS_STREAM, make_views
 from distill.data.corrupt import corrupt
 from distill.data.operations import MOVING, OPERATIONS
+from distill.learner import Learner
+from distill.memory import learn_in_parts
 from distill.methods.labels import known_loss, label_loss
+from distill.models import Classifier, ModelSpec
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Runtime
 from distill.tasks import find_task
@@ -229,6 +233,77 @@ def test_a_student_learns_label_maps(roads, network, test_data, patience):
     assert after > max(0.85, before)
     if patience:
         assert result.held_out_agreement > 0.85
+
+
+class Fixed(nn.Module):
+    """Decides for class 1 everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 3, 1)
+        nn.init.zeros_(self.layer.weight)
+        self.layer.bias = nn.Parameter(torch.tensor([0.0, 2.0, 0.0]))
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Figures:
+    """Keeps what a training tells."""
+
+    def log(self, figures, step):
+        self.told = figures
+
+
+def voided(size=8):
+    """Label maps with two rows of class 1, one of class 2, and five that are void."""
+    labels = torch.full((4, size, size), -100)
+    labels[:, :2] = 1
+    labels[:, 2] = 2
+    images = torch.zeros(4, 1, size, size, dtype=torch.uint8)
+    return Images(images, labels, "voided")
+
+
+@pytest.mark.parametrize("form", ["reference", "native"])
+def test_what_is_void_counts_in_no_figure_of_a_training(form):
+    spec = ModelSpec("test_segmentation.Fixed", channels=1, size=8, classes=3, task="segmentation")
+    options = DistillOptions(
+        {"labels": 1},
+        labels="data",
+        steps=1,
+        batch=4,
+        views_per_image=0,
+        views=ViewOptions(**STILL),
+    )
+    log = Figures()
+    with kernel_form(form):
+        distill(Classifier(Fixed(), spec), voided(), None, options, runtime=RUN, log=log)
+    assert log.told["distillation/agreement"] == pytest.approx(2 / 3)
+    rows = torch.tensor([[0.0, 2.0, 0.0]]).repeat(3, 1)
+    expected = F.cross_entropy(rows, torch.tensor([1, 1, 2])).item()
+    assert log.told["distillation/loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_maps_learnt_in_parts_count_by_what_is_known(parts):
+    spec = ModelSpec("test_segmentation.Fixed", channels=1, size=8, classes=3, task="segmentation")
+    options = DistillOptions({"labels": 1, "hinton": 0.5}, labels="data")
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (4, 8, 8), generator=random)
+    labels[0, :, 1:] = -100
+    labels[1] = -100
+    images = torch.rand(4, 1, 8, 8, generator=random)
+    answers = torch.randn(4, 3, 8, 8, generator=random)
+    lesson = (images, answers, label_rows(labels, 3), torch.zeros(()), torch.empty(0))
+
+    def gradients(learn):
+        learner = Learner(Classifier(Fixed(), spec), None, options, answered=True)
+        learn(learner)[0].backward()
+        return [parameter.grad for parameter in learner.parameters()]
+
+    whole = gradients(lambda learner: learner(*lesson))
+    found = gradients(lambda learner: learn_in_parts(learner, lesson, parts))
+    torch.testing.assert_close(found, whole)
 
 
 def test_the_command_line_reads_judges_and_teaches(roads, network, run, refused, tmp_path):

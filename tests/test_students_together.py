@@ -13,6 +13,7 @@ from distill.data.images import Images
 from distill.models import Classifier, ModelSpec
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Runtime
+from distill.tasks.places import VOID
 from distill.team import Team
 from distill.team_layers import TeamNorm
 from synthesis_kernels.errors import EchosetError
@@ -134,6 +135,17 @@ def test_label_maps_are_learnt_together(monkeypatch):
     spec = ModelSpec("dense", channels=1, size=12, classes=3, task="segmentation")
     monkeypatch.setattr("test_students_together.network", lambda seed: dense(seed, spec))
     check(replace(USUAL, views=ViewOptions(), loss={"labels": 1.0, "hinton": 1.0}))
+
+
+def test_what_is_void_counts_in_no_figure_of_a_team(monkeypatch):
+    spec = ModelSpec("dense", channels=1, size=12, classes=3, task="segmentation")
+    images = pictures()
+    labels = (images.images[:, 0] % 3).long()
+    labels[torch.arange(12) < torch.arange(24)[:, None] // 2] = VOID  # from nothing to almost all
+    roads = Images(images.images, labels, "roads")
+    monkeypatch.setattr("test_students_together.network", lambda seed: dense(seed, spec))
+    monkeypatch.setattr("test_students_together.pictures", lambda: roads)
+    check(replace(USUAL, views=ViewOptions(), loss={"labels": 1.0}, labels="data"))
 
 
 def dense(seed, spec):

@@ -11,7 +11,7 @@ from distill.loop import Interrupted, Loop
 from distill.models import ModelSpec, build_classifier, load_classifier, save_classifier
 from distill.runtime import Runtime
 from distill.team import Team, team_of
-from distill.team_layers import TeamNorm, over_all, pooled
+from distill.team_layers import TeamNorm, join, over_all, pooled
 from synthesis_kernels.errors import EchosetError
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -186,3 +186,30 @@ def test_a_network_is_saved_while_a_team_trains_it(tmp_path):
         save_classifier(student, path)
     saved = load_classifier(path)
     assert all(map(torch.equal, saved.parameters(), student.parameters()))
+
+
+class StochasticDepth(nn.Module):
+    """As torchvision has it."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+
+
+class DropPath(nn.Module):
+    """As timm and transformers have it."""
+
+    def __init__(self, drop_prob=None):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+
+def test_layers_that_draw_for_themselves_are_refused():
+    drawing = [StochasticDepth(0.2), DropPath(0.1), nn.MultiheadAttention(4, 2, dropout=0.1)]
+    for layer in drawing:
+        network = nn.Sequential(nn.BatchNorm2d(2), layer)
+        with pytest.raises(EchosetError, match=f"layer 1 is a {type(layer).__name__}, .* to 0"):
+            join(network, Team(0, 2))
+        assert type(network[0]) is nn.BatchNorm2d  # as it came
+    still = [StochasticDepth(0.0), DropPath(), nn.MultiheadAttention(4, 2)]
+    assert not join(nn.Sequential(*still), Team(0, 2))

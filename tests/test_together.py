@@ -22,7 +22,9 @@ from inversion.parts.abreast import Abreast, Turns
 from inversion.parts.call import begin_call
 from inversion.parts.inner import InnerLoop
 from inversion.parts.matching import Matching
+from inversion.parts.own import NOTHING
 from inversion.parts.state import SynthesisState
+from inversion.shards import Shard, restore, save
 from synthesis_kernels.errors import EchosetError
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -154,6 +156,33 @@ def test_calls_of_two_processes_are_those_of_one():
     assert all(map(torch.equal, *found))
     # Muon rounds to float32 at least, and pixels are bytes.
     assert_same(found[0], alone, 1e-3)
+
+
+def test_a_stopped_run_with_hints_goes_on_in_all_processes(tmp_path):
+    adversary = replace(DENSE.adversary, views_per_image=3, hints=1.0)
+    options = replace(DENSE, adversary=adversary)
+    teacher = dense_teacher()
+    job = plan(options, teacher.spec.classes)[0]
+
+    def work(team):
+        machine = Machine(CPU, torch.float32, "eager").of_team(team)
+        given = (Matching, teacher, options, machine, tmp_path, NOTHING, job)
+        first = Shard(*given)
+        first.step()
+        if team.is_first:
+            save([first], "key")
+        first.step()
+        again = Shard(*given)
+        restore([again], "key")
+        again.step()
+        return [
+            [*shard.recipe.state.generator.state_dict().values(), *shard.recipe.state.buffer.hints]
+            for shard in (first, again)
+        ]
+
+    (one, again), (other, there) = in_team(work)
+    for found in (again, other, there):
+        assert all(map(torch.equal, one, found))
 
 
 def test_processes_agree_in_bfloat16(teacher):

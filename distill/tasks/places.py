@@ -87,6 +87,16 @@ def require_answers_fit(
     )
 
 
+def label_logits(labels: Tensor) -> Tensor:  # (B, K, *places) -> (B, K, *places)
+    """Labels as logits, to compare decisions and divergences with; −∞ for every class at a place of
+    a map that has no label.
+    """
+    logits = labels.clamp_min(1e-9).log()
+    if labels.ndim == 2:
+        return logits
+    return logits.masked_fill(labels.amax(1, keepdim=True) == 0, -torch.inf)
+
+
 def share_hit(decisions: Tensor, targets: Tensor) -> Tensor:  # (B, *places) twice -> ()
     """The share of what was asked for that was decided."""
     return (decisions == targets).sum() / (targets >= 0).sum().clamp_min(1)
