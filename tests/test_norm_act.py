@@ -157,5 +157,5 @@ def test_the_generator_gives_the_same_images():
     images = []
     for form in ("auto", "reference"):
         with kernel_form(form):
-            images.append(copy.deepcopy(generator).train()(noise, wanted))
+            images.append(copy.deepcopy(generator).train()(noise, wanted, wanted))
     torch.testing.assert_close(*images, rtol=1e-4, atol=1e-5)

@@ -108,10 +108,10 @@ def test_what_can_not_be_is_refused(change, message):
         Runtime(**change)
 
 
-def test_a_verb_that_can_not_be_shared_refuses_a_second_process(tmp_path, capsys):
+def test_a_student_is_shared_under_torchrun_alone(tmp_path, capsys):
     flags = ["--rank", "0", "--world", "2"]
     assert main(["distill", "--out", str(tmp_path / "student"), *flags]) == 1
-    assert "distill runs in one process, and this is one of 2" in capsys.readouterr().err
+    assert "start all of them by torchrun --nproc-per-node 2" in capsys.readouterr().err
     assert not (tmp_path / "student").exists()
 
 

@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from results import RESULTS, Figures, add_run, pick, read_runs, this_command
 from verbs import new_parser, plain_endings, run_verb
@@ -106,8 +107,9 @@ def measure(path: Path, way: str, seed: int, data: str) -> None:
             "student": round(taught["seconds"], 1),
         },
         "device": describe_device(resolve_device("auto")),
+        "torch": torch.__version__,
     }
-    head = {"command": this_command({data: "DIR"}), **pick(run, ("commit", "device"))}
+    head = {"command": this_command({data: "DIR"}), **pick(run, ("commit", "device", "torch"))}
     add_run(path, run, head)
     print(f"{way}, seed {seed}: mean IoU {run['mean_iou']:.4f}")
 

@@ -125,7 +125,10 @@ class Classifier(nn.Module):
         answer = self.network(images)
         if self.spec.output is not None:
             answer = pick(answer, self.spec.output)
-        return to_logits(answer, self.spec.output_form, self.answer_shape)
+        shape = self.answer_shape
+        if shape[1:] == self.spec.shape[1:]:  # a decision a pixel, of images of any size
+            shape = (shape[0], *images.shape[2:])
+        return to_logits(answer, self.spec.output_form, shape)
 
     # (B, C, H, W) in [0, 1], on any device -> whatever the network answers
     def raw_answer(self, images: Tensor) -> Any:
