@@ -81,6 +81,10 @@ SCHEMA = {
         **dict.fromkeys(("network", "case", "images"), str),
         **{"seed": WHOLE, "set_size": WHOLE, "accuracy": NUMBER, "seconds": NUMBER},
     },
+    "maps": {
+        **{"name": str, "seed": WHOLE, "mean_iou": NUMBER, "iou": list, "accuracy": NUMBER},
+        **{"command": str, "steps": WHOLE, "seconds": dict},
+    },
     "teachers": {
         **{
             "name": str,

@@ -25,6 +25,8 @@ from synthesis_kernels.backend import describe_device, repository_commit, resolv
 
 CONFIG = Path("configs/camvid.yaml")
 VOID = "--void=11"
+KIND = "maps"
+"""The name of the list of runs in the result file."""
 SYNTHESES: dict[str, list[str]] = {
     "ours": [],
     "unbalanced": ["--synthesis.replay.balanced_targets", "false"],
@@ -110,7 +112,7 @@ def measure(path: Path, way: str, seed: int, data: str) -> None:
         "torch": torch.__version__,
     }
     head = {"command": this_command({data: "DIR"}), **pick(run, ("commit", "device", "torch"))}
-    add_run(path, run, head)
+    add_run(path, run, head, KIND)
     print(f"{way}, seed {seed}: mean IoU {run['mean_iou']:.4f}")
 
 
@@ -126,6 +128,6 @@ if __name__ == "__main__":
     with plain_endings():
         for seed in given.seeds:
             for way in given.ways:
-                done = read_runs(path)["runs"]
+                done = read_runs(path, KIND)[KIND]
                 if not any((way, seed) == (run["name"], run["seed"]) for run in done):
                     measure(path, way, seed, given.data)

@@ -67,13 +67,13 @@ def write_study(path: Path, head: Figures, cells: list[Figures]) -> None:
     write_atomically(path, f"{beginning}[\n {rows}\n]}}\n".encode())
 
 
-def read_runs(path: Path) -> Figures:
-    """A result file of runs, or the beginning of one."""
-    return json.loads(path.read_text()) if path.is_file() else {"runs": []}
+def read_runs(path: Path, kind: str = "runs") -> Figures:
+    """A result file of runs of this kind, or the beginning of one."""
+    return json.loads(path.read_text()) if path.is_file() else {kind: []}
 
 
-def add_run(path: Path, run: Figures, head: Figures) -> None:
+def add_run(path: Path, run: Figures, head: Figures, kind: str = "runs") -> None:
     """Add a run to the file as it is now: another process may have added one meanwhile."""
-    document = read_runs(path)
-    document["runs"].append(run)
+    document = read_runs(path, kind)
+    document[kind].append(run)
     write_json(path, document | head)

@@ -318,7 +318,7 @@ def maps(name: str) -> str:
     """Students of label maps, by what they learnt from."""
     rows: Rows = [["learnt from", "images", "seeds", "mean IoU, %", "pixels right, %", "set, min"]]
     ways: dict[str, list[Figures]] = {}
-    for run in load(name)["runs"]:
+    for run in load(name)["maps"]:
         ways.setdefault(run["name"], []).append(run)
     for way, runs in ways.items():
         count = runs[0]["images"]
