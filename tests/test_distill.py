@@ -196,6 +196,15 @@ def test_a_stop_is_heard_though_nobody_reads_what_is_said_of_it(monkeypatch):
     print("said to nobody", file=sys.stderr, flush=True)
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """As at a terminal: a shell has what it starts in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_sigterm_does_not_end_what_is_saving(first):
     before = signal.getsignal(signal.SIGTERM)
