@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from torch import nn
 
 from distill.runtime import Runtime
 from distill.team import SOLO, team_of
@@ -19,6 +20,19 @@ from synthesis_kernels.backend import kernel_form
 
 LONGEST = 300
 """Seconds that a team may take."""
+
+
+class Dense(nn.Module):
+    """A decision for each pixel."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, classes, 1)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
 
 
 def in_team(work, world=2, seconds="180"):

@@ -1,14 +1,13 @@
 """Exports read by the libraries that they are for: pixels, labels and answers come back as they were."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import environment
+from alone import train_alone
 from test_exports import make
 from torch.utils.data import DataLoader
 
@@ -298,13 +297,6 @@ def test_the_command_writes_views(answered, run, refused, tmp_path):
 
 PICTURED = ViewOptions(cutout=0.2)
 """Views that numbers don't tell, so that they are stored as pictures."""
-ALONE = """
-import runpy, sys
-for name in ("distill", "echoset", "torchvision", "PIL", "safetensors"):
-    sys.modules[name] = None  # can not be imported
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 EXPORTS = [
     ("folder", VIEWS),
     ("webdataset", VIEWS),
@@ -324,12 +316,5 @@ def test_every_exports_script_trains_with_numpy_and_torch_alone(tmp_path, form, 
     test = tmp_path / "test.npz"
     np.savez(test, images=data.images[:, 0].numpy(), labels=data.labels.numpy())
     flags = ["--steps=20", "--batch=16", f"--test={test}", f"--out={tmp_path / 'student.pt'}"]
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, folder / "train_elsewhere.py", *flags],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={name: value for name, value in environment().items() if name != "PYTHONPATH"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "accuracy" in done.stdout and (tmp_path / "student.pt").is_file()
+    told = train_alone(folder, *flags)
+    assert "accuracy" in told and (tmp_path / "student.pt").is_file()

@@ -3,17 +3,15 @@
 import base64
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import environment, last_json
+from alone import train_alone
+from conftest import last_json
 from PIL import Image
-from test_exports_read import ALONE
 from torch import nn
 
 from distill import Classifier, ModelSpec, TransferSet, export, save_classifier
@@ -229,15 +227,8 @@ def test_the_script_beside_an_export_trains_on_maps(data, teacher, tmp_path, for
     labels[:, 0] = 255  # void
     np.savez(test, images=images.movedim(1, 3).numpy(), labels=labels.astype(np.uint8))
     flags = ["--steps=100", "--batch=8", f"--test={test}", f"--out={tmp_path / 'student.pt'}"]
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, out / "train_elsewhere.py", *flags],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={name: value for name, value in environment().items() if name != "PYTHONPATH"},
-    )
-    assert done.returncode == 0, done.stderr
-    told = {line.split(" on ")[0] for line in done.stdout.splitlines() if " on " in line}
+    lines = train_alone(out, *flags).splitlines()
+    told = {line.split(" on ")[0] for line in lines if " on " in line}
     figures = {text.rpartition(" ")[0]: text.rpartition(" ")[2] for text in told}
     assert float(figures["accuracy"].rstrip("%")) > 60
     assert 30 < float(figures["mean IoU"].rstrip("%")) < 100

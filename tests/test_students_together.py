@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from teams import SOLO, assert_same, doubles, in_team
+from teams import SOLO, Dense, assert_same, doubles, in_team
 from torch import nn
 
 from distill import distill
@@ -116,19 +116,6 @@ def test_what_cannot_be_shared_is_refused_with_the_remedy():
     with pytest.raises(EchosetError, match="take eager steps"):
         Runtime(device="cpu").resolve().of_team(SOLO)  # alone it is fine
         replace(Runtime(device="cpu").resolve(), step="graph").of_team(team)
-
-
-class Dense(nn.Module):
-    """A decision for each pixel."""
-
-    def __init__(self, classes=3):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, classes, 1)
-        )
-
-    def forward(self, x):
-        return self.layers(x)
 
 
 def test_label_maps_are_learnt_together(monkeypatch):

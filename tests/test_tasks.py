@@ -4,6 +4,7 @@ buffer, set, distillation and evaluation know no task by its name.
 
 import pytest
 import torch
+from roads import Dense as DenseNet
 from torch import nn
 
 from distill import TransferSet, distill, evaluate, export
@@ -94,21 +95,6 @@ class PixelMaps:
         return None
 
 
-class DenseNet(nn.Module):
-    """Dark, grey and bright pixels."""
-
-    def __init__(self, channels: int = 1, classes: int = CLASSES) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8))
-        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
-        self.head = nn.Conv2d(8, classes, 1)
-
-    def forward(self, x):
-        x = self.first(x).relu()
-        x = self.second(x).relu()
-        return self.head(x)
-
-
 def brightness(images):  # (N, 1, H, W) uint8 -> (N, H, W) labels
     return (images[:, 0].long() * CLASSES // 256).to(torch.uint8)
 
@@ -136,7 +122,7 @@ def teacher():
     spec = ModelSpec(
         "test_tasks.DenseNet", channels=1, size=SIZE, classes=CLASSES, task="maps", mean=(0.5,)
     )
-    network = Classifier(DenseNet(), spec)
+    network = Classifier(DenseNet(1), spec)
     data = pictures(64, 1)
     optimiser = torch.optim.Adam(network.parameters(), 0.03)
     for _ in range(100):

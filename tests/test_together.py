@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_options
-from teams import assert_same, doubles, in_team
-from torch import nn
+from teams import Dense, assert_same, doubles, in_team
 
 from distill.models import Classifier, ModelSpec
 from distill.models.frozen import Frozen
@@ -31,22 +30,9 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 CPU = torch.device("cpu")
 
 
-class Dense(nn.Module):
-    """A decision for each pixel."""
-
-    def __init__(self, classes=3):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, classes, 1)
-        )
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 def dense_teacher():
     torch.manual_seed(3)
-    spec = ModelSpec("test_together.Dense", channels=1, size=12, classes=3, task="segmentation")
+    spec = ModelSpec("teams.Dense", channels=1, size=12, classes=3, task="segmentation")
     teacher = Classifier(Dense(), spec)
     with torch.no_grad():
         for _ in range(3):
@@ -59,7 +45,7 @@ DENSE = replace(
     images=12,
     batch=12,
     generator=GeneratorOptions(inner_steps=2, width=8, conditioning=2.0),
-    adversary=AdversaryOptions(student=StudentOptions("test_together.Dense"), steps=2, batch=8),
+    adversary=AdversaryOptions(student=StudentOptions("teams.Dense"), steps=2, batch=8),
 )
 
 
