@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from distill.learner import Learner
+from synthesis_kernels.backend import say_once
 
+Result = TypeVar("Result")
 LACKING = ("out of memory", "can't allocate memory", "not enough memory")
 """In the words of torch, on CUDA and on a CPU."""
 
@@ -25,6 +29,51 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+class Parts:
+    """How many equal parts a batch is computed in, one after another: more, once memory has not
+    sufficed for one.
+
+    BatchNorm sees a part at a time then, and so does what compares images with one another.
+    """
+
+    def __init__(self, option: str) -> None:
+        """`option` sets the batch; one that has none stays whole."""
+        self.option = option
+        self.count = 1
+
+    def run(self, attempt: Callable[[int], Result], batch: int, device: torch.device) -> Result:
+        """What an attempt in so many parts gives; in more, where memory does not suffice for it."""
+        while True:
+            try:
+                return attempt(self.count)
+            except (MemoryError, RuntimeError) as error:
+                self._require_more(error, batch)
+            # Only here, where the error, which holds memory, has gone.
+            self._split(batch, device)
+
+    def _require_more(self, error: BaseException, batch: int) -> None:
+        """Raise what no smaller parts can mend."""
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        splits = self.option and self._more(batch) and not capturing
+        if not splits or not is_out_of_memory(error):
+            raise error
+
+    def _split(self, batch: int, device: torch.device) -> None:
+        """Have at least twice as many, and say so."""
+        self.count = self._more(batch) or self.count
+        free_memory(device)
+        say_once(
+            f"out of memory: each batch of {batch} is computed in {self.count} parts, whose "
+            "gradients are added up. BatchNorm, and losses that compare images, see a part at a "
+            f"time. To have it so from the start: --{self.option} {batch // self.count}"
+        )
+
+    def _more(self, batch: int) -> int | None:
+        """The next number of parts of two images or more; None where there is none."""
+        numbers = range(2 * self.count, batch // 2 + 1)
+        return next((number for number in numbers if batch % number == 0), None)
 
 
 def learn_in_parts(

@@ -74,6 +74,10 @@ class Team:
         behind = part.new_zeros((self.world - 1 - self.rank) * len(part), *part.shape[1:])
         return torch.cat([before, part, behind])
 
+    def compared(self, batch: Tensor) -> Tensor:  # (B, *)
+        """What belongs to the images that are compared with one another: all that are gathered."""
+        return batch
+
     def gather(self, part: Tensor) -> Tensor:  # (B / world, *) -> (B, *)
         """All parts, one after the other; differentiable."""
         return part if self.world == 1 else _Gather.apply(part, self)
@@ -167,6 +171,24 @@ class Team:
 
 
 SOLO = Team()
+
+
+class Turn(Team):
+    """One of a batch's parts where a process alone computes them one after another: it is a team's
+    part that hears of no other.
+    """
+
+    def compared(self, batch: Tensor) -> Tensor:  # (B, *) -> (B / world, *)
+        return self.part(batch)
+
+    def gather(self, part: Tensor) -> Tensor:  # (B / world, *)
+        return part
+
+    def sum(self, value: Tensor) -> Tensor:
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        return value
 
 
 class _Sum(torch.autograd.Function):

@@ -144,7 +144,12 @@ def pooled(moments: Tensor, team: Team) -> Tensor:  # (2, C)
     """Means and biased variances of all processes' images, from those of this one's part."""
     if team.world == 1:
         return moments
-    means, variances = team.gather(moments[None]).unbind(1)
+    return pool(team.gather(moments[None]))
+
+
+def pool(moments: Tensor) -> Tensor:  # (N, 2, C) -> (2, C)
+    """Means and biased variances of N equal parts together."""
+    means, variances = moments.unbind(1)
     mean = means.mean(0)
     return torch.stack([mean, (variances + (means - mean).square()).mean(0)])
 

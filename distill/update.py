@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.learner import Learner
+from distill.memory import Parts
 from distill.models import Classifier
 from distill.models.classifier import on_device
 from distill.optimisers import Scheduled, make_optimiser
@@ -169,9 +171,14 @@ class Update:
         step: Step = "eager",
         learner: Learner | None = None,
         team: Team = SOLO,
+        batch_option: str = "",
     ) -> None:
+        """With `batch_option`, every input has the batch first and the loss is a mean over it: it
+        is learnt in parts where memory does not suffice.
+        """
         self.state = state
         self.lesson = lesson
+        self.parts = Parts(batch_option) if batch_option and team.world == 1 else None
         self.learner = learner
         self.team = team
         self.shadows: Shadows | None = None
@@ -191,16 +198,36 @@ class Update:
         return self._run(*inputs)
 
     def _update(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        self.state.optimiser.zero_grad(set_to_none=True)
-        loss, *outputs = self._learn(*inputs)
-        loss.backward()
+        attempt = partial(self._follow_in_turns, inputs)
+        if self.parts is None:
+            outputs = attempt(1)
+        else:
+            outputs = self.parts.run(attempt, len(inputs[0]), inputs[0].device)
         if self.shadows:
             self.shadows.hand_over()
         self._share()
         self.state.optimiser.step()
         if self.shadows:
             self.shadows.follow()
-        return tuple(output.detach() for output in outputs)
+        return tuple(outputs)
+
+    def _follow_in_turns(self, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+        """The gradients of so many parts, added up, and the outputs of the whole batch."""
+        self.state.optimiser.zero_grad(set_to_none=True)
+        if count == 1:
+            return self._follow(inputs)
+        cut = [tensor.chunk(count) for tensor in inputs]
+        found = [self._follow(part, 1 / count) for part in zip(*cut, strict=True)]
+        return [
+            torch.cat(list(values)) if values[0].ndim else torch.stack(list(values)).mean()
+            for values in zip(*found, strict=True)
+        ]
+
+    def _follow(self, inputs: Sequence[Tensor], share: float = 1.0) -> list[Tensor]:
+        """The gradients of a lesson that counts for so much, and its outputs."""
+        loss, *outputs = self._learn(*inputs)
+        (loss if share == 1 else loss * share).backward()
+        return [output.detach() for output in outputs]
 
     def _share(self) -> None:
         """Give every process the mean of all gradients."""
@@ -242,7 +269,8 @@ class StudentStep:
         self._nothing = torch.empty(0, device=device)
         self._share = torch.zeros((), device=device)
         self.learner.share(team)
-        self._update = Update(state, self._lesson, step, self.learner, team)
+        option = "synthesis.adversary.batch"
+        self._update = Update(state, self._lesson, step, self.learner, team, option)
 
     def __call__(
         self,

@@ -20,12 +20,14 @@ for. No part is played by `generator.learning`, `latent_rate` and `meta_rate`, t
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distill.memory import Parts
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.optimisers import Adam
@@ -40,9 +42,9 @@ from inversion.jobs import ShardJob
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import build_adversary
 from inversion.parts.buffer import ReplayBuffer
-from inversion.parts.call import draw_classes
 from inversion.parts.normalised import build_normalised
 from inversion.parts.own import NOTHING, Own, ask_term
+from inversion.parts.painting import Drawn, Painter
 from inversion.parts.progress import StepResult, planned_calls, read_back, show_counts
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.terms import class_loss
@@ -109,7 +111,9 @@ class Contest:
         student, _ = build_adversary(teacher, options, job.seed, own=own.adversary)
         learning = DistillOptions(learning_rate=options.adversary.learning_rate)
         self.adversary = StudentState(student, device, job.seed, learning)
-        self.update = Update(self.adversary, self._student_loss)
+        option = "synthesis.batch"
+        self.update = Update(self.adversary, self._student_loss, batch_option=option)
+        self.parts = Parts(option)
         shape = spec.shape
         self.buffer = ReplayBuffer(
             job.quotas,
@@ -120,6 +124,7 @@ class Contest:
             places=teacher.answer_shape[1:],
         )
         self.random = torch.Generator(device).manual_seed(job.seed)
+        self.painter = Painter(self.generator, teacher, options, self.random, machine.precision)
         self.raw_counts = torch.zeros(spec.classes, dtype=torch.int64, device=device)
         self.call = 0
         self.seconds = 0.0
@@ -174,17 +179,6 @@ class Contest:
         )
         return StepResult(values, self.counts, {"seconds": elapsed}, line)
 
-    # (B, C, H, W) in [0, 1], (B, *places), (B,)
-    def _make(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch of fresh images, the decisions they were asked for, and their classes."""
-        wanted = draw_classes(self.buffer, self.options, self.random)
-        targets = self.teacher.task.targets(wanted, self.teacher.spec, self.random)
-        shape = (len(wanted), self.options.generator.latent)
-        noise = torch.randn(shape, generator=self.random, device=self.random.device)
-        with forward_pass(noise.device, self.machine.precision):
-            images = self.generator(noise, wanted, targets)
-        return images, targets, wanted
-
     def _student_step(self) -> Tensor:  # ()
         options = self.options
         total = options.calls * options.generator.inner_steps * options.adversary.steps
@@ -192,7 +186,7 @@ class Contest:
         self.adversary.optimiser.set_share(max(share, SLOWEST))
         self.adversary.student.train()
         with torch.no_grad():
-            images, _, _ = self._make()
+            images = self.painter.paint(self.painter.draw(self.buffer))
         (difference,) = self.update(images, ask(self.frozen, images, self.machine.precision))
         return difference
 
@@ -204,7 +198,16 @@ class Contest:
 
     def _generator_step(self) -> tuple[Tensor, dict[str, Tensor]]:  # (), () each
         """An update of the generator; its loss, and the terms beside the published ones."""
-        images, targets, wanted = self._make()
+        drawn = self.painter.draw(self.buffer)
+        attempt = partial(self.painter.follow, self._generator_loss, drawn)
+        loss, own = self.parts.run(attempt, self.options.batch, self.random.device)
+        self.optimiser.step()
+        return loss, own
+
+    def _generator_loss(self, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:  # (), () each
+        """What the generator is to lower, and the terms beside the published ones."""
+        _, targets, wanted = drawn
+        images = self.painter.paint(drawn)
         answers, priors = self._ask_teacher(images, wanted)
         student = self.adversary.student.eval()
         with forward_pass(images.device, self.machine.precision):
@@ -221,13 +224,7 @@ class Contest:
         for name, (value, weight) in priors.items():
             loss = loss + weight * value
             own[name] = value.detach()
-        self.optimiser.zero_grad(set_to_none=True)
-        parameters = list(self.generator.parameters())
-        gradients = torch.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimiser.step()
-        return loss.detach(), own
+        return loss, own
 
     # (B, C, H, W) in [0, 1], (B,) -> (B, K, *places), of ()
     def _ask_teacher(
@@ -239,8 +236,8 @@ class Contest:
     @torch.no_grad()
     def _offer(self) -> tuple[Tensor, Tensor]:  # (), ()
         """Offer a batch to the buffer, those that student and teacher differ on first."""
-        images, targets, _ = self._make()
-        pixels = (images * 255).round().to(torch.uint8)
+        drawn = self.painter.draw(self.buffer)
+        pixels = (self.painter.paint(drawn) * 255).round().to(torch.uint8)
         logits = ask(self.teacher, to_input(pixels), torch.float32)
         decisions = decide(logits)
         self.raw_counts += count_decisions(decisions, self.buffer.classes)
@@ -249,7 +246,7 @@ class Contest:
         rank = per_image(divergence(logits, answers))
         replay = self.options.replay
         taken = self.buffer.add(pixels, logits, rank, self.call, replay.refresh, replay.half_life)
-        return taken, share_hit(decisions, targets)
+        return taken, share_hit(decisions, drawn[1])
 
     def _held_out(self) -> Tensor:  # ()
         """Agreement of teacher and student on the images held out."""

@@ -74,7 +74,6 @@ class InnerLoop:
         shift = round(trained.shift * spec.side)
         self.view_plan = ViewPlan(shift, trained.flip, round(trained.cutout * spec.side))
         self.seed = seed
-        self.team = team
         self.clone = copy.deepcopy(generator)
         join(self.clone, team)
         device = self.target.mean.device
@@ -92,19 +91,26 @@ class InnerLoop:
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
         self.shares_input = self.adversary is not None and teacher.prepares_alike(self.adversary)
         self.average: Tensor | None = None  # (2, ΣC)
-        self.nothing = torch.zeros(options.batch // team.world, device=device)
-        # What all processes find alike counts once, and not for each.
-        self.bn_weight = torch.tensor(options.objective.bn / team.world, device=device)
-        self.spread_weight = torch.tensor(options.objective.spread / team.world, device=device)
-        self.even = torch.ones(options.batch // team.world, device=device)
         self.terms = terms
-        weights = [weight / team.world for _, weight in terms.values()]
-        self.own_weights = [torch.tensor(weight, device=device) for weight in weights]
+        self.join(team)
         self._alone = InnerStep([self])
         # A beginning is the same when it is made twice, and an end but for running statistics.
         self._captured_begin = Captured(self._begin, list, required=step == "graph")
         statistics = lambda: [*self.clone.buffers(), *generator.buffers()]  # noqa: E731
         self._captured_end = Captured(self._end, statistics, required=step == "graph")
+
+    def join(self, team: Team) -> None:
+        """Make a team's part of each batch from now on."""
+        self.team = team
+        goal = self.options.objective
+        device = self.noise.device
+        images = self.options.batch // team.world
+        self.nothing = torch.zeros(images, device=device)
+        self.even = torch.ones(images, device=device)
+        # What all parts find alike counts once, and not for each.
+        weights = [goal.bn, goal.spread, *(weight for _, weight in self.terms.values())]
+        shares = [torch.full((), weight / team.world, device=device) for weight in weights]
+        self.bn_weight, self.spread_weight, *self.own_weights = shares
 
     def _build_optimiser(self) -> Adam:
         """Adam for the clone and its noise, at a rate each."""
@@ -234,7 +240,7 @@ class InnerLoop:
             apart = per_image(adversarial_divergence(logits, guess))
             if goal.adversary_log:
                 apart = apart.log1p()
-        alike = objectives.likeness(images, request.wanted, team)
+        alike = objectives.likeness(images, team.compared(request.wanted), team)
         worth = self.even
         if goal.phi:
             worth = objectives.phi(
@@ -258,7 +264,8 @@ class InnerLoop:
         """A user's own terms, of the whole batch."""
         if not self.terms:
             return []
-        asked = (self.team.gather(images), self.team.gather(logits), wanted)
+        team = self.team
+        asked = (team.gather(images), team.gather(logits), team.compared(wanted))
         return [ask_term(term, *asked) for term, _ in self.terms.values()]
 
     def learn(self) -> None:

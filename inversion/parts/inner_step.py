@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from distill.memory import Parts
+from distill.team import Turn
+from distill.team_layers import pool
 from synthesis_kernels.step import Captured
 
 if TYPE_CHECKING:
@@ -76,6 +80,7 @@ class InnerStep:
         self.teacher = first.teacher
         self.step = first.step
         self.shares_input = first.shares_input
+        self.parts = Parts("synthesis.batch" if first.team.world == 1 else "")
         self._captured = Captured(self._flat, self._tensors, required=self.step == "graph")
 
     def __call__(self, requests: Sequence[Request]) -> list[InnerResult]:
@@ -100,8 +105,33 @@ class InnerStep:
 
     def _update(self, requests: Sequence[Request]) -> tuple[Tensor, ...]:
         """The fields of every loop's result, end to end."""
+        count = len(requests[0].wanted)
+        attempt = partial(self._follow_in_turns, requests)
+        results = self.parts.run(attempt, count, self.loops[0].noise.device)
+        for loop in self.loops:
+            loop.learn()
+        return tuple(value.detach() for value in results)
+
+    def _follow_in_turns(self, requests: Sequence[Request], count: int) -> list[Tensor]:
+        """The gradients of so many parts of the batches, added up."""
         for loop in self.loops:
             loop.optimiser.zero_grad(set_to_none=True)
+        if count == 1:
+            return self._follow(requests)
+        teams = [loop.team for loop in self.loops]
+        found = []
+        try:
+            for number in range(count):
+                for loop in self.loops:
+                    loop.join(Turn(number, count))
+                found.append([value.detach() for value in self._follow(requests)])
+        finally:
+            for loop, team in zip(self.loops, teams, strict=True):
+                loop.join(team)
+        return [_whole(values) for values in zip(*found, strict=True)]
+
+    def _follow(self, requests: Sequence[Request]) -> list[Tensor]:
+        """The gradients of a step, and its results."""
         shown = [loop.show(each) for loop, each in zip(self.loops, requests, strict=True)]
         answers = self._ask([seen for _, seen in shown])
         terms: Terms = []
@@ -113,9 +143,7 @@ class InnerStep:
         if terms:
             parts, weights = zip(*terms, strict=True)
             torch.autograd.backward(parts, weights)
-        for loop in self.loops:
-            loop.learn()
-        return tuple(value.detach() for value in results)
+        return results
 
     # of (B, C, H, W) -> of (B, K, *places), (2, ΣC)
     def _ask(self, seen: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -135,6 +163,14 @@ class InnerStep:
 def _result(tensors: Sequence[Tensor]) -> InnerResult:
     bn, wrong_class, apart, alike, moments, *own = tensors
     return InnerResult(bn, wrong_class, apart, alike, moments, tuple(own))
+
+
+def _whole(values: Sequence[Tensor]) -> Tensor:
+    """A field of a batch's result, of those of its parts."""
+    kind = values[0].ndim
+    if kind == 0:
+        return torch.stack(list(values)).mean()
+    return torch.cat(list(values)) if kind == 1 else pool(torch.stack(list(values)))
 
 
 def _parts(tensors: Sequence[Tensor], count: int) -> list[Sequence[Tensor]]:
