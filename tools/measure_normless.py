@@ -111,12 +111,15 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=500, help="of each student")
+    parser.add_argument("--sets", nargs="+", default=[], help="these of them alone")
     parser.add_argument("views", nargs="*", help="further flags for echoset study, after --")
     given = parser.parse_args()
     path = RESULTS / f"{given.name}.json"
     teachers = dict(each.split("=", 1) for each in given.teachers)
     with plain_endings():
         for who, file in plan(teachers, given.seeds, given.images):
+            if given.sets and who["set"] not in given.sets:
+                continue
             if not any(who.items() <= run.items() for run in read_runs(path)["runs"]):
                 try:
                     measure(path, who, file, given.views, given.steps, given.data)
