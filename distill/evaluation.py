@@ -23,7 +23,7 @@ from distill.models.wrapping import as_student
 from distill.runtime import Runtime
 from distill.tally import Tally, part_size
 from distill.tasks import Figures
-from distill.tasks.places import require_answers_fit
+from distill.tasks.places import decide, require_answers_fit
 from distill.views import at_once, to_input
 from synthesis_kernels.backend import forward_pass, free_cycles
 from synthesis_kernels.errors import EchosetError
@@ -35,6 +35,9 @@ Answers: TypeAlias = Callable[[slice, StepProgress, int], Tensor]
 """A network's answers, (B, K, *places) on the device, to a part of the data; with the bar that is
 told of it, and how far that is before.
 """
+
+Look: TypeAlias = Callable[[Tensor, Tensor | None], None]
+"""Told the decisions, (B, *places), on each part of the data, and the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,14 @@ def evaluate(
     runtime: Runtime = Runtime(),
     # (N, K, *places) where the classifier's own are known already
     logits: Tensor | None = None,
+    look: Look | None = None,
 ) -> Evaluation:
     """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the
     images, evenly spread over the data, boundary similarity and adversarial transfer. Folders of
     classes are matched with the classifier's own (`distill.data.matching`).
+
+    Answers to label maps are kept no longer than they are counted. Who needs each decision gives a
+    `look`.
     """
     teacher = None if teacher is None else as_classifier(teacher)
     classifier = as_student(classifier, {} if teacher is None else teacher.input)
@@ -165,16 +172,30 @@ def evaluate(
         other = None
         if teacher is not None:
             other = _answers(teacher, data, device, teacher_logits, "teacher_logits")
-        tally = _count(classifier, data, labels, own, other, runtime)
+        tally = _count(classifier, data, labels, own, other, runtime, look)
         result = Evaluation(images=len(data), **tally.figures(compared=teacher is not None))
         if teacher is None or not attacks:
             return result
-        some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
-        images = to_input(data.images[some].to(device))
-        networks = (Frozen(classifier.to(device)), Frozen(teacher.to(device)))
-        similarity = boundary_similarity(*networks, images, runtime.quiet)
-        transfer = adversarial_transfer(*networks, images, labels[some].to(device))
-        return replace(result, **asdict(similarity), **asdict(transfer))
+        return _attack(result, classifier, teacher, data, labels, attacks, runtime)
+
+
+def _attack(
+    result: Evaluation,
+    classifier: Classifier,
+    teacher: Classifier,
+    data: Images,
+    labels: Tensor,  # (N,)
+    attacks: int,
+    runtime: Runtime,
+) -> Evaluation:
+    """The result with what so many images, pushed over boundaries, tell."""
+    device = runtime.resolve_device()
+    some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
+    images = to_input(data.images[some].to(device))
+    networks = (Frozen(classifier.to(device)), Frozen(teacher.to(device)))
+    similarity = boundary_similarity(*networks, images, runtime.quiet)
+    transfer = adversarial_transfer(*networks, images, labels[some].to(device))
+    return replace(result, **asdict(similarity), **asdict(transfer))
 
 
 def _answers(
@@ -202,6 +223,7 @@ def _count(
     own: Answers,
     other: Answers | None,
     runtime: Runtime,
+    look: Look | None,
 ) -> Tally:
     """Everything that is counted, part by part: of few images with small answers all are one part,
     and of label maps a part is a batch or some.
@@ -218,7 +240,11 @@ def _count(
             for ask in networks:
                 answers.append(ask(part, progress, done))
                 done += len(answers[-1])
-            tally.add(answers[0], labels[part].to(device), *answers[1:])
+            decisions = [decide(answer) for answer in answers]
+            beside = decisions[1] if other is not None else None
+            tally.add(answers[0], labels[part].to(device), decisions[0], beside)
+            if look is not None:
+                look(decisions[0], beside)
     return tally
 
 

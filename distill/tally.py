@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distill.tasks import Task
-from distill.tasks.places import count_decisions, decide
+from distill.tasks.places import count_decisions
 
 BINS = 10
 """Of confidence, for the calibration error."""
@@ -50,14 +50,14 @@ class Tally:
         self,
         logits: Tensor,  # (B, K, *places)
         labels: Tensor,  # (B, *places)
-        other: Tensor | None = None,  # (B, K, *places) of the network beside it
+        decisions: Tensor,  # (B, *places)
+        other: Tensor | None = None,  # (B, *places) decisions of the network beside it
     ) -> None:
         """Count a part of the data."""
-        decisions = decide(logits)
         self.totals += count_decisions(labels, self.classes)
         self.right += count_decisions(labels[decisions == labels], self.classes)
         if other is not None:
-            self.agreed += ((decide(other) == decisions) & (labels >= 0)).sum()
+            self.agreed += ((other == decisions) & (labels >= 0)).sum()
         counts = self.task.count(decisions, labels, self.classes)
         self.own = counts if self.own is None else self.own + counts
         for rows, truth in known_rows(logits, labels):
