@@ -46,6 +46,7 @@ class Tally:
         self.own: Tensor | None = None
         """The counts of the task's own."""
 
+    @torch.no_grad()
     def add(
         self,
         logits: Tensor,  # (B, K, *places)
