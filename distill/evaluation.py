@@ -156,8 +156,8 @@ def evaluate(
     images, evenly spread over the data, boundary similarity and adversarial transfer. Folders of
     classes are matched with the classifier's own (`distill.data.matching`).
 
-    Answers to label maps are kept no longer than they are counted. Who needs each decision gives a
-    `look`.
+    Figures are summed up part by part, and no answer is kept: the data may have any size. Who needs
+    each decision gives a `look`.
     """
     teacher = None if teacher is None else as_classifier(teacher)
     classifier = as_student(classifier, {} if teacher is None else teacher.input)

@@ -20,6 +20,8 @@ from distill import evaluation as judging
 from distill.options import StudyOptions
 from distill.runtime import Runtime
 from distill.tasks import places
+from inversion.cli.schema import DemoRun
+from inversion.cli.verbs.demo_judging import judge_demo
 from inversion.cli.verbs.judged import judge_student
 
 RUN = Runtime(device="cpu", precision="float32", quiet=True)
@@ -107,6 +109,17 @@ def test_the_command_writes_its_page(files, pictures, run, tmp_path, request):
 def test_a_student_is_compared_with_its_teacher_on_as_many_as_fit(networks, data, little_memory):
     document = judge_student(*networks, data, RUN, "pictures")
     assert document["images"] == 8 and len(document["samples"]) == 8
+
+
+def test_a_demo_judges_both_networks(networks, data, request):
+    student, teacher = networks
+    run = DemoRun(data="pictures", device="cpu", precision="float32", quiet=True)
+    whole = judge_demo(run, teacher, student, data, None)
+    request.getfixturevalue("little_memory")
+    parts = judge_demo(run, teacher, student, data, None)
+    assert_alike(parts.student, whole.student)
+    assert_alike(parts.teacher, whole.teacher)
+    assert parts.judged == whole.judged
 
 
 def test_a_study_asks_the_teacher_for_each_cell(networks, data, tmp_path, little_memory):
