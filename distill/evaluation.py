@@ -4,8 +4,9 @@ teacher.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +21,23 @@ from distill.models.classifier import on_device
 from distill.models.frozen import Frozen
 from distill.models.wrapping import as_student
 from distill.runtime import Runtime
+from distill.tally import Tally, part_size
 from distill.tasks import Figures
-from distill.tasks.places import count_decisions, decide, require_answers_fit
+from distill.tasks.places import decide, require_answers_fit
 from distill.views import at_once, to_input
 from synthesis_kernels.backend import forward_pass, free_cycles
 from synthesis_kernels.errors import EchosetError
 
-BINS = 10
-"""Of confidence, for the calibration error."""
-AT_ONCE = 2**24
-"""Numbers of answers to label maps that are looked at together."""
+BATCH = 500
+"""Images that a network is asked about at once, at most."""
+
+Answers: TypeAlias = Callable[[slice, StepProgress, int], Tensor]
+"""A network's answers, (B, K, *places) on the device, to a part of the data; with the bar that is
+told of it, and how far that is before.
+"""
+
+Look: TypeAlias = Callable[[Tensor, Tensor | None], None]
+"""Told the decisions, (B, *places), on each part of the data, and the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def predict(
     classifier: Classifier,
     images: Tensor,  # (N, C, H, W) uint8
     device: torch.device,
-    batch: int = 500,
+    batch: int = BATCH,
     title: str = "evaluating",
     quiet: bool = True,
 ) -> Tensor:  # (N, K, *places) float32, on the device
@@ -89,15 +97,31 @@ def predict(
     """
     remedy = "give fewer at a time, such as a part of the data"
     require_answers_fit(len(images), classifier.answer_shape, remedy)
+    network = _ready(classifier, device)
+    with StepProgress(title, len(images), quiet) as progress:
+        return _ask(network, images, device, min(batch, at_once(images)), progress)
+
+
+def _ready(network: Classifier, device: torch.device) -> Classifier:
+    """The network on the device, in evaluation mode."""
     free_cycles(device)
-    classifier = on_device(classifier, device).eval()
-    batch = min(batch, at_once(images))
+    return on_device(network, device).eval()
+
+
+def _ask(
+    network: Classifier,
+    images: Tensor,  # (N, C, H, W) uint8
+    device: torch.device,
+    batch: int,
+    progress: StepProgress,
+    done: int = 0,
+) -> Tensor:  # (N, K, *places) float32
+    """Logits, batch after batch; `done` is what the progress had before."""
     outputs = []
-    fast = forward_pass(device, torch.float32)
-    with torch.inference_mode(), fast, StepProgress(title, len(images), quiet) as progress:
+    with torch.inference_mode(), forward_pass(device, torch.float32):
         for start in range(0, len(images), batch):
-            outputs.append(classifier(to_input(images[start : start + batch].to(device))).float())
-            progress.update(min(start + batch, len(images)))
+            outputs.append(network(to_input(images[start : start + batch].to(device))).float())
+            progress.update(done + min(start + batch, len(images)))
     return torch.cat(outputs)
 
 
@@ -126,10 +150,14 @@ def evaluate(
     runtime: Runtime = Runtime(),
     # (N, K, *places) where the classifier's own are known already
     logits: Tensor | None = None,
+    look: Look | None = None,
 ) -> Evaluation:
     """Everything that follows from the answers; with a `teacher` agreement, and on `attacks` of the
     images, evenly spread over the data, boundary similarity and adversarial transfer. Folders of
     classes are matched with the classifier's own (`distill.data.matching`).
+
+    Figures are summed up part by part, and no answer is kept: the data may have any size. Who needs
+    each decision gives a `look`.
     """
     teacher = None if teacher is None else as_classifier(teacher)
     classifier = as_student(classifier, {} if teacher is None else teacher.input)
@@ -139,51 +167,85 @@ def evaluate(
     if teacher is not None:
         _check_alike(classifier, teacher)
     device = runtime.resolve_device()
-    labels = labels.to(device)
     with as_found(classifier), as_found(teacher):
-        if logits is None:
-            logits = predict(classifier, data.images, device, quiet=runtime.quiet)
-        result = _of_answers(classifier, logits, labels)
-        if teacher is None:
+        own = _answers(classifier, data, device, logits, "logits")
+        other = None
+        if teacher is not None:
+            other = _answers(teacher, data, device, teacher_logits, "teacher_logits")
+        tally = _count(classifier, data, labels, own, other, runtime, look)
+        result = Evaluation(images=len(data), **tally.figures(compared=teacher is not None))
+        if teacher is None or not attacks:
             return result
-        teacher.to(device)
-        if teacher_logits is None:
-            title = "asking the teacher"
-            teacher_logits = predict(teacher, data.images, device, title=title, quiet=runtime.quiet)
-        elif teacher_logits.shape != logits.shape:
-            given = tuple(teacher_logits.shape)
-            raise EchosetError(f"teacher_logits are {given}, expected {tuple(logits.shape)}")
-        agreed = decide(teacher_logits.to(device)) == decide(logits)
-        agreed = agreed[labels >= 0]
-        result = replace(result, agreement=agreed.float().mean().item())
-        if not attacks:
-            return result
-        some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
-        images = to_input(data.images[some].to(device))
-        networks = (Frozen(classifier), Frozen(teacher))
-        similarity = boundary_similarity(*networks, images, runtime.quiet)
-        transfer = adversarial_transfer(*networks, images, labels[some.to(device)])
-        return replace(result, **asdict(similarity), **asdict(transfer))
+        return _attack(result, classifier, teacher, data, labels, attacks, runtime)
 
 
-def _of_answers(classifier: Classifier, logits: Tensor, labels: Tensor) -> Evaluation:
-    """What follows from a network's answers alone."""
-    classes = classifier.spec.classes
-    right = decide(logits) == labels
-    totals = count_decisions(labels, classes).tolist()
-    rights = count_decisions(labels[right], classes).tolist()
-    per_class: list[float | None] = []
-    for correct, total in zip(rights, totals, strict=True):
-        per_class.append(correct / total if total else None)
-    return Evaluation(
-        accuracy=right[labels >= 0].float().mean().item(),
-        top5=_share_in_first(5, logits, labels) if classes > 5 else None,
-        per_class=per_class,
-        ece=calibration_error(logits, labels),
-        entropy=_mean_entropy(logits, labels),
-        images=len(labels),
-        own=classifier.task.measure(logits, labels),
-    )
+def _attack(
+    result: Evaluation,
+    classifier: Classifier,
+    teacher: Classifier,
+    data: Images,
+    labels: Tensor,  # (N,)
+    attacks: int,
+    runtime: Runtime,
+) -> Evaluation:
+    """The result with what so many images, pushed over boundaries, tell."""
+    device = runtime.resolve_device()
+    some = torch.linspace(0, len(data) - 1, min(attacks, len(data))).long()
+    images = to_input(data.images[some].to(device))
+    networks = (Frozen(classifier.to(device)), Frozen(teacher.to(device)))
+    similarity = boundary_similarity(*networks, images, runtime.quiet)
+    transfer = adversarial_transfer(*networks, images, labels[some].to(device))
+    return replace(result, **asdict(similarity), **asdict(transfer))
+
+
+def _answers(
+    network: Classifier, data: Images, device: torch.device, known: Tensor | None, name: str
+) -> Answers:
+    """The network asked, or what is `known` of its answers already, which errors call `name`."""
+    expected = (len(data), *network.answer_shape)
+    if known is None:
+        network = _ready(network, device)
+        batch = min(BATCH, at_once(data.images))
+
+        def ask(part: slice, progress: StepProgress, done: int) -> Tensor:
+            return _ask(network, data.images[part], device, batch, progress, done)
+
+        return ask
+    if known.shape != expected:
+        raise EchosetError(f"{name} are {tuple(known.shape)}, expected {expected}")
+    return lambda part, *_: known[part].to(device)
+
+
+def _count(
+    classifier: Classifier,
+    data: Images,
+    labels: Tensor,  # (N, *places)
+    own: Answers,
+    other: Answers | None,
+    runtime: Runtime,
+    look: Look | None,
+) -> Tally:
+    """Everything that is counted, part by part: of few images with small answers all are one part,
+    and of label maps a part is a batch or some.
+    """
+    device = runtime.resolve_device()
+    tally = Tally(classifier.task, classifier.spec.classes, device)
+    size = part_size(classifier.answer_shape, min(BATCH, at_once(data.images)))
+    networks = [own] if other is None else [own, other]
+    done = 0
+    with StepProgress("evaluating", len(data) * len(networks), runtime.quiet) as progress:
+        for start in range(0, len(data), size):
+            part = slice(start, start + size)
+            answers = []
+            for ask in networks:
+                answers.append(ask(part, progress, done))
+                done += len(answers[-1])
+            decisions = [decide(answer) for answer in answers]
+            beside = decisions[1] if other is not None else None
+            tally.add(answers[0], labels[part].to(device), decisions[0], beside)
+            if look is not None:
+                look(decisions[0], beside)
+    return tally
 
 
 def check_attacks(classifier: Classifier, attacks: int) -> None:
@@ -207,52 +269,3 @@ def _check_alike(classifier: Classifier, teacher: Classifier) -> None:
                 f"a network of {name} {own} and one of {name} {other} can't be compared on the "
                 "same images"
             )
-
-
-def _share_in_first(count: int, logits: Tensor, labels: Tensor) -> float:
-    """Share of decisions whose class is among the `count` likeliest."""
-    hits = []
-    for rows, truth in known_rows(logits, labels):
-        first = rows.topk(count, 1).indices
-        hits.append((first == truth.unsqueeze(1)).any(1))
-    return torch.cat(hits).float().mean().item()
-
-
-def _mean_entropy(logits: Tensor, labels: Tensor) -> float:
-    """Of the answers, in nats."""
-    sums = [
-        (rows.softmax(1) * rows.log_softmax(1)).sum(1) for rows, _ in known_rows(logits, labels)
-    ]
-    return -torch.cat(sums).mean().item()
-
-
-def calibration_error(
-    logits: Tensor,  # (N, K, *places)
-    labels: Tensor,  # (N, *places)
-    bins: int = BINS,
-) -> float:
-    """Σ over bins of n_b/N·|accuracy_b − confidence_b|."""
-    confidences = []
-    hits = []
-    for rows, truth in known_rows(logits, labels):
-        surest, chosen = rows.softmax(1).max(1)
-        confidences.append(surest)
-        hits.append(chosen == truth)
-    confidence = torch.cat(confidences)
-    place = (confidence * bins).long().clamp_max(bins - 1)
-    surplus = confidence.double() - torch.cat(hits).double()
-    sums = torch.zeros(bins, dtype=torch.double, device=logits.device).index_add_(0, place, surplus)
-    return (sums.abs().sum() / len(confidence)).item()
-
-
-def known_rows(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Answers (M, K) and labels (M,) of the places that are known: of label maps in parts, so that
-    what is computed of them takes little memory.
-    """
-    if labels.ndim == 1:
-        yield logits, labels
-        return
-    images = max(AT_ONCE // logits[0].numel(), 1)
-    for some, truth in zip(logits.split(images), labels.split(images), strict=True):
-        known = truth >= 0
-        yield some.movedim(1, -1)[known], truth[known]

@@ -1,17 +1,15 @@
-import copy
+"""A student that learns from a set: its seed, its stops, what it is asked."""
+
 import math
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
 from conftest import ROOT, assert_learnt, environment
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from distill import (
     DistillOptions,
@@ -25,23 +23,15 @@ from distill import (
 from distill.data.augment import make_views
 from distill.files import read_log
 from distill.loop import Interrupted, StopFlag
-from distill.methods.hinton import hinton_loss
-from distill.optimisers import COEFFICIENTS, Muon, Scheduled, newton_schulz, stack_up
+from distill.optimisers import Scheduled
 from distill.options import ViewOptions
-from distill.pacing import Every
 from distill.runtime import Runtime
 from distill.sets.transfer_set import shard_name, write_manifest, write_shard
 from distill.train import forget
-from distill.update import StudentState, StudentStep, one_cycle
 from distill.views import bank_answers
 from inversion import MNIST_SLICE
 from inversion.cli.main import main
-from synthesis_kernels.divergence import divergence
 from synthesis_kernels.errors import EchosetError
-
-INPUT = {"channels": 1, "size": 28, "classes": 10, "task": "classification"}
-INPUT |= {"mean": [0.1307], "std": [0.3081]}
-SHAPES = [(5, 8), (8, 5), (6, 6), (4, 3, 3, 3), (16, 2, 3, 3), (8, 16, 1, 1), (3, 2, 5)]
 
 SHORT = DistillOptions(steps=30, batch=32, views_per_image=3)
 
@@ -184,39 +174,6 @@ def test_a_stopped_distillation_goes_on_to_the_same_student(folder, tmp_path):
     assert steps == list(range(50, 301, 50))
 
 
-def test_a_stop_is_heard_though_nobody_reads_what_is_said_of_it(monkeypatch):
-    class Gone:
-        def write(self, text):
-            raise BrokenPipeError
-
-    monkeypatch.setattr(sys, "stderr", Gone())
-    with StopFlag() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.raised
-    print("said to nobody", file=sys.stderr, flush=True)
-
-
-@pytest.fixture
-def heeds_ctrl_c():
-    """As at a terminal: a shell has what it starts in the background ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeds_ctrl_c")
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_sigterm_does_not_end_what_is_saving(first):
-    before = signal.getsignal(signal.SIGTERM)
-    with StopFlag() as stop:
-        signal.raise_signal(first)
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.raised
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
 def test_a_stopped_call_is_made_again_with_the_same_student(
     teacher, transfer_set, tmp_path, monkeypatch
 ):
@@ -328,150 +285,6 @@ def test_refusals(teacher, transfer_set):
             run(teacher, transfer_set, replace(SHORT, **change))
 
 
-def test_hinton_loss_is_the_weighted_mean():
-    teacher, student = torch.randn(4, 3), torch.randn(4, 3)
-    weights = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    expected = divergence(teacher, student, 4.0)
-    torch.testing.assert_close(hinton_loss(student, teacher, 4.0), expected.mean())
-    torch.testing.assert_close(hinton_loss(student, teacher, 4.0, weights), expected[0] / 4)
-    assert hinton_loss(teacher, teacher, 4.0).abs() < 1e-6
-
-
-def test_schedule_rises_then_falls_to_zero():
-    shares = [one_cycle(step, 100, 0.2) for step in range(100)]
-    assert (
-        max(range(100), key=shares.__getitem__) in (19, 20)
-        and shares[0] < 0.05
-        and shares[-1] < 0.001
-    )
-    assert shares[:20] == sorted(shares[:20]) and shares[20:] == sorted(shares[20:], reverse=True)
-    assert one_cycle(500, 100, 0.2) < 1e-9
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(5, 8), (6, 6)])
-def test_orthogonalised_singular_values_are_near_one(shape, precision):
-    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)).to(precision)
-    values = torch.linalg.svdvals(newton_schulz(matrices, steps=6).float())
-    assert values.min() > 0.5 and values.max() < 1.4
-
-
-def orthogonalise(matrix):  # (R, C)
-    """One matrix by itself, in float64, as the paper has it."""
-    a, b, c = COEFFICIENTS
-    x = matrix.double() / (matrix.double().norm() + 1e-7)
-    for _ in range(4):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
-
-
-@settings(max_examples=25)
-@given(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=6), st.integers(0, 99))
-def test_matrices_made_orthogonal_together_are_as_each_by_itself(shapes, seed):
-    random = torch.Generator().manual_seed(seed)
-    layout = [torch.contiguous_format, torch.channels_last][seed % 2]
-    parameters = []
-    for shape in shapes:
-        parameter = torch.randn(shape, generator=random)
-        if len(shape) == 4:
-            parameter = parameter.contiguous(memory_format=layout)
-        parameters.append(parameter)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distill.optimisers.resolve_precision", lambda device: torch.float32)
-        stacks = stack_up(parameters)
-    assert sorted(place for stack in stacks for place in stack.places) == [*range(len(shapes))]
-    for stack in stacks:
-        moves = stack.orthogonalise([parameters[place] for place in stack.places], torch.tensor(2))
-        for place, move in zip(stack.places, moves, strict=True):
-            matrix = parameters[place].flatten(1)
-            rows, columns = matrix.shape
-            expected = 2 * max(1, rows / columns) ** 0.5 * orthogonalise(matrix)
-            torch.testing.assert_close(
-                move.flatten(1).double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max()
-            )
-
-
-def test_an_image_of_no_weight_teaches_the_adversarial_student_nothing():
-    student = build_student(StudentOptions("convnet-4"), INPUT)
-    state = StudentState(student.train(), torch.device("cpu"), 0, DistillOptions(weight_decay=0))
-    before = [parameter.detach().clone() for parameter in student.parameters()]
-    train = StudentStep(state, 4.0, torch.float32)
-    images, answers = torch.rand(4, 1, 28, 28), 9 * torch.randn(4, 10)
-    train(images, answers, torch.zeros(4))
-    assert all(map(torch.equal, before, student.parameters()))
-    train(images, answers, torch.ones(4))
-    assert not any(map(torch.equal, before, student.parameters()))
-
-
-def test_a_restored_state_brings_its_dropout_along():
-    student = build_student(StudentOptions("convnet-4"), INPUT)
-    with torch.random.fork_rng(devices=[]):
-        state = StudentState(student, torch.device("cpu"), 0)
-        saved = state.state_dict()
-        drawn = torch.rand(3)
-        state.load_state_dict(saved)
-        assert torch.equal(torch.rand(3), drawn)
-
-
-def test_few_stacks_are_made_where_little_is_wasted():
-    small = [torch.zeros(16, 27), torch.zeros(32, 288), torch.zeros(10, 64)]
-    assert len(stack_up(small)) == 1
-    large = [torch.zeros(512, 4608), torch.zeros(64, 576)]
-    assert len(stack_up(large)) == 2
-
-
-def test_a_parameter_without_a_gradient_stays_where_it_is():
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
-    muon = Muon(network, learning_rate=1e-1)
-    for trained in ([0, 1], [1], [0]):
-        before = [parameter.detach().clone() for parameter in network.parameters()]
-        for index, layer in enumerate(network):
-            for parameter in layer.parameters():
-                parameter.grad = torch.ones_like(parameter) if index in trained else None
-        muon.step()
-        moved = [
-            not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)
-        ]
-        assert moved == [index in trained for index in (0, 0, 1, 1)]
-
-
-def test_muon_minimises_and_its_vectors_follow_adam():
-    torch.manual_seed(0)
-    network = torch.nn.Linear(4, 4)
-    reference = torch.nn.Parameter(network.bias.detach().clone())
-    ours = Muon(network, learning_rate=1e-1)
-    adam = torch.optim.Adam([reference], 1e-2)
-    for step in range(5):
-        gradient = torch.randn(4, generator=torch.Generator().manual_seed(step))
-        network.bias.grad, reference.grad = gradient.clone(), gradient.clone()
-        ours.step()
-        adam.step()
-    torch.testing.assert_close(network.bias, reference)
-
-
-def test_each_vector_counts_its_own_gradients():
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
-    vectors = [one for one in network.parameters() if one.ndim < 2]
-    references = [torch.nn.Parameter(one.detach().clone()) for one in vectors]
-    ours = Muon(network, learning_rate=1e-1)
-    adam = torch.optim.Adam(references, 1e-2)
-    random = torch.Generator().manual_seed(0)
-    for taught in ([0], [0, 1], [0, 1, 2], [2], [0, 1, 2]):
-        for place, (one, other) in enumerate(zip(vectors, references, strict=True)):
-            gradient = torch.randn(4, generator=random)
-            one.grad = gradient.clone() if place in taught else None
-            other.grad = gradient if place in taught else None
-        # Restored in between, as after a stop.
-        ours.load_state_dict(copy.deepcopy(ours.state_dict()))
-        ours.step()
-        adam.step()
-    for one, other in zip(vectors, references, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-
-
 def test_the_rate_follows_the_schedule(teacher, transfer_set, monkeypatch):
     shares, set_share = [], Scheduled.set_share
     monkeypatch.setattr(
@@ -483,26 +296,3 @@ def test_the_rate_follows_the_schedule(teacher, transfer_set, monkeypatch):
         p / 0.4 if p < 0.4 else (1 + math.cos(math.pi * (p - 0.4) / 0.6)) / 2 for p in places
     ]
     assert shares == pytest.approx(expected)
-
-
-def test_what_is_dear_to_save_is_saved_seldom(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("distill.loop.time.monotonic", lambda: clock[0])
-    due, saved = Every(20), []
-    for cost, end in (
-        (1.0, 400),
-        (0.1, 800),
-    ):  # 2 %: one second in fifty, and never oftener than asked for
-        while clock[0] < end:
-            clock[0] += 5
-            if due():
-                with due.paying():
-                    clock[0] += cost
-                saved.append(clock[0])
-    apart = [round(b - a) for a, b in pairwise(saved)]
-    assert saved[0] == 21 and min(apart) >= 20
-    assert max(apart) <= 60 and apart[1] >= 50 and apart[-1] <= 25
-    with due.paying():
-        clock[0] += 1000  # one bad moment
-    clock[0] += 300
-    assert due()

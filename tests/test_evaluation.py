@@ -18,10 +18,11 @@ from distill.boundaries import (
     boundary_similarity,
 )
 from distill.data.images import Images
-from distill.evaluation import calibration_error, predict
+from distill.evaluation import predict
 from distill.methods.boundary import SLACK, push_over
 from distill.models import Classifier, ModelSpec
 from distill.runtime import Runtime
+from distill.tally import calibration_error
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 

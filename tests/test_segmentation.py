@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from roads import CLASSES, SIZE, VOID, Dense, save_network, write_splits
 from torch import nn
 
-from distill import Images, Maps, distill, evaluate, evaluation, load_classifier, load_images
+from distill import Images, Maps, distill, evaluate, load_classifier, load_images, tally
 from distill.data.augment import OPERATIONS_STREAM, make_views
 from distill.data.corrupt import corrupt
 from distill.data.operations import MOVING, OPERATIONS
@@ -97,7 +97,7 @@ def test_answers_where_nothing_is_known_change_no_figure(network, test_data, mon
     assert judged(other) == judged(logits) and judged(logits).agreement == 1
     mixed = evaluate(network, test_data, network, teacher_logits=other, logits=logits, runtime=RUN)
     assert mixed.agreement == 1
-    monkeypatch.setattr(evaluation, "AT_ONCE", 1)
+    monkeypatch.setattr(tally, "AT_ONCE", 1)
     assert judged(other) == judged(logits)
 
 

@@ -141,8 +141,9 @@ class Training:
         labels = self.labels
         logits = predict(network, self.images, self.device)
         network.train()
-        right = (decide(logits) == labels)[labels >= 0].float().mean().item()
-        figures = self.task.measure(logits, labels)
+        decisions = decide(logits)
+        right = (decisions == labels)[labels >= 0].float().mean().item()
+        figures = self.task.measure(self.task.count(decisions, labels, logits.shape[1]))
         return ", ".join(["of the training images", *say_figures(right, figures)])
 
     def _resize(self) -> None:

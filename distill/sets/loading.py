@@ -63,7 +63,8 @@ class ItemSet(Dataset[Item]):
 
     def to_dataset(self, views: int = 0) -> Any:
         """As a data set of Hugging Face's `datasets`, which has to be installed: image, label,
-        logits and index; with `views`, a row for each of so many views of each image.
+        logits and index; with `views`, a row for each of so many views of each image. A label map
+        is a picture whose values are classes.
         """
         from distill.sets.hugging_face import to_dataset
 

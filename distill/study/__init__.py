@@ -32,6 +32,7 @@ from distill.study.cell import Shared, cell_keys, read_cell, run_cell
 from distill.study.check import check_study
 from distill.study.plan import ORIGINAL, Cell, method_loss, plan
 from distill.study.summary import summarise
+from distill.tasks.places import answers_fit
 
 LOCK = ".lock"
 """Among the cells: which of them some process computes."""
@@ -116,10 +117,13 @@ class _Work:
         return figures
 
     @cached_property
-    def answers(self) -> Tensor:  # (N, K, *places)
-        """The teacher's, to the test images."""
-        device = self.shared.runtime.resolve_device()
-        return predict(self.shared.teacher, self.shared.test.images, device).cpu()
+    def answers(self) -> Tensor | None:  # (N, K, *places)
+        """The teacher's, to the test images; None where they are so large that each cell asks."""
+        teacher = self.shared.teacher
+        images = self.shared.test.images
+        if not answers_fit(len(images), teacher.answer_shape):
+            return None
+        return predict(teacher, images, self.shared.runtime.resolve_device()).cpu()
 
 
 def _folder_of(cell: Cell, place: Path, key: str) -> Path:

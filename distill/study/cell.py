@@ -86,7 +86,8 @@ def run_cell(
     shared: Shared,
     cell: Cell,
     data: TransferSet | Images,
-    answers: Tensor,  # (N, K, *places) the teacher's, to the test images
+    answers: Tensor
+    | None,  # (N, K, *places) the teacher's, to the test images, where they are kept
     folder: Path,
 ) -> dict[str, Any]:
     """Damage, train, judge; the last step's student, or the one that held-out images of the set

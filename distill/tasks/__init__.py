@@ -88,13 +88,19 @@ class Task(Protocol):
     def summary(self, logits: Tensor) -> Tensor:  # (B, K, *places) -> (B, K)
         """An answer as one of the whole image, for what compares images."""
 
-    def measure(
+    def count(
         self,
-        logits: Tensor,  # (N, K, *places) float32
-        labels: Tensor,  # (N, *places)
-    ) -> Figures:
-        """Figures of the task's own, the one to judge by first; a list has one a class, None where
-        the labels have none of it. Places without a label count nowhere.
+        decisions: Tensor,  # (B, *places)
+        labels: Tensor,  # (B, *places)
+        classes: int,
+    ) -> Tensor:
+        """Whole numbers that add up over parts of the data, for `measure`. Places without a label
+        count nowhere.
+        """
+
+    def measure(self, counts: Tensor) -> Figures:
+        """Figures of the task's own, of the sum of its counts, the one to judge by first; a list
+        has one a class, None where the labels have none of it.
         """
 
     def check_folders(self, counts: Sequence[int]) -> None:

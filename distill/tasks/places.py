@@ -70,14 +70,21 @@ def most_answered(shape: Sequence[int], views: int = 1) -> int:
     return max(MOST_ROWS // (4 * math.prod(shape) * views), 1)
 
 
+def answers_fit(images: int, shape: Sequence[int], views: int = 1) -> bool:
+    """Whether float32 answers (N, views, K, *places) take `MOST_ROWS` bytes at most, or are one an
+    image.
+    """
+    return len(shape) == 1 or 4 * math.prod(shape) * images * views <= MOST_ROWS
+
+
 def require_answers_fit(
     images: int, shape: Sequence[int], remedy: str, views: int = 1
 ) -> None:  # answers (N, views, K, *places)
     """Refuse answers at several places of an image that would take more than `MOST_ROWS` bytes."""
+    if answers_fit(images, shape, views):
+        return
     classes, *places = shape
     size = 4 * math.prod(shape) * images * views
-    if not places or size <= MOST_ROWS:
-        return
     of_each = f", {views:,} to each," if views > 1 else ""
     raise EchosetError(
         f"answers to {images:,} images{of_each} would take {size / 2**30:.1f} GiB of memory: 4 "

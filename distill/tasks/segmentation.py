@@ -11,7 +11,7 @@ from torch import Tensor
 from distill.data.augment import view_maps
 from distill.data.palette import VOID_VALUE, paint, to_indexed_png
 from distill.tasks.layouts import draw_layouts
-from distill.tasks.places import count_decisions, decide
+from distill.tasks.places import count_decisions
 from distill.tasks.words import Words
 from synthesis_kernels.errors import EchosetError
 
@@ -109,18 +109,25 @@ class Segmentation:
         """The logarithm of the mean probabilities."""
         return logits.softmax(1).mean((2, 3)).clamp_min(1e-12).log()
 
-    def measure(self, logits: Tensor, labels: Tensor) -> Figures:
-        """Intersection over union: its mean over the classes that the labels have, and of each."""
-        classes = logits.shape[1]
+    def count(
+        self,
+        decisions: Tensor,  # (B, H, W)
+        labels: Tensor,  # (B, H, W)
+        classes: int,
+    ) -> Tensor:  # (K, K)
+        """The confusion matrix: truth, decision."""
         known = labels >= 0
-        pairs = labels[known].long() * classes + decide(logits)[known]
-        table = pairs.bincount(minlength=classes**2).view(classes, classes)  # truth, decision
-        both = table.diagonal()
-        truth = table.sum(1)
-        either = truth + table.sum(0) - both
+        pairs = labels[known].long() * classes + decisions[known]
+        return pairs.bincount(minlength=classes**2).view(classes, classes)
+
+    def measure(self, counts: Tensor) -> Figures:  # (K, K)
+        """Intersection over union: its mean over the classes that the labels have, and of each."""
+        both = counts.diagonal()
+        truth = counts.sum(1)
+        either = truth + counts.sum(0) - both
         shares = (both.double() / either).tolist()
-        counts = truth.tolist()
-        iou = [share if count else None for share, count in zip(shares, counts, strict=True)]
+        totals = truth.tolist()
+        iou = [share if total else None for share, total in zip(shares, totals, strict=True)]
         some = [share for share in iou if share is not None]
         return {"mean_iou": sum(some) / len(some), "iou": iou}
 

@@ -69,9 +69,9 @@ def judge(
     return document
 
 
-def sample_places(count: int) -> Tensor:
-    """Places of a sample, evenly spread over so many images."""
-    return torch.linspace(0, count - 1, min(SAMPLE, count)).long()
+def sample_places(count: int, most: int = SAMPLE) -> Tensor:
+    """Places of a sample, evenly spread over so many images; no more than `most`."""
+    return torch.linspace(0, count - 1, min(SAMPLE, count, most)).long()
 
 
 def _count_pairs(truth: Tensor, decisions: Tensor, classes: int) -> list[list[int]]:

@@ -12,8 +12,7 @@ from distill.evaluation import Evaluation, check_fit
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.models import Classifier
 from distill.students import build_student
-from distill.tasks.places import decide
-from inversion.cli.verbs.judged import ask_on_data
+from inversion.cli.verbs.judged import Decisions, ask_on_data
 from inversion.cli.verbs.pictures import held_out_pictures
 from inversion.cli.verbs.shared import is_bundled, load_test_data
 from inversion.pages.judging import judge
@@ -65,17 +64,17 @@ def judge_demo(
     """Teacher, student and, if it was kept, the adversarial student on the test data."""
     if teacher_logits is None:
         teacher_logits = ask_on_data(teacher, data, run, "asking the teacher")
-    logits = ask_on_data(student, data, run, "asking the student")
+    decisions = Decisions(student.task)
     student_result = evaluate_classifier(
-        student, data, teacher, teacher_logits=teacher_logits, runtime=run, logits=logits
+        student, data, teacher, teacher_logits=teacher_logits, runtime=run, look=decisions
     )
     labelled = has_labels(run)
     judged = judge(
         data.images,
         check_fit(student, data),
-        decide(logits),
+        decisions.own,
         student.spec.classes,
-        decide(teacher_logits) if labelled else None,
+        decisions.other if labelled else None,
         data=data.name,
         tested=labelled,
         class_names=teacher.class_names,

@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from distill.evaluation import Evaluation, check_attacks, check_fit
+from distill.evaluation import Evaluation, check_fit
 from distill.evaluation import evaluate as evaluate_classifier
 from distill.names import show_class
 from distill.tasks import say_figure
-from distill.tasks.places import decide
 from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import command_line, finish, new_table
-from inversion.cli.verbs.judged import ask_on_data
+from inversion.cli.verbs.judged import Decisions
 from inversion.cli.verbs.shared import load_test_data
 from inversion.inspection import check_shape
 from inversion.pages.judging import judge
@@ -33,13 +30,6 @@ if TYPE_CHECKING:
     from inversion.options import TeacherOptions
 
 
-class Answers(NamedTuple):
-    """The logits of the network and of the one it is compared with, if there is one."""
-
-    own: Tensor  # (N, K, *places)
-    other: Tensor | None  # (N, K, *places)
-
-
 def execute(run: EvaluateRun) -> int:
     """Accuracy of one model, and its agreement with another."""
     if run.attacks and not run.against:
@@ -53,56 +43,36 @@ def execute(run: EvaluateRun) -> int:
         other = load_teacher(run.against, trust=run.trust)
         check_shape(other, "--against")
     data = load_test_data(run.data, model, run.quiet, "--model", run.void)
-    answers: Answers | None = None
-    if run.page:
-        answers = _ask(run, model, other, data)
+    decisions = Decisions(model.task) if run.page else None
     result = evaluate_classifier(
-        model,
-        data,
-        other,
-        attacks=run.attacks,
-        teacher_logits=answers.other if answers is not None else None,
-        runtime=run,
-        logits=answers.own if answers is not None else None,
+        model, data, other, attacks=run.attacks, runtime=run, look=decisions
     )
     document = _document(run, model, data, result)
-    if answers is not None:
-        _write_page(run, model, data, answers, result)
+    if decisions is not None:
+        _write_page(run, model, data, decisions, result)
         document["page"] = run.page
     return finish(run, _new_table(run, model, data, result), document)
 
 
-def _ask(run: EvaluateRun, model: Classifier, other: Classifier | None, data: Images) -> Answers:
-    """What both networks say, for the page."""
-    check_attacks(model, run.attacks)
-    own = ask_on_data(model, data, run)
-    if other is None:
-        return Answers(own, None)
-    return Answers(own, ask_on_data(other, data, run, "asking the teacher"))
-
-
 def _write_page(
-    run: EvaluateRun, model: Classifier, data: Images, answers: Answers, result: Evaluation
+    run: EvaluateRun, model: Classifier, data: Images, decisions: Decisions, result: Evaluation
 ) -> None:
     """The page about the networks' answers."""
     networks = ["network"]
-    compared = None
     rows = [("", _name_of(run.model)), *_own_figures(result), *_figures(result)]
-    if run.against and answers.other is not None:
+    if run.against:
         networks.append("other")
-        compared = decide(answers.other)
         rows.append(
             (f"same decision as the other, {_name_of(run.against)}", f"{result.agreement:.2%}")
         )
     if len(_class_figures(result)) > 1:  # the page itself has each class's accuracy
         rows += _class_rows(result, model.class_names)
-    classes = answers.own.shape[1]
     judged = judge(
         data.images,
         check_fit(model, data),
-        decide(answers.own),
-        classes,
-        compared,
+        decisions.own,
+        model.spec.classes,
+        decisions.other,
         networks,
         data=data.name,
         class_names=model.class_names,
