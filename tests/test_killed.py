@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_exports import make
 
+from distill import export
 from distill.files import unseal
 from inversion.cli.main import main
 
@@ -43,6 +45,7 @@ SYNTHESIZE = [
 
 def command_of(verb, given, out):
     """A short run of a verb that writes to `out`, on a set and a student that are there."""
+    even = str(given / "even")
     sets = f'{{"mine": "{given / "set"}"}}'
     judged = ["--study.seeds=[0]", "--study.attacks=0", '--study.methods=["hinton","labels"]']
     return {
@@ -53,14 +56,27 @@ def command_of(verb, given, out):
         "score": ["score", f"mine={given / 'set'}", f"--out={out / 'score.html'}"],
         "report": ["report", str(given / "student"), f"--out={out / 'page.html'}"],
         "demo": ["demo", *SYNTHESIZE, *LEARN, f"--out={out}"],
+        "export-folder": ["export", even, f"--out={out / 'made'}"],
+        "export-npz": ["export", even, "--form=npz", f"--out={out / 'made'}"],
+        "export-webdataset": ["export", even, "--form=webdataset", f"--out={out / 'made'}"],
+        "export-merged": [
+            "export",
+            even,
+            str(given / "other"),
+            "--form=set",
+            f"--out={out / 'made'}",
+        ],
+        "export-into-a-folder": ["export", even, f"--out={out}"],
     }[verb]
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """A set and a student; and everything that the verbs import has been imported."""
+    """Sets and a student; and everything that the verbs import has been imported."""
     folder = tmp_path_factory.mktemp("given")
     assert main([*COLLECT, f"--out={folder / 'set'}", "--quiet"]) == 0
+    for name in ("even", "other"):
+        export(make(9, 3, seed=len(name)), folder / name, "set")
     assert main([*command_of("distill", folder, folder / "student"), "--quiet"]) == 0
     return folder
 
@@ -124,10 +140,18 @@ def in_a_fork(command, folder, last=None):
     return os.waitstatus_to_exitcode(ended), json.loads(text) if text else []
 
 
-def tensors_of(folder):
-    """The bytes of all tensors' files, by name."""
-    files = sorted(folder.rglob("*.safetensors"))
+def bytes_of(folder, verb):
+    """The bytes of all files that tell no time, by name: all of an export, else those of tensors."""
+    pattern = "*" if verb.startswith("export") else "*.safetensors"
+    files = [path for path in sorted(folder.rglob(pattern)) if path.is_file()]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def new_place(folder, verb):
+    """Where a verb writes: a folder that only has to be there for an export into one."""
+    if verb == "export-into-a-folder":
+        folder.mkdir()
+    return folder
 
 
 def names_in(folder):
@@ -141,22 +165,25 @@ def places_of(done):
     return sorted({*firsts.values(), *lasts.values()})
 
 
-@pytest.mark.parametrize(
-    "verb", ["collect", "synthesize", "distill", "study", "score", "report", "demo"]
-)
+VERBS = ("collect", "synthesize", "distill", "study", "score", "report", "demo")
+FORMS = ("folder", "npz", "webdataset", "merged", "into-a-folder")
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *(f"export-{form}" for form in FORMS)])
 def test_a_verb_killed_before_any_file_operation_goes_on(given, tmp_path, verb):
-    whole = tmp_path / "whole"
+    whole = new_place(tmp_path / "whole", verb)
     status, done = in_a_fork(command_of(verb, given, whole), whole)
-    assert status in (0, 1) and done  # 1: written, and short of images
+    # 1: written, and short of images, as those of an export are not.
+    assert status in ((0,) if "export" in verb else (0, 1)) and done
     places = places_of(done)
     for place in sorted(random.Random(0).sample(places, min(PLACES, len(places)))):
-        out = tmp_path / "killed"
+        out = new_place(tmp_path / "killed", verb)
         killed, _ = in_a_fork(command_of(verb, given, out), out, last=place)
         assert killed == -signal.SIGKILL, (place, done[place])
         again, _ = in_a_fork(command_of(verb, given, out), out)
         assert again == status, (place, done[place])
         assert names_in(out) == names_in(whole), (place, done[place])
-        assert tensors_of(out) == tensors_of(whole), (place, done[place])
+        assert bytes_of(out, verb) == bytes_of(whole, verb), (place, done[place])
         for file in out.rglob("*.json"):
             unseal(json.loads(file.read_text()))
         shutil.rmtree(out)
