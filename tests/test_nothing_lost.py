@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from collecting import FLAGS
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from distill import TransferSet
 from distill.files import load_state, read_log, save_state, unseal, write_sealed
 from distill.loop import StopFlag
+from distill.models import ModelSpec, build_classifier, load_classifier, save_classifier
 from distill.study.cell import read_cell
 from distill.study.summary import FIGURES
 from inversion.cli.main import main
 from inversion.jobs import finished, plan
-from inversion.options import SynthesisOptions
+from inversion.options import SynthesisOptions, TeacherOptions
+from inversion.teacher import load_teacher
 from synthesis_kernels.errors import EchosetError
 
 STEPS = 12
@@ -56,12 +60,12 @@ def stopped(transfer_set, tmp_path, monkeypatch):
     return command
 
 
-def flips(path: Path, count: int, seed: int):
-    """The file with one bit flipped, so many times; then as it was."""
+def flips(path: Path, count: int, seed: int, last: int | None = None):
+    """The file with one bit flipped, of its first `last` bytes, so many times; then as it was."""
     whole = path.read_bytes()
     draw = random.Random(seed)
     for _ in range(count):
-        place = draw.randrange(len(whole))
+        place = draw.randrange(last or len(whole))
         changed = bytearray(whole)
         changed[place] ^= 1 << draw.randrange(8)
         path.write_bytes(changed)
@@ -93,6 +97,78 @@ def test_a_flipped_bit_of_a_set_is_refused_or_changes_nothing(transfer_set):
         # A flip within the checksum's name leaves one that is not known.
         known = read and {name: read.manifest.get(name) for name in whole.manifest}
         assert read is None or known == whole.manifest, place
+
+
+@pytest.fixture
+def student(tmp_path):
+    """A student's file."""
+    spec = ModelSpec("convnet-4", {}, 1, 28, 10, mean=(0.25,), std=(0.5,), notes={"seed": 3})
+    path = tmp_path / "own.safetensors"
+    save_classifier(build_classifier(spec), path)
+    return path
+
+
+@pytest.mark.parametrize("part", ["whole", "header"])
+def test_a_flipped_bit_of_a_model_file_is_refused_or_changes_nothing(student, part):
+    def read():
+        return read_or_refused(lambda: load_classifier(student))
+
+    def read_as_weights():
+        options = TeacherOptions("convnet-4", str(student))
+        return read_or_refused(lambda: load_teacher(options))
+
+    def told(network):
+        return network.weight_hash(), network.contract, network.spec.notes
+
+    known = told(load_classifier(student))
+    last = int.from_bytes(student.read_bytes()[:8], "little") if part == "header" else None
+    refused = 0
+    for place in flips(student, 100, seed=7, last=last):
+        networks = [read(), read_as_weights()]
+        refused += networks.count(None)
+        assert all(told(network) == known for network in networks if network), place
+    assert refused > 190
+    assert told(read()) == told(read_as_weights()) == known
+
+
+def test_every_bit_of_a_description_s_name_counts(student):
+    whole = student.read_bytes()
+    place = whole.index(b"echoset")
+    for number in range(7 * 8):
+        changed = bytearray(whole)
+        changed[place + number // 8] ^= 1 << number % 8
+        student.write_bytes(changed)
+        with pytest.raises(EchosetError, match=r"own\.safetensors"):
+            load_teacher(TeacherOptions("convnet-4", str(student)))
+
+
+def test_a_command_on_a_damaged_model_file_fails_and_names_it(
+    transfer_set, student, tmp_path, capsys
+):
+    data = bytearray(student.read_bytes())
+    data[-1] ^= 1
+    student.write_bytes(data)
+    export = f"--out={tmp_path / 'student.pt2'}"
+    learn = ["distill", f"--set={transfer_set}", f"--out={tmp_path / 'learnt'}", *QUICK]
+    for command in (
+        ["evaluate", f"--model={student}"],
+        ["export-student", f"--student={student}", export],
+        ["inspect", f"--teacher={student}"],
+        [*learn, f"--student.weights={student}"],
+    ):
+        assert main(command) == 1, command
+        said = capsys.readouterr().err
+        assert f"{student} has changed since it was written, in its tensors" in said, command
+
+
+def test_weights_of_somebody_s_own_and_files_from_before_have_no_hash(student):
+    tensors = load_file(student)
+    with safe_open(student, "pt") as file:
+        told = json.loads(file.metadata()["echoset"])
+    del told["checksum"], told["tensors"]
+    name, tensor = next(iter(tensors.items()))
+    save_file({**tensors, name: tensor + 1}, student, {"echoset": json.dumps(told)})
+    assert torch.equal(load_classifier(student).network.state_dict()[name], tensor + 1)
 
 
 @pytest.mark.parametrize("name", ["student.state", "shard"])

@@ -70,8 +70,9 @@ class Model:
         else:
             length = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + length])
-            told = change_tree(json.loads(header["__metadata__"]["echoset"]), chance)
-            header["__metadata__"]["echoset"] = json.dumps(told)
+            told = json.loads(header["__metadata__"]["echoset"])
+            told.pop("checksum")
+            header["__metadata__"]["echoset"] = json.dumps(change_tree(told, chance))
             text = json.dumps(header).encode()
             data = len(text).to_bytes(8, "little") + text + data[8 + length :]
         self.path.write_bytes(data)

@@ -8,7 +8,6 @@ path)`, then `load_classifier(path)`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.models.contract import check_normaliser
+from distill.models.description import hash_tensors
 from distill.models.modes import device_of, evaluating, modes_kept
 from distill.models.outputs import Output, find_output, pick, say_refusal, say_task, to_logits
 from distill.models.weights import require_tensors
@@ -238,17 +238,6 @@ class Classifier(nn.Module):
     def weight_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of the network's state, the same on any device."""
         return hash_tensors(self.network.state_dict())
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes, the same on any device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()
 
 
 def _cast(network: nn.Module) -> list[str]:

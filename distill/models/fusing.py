@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -9,8 +10,12 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx import graph_module
 
 from distill.models.zoo.blocks import is_heard
+
+_loader = getattr(graph_module, "_loader", None)
+"""Torch's own, and private: where it keeps the text of the code that it generates."""
 
 
 class Fusible(nn.Module):
@@ -70,7 +75,16 @@ def fuse(
             network.get_submodule(ear.layer).register_forward_hook(ear.listen)
         return network
     _fuse(graph, wrapped, join)
-    return fx.GraphModule(wrapped, graph)
+    fused = fx.GraphModule(wrapped, graph)
+    _forget_source(fused)
+    return fused
+
+
+def _forget_source(network: fx.GraphModule) -> None:
+    """Let go of the text of a network's code, which torch keeps for ever, for tracebacks alone."""
+    name = network.forward.__code__.co_filename
+    getattr(_loader, "eval_cache", {}).pop(name, None)
+    linecache.cache.pop(name, None)
 
 
 def _trace(wrapped: nn.Module, ears: Mapping[nn.Module, Ear]) -> fx.Graph | None:

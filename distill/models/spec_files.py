@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from distill.files import write_atomically
 from distill.models.classifier import OUTPUT, Classifier, ModelSpec
 from distill.models.contract import check_contract
-from distill.plain_files import require_shallow
+from distill.models.description import METADATA_KEY, TENSORS, new_metadata, read_description
 from synthesis_kernels.errors import EchosetError
 
-# One key only: safetensors writes several in an order that changes from run to run.
-METADATA_KEY = "echoset"
 LONGEST = 255
 """Letters of a file's name."""
 
 
 def save_classifier(classifier: Classifier, path: str | Path, half: bool = False) -> None:
-    """Write weights and spec as one safetensors file; equal weights give equal bytes.
+    """Write weights and spec as one safetensors file, with a hash of each; equal weights give equal
+    bytes.
 
     Weights that several layers share are written for each of them. With `half`, matrices and
     convolutions are rounded to 16 bits: half the file. BatchNorm's statistics never are.
@@ -35,24 +32,20 @@ def save_classifier(classifier: Classifier, path: str | Path, half: bool = False
     for name in OUTPUT:
         if values[name] is None:  # files say no more than they have to
             del values[name]
-    description = json.dumps(values, sort_keys=True)
-    write_atomically(Path(path), to_safetensors(tensors, {METADATA_KEY: description}))
+    write_atomically(Path(path), to_safetensors(tensors, new_metadata(values, tensors)))
 
 
 def read_spec(path: str | Path) -> ModelSpec | None:
-    """The spec stored in a safetensors file, or None if the file holds weights alone."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            stored = (file.metadata() or {}).get(METADATA_KEY)
-    except (SafetensorError, OSError) as error:
-        raise EchosetError(f"{path} is not a readable safetensors file: {error}") from error
-    if stored is None:
+    """The spec stored in a safetensors file, or None if the file holds weights alone. The tensors
+    are compared with their hash by `read_weights`.
+    """
+    values = read_description(path)
+    if values is None:
         return None
+    values.pop(TENSORS, None)
     try:
-        values = json.loads(stored)
-        require_shallow(values)
         spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise EchosetError(
             f"{path}: its '{METADATA_KEY}' metadata is not a model description ({error})"
         ) from error

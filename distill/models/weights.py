@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distill.limits import require_room
 from distill.models.archives import content_of, refuse_whole_network, unpacked_size
+from distill.models.description import check_tensors
 from synthesis_kernels.backend import say_once
 from synthesis_kernels.errors import EchosetError, reason_of
 
@@ -29,13 +30,17 @@ PREFIXES = ("module.", "_orig_mod.", "network.", "model.")
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, taken out of any `state_dict` nesting."""
+    """The tensors of a weights file, taken out of any `state_dict` nesting. A file that has a hash
+    of them is compared with it.
+    """
     path = Path(path)
     if not path.is_file():
         raise EchosetError(f"no weights file at {path}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            tensors = load_file(path)
+            check_tensors(path, tensors)
+            return tensors
         _require_checkpoint(path)
         with torch.serialization.safe_globals([*HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)

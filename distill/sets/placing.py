@@ -4,7 +4,6 @@ are killed.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from distill.files import write_json
 from synthesis_kernels.errors import EchosetError
 
 try:
@@ -23,9 +21,7 @@ except ImportError:  # not on Windows, where two at once are not kept apart
 PART = ".part"
 """What is written so far; in an empty folder that is there already, or beside the new one."""
 LOCK = ".lock"
-"""Held while somebody writes."""
-MOVING = ".moving"
-"""In a folder that was there: the part is whole, and its files are being moved."""
+"""Held while somebody writes; it says what, once the part is whole and only has to be moved."""
 LAST = ("manifest.json", "about.json", "README.md")
 """Moved last: who finds one of them finds the rest."""
 
@@ -34,53 +30,84 @@ def place(out: Path, key: str, write: Callable[[Path], None]) -> None:
     """Let `write` fill a folder, which then is `out`. One process at a time does; the `key` says
     what is written, so that another call can finish what a killed one had only to move.
     """
-    is_folder = out.is_dir()  # an empty one may be a mount, or where somebody stands: it stays
-    _refuse_if_taken(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = out / LOCK if is_folder else out.with_name(f".{out.name}{LOCK}")
-    with _alone(lock, out):
+    beside = out.parent / f".{out.name}{LOCK}"
+    # An empty folder may be a mount, or where somebody stands: it stays.
+    is_folder = out.is_dir() and not _told(beside)
+    lock = out / LOCK if is_folder else beside
+    part = out / PART if is_folder else out.parent / f".{out.name}{PART}"
+    if not _told(lock):
         _refuse_if_taken(out)
-        part = out / PART if is_folder else out.with_name(f".{out.name}{PART}")
-        if (out / MOVING).is_file():
-            _check_key(out, key)
-        else:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(lock, out) as note:
+        if not _is_whole(note, key, part, out):
+            _require_free(out, note, is_folder)
+            note.truncate(0)
             _fill(part, write)
-            if is_folder:
-                write_json(out / MOVING, key)
-        _move(part, out, is_folder)
+            note.write(key)
+            note.flush()
+        try:
+            _move(part, out, is_folder)
+        except EchosetError:
+            note.truncate(0)
+            raise
+
+
+def _told(lock: Path) -> str:
+    """What a killed one has noted that it only had to move; nothing where there was none."""
+    try:
+        return lock.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _is_whole(note: IO[str], key: str, part: Path, out: Path) -> bool:
+    """Whether a killed one of this key had only to move its part, or had moved it."""
+    note.seek(0)
+    return note.read() == key and (part.is_dir() or out.is_dir())
+
+
+def _require_free(out: Path, note: IO[str], is_folder: bool) -> None:
+    """Refuse to write where something else is, whole or in part."""
+    note.seek(0)
+    if is_folder and note.read():
+        raise EchosetError(
+            f"{out} holds part of another export, which was stopped; give that command again to "
+            "finish it, empty the folder, or choose another --out"
+        )
+    _refuse_if_taken(out)
 
 
 def _refuse_if_taken(out: Path) -> None:
-    ours = {PART, LOCK, MOVING}
-    if not out.is_dir():
-        taken = out.exists()
-    elif (out / MOVING).is_file():
-        taken = False
-    else:
-        taken = any(entry.name not in ours for entry in out.iterdir())
+    taken = out.exists()
+    if out.is_dir():
+        taken = any(entry.name not in (PART, LOCK) for entry in out.iterdir())
     if taken:
         raise EchosetError(f"{out} is there already; choose another --out")
 
 
 @contextmanager
-def _alone(lock: Path, out: Path) -> Iterator[None]:
-    """While the file is locked, nobody else is here. The lock ends with its process, however that
-    ends.
+def _alone(lock: Path, out: Path) -> Iterator[IO[str]]:
+    """The file, while it is locked: nobody else is here. The lock ends with its process, however
+    that ends. The file stays where it says what is to be moved.
     """
-    if fcntl is None:
-        yield
-        return
-    with _locked(lock, out):
+    with _locked(lock, out) as file:
+        is_left = True
         try:
-            yield
+            yield file
+            is_left = False
         finally:
-            lock.unlink(missing_ok=True)
+            if fcntl is None:
+                file.close()  # or it can't be deleted
+            if not (is_left and _told(lock)):
+                lock.unlink(missing_ok=True)
 
 
 def _locked(lock: Path, out: Path) -> IO[str]:
     """The file, opened and locked; it is unlocked when it is closed."""
     while True:
-        file = open(lock, "a")  # noqa: SIM115 - it stays open
+        file = open(lock, "a+")  # noqa: SIM115 - it stays open
+        if fcntl is None:
+            return file
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -113,20 +140,9 @@ def _fill(part: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def _check_key(out: Path, key: str) -> None:
-    """Refuse to finish what is something else."""
-    try:
-        found = json.loads((out / MOVING).read_text())
-    except ValueError:
-        found = None
-    if found != key:
-        raise EchosetError(
-            f"{out} holds part of another export, which was stopped; give that command again to "
-            "finish it, empty the folder, or choose another --out"
-        )
-
-
 def _move(part: Path, out: Path, is_folder: bool) -> None:
+    if not part.is_dir():
+        return
     if not is_folder:
         try:
             os.replace(part, out)
@@ -134,8 +150,6 @@ def _move(part: Path, out: Path, is_folder: bool) -> None:
             shutil.rmtree(part, ignore_errors=True)
             raise EchosetError(f"{out} is there already; choose another --out") from error
         return
-    if part.is_dir():
-        for entry in sorted(part.iterdir(), key=lambda entry: (entry.name in LAST, entry.name)):
-            os.replace(entry, out / entry.name)
-        part.rmdir()
-    (out / MOVING).unlink()
+    for entry in sorted(part.iterdir(), key=lambda entry: (entry.name in LAST, entry.name)):
+        os.replace(entry, out / entry.name)
+    part.rmdir()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.models import Classifier, ModelSpec
-from distill.models.classifier import hash_tensors
+from distill.models.description import hash_tensors
 from distill.models.modes import device_of
 from distill.own import identify
 from synthesis_kernels.errors import EchosetError, reason_of
