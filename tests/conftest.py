@@ -42,6 +42,7 @@ hypothesis.settings.load_profile("same")
 
 SLOW = {
     "test_abreast",
+    "test_adversary",
     "test_docs::test_python_blocks_run",
     "test_scorecard::test_neither_order_nor_chunks_matter",
     "test_learner::test_features_of_other_families_are_compared",
@@ -92,6 +93,7 @@ SLOW = {
     "test_distill::test_same_seed_same_student",
     "test_distill::test_teacher_and_student_may_be_of_different_families",
     "test_distill::test_views_and_mixup_change_what_is_learnt",
+    "test_generator",
     "test_gpu_setup",
     "test_kernels::test_a_form_asked_for_by_name_must_run",
     "test_kernels::test_native_kernels_do_without_a_home_and_take_a_compiler_of_several_words",
@@ -112,6 +114,9 @@ SLOW = {
     "test_study::test_a_killed_study_goes_on",
     "test_study::test_processes_share_a_grid",
     "test_synthesis",
+    "test_synthesis_options",
+    "test_synthesis_replay",
+    "test_synthesis_stopped",
     "test_teacher::test_layers_of_two_names",
     "test_toy::test_the_set_teaches_nearly_what_the_teacher_knows",
     "test_tools::test_a_part_out_of_time_ends_with_what_it_has_started",
