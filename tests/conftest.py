@@ -23,6 +23,7 @@ if not torch.cuda.is_available():
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tools"))
 
+from forms import device  # noqa: F401 - a fixture
 from tiny import TINY
 
 from distill import load_images
@@ -93,11 +94,9 @@ SLOW = {
     "test_distill::test_same_seed_same_student",
     "test_distill::test_teacher_and_student_may_be_of_different_families",
     "test_distill::test_views_and_mixup_change_what_is_learnt",
+    "test_forms_asked_for",
     "test_generator",
     "test_gpu_setup",
-    "test_kernels::test_a_form_asked_for_by_name_must_run",
-    "test_kernels::test_native_kernels_do_without_a_home_and_take_a_compiler_of_several_words",
-    "test_kernels::test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for",
     "test_kinds::test_the_zoo_needs_no_torchvision",
     "test_learner::test_a_student_comes_to_the_teachers_logits_by_mse",
     "test_learner::test_every_method_changes_the_student_with_either_kind_of_label",
