@@ -131,7 +131,7 @@ def pytest_collection_modifyitems(items):
     """Mark what `make fast` leaves out: see the markers in pyproject.toml."""
     for item in items:
         name = f"{item.path.stem}::{item.originalname}"
-        if item.path.stem == "test_gpu":
+        if item.path.stem in ("test_gpu", "test_gpu_runs"):
             item.add_marker("gpu")
         if "echoset" in item.fixturenames:
             item.add_marker("process")

@@ -24,6 +24,7 @@ ECHOSET = [sys.executable, "-m", "inversion.cli.main"]
 PYTEST = [sys.executable, "-m", "pytest", "-vv", "--tb=short", "-p", "no:cacheprovider"]
 TESTS = [
     "tests/test_gpu.py",
+    "tests/test_gpu_runs.py",
     "tests/test_triton_forms.py",
     "tests/test_kernels.py",
     "tests/test_forms_asked_for.py",
