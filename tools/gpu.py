@@ -31,7 +31,7 @@ TESTS = [
     "tests/test_bn_match.py",
     "tests/test_moment_target.py",
     "tests/test_divergence.py",
-    "tests/test_views.py",
+    "tests/test_view_forms.py",
     "tests/test_counter.py",
     "tests/test_priority.py",
     "tests/test_upsample_conv.py",
