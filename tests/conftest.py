@@ -23,6 +23,7 @@ if not torch.cuda.is_available():
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tools"))
 
+from forms import device  # noqa: F401 - a fixture
 from tiny import TINY
 
 from distill import load_images
@@ -42,9 +43,9 @@ hypothesis.settings.load_profile("same")
 
 SLOW = {
     "test_abreast",
+    "test_adversary",
     "test_docs::test_python_blocks_run",
     "test_scorecard::test_neither_order_nor_chunks_matter",
-    "test_learner::test_features_of_other_families_are_compared",
     "test_conv3x3::test_it_is_right_whatever_a_register_holds",
     "test_conv3x3_taken::test_a_network_trains_on_it_as_on_the_librarys_convolutions",
     "test_conv3x3_taken::test_it_can_be_compiled_and_traced",
@@ -92,15 +93,13 @@ SLOW = {
     "test_distill::test_same_seed_same_student",
     "test_distill::test_teacher_and_student_may_be_of_different_families",
     "test_distill::test_views_and_mixup_change_what_is_learnt",
+    "test_forms_asked_for",
+    "test_generator",
     "test_gpu_setup",
-    "test_kernels::test_a_form_asked_for_by_name_must_run",
-    "test_kernels::test_native_kernels_do_without_a_home_and_take_a_compiler_of_several_words",
-    "test_kernels::test_without_a_compiler_kernels_are_plain_torch_unless_native_was_asked_for",
     "test_kinds::test_the_zoo_needs_no_torchvision",
+    "test_layers_compared::test_features_of_other_families_are_compared",
     "test_learner::test_a_student_comes_to_the_teachers_logits_by_mse",
     "test_learner::test_every_method_changes_the_student_with_either_kind_of_label",
-    "test_learner::test_every_optimiser_learns",
-    "test_learner::test_patience_stops_and_keeps_the_student_that_agreed_most",
     "test_measure_students::test_students_of_one_set_are_measured_once",
     "test_outputs::test_networks_of_other_channels_are_served",
     "test_outputs::test_a_set_is_made_and_taught_by_probabilities_as_by_logits",
@@ -108,10 +107,15 @@ SLOW = {
     "test_recipes::test_fast_datafree_keeps_every_image_and_says_so",
     "test_replay::test_likeness_is_of_correlations_within_a_class",
     "test_score_command::test_validation_is_one_command_shared_and_continued",
+    "test_student_training::test_every_optimiser_learns",
+    "test_student_training::test_patience_stops_and_keeps_the_student_that_agreed_most",
     "test_study::test_a_grid_is_filled_once",
     "test_study::test_a_killed_study_goes_on",
     "test_study::test_processes_share_a_grid",
     "test_synthesis",
+    "test_synthesis_options",
+    "test_synthesis_replay",
+    "test_synthesis_stopped",
     "test_teacher::test_layers_of_two_names",
     "test_toy::test_the_set_teaches_nearly_what_the_teacher_knows",
     "test_tools::test_a_part_out_of_time_ends_with_what_it_has_started",
@@ -127,7 +131,7 @@ def pytest_collection_modifyitems(items):
     """Mark what `make fast` leaves out: see the markers in pyproject.toml."""
     for item in items:
         name = f"{item.path.stem}::{item.originalname}"
-        if item.path.stem == "test_gpu":
+        if item.path.stem in ("test_gpu", "test_gpu_runs"):
             item.add_marker("gpu")
         if "echoset" in item.fixturenames:
             item.add_marker("process")

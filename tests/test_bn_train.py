@@ -1,28 +1,11 @@
 """A BatchNorm in training with what follows it, in every form, against torch's own."""
 
-import importlib.util
-
 import pytest
 import torch
-from test_kernels import LAYOUTS, assert_near
+from forms import LAYOUTS, assert_near
 from torch.autograd import gradcheck, gradgradcheck
 
-from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.bn_train import bn_train, bn_train_reference, bn_train_sum
-from synthesis_kernels.native import library
-
-
-@pytest.fixture(params=["reference", "native", "triton"])
-def device(request):
-    """The device that a form runs on, with kernels in that form."""
-    if request.param == "native" and not library():
-        pytest.skip(f"the native kernels can't be compiled here: {library.problem}")
-    if request.param == "triton" and importlib.util.find_spec("triton") is None:
-        pytest.skip("triton is not installed")
-    with kernel_form(request.param):
-        yield torch.device(
-            "cuda" if request.param == "triton" and torch.cuda.is_available() else "cpu"
-        )
 
 
 def inputs(shape, dtype=torch.float32, device="cpu", adds=False):

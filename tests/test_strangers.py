@@ -1,68 +1,32 @@
-"""Networks as strangers bring them: each is looked over, makes a set and teaches a student, or is
-refused with what to do.
-"""
+"""Networks as strangers bring them: each is looked over, makes a set and teaches a student."""
 
-import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.nn.functional as F
+from strangers import (
+    COLLECTION,
+    NORMAL,
+    RUNTIME,
+    SYNTHESIS,
+    Body,
+    checkpoint,
+    ours,
+    own,
+    plain,
+    prefixed,
+    warm,
+)
 from torch import nn
 
-from distill import (
-    DistillOptions,
-    Runtime,
-    StudentOptions,
-    as_classifier,
-    build_student,
-    distill,
-)
+from distill import DistillOptions, StudentOptions, as_classifier, build_student, distill
 from distill.models.frozen import find_batch_norms
 from distill.torchvision_shim import torchvision
-from inversion import (
-    CollectOptions,
-    SynthesisOptions,
-    TeacherOptions,
-    collect,
-    inspect_teacher,
-    load_teacher,
-    synthesize,
-)
+from inversion import TeacherOptions, collect, inspect_teacher, load_teacher, synthesize
 from inversion.health import examine
-from inversion.options import AdversaryOptions, GeneratorOptions, ObjectiveOptions
-from synthesis_kernels.errors import EchosetError
 
-RUNTIME = Runtime(seed=1, device="cpu", quiet=True)
-SYNTHESIS = SynthesisOptions(
-    images=20,
-    batch=16,
-    calls=2,
-    generator=GeneratorOptions(width=8, inner_steps=1, latent=16),
-    objective=ObjectiveOptions(adversary_after=1),
-    adversary=AdversaryOptions(steps=1, batch=8, student=StudentOptions("convnet-4")),
-)
-COLLECTION = CollectOptions(images=20, draws=2, short=("draw",), expose=0.0)
 LESSON = DistillOptions(steps=3, batch=16, views_per_image=2)
-NORMAL = {"mean": 0.5, "std": 0.25}
-
-
-def warm(network, channels=3, size=32):
-    """Running statistics as of real data, and a head that decides."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = None
-            module.reset_running_stats()
-    network.train()
-    with torch.no_grad():
-        for _ in range(2):
-            network(4 * torch.rand(8, channels, size, size) - 2)
-    return network.eval()
-
-
-def ours(network, size=32, channels=3, **said):
-    return as_classifier(warm(network, channels, size), size=size, **NORMAL, **said)
 
 
 def published(name, size=32, **arguments):
@@ -86,41 +50,11 @@ def published(name, size=32, **arguments):
     return make
 
 
-class Body(nn.Module):
-    """A small network that answers in whatever form."""
-
-    def __init__(self, form=lambda z, h: z, channels=3, classes=10):
-        super().__init__()
-        self.form = form
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1)
-        )
-        self.head = nn.Linear(16, classes)
-        nn.init.normal_(self.head.weight, std=2.0)
-
-    def forward(self, x):
-        hidden = self.features(x).mean((2, 3))
-        return self.form(self.head(hidden), hidden)
-
-
 @dataclass
 class Answer:
     loss: None
     logits: torch.Tensor
     hidden: torch.Tensor
-
-
-class Fixed(Body):
-    def __init__(self, count):
-        super().__init__()
-        self.count = count
-
-    def forward(self, x):
-        return self.head(self.features(x).mean((2, 3)).view(self.count, 16))
-
-
-def fixed(count):
-    return as_classifier(Fixed(count).eval(), size=32, classes=10, **NORMAL)
 
 
 def flat():
@@ -197,37 +131,8 @@ def script(make, trace=False):
     return load
 
 
-def plain():
-    body = Body()
-    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(body.features, *pool, body.head)
-
-
 def mobile():
     return torchvision.models.mobilenet_v3_small(num_classes=10)
-
-
-def checkpoint(wrap):
-    """A network of the zoo, its weights wrapped as somebody's training left them."""
-
-    def make(folder):
-        network = warm(load_teacher(untrained=True).network, 1, 28)
-        torch.save(wrap(network), folder / "w.pth")
-        given = {"channels": 1, "size": 28}
-        return load_teacher(TeacherOptions("convnet-32", str(folder / "w.pth"), **given))
-
-    return make
-
-
-def prefixed(prefix, network, **others):
-    return {f"{prefix}{key}": value for key, value in network.state_dict().items()} | others
-
-
-def own(form=lambda z, h: z, numbers=10, told=None, size=32, channels=3, **said):
-    def make(folder):
-        return ours(Body(form, channels, numbers), size, channels, classes=told, **said)
-
-    return make
 
 
 slow = pytest.mark.slow
@@ -303,86 +208,3 @@ def test_a_set_is_made_and_a_student_taught(make, tmp_path):
     before = [weight.clone() for weight in student.parameters()]
     taught = distill(student, made, teacher, LESSON, None, RUNTIME).student
     assert any(not torch.equal(*pair) for pair in zip(before, taught.parameters(), strict=True))
-
-
-def damaged():
-    network = warm(Body())
-    network.features[3].weight.data[0, 0, 0, 0] = float("nan")
-    return network
-
-
-def quantised():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(warm(Body()), {nn.Linear})
-
-
-def scripted():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.script(plain().eval())
-
-
-def exported_module():
-    return torch.export.export(plain().eval(), (torch.zeros(2, 3, 32, 32),)).module()
-
-
-def given(network, **said):
-    return as_classifier(network.eval(), channels=3, size=32, **NORMAL, **said)
-
-
-REFUSED = {
-    "pickled whole": (checkpoint(lambda n: n), "(?s)whole network.*mynet:net as the model"),
-    "pickled within": (checkpoint(lambda n: {"model": n}), "save model.state_dict.. alone"),
-    "several": (
-        checkpoint(lambda n: prefixed("a.", n, **prefixed("b.", n))),
-        "do not fit the model; missing",
-    ),
-    "nan": (lambda folder: given(damaged()), "parameter features.3.weight is not finite"),
-    "untrained": (lambda folder: given(Body()), "statistics were never trained"),
-    "16 images": (lambda folder: fixed(16), r"takes 16 images at once.*shape\[0\] does$"),
-    "2 images": (lambda folder: fixed(2), r"takes 2 images at once"),
-    "no gradient": (
-        own(lambda z, h: F.one_hot(z.argmax(1), 10), output_form="logits"),
-        "no gradient leads from the answer",
-    ),
-    "quantised": (lambda folder: given(quantised()), "as it was before it was quantised"),
-    "scripted": (lambda folder: given(scripted()), "torch.jit.save it and name the file"),
-    "exported module": (
-        lambda folder: as_classifier(exported_module(), channels=3, size=32, **NORMAL),
-        "torch.export.save the program and name the file",
-    ),
-    "many classes": (own(numbers=1000), "decided no image.*raise synthesis.calls"),
-}
-
-
-@pytest.mark.parametrize(("make", "said"), REFUSED.values(), ids=REFUSED)
-def test_a_network_is_refused_with_what_to_do(make, said, tmp_path):
-    with pytest.raises(EchosetError, match=said):
-        synthesize(make(tmp_path), SYNTHESIS, tmp_path / "set", RUNTIME)
-
-
-def test_pushing_needs_a_gradient(tmp_path):
-    teacher = own(lambda z, h: z.detach())(tmp_path)
-    options = replace(COLLECTION, short=("push",))
-    with pytest.raises(EchosetError, match="--short draw"):
-        collect(teacher, ["noise"], options, tmp_path / "set", RUNTIME)
-
-
-class Alone(Body):
-    def forward(self, x):
-        hidden = self.features(x).mean((2, 3))
-        return self.head(self.form(None, hidden))
-
-
-@pytest.mark.parametrize(
-    ("form", "said"),
-    [
-        (lambda z, h: F.dropout(h), "differently each time.*F.dropout"),
-        (lambda z, h: h - h.mean(0), "depends on the others in the batch"),
-    ],
-)
-def test_answers_that_change_are_doubted(form, said, tmp_path):
-    teacher = ours(Alone(form))
-    assert any(re.search(said, line) for line in examine(teacher).warnings)
-    assert not any("batch" in line for line in examine(own()(tmp_path)).warnings)

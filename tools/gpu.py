@@ -22,7 +22,20 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 ECHOSET = [sys.executable, "-m", "inversion.cli.main"]
 PYTEST = [sys.executable, "-m", "pytest", "-vv", "--tb=short", "-p", "no:cacheprovider"]
-TESTS = ["tests/test_gpu.py", "tests/test_triton_forms.py", "tests/test_kernels.py"]
+TESTS = [
+    "tests/test_gpu.py",
+    "tests/test_gpu_runs.py",
+    "tests/test_triton_forms.py",
+    "tests/test_kernels.py",
+    "tests/test_forms_asked_for.py",
+    "tests/test_bn_match.py",
+    "tests/test_moment_target.py",
+    "tests/test_divergence.py",
+    "tests/test_view_forms.py",
+    "tests/test_counter.py",
+    "tests/test_priority.py",
+    "tests/test_upsample_conv.py",
+]
 BENCH = "runs/gpu-bench.json"
 """What the benchmark has measured so far, where it is cut off."""
 TAIL = 200
