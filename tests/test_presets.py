@@ -1,13 +1,19 @@
 """Options that go together, and which of them a teacher gets."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from distill import ModelSpec, build_classifier, save_classifier
 from inversion.cli.main import parse
 from inversion.cli.preset import follow_teacher
+from inversion.presets import read_preset
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 VERBS = ("demo", "synthesize", "distill")
 
 
@@ -33,7 +39,9 @@ def test_a_preset_serves_each_verb_and_what_is_given_wins(tmp_path):
 
 def test_an_unknown_preset_names_those_there_are(run):
     said = run("demo", "--preset=phtos", status=2).stderr
-    assert "preset must be one of digits, photos, large, fast, none or null, got phtos" in said
+    assert (
+        "preset must be one of digits, photos, large, maps, fast, none or null, got phtos" in said
+    )
 
 
 def kept(tmp_path, name, **more):
@@ -71,6 +79,43 @@ def test_published_weights_tell_how_large_their_images_are():
     assert followed == replace(parse("demo", [*arguments, "--preset=large"]), preset=None)
     assert followed.synthesis.batch < options.synthesis.batch and followed.synthesis.images == 2000
     assert followed.student.model == followed.synthesis.adversary.student.model == "resnet18"
+
+
+@pytest.mark.parametrize("size", [16, 96])
+def test_a_network_of_maps_gets_students_that_answer_with_maps(size, tmp_path, capsys):
+    spec = ModelSpec("unet-1", size=size, classes=3, task="segmentation")
+    save_classifier(build_classifier(spec), tmp_path / "t.safetensors")
+    arguments = [f"--teacher={tmp_path / 't.safetensors'}", "--images=30"]
+    options = follow_teacher("demo", parse("demo", arguments), arguments)
+    assert "preset maps: the teacher answers with a class for each pixel" in capsys.readouterr().err
+    assert options == replace(parse("demo", [*arguments, "--preset=maps"]), preset=None)
+    assert options.student.model == options.synthesis.adversary.student.model == "unet-8"
+    assert options.synthesis.images == 30 and options.synthesis.objective.adversary_log
+
+    arguments.append("--synthesis.recipe=adversarial")
+    options = follow_teacher("demo", parse("demo", arguments), arguments)
+    assert options.student.model == options.synthesis.adversary.student.model == "unet-8"
+    assert not options.synthesis.objective.adversary_log
+
+
+def test_the_preset_of_maps_is_the_published_run():
+    published = read_preset("maps")
+    config = yaml.safe_load((CONFIGS / "camvid.yaml").read_text())
+    for group in ("generator", "objective", "adversary", "views"):
+        for name, value in config["synthesis"][group].items():
+            if not isinstance(value, dict):
+                assert published[f"synthesis.{group}.{name}"] == value
+    assert published["distillation.steps"] == config["distillation"]["steps"]
+
+
+def test_inspect_tells_which_recipes_a_network_of_maps_has(run, tmp_path):
+    spec = ModelSpec("unet-1", channels=3, size=16, classes=3, task="segmentation")
+    teacher = build_classifier(spec)
+    teacher.network.train()(torch.rand(8, 3, 16, 16))  # its BatchNorm layers have seen images
+    save_classifier(teacher, tmp_path / "t.safetensors")
+    said = run("inspect", f"--teacher={tmp_path / 't.safetensors'}", "--json").stdout
+    recipes = json.loads(said.splitlines()[-1])["recipes"]
+    assert recipes["ssd-kd"] is None and recipes["adversarial"] is None
 
 
 def test_a_recipe_of_ones_own_choice_stands_for_itself(run, tmp_path):

@@ -159,6 +159,15 @@ def spoil_images(folder):
         file.unlink()
 
 
+def spoil_kind(folder):
+    (folder / "labels" / "001.png").rename(folder / "labels" / "000.jpg")
+
+
+def spoil_splits(folder):
+    spoil_images(folder)
+    (folder / "images" / "test").mkdir()
+
+
 def spoil_room(folder):
     (folder / "labels" / "001.png").write_bytes(png(40_000, 40_000, 8, b""))
 
@@ -169,12 +178,17 @@ def spoil_room(folder):
         (spoil_value, r"labels/001\.png has the value 7, and the classes are 0 to 2.*--void 7"),
         (spoil_size, r"labels/001\.png is 16×12, and its picture .*images/001\.png 12×16"),
         (spoil_map, r"images/001\.png has no label map .*labels/001\.png"),
+        (spoil_kind, r"images/001\.png has no label map .*labels/001\.png; 000\.jpg is the first"),
+        (spoil_splits, r"images has no pictures in it; splits have .* own, test/images"),
         (spoil_picture, r"labels/001\.png is the label map of no picture in"),
         (
             spoil_known,
             r"labels/001\.png: no place of this label map is known, all are 9; .*--void .*take the map",
         ),
-        (spoil_colour, r"labels/001\.png is a picture of kind RGB; a label map is a PNG, grey or"),
+        (
+            spoil_colour,
+            r"labels/001\.png is a picture of kind RGB; a label map is a PNG, grey or.* turn each colour",
+        ),
         (spoil_bytes, r"labels/001\.png is not a readable picture"),
         (spoil_end, r"labels/001\.png is not a readable picture"),
         (spoil_stem, r"images/001\.jpg and .*images/001\.png would have one label map"),
@@ -211,6 +225,17 @@ def test_without_labels_the_maps_are_no_pictures_to_learn_from(tmp_path):
         write_pairs(tmp_path / "deep" / depth / "c", 2)
     flat = load_images(tmp_path / "deep" / "a" / "c" / "images", maps=MAPS, labelled=False)
     assert len(flat) == 2
+
+
+def test_whoever_wants_pictures_alone_gets_no_label_maps(tmp_path):
+    folder = write_splits(tmp_path / "roads")
+    paired = load_images(folder, "train", maps=MAPS).images
+    assert torch.equal(load_images(folder, "train", labelled=False).images, paired)
+    (folder / "train" / "labels").rename(folder / "train" / "others")
+    for name in ("val", "test"):
+        (folder / name / "labels").rename(folder / name / "others")
+    everything = load_images(folder, "train", channels=3, size=SIZE, labelled=False)
+    assert len(everything) == 2 * len(paired)
 
 
 def test_archives_have_label_maps_too(tmp_path):

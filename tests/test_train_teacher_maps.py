@@ -73,6 +73,11 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(roads, tmp_path, monkeypat
     "change, said",
     [
         ({"void": 255}, r"names.*3|value 9"),
+        ({"void": 255, "names": ""}, "have 4 of the values 0 to 9: .*--void 9; .*--names"),
+        (
+            {"model": "unet-2", "task": "classification", "views": ViewOptions()},
+            "segmentation: say --task segmentation",
+        ),
         ({"model": "wrn-10-1"}, "expected"),
         ({"judge": "elsewhere"}, "no folder 'elsewhere'"),
         ({"task": "segmentatoin"}, "no task 'segmentatoin'.*did you mean segmentation"),

@@ -10,6 +10,7 @@ from torch import Tensor
 from distill.data.images import Images, Maps, content_hash, load_images
 from distill.evaluation import check_fit
 from distill.models import Classifier, ModelSpec, build_classifier
+from distill.models.kinds import find_kind
 from distill.names import name_classes, names_of_folders, read_names
 from distill.optimisers import PEAKS
 from distill.options import Optimiser, ViewOptions
@@ -146,8 +147,11 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
     """The network before its first step, and training and test images; what does not fit is refused
     now and not at the end.
     """
+    _check_task(recipe)
     names = read_names(recipe.names) if recipe.names else ()
     data = _load(recipe, "train", len(names) or None)
+    if recipe.maps and not names:
+        _check_gaps(labels_of(data))
     classes = len(names) or int(labels_of(data).max()) + 1
     test = _load(recipe, recipe.judge, classes)
     check_images(recipe, data, test)
@@ -169,6 +173,26 @@ def prepare(recipe: TeacherRecipe) -> tuple[Classifier, Images, Images]:
         check_fit(network, split)
     network.check_forward()
     return network, data, test
+
+
+def _check_task(recipe: TeacherRecipe) -> None:
+    """Refuse a task that is not the one which the network's name tells."""
+    kind = find_kind(recipe.model)
+    task = kind.contract(recipe.model, {}, None).get("task") if kind else None
+    if task not in (None, recipe.task):
+        raise EchosetError(f"{recipe.model} is a network for {task}: say --task {task}")
+
+
+def _check_gaps(labels: Tensor) -> None:  # (N, H, W)
+    """Refuse label maps that leave classes out, where only their values tell how many there are."""
+    seen = labels[labels >= 0].unique().tolist()
+    highest = seen[-1]
+    if len(seen) <= highest:
+        raise EchosetError(
+            f"the label maps have {len(seen)} of the values 0 to {highest}: if {highest} marks "
+            f"places where nothing is known, say --void {highest}; else name all {highest + 1} "
+            "classes with --names"
+        )
 
 
 def _load(recipe: TeacherRecipe, split: str, classes: int | None) -> Images:

@@ -78,7 +78,7 @@ def _values(picture: Image, path: Path) -> np.ndarray:  # (H, W) int64
     if picture.mode not in ("1", "L", "P") and not picture.mode.startswith("I"):
         raise EchosetError(
             f"{path} is a picture of kind {picture.mode}; a label map is a PNG, grey or indexed, "
-            "whose values are classes"
+            "whose values are classes: turn each colour into the number of its class first"
         )
     tiles = getattr(picture, "tile", [])  # Pillow's own, of files alone
     factor = SCALED.get(str(tiles[0][3]), 1) if tiles else 1

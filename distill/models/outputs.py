@@ -118,7 +118,10 @@ def say_task(answers: Sequence[Tensor], expected: tuple[int, ...]) -> str:
             "--teacher.task segmentation)"
         )
     if len(expected) == 4 and not has_maps:
-        return "segmentation needs a network that answers with maps, such as unet-16"
+        return (
+            "segmentation needs a network that answers with maps, such as unet-16 (for a student "
+            "--student unet-8, for the adversarial one --synthesis.adversary.student.model unet-8)"
+        )
     return ""
 
 

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from distill.options import DistillOptions, ViewOptions
 from distill.sizes import sides
+from distill.tasks import DENSE
+from distill.tasks import USUAL as USUAL_TASK
 from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
 from inversion.cli.show import tell
 from inversion.cli.words import values_of
 from inversion.options import SynthesisOptions, TeacherOptions
-from inversion.presets import choose, read_preset
+from inversion.presets import choose, read_preset, students_for
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
+    from distill.models import ModelSpec
     from inversion.cli.schema import Common
 
 USUAL = "digits"
@@ -32,20 +35,21 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
     """The options once more, with the preset that suits the teacher below them.
 
     A file of options stands for itself, and so does a recipe of the user's choice: beside these no
-    preset is chosen.
+    preset is chosen. Beside a recipe the students are still some that can do the teacher's task.
     """
     if not isinstance(options, DemoRun | SynthesizeRun | DistillRun) or options.preset:
         return options
     if values_of("--config", arguments):
         return options
-    if not isinstance(options, DistillRun) and options.synthesis.recipe != RECIPE:
-        tell(options, f"preset none: recipe {options.synthesis.recipe} was chosen")
-        return options
     from inversion.cli.grammar import read_options
 
+    if not isinstance(options, DistillRun) and options.synthesis.recipe != RECIPE:
+        tell(options, f"preset none: recipe {options.synthesis.recipe} was chosen")
+        students = students_for(_known_of(options.teacher, options.trust)[0])
+        return read_options(verb, arguments, "none", students) if students else options
     if isinstance(options, DistillRun):
         return _follow_set(verb, options, arguments)
-    name, reason = choose(*_images_of(options.teacher, options.trust))
+    name, reason = choose(*_known_of(options.teacher, options.trust))
     tell(options, f"preset {name}: {reason} (--preset none for plain defaults)")
     return options if name == USUAL else read_options(verb, arguments, name)
 
@@ -64,11 +68,12 @@ def _follow_set(verb: str, run: DistillRun, arguments: Sequence[str]) -> Common:
     answers = answers_for(run)
     loss: dict[str, Any] = {}
     try:
-        name, reason = choose(*_images_of(teacher_for(run.teacher, places), run.trust))
+        name, reason = choose(*_known_of(teacher_for(run.teacher, places), run.trust))
     except EchosetError:
         if answers is None or run.teacher is not None:
             raise
-        name, reason = choose(answers.channels, answers.side, {})
+        task = DENSE if answers.shape[1:] else USUAL_TASK
+        name, reason = choose(task, answers.channels, answers.side, {})
         loss = {"distillation.loss": DistillOptions().loss}
         reason += f"; it is not at hand, and {run.set} carries its answers"
     tell(run, f"preset {name}: {reason} (--preset none for plain defaults)")
@@ -82,13 +87,11 @@ def _follow_set(verb: str, run: DistillRun, arguments: Sequence[str]) -> Common:
     return run if name == USUAL else read_options(verb, arguments, name)
 
 
-def usual_views(
-    channels: int, side: int, notes: Mapping[str, Any], preset: str | None
-) -> ViewOptions:
+def usual_views(spec: ModelSpec, preset: str | None) -> ViewOptions:
     """The views that `distill` shows where nothing is said of them: those of the preset, if it
-    names any, or of the one that suits a teacher of such images.
+    names any, or of the one that suits such a teacher.
     """
-    for name in (preset or "none", choose(channels, side, notes)[0]):
+    for name in (preset or "none", choose(*_suited(spec))[0]):
         values = read_preset(name)
         views = {key.removeprefix(VIEWS): value for key, value in values.items() if VIEWS in key}
         if views:
@@ -96,9 +99,14 @@ def usual_views(
     return DistillOptions().views
 
 
-def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, int, Mapping[str, Any]]:
-    """Channels and shorter side of a teacher's images, and what its file notes; no network is built
-    for that.
+def _suited(spec: ModelSpec) -> tuple[str, int, int, Mapping[str, Any]]:
+    """What a preset has to suit."""
+    return spec.task, spec.channels, spec.side, spec.notes
+
+
+def _known_of(teacher: TeacherOptions, trust: bool) -> tuple[str, int, int, Mapping[str, Any]]:
+    """A teacher's task, channels and shorter side of its images, and what its file notes; no
+    network is built for that.
     """
     from distill.models import read_spec
     from distill.models.kinds import find_kind
@@ -110,11 +118,11 @@ def _images_of(teacher: TeacherOptions, trust: bool) -> tuple[int, int, Mapping[
         path = Path(name or "")
         spec = read_spec(path) if path.suffix == ".safetensors" and path.is_file() else None
         if spec is not None:
-            return spec.channels, spec.side, spec.notes
+            return _suited(spec)
     kind = find_kind(teacher.model)
     known: Mapping[str, Any] = {}
     if kind:  # what knows its own images: exported programs, networks on a hub
         published = published_name(teacher, kind)
         known = kind.contract(teacher.model, teacher.arguments, published)
     contract = complete_contract(teacher, known)
-    return contract["channels"], min(sides(contract["size"])), {}
+    return contract["task"], contract["channels"], min(sides(contract["size"])), {}

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-PresetName = Literal["digits", "photos", "large", "fast", "none"]
+from distill.tasks import DENSE
+
+PresetName = Literal["digits", "photos", "large", "maps", "fast", "none"]
 """Files of this folder, and none: plain defaults."""
 
 
@@ -37,8 +39,17 @@ LARGE = 96
 """Side from which the other presets' batches take more memory than many machines have."""
 
 
-def choose(channels: int, side: int, notes: Mapping[str, Any]) -> tuple[str, str]:
-    """The preset that suits a teacher's images, and why."""
+def students_for(task: str) -> dict[str, Any]:
+    """The options that name students, where the usual ones can't do the task."""
+    if task != DENSE:
+        return {}
+    return {key: name for key, name in read_preset("maps").items() if key.endswith("student.model")}
+
+
+def choose(task: str, channels: int, side: int, notes: Mapping[str, Any]) -> tuple[str, str]:
+    """The preset that suits a teacher's task and images, and why."""
+    if task == DENSE:  # its students answer with maps
+        return "maps", "the teacher answers with a class for each pixel"
     if side >= LARGE and channels == 3:  # its student takes colour images
         return "large", f"the teacher takes images of {side} pixels along a side"
     views = notes.get("views")

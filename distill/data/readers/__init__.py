@@ -35,11 +35,12 @@ def read_path(root: Path, request: Request) -> Content:
 
 
 def _find_maps(root: Path, request: Request) -> tuple[Reader, Path] | None:
-    """Who reads label maps, where such are wanted; None where images alone are, and they lie in
-    another layout.
+    """Who reads label maps, where such are wanted, or images alone that lie beside some; None where
+    the data lie in another layout.
     """
     if request.maps is None:
-        return None
+        beside = not request.labelled and pairs.has_maps(root, request.split)
+        return (pairs, root) if beside else None
     for reader in MAPS:
         if reader.is_at(root, request.split):
             return reader, root

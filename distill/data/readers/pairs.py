@@ -32,6 +32,12 @@ def is_at(path: Path, split: str) -> bool:
     return any((place / IMAGES).is_dir() for place in places)
 
 
+def has_maps(path: Path, split: str) -> bool:
+    """Whether label maps lie beside the images: else the folder may be any that has this name."""
+    places = [path, *(path / name for name in (split, *SPLITS))]
+    return any((place / IMAGES).is_dir() and (place / LABELS).is_dir() for place in places)
+
+
 def find_below(root: Path, split: str) -> list[Path]:
     """Such folders are named themselves."""
     return []
@@ -44,7 +50,9 @@ def read(path: Path, request: Request) -> Content:
         raise EchosetError(f"{folder} has no folder '{IMAGES}'")
     pictures = find_pictures(folder / IMAGES)
     if not pictures:
-        raise EchosetError(f"{folder / IMAGES} has no pictures in it")
+        within = any((folder / IMAGES / name).is_dir() for name in (request.split, *SPLITS))
+        remedy = f"; splits have folders of their own, {request.split}/{IMAGES}" if within else ""
+        raise EchosetError(f"{folder / IMAGES} has no pictures in it{remedy}")
     labels = None
     if request.labelled and request.maps is not None:
         files = _pair(pictures, folder / LABELS)
@@ -59,13 +67,15 @@ def _pair(pictures: list[Path], folder: Path) -> list[Path]:
         raise EchosetError(
             f"{folder.parent} has no folder '{LABELS}' with a label map for each of its pictures"
         )
-    maps = {file.stem: file for file in find_pictures(folder) if file.suffix.lower() == ".png"}
+    files = find_pictures(folder)
+    maps = {file.stem: file for file in files if file.suffix.lower() == ".png"}
     seen: dict[str, Path] = {}
     for picture in pictures:
         if picture.stem in seen:
             raise EchosetError(f"{seen[picture.stem]} and {picture} would have one label map")
         if picture.stem not in maps:
-            raise EchosetError(f"{picture} has no label map {folder / picture.stem}.png")
+            there = f"; {files[0].name} is the first file there" if files else ""
+            raise EchosetError(f"{picture} has no label map {folder / picture.stem}.png{there}")
         seen[picture.stem] = picture
     for stem, file in maps.items():
         if stem not in seen:

@@ -47,8 +47,7 @@ def carry_answers(
         return transfer_set
     views = wanted.views or (lesson.views if lesson else None)
     if views is None:
-        spec = teacher.spec
-        views = usual_views(spec.channels, spec.side, spec.notes, getattr(run, "preset", None))
+        views = usual_views(teacher.spec, getattr(run, "preset", None))
     return add_answers(folder, teacher, per_image, views, runtime=run)
 
 

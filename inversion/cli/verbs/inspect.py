@@ -14,7 +14,7 @@ from inversion.health import examine
 from inversion.inspection import Inspection, check_network, inspect_teacher
 from inversion.options import SynthesisOptions
 from inversion.pixels import Pixels
-from inversion.presets import choose
+from inversion.presets import choose, students_for
 from inversion.recipes import RECIPES, find_recipe
 from inversion.sources import DRAWN
 from inversion.teacher import load_teacher
@@ -66,14 +66,20 @@ def _estimate(run: InspectRun, teacher: Classifier, recipe: str) -> Rehearsal:
     """What the verbs' defaults will take: those of the preset that suits the teacher, or plain ones
     for another recipe than the presets'.
     """
+    demo = _usual_options(teacher, recipe)
+    synthesis = dataclasses.replace(demo.synthesis, recipe=recipe)
+    return rehearse(teacher, synthesis, demo.student, demo.distillation, run)
+
+
+def _usual_options(teacher: Classifier, recipe: str) -> DemoRun:
+    """What the verbs take for this teacher where nothing is said."""
     from inversion.cli.grammar import read_options
 
     spec = teacher.spec
-    usual = recipe == SynthesisOptions().recipe
-    preset = choose(spec.channels, spec.side, spec.notes)[0] if usual else None
-    demo = cast("DemoRun", read_options("demo", [], preset))
-    synthesis = dataclasses.replace(demo.synthesis, recipe=recipe)
-    return rehearse(teacher, synthesis, demo.student, demo.distillation, run)
+    preset = "none"
+    if recipe == SynthesisOptions().recipe:
+        preset = choose(spec.task, spec.channels, spec.side, spec.notes)[0]
+    return cast("DemoRun", read_options("demo", [], preset, students_for(spec.task)))
 
 
 def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) -> None:
@@ -116,13 +122,14 @@ def _find_possible(
 ) -> dict[str, str | None]:
     """Every recipe, and why it can't make a set from this teacher; None where it can."""
     reasons: dict[str, str | None] = {}
+    adversary = _usual_options(teacher, "").synthesis.adversary
     for name in RECIPES:
         reasons[name] = None
         if find_recipe(name).needs == "BatchNorm" and not inspection.layers:
             reasons[name] = "the network has no BatchNorm layer with running statistics"
             continue
         try:
-            check_synthesis(teacher, SynthesisOptions(recipe=name), run)
+            check_synthesis(teacher, SynthesisOptions(recipe=name, adversary=adversary), run)
         except EchosetError as error:
             reasons[name] = str(error)
     return reasons
