@@ -4,9 +4,10 @@
 
 One way after another: the real images of the training part; the set of configs/camvid.yaml; the
 same without asking for the classes that it lacks; the recipe `adversarial`, as long; and sources
-without a generator. Each student takes equal steps, and the teacher's answers alone teach it. Work
-is under runs/NAME. What configs/results/NAME.json has is not made again, and a stopped set or
-student goes on. Only the first way and the judging read --data.
+without a generator. Each student takes equal steps, and the teacher alone teaches it: by its
+answers and features, and in two further rows by its answers. Work is under runs/NAME. What
+configs/results/NAME.json has is not made again, and a stopped set or student goes on. Only the
+first way and the judging read --data.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ SYNTHESES: dict[str, list[str]] = {
 }
 """Recipes, by what they change of the configuration."""
 SOURCES = ("shaders", "leaves", "noise")
+ALONE = "-by-answers"
+"""What is taught so learns from the teacher's answers alone, and not from its features."""
 
 
 def settings() -> dict[str, Any]:
@@ -71,6 +74,8 @@ def make(way: str, folder: Path, seed: int) -> str:
 def teach(images: str, folder: Path, seed: int) -> Figures:
     """Teach a student, and give what its lesson tells."""
     config = settings()
+    if ALONE in folder.name:
+        config["distillation"]["loss"] = {"hinton": 1}
     file = folder / "lesson.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     lesson = {"distillation": config["distillation"], "student": config["student"]}
@@ -86,10 +91,12 @@ def measure(path: Path, way: str, seed: int, data: str) -> None:
     told = "the training part of the data"
     images = data
     manifest: Figures = {}
-    if way != "real":
-        told = make(way, folder, seed)
-        images = str(folder / "set")
-        manifest = json.loads((folder / "set" / "manifest.json").read_text())
+    source = way.removesuffix(ALONE)
+    if source != "real":
+        made = folder.with_name(f"{source}-{seed}")
+        told = make(source, made, seed)
+        images = str(made / "set")
+        manifest = json.loads((made / "set" / "manifest.json").read_text())
     taught = teach(images, folder, seed)
     student = str(folder / "student" / "student.safetensors")
     found = run_verb("evaluate", "--model", student, "--data", data, VOID, "--json")
@@ -121,7 +128,7 @@ if __name__ == "__main__":
     parser.add_argument("--name", default="camvid", help="of the result file")
     parser.add_argument("--data", required=True, help="train, val and test of images and labels")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    every = ("real", *SYNTHESES, *SOURCES)
+    every = ("real", *SYNTHESES, *SOURCES, f"real{ALONE}", f"ours{ALONE}")
     parser.add_argument("--ways", nargs="+", default=every, choices=every)
     given = parser.parse_args()
     path = RESULTS / f"{given.name}.json"
