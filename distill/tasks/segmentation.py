@@ -36,6 +36,7 @@ class Segmentation:
     words = Words(
         unit="pixels",
         shares=True,
+        balance="every class has half to twice an equal share",
         label="A label map has that network's decision at each pixel: the value of a pixel is its "
         "class, and the palette is for looking at it.",
         category="image-segmentation",

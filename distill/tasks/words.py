@@ -14,6 +14,8 @@ class Words:
     """What is decided."""
     shares: bool = False
     """Whether counts of classes are told as shares of all."""
+    balance: str = ""
+    """What balance asks for, where it is not that counts are alike."""
     label: str = "A label is that network's decision."
     category: str = "image-classification"
     """What Hugging Face calls the task."""

@@ -63,7 +63,8 @@ def _balance_sentence(transfer_set: TransferSet) -> str:
     words = transfer_set.task.words
     told = f"{words.spread(counts)} {words.measure} for each of {len(counts)} classes"
     if transfer_set.task.is_balanced(counts):
-        return f"The set is balanced: {told}."
+        rule = f" ({words.balance})" if words.balance else ""
+        return f"The set is balanced{rule}: {told}."
     missing = _missing(transfer_set)
     return f"The set is not balanced: {told}{missing}."
 
