@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from inversion.inspection import Inspection, inspect_teacher
     from inversion.jobs import plan
     from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
+    from inversion.presets.found import Preset, find_preset
     from inversion.scoring.scorecard import Scorecard, score
     from inversion.sources.boundary import attack_boundaries
     from inversion.sources.collect import collect, collect_share
@@ -25,6 +26,7 @@ _HOMES = {
     "inversion.sources.collect": ("collect", "collect_share"),
     "inversion.jobs": ("plan",),
     "inversion.options": ("CollectOptions", "ScoreOptions", "SynthesisOptions", "TeacherOptions"),
+    "inversion.presets.found": ("Preset", "find_preset"),
     "inversion.scoring.scorecard": ("Scorecard", "score"),
     "inversion.sources.boundary": ("attack_boundaries",),
     "inversion.sources.stream": ("open_source",),
@@ -36,6 +38,7 @@ __all__ = [
     "MNIST_SLICE",
     "CollectOptions",
     "Inspection",
+    "Preset",
     "ScoreOptions",
     "Scorecard",
     "SynthesisOptions",
@@ -43,6 +46,7 @@ __all__ = [
     "attack_boundaries",
     "collect",
     "collect_share",
+    "find_preset",
     "inspect_teacher",
     "load_teacher",
     "open_source",

@@ -8,10 +8,12 @@ import pytest
 import torch
 import yaml
 
-from distill import ModelSpec, build_classifier, save_classifier
+from distill import DistillOptions, ModelSpec, build_classifier, save_classifier
+from inversion import SynthesisOptions, find_preset
 from inversion.cli.main import parse
 from inversion.cli.preset import follow_teacher
 from inversion.presets import read_preset
+from synthesis_kernels.errors import EchosetError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 VERBS = ("demo", "synthesize", "distill")
@@ -134,3 +136,15 @@ def test_a_set_of_colour_images_is_taught_by_the_preset(run, tmp_path):
     flags = ["--student=convnet-4", "--distillation.steps=2", f"--out={tmp_path / 'out'}"]
     done = run("distill", f"--set={tmp_path / 'set'}", *flags)
     assert "preset photos" in done.stderr and "1 hinton + 20 hints" in done.stdout
+
+
+def test_python_has_the_presets_of_the_command_line():
+    named = find_preset("maps")
+    assert named.student.model == named.synthesis.adversary.student.model == "unet-8"
+    assert named.synthesis.calls == 200 and named.distillation.loss == {"hinton": 1, "hints": 20}
+    spec = ModelSpec("unet-1", channels=3, size=16, classes=3, task="segmentation")
+    assert find_preset(build_classifier(spec)) == named
+    plain = find_preset("none")
+    assert (plain.synthesis, plain.distillation) == (SynthesisOptions(), DistillOptions())
+    with pytest.raises(EchosetError, match="no preset 'foto'; there are digits, photos"):
+        find_preset("foto")
