@@ -125,8 +125,10 @@ def test_only_the_gradients_that_are_wanted(precision, wanted, outputs):
 def test_a_frozen_layer_keeps_no_maps_and_a_trained_one_its_input():
     x = torch.randn(2, 16, 5, 5, requires_grad=True)
     weight = torch.randn(16, 16, 3, 3)
-    assert conv3x3(x, weight).grad_fn.saved_tensors[0] is None
-    assert conv3x3(x, weight.requires_grad_()).grad_fn.saved_tensors[0] is x
+    frozen = conv3x3(x, weight)
+    trained = conv3x3(x, weight.clone().requires_grad_())
+    assert frozen.grad_fn.saved_tensors[0] is None
+    assert trained.grad_fn.saved_tensors[0] is x
 
 
 @needs_avx2
