@@ -314,13 +314,26 @@ def normless(name: str) -> str:
     return rows_to_markdown(rows)
 
 
-def maps(name: str) -> str:
-    """Students of label maps, by what they learnt from."""
-    rows: Rows = [["learnt from", "images", "seeds", "mean IoU, %", "pixels right, %", "set, min"]]
+def _by_way(name: str) -> dict[str, list[Figures]]:
+    """The runs of label maps in a result file, by the way their images came about."""
     ways: dict[str, list[Figures]] = {}
     for run in load(name)["maps"]:
         ways.setdefault(run["name"], []).append(run)
-    for way, runs in ways.items():
+    order = ("real", "ours", "unbalanced", "adversarial", "shaders", "leaves", "noise")
+    known = [way for way in order if way in ways]
+    return {way: ways[way] for way in [*known, *sorted(ways.keys() - set(known), reverse=True)]}
+
+
+def _class_names(name: str) -> list[str]:
+    """Those that the teacher's recipe gives."""
+    recipe = (ROOT / "configs" / "teachers" / f"{name}.yaml").read_text()
+    return re.findall(r"^names: *(.+)$", recipe, re.M)[0].split(",")
+
+
+def maps(name: str) -> str:
+    """Students of label maps, by what they learnt from."""
+    rows: Rows = [["learnt from", "images", "seeds", "mean IoU, %", "pixels right, %", "set, min"]]
+    for way, runs in _by_way(name).items():
         count = runs[0]["images"]
         row = [way, f"{count:,}" if count else "–", str(len(runs))]
         row.append(spread([run["mean_iou"] for run in runs]))
@@ -330,8 +343,36 @@ def maps(name: str) -> str:
     return rows_to_markdown(rows)
 
 
+def map_classes(name: str) -> str:
+    """What these students have of each class: means over seeds, in percent."""
+    rows: Rows = [["learnt from", *_class_names(name)]]
+    for way, runs in _by_way(name).items():
+        means = [statistics.mean(each) for each in zip(*(run["iou"] for run in runs), strict=True)]
+        rows.append([way, *(f"{100 * mean:.0f}" for mean in means)])
+    return rows_to_markdown(rows)
+
+
+def _of_equal(counts: list[int]) -> list[float]:
+    """Counts as parts of their mean."""
+    mean = statistics.mean(counts)
+    return [count / mean for count in counts]
+
+
+def map_pixels(name: str) -> str:
+    """What the sets have of each class, as parts of an equal share: means over seeds."""
+    rows: Rows = [["set", *_class_names(name)]]
+    for way, runs in _by_way(name).items():
+        if runs[0]["pixels"] and not way.endswith("-by-answers"):
+            parts = [_of_equal(run["pixels"]) for run in runs]
+            means = [statistics.mean(each) for each in zip(*parts, strict=True)]
+            rows.append([way, *(f"{mean:.2f}" for mean in means)])
+    return rows_to_markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "camvid": lambda: maps("camvid"),
+    "camvid-classes": lambda: map_classes("camvid"),
+    "camvid-pixels": lambda: map_pixels("camvid"),
     "sources": sources,
     "methods": methods,
     "recipes": recipes,
