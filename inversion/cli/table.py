@@ -28,7 +28,7 @@ VERBS = {
     ),
     "inspect": Verb(
         "say what a teacher is, and whether a set can be made from it",
-        "teacher.model teacher.weights teacher.arguments teacher.channels teacher.size "
+        "teacher.model teacher.weights teacher.channels teacher.size "
         "teacher.classes teacher.task teacher.mean teacher.std estimate json",
     ),
     "synthesize": Verb(
@@ -53,7 +53,7 @@ VERBS = {
     "evaluate": Verb(
         "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
         "model.model model.weights model.names data void against.model against.weights page "
-        "attacks trust json",
+        "trust json",
     ),
     "report": Verb(
         "write one self-contained HTML page about a run, or about two side by side",
