@@ -128,3 +128,14 @@ def test_every_recipe_in_the_table_exists():
     for name in RECIPES:
         recipe = find_recipe(name)
         assert recipe.needs in get_args(TeacherNeed)
+
+
+def test_the_generators_first_update_follows_each_weights_own_gradient():
+    recipe = Adversarial(group_norm_teacher(), plan(SMALL, 3)[0], SMALL, RUN.resolve())
+    parameters = list(recipe.generator.parameters())
+    before = [parameter.detach().clone() for parameter in parameters]
+    recipe._generator_step()
+    for old, new in zip(before, parameters, strict=True):  # Adam's first step, in any layout
+        gradient = new.grad
+        expected = old - SMALL.generator.learning_rate * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(new.detach(), expected)
