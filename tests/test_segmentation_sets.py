@@ -191,7 +191,8 @@ def test_images_of_many_classes_or_one_channel_are_shown_too(data, tmp_path):
 @pytest.mark.slow
 def test_a_set_of_maps_is_made_taught_and_judged_by_the_command_line(weights, run, tmp_path):
     network = ["--teacher", weights, "--trust", "--device=cpu", "--precision=float32"]
-    small = ["--synthesis.calls=3", "--synthesis.batch=16", "--synthesis.generator.inner_steps=2"]
+    small = ["--preset=none", "--synthesis.calls=3", "--synthesis.batch=16"]
+    small += ["--synthesis.generator.inner_steps=2"]
     small += ["--synthesis.generator.width=8", "--synthesis.adversary.steps=2"]
     student = "--student.model=hues.Hues"
     small += ["--synthesis.adversary.student.model=hues.Hues"]
