@@ -72,6 +72,11 @@ def command_of(verb, given, out):
             f"--out={out / 'made'}",
         ],
         "export-into-a-folder": ["export", even, f"--out={out}"],
+        "export-student": [
+            "export-student",
+            f"--student={given / 'student' / 'student.safetensors'}",
+            f"--out={out / 'student.pt2'}",
+        ],
     }[verb]
 
 
@@ -178,7 +183,7 @@ VERBS = ("collect", "synthesize", "distill", "study", "score", "report", "demo")
 FORMS = ("folder", "npz", "webdataset", "merged", "into-a-folder")
 
 
-@pytest.mark.parametrize("verb", [*VERBS, *(f"export-{form}" for form in FORMS)])
+@pytest.mark.parametrize("verb", [*VERBS, "export-student", *(f"export-{form}" for form in FORMS)])
 def test_a_verb_killed_before_any_file_operation_goes_on(given, tmp_path, verb):
     whole = new_place(tmp_path / "whole", verb)
     status, done = in_a_fork(command_of(verb, given, whole), whole)

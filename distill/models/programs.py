@@ -5,7 +5,6 @@ The normaliser is inside: a program takes images in [0, 1], as many as there are
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from distill.files import write_atomically
 from distill.models.classifier import Classifier
 from distill.models.modes import evaluating
 from synthesis_kernels.backend import kernel_form
@@ -54,9 +54,8 @@ def save_program(classifier: Classifier, path: str | Path) -> Compared:
     path = Path(path)
     check_ending(str(path))
     form = FORMS[path.suffix]
-    path.parent.mkdir(parents=True, exist_ok=True)
     classifier = classifier.cpu()
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with TemporaryDirectory() as folder:
         temporary = Path(folder) / path.name
         with evaluating(classifier), torch.no_grad(), kernel_form("reference"):
             form.require()
@@ -69,7 +68,7 @@ def save_program(classifier: Classifier, path: str | Path) -> Compared:
                     f"{classifier.spec.model} can't be written as {path.suffix}: {reason_of(error)}"
                 ) from error
             compared = _compare(classifier, form, temporary)
-        os.replace(temporary, path)
+        write_atomically(path, temporary.read_bytes())
     return compared
 
 
