@@ -9,7 +9,6 @@ constexpr float NOWHERE = -1e30f;
 // Fewer logits than this are no work for a second thread.
 constexpr int64_t SHARED = 1 << 14;
 
-typedef int32_t Ints __attribute__((vector_size(64)));
 typedef Lanes<double>::Vector Doubles;
 
 // e^x for x ≤ 0, within two units in the last place; NaN stays NaN.
@@ -24,17 +23,17 @@ inline Floats exponential(Floats x) {
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
     y = y * r * r + r + 1.0f;
-    const Floats power = (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
+    const Floats power = (Floats)((__builtin_convertvector(n, Integers) + 127) << 23);
     return x < -87.0f ? Floats{} : y * power;
 }
 inline Doubles exponential(Doubles x) {
-    for (int lane = 0; lane < 8; lane++) x[lane] = std::exp(x[lane]);
+    for (int lane = 0; lane < WIDE / 2; lane++) x[lane] = std::exp(x[lane]);
     return x;
 }
 
 template <class T> inline typename Lanes<T>::Vector load_classes(const T *p, int64_t n) {
     typename Lanes<T>::Vector v = typename Lanes<T>::Vector{} + T(NOWHERE);
-    if (n == Lanes<T>::count) memcpy(&v, p, 64); else memcpy(&v, p, sizeof(T) * n);
+    if (n == Lanes<T>::count) memcpy(&v, p, sizeof v); else memcpy(&v, p, sizeof(T) * n);
     return v;
 }
 template <class V> inline auto sum_of(V v) {

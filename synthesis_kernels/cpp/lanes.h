@@ -20,20 +20,30 @@ constexpr int64_t ROWS = 128;
 
 struct bf16 { uint16_t bits; };
 
+// How many float32 a register has. A vector of two registers would go by way of memory.
+#ifndef WIDE
+#ifdef __AVX512F__
+#define WIDE 16
+#else
+#define WIDE 8
+#endif
+#endif
+
 // One vector register's worth of channels, computed in float (or double for double).
 template <class T> struct Lanes {
     typedef float Number;
-    typedef float Vector __attribute__((vector_size(64)));
-    static constexpr int64_t count = 16;
+    typedef float Vector __attribute__((vector_size(4 * WIDE)));
+    static constexpr int64_t count = WIDE;
 };
 template <> struct Lanes<double> {
     typedef double Number;
-    typedef double Vector __attribute__((vector_size(64)));
-    static constexpr int64_t count = 8;
+    typedef double Vector __attribute__((vector_size(4 * WIDE)));
+    static constexpr int64_t count = WIDE / 2;
 };
 typedef Lanes<float>::Vector Floats;
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef int32_t Integers __attribute__((vector_size(4 * WIDE)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
 
 inline Floats widen(Halves h) {
 #ifdef __AVX512F__
@@ -55,27 +65,20 @@ inline Halves narrow(Floats v) {
 }
 
 // `n` is a register's full count except in the last channels of a row that it does not divide.
-inline Floats load(const float *p, int64_t n) {
-    Floats v{};
-    if (n == 16) memcpy(&v, p, 64); else memcpy(&v, p, 4 * n);
+template <class V, class T> inline V load_bytes(const T *p, int64_t n) {
+    V v{};
+    if (n == int64_t(sizeof v / sizeof *p)) memcpy(&v, p, sizeof v); else memcpy(&v, p, n * sizeof *p);
     return v;
 }
-inline Lanes<double>::Vector load(const double *p, int64_t n) {
-    Lanes<double>::Vector v{};
-    if (n == 8) memcpy(&v, p, 64); else memcpy(&v, p, 8 * n);
-    return v;
+template <class V, class T> inline void store_bytes(T *p, V v, int64_t n) {
+    if (n == int64_t(sizeof v / sizeof *p)) memcpy(p, &v, sizeof v); else memcpy(p, &v, n * sizeof *p);
 }
-inline Floats load(const bf16 *p, int64_t n) {
-    Halves h{};
-    if (n == 16) memcpy(&h, p, 32); else memcpy(&h, p, 2 * n);
-    return widen(h);
-}
-inline void store(float *p, Floats v, int64_t n) { if (n == 16) memcpy(p, &v, 64); else memcpy(p, &v, 4 * n); }
-inline void store(double *p, Lanes<double>::Vector v, int64_t n) { if (n == 8) memcpy(p, &v, 64); else memcpy(p, &v, 8 * n); }
-inline void store(bf16 *p, Floats v, int64_t n) {
-    Halves h = narrow(v);
-    if (n == 16) memcpy(p, &h, 32); else memcpy(p, &h, 2 * n);
-}
+inline Floats load(const float *p, int64_t n) { return load_bytes<Floats>(p, n); }
+inline Lanes<double>::Vector load(const double *p, int64_t n) { return load_bytes<Lanes<double>::Vector>(p, n); }
+inline Floats load(const bf16 *p, int64_t n) { return widen(load_bytes<Halves>(p, n)); }
+inline void store(float *p, Floats v, int64_t n) { store_bytes(p, v, n); }
+inline void store(double *p, Lanes<double>::Vector v, int64_t n) { store_bytes(p, v, n); }
+inline void store(bf16 *p, Floats v, int64_t n) { store_bytes(p, narrow(v), n); }
 
 // Calls body(thread, first row, end row, first channel, channels) for all blocks of rows and registers
 // of channels.

@@ -16,22 +16,14 @@ namespace {
 // shift or a mask takes out of a register; or side by side.
 enum Half { EVEN, ODD, WHOLE };
 
-// WIDE is how many float32 a register has.
-#ifndef WIDE
-#ifdef __AVX512F__
-#define WIDE 16
-#else
-#define WIDE 8
-#endif
-#endif
-typedef float Wide __attribute__((vector_size(4 * WIDE)));
+typedef float Loose __attribute__((vector_size(4 * WIDE), aligned(4)));
 
 // What products are made of. An element is four bytes: one float32, or two bfloat16 that the processor
 // multiplies and adds at once.
 struct Float32 {
     typedef float Number;
     typedef float Element;
-    typedef Wide Vector;
+    typedef Floats Vector;
     // Numbers in an element, in a register, and rows of products whose sums are in registers at once:
     // AVX-512 has twice as many.
     static constexpr int64_t each = 1, count = WIDE, rows = WIDE == 16 ? 8 : 6;
@@ -39,12 +31,10 @@ struct Float32 {
     static constexpr int64_t room = WIDE == 16 ? 288 : 432;
 
     template <Half> static Vector fetch(const float *p) { return read(p); }
-    static Vector read(const float *p) {
-        Vector v;
-        memcpy(&v, p, sizeof v);
-        return v;
-    }
-    static void write(float *p, Vector v) { memcpy(p, &v, sizeof v); }
+    // Written as numbers, not as bytes: bytes might be any of the addresses in between, which would be
+    // read anew each time.
+    static Vector read(const float *p) { return *(const Loose *)p; }
+    static void write(float *p, Vector v) { *(Loose *)p = v; }
     static void put(float *elements, int64_t, Vector v) { write(elements, v); }
     static Vector larger(Vector v, Vector low) { return v < low ? low : v; }
     static Vector add_product(Vector sum, const Element *left, const Element *right) {

@@ -5,8 +5,7 @@
 namespace {
 
 typedef float Quad __attribute__((vector_size(16)));
-typedef int32_t Places __attribute__((vector_size(64)));
-constexpr int64_t COUNT = 16;
+constexpr int64_t COUNT = WIDE;
 
 inline Quad read(const float *p) {
     Quad v;
@@ -56,8 +55,8 @@ struct Sources {
         const Floats right = Floats{} + float(from.width + 1), bottom = Floats{} + float(from.height + 1);
         x = x > 0 ? x : Floats{}, y = y > 0 ? y : Floats{};
         x = x < right ? x : right, y = y < bottom ? y : bottom;
-        const Places column = __builtin_convertvector(x, Places), row = __builtin_convertvector(y, Places);
-        const Places place = row * int32_t(from.row) + column * int32_t(from.channels);
+        const Integers column = __builtin_convertvector(x, Integers), row = __builtin_convertvector(y, Integers);
+        const Integers place = row * int32_t(from.row) + column * int32_t(from.channels);
         memcpy(corner, &place, sizeof place);
         store(to_right, x - __builtin_convertvector(column, Floats), COUNT);
         store(to_below, y - __builtin_convertvector(row, Floats), COUNT);
@@ -68,7 +67,8 @@ struct Sources {
 template <int64_t CHANNELS> void resample(const Framed &from, const Turn &turn, float *out) {
     const int64_t channels = CHANNELS ? CHANNELS : from.channels, width = from.width, row = from.row;
     const float middle_x = 0.5f * (width - 1), middle_y = 0.5f * (from.height - 1), *pixels = from.pixels.data();
-    const Floats steps = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Floats steps{};
+    for (int64_t lane = 0; lane < COUNT; lane++) steps[lane] = lane;
     for (int64_t i = 0; i < from.height; i++) {
         // The frame begins one pixel before the image.
         const float x = turn.x.row * (i - middle_y) + turn.x.start + middle_x + 1;
