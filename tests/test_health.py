@@ -11,7 +11,7 @@ from distill import Classifier, ModelSpec, build_classifier, load_images, save_c
 from distill.models.frozen import find_batch_norms
 from inversion import MNIST_SLICE, TeacherOptions, load_teacher
 from inversion.health import examine
-from inversion.pixels import remembered_pixels
+from inversion.pixels import Pixels, remembered_pixels
 from synthesis_kernels import backend
 from synthesis_kernels.errors import EchosetError
 
@@ -82,6 +82,12 @@ def test_a_forgotten_normaliser_is_noticed(name, std):
 def test_a_normaliser_that_nearly_fits_is_left_alone(name):
     teacher = load_teacher(TeacherOptions(name))
     assert not examine(told(teacher, *IMAGENET)).warnings
+
+
+@pytest.mark.parametrize(("std", "possible"), [(0.7, True), (0.85, False)])
+def test_a_deviation_is_an_estimate_and_may_be_a_little_too_large(std, possible):
+    # Of a mean of .5 no pixels in [0, 1] deviate by more than .5.
+    assert (Pixels("norm", 0.5, std).doubt is None) is possible
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0])
