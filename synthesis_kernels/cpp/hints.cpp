@@ -9,7 +9,7 @@ namespace {
 // their squares, and of the squared differences.
 template <class T>
 void hint_sums(const float *student, const T *teacher, float *sums, int64_t rows, int64_t channels, int threads) {
-    over_blocks<16>(rows, channels, threads, [=](int64_t thread, int64_t first, int64_t end, int64_t c, int64_t n) {
+    over_blocks<WIDE>(rows, channels, threads, [=](int64_t thread, int64_t first, int64_t end, int64_t c, int64_t n) {
         const Floats centre = load(teacher + c, n);
         Floats sum{}, squares{}, apart{};
         for (int64_t r = first; r < end; r++) {
@@ -47,7 +47,7 @@ template <class T> void finish_hint(const T *teacher, const float *sums, float *
 
 template <class T> void hint_gradient(const float *student, const T *teacher, float *out, float scale, int64_t rows,
                                       int64_t channels, int threads) {
-    over_blocks<16>(rows, channels, threads, [=](int64_t, int64_t first, int64_t end, int64_t c, int64_t n) {
+    over_blocks<WIDE>(rows, channels, threads, [=](int64_t, int64_t first, int64_t end, int64_t c, int64_t n) {
         for (int64_t r = first; r < end; r++) {
             const int64_t at = r * channels + c;
             store(out + at, (load(student + at, n) - load(teacher + at, n)) * scale, n);
@@ -62,8 +62,8 @@ template <class T> void means(const T *x, float *out, int64_t count, int64_t hei
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t p = 0; p < count * height * width; p++) {
         const int64_t image = p / (height * width), row = p / width % height * tall, column = p % width * broad;
-        for (int64_t c = 0; c < channels; c += 16) {
-            const int64_t n = std::min<int64_t>(16, channels - c);
+        for (int64_t c = 0; c < channels; c += WIDE) {
+            const int64_t n = std::min<int64_t>(WIDE, channels - c);
             Floats sum{};
             for (int64_t i = 0; i < tall; i++)
                 for (int64_t j = 0; j < broad; j++)
@@ -81,8 +81,8 @@ template <class T> void spread(const float *grad, T *out, int64_t count, int64_t
         const float *from = grad + line / tall * width * channels;
         T *to = out + line * width * broad * channels;
         for (int64_t j = 0; j < width * broad; j++)
-            for (int64_t c = 0; c < channels; c += 16) {
-                const int64_t n = std::min<int64_t>(16, channels - c);
+            for (int64_t c = 0; c < channels; c += WIDE) {
+                const int64_t n = std::min<int64_t>(WIDE, channels - c);
                 store(to + j * channels + c, load(from + j / broad * channels + c, n) * share, n);
             }
     }
