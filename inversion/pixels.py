@@ -35,8 +35,8 @@ class Pixels(NamedTuple):
     def doubt(self) -> str | None:
         """Why no images in [0, 1] can be like this, if none can."""
         far = abs(self.mean - 0.5) > 0.65
-        # Pixels of this mean have their greatest deviation when all are black or white. What a layer
-        # remembers is an estimate; without the right std it is at least twice too large.
+        # Pixels of this mean have their greatest deviation when all are black or white. What a
+        # layer remembers is an estimate; without the right std it is at least twice too large.
         most = 1.5 * math.sqrt(max(self.mean * (1 - self.mean), 0)) + 0.05
         if far or self.std > most:
             return "which images in [0, 1] can't have"
