@@ -16,6 +16,7 @@ namespace {
 // shift or a mask takes out of a register; or side by side.
 enum Half { EVEN, ODD, WHOLE };
 
+// The same anywhere in memory.
 typedef float Loose __attribute__((vector_size(4 * WIDE), aligned(4)));
 
 // What products are made of. An element is four bytes: one float32, or two bfloat16 that the processor
@@ -31,8 +32,7 @@ struct Float32 {
     static constexpr int64_t room = WIDE == 16 ? 288 : 432;
 
     template <Half> static Vector fetch(const float *p) { return read(p); }
-    // Written as numbers, not as bytes: bytes might be any of the addresses in between, which would be
-    // read anew each time.
+    // By type, not by memcpy: bytes may change anything, so the compiler would load every address anew.
     static Vector read(const float *p) { return *(const Loose *)p; }
     static void write(float *p, Vector v) { *(Loose *)p = v; }
     static void put(float *elements, int64_t, Vector v) { write(elements, v); }
