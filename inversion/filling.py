@@ -28,6 +28,15 @@ WORK = ".filling"
 """In the set's folder while images are made for it."""
 
 
+def missing_images(transfer_set: TransferSet) -> int:
+    """How many images a synthesised set has less than were asked for."""
+    config = transfer_set.manifest["config"]
+    replay = config.get("replay")
+    if replay is None or replay["keep_all"]:  # collected, or as many as there were calls for
+        return 0
+    return max(0, int(config["images"]) - len(transfer_set))
+
+
 def fill_short(
     transfer_set: TransferSet,
     teacher: Classifier,
@@ -40,7 +49,8 @@ def fill_short(
     """
     out = Path(out)
     manifest = dict(transfer_set.manifest)
-    wanted = len(transfer_set) + sum(manifest["short"].values())
+    lacking = max(sum(manifest["short"].values()), missing_images(transfer_set))
+    wanted = len(transfer_set) + lacking
     options = CollectOptions(images=wanted, short=tuple(ways), expose=0.0)
     found = collect(teacher, (str(out),), options, out / WORK, runtime=runtime.alone())
     is_made = found.round == MADE

@@ -54,7 +54,10 @@ def hues_teacher():
         std=(1.0,) * 3,
         notes=notes,
     )
-    return Classifier(Hues(), spec).eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Hues()
+    return Classifier(network, spec).eval().requires_grad_(False)
 
 
 def write_set(folder, teacher, images, **more):

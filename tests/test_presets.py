@@ -42,7 +42,8 @@ def test_a_preset_serves_each_verb_and_what_is_given_wins(tmp_path):
 def test_an_unknown_preset_names_those_there_are(run):
     said = run("demo", "--preset=phtos", status=2).stderr
     assert (
-        "preset must be one of digits, photos, large, maps, fast, none or null, got phtos" in said
+        "preset must be one of digits, photos, large, maps, dfad, fast, none or null, got phtos"
+        in said
     )
 
 
@@ -94,10 +95,31 @@ def test_a_network_of_maps_gets_students_that_answer_with_maps(size, tmp_path, c
     assert options.student.model == options.synthesis.adversary.student.model == "unet-8"
     assert options.synthesis.images == 30 and options.synthesis.objective.adversary_log
 
-    arguments.append("--synthesis.recipe=adversarial")
-    options = follow_teacher("demo", parse("demo", arguments), arguments)
+    plain = [*arguments, "--synthesis.recipe=fast-datafree"]
+    options = follow_teacher("demo", parse("demo", plain), plain)
     assert options.student.model == options.synthesis.adversary.student.model == "unet-8"
     assert not options.synthesis.objective.adversary_log
+
+
+def test_the_baseline_of_label_maps_is_one_flag(tmp_path, capsys):
+    spec = ModelSpec("unet-1", size=16, classes=3, task="segmentation")
+    save_classifier(build_classifier(spec), tmp_path / "t.safetensors")
+    arguments = [f"--teacher={tmp_path / 't.safetensors'}"]
+    named = parse("demo", [*arguments, "--preset=dfad"])
+    arguments.append("--synthesis.recipe=adversarial")
+    assert follow_teacher("demo", parse("demo", arguments), arguments) == replace(
+        named, preset=None
+    )
+    assert "preset dfad: recipe adversarial was chosen" in capsys.readouterr().err
+    differ = {
+        "synthesis.recipe": "adversarial",
+        "synthesis.generator.learning_rate": 1.0e-3,
+        "synthesis.objective.classes": 0,
+        "synthesis.objective.adversary": 1,
+        "synthesis.adversary.begins": 0,
+        "synthesis.adversary.steps": 5,
+    }
+    assert read_preset("dfad") == read_preset("maps") | differ
 
 
 def test_the_preset_of_maps_is_the_published_run():

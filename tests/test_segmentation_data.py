@@ -246,7 +246,12 @@ def test_archives_have_label_maps_too(tmp_path):
     np.savez(file, images=data.images.permute(0, 2, 3, 1).numpy(), labels=labels)
     read = load_images(file, channels=3, size=(6, 8), maps=MAPS)
     assert torch.equal(read.labels, load_images(folder, channels=3, size=(6, 8), maps=MAPS).labels)
-    with pytest.raises(EchosetError, match=r"roads\.npz has the value 9"):
+    with pytest.raises(EchosetError, match=r"roads\.npz, labels\[\d\] has the value 9"):
         load_images(file, maps=Maps(255, CLASSES))
+    labels[1] = VOID
+    dark = tmp_path / "dark.npz"
+    np.savez(dark, images=data.images.permute(0, 2, 3, 1).numpy(), labels=labels)
+    with pytest.raises(EchosetError, match=r"dark\.npz, labels\[1\]: no place of this label map"):
+        load_images(dark, maps=MAPS)
     with pytest.raises(EchosetError, match=r"expected integers \(N,\)"):
         load_images(file)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -197,8 +198,13 @@ def test_a_set_of_maps_is_made_taught_and_judged_by_the_command_line(weights, ru
     student = "--student.model=hues.Hues"
     small += ["--synthesis.adversary.student.model=hues.Hues"]
     out = tmp_path / "set"
-    done = run("synthesize", *network, "--images=8", *small, f"--out={out}", "--json")
+    small += ["--images=16", f"--out={out}"]
+    said = run("synthesize", *network, *small, status=1).stderr
+    assert re.search(r"in images' worth of pixels, class 0 \(red roof\) lacks \d", said)
+    assert re.search(r"is written but \d of 16 images short", said)
+    done = run("synthesize", *network, *small, "--short", "augment", "mixup", "--json")
     assert "share of pixels" in done.stdout and "2 (water)" in done.stdout
+    assert last_json(done)["images"] == len(TransferSet.load(out)) >= 16
     assert last_json(done)["complete"] and TransferSet.load(out).answers is None
     done = run("collect", *network, "--source=shaders", "--images=12", f"--out={tmp_path / 'c'}")
     assert "share of pixels in the set" in done.stdout

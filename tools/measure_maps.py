@@ -31,19 +31,11 @@ VOID = "--void=11"
 KIND = "maps"
 """The name of the list of runs in the result file."""
 SYNTHESES: dict[str, list[str]] = {
-    "ours": [],
-    "unbalanced": ["--synthesis.replay.balanced_targets", "false"],
-    # DFAD's: nothing but the disagreement, five updates of the student for one of the generator.
-    "adversarial": [
-        "--synthesis.recipe=adversarial",
-        "--synthesis.objective.adversary=1",
-        "--synthesis.objective.classes=0",
-        "--synthesis.generator.learning_rate=0.001",
-        "--synthesis.adversary.begins=0",
-        "--synthesis.adversary.steps=5",
-    ],
+    "ours": ["--preset", "maps"],
+    "unbalanced": ["--preset", "maps", "--synthesis.replay.balanced_targets", "false"],
+    "adversarial": ["--preset", "dfad"],
 }
-"""Recipes, by what they change of the configuration."""
+"""Presets, and what is changed of them. `maps` is the synthesis of the configuration."""
 SOURCES = ("shaders", "leaves", "noise")
 ALONE = "-by-answers"
 """What is taught so learns from the teacher's answers alone, and not from its features."""
@@ -61,10 +53,7 @@ def make(way: str, folder: Path, seed: int) -> str:
     place = folder / "set"
     common = ["--teacher", config["teacher"]["model"], "--seed", str(seed)]
     if way in SYNTHESES:
-        file = folder / "synthesis.yaml"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, yaml.safe_dump({"synthesis": config["synthesis"]}).encode())
-        command = ["synthesize", "--config", str(file), *SYNTHESES[way]]
+        command = ["synthesize", *SYNTHESES[way]]
     else:
         images = str(config["synthesis"]["images"])
         command = ["collect", "--source", way, "--images", images, "--collection.draws", "5"]
@@ -74,8 +63,7 @@ def make(way: str, folder: Path, seed: int) -> str:
         if not (place / "manifest.json").exists():
             raise
         print(error, file=sys.stderr)  # what lacks images of some classes teaches all the same
-    told = " ".join(["echoset", *command, *common])
-    return told.replace(f"--config {folder / 'synthesis.yaml'}", f"--config {CONFIG}")
+    return " ".join(["echoset", *command, *common])
 
 
 def teach(images: str, folder: Path, seed: int) -> Figures:

@@ -34,9 +34,10 @@ class PresetRun(LoadingRun):
 
     preset: PresetName | None = None
     """Options that go together; what you give besides wins. digits: grey figures, as the defaults
-    are; photos: photographs; large: those of 96 pixels and more; maps: segmentation; fast: a first
-    look; none: plain defaults. By default it follows from the teacher, by its task, its file's
-    notes on its images, their channels and size, and beside --config it is none.
+    are; photos: photographs; large: those of 96 pixels and more; maps: segmentation; dfad: the
+    same by DFAD's recipe; fast: a first look; none: plain defaults. By default it follows from the
+    teacher, by its task, its file's notes on its images, their channels and size, and beside
+    --config it is none.
     """
 
 

@@ -15,7 +15,7 @@ from inversion.cli.schema import DemoRun, DistillRun, SynthesizeRun
 from inversion.cli.show import tell
 from inversion.cli.words import values_of
 from inversion.options import SynthesisOptions, TeacherOptions
-from inversion.presets import choose, read_preset, students_for
+from inversion.presets import choose, for_recipe, read_preset, students_for
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
@@ -44,8 +44,14 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
     from inversion.cli.grammar import read_options
 
     if not isinstance(options, DistillRun) and options.synthesis.recipe != RECIPE:
-        tell(options, f"preset none: recipe {options.synthesis.recipe} was chosen")
-        students = students_for(_known_of(options.teacher, options.trust)[0])
+        recipe = options.synthesis.recipe
+        task = _known_of(options.teacher, options.trust)[0]
+        suited = for_recipe(recipe, task)
+        if suited:
+            tell(options, f"preset {suited}: recipe {recipe} was chosen, and label maps")
+            return read_options(verb, arguments, suited)
+        tell(options, f"preset none: recipe {recipe} was chosen")
+        students = students_for(task)
         return read_options(verb, arguments, "none", students) if students else options
     if isinstance(options, DistillRun):
         return _follow_set(verb, options, arguments)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from distill.tasks import DENSE
 
-PresetName = Literal["digits", "photos", "large", "maps", "fast", "none"]
+PresetName = Literal["digits", "photos", "large", "maps", "dfad", "fast", "none"]
 """Files of this folder, and none: plain defaults."""
 
 
@@ -44,6 +44,11 @@ def students_for(task: str) -> dict[str, Any]:
     if task != DENSE:
         return {}
     return {key: name for key, name in read_preset("maps").items() if key.endswith("student.model")}
+
+
+def for_recipe(recipe: str, task: str) -> str | None:
+    """The preset that measures such a recipe at this task, if there is one."""
+    return "dfad" if (recipe, task) == ("adversarial", DENSE) else None
 
 
 def choose(task: str, channels: int, side: int, notes: Mapping[str, Any]) -> tuple[str, str]:

@@ -87,7 +87,10 @@ def _read_array(
 # (N,) or (N, 1) -> (N,) int64, of maps (N, H, W)
 def _to_numbers(labels: np.ndarray, path: Path, maps: Maps | None) -> Tensor:
     if maps is not None and labels.ndim == 3 and np.issubdtype(labels.dtype, np.integer):
-        return to_labels(torch.from_numpy(labels.astype(np.int64)), str(path), maps)
+        found = torch.from_numpy(labels.astype(np.int64))
+        for place, each in enumerate(found):
+            to_labels(each, f"{path}, labels[{place}]", maps)
+        return found
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:

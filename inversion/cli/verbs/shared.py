@@ -14,7 +14,7 @@ from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
 from inversion.classes import say_short
 from inversion.cli.show import tell
-from inversion.filling import fill_short
+from inversion.filling import fill_short, missing_images
 from inversion.options import TeacherOptions
 from inversion.teacher import BUNDLED, MNIST_SLICE
 from inversion.teacher_file import spell_out
@@ -134,7 +134,8 @@ def fill(
     run: DemoRun | SynthesizeRun, transfer_set: TransferSet, teacher: Classifier, folder: Path | str
 ) -> TransferSet:
     """The set of the folder with what --short makes of what it lacks."""
-    if not run.shortage or not transfer_set.manifest["short"]:
+    lacks = transfer_set.manifest["short"] or missing_images(transfer_set)
+    if not run.shortage or not lacks:
         return transfer_set
     return fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
 
@@ -142,17 +143,29 @@ def fill(
 def require_balance(
     run: DemoRun | SynthesizeRun, transfer_set: TransferSet, folder: Path | str
 ) -> None:
-    """Refuse a set whose classes are short of images, or tell of it where that can't be helped."""
+    """Refuse a set that lacks images, and tell of one that has them and is not balanced in pixels,
+    which can't be helped.
+    """
     short = transfer_set.manifest["short"]
-    if short and not transfer_set.task.exact:
-        told = say_short(short, transfer_set.class_names)
-        tell(run, f"{folder} is not balanced: {told}")
-    elif short:
-        remedy = "" if run.shortage else FILL
+    told = say_short(short, transfer_set.class_names)
+    if transfer_set.task.exact:
+        if short:
+            remedy = "" if run.shortage else FILL
+            raise EchosetError(
+                f"{folder} is written but not balanced: {told}. "
+                "The teacher gave too few of the generated images these classes; raise "
+                f"synthesis.objective.classes or synthesis.calls{remedy}"
+            )
+        return
+    if short:
+        tell(run, f"{folder} is not balanced: in images' worth of pixels, {told}")
+    missing = missing_images(transfer_set)
+    if missing:
+        remedy = "" if run.shortage else ", or add --short augment mixup to the same command"
         raise EchosetError(
-            f"{folder} is written but not balanced: {say_short(short, transfer_set.class_names)}. "
-            "The teacher gave too few of the generated images these classes; raise "
-            f"synthesis.objective.classes or synthesis.calls{remedy}"
+            f"{folder} is written but {missing:,} of {run.synthesis.images:,} images short. The "
+            "teacher saw too little of some classes in what was generated; raise synthesis.calls"
+            f"{remedy}"
         )
 
 
