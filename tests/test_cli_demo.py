@@ -37,6 +37,7 @@ def test_demo_prints_its_json_last_and_names_the_report(demo):
     assert document["teacher_accuracy"] >= 0.993
     assert str(out / "report.html") in done.stdout and (out / "report.html").is_file()
     assert (out / STUDENT).is_file() and (out / "log.jsonl").is_file()
+    assert "The nearest to real images" in (out / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,18 @@
-"""Images of a set that stand out: the hardest and surest for the teacher, and the most alike."""
+"""Images of a set that stand out: the hardest and surest for the teacher, the most alike, and those
+most like real ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.data.images import Images
 from distill.names import show_class
 from distill.sets.transfer_set import TransferSet
 from distill.tasks.places import per_image
@@ -19,6 +23,8 @@ SHOWN = 12
 PAIRS = 6
 COMPARED = 2000
 """Images that are compared with one another, at most, evenly spread over the set."""
+REAL = 10_000
+"""Real images that they are compared with, likewise."""
 SIDE = 16
 """Images are compared at so many pixels a side, at most."""
 AT_ONCE = 100
@@ -85,11 +91,11 @@ def _most_alike(
 ) -> tuple[list[tuple[list[Picture], str]], str]:
     """Pairs of images of the highest correlation, no image twice, and how alike neighbours are."""
     count = len(transfer_set)
-    chosen = torch.linspace(0, count - 1, min(COMPARED, count)).long()
+    chosen = _spread(count)
     if len(chosen) < 2:
         return [], ""
-    likeness = _correlations(transfer_set.images, chosen)
-    nearest, neighbour = likeness.max(1)
+    looks = _looks(transfer_set.images, chosen)
+    nearest, neighbour = (looks @ looks.T).fill_diagonal_(-1).max(1)
     pairs: list[tuple[list[Picture], str]] = []
     used: set[int] = set()
     for first in nearest.argsort(descending=True, stable=True).tolist():
@@ -113,14 +119,45 @@ def _plain(transfer_set: TransferSet, place: int, labels: Sequence[str]) -> Pict
     return Picture(_shown(transfer_set, place), [labels[place]])
 
 
-def _correlations(images: Tensor, chosen: Tensor) -> Tensor:  # (N, C, H, W) -> (n, n)
-    """Correlations of these images, −1 of an image with itself."""
+def nearest_real(transfer_set: TransferSet, real: Images) -> dict[str, Any]:
+    """Which images of a set are most like real ones, and how alike neighbours are, for a page. The
+    real ones are only looked at: nothing follows from them.
+    """
+    places = _spread(len(transfer_set))
+    others = _spread(len(real), REAL)
+    likeness = _looks(transfer_set.images, places) @ _looks(real.images, others).T
+    nearest, neighbour = likeness.max(1)
+    labels = transfer_set.groups.tolist()
+    pairs = []
+    for first in nearest.argsort(descending=True, stable=True)[:PAIRS].tolist():
+        place = int(places[first])
+        other = real.images[int(others[neighbour[first]])]
+        pair = {
+            "png": _shown(transfer_set, place),
+            "real": thumbnail(other.numpy()),
+            "class": show_class(labels[place], transfer_set.class_names),
+            "correlation": round(nearest[first].item(), 3),
+        }
+        pairs.append(pair)
+    return {
+        "pairs": pairs,
+        "median": round(nearest.median().item(), 3),
+        "images": len(places),
+        "real": f"{len(others):,} images: {real.name}",
+    }
+
+
+def _spread(count: int, most: int = COMPARED) -> Tensor:
+    """Places evenly spread over so many images."""
+    return torch.linspace(0, count - 1, min(most, count)).long()
+
+
+def _looks(images: Tensor, chosen: Tensor) -> Tensor:  # (N, C, H, W) -> (n, D)
+    """What the correlations of these images are the products of."""
     size = (min(SIDE, images.shape[2]), min(SIDE, images.shape[3]))
     small = []
     for part in chosen.split(AT_ONCE):
         shrunken = F.adaptive_avg_pool2d(images[part].float(), size)
         small.append(shrunken.flatten(1))
     values = torch.cat(small)
-    values = F.normalize(values - values.mean(1, keepdim=True), dim=1)
-    likeness = values @ values.T
-    return likeness.fill_diagonal_(-1)
+    return F.normalize(values - values.mean(1, keepdim=True), dim=1)

@@ -63,6 +63,9 @@ class Judged:
     samples_note: str = ""
     legend: list[tuple[str, str]] = field(default_factory=list)
     """Colours and names of the classes of these maps."""
+    nearest: list[tuple[list[Picture], str]] = field(default_factory=list)
+    """An image of the set and a real one, and their correlation."""
+    nearest_note: str = ""
 
 
 def judged_part(document: Mapping[str, Any]) -> Judged | None:
@@ -90,6 +93,8 @@ def judged_part(document: Mapping[str, Any]) -> Judged | None:
         samples=samples,
         samples_note=_samples_note(document, networks),
         legend=legend(document["classes"], names) if samples else [],
+        nearest=[_neighbours(pair) for pair in document.get("nearest", {}).get("pairs", [])],
+        nearest_note=_nearest_note(document),
     )
 
 
@@ -108,7 +113,7 @@ def _note(document: Mapping[str, Any], networks: Sequence[str]) -> str:
     own, other = networks
     return (
         f"How often the {own} decides as the {other} does, by the {other}'s decision, on {images} "
-        f"of {document['data']}, from which it learnt. No test data was given."
+        f"of {document['data']}. No test data was given."
     )
 
 
@@ -136,6 +141,22 @@ def _samples_note(document: Mapping[str, Any], networks: Sequence[str]) -> str:
     return (
         f"From left to right: image, {', '.join(maps)}, {own}'s map. Below: how much of the first "
         f"map the {own} decides alike."
+    )
+
+
+def _neighbours(pair: Mapping[str, Any]) -> tuple[list[Picture], str]:
+    own = Picture(pair["png"], [pair["class"]])
+    return [own, Picture(pair["real"], ["real"])], f"{pair['correlation']:.3f}"
+
+
+def _nearest_note(document: Mapping[str, Any]) -> str:
+    near = document.get("nearest")
+    if not near:
+        return ""
+    return (
+        f"Correlation of pixels, of {near['images']:,} images of the set with {near['real']}. Half "
+        f"of them have a nearest real image of {near['median']:.2f} or more; 1 would be a copy. "
+        "The real images only judged: nothing that made the set saw them."
     )
 
 

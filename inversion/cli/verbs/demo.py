@@ -33,6 +33,7 @@ from inversion.cli.verbs.shared import STUDENT, fill, is_bundled, require_balanc
 from inversion.driver import synthesize as synthesize_set
 from inversion.health import check_health
 from inversion.options import CollectOptions
+from inversion.pages.extremes import nearest_real
 from inversion.pages.judging import JUDGED, STUDENT_FILE
 from inversion.pages.report import told_of, weights_given, write_report
 from inversion.pages.run_sections import own_rows
@@ -98,6 +99,8 @@ def _make(
 
     evaluation_began = time.perf_counter()
     verdict = judge_demo(run, teacher, student, data, teacher_logits)
+    if verdict.teacher is not None:  # there are real images
+        verdict.judged["nearest"] = nearest_real(transfer_set, data)
     seconds["evaluation"] = time.perf_counter() - evaluation_began
     # Work of an earlier, stopped call of this command counts; its start-up doesn't.
     seconds["total"] = max(sum(seconds.values()), time.perf_counter() - began)
