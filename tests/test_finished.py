@@ -30,7 +30,11 @@ def test_a_finished_set_and_a_finished_student_say_so(run, tmp_path):
     again = run(*distil, "--json")
     assert "finished already by this command" in again.stdout and last_json(again) == first
     assert (tmp_path / "out" / STUDENT).stat().st_mtime_ns == stamp
-    assert "finished already" not in run(*distil, "--seed=1").stdout
+    kept = run(*distil, "--seed=1", status=1).stderr
+    assert "was made by another command" in kept and "--overwrite" in kept
+    assert (tmp_path / "out" / STUDENT).stat().st_mtime_ns == stamp
+    assert "finished already" not in run(*distil, "--seed=1", "--overwrite").stdout
+    assert (tmp_path / "out" / STUDENT).stat().st_mtime_ns != stamp
     (tmp_path / "out" / STUDENT).unlink()
     assert "finished already" not in run(*distil).stdout
 

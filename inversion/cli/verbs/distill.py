@@ -153,15 +153,22 @@ def _finished(
     teacher: Classifier | None,
     team: Team,
 ) -> dict[str, Any] | None:
-    """What was said of the student there, if this very command has made it."""
+    """What was said of the student there, if this very command has made it. One that another
+    command has made is kept, unless it may be written over.
+    """
     note = _read_note(Path(run.out))
     if note is None or not (Path(run.out) / STUDENT).is_file():
         return None
     key = lesson_key(student, data, teacher, run.distillation, run, team=team)
-    if note.get("key") != key:
-        return None
-    _forget_own(Path(run.out), key)
-    return note["document"]
+    if note.get("key") == key:
+        _forget_own(Path(run.out), key)
+        return note["document"]
+    if not run.overwrite:
+        raise EchosetError(
+            f"{Path(run.out) / STUDENT} was made by another command, with another set, teacher or "
+            "options; choose another --out, or have it written over: --overwrite"
+        )
+    return None
 
 
 def _forget_own(out: Path, key: str) -> None:
