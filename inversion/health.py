@@ -108,7 +108,7 @@ def _take_out(silent: set[str], name: str, *_: object) -> None:
     silent.discard(name)
 
 
-def check_units(teacher: Classifier) -> None:
+def check_units(teacher: Classifier, option: str = "--teacher") -> None:
     """Refuse a normaliser for pixels from 0 to 255; its values for images in [0, 1] are told."""
     spec = teacher.spec
     if max(map(abs, spec.mean)) <= UNITS and max(spec.std) <= UNITS:
@@ -117,7 +117,7 @@ def check_units(teacher: Classifier) -> None:
     std = _in_unit(spec.std)
     raise EchosetError(
         f"mean {list(spec.mean)} and std {list(spec.std)} are those of pixels from 0 to 255, and "
-        f"images are in [0, 1]: divide by 255, --teacher.mean '{mean}' --teacher.std '{std}'"
+        f"images are in [0, 1]: divide by 255, {option}.mean '{mean}' {option}.std '{std}'"
     )
 
 

@@ -191,9 +191,13 @@ def test_folders_are_matched_as_far_as_they_can_be_told_apart(capsys):
     with pytest.raises(EchosetError, match=r"'1-bird' bears the name of no class; the nearest is"):
         match(["1-bird", "0-fish"], ["dog", "cat"])
     # ImageNet's folders are named otherwise, and in the order of the classes
-    assert match(["n01", "n02"], ["tench", "goldfish"]) == [0, 1]
-    with pytest.raises(EchosetError, match=r"none of its 2 folders .* nearest to 'n01' is"):
-        match(["n01", "n02"], ["tench", "goldfish", "shark"])
+    imagenet = ["n01440764", "n01443537"]
+    assert match(imagenet, ["tench", "goldfish"]) == [0, 1]
+    with pytest.raises(EchosetError, match=r"none of its 2 folders .* nearest to 'n01440764' is"):
+        match(imagenet, ["tench", "goldfish", "shark"])
+    # One a class, but who knows in which order
+    with pytest.raises(EchosetError, match=r"none of its 2 folders bears the name of a class"):
+        match(["a", "b"], ["tench", "goldfish"])
     with pytest.raises(EchosetError, match=r"'12' is for no class; the network knows 0 to 9"):
         match(["1", "12"], None, 10)
     # 1 to 12: not numbers of classes from 0, and one a class

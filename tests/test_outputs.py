@@ -72,6 +72,11 @@ FORMS = {
     "nested": lambda z, h: {"heads": (z.softmax(1), h), "maps": None},
     "two": lambda z, h: (z, -z),
     "none": lambda z, h: {"features": h, "pooled": h},
+    "two heads": lambda z, h: torch.cat([z[:, :2].sigmoid(), z[:, 2:].sigmoid()], 1),
+    "by hand": lambda z, h: 1 / (1 + (-z).exp()),
+    "hard": lambda z, h: (60 * z).sigmoid(),
+    "percent": lambda z, h: 100 * z.softmax(1),
+    "point": lambda z, h: z[:, :, None, None],
     "squeezed": lambda z, h: z.squeeze(1),
     "squeezed sigmoid": lambda z, h: z.sigmoid().squeeze(1),
 }
@@ -149,6 +154,25 @@ def test_probabilities_are_recognised_and_become_logits(form, found):
     torch.testing.assert_close(teacher(IMAGES).softmax(1), plain.softmax(1))
     if form == "sigmoid":
         torch.testing.assert_close(teacher(IMAGES), plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["two heads", "by hand", "hard", "percent"])
+def test_answers_that_may_be_probabilities_are_doubted(form):
+    teacher = load(form)
+    assert teacher.spec.output_form in (None, "sigmoid")
+    warnings = inspect_teacher(teacher).warnings
+    said = (
+        "its answers to test pictures are bounded" if not teacher.spec.output_form else "it seems"
+    )
+    assert any(said in line for line in warnings)
+    assert not any("are bounded" in line for line in inspect_teacher(load("plain")).warnings)
+    told = load(form, output_form="sigmoid")
+    assert not any("are bounded" in line for line in inspect_teacher(told).warnings)
+
+
+def test_a_row_in_the_form_of_a_map_has_its_remedy():
+    with pytest.raises(EchosetError, match=r"\(2, 4, 1, 1\).* end with \.flatten\(1\)"):
+        load("point").check_forward()
 
 
 def test_small_logits_are_no_sigmoid():

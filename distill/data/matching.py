@@ -17,6 +17,9 @@ from distill.names import folder_ending, known_names, printable, show_class, spl
 from synthesis_kernels.backend import say_once
 from synthesis_kernels.errors import EchosetError
 
+WORDNET = re.compile(r"n\d{8}")
+"""A folder of ImageNet's: networks trained on it number the classes in the order of these."""
+
 
 @dataclass(frozen=True)
 class Match:
@@ -49,7 +52,8 @@ def match_folders(
     option: str = "names",
 ) -> Match:
     """The class of each folder: by the classes' names, else by the numbers in the folders' own
-    names, else, where there is one a class, in their order. All else would be a guess.
+    names, else, where classes have no names and there is a folder for each, or where folders are
+    ImageNet's, in their order. All else would be a guess.
     """
     found = _by_name(folders, names or (), where)
     if all(label is not None for label in found):
@@ -74,7 +78,7 @@ def match_folders(
                 f"{option} with such a folder"
             )
         return Match(_once(labels, folders, names, where), "by number")
-    if len(folders) == classes:
+    if len(folders) == classes and (not names or all(map(WORDNET.fullmatch, folders))):
         return Match(list(range(classes)), "in the order of their names")
     raise EchosetError(_say_unknown(folders, classes, names, where, option))
 

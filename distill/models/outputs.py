@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.models.recognising import recognise, takes_sigmoid
+from distill.models.recognising import recognise, seem_bounded, takes_sigmoid
 from distill.options import OutputForm
 from distill.sizes import say_size
 from synthesis_kernels.errors import EchosetError, reason_of
@@ -112,6 +112,8 @@ def say_task(answers: Sequence[Tensor], expected: tuple[int, ...]) -> str:
     empty where neither is so.
     """
     has_maps = any(answer.ndim == 4 for answer in answers)
+    if len(expected) == 2 and any(answer.shape[2:] == (1, 1) for answer in answers):
+        return "an image has a single row: let its forward end with .flatten(1)"
     if len(expected) == 2 and has_maps:
         return (
             "maps are the answer to segmentation: say that this is its task (for a teacher "
@@ -220,6 +222,8 @@ class Output(NamedTuple):
     """Whether the form, which is not the usual one, was told by nobody."""
     resized: str = ""
     """What is said of maps that are of another size than the images."""
+    bounded: bool = False
+    """Whether they look like probabilities, by their numbers alone."""
 
     def describe(self) -> str:
         """All of it in a line."""
@@ -240,6 +244,12 @@ class Output(NamedTuple):
                 f"it seems to answer with {WORDS[self.form or 'logits']}; if so, say --teacher."
                 f"output_form {self.form}, or output_form='{self.form}' in Python, and if not, "
                 "logits"
+            )
+        if self.bounded:
+            lines.append(
+                "its answers to test pictures are bounded, as probabilities are, and are taken as "
+                "logits. If they are not, say --teacher.output_form sigmoid, or probabilities; or "
+                "leave out what bounds them, and answer with the logits"
             )
         if self.resized:
             lines.append(f"it answers with {self.resized}")
@@ -275,4 +285,5 @@ def find_output(
     form = recognise(rows)
     if form == "sigmoid" and not takes_sigmoid(lambda: ask(probes[0]), first.shape):
         form = None  # small logits
-    return Output(output, form, single, form is not None, resized)
+    bounded = form is None and seem_bounded(rows)
+    return Output(output, form, single, form is not None, resized, bounded)

@@ -29,6 +29,17 @@ def recognise(rows: Tensor) -> OutputForm | None:  # (N, K, *places)
     return "sigmoid" if rows.min() > 0 and rows.max() <= 1 else None
 
 
+def seem_bounded(rows: Tensor) -> bool:  # (N, K, *places)
+    """Whether answers that were not recognised look like no logits all the same: all lie between 0
+    and 1, or none is negative and all rows sum to one number.
+    """
+    if not rows.isfinite().all() or rows.min() < 0:
+        return False
+    sums = rows.sum(1) if rows.ndim > 1 and rows.shape[1] > 1 else None
+    even = sums is not None and (sums - sums.mean()).abs().max() < SUM_TOLERANCE * sums.mean()
+    return bool(rows.max() <= 1 or even)
+
+
 def takes_sigmoid(run: Callable[[], object], shape: torch.Size) -> bool:
     """Whether a sigmoid of as many numbers is taken on the way."""
     with _Sigmoids() as sigmoids:

@@ -87,7 +87,7 @@ def judge_student(
         decide(answers),
         decide(logits),
         student.spec.classes,
-        data=name,
+        data=f"{name}, from which it learnt",
         tested=False,
         class_names=names,
         task=student.task,
