@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from inversion.driver import synthesize, synthesize_share
     from inversion.inspection import Inspection, inspect_teacher
     from inversion.jobs import plan
-    from inversion.options import CollectOptions, ScoreOptions, SynthesisOptions, TeacherOptions
+    from inversion.options import (
+        AdversaryOptions,
+        AnswerOptions,
+        BoundaryOptions,
+        CollectOptions,
+        GeneratorOptions,
+        ObjectiveOptions,
+        ReplayOptions,
+        ScoreOptions,
+        SynthesisOptions,
+        TeacherOptions,
+    )
     from inversion.presets.found import Preset, find_preset
     from inversion.scoring.scorecard import Scorecard, score
     from inversion.sources.boundary import attack_boundaries
@@ -25,7 +36,18 @@ __version__ = "0.1.0"
 _HOMES = {
     "inversion.sources.collect": ("collect", "collect_share"),
     "inversion.jobs": ("plan",),
-    "inversion.options": ("CollectOptions", "ScoreOptions", "SynthesisOptions", "TeacherOptions"),
+    "inversion.options": (
+        "AdversaryOptions",
+        "AnswerOptions",
+        "BoundaryOptions",
+        "CollectOptions",
+        "GeneratorOptions",
+        "ObjectiveOptions",
+        "ReplayOptions",
+        "ScoreOptions",
+        "SynthesisOptions",
+        "TeacherOptions",
+    ),
     "inversion.presets.found": ("Preset", "find_preset"),
     "inversion.scoring.scorecard": ("Scorecard", "score"),
     "inversion.sources.boundary": ("attack_boundaries",),
@@ -36,9 +58,15 @@ _HOMES = {
 }
 __all__ = [
     "MNIST_SLICE",
+    "AdversaryOptions",
+    "AnswerOptions",
+    "BoundaryOptions",
     "CollectOptions",
+    "GeneratorOptions",
     "Inspection",
+    "ObjectiveOptions",
     "Preset",
+    "ReplayOptions",
     "ScoreOptions",
     "Scorecard",
     "SynthesisOptions",
