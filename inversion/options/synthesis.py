@@ -237,7 +237,7 @@ class SynthesisOptions(Brief):
     """
     batch: int = 200
     """Images in each generator call."""
-    calls: int = 60
+    calls: int = 42
     """Generator calls a job makes; fewer when agreement has stopped rising, up to twice as many
     while a class is short.
     """
