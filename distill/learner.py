@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch, Network, Pair, Part, add_up, gathered, weighted
-from distill.losses import Losses, need_teacher, weigh_losses
+from distill.losses import Losses, measure, need_teacher, weigh_losses
 from distill.methods import LABELS, Method, Need
 from distill.models import Classifier
 from distill.models.frozen import Frozen
@@ -231,7 +231,7 @@ class Learner(nn.Module):
         if self.team.world > 1 and self._compares:
             batch = gathered(batch, self.team)
         loss = add_up(
-            weighted(self.weights[method.name], method.loss(batch)) for method in self.methods
+            weighted(self.weights[method.name], measure(method, batch)) for method in self.methods
         )
         return loss, logits, answers if answers.numel() else label_logits(labels)
 

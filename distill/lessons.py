@@ -208,6 +208,15 @@ def _split(
     return order[held:].sort().values, order[:held].sort().values
 
 
+def check_images(data: object) -> None:
+    """Refuse a folder's name, say, in the place of what is in it."""
+    if not isinstance(data, TransferSet | Images):
+        raise EchosetError(
+            "images are a transfer set, as TransferSet.load(folder) gives it, or those that "
+            f"load_images gives, not a {type(data).__name__}"
+        )
+
+
 def check_lesson(
     student: Classifier,
     data: TransferSet | Images,

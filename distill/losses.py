@@ -25,6 +25,11 @@ Losses: TypeAlias = (
 
 def split_losses(losses: Losses) -> tuple[dict[str, float | None], dict[str, Method]]:
     """Names and weights, and by name the methods among them that are a user's own."""
+    if not isinstance(losses, Mapping):
+        raise EchosetError(
+            "losses are a mapping of names or functions to weights, such as {'hinton': 1.0}, not a "
+            f"{type(losses).__name__}"
+        )
     weights: dict[str, float | None] = {}
     own: dict[str, Method] = {}
     for loss, weight in losses.items():
@@ -55,6 +60,23 @@ def own_method(loss: OwnLoss) -> Method:
     if method.name in METHODS:
         raise EchosetError(f"there is a loss {method.name} already; call yours otherwise")
     return method
+
+
+def measure(method: Method, batch: Batch) -> Tensor:  # ()
+    """What a method makes of a batch; a user's own is looked at."""
+    loss = method.loss(batch)
+    if method.name not in METHODS:
+        shape = tuple(getattr(loss, "shape", (type(loss).__name__,)))
+        if shape != ():
+            raise EchosetError(
+                f"loss {method.name} must give one number, a tensor of shape (), got {shape}"
+            )
+        if not loss.requires_grad:
+            raise EchosetError(
+                f"loss {method.name} gives a number that follows from no answer of the student's; "
+                "make it of batch.logits"
+            )
+    return loss
 
 
 def full_loss(

@@ -9,7 +9,13 @@ from typing import Any, Literal, get_args
 
 from distill.brief import Brief
 from distill.methods import LABELS, METHODS
-from distill.ranges import require_least, require_most, require_positive, require_within
+from distill.ranges import (
+    require_least,
+    require_most,
+    require_parts,
+    require_positive,
+    require_within,
+)
 from synthesis_kernels.errors import EchosetError, suggest
 
 Optimiser = Literal["muon", "sgd", "adamw"]
@@ -178,6 +184,7 @@ class DistillOptions(Brief):
     """Branches of the student's last stage with the loss `one`; the first is the student."""
 
     def __post_init__(self) -> None:
+        require_parts(self, "")
         check_loss(self.loss)
         require_positive(self, "", "temperature")
         require_least(self, "", 0, "steps", "views_per_image", "patience")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from synthesis_kernels.errors import EchosetError
@@ -27,6 +28,17 @@ def require_most(options: object, group: str, most: float, *names: str) -> None:
         value = getattr(options, name)
         if value > most:
             raise EchosetError(f"{_full(group, name)} must be at most {most:,}, got {value:,}")
+
+
+def require_parts(options: object, group: str) -> None:
+    """Refuse a mapping, say, in the place of options of their own."""
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]  # a dataclass
+        kind = type(field.default)
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(kind) and not isinstance(value, kind):
+            raise EchosetError(
+                f"{_full(group, field.name)} is {kind.__name__}(…), got a {type(value).__name__}"
+            )
 
 
 def require_shards(images: int, shard_images: int, group: str) -> None:

@@ -14,7 +14,7 @@ from distill.files import load_state, save_state
 from distill.judge import Judge, mean_answered
 from distill.learner import Learner
 from distill.lesson_key import key_at_any_rate, lesson_key
-from distill.lessons import Lessons, check_lesson, contract_of
+from distill.lessons import Lessons, check_images, check_lesson, contract_of
 from distill.loop import Loop
 from distill.losses import Losses
 from distill.memory import free_memory, is_out_of_memory, learn_in_parts
@@ -80,6 +80,7 @@ def distill(
     `log` gets the figures of the log: any object with `log(figures, step)`. Where each batch is
     shared by a `team` (see `team_of`), all its processes make this call, and the first one writes.
     """
+    check_images(data)
     team.check(options.batch, "distillation.batch")
     teacher = None if teacher is None else as_classifier(teacher)
     student = as_student(student, contract_of(teacher, data))

@@ -126,6 +126,7 @@ def test_without_anything_of_ones_own_a_manifest_says_nothing_of_it(teacher, tmp
         ),
         ({"adversary": network(channels=3)}, "does not take images of shape"),
         ({"terms": {"rough": 1.0}}, "a term is a function"),
+        ({"terms": rough}, "terms are a mapping of functions"),
         ({"terms": {rough: float("nan")}}, "weight must be a number"),
         ({"terms": {lambda *_: 3.0: 1.0}}, "must give one number"),
     ],
@@ -174,6 +175,10 @@ def test_a_loss_of_ones_own_brings_no_labels_along(teacher, made):
     [
         ({"losses": {"hintn": 1.0}}, "did you mean hinton"),
         ({"losses": {3: 1.0}}, "a function of a batch or a Method, not a int"),
+        ({"losses": [absolute]}, "losses are a mapping .* not a list"),
+        ({"losses": {lambda batch: batch.logits: 1.0}}, r"must give one number, .* got \(20, 10\)"),
+        ({"losses": {lambda batch: 3.0: 1.0}}, r"must give one number, .* got \('float',\)"),
+        ({"losses": {lambda batch: batch.logits.sum().detach(): 1.0}}, "make it of batch.logits"),
         ({"losses": {Method("mse", 1.0, frozenset(), absolute): 1.0}}, "a loss mse already"),
         ({"optimiser": lambda weights: 3}, "torch.optim.Optimizer"),
         ({"log": 3}, r"log\(figures, step\)"),
@@ -182,6 +187,15 @@ def test_a_loss_of_ones_own_brings_no_labels_along(teacher, made):
 def test_what_cannot_teach_is_refused(teacher, made, more, message):
     with pytest.raises(EchosetError, match=message):
         teach(network(), made, teacher, LESSON, runtime=RUN, **more)
+
+
+def test_a_folders_name_is_no_set_and_a_mapping_no_options(teacher):
+    with pytest.raises(
+        EchosetError, match=r"as TransferSet\.load\(folder\) gives it, .* not a str"
+    ):
+        teach(network(), "runs/set", teacher, LESSON, runtime=RUN)
+    with pytest.raises(EchosetError, match=r"generator is GeneratorOptions\(…\), got a dict"):
+        SynthesisOptions(generator={"latent": 16})
 
 
 def test_a_plain_module_is_a_student_as_the_teacher_says(teacher, made):

@@ -7,7 +7,13 @@ from typing import Literal
 
 from distill.brief import Brief
 from distill.options import ViewOptions
-from distill.ranges import require_least, require_positive, require_shards, require_within
+from distill.ranges import (
+    require_least,
+    require_parts,
+    require_positive,
+    require_shards,
+    require_within,
+)
 from synthesis_kernels.errors import EchosetError
 
 MakingWay = Literal["augment", "mixup", "push"]
@@ -86,6 +92,7 @@ class CollectOptions(Brief):
     """How images are augmented."""
 
     def __post_init__(self) -> None:
+        require_parts(self, "collection")
         require_least(self, "collection", 1, "images", "shard_images")
         require_shards(self.images, self.shard_images, "collection")
         require_positive(self, "collection", "draws")

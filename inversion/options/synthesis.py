@@ -10,6 +10,7 @@ from distill.options import StudentOptions, ViewOptions
 from distill.ranges import (
     require_least,
     require_most,
+    require_parts,
     require_positive,
     require_shards,
     require_within,
@@ -262,6 +263,7 @@ class SynthesisOptions(Brief):
     """What the adversarial student sees of an image."""
 
     def __post_init__(self) -> None:
+        require_parts(self, "")
         require_least(self, "", 1, "images", "shard_images", "calls", "patience")
         require_least(self, "", 1, "abreast")
         require_most(self, "", 1024, "abreast")

@@ -48,6 +48,11 @@ class Own:
 
     def check(self) -> None:
         """Refuse terms that are no functions, or share a name, and weights that are no numbers."""
+        if not isinstance(self.terms, Mapping):
+            raise EchosetError(
+                "terms are a mapping of functions to weights, such as {smoothness: 0.1}, not a "
+                f"{type(self.terms).__name__}"
+            )
         for term, weight in self.terms.items():
             if not callable(term):
                 raise EchosetError(
