@@ -59,7 +59,9 @@ def test_what_others_made_is_not_written_over(transfer_set, tmp_path, run, refus
     if verb == "distill":
         run(*commands[verb], "--overwrite")
         assert (tmp_path / name).read_bytes() != b"hours"
-        run(*commands[verb][:-1], "--distillation.warmup=0.2")  # the folder's own student
+        other = [*commands[verb][:-1], "--distillation.warmup=0.2"]
+        assert "was made by another command" in refused(*other)
+        run(*other, "--overwrite")
 
 
 def test_a_student_put_in_the_place_of_ours_stays(transfer_set, tmp_path, run, refused):

@@ -13,7 +13,6 @@ from PIL import Image
 from test_pages import SCRIPT, write_set
 
 from distill import TransferSet, evaluate, load_images
-from distill.data.images import Images
 from distill.evaluation import predict
 from inversion import MNIST_SLICE
 from inversion.pages.comparison import write_comparison
@@ -157,7 +156,7 @@ def test_the_hardest_the_surest_and_the_most_alike_are_found():
 def test_the_real_images_nearest_to_a_set_are_shown_beside_it(tmp_path):
     made = TransferSet.load(write_set(tmp_path, torch.tensor([0, 1, 2])))
     real = torch.cat([pictures(4), made.images[1:2], 255 - made.images[2:3]])
-    found = nearest_real(made, Images(real, None, "photographs"))
+    found = nearest_real(made, real, "photographs")
     # The only one that is there, be it lighter, comes first; its opposite is no neighbour.
     assert found["pairs"][0]["correlation"] == 1 and found["pairs"][0]["class"] == "1"
     assert found["pairs"][0]["png"] == found["pairs"][0]["real"] == thumbnail(real[4].numpy())

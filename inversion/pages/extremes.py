@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.data.images import Images
 from distill.names import show_class
 from distill.sets.transfer_set import TransferSet
 from distill.tasks.places import per_image
@@ -119,19 +118,23 @@ def _plain(transfer_set: TransferSet, place: int, labels: Sequence[str]) -> Pict
     return Picture(_shown(transfer_set, place), [labels[place]])
 
 
-def nearest_real(transfer_set: TransferSet, real: Images) -> dict[str, Any]:
+def nearest_real(
+    transfer_set: TransferSet,
+    real: Tensor,  # (N, C, H, W) uint8
+    name: str,
+) -> dict[str, Any]:
     """Which images of a set are most like real ones, and how alike neighbours are, for a page. The
     real ones are only looked at: nothing follows from them.
     """
     places = _spread(len(transfer_set))
     others = _spread(len(real), REAL)
-    likeness = _looks(transfer_set.images, places) @ _looks(real.images, others).T
+    likeness = _looks(transfer_set.images, places) @ _looks(real, others).T
     nearest, neighbour = likeness.max(1)
     labels = transfer_set.groups.tolist()
     pairs = []
     for first in nearest.argsort(descending=True, stable=True)[:PAIRS].tolist():
         place = int(places[first])
-        other = real.images[int(others[neighbour[first]])]
+        other = real[int(others[neighbour[first]])]
         pair = {
             "png": _shown(transfer_set, place),
             "real": thumbnail(other.numpy()),
@@ -143,7 +146,7 @@ def nearest_real(transfer_set: TransferSet, real: Images) -> dict[str, Any]:
         "pairs": pairs,
         "median": round(nearest.median().item(), 3),
         "images": len(places),
-        "real": f"{len(others):,} images: {real.name}",
+        "real": f"{len(others):,} images: {name}",
     }
 
 

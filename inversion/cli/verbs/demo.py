@@ -100,7 +100,7 @@ def _make(
     evaluation_began = time.perf_counter()
     verdict = judge_demo(run, teacher, student, data, teacher_logits)
     if verdict.teacher is not None:  # there are real images
-        verdict.judged["nearest"] = nearest_real(transfer_set, data)
+        verdict.judged["nearest"] = nearest_real(transfer_set, data.images, data.name)
     seconds["evaluation"] = time.perf_counter() - evaluation_began
     # Work of an earlier, stopped call of this command counts; its start-up doesn't.
     seconds["total"] = max(sum(seconds.values()), time.perf_counter() - began)
