@@ -1,6 +1,7 @@
 """`echoset list`, and what the command line says of a typo."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -46,6 +47,17 @@ def test_presets_are_the_files_that_are_there(tmp_path, monkeypatch):
     (tmp_path / "quick.yaml").write_text("# A first look.\n# More of it.\nseed: 1\n")
     monkeypatch.setattr(lists, "PRESETS", tmp_path)
     assert lists.presets() == {"quick": "A first look."}
+
+
+def test_a_reader_who_has_seen_enough_is_told_nothing(tmp_path):
+    """The pipe is closed before the first line."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "inversion.cli.main", "list", "sources"]
+    with open(write, "w") as closed, open(tmp_path / "said", "w+") as said:
+        done = subprocess.run(command, stdout=closed, stderr=said, cwd=ROOT, env=environment())
+        said.seek(0)
+        assert (done.returncode, said.read()) == (141, "")
 
 
 def test_without_a_name_the_lists_are_listed(run):

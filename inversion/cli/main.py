@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -16,6 +17,8 @@ from synthesis_kernels.terminal import plain
 if TYPE_CHECKING:
     from inversion.cli.schema import Common
 
+PIPE_CLOSED = 141
+"""Exit status where nobody reads on, as of programs that SIGPIPE ends."""
 HELP = f"""usage: echoset VERB [options]
 
 Make a small, class-balanced synthetic set from a trained network, and teach a student with it.
@@ -127,6 +130,9 @@ def _module_of(verb: str) -> Any:
 
 
 def _fail_reading(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):  # whoever read this has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     file = f": {error.filename}" if error.filename else ""
     return _fail(f"{error.strerror or error}{file}")
 
