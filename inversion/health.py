@@ -31,8 +31,6 @@ MOST = 8
 """Pictures of each source; fewer where they are large."""
 PIXELS = 8 * 64 * 64
 """Pixels of one channel in the pictures of one source, about."""
-UNITS = 1.5
-"""A mean or deviation above this is not one of images in [0, 1]."""
 HUGE = 1e4
 """Logits above this lose their digits in 16 bits, and a softmax of them has no gradient."""
 UNIFORM = 0.98
@@ -66,7 +64,6 @@ def examine(teacher: Classifier, untrained: list[str] | None = None) -> Health:
     """Look at a teacher's numbers and at its answers. What can't be right is an error. `untrained`
     is what `check_network` gave, where it was called before.
     """
-    check_units(teacher)
     layers = find_batch_norms(teacher.network)
     if untrained is None:
         untrained = check_network(teacher)
@@ -106,25 +103,6 @@ def _silent(layers: Mapping[str, NormLayer]) -> Iterator[set[str]]:
 
 def _take_out(silent: set[str], name: str, *_: object) -> None:
     silent.discard(name)
-
-
-def check_units(teacher: Classifier, option: str = "--teacher") -> None:
-    """Refuse a normaliser for pixels from 0 to 255; its values for images in [0, 1] are told."""
-    spec = teacher.spec
-    if max(map(abs, spec.mean)) <= UNITS and max(spec.std) <= UNITS:
-        return
-    mean = _in_unit(spec.mean)
-    std = _in_unit(spec.std)
-    raise EchosetError(
-        f"mean {list(spec.mean)} and std {list(spec.std)} are those of pixels from 0 to 255, and "
-        f"images are in [0, 1]: divide by 255, {option}.mean '{mean}' {option}.std '{std}'"
-    )
-
-
-def _in_unit(values: tuple[float, ...]) -> list[float]:
-    if max(values) == 1.0 or max(map(abs, values)) > UNITS:
-        return [round(value / 255, 6) for value in values]
-    return list(values)
 
 
 def draw_pictures(teacher: Classifier) -> list[Tensor]:  # each (B, C, H, W) in [0, 1]

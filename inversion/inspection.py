@@ -20,6 +20,8 @@ from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 
 DEAD_VARIANCE = 1e-8
+UNITS = 1.5
+"""A mean or deviation above this is not one of images in [0, 1]."""
 
 TeacherNeed = Literal["BatchNorm", "attention", "answers alone"]
 """What a recipe needs of a teacher."""
@@ -174,8 +176,9 @@ def _doubts(teacher: Classifier) -> list[str]:
 
 def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
     """Refuse a network, given by `option`, that doesn't take the images, or tell the classes, that
-    it is said to.
+    it is said to, and a normaliser that is none of images in [0, 1].
     """
+    _check_units(teacher, option)
     try:
         teacher.check_forward()
     except EchosetError as error:
@@ -185,6 +188,25 @@ def check_shape(teacher: Classifier, option: str = "--teacher") -> None:
             f"{error}. Set {option}.channels, {option}.size and {option}.classes to what it was "
             "trained on"
         ) from error
+
+
+def _check_units(teacher: Classifier, option: str) -> None:
+    """Refuse a normaliser for pixels from 0 to 255; its values for images in [0, 1] are told."""
+    spec = teacher.spec
+    if max(map(abs, spec.mean)) <= UNITS and max(spec.std) <= UNITS:
+        return
+    mean = _in_unit(spec.mean)
+    std = _in_unit(spec.std)
+    raise EchosetError(
+        f"mean {list(spec.mean)} and std {list(spec.std)} are those of pixels from 0 to 255, and "
+        f"images are in [0, 1]: divide by 255, {option}.mean '{mean}' {option}.std '{std}'"
+    )
+
+
+def _in_unit(values: tuple[float, ...]) -> list[float]:
+    if max(values) == 1.0 or max(map(abs, values)) > UNITS:
+        return [round(value / 255, 6) for value in values]
+    return list(values)
 
 
 def _check_moments(

@@ -1,6 +1,7 @@
 """What is said of a teacher before any work, and what is refused."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from distill import Classifier, ModelSpec, build_classifier, load_images, save_classifier
 from distill.models.frozen import find_batch_norms
-from inversion import MNIST_SLICE, TeacherOptions, load_teacher
+from inversion import MNIST_SLICE, TeacherOptions, collect, load_teacher, synthesize
 from inversion.health import examine
 from inversion.pixels import Pixels, remembered_pixels
 from synthesis_kernels import backend
@@ -162,6 +163,21 @@ REFUSED = [
 def test_what_cannot_be_right_is_refused(make, message):
     with pytest.raises(EchosetError, match=message):
         examine(make())
+
+
+def test_pixels_from_0_to_255_are_refused_in_python_and_where_a_network_is_judged(
+    refused, tmp_path
+):
+    for make_set in (synthesize, partial(collect, sources=("noise",))):
+        with pytest.raises(EchosetError, match="divide by 255"):
+            make_set(units(), out=tmp_path / "set")
+    network = build_classifier(ModelSpec("convnet-4", channels=1, size=28, classes=10)).network
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    shape = ["--model.channels=1", "--model.size=28", "--model.classes=10"]
+    numbers = ["--model.mean=[123.0]", "--model.std=[58.0]"]
+    weights = f"--model.weights={tmp_path / 'w.pth'}"
+    said = refused("evaluate", "--model=convnet-4", weights, *shape, *numbers)
+    assert "divide by 255, --model.mean '[0.482353]' --model.std '[0.227451]'" in said
 
 
 def test_buffers_that_are_no_numbers_are_named():

@@ -15,7 +15,6 @@ from inversion.classes import MOST_NAMED, MOST_ROWS
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.judged import Decisions
 from inversion.cli.verbs.shared import load_test_data
-from inversion.health import check_units
 from inversion.inspection import check_shape
 from inversion.pages.judging import judge
 from inversion.pages.student import write_evaluation
@@ -39,12 +38,10 @@ def execute(run: EvaluateRun) -> int:
         raise EchosetError(f"--page is the page to write and should end in .html, got {run.page}")
     model = load_teacher(run.model, trust=run.trust)
     check_shape(model, "--model")
-    check_units(model, "--model")
     other = None
     if run.against:
         other = load_teacher(run.against, trust=run.trust)
         check_shape(other, "--against")
-        check_units(other, "--against")
     data = load_test_data(run.data, model, run.quiet, "--model", run.void)
     decisions = Decisions(model.task) if run.page else None
     result = evaluate_classifier(
