@@ -18,7 +18,7 @@ from distill.lessons import Lessons, check_images, check_lesson, contract_of
 from distill.loop import Loop
 from distill.losses import Losses
 from distill.memory import free_memory, is_out_of_memory, learn_in_parts
-from distill.models import Classifier, as_classifier, as_found
+from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.wrapping import as_student
 from distill.options import DistillOptions
@@ -82,7 +82,7 @@ def distill(
     """
     check_images(data)
     team.check(options.batch, "distillation.batch")
-    teacher = None if teacher is None else as_classifier(teacher)
+    teacher = None if teacher is None else as_student(teacher, contract_of(None, data))
     student = as_student(student, contract_of(teacher, data))
     check_lesson(student, data, teacher, options)
     if teacher is None:

@@ -207,6 +207,17 @@ def test_a_plain_module_is_a_student_as_the_teacher_says(teacher, made):
     assert not torch.equal(before, student[0].weight)
 
 
+def test_a_plain_module_is_the_teacher_that_made_the_set(teacher, made):
+    lesson = replace(LESSON, views_per_image=2, steps=2)
+    students = [network(), network()]
+    students[1].load_state_dict(students[0].state_dict())
+    for student, asked in zip(students, (teacher, teacher.network), strict=True):
+        teach(student, made, asked, lesson, runtime=RUN)
+    for one, other in zip(*(student.parameters() for student in students), strict=True):
+        assert torch.equal(one, other)
+    assert not teacher.network.training
+
+
 def test_a_plain_module_says_what_it_can_and_asks_for_the_rest(made):
     plain = network(channels=3, classes=7)
     with pytest.raises(EchosetError, match=r"does not say its size, mean, std.*as_classifier"):
