@@ -268,7 +268,7 @@ def test_a_set_of_photographs_is_taught_by_its_teacher_while_that_is_there(run, 
     collect = ["collect", "noise", f"--out={made}", "--images=12", "--collection.balanced=false"]
     run(*collect, "--teacher=cifar10-small", "--device=cpu", "--answers=2")
     assert TransferSet.load(made).answers.views.flip
-    lesson = ["distill", f"--set={made}", f"--out={tmp_path / 'out'}", *TAUGHT]
+    lesson = ["distill", f"--set={made}", f"--out={tmp_path / 'out'}", "--overwrite", *TAUGHT]
     there = run(*lesson, "--json")
     assert "no teacher is asked" not in there.stderr and "20 hints" in there.stdout
     assert "no teacher is asked" in run(*lesson, "--loss=hinton").stderr

@@ -90,7 +90,7 @@ def test_distilling_from_any_images_by_several_losses(run, refused, tmp_path):
     ]
     done = run(*distill, "--loss", "hinton=1", "at", "--json")
     assert "1 hinton + 1000 at" in done.stdout and last_json(done)["steps"] == 20
-    run(*distill, "--loss=sp=10", "--seed=1")
+    run(*distill, "--loss=sp=10", "--seed=1", "--overwrite")
     assert "no loss 'hintn'" in refused(*distill, "--loss", "hintn", status=2)
     assert "named twice" in refused(*distill, "--loss", "at=1", "at=2", status=2)
     assert "loss at: 'x' is not a number" in refused(*distill, "--loss", "at=x", status=2)

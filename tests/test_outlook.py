@@ -90,7 +90,7 @@ def test_inspect_estimates_on_request(run):
     done = run("inspect", "--estimate", "--json")
     estimate = last_json(done)["estimate"]
     assert [part["name"] for part in estimate["parts"]] == ["call", "answer", "step"]
-    assert "60 calls of" in done.stdout
+    assert "42 calls of" in done.stdout
     assert "memory about" in done.stdout
 
 
