@@ -233,6 +233,11 @@ class Learner(nn.Module):
         loss = add_up(
             weighted(self.weights[method.name], measure(method, batch)) for method in self.methods
         )
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise EchosetError(
+                f"what the losses {', '.join(self.weights)} give follows from no answer of the "
+                "student's; make yours of batch.logits"
+            )
         return loss, logits, answers if answers.numel() else label_logits(labels)
 
     @property

@@ -5,17 +5,19 @@ go with them.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.data.augment import make_views, shows_only
 from distill.data.images import Images
 from distill.data.pixels import fit_pixels
 from distill.learner import Learner
-from distill.models import Classifier
+from distill.models import Classifier, as_classifier
+from distill.models.wrapping import as_student
 from distill.options import DistillOptions
 from distill.sets.answers import ViewAnswers
 from distill.sets.transfer_set import TransferSet
@@ -193,6 +195,16 @@ def contract_of(teacher: Classifier | None, data: TransferSet | Images) -> dict[
     if isinstance(data, TransferSet):
         return dict(data.manifest["input"])
     return {}
+
+
+def as_teacher(network: Classifier | nn.Module, data: TransferSet | Images) -> Classifier:
+    """The network as a teacher; a plain one that made the set takes what the set says of it."""
+    if isinstance(data, TransferSet) and not isinstance(network, Classifier):
+        with suppress(EchosetError):
+            maker = as_student(network, data.manifest["input"])
+            if maker.weight_hash() == data.manifest["teacher"]["weight_hash"]:
+                return maker
+    return as_classifier(network)
 
 
 def _split(

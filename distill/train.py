@@ -14,7 +14,7 @@ from distill.files import load_state, save_state
 from distill.judge import Judge, mean_answered
 from distill.learner import Learner
 from distill.lesson_key import key_at_any_rate, lesson_key
-from distill.lessons import Lessons, check_images, check_lesson, contract_of
+from distill.lessons import Lessons, as_teacher, check_images, check_lesson, contract_of
 from distill.loop import Loop
 from distill.losses import Losses
 from distill.memory import free_memory, is_out_of_memory, learn_in_parts
@@ -82,7 +82,7 @@ def distill(
     """
     check_images(data)
     team.check(options.batch, "distillation.batch")
-    teacher = None if teacher is None else as_student(teacher, contract_of(None, data))
+    teacher = None if teacher is None else as_teacher(teacher, data)
     student = as_student(student, contract_of(teacher, data))
     check_lesson(student, data, teacher, options)
     if teacher is None:

@@ -49,7 +49,7 @@ def fill_short(
     """
     out = Path(out)
     manifest = dict(transfer_set.manifest)
-    lacking = max(sum(manifest["short"].values()), missing_images(transfer_set))
+    lacking = missing_images(transfer_set) or sum(manifest["short"].values())
     wanted = len(transfer_set) + lacking
     options = CollectOptions(images=wanted, short=tuple(ways), expose=0.0)
     found = collect(teacher, (str(out),), options, out / WORK, runtime=runtime.alone())

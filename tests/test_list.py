@@ -49,13 +49,18 @@ def test_presets_are_the_files_that_are_there(tmp_path, monkeypatch):
     assert lists.presets() == {"quick": "A first look."}
 
 
-def test_a_reader_who_has_seen_enough_is_told_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "words", [["list", "sources"], ["demo", "--help", "all"], ["demo", "--help"]]
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_has_seen_enough_is_told_nothing(words, unbuffered, tmp_path):
     """The pipe is closed before the first line."""
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "inversion.cli.main", "list", "sources"]
+    command = [sys.executable, "-m", "inversion.cli.main", *words]
+    known = environment() | {"PYTHONUNBUFFERED": unbuffered}
     with open(write, "w") as closed, open(tmp_path / "said", "w+") as said:
-        done = subprocess.run(command, stdout=closed, stderr=said, cwd=ROOT, env=environment())
+        done = subprocess.run(command, stdout=closed, stderr=said, cwd=ROOT, env=known)
         said.seek(0)
         assert (done.returncode, said.read()) == (141, "")
 

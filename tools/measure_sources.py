@@ -44,7 +44,7 @@ def sets(data: str, photos: str, images: int) -> dict[str, list[str]]:
         one_class = [*made[name], "--collection.expose", "0", "--collection.only", "[8]"]
         made[f"{name}-one-class"] = [*one_class, "--collection.balanced", "false"]
         made[f"{name}-pushed"] = one_class
-    made["ssd-kd"] = ["synthesize", "--images", str(images)]
+    made["ssd-kd"] = ["synthesize", "--images", str(images), "--synthesis.calls", "60"]
     return made
 
 

@@ -169,6 +169,11 @@ def _say_unknown(
 ) -> str:
     """Why folders can't be told apart, and what to do."""
     first = printable(folders[0])
+    if names and all(folder.isdecimal() for folder in folders):
+        return (
+            f"{where}: its {len(folders):,} folders are named by numbers, and classes are 0 to "
+            f"{classes - 1}; rename them to these, or to the classes' names"
+        )
     if names:
         return (
             f"{where}: none of its {len(folders):,} folders bears the name of a class; the nearest "

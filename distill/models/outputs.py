@@ -248,8 +248,9 @@ class Output(NamedTuple):
         if self.bounded:
             lines.append(
                 "its answers to test pictures are bounded, as probabilities are, and are taken as "
-                "logits. If they are not, say --teacher.output_form sigmoid, or probabilities; or "
-                "leave out what bounds them, and answer with the logits"
+                "logits. If they are none, leave out what bounds them, or say what they are, "
+                "--teacher.output_form sigmoid or probabilities, or output_form='sigmoid' in "
+                "Python; if they are, say logits"
             )
         if self.resized:
             lines.append(f"it answers with {self.resized}")

@@ -33,7 +33,7 @@ def seem_bounded(rows: Tensor) -> bool:  # (N, K, *places)
     """Whether answers that were not recognised look like no logits all the same: all lie between 0
     and 1, or none is negative and all rows sum to one number.
     """
-    if not rows.isfinite().all() or rows.min() < 0:
+    if not rows.isfinite().all() or rows.min() < 0 or rows.min() == rows.max():
         return False
     sums = rows.sum(1) if rows.ndim > 1 and rows.shape[1] > 1 else None
     even = sums is not None and (sums - sums.mean()).abs().max() < SUM_TOLERANCE * sums.mean()

@@ -46,7 +46,9 @@ class OwningRun(Common):
     """Of verbs that fill a folder."""
 
     overwrite: bool = False
-    """Write over files in OUT that this verb has not made. Without it they are refused."""
+    """Write over files in OUT that this verb has not made, or, as a student, with other options.
+    Without it they are refused.
+    """
 
 
 @dataclass(frozen=True)

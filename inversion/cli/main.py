@@ -27,14 +27,22 @@ Make a small, class-balanced synthetic set from a trained network, and teach a s
 
 echoset VERB --help shows the options that matter first, --help all every one. Every verb takes
 --seed, --json and --config FILE.yaml; of a file and options, what comes later wins.
-Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C (run again to go on).
+Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C (run again to go on), 141 where
+nobody reads the output on.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status."""
-    with Stopping() as stopping:
-        return _answer(sys.argv[1:] if arguments is None else arguments, stopping)
+    try:
+        try:
+            with Stopping() as stopping:
+                return _answer(sys.argv[1:] if arguments is None else arguments, stopping)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read this has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
 
 
 def _answer(arguments: list[str], stopping: Stopping) -> int:
@@ -130,9 +138,8 @@ def _module_of(verb: str) -> Any:
 
 
 def _fail_reading(error: OSError) -> int:
-    if isinstance(error, BrokenPipeError):  # whoever read this has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+    if isinstance(error, BrokenPipeError):
+        raise error
     file = f": {error.filename}" if error.filename else ""
     return _fail(f"{error.strerror or error}{file}")
 

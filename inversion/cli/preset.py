@@ -35,7 +35,8 @@ def follow_teacher(verb: str, options: Common, arguments: Sequence[str]) -> Comm
     """The options once more, with the preset that suits the teacher below them.
 
     A file of options stands for itself, and so does a recipe of the user's choice: beside these no
-    preset is chosen. Beside a recipe the students are still some that can do the teacher's task.
+    preset is chosen, but that of the recipe itself. Beside a recipe the students are still some
+    that can do the teacher's task.
     """
     if not isinstance(options, DemoRun | SynthesizeRun | DistillRun) or options.preset:
         return options

@@ -205,6 +205,7 @@ class AdversaryOptions(Brief):
     """Leave it beside the set, as adversary-00000.safetensors and so on."""
 
     def __post_init__(self) -> None:
+        require_parts(self, "adversary")
         require_least(self, "adversary", 0, "learning_rate", "begins", "views_per_image", "hints")
         require_least(self, "adversary", 1, "batch", "steps")
         require_positive(self, "adversary", "temperature")

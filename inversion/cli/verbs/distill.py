@@ -165,8 +165,9 @@ def _finished(
         return note["document"]
     if not run.overwrite:
         raise EchosetError(
-            f"{Path(run.out) / STUDENT} was made by another command, with another set, teacher or "
-            "options; choose another --out, or have it written over: --overwrite"
+            f"{Path(run.out) / STUDENT} was made by another command, of another set, teacher or "
+            "options, or on another kind of machine; choose another --out, or have it written "
+            "over: --overwrite"
         )
     return None
 

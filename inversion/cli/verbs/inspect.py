@@ -14,7 +14,7 @@ from inversion.health import examine
 from inversion.inspection import Inspection, check_network, inspect_teacher
 from inversion.options import SynthesisOptions
 from inversion.pixels import Pixels
-from inversion.presets import choose, students_for
+from inversion.presets import choose, for_recipe, students_for
 from inversion.recipes import RECIPES, find_recipe
 from inversion.sources import DRAWN
 from inversion.teacher import load_teacher
@@ -76,7 +76,7 @@ def _usual_options(teacher: Classifier, recipe: str) -> DemoRun:
     from inversion.cli.grammar import read_options
 
     spec = teacher.spec
-    preset = "none"
+    preset = for_recipe(recipe, spec.task) or "none"
     if recipe == SynthesisOptions().recipe:
         preset = choose(spec.task, spec.channels, spec.side, spec.notes)[0]
     return cast("DemoRun", read_options("demo", [], preset, students_for(spec.task)))

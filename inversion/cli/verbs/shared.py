@@ -134,7 +134,9 @@ def fill(
     run: DemoRun | SynthesizeRun, transfer_set: TransferSet, teacher: Classifier, folder: Path | str
 ) -> TransferSet:
     """The set of the folder with what --short makes of what it lacks."""
-    lacks = transfer_set.manifest["short"] or missing_images(transfer_set)
+    lacks = transfer_set.manifest["short"]
+    if not transfer_set.task.exact:  # pixels may stay uneven, whatever is added
+        lacks = missing_images(transfer_set)
     if not run.shortage or not lacks:
         return transfer_set
     return fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
