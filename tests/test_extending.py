@@ -178,7 +178,10 @@ def test_a_loss_of_ones_own_brings_no_labels_along(teacher, made):
         ({"losses": [absolute]}, "losses are a mapping .* not a list"),
         ({"losses": {lambda batch: batch.logits: 1.0}}, r"must give one number, .* got \(16, 10\)"),
         ({"losses": {lambda batch: 3.0: 1.0}}, r"must give one number, .* got float"),
-        ({"losses": {lambda batch: batch.logits.sum().detach(): 1.0}}, "make it of batch.logits"),
+        (
+            {"losses": {lambda batch: batch.logits.sum().detach(): 1.0}},
+            "make yours of batch.logits",
+        ),
         ({"losses": {Method("mse", 1.0, frozenset(), absolute): 1.0}}, "a loss mse already"),
         ({"optimiser": lambda weights: 3}, "torch.optim.Optimizer"),
         ({"log": 3}, r"log\(figures, step\)"),
