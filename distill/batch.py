@@ -9,12 +9,14 @@ from functools import cached_property, reduce
 import torch
 from torch import Tensor, nn
 
+from distill.methods import Method
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.taps import Stages, Taps
 from distill.tasks.places import decide, label_rows
 from distill.team import Team
+from synthesis_kernels.errors import EchosetError
 
 Network = Callable[[Tensor], Tensor]
 
@@ -159,6 +161,28 @@ def gathered(batch: Batch, team: Team) -> Batch:
         told_maps=[whole(each) for each in batch.told_maps],
         teacher_embedding=whole(batch.teacher_embedding),
     )
+
+
+def add_losses(
+    methods: Iterable[Method], weights: Mapping[str, float], batch: Batch
+) -> Tensor:  # ()
+    """What the methods make of a batch, by their weights. A method may be a user's own."""
+    terms = []
+    for method in methods:
+        loss = method.loss(batch)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise EchosetError(
+                f"loss {method.name} must give one number, a tensor of shape (), got {given}"
+            )
+        terms.append(weighted(weights[method.name], loss))
+    total = add_up(terms)
+    if torch.is_grad_enabled() and not total.requires_grad:
+        raise EchosetError(
+            f"what the losses {', '.join(weights)} give follows from no answer of the student's; "
+            "make yours of batch.logits"
+        )
+    return total
 
 
 def weighted(weight: float, term: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Network, Pair, Part, add_up, gathered, weighted
-from distill.losses import Losses, measure, need_teacher, weigh_losses
+from distill.batch import Batch, Network, Pair, Part, add_losses, gathered
+from distill.losses import Losses, need_teacher, weigh_losses
 from distill.methods import LABELS, Method, Need
 from distill.models import Classifier
 from distill.models.frozen import Frozen
@@ -230,14 +230,7 @@ class Learner(nn.Module):
         )
         if self.team.world > 1 and self._compares:
             batch = gathered(batch, self.team)
-        loss = add_up(
-            weighted(self.weights[method.name], measure(method, batch)) for method in self.methods
-        )
-        if torch.is_grad_enabled() and not loss.requires_grad:
-            raise EchosetError(
-                f"what the losses {', '.join(self.weights)} give follows from no answer of the "
-                "student's; make yours of batch.logits"
-            )
+        loss = add_losses(self.methods, self.weights, batch)
         return loss, logits, answers if answers.numel() else label_logits(labels)
 
     @property

@@ -189,7 +189,7 @@ class Lessons:
 
 
 def contract_of(teacher: Classifier | None, data: TransferSet | Images) -> dict[str, Any]:
-    """What a network that says nothing of itself is to take and give."""
+    """What a student that says nothing of itself is to take and give."""
     if teacher is not None:
         return teacher.contract
     if isinstance(data, TransferSet):

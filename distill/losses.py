@@ -62,18 +62,6 @@ def own_method(loss: OwnLoss) -> Method:
     return method
 
 
-def measure(method: Method, batch: Batch) -> Tensor:  # ()
-    """What a method makes of a batch; a user's own is looked at."""
-    loss = method.loss(batch)
-    if method.name not in METHODS:
-        shape = tuple(loss.shape) if hasattr(loss, "backward") else type(loss).__name__
-        if shape != ():
-            raise EchosetError(
-                f"loss {method.name} must give one number, a tensor of shape (), got {shape}"
-            )
-    return loss
-
-
 def full_loss(
     loss: Mapping[str, float | None], own: Mapping[str, Method] = NONE
 ) -> dict[str, float]:

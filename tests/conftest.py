@@ -101,7 +101,6 @@ SLOW = {
     "test_learner::test_a_student_comes_to_the_teachers_logits_by_mse",
     "test_learner::test_every_method_changes_the_student_with_either_kind_of_label",
     "test_measure_students::test_students_of_one_set_are_measured_once",
-    "test_outputs::test_networks_of_other_channels_are_served",
     "test_outputs::test_a_set_is_made_and_taught_by_probabilities_as_by_logits",
     "test_policy::test_a_run_learns_a_policy_and_another_can_start_from_it",
     "test_recipes::test_fast_datafree_keeps_every_image_and_says_so",
@@ -121,6 +120,7 @@ SLOW = {
     "test_tools::test_a_part_out_of_time_ends_with_what_it_has_started",
     "test_train_teacher::test_a_teacher_learns_and_says_how_it_was_made",
     "test_triton_forms",
+    "test_unusual_networks::test_networks_of_other_channels_are_served",
     "test_waits::test_a_call_waits_once",
     "test_waits::test_a_call_of_the_adversarial_recipe_waits_once",
 }

@@ -65,6 +65,18 @@ def test_a_reader_who_has_seen_enough_is_told_nothing(words, unbuffered, tmp_pat
         assert (done.returncode, said.read()) == (141, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, of Linux")
+@pytest.mark.parametrize("words", [["list", "sources"], ["demo", "--help", "all"], ["--help"]])
+def test_an_output_without_room_is_told(words):
+    command = [sys.executable, "-m", "inversion.cli.main", *words]
+    known = environment() | {"PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=known
+        )
+    assert (done.returncode, done.stderr) == (1, "echoset: No space left on device\n")
+
+
 def test_without_a_name_the_lists_are_listed(run):
     text = run("list").stdout
     assert all(f"  {name} " in text for name in lists.LISTS)

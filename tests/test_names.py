@@ -198,6 +198,8 @@ def test_folders_are_matched_as_far_as_they_can_be_told_apart(capsys):
     # One a class, but who knows in which order
     with pytest.raises(EchosetError, match=r"none of its 2 folders bears the name of a class"):
         match(["a", "b"], ["tench", "goldfish"])
+    with pytest.raises(EchosetError, match=r"named by numbers, and classes are 0 to 1"):
+        match(["1", "2"], ["tench", "goldfish"])
     with pytest.raises(EchosetError, match=r"'12' is for no class; the network knows 0 to 9"):
         match(["1", "12"], None, 10)
     # 1 to 12: not numbers of classes from 0, and one a class

@@ -41,8 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read this has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_output()
         return PIPE_CLOSED
+    except OSError as error:  # of the output, such as a full disk
+        _leave_output()
+        return _fail_reading(error)
+
+
+def _leave_output() -> None:
+    """Write nothing more, not even what waits to be written when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _answer(arguments: list[str], stopping: Stopping) -> int:
@@ -138,7 +146,7 @@ def _module_of(verb: str) -> Any:
 
 
 def _fail_reading(error: OSError) -> int:
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError):  # `main` ends it without a word
         raise error
     file = f": {error.filename}" if error.filename else ""
     return _fail(f"{error.strerror or error}{file}")

@@ -16,13 +16,17 @@ PresetName = Literal["digits", "photos", "large", "maps", "dfad", "fast", "none"
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """A preset's options by their whole names, such as `synthesis.calls`."""
+    """A preset's options by their whole names, such as `synthesis.calls`. A file may name another
+    preset, whose options it changes.
+    """
     import yaml
 
     if name == "none":
         return {}
     text = Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
-    return dict(_flat(yaml.safe_load(text)))
+    options = yaml.safe_load(text)
+    below = read_preset(options.pop("preset", "none"))
+    return below | dict(_flat(options))
 
 
 def _flat(options: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:

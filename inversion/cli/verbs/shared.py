@@ -133,11 +133,8 @@ def tell_if_kept(run: CollectRun | SynthesizeRun, before: int | None, more: str 
 def fill(
     run: DemoRun | SynthesizeRun, transfer_set: TransferSet, teacher: Classifier, folder: Path | str
 ) -> TransferSet:
-    """The set of the folder with what --short makes of what it lacks."""
-    lacks = transfer_set.manifest["short"]
-    if not transfer_set.task.exact:  # pixels may stay uneven, whatever is added
-        lacks = missing_images(transfer_set)
-    if not run.shortage or not lacks:
+    """The set of the folder, and what --short makes of the images that it lacks."""
+    if not run.shortage or not missing_images(transfer_set):
         return transfer_set
     return fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
 
