@@ -21,8 +21,8 @@ from distill.models.wrapping import as_student
 from distill.options import DistillOptions
 from distill.sets.answers import ViewAnswers
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import VOID, pool_rows
-from distill.views import ask, bank_answers, to_input
+from distill.tasks.places import VOID, enlarge, pool_rows
+from distill.views import ask, bank_answers, kept_shape, to_input
 from synthesis_kernels.backend import free_cycles, say_once
 from synthesis_kernels.errors import EchosetError
 
@@ -51,6 +51,7 @@ class Lessons:
         self.device = device
         self.options = learner.options
         self.task = learner.student.task
+        self.places = learner.student.answer_shape[1:]
         spec = learner.student.spec
         pool = fit_pixels(data.images, spec.channels, spec.size).to(device)
         kept, held = _split(len(pool), self.options, seed, device)
@@ -69,7 +70,7 @@ class Lessons:
         self.shown: Tensor | None = None  # (M,) int64
         if answers is not None and self.options.patience:
             self.shown = self._shown(kept)
-        # Answers (N·V, K, *places), then hints (N·V, C, h, w).
+        # Answers (N·V, K, h, w), or one an image (N·V, K), then hints (N·V, C, h, w).
         self.bank: list[Tensor] = []
 
     def ask_beforehand(self, quiet: bool, folder: Path | None = None) -> None:
@@ -107,9 +108,13 @@ class Lessons:
 
     def _answers_fit(self, views: int, quiet: bool) -> bool:
         """Whether answers in float32 may be kept; where there is one an image, they always may."""
-        shape = self.learner.student.answer_shape
+        learner = self.learner
+        if not (learner.asks_teacher and self.places):
+            return True
+        teacher = learner.teacher
+        shape = teacher.answer_shape if learner.takes_hints else kept_shape(teacher)
         size = views * math.prod(shape) * 4
-        if len(shape) == 1 or size <= self.options.hints_gib * 2**30:
+        if size <= self.options.hints_gib * 2**30:
             return True
         if not quiet:
             say_once(f"answers for {views:,} views: {size / 2**30:.1f} GiB, {ASKED_AGAIN}")
@@ -156,7 +161,8 @@ class Lessons:
         hints: list[Tensor] = []
         if self.bank:
             answers, *hints = [part[drawn] for part in self.bank]
-            answers = answers.float()  # of those that a set carries
+            # Those that a set carries are in float16, and maps at the teacher's own size.
+            answers = enlarge(answers.float(), self.places)
         elif self.learner.takes_answers:
             answers = ask(self.learner.teacher, images, self.learner.precision)
         labels = nothing

@@ -20,6 +20,8 @@ from distill.files import load_state, save_state
 from distill.loop import Loop
 from distill.models import Classifier
 from distill.models.frozen import Frozen
+from distill.models.modes import evaluating
+from distill.models.own_size import OwnSize
 from distill.options import ViewOptions
 from distill.restoring import blaming_state
 from distill.team import SOLO, Team
@@ -62,6 +64,29 @@ def ask(
         return torch.cat([network(part).float() for part in parts])
 
 
+def ask_to_keep(
+    network: nn.Module,
+    images: Tensor,  # (B, C, H, W) in [0, 1]
+    precision: torch.dtype,
+) -> Tensor:  # (B, K, h, w), or of one decision an image (B, K)
+    """The same, but at the network's own size where that is smaller: `enlarge` gives the rest."""
+    rows = []
+    with torch.no_grad(), forward_pass(images.device, precision):
+        for part in images.split(at_once(images)):
+            with OwnSize() as own:
+                logits = network(part)
+            rows.append(own.undo(logits))
+    return torch.cat(rows)
+
+
+def kept_shape(network: Classifier) -> tuple[int, ...]:  # (K, h, w), or (K,)
+    """Shape of an answer as `ask_to_keep` gives it."""
+    if not network.answer_shape[1:]:
+        return network.answer_shape
+    with evaluating(network):
+        return tuple(ask_to_keep(network, network.grey_images(), torch.float32).shape[1:])
+
+
 def bank_answers(
     teacher: Classifier,
     pool: Tensor,  # (N, C, H, W) uint8
@@ -75,8 +100,8 @@ def bank_answers(
     work: str = DISTILLATION,
     team: Team = SOLO,
 ) -> list[Tensor]:  # of (N, V, …)
-    """The teacher's logits for views 0 … V−1 of every image, or all that `look` gives for a batch
-    of views.
+    """The teacher's logits, at its own size, for views 0 … V−1 of every image, or all that `look`
+    gives for a batch of views.
 
     The views themselves need no storing: `make_views` repeats them. In a `folder` the answers are
     kept while they are asked for, and a run that was stopped goes on where it was, by the same
@@ -137,7 +162,7 @@ def _look_at_logits(teacher: Classifier, precision: torch.dtype) -> Look:
     frozen = Frozen(teacher, precision)
 
     def look(images: Tensor) -> list[Tensor]:
-        return [ask(frozen, images, precision)]
+        return [ask_to_keep(frozen, images, precision)]
 
     return look
 

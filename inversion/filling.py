@@ -10,13 +10,8 @@ from typing import Any
 from distill.models import Classifier
 from distill.runtime import Runtime
 from distill.sets.answers import ENTRY, drop_answers
-from distill.sets.transfer_set import (
-    DTYPES,
-    TransferSet,
-    shard_name,
-    write_manifest,
-    write_shard,
-)
+from distill.sets.shards import DTYPES, shard_name, write_shard
+from distill.sets.transfer_set import TransferSet, write_manifest
 from distill.tasks.places import count_decisions
 from inversion.options import CollectOptions
 from inversion.options.collect import MakingWay

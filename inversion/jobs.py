@@ -18,7 +18,8 @@ from distill.files import hash_file, unseal, write_atomically
 from distill.models import Classifier
 from distill.sets.answers import drop_answers
 from distill.sets.manifest_check import check_shard_entry
-from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, shard_name, write_manifest
+from distill.sets.shards import shard_name
+from distill.sets.transfer_set import MARKER, TransferSet, read_manifest, write_manifest
 from inversion.options import CollectOptions, SynthesisOptions
 from inversion.teacher_file import write_teacher
 from synthesis_kernels.errors import EchosetError
@@ -33,6 +34,8 @@ class ShardJob:
     seed: int
     quotas: list[int]
     """Images of each class."""
+    images: int
+    """Of the whole set."""
 
     @property
     def file(self) -> str:
@@ -61,7 +64,7 @@ def plan(options: SynthesisOptions, classes: int, seed: int = 0) -> list[ShardJo
             first_of_class = first + (label - first) % classes
             quotas.append(len(range(first_of_class, last, classes)))
         job_seed = int.from_bytes(sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
-        jobs.append(ShardJob(index, total, job_seed, quotas))
+        jobs.append(ShardJob(index, total, job_seed, quotas, images))
     return jobs
 
 

@@ -15,7 +15,7 @@ from distill.files import load_state, save_state, write_sealed
 from distill.models import Classifier
 from distill.restoring import restore as restore_state
 from distill.runtime import Machine
-from distill.sets.transfer_set import write_shard
+from distill.sets.shards import write_shard
 from distill.tasks.places import count_decisions
 from distill.team import SOLO, Team
 from inversion.jobs import ShardJob, finished, note_of

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from distill import Classifier, ModelSpec
-from distill.sets.transfer_set import write_manifest, write_shard
+from distill.sets.shards import write_shard
+from distill.sets.transfer_set import write_manifest
 from distill.tasks.places import decide
 
 SIZE = (16, 24)

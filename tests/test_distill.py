@@ -26,7 +26,8 @@ from distill.loop import Interrupted, StopFlag
 from distill.optimisers import Scheduled
 from distill.options import ViewOptions
 from distill.runtime import Runtime
-from distill.sets.transfer_set import shard_name, write_manifest, write_shard
+from distill.sets.shards import shard_name, write_shard
+from distill.sets.transfer_set import write_manifest
 from distill.train import forget
 from distill.views import bank_answers
 from inversion import MNIST_SLICE

@@ -14,7 +14,8 @@ import distill.sets.forms.again
 import distill.sets.forms.content
 import distill.sets.forms.webdataset
 from distill import TransferSet, export, load_images, merge, subsample
-from distill.sets.transfer_set import DTYPES, raw_counts
+from distill.sets.shards import DTYPES
+from distill.sets.transfer_set import raw_counts
 from distill.tasks.words import Words
 from distill.torchvision_shim import torchvision
 from inversion.pages.set_sections import source_names

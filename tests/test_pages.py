@@ -11,7 +11,8 @@ import torch
 from conftest import ROOT, environment
 from drawings import curves_in, dots_in, pictures_of, words_in
 
-from distill.sets.transfer_set import write_manifest, write_shard
+from distill.sets.shards import write_shard
+from distill.sets.transfer_set import write_manifest
 from inversion.pages.plots import LONGEST, Dot, bars, dots, histogram, lines, scatter
 from inversion.pages.report import write_report
 from inversion.pages.run_sections import synthesis_seconds, synthesis_section

@@ -11,7 +11,8 @@ from conftest import last_json
 from drawings import dots_in, pictures_of, words_in
 
 from distill import Classifier, load_images
-from distill.sets.transfer_set import write_manifest, write_shard
+from distill.sets.shards import write_shard
+from distill.sets.transfer_set import write_manifest
 from inversion import MNIST_SLICE
 from inversion.cli.main import main, parse
 from inversion.scoring import measures

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from distill.data.pixels import fit_pixels
-from distill.sets.transfer_set import write_manifest, write_shard
+from distill.sets.shards import write_shard
+from distill.sets.transfer_set import write_manifest
 from inversion.sources import DRAWN
 from inversion.sources.leaves import Leaves
 from inversion.sources.noise import GaussianNoise, UniformNoise

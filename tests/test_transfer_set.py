@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from distill import TransferSet
 from distill.files import JsonLines, load_state, read_log, save_state, unseal
-from distill.sets.transfer_set import shard_name, write_manifest, write_shard
+from distill.sets.shards import shard_name, write_shard
+from distill.sets.transfer_set import write_manifest
 from inversion import plan
 from inversion.options import SynthesisOptions
 from synthesis_kernels.errors import EchosetError

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from distill.models.classifier import ModelSpec
-from distill.sets.transfer_set import shard_name
+from distill.sets.shards import shard_name
 from inversion.cli.main import main
 from synthesis_kernels.errors import EchosetError
 

@@ -17,7 +17,8 @@ from distill import DistillOptions, Images, Runtime, TransferSet, distill
 from distill.files import load_state, save_state, write_json
 from distill.models import build_classifier
 from distill.result import DistillResult
-from distill.sets.transfer_set import shard_name, write_manifest, write_shard
+from distill.sets.shards import shard_name, write_shard
+from distill.sets.transfer_set import write_manifest
 from distill.study.cell import read_cell
 from distill.study.summary import FIGURES, summarise
 from inversion.jobs import ShardJob, finished
@@ -91,7 +92,7 @@ class Note:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.job = ShardJob(0, 1, 5, [2, 2, 2])
+        self.job = ShardJob(0, 1, 5, [2, 2, 2], 6)
         digest = write_shard(folder / self.job.file, some_tensors())
         self.told = {**some_manifest(digest)["shards"][0], "raw_counts": [1, 2, 3], "seed": 5}
         (folder / f".{self.job.file}.done").write_text(json.dumps(self.told))

@@ -16,6 +16,7 @@ from torch import Tensor
 from distill.models.recognising import recognise, seem_bounded, takes_sigmoid
 from distill.options import OutputForm
 from distill.sizes import say_size
+from distill.tasks.places import enlarge
 from synthesis_kernels.errors import EchosetError, reason_of
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def to_logits(answer: Tensor, form: OutputForm | None, shape: tuple[int, ...]) -
         # Below the smallest float a softmax has rounded to 0; above it the gradient is right.
         logits = answer.float().clamp_min(TINY).log()
     if isinstance(answer, Tensor) and is_map(answer, shape) and answer.shape[2:] != shape[1:]:
-        return F.interpolate(logits, shape[1:], mode="bilinear", align_corners=False)
+        return enlarge(logits, shape[1:])
     if not single:
         return logits
     half = logits.reshape(-1, 1) / 2

@@ -15,13 +15,12 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Machine, Runtime
 from distill.sets.answers import ENTRY, drop_answers, write_answers
+from distill.sets.keeping import MOST
 from distill.sets.transfer_set import TransferSet, find_set_answers, write_manifest
-from distill.views import ask, bank_answers, forget_answers
+from distill.views import ask_to_keep, bank_answers, forget_answers, kept_shape
 from synthesis_kernels.errors import EchosetError
 
 USUAL = DistillOptions()
-MOST = 2**30
-"""Bytes that answers may take where there is one at each of several places of an image."""
 
 
 def add_answers(
@@ -68,9 +67,11 @@ def add_answers(
 
 def require_budget(teacher: Classifier, images: int, per_image: int) -> None:
     """Refuse answers at many places of an image that would take more than `MOST` bytes."""
-    classes, *places = teacher.answer_shape
-    size = 2 * math.prod(teacher.answer_shape) * images * per_image
-    if not places or size <= MOST:
+    if not teacher.answer_shape[1:]:
+        return
+    classes, *places = kept_shape(teacher)
+    size = 2 * math.prod((classes, *places)) * images * per_image
+    if size <= MOST:
         return
     fit = MOST * per_image // size
     fewer = f"ask for {fit} at most (--answers {fit})" if fit else "leave them out (--answers 0)"
@@ -116,11 +117,11 @@ def _ask(
     machine: Machine,
     runtime: Runtime,
     folder: Path,
-) -> Tensor:  # (N, V, K, *places) float16
+) -> Tensor:  # (N, V, K, h, w), or (N, V, K), float16
     frozen = Frozen(teacher, machine.precision)
 
     def look(images: Tensor) -> list[Tensor]:
-        return [ask(frozen, images, machine.precision).half()]
+        return [ask_to_keep(frozen, images, machine.precision).half()]
 
     (answers,) = bank_answers(
         teacher,

@@ -1,8 +1,8 @@
 """The teacher's answers that a set carries: to several views of each image, so that a student needs
 no teacher.
 
-    answers-00000-of-00002.safetensors   answers f16 (n, V, K, *places), beside the shard of the
-                                         same number
+    answers-00000-of-00002.safetensors   answers f16 (n, V, K), of maps (n, V, K, h, w) at the
+                                         network's own size, beside the shard of the same number
 
 The views need no storing: `make_views` repeats each from the set's images, in the set's order, from
 the image's number, the view's number and the seed. Blended views have partners in the whole set, so
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from distill.options import ViewOptions
-from distill.sets.tensor_files import read_tensors, require_tensor, write_tensors
+from distill.sets.tensor_files import read_tensors, require_answers, write_tensors
 from distill.sizes import sides
 from synthesis_kernels.errors import EchosetError
 
@@ -45,7 +45,7 @@ class ViewAnswers:
     side: int
     """The shorter one of the images."""
     shape: tuple[int, ...]
-    """Of one answer: (K, *places)."""
+    """Of one answer: (K, *places). Maps may be kept smaller, at the network's own size."""
     per_image: int
     """V, the views of each image."""
     views: ViewOptions
@@ -59,9 +59,12 @@ class ViewAnswers:
         return sum(entry["count"] for entry in self.files)
 
     @cached_property
-    def tensor(self) -> Tensor:  # (N, V, K, *places) float16
+    def tensor(self) -> Tensor:  # (N, V, K, h, w), or one decision an image (N, V, K), float16
         """The answers, read and checked when this is first asked for."""
-        return torch.cat([self._read(entry) for entry in self.files])
+        parts = [self._read(entry) for entry in self.files]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise EchosetError(f"{self.folder}: answers to views are of several sizes; {REMEDY}")
+        return torch.cat(parts)
 
     @property
     def identity(self) -> list[Any]:
@@ -76,8 +79,9 @@ class ViewAnswers:
     def _read(self, entry: Mapping[str, Any]) -> Tensor:
         path = self.folder / entry["file"]
         tensors = read_tensors(path, entry["sha256"], missing=REMEDY, changed=REMEDY)
-        shape = (entry["count"], self.per_image, *self.shape)
-        answers = require_tensor(tensors, ENTRY, shape, torch.float16, path)
+        classes, *places = self.shape
+        shape = (entry["count"], self.per_image, classes)
+        answers = require_answers(tensors, ENTRY, shape, tuple(places), path)
         require_finite(answers, path)
         return answers
 

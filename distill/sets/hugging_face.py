@@ -9,6 +9,8 @@ from distill.sets.forms.content import Content, Picture, to_png
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from distill.sets.transfer_set import TransferSet
 
 MOST_PICTURES = 1000
@@ -30,9 +32,10 @@ def to_dataset(data: TransferSet, views: int = 0) -> Any:
             "to_dataset needs Hugging Face's datasets; install it: pip install datasets"
         ) from error
     content = Content(data, views)
-    features = _features(data)
+    answers = content.answers.tensor[:, 0] if views else data.logits  # (N, K), or (N, K, h, w)
+    features = _features(data, answers)
     pictures = enumerate(content.pictures())
-    most = min(MOST_PICTURES, max(MOST_NUMBERS // data.logits[0].numel(), 1))
+    most = min(MOST_PICTURES, max(MOST_NUMBERS // max(answers[0].numel(), 1), 1))
     tables = []
     while some := list(islice(pictures, most)):
         rows = [_row(picture, number // max(views, 1)) for number, picture in some]
@@ -41,8 +44,8 @@ def to_dataset(data: TransferSet, views: int = 0) -> Any:
     return datasets.concatenate_datasets(tables)
 
 
-def _features(data: TransferSet) -> Any:
-    """What the columns hold."""
+def _features(data: TransferSet, answers: Tensor) -> Any:
+    """What the columns hold; where no answers are kept, no logits."""
     import datasets
 
     names = list(data.class_names or map(str, range(data.classes)))
@@ -54,8 +57,10 @@ def _features(data: TransferSet) -> Any:
     }
     if data.labels.ndim > 1:
         features["label"] = datasets.Image()
-        features["logits"] = datasets.Array3D(tuple(data.logits.shape[1:]), "float32")
+        features["logits"] = datasets.Array3D(tuple(answers.shape[1:]), "float32")
         features["classes"] = datasets.Sequence(datasets.ClassLabel(names=names))
+    if not answers.numel():
+        del features["logits"]
     return datasets.Features(features)
 
 

@@ -24,7 +24,8 @@ class Item(NamedTuple):
 
     image: Tensor  # (C, H, W) float32 in [0, 1]
     label: Tensor  # (*places) the teacher's decision
-    logits: Tensor  # (K, *places) float32, the teacher's answer to this image
+    # (K, *places) float32, the teacher's answer to this image; (K, 0, 0) where the set keeps none
+    logits: Tensor
     index: int  # type: ignore[assignment]  # hides the method of tuples
     """Its place in the set, by which answers to its views are found."""
 
@@ -34,7 +35,7 @@ class ItemSet(Dataset[Item]):
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N, *places)
-    logits: Tensor  # (N, K, *places) float16
+    logits: Tensor  # (N, K) float16, or maps (N, K, h, w)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,7 +45,8 @@ class ItemSet(Dataset[Item]):
             raise IndexError(f"image {index} of a set of {len(self)}")
         place = int(index) % len(self)
         image = self.images[place].float() / 255
-        return Item(image, self.labels[place], self.logits[place].float(), place)
+        (logits,) = self._whole.logits_of(slice(place, place + 1))
+        return Item(image, self.labels[place], logits, place)
 
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from distill.sets.answers import ENTRY
-from distill.sets.transfer_set import DTYPES, TransferSet, raw_counts
+from distill.sets.shards import DTYPES, join_tensors
+from distill.sets.transfer_set import TransferSet, raw_counts
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.priority import draw_by_class, draw_chances
@@ -33,9 +34,8 @@ def merge(sets: Sequence[TransferSet], names: Sequence[str] = ()) -> TransferSet
         _check_same_teacher(first, other.manifest, name)
     if len(sets) == 1:
         return sets[0]
-    tensors: dict[str, Any] = {}
-    for name in DTYPES:
-        tensors[name] = torch.cat([getattr(one, name) for one in sets])
+    held = [{name: getattr(one, name) for name in DTYPES} for one in sets]
+    tensors: dict[str, Any] = join_tensors(held)
     tensors["priority"] = torch.cat([_in_units_of_mean(one.priority) for one in sets])
     whole = replace(sets[0], **tensors, answers=None)
     return derived(whole, "merged", sets)

@@ -42,6 +42,22 @@ def read_tensors(path: Path, digest: str | None, missing: str, changed: str) -> 
         raise EchosetError(f"{path} cannot be read: {error}; it may be cut short") from error
 
 
+def require_answers(
+    tensors: Mapping[str, Tensor],
+    name: str,
+    shape: tuple[int, ...],
+    places: tuple[int, ...],
+    path: Path,
+    least: int = 1,
+) -> Tensor:  # (*shape, *places) float16, or maps of h × w places
+    """The file's answers; maps may be of any smaller size from `least` on, a network's own."""
+    stored = tuple(tensors[name].shape[len(shape) :]) if name in tensors else places
+    sides = zip(stored, places, strict=False)
+    if len(stored) == len(places) and all(least <= side <= most for side, most in sides):
+        places = stored
+    return require_tensor(tensors, name, (*shape, *places), torch.float16, path)
+
+
 def require_tensor(
     tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype, path: Path
 ) -> Tensor:

@@ -1,7 +1,8 @@
 """The transfer set: a folder of images a teacher has labelled, the one artefact both stages share.
 
     shard-00000-of-00002.safetensors   images u8 (N,C,H,W), labels i64 (N) or as the task stores
-                                       them, logits f16 (N,K,*places), priority f32, round i32
+                                       them, logits f16 (N,K), of maps (N,K,h,w) at the
+                                       network's own size, priority f32, round i32
     answers-00000-of-00002.safetensors perhaps, the answers to views of its images
                                        (`distill.sets.answers`)
     manifest.json                      format and code version, config, teacher, input contract,
@@ -20,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from distill.files import seal, unseal, write_atomically
@@ -30,9 +30,9 @@ from distill.names import known_names
 from distill.sets.answers import ViewAnswers, check_answers, find_answers
 from distill.sets.loading import ItemSet
 from distill.sets.manifest_check import check_entries
-from distill.sets.tensor_files import read_tensors, require_tensor, write_tensors
+from distill.sets.shards import SHARD_NAME, join_tensors, read_shard
 from distill.tasks import USUAL, Task, find_task
-from distill.tasks.places import count_decisions
+from distill.tasks.places import count_decisions, enlarge
 from synthesis_kernels.errors import EchosetError
 
 FORMAT_VERSION = 1
@@ -45,17 +45,8 @@ ENTRIES = {
     "code_version": str,
 }
 """What a manifest has at least."""
-SHARD_NAME = re.compile(r"shard-\d{5}-of-\d{5}\.safetensors")
 MARKER = ".job"
 """In a set's folder from its beginning: the hash of what is being made there."""
-DTYPES: dict[str, torch.dtype | None] = {
-    "images": torch.uint8,
-    "labels": None,
-    "logits": torch.float16,
-    "priority": torch.float32,
-    "round": torch.int32,
-}
-"""What a shard holds; labels are stored as the task has them."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,7 +57,9 @@ class TransferSet(ItemSet):
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N, *places) as the task stores them, the teacher's prediction
-    logits: Tensor  # (N, K, *places) float16, the teacher's answer to exactly these images
+    # (N, K) float16, the teacher's answer to exactly these images; of maps (N, K, h, w), at the
+    # network's own size, or 0 × 0 where they would have taken too much: see `logits_of`.
+    logits: Tensor
     # (N,) float32, the last disagreement seen while synthesising, unseen the highest; merged: in
     # means of a part.
     priority: Tensor
@@ -93,6 +86,15 @@ class TransferSet(ItemSet):
         return known_names(self.manifest["input"].get("class_names"), self.classes)
 
     @property
+    def has_logits(self) -> bool:
+        """Whether it keeps the teacher's answers to its images; of large label maps it does not."""
+        return self.logits.numel() > 0
+
+    def logits_of(self, index: Tensor | slice) -> Tensor:  # (n, K, *places) float32
+        """The teacher's answers to some images, at each pixel where labels are maps."""
+        return enlarge(self.logits[index].float(), self.labels.shape[1:])
+
+    @property
     def groups(self) -> Tensor:  # (N,)
         """The class that each image counts for."""
         return self.task.group(self.labels, self.classes)
@@ -108,8 +110,8 @@ class TransferSet(ItemSet):
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        parts = [_read_shard(folder, entry, manifest, check_hashes) for entry in manifest["shards"]]
-        tensors = {name: torch.cat([part[name] for part in parts]) for name in DTYPES}
+        parts = [read_shard(folder, entry, manifest, check_hashes) for entry in manifest["shards"]]
+        tensors = join_tensors(parts)
         loaded = cls(**tensors, manifest=manifest, answers=_answers_in(folder, manifest))
         if loaded.counts() != manifest["counts"]:
             raise EchosetError(
@@ -146,17 +148,6 @@ def raw_counts(manifest: Mapping[str, Any]) -> Any:
     """
     kept = manifest.get("collection")
     return kept.get("raw_counts") if isinstance(kept, dict) else manifest.get("raw_counts")
-
-
-def shard_name(index: int, total: int) -> str:
-    """File name of one shard."""
-    return f"shard-{index:05d}-of-{total:05d}.safetensors"
-
-
-def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write one shard in one rename and return its SHA-256; equal tensors give equal bytes."""
-    held = {name: tensors[name].to(device="cpu", dtype=dtype) for name, dtype in DTYPES.items()}
-    return write_tensors(path, held)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -229,47 +220,3 @@ def _check_entry(entry: Any, path: Path) -> None:
     digest = str(entry.get("sha256"))
     if type(count) is not int or count < 0 or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise EchosetError(f"{path}: shard {entry['file']} lacks a count or a SHA-256")
-
-
-def _read_shard(
-    folder: Path, entry: Mapping[str, Any], manifest: Mapping[str, Any], check_hash: bool
-) -> dict[str, Tensor]:
-    path = folder / entry["file"]
-    tensors = read_tensors(
-        path,
-        entry["sha256"] if check_hash else None,
-        missing="copy it back, or give the command that made the set again",
-        changed="copy it back, or delete it, and the command that made the set makes that shard "
-        "again",
-    )
-    _check_shard(tensors, entry["count"], manifest["input"], path)
-    return tensors
-
-
-def _check_shard(
-    tensors: Mapping[str, Tensor], count: int, contract: Mapping[str, Any], path: Path
-) -> None:
-    """Shapes, types and values of a shard's tensors."""
-    classes = contract["classes"]
-    task = find_task(contract["task"])
-    spec = spec_of(contract)
-    places = task.places(spec)
-    dtypes = {name: dtype or task.label_dtype for name, dtype in DTYPES.items()}
-    shapes = {
-        "images": (count, *spec.shape),
-        "labels": (count, *places),
-        "logits": (count, classes, *places),
-        "priority": (count,),
-        "round": (count,),
-    }
-    for name, shape in shapes.items():
-        require_tensor(tensors, name, shape, dtypes[name], path)
-    logits = tensors["logits"]
-    if not torch.isfinite(logits).all() or not torch.isfinite(tensors["priority"]).all():
-        raise EchosetError(f"{path}: logits or priorities are not finite")
-    labels = tensors["labels"].long()
-    outside = (labels < 0) | (labels >= classes)
-    # float16 rounding keeps order, so the label's logit stays the largest, if perhaps not the only
-    # largest.
-    if outside.any() or (logits.gather(1, labels.unsqueeze(1)).squeeze(1) < logits.amax(1)).any():
-        raise EchosetError(f"{path}: some labels are not the classes their stored logits prefer")

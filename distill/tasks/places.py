@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from synthesis_kernels.errors import EchosetError
@@ -21,6 +22,16 @@ MOST_ROWS = 16 * 2**30
 def decide(logits: Tensor) -> Tensor:  # (B, K, *places) -> (B, *places)
     """The likeliest class at each place."""
     return logits.argmax(1)
+
+
+def enlarge(
+    logits: Tensor,  # (B, K, h, w), or of one decision an image (B, K)
+    places: Sequence[int],
+) -> Tensor:  # (B, K, *places)
+    """Answers that were kept at a network's own size as answers at each place; 0 × 0 stay so."""
+    if tuple(logits.shape[2:]) == tuple(places) or not logits.numel():
+        return logits
+    return F.interpolate(logits, tuple(places), mode="bilinear", align_corners=False)
 
 
 def per_image(values: Tensor) -> Tensor:  # (B, *places) -> (B,)

@@ -43,7 +43,8 @@ class Extremes:
 
 def extremes(transfer_set: TransferSet) -> Extremes:
     """The images that stand out."""
-    confidence = per_image(confidences(transfer_set))
+    sure = confidences(transfer_set)
+    confidence = torch.empty(0) if sure is None else per_image(sure)
     groups = transfer_set.groups.tolist()
     names = transfer_set.class_names
     labels = [show_class(group, names) for group in groups]
@@ -79,10 +80,12 @@ def _shown(transfer_set: TransferSet, place: int) -> str:
     )
 
 
-def confidences(transfer_set: TransferSet) -> Tensor:  # (N, *places)
-    """The softmax of each decision."""
-    parts = transfer_set.logits.split(AT_ONCE)
-    return torch.cat([part.float().softmax(1).amax(1) for part in parts])
+def confidences(transfer_set: TransferSet) -> Tensor | None:  # (N, *places)
+    """The softmax of each decision; None where the set keeps no answers."""
+    if not transfer_set.has_logits:
+        return None
+    parts = torch.arange(len(transfer_set)).split(AT_ONCE)
+    return torch.cat([transfer_set.logits_of(part).softmax(1).amax(1) for part in parts])
 
 
 def _most_alike(

@@ -87,20 +87,14 @@ def balance_section(transfer_set: TransferSet) -> Section:
         total = sum(counts)
         counts = [round(100 * count / total, 1) for count in counts]
         what = f"share of {unit} (%)"
-    confidence = confidences(transfer_set).numpy()
-    heights, _ = np.histogram(confidence, bins=CONFIDENCE_BINS, range=(0, 1))
-    return Section(
-        "Balance and confidence",
-        [
-            bars(f"{what} per class", counts, "class", what),
-            histogram(
-                "the teacher's confidence",
-                heights.tolist(),
-                "softmax of the decision",
-                unit,
-            ),
-        ],
-    )
+    shares = bars(f"{what} per class", counts, "class", what)
+    confidence = confidences(transfer_set)
+    if confidence is None:
+        return Section("Balance", [shares])
+    heights, _ = np.histogram(confidence.numpy(), bins=CONFIDENCE_BINS, range=(0, 1))
+    title = "the teacher's confidence"
+    sure = histogram(title, heights.tolist(), "softmax of the decision", unit)
+    return Section("Balance and confidence", [shares, sure])
 
 
 def set_gallery(transfer_set: TransferSet) -> Gallery:

@@ -263,7 +263,7 @@ class Contest:
             "raw_counts": self.raw_counts.tolist(),
             "held_out_agreement": round(self.agreement, 4),
         }
-        return buffer_tensors(self.buffer), note
+        return buffer_tensors(self.buffer, self.teacher, self.job), note
 
     def leave(self, folder: Path) -> None:
         """The student, where it is to be kept."""

@@ -228,7 +228,7 @@ class Matching:
         if state.policy:
             note["policy"] = [round(value, 4) for value in state.policy.theta.tolist()]
         note["held_out_agreement"] = round(state.best_agreement, 4)
-        return buffer_tensors(state.buffer), note
+        return buffer_tensors(state.buffer, self.teacher, self.job), note
 
     def leave(self, folder: Path) -> None:
         """The adversarial student, where it is to be kept."""

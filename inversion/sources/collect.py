@@ -187,7 +187,7 @@ def _write(task: _Task, sources: list[Source], key: str, make: Make) -> None:
         task.runtime.seed,
         task.teacher,
         task.weight_hash,
-        write_shards(collection, options.shard_images, task.out),
+        write_shards(collection, task.teacher, options.shard_images, task.out),
         quotas_of(options, task.teacher.spec.classes) if options.balanced else None,
         collection=account,
     )

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.sets.transfer_set import shard_name, write_shard
+from distill.models import Classifier
+from distill.sets.keeping import logits_to_keep
+from distill.sets.shards import shard_name, write_shard
 from distill.tasks.places import count_decisions, decide
 from inversion.scoring.measures import coverage
 from inversion.sources.collection import Collection
 from inversion.sources.stock import Stock
 from synthesis_kernels.backend import describe_device
 
-HALF_LIMIT = 65504.0
-"""The largest number that float16 holds."""
 
-
-def write_shards(collection: Collection, shard_images: int, out: Path) -> list[dict[str, Any]]:
+def write_shards(
+    collection: Collection, teacher: Classifier, shard_images: int, out: Path
+) -> list[dict[str, Any]]:
     """Write all shards, each balanced like the whole, and say what is in them."""
     stock = collection.stock
     kept = stock.kept()
@@ -27,7 +28,7 @@ def write_shards(collection: Collection, shard_images: int, out: Path) -> list[d
     entries = []
     for index in range(total):
         part = kept[len(kept) * index // total : len(kept) * (index + 1) // total]
-        tensors = _shard_tensors(stock, part)
+        tensors = _shard_tensors(stock, teacher, part, len(kept))
         name = shard_name(index, total)
         entries.append(
             {
@@ -42,12 +43,15 @@ def write_shards(collection: Collection, shard_images: int, out: Path) -> list[d
     return entries
 
 
-def _shard_tensors(stock: Stock, slots: Tensor) -> dict[str, Tensor]:
+def _shard_tensors(
+    stock: Stock, teacher: Classifier, slots: Tensor, total: int
+) -> dict[str, Tensor]:
+    images = stock.images[slots]
     logits = stock.logits[slots]
     return {
-        "images": stock.images[slots],
+        "images": images,
         "labels": decide(logits).to(stock.task.label_dtype),
-        "logits": logits.clamp(-HALF_LIMIT, HALF_LIMIT),
+        "logits": logits_to_keep(teacher, images, logits, total),
         "priority": torch.zeros(len(slots)),
         "round": stock.round[slots],
     }

@@ -10,7 +10,8 @@ from torch import Tensor
 from distill.sets.answers import ENTRY, write_answers
 from distill.sets.forms.content import Content, Progress
 from distill.sets.merging import derived
-from distill.sets.transfer_set import DTYPES, shard_name, write_manifest, write_shard
+from distill.sets.shards import DTYPES, shard_name, write_shard
+from distill.sets.transfer_set import write_manifest
 from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from distill.data.augment import make_views
 from distill.sets.answers import ViewAnswers
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import decide
+from distill.tasks.places import decide, enlarge
 from synthesis_kernels.errors import EchosetError
 
 CHUNK = 64
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
     name: str
     png: bytes
     label: Tensor  # (*places)
-    logits: Tensor  # (K, *places) float16
+    logits: Tensor  # (K) float16, or maps (K, h, w), at the network's own size or 0 × 0: not kept
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class Content:
         """Of each picture, in their order."""
         if not self.views:
             return self.data.labels
-        decided = decide(self.answers.tensor[:, : self.views].flatten(0, 1))
-        return decided.to(self.data.labels.dtype)
+        told = self.answers.tensor[:, : self.views].flatten(0, 1)
+        places = self.data.labels.shape[1:]
+        decided = [decide(enlarge(part.float(), places)) for part in told.split(CHUNK)]
+        return torch.cat(decided).to(self.data.labels.dtype)
 
     def pictures(self) -> Iterator[Picture]:
         """Every picture; of one image, view after view."""

@@ -55,7 +55,8 @@ def write_folder(content: Content, folder: Path, progress: Progress) -> None:
         _write_pairs(rows, names, folder)
     paths = sorted(logits)
     stacked = torch.stack([logits[path] for path in paths])
-    np.savez(folder / ANSWERS, files=np.array(paths), logits=stacked.numpy())
+    if stacked.numel():
+        np.savez(folder / ANSWERS, files=np.array(paths), logits=stacked.numpy())
 
 
 def _write_pairs(rows: list[dict[str, str]], names: Sequence[str] | None, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ def write_npz(content: Content, folder: Path, progress: Progress) -> None:
     themselves as pictures.
     """
     data = content.data
-    arrays = {name: getattr(data, name).numpy() for name in ("labels", "logits", "priority")}
+    arrays: dict[str, Any] = {"labels": data.labels.numpy(), "priority": data.priority.numpy()}
+    if data.has_logits:
+        arrays["logits"] = data.logits.numpy()
     contract = data.manifest["input"]
     if data.class_names:
         arrays["class_names"] = np.array(data.class_names)
@@ -39,7 +42,7 @@ def write_npz(content: Content, folder: Path, progress: Progress) -> None:
 
 
 def _arrays_of_views(content: Content) -> dict[str, np.ndarray]:
-    """Answers, (N, V, K, *places), and their views: as numbers where that is enough."""
+    """Answers, (N, V, K) or (N, V, K, h, w), and their views: as numbers where that is enough."""
     answers = content.answers
     told = answers.tensor
     if not content.views and is_recorded(answers.views):

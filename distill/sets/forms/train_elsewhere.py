@@ -31,6 +31,8 @@ def load(path: str | Path) -> Lessons:
         names = [name for name in file.files if name != "class_names"]
         lessons = {name: torch.from_numpy(file[name]) for name in names}
     lessons["images"] = channels_first(lessons["images"])
+    if not {"answers", "logits"} & lessons.keys():
+        raise SystemExit(f"{path} has no answers; the set's maker gets them with --answers")
     if "answers" not in lessons:  # the teacher has seen the images themselves, and no views
         lessons["answers"] = lessons["logits"][:, None]
     return lessons
@@ -116,6 +118,8 @@ def train(student: nn.Module, lessons: Lessons, steps: int, batch: int, rate: fl
         view = torch.randint(views, (batch,))
         wanted = lessons["answers"][image, view].float()
         given = student(make_views(lessons, image, view))
+        if wanted.shape != given.shape:  # maps are kept at the teacher's own size
+            wanted = F.interpolate(wanted, size=given.shape[2:], mode="bilinear")
         loss = TEMPERATURE**2 * F.kl_div(
             F.log_softmax(given / TEMPERATURE, 1),
             F.log_softmax(wanted / TEMPERATURE, 1),

@@ -43,10 +43,11 @@ def write_webdataset(content: Content, folder: Path, progress: Progress) -> None
 
 
 def _add(archive: tarfile.TarFile, content: Content, picture: Picture) -> None:
-    logits = io.BytesIO()
-    np.save(logits, picture.logits.numpy())
-    labels = content.data.task.label_files(picture.label)
-    files = {"png": picture.png, **labels, "npy": logits.getvalue()}
+    files = {"png": picture.png, **content.data.task.label_files(picture.label)}
+    if picture.logits.numel():
+        logits = io.BytesIO()
+        np.save(logits, picture.logits.numpy())
+        files["npy"] = logits.getvalue()
     for suffix, data in files.items():
         _add_file(archive, f"{picture.name}.{suffix}", data)
 

@@ -76,15 +76,15 @@ def judge_student(
     images = as_images(data, name).images[places]
     names = None if teacher is None else teacher.class_names
     if isinstance(data, TransferSet):
-        answers = data.logits[places]
+        decisions = data.labels[places].long()
         names = names or data.class_names
     else:
         assert teacher is not None, "only a transfer set has answers of its own"
-        answers = _predict(teacher, images, run, "asking the teacher")
+        decisions = decide(_predict(teacher, images, run, "asking the teacher"))
     logits = _predict(student, images, run, "asking the student")
     return judge(
         images,
-        decide(answers),
+        decisions,
         decide(logits),
         student.spec.classes,
         data=f"{name}, from which it learnt",

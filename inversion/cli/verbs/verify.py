@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from distill.data.augment import make_views
-from distill.evaluation import predict
+from distill.loop import StepProgress
+from distill.models.classifier import on_device
 from distill.sets.answers import REMEDY
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import most_answered
-from distill.views import ask
+from distill.tasks.places import enlarge
+from distill.views import ask_to_keep, to_input
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_same_teacher
@@ -92,9 +93,11 @@ def _compare(
     """
     require_same_teacher(transfer_set, teacher, run.set)
     answers = _ask_again(run, teacher, transfer_set)
-    document |= {"labels_differ": answers.wrong, "largest_logit_gap": answers.gap}
+    document["labels_differ"] = answers.wrong
     table.add_row("labels the teacher gives otherwise", str(answers.wrong))
-    table.add_row("largest gap to stored logits", f"{answers.gap:.1e} of their size")
+    if transfer_set.has_logits:
+        document["largest_logit_gap"] = answers.gap
+        table.add_row("largest gap to stored logits", f"{answers.gap:.1e} of their size")
     if answers.wrong or answers.gap > LOGIT_GAP:
         return (
             f"{run.set}: the teacher answers otherwise than stored ({answers.wrong} labels, "
@@ -165,28 +168,36 @@ class Answers(NamedTuple):
 
 def _ask_again(run: VerifyRun, teacher: Classifier, transfer_set: TransferSet) -> Answers:
     device = run.resolve_device()
-    most = most_answered(teacher.answer_shape)
+    on_device(teacher, device).eval()
     parts = []
-    for start in range(0, len(transfer_set), most):
-        images = transfer_set.images[start : start + most]
-        answers = predict(teacher, images, device, quiet=run.quiet).cpu()
-        for first, some in enumerate(answers.split(AT_ONCE)):
-            part = slice(start + first * AT_ONCE, start + first * AT_ONCE + len(some))
-            stored = transfer_set.logits[part].float()
-            parts.append(_compare_answers(some, stored, transfer_set.labels[part].long()))
+    with StepProgress("asking the teacher", len(transfer_set), run.quiet) as progress:
+        for start in range(0, len(transfer_set), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            images = to_input(transfer_set.images[part].to(device))
+            answers = ask_to_keep(teacher, images, torch.float32).cpu()
+            labels = transfer_set.labels[part].long()
+            parts.append(_compare_answers(answers, transfer_set.logits[part], labels))
+            progress.update(min(start + AT_ONCE, len(transfer_set)))
     return Answers(wrong=sum(part.wrong for part in parts), gap=max(part.gap for part in parts))
 
 
 def _compare_answers(
-    logits: Tensor,  # (N, K, *places)
-    stored: Tensor,  # (N, K, *places)
+    answers: Tensor,  # (N, K, h, w), or one decision an image (N, K)
+    stored: Tensor,  # the same, in float16, or none
     labels: Tensor,  # (N, *places)
 ) -> Answers:
+    logits = enlarge(answers, labels.shape[1:])
     label_logits = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     behind = logits.amax(1) - label_logits
     is_wrong = behind > TIE * (1 + logits.abs().amax(1))
-    gap = (logits - stored).abs() / (1 + logits.abs())
-    return Answers(wrong=int(is_wrong.sum()), gap=gap.max().item())
+    gap = _largest_gap(answers, stored) if stored.numel() else 0.0
+    return Answers(wrong=int(is_wrong.sum()), gap=gap)
+
+
+def _largest_gap(answers: Tensor, stored: Tensor) -> float:
+    """Relative to the answers' size; other tools may have stored them at another."""
+    answers = enlarge(answers, stored.shape[2:])
+    return ((answers - stored.float()).abs() / (1 + answers.abs())).max().item()
 
 
 def _ask_for_views(
@@ -196,12 +207,11 @@ def _ask_for_views(
     are spread over all of them.
     """
     device = run.resolve_device()
-    stored = carried.tensor.flatten(0, 1)  # (N·V, K, *places)
+    stored = carried.tensor.flatten(0, 1)  # (N·V, K, h, w), or one decision an image (N·V, K)
     places = torch.linspace(0, len(stored) - 1, min(SAMPLE, len(stored))).long()
     index = places // carried.per_image
     view = places % carried.per_image
     pool = transfer_set.images.to(device)
     images = make_views(pool, index.to(device), view.to(device), carried.views, carried.seed)
-    answers = ask(teacher.to(device), images, torch.float32).cpu()
-    gap = (answers - stored[places].float()).abs() / (1 + answers.abs())
-    return gap.max().item()
+    answers = ask_to_keep(teacher.to(device), images, torch.float32).cpu()
+    return _largest_gap(answers, stored[places])
