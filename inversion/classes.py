@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from distill.names import show_class
 
@@ -32,6 +33,17 @@ def say_short(short: Mapping[str, int], names: Sequence[str] | None = None) -> s
     told = ", ".join(named[:MOST_NAMED])
     more = len(named) - MOST_NAMED
     return f"{told} and {more:,} more classes some" if more > 0 else told
+
+
+def say_filled(manifest: Mapping[str, Any]) -> str:
+    """As in `12 images of short classes were made by push`, of a set's manifest; empty where none
+    were.
+    """
+    made = {way: sum(rows) for way, rows in manifest.get("filled", {}).items() if sum(rows)}
+    if not made:
+        return ""
+    ways = " and ".join(f"{way} {count:,}" if len(made) > 1 else way for way, count in made.items())
+    return f"{sum(made.values()):,} images of short classes were made by {ways}"
 
 
 def class_rows(

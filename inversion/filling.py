@@ -12,9 +12,10 @@ from distill.runtime import Runtime
 from distill.sets.answers import ENTRY, drop_answers
 from distill.sets.shards import DTYPES, shard_name, write_shard
 from distill.sets.transfer_set import TransferSet, write_manifest
+from distill.tasks import Task
 from distill.tasks.places import count_decisions
 from inversion.options import CollectOptions
-from inversion.options.collect import MakingWay
+from inversion.options.collect import USUAL_WAYS, MakingWay
 from inversion.sources.collect import collect
 from inversion.sources.collection import MADE
 from inversion.sources.stock import quotas_of
@@ -32,6 +33,13 @@ def missing_images(transfer_set: TransferSet) -> int:
     return max(0, int(config["images"]) - len(transfer_set))
 
 
+def fitting_ways(task: Task, ways: Sequence[MakingWay]) -> Sequence[MakingWay]:
+    """The ways, with others than the usual one where that walks from one decision to another and an
+    image has many.
+    """
+    return ("augment", "mixup") if ways == USUAL_WAYS and not task.exact else ways
+
+
 def fill_short(
     transfer_set: TransferSet,
     teacher: Classifier,
@@ -46,7 +54,8 @@ def fill_short(
     manifest = dict(transfer_set.manifest)
     lacking = missing_images(transfer_set) or sum(manifest["short"].values())
     wanted = len(transfer_set) + lacking
-    options = CollectOptions(images=wanted, short=tuple(ways), expose=0.0)
+    ways = tuple(fitting_ways(transfer_set.task, ways))
+    options = CollectOptions(images=wanted, short=ways, expose=0.0)
     found = collect(teacher, (str(out),), options, out / WORK, runtime=runtime.alone())
     is_made = found.round == MADE
     tensors = {name: getattr(found, name)[is_made] for name in DTYPES}

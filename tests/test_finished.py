@@ -11,6 +11,7 @@ from distill.files import read_log
 from distill.runtime import Runtime
 from inversion import synthesize
 from inversion.more_calls import go_on
+from inversion.pages.report import write_report
 from synthesis_kernels.errors import EchosetError
 
 SHORT = ["--student=convnet-4", "--distillation.steps=2", "--distillation.views_per_image=2"]
@@ -92,16 +93,20 @@ def test_a_kill_before_it_goes_on_leaves_it_to_be_begun_again(teacher, tiny, tmp
 def test_short_classes_are_filled_with_images_made_of_the_others(run, tmp_path):
     out = tmp_path / "set"
     flags = [*TINY_FLAGS, "--images=80", "--synthesis.calls=2", f"--out={out}", "--json"]
-    short = run("synthesize", *flags, status=1)
+    short = run("synthesize", *flags, "--short", status=1)
     lacks = last_json(short)["short"]
     assert lacks and "add --short push" in short.stderr
     before = TransferSet.load(out)
 
-    filled = run("synthesize", *flags, "--short", "push")
+    filled = run("synthesize", *flags)
     assert last_json(filled)["per_class"] == [8] * 10 and not last_json(filled)["short"]
     after = TransferSet.load(out, check_hashes=True)
     assert torch.equal(after.images[: len(before)], before.images)
     assert sum(after.manifest["filled"]["push"]) == sum(lacks.values())
+    told = f"{sum(lacks.values())} images of short classes were made by push"
+    assert f"{out}: {told}" in filled.stderr and told in write_report(out).read_text()
+    is_much = sum(lacks.values()) > 20
+    assert ("% of the set: for more of the generator's, raise" in filled.stderr) is is_much
     assert not (out / ".filling").exists()
     last_json(run("verify", f"--set={out}", "--teacher=mnist", "--json"))
-    assert "finished already" in run("synthesize", *flags, "--short", "push").stderr
+    assert "finished already" in run("synthesize", *flags).stderr

@@ -199,10 +199,11 @@ def test_a_set_of_maps_is_made_taught_and_judged_by_the_command_line(weights, ru
     small += ["--synthesis.adversary.student.model=hues.Hues"]
     out = tmp_path / "set"
     small += ["--images=16", f"--out={out}"]
-    said = run("synthesize", *network, *small, status=1).stderr
+    said = run("synthesize", *network, *small, "--short", status=1).stderr
     assert re.search(r"in images' worth of pixels, class 0 \(red roof\) lacks \d", said)
     assert re.search(r"is written but \d of 16 images short", said)
-    done = run("synthesize", *network, *small, "--short", "augment", "mixup", "--json")
+    done = run("synthesize", *network, *small, "--json")
+    assert re.search(r"\d images of short classes were made by (augment|mixup)", done.stderr)
     assert "share of pixels" in done.stdout and "2 (water)" in done.stdout
     assert last_json(done)["images"] == len(TransferSet.load(out)) >= 16
     assert last_json(done)["complete"] and TransferSet.load(out).answers is None

@@ -281,7 +281,7 @@ def test_images_of_any_shape_go_through_every_verb(run, tmp_path, channels):
     teacher = f"--teacher={tmp_path}/t.safetensors"
     told = last_json(run("inspect", teacher, "--json", "--no-estimate"))
     assert told["spec"]["size"] == [24, 40]
-    filled = [f"--out={tmp_path}/set", "--quiet", "--short", "push"]
+    filled = [f"--out={tmp_path}/set", "--quiet"]
     run("synthesize", teacher, *TINY_FLAGS, *filled)
     run("verify", f"--set={tmp_path}/set", teacher, "--quiet")
     short = ["--student=convnet-4", "--distillation.steps=4", "--distillation.views_per_image=2"]
@@ -306,6 +306,6 @@ def test_sets_are_made_from_8_to_512_pixels(run, tmp_path, size):
     few = ["--images=4", "--synthesis.batch=4", "--synthesis.calls=2", "--synthesis.patience=9"]
     small = ["--synthesis.generator.width=2", "--synthesis.generator.inner_steps=1"]
     lazy = ["--synthesis.adversary.steps=1", "--synthesis.adversary.batch=4", "--quiet"]
-    filled = [f"--out={tmp_path}/set", "--short", "push"]
+    filled = [f"--out={tmp_path}/set"]
     run("synthesize", f"--teacher={tmp_path}/t.safetensors", *few, *small, *lazy, *filled)
     run("verify", f"--set={tmp_path}/set", "--quiet")

@@ -24,7 +24,7 @@ from inversion.options import (
     SynthesisOptions,
     TeacherOptions,
 )
-from inversion.options.collect import MakingWay
+from inversion.options.collect import USUAL_WAYS, MakingWay
 from synthesis_kernels.errors import EchosetError, suggest
 
 
@@ -53,7 +53,7 @@ class DemoRun(PresetRun, TrackedRun, OwningRun, MapsRun):
     """
     synthesis: SynthesisOptions = SynthesisOptions()
     """The synthesis stage; --images N is short for --synthesis.images N."""
-    shortage: tuple[MakingWay, ...] = ()
+    shortage: tuple[MakingWay, ...] = USUAL_WAYS
     """What is done about classes that are short after it, as for `synthesize`. Short: --short
     push.
     """
@@ -87,10 +87,10 @@ class SynthesizeRun(PresetRun, TrackedRun):
     """The teacher."""
     out: str = "runs/set"
     """Folder of the set. A stopped run there is continued."""
-    shortage: tuple[MakingWay, ...] = ()
+    shortage: tuple[MakingWay, ...] = USUAL_WAYS
     """What is done about classes that are short in the end, of the images there are, one way after
-    another: augment, mixup, push (see `collection.short`). By default nothing; a finished set can
-    still be filled. Short: --short push.
+    another: augment, mixup, push (see `collection.short`). Label maps have no push, and augment and
+    mixup instead. Short: --short push; without a way nothing is made.
     """
     answers: AnswerOptions = AnswerOptions()
     """Answers that the set carries, so that `distill` needs no teacher."""

@@ -18,6 +18,8 @@ from synthesis_kernels.errors import EchosetError
 
 MakingWay = Literal["augment", "mixup", "push"]
 """Ways to make images of others for classes that are short."""
+USUAL_WAYS: tuple[MakingWay, ...] = ("push",)
+"""Those that are taken where nothing is said."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,7 +82,7 @@ class CollectOptions(Brief):
     """Images drawn from each source for each image of the set, before the classes still short are
     dealt with as `short` says.
     """
-    short: tuple[Literal["draw", MakingWay], ...] = ("push",)
+    short: tuple[Literal["draw", MakingWay], ...] = USUAL_WAYS
     """What is done about classes that are short, one way after another. draw: ten times as many
     again; augment: views of their images (a view may cross into another short class); mixup: blends
     of their images with others; push: images pushed over the teacher's boundary into them. What is

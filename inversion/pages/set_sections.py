@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from distill.sets.transfer_set import TransferSet
-from inversion.classes import class_rows, say_short
+from inversion.classes import class_rows, say_filled, say_short
 from inversion.pages.extremes import confidences
 from inversion.pages.gallery import Gallery, gallery
 from inversion.pages.plots import Section, bars, histogram
@@ -64,9 +64,11 @@ def _balance_sentence(transfer_set: TransferSet) -> str:
     told = f"{words.spread(counts)} {words.measure} for each of {len(counts)} classes"
     if transfer_set.task.is_balanced(counts):
         rule = f" ({words.balance})" if words.balance else ""
-        return f"The set is balanced{rule}: {told}."
-    missing = _missing(transfer_set)
-    return f"The set is not balanced: {told}{missing}."
+        sentence = f"The set is balanced{rule}: {told}."
+    else:
+        sentence = f"The set is not balanced: {told}{_missing(transfer_set)}."
+    filled = say_filled(transfer_set.manifest)
+    return f"{sentence} {filled}." if filled else sentence
 
 
 def _missing(transfer_set: TransferSet) -> str:

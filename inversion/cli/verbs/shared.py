@@ -12,7 +12,7 @@ from distill.data.matching import match_classes
 from distill.models.classifier import CONTRACT, OUTPUT
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
-from inversion.classes import say_short
+from inversion.classes import say_filled, say_short
 from inversion.cli.show import tell
 from inversion.filling import fill_short, missing_images
 from inversion.options import TeacherOptions
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from distill.options import StudyOptions
     from inversion.cli.schema import CollectRun, DemoRun, ScoreRun, StudyRun, SynthesizeRun
 
+MUCH = 0.25
+"""A part of a set that others should not have made than its generator."""
 STUDENT = "student.safetensors"
 FILL = "; or add --short push to the same command, to make what is missing of the others"
 """What helps where classes are short."""
@@ -136,7 +138,15 @@ def fill(
     """The set of the folder, and what --short makes of the images that it lacks."""
     if not run.shortage or not missing_images(transfer_set):
         return transfer_set
-    return fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
+    filled = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
+    told = say_filled(filled.manifest)
+    made = len(filled) - len(transfer_set)
+    if made > MUCH * len(filled):
+        told += f", {made / len(filled):.0%} of the set: for more of the generator's, raise "
+        told += "synthesis.calls"
+    if told:
+        tell(run, f"{folder}: {told}")
+    return filled
 
 
 def require_balance(
