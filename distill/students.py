@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from distill.models import Classifier, ModelSpec, build_classifier, read_spec
 from distill.models.classifier import spec_of
 from distill.models.weights import load_weights, read_weights
 from distill.options import StudentOptions
+from distill.presence import require_file
 from synthesis_kernels.errors import EchosetError
 
 
@@ -65,7 +65,6 @@ def identify_student(options: StudentOptions) -> dict[str, Any]:
     """
     weights = options.weights
     if weights:
-        if not Path(weights).is_file():
-            raise EchosetError(f"no weights file at {weights}")
+        require_file(weights, "weights file")
         weights = hash_file(weights)
     return {**asdict(options), "weights": weights}

@@ -17,9 +17,9 @@ from distill.models import (
 from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.contract import check_contract
 from distill.models.kinds import Kind, kind_of
-from distill.models.kinds.kind import looks_like_file
 from distill.models.weights import load_weights, read_weights
 from distill.names import name_classes, read_names
+from distill.presence import looks_like_file, require_file
 from inversion.inspection import check_numbers
 from inversion.options import TeacherOptions, TeacherViewOptions
 from inversion.teacher_file import as_named, spell_out
@@ -176,8 +176,7 @@ def read_spec_if_file(path: Path) -> ModelSpec | None:
     """The spec in a safetensors file; a name that ends so but leads nowhere is an error of its
     own.
     """
-    if not path.is_file():
-        raise EchosetError(f"no model file at {path}")
+    require_file(path, "model file")
     spec = read_spec(path)
     if spec is None:
         raise EchosetError(

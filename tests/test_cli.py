@@ -20,7 +20,7 @@ def test_a_process_ends_with_its_status_and_complains_on_standard_error(echoset)
     assert "echoset VERB --help" in echoset("--help").stdout
     misused = echoset("demmo", status=2)
     failed = echoset("report", "--run=/nowhere", status=1)
-    assert "did you mean demo" in misused.stderr and "neither a demo nor" in failed.stderr
+    assert "did you mean demo" in misused.stderr and "no run at /nowhere" in failed.stderr
     assert not misused.stdout and not failed.stdout
 
 

@@ -48,7 +48,13 @@ def test_what_is_known_is_read_off_the_table():
 
 
 @pytest.mark.parametrize("name", ["runs/student.pt", "net.pth", "folder/net"])
-def test_a_file_is_no_network(name):
+def test_a_file_is_no_network(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EchosetError, match=f"no model file at {name}"):
+        kinds.kind_of(name)
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    torch.save({"weight": torch.zeros(1)}, file)
     with pytest.raises(EchosetError, match="is a file, not a network"):
         kinds.kind_of(name)
 

@@ -150,7 +150,7 @@ def test_validation_is_one_command_shared_and_continued(folder, tmp_path, capsys
         ([], "there is nothing to score; name sets"),
         (["/nowhere"], "no data at /nowhere"),
         (
-            ["--validate", "a=x.npz", "b=y.npz"],
+            ["--validate", "a=tests", "b=docs"],
             "validation needs 4 sets at least, and better 8, got 2",
         ),
     ],

@@ -18,6 +18,7 @@ from distill.models.spec_files import read_spec, save_classifier
 from distill.models.weights import check_fit, load_weights, read_weights
 from distill.models.wrapping import as_classifier
 from distill.plain_files import refuse_classes
+from distill.presence import require_file
 from distill.sizes import Size
 from synthesis_kernels.errors import EchosetError
 
@@ -54,8 +55,7 @@ def load_classifier(path: str | Path, trust: bool = False) -> Classifier:
     """Rebuild a classifier from one file that `save_classifier` wrote; with `trust` even where it
     names an import path, whose code is then run.
     """
-    if not Path(path).is_file():
-        raise EchosetError(f"no model file at {path}")
+    require_file(path, "model file")
     spec = read_spec(path) if Path(path).suffix == ".safetensors" else None
     if spec is None:
         raise EchosetError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distill.limits import require_room
 from distill.models.archives import content_of, refuse_whole_network, unpacked_size
 from distill.models.description import check_tensors
+from distill.presence import require_file
 from synthesis_kernels.backend import say_once
 from synthesis_kernels.errors import EchosetError, reason_of
 
@@ -34,8 +35,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     of them is compared with it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise EchosetError(f"no weights file at {path}")
+    require_file(path, "weights file")
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)

@@ -95,6 +95,13 @@ def run(verb: str, options: Common, arguments: list[str], stopping: Stopping) ->
             return _module_of(verb).execute(options)
         except OSError as error:  # a pipe that was closed
             return _fail_reading(error)
+    from inversion.cli.early import check_names
+    from synthesis_kernels.errors import EchosetError
+
+    try:
+        check_names(options)
+    except EchosetError as error:
+        return _fail(str(error))
     from distill.loop import Interrupted
     from inversion.cli.preset import follow_teacher
 

@@ -128,6 +128,8 @@ def _say_value(message: str) -> str:
     if got[1].startswith("NestedArg("):
         return f"{keys[0]} has no options of its own"
     wanted = " or ".join(_name_kind(kind) for kind in kinds)
+    if re.fullmatch(r"[\d.e+-]+", got[1]):  # the usual mistake is a number without brackets
+        wanted = wanted.replace("[1, 2]", f"[{got[1]}]")
     choices = [choice for kind in kinds for choice in _choices(kind)]
     return f"{'.'.join(keys)} must be {wanted}, got {got[1]}{suggest(got[1], choices, 0.75)}"
 

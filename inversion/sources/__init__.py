@@ -9,7 +9,11 @@ line in `DRAWN`. Its fields are its settings, numbers above 0 and up to 1.
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from distill.presence import suggest_place
+from synthesis_kernels.errors import EchosetError, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +38,17 @@ class Drawer(Protocol):
 
     def draw(self, random: Random, count: int, channels: int, height: int, width: int) -> Tensor:
         """Images (count, C, H, W) in [0, 1]; they follow from `random` alone."""
+
+
+def require_source(address: str) -> None:
+    """Refuse an address of images that is neither a source's, nor leads anywhere."""
+    name, _, _ = address.partition(":")
+    if name in DRAWN or name == "torchvision" or Path(address).exists():
+        return
+    meant = suggest(name, DRAWN) or suggest_place(address)
+    raise EchosetError(
+        f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder{meant}"
+    )
 
 
 def find_drawer(name: str) -> type[Any]:

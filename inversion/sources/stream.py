@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,7 +16,7 @@ from distill.data.images import content_hash, load_images
 from distill.data.pixels import fit_pixels
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.sizes import Size, sides
-from inversion.sources import DRAWN, Drawer, find_drawer
+from inversion.sources import DRAWN, Drawer, find_drawer, require_source
 from inversion.sources.exposure import expose
 from inversion.sources.own import (
     OwnSource,
@@ -28,7 +27,7 @@ from inversion.sources.own import (
     read_pictures,
 )
 from inversion.sources.random import Random
-from synthesis_kernels.errors import EchosetError, suggest
+from synthesis_kernels.errors import EchosetError
 
 BLOCK = 512
 """Images that are drawn together."""
@@ -145,11 +144,7 @@ def open_source(
     device = torch.device(device)
     if name in DRAWN:
         return DrawnSource(address, shape, seed, device, _drawer(name, settings))
-    if not address.startswith("torchvision:") and not Path(address).exists():
-        raise EchosetError(
-            f"no source '{address}': it is neither {', '.join(DRAWN)}, nor a file or folder"
-            f"{suggest(name, DRAWN)}"
-        )
+    require_source(address)
     finished = is_set(address)
     if finished:
         images = fit_pixels(TransferSet.load(address).images, channels, size)

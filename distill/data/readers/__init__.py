@@ -9,6 +9,7 @@ from pathlib import Path
 
 from distill.data.readers import cifar, folders, idx, npz, pairs
 from distill.data.readers.reader import Content, Reader, Request
+from distill.presence import require_there
 from synthesis_kernels.errors import EchosetError
 
 READERS: tuple[Reader, ...] = (
@@ -28,8 +29,7 @@ MAPS: tuple[Reader, ...] = (
 
 def read_path(root: Path, request: Request) -> Content:
     """Images and labels of what lies at a path, in whatever layout."""
-    if not root.exists():
-        raise EchosetError(f"no data at {root}")
+    require_there(root, "data")
     reader, path = _find_maps(root, request) or _find_reader(root, request.split)
     return Content(*reader.read(path, request))
 

@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 from distill.models.archives import refuse_whole_network
-from distill.models.kinds.kind import Kind, looks_like_file
+from distill.models.kinds.kind import Kind
+from distill.presence import looks_like_file, require_there
 from synthesis_kernels.errors import EchosetError
 
 __all__ = ["Kind", "all_kinds", "comes_trained", "find_kind", "kind_of"]
@@ -40,6 +41,7 @@ def kind_of(name: str, others: Iterable[str] = ()) -> Kind:
         return kind
     _refuse_place(name)
     if looks_like_file(name):
+        require_there(name, "model file")
         refuse_whole_network(Path(name))
         raise EchosetError(
             f"'{name}' is a file, not a network: give the network's name as the model and this "

@@ -12,9 +12,10 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree
 
 from distill.models.archives import content_of, read_program
-from distill.models.kinds.kind import Constructor, Kind, looks_like_file
+from distill.models.kinds.kind import Constructor, Kind
 from distill.models.kinds.layers import put_tensor, to_layers
 from distill.models.modes import device_of
+from distill.presence import looks_like_file
 from distill.sizes import settle_size
 from synthesis_kernels.errors import EchosetError, reason_of
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distill.models.kinds.kind import Constructor, Kind, looks_like_file
+from distill.models.kinds.kind import Constructor, Kind
+from distill.presence import looks_like_file
 from synthesis_kernels.errors import EchosetError
 
 

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 Constructor = Callable[..., nn.Module]
-WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar", ".pt2", ".ts", ".torchscript")
-
-
-def looks_like_file(name: str) -> bool:
-    """Whether a name is that of a file of weights."""
-    return "/" in name or Path(name).suffix in WEIGHT_FILES
 
 
 def no_names() -> list[str]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.models.archives import check_script, content_of
-from distill.models.kinds.kind import Constructor, Kind, looks_like_file
+from distill.models.kinds.kind import Constructor, Kind
 from distill.models.kinds.scripts import NotFollowedError, script_to_layers
+from distill.presence import looks_like_file
 from distill.sizes import Size, sides
 from synthesis_kernels.backend import say_once
 from synthesis_kernels.errors import EchosetError, reason_of

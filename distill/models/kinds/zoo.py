@@ -20,6 +20,7 @@ from distill.models.zoo.unet import UNet
 from distill.models.zoo.vgg import CifarVGG11
 from distill.models.zoo.vit import VisionTransformer
 from distill.models.zoo.wrn import WideResNet
+from distill.presence import USUAL_NETWORKS
 from distill.tasks import DENSE, USUAL
 
 
@@ -93,9 +94,7 @@ def contract(name: str, arguments: Mapping[str, Any], weights: str | None) -> di
 
 def names() -> list[str]:
     """The names without numbers of one's own choice, and some with usual ones."""
-    usual = ["convnet-16", "convnet-32", "convnet-gn-32", "resnet-gn-16"]
-    usual += ["unet-16", "vit-128x6", "wrn-16-1", "wrn-40-2"]
-    return usual + [family.form for family in FAMILIES if "<" not in family.form]
+    return [*USUAL_NETWORKS] + [family.form for family in FAMILIES if "<" not in family.form]
 
 
 KIND = Kind(
