@@ -257,7 +257,8 @@ def test_a_network_without_heads_to_compare_is_refused(name, run, refused, tmp_p
     assert "no attention layer with two heads or more" in said
     assert "--synthesis.recipe adversarial" in said
     assert not (tmp_path / "set").exists()
-    assert "not attention" in run("inspect", teacher).stdout
+    told = run("inspect", teacher).stdout
+    assert "not attention" in told and "nothing in the network tells: mean and std must be" in told
 
 
 def test_inspect_lists_the_recipe_for_a_transformer(run, tmp_path):

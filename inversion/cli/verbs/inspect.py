@@ -90,9 +90,10 @@ def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) ->
     table.add_row("classes", str(spec.classes))
     table.add_row("answer", inspection.output)
     table.add_row("normalisation", f"mean {list(spec.mean)}, std {list(spec.std)}")
+    told = "nothing in the network tells: mean and std must be those of its training"
     if pixels:
         told = f"mean {pixels.mean:.2f}, std {pixels.std:.2f}, by layer {pixels.layer}"
-        table.add_row("pixels it was trained on", told)
+    table.add_row("pixels it was trained on", told)
     kinds = ", ".join(f"{count} {kind}" for kind, count in inspection.kinds.items())
     told = f"{len(inspection.layers)} ({kinds})" if kinds else "none"
     table.add_row("BatchNorm layers", told)
