@@ -112,7 +112,8 @@ class Lessons:
         if not (learner.asks_teacher and self.places):
             return True
         teacher = learner.teacher
-        shape = teacher.answer_shape if learner.takes_hints else kept_shape(teacher)
+        is_whole = learner.takes_hints or learner.team.world > 1
+        shape = teacher.answer_shape if is_whole else kept_shape(teacher)
         size = views * math.prod(shape) * 4
         if size <= self.options.hints_gib * 2**30:
             return True

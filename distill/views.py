@@ -24,6 +24,7 @@ from distill.models.modes import evaluating
 from distill.models.own_size import OwnSize
 from distill.options import ViewOptions
 from distill.restoring import blaming_state
+from distill.tasks.places import enlarge
 from distill.team import SOLO, Team
 from synthesis_kernels.backend import forward_pass, name_form
 
@@ -76,7 +77,15 @@ def ask_to_keep(
             with OwnSize() as own:
                 logits = network(part)
             rows.append(own.undo(logits))
-    return torch.cat(rows)
+    return torch.cat(of_one_size(rows))
+
+
+def of_one_size(answers: Sequence[Tensor]) -> list[Tensor]:
+    """Answers that are kept, (B, K, h, w) each, at the largest of their sizes: of a network that
+    changes what it enlarged, some can't be taken back.
+    """
+    largest = max(answers, key=lambda each: each[0].numel())
+    return [enlarge(each, largest.shape[2:]) for each in answers]
 
 
 def kept_shape(network: Classifier) -> tuple[int, ...]:  # (K, h, w), or (K,)
@@ -115,7 +124,8 @@ def bank_answers(
         bank.restore(folder, key)
         save = partial(bank.save, folder, key)
     if look is None:
-        look = _look_at_logits(teacher, precision)
+        # Of a team all have to keep answers alike, and none knows what the others can take back.
+        look = _look_at_logits(teacher, precision, ask if team.world > 1 else ask_to_keep)
     look = look_in_parts(look, team)
     total = per_image * len(pool)
     with Loop(
@@ -153,16 +163,18 @@ def _bank_key(
     """All that the answers depend on, as a hash: a bank is continued only where it is the same."""
     device = pool.device
     question = [teacher.weight_hash(), teacher.contract, content_hash(pool, None)]
-    settings = [per_image, asdict(options), seed, CHUNK]
+    settings = [per_image, asdict(options), seed, CHUNK, "at the network's own size"]
     machine = [device.type, str(precision), name_form(device)]
     return sha256(json.dumps([*question, *settings, *machine]).encode()).hexdigest()
 
 
-def _look_at_logits(teacher: Classifier, precision: torch.dtype) -> Look:
+def _look_at_logits(
+    teacher: Classifier, precision: torch.dtype, ask: Callable[..., Tensor]
+) -> Look:
     frozen = Frozen(teacher, precision)
 
     def look(images: Tensor) -> list[Tensor]:
-        return [ask_to_keep(frozen, images, precision)]
+        return [ask(frozen, images, precision)]
 
     return look
 
@@ -213,10 +225,18 @@ class _Bank:
         view, index = self.next
         if not self.answers:
             self.answers = [self._room_for(answer) for answer in answers]
-        for whole, answer in zip(self.answers, answers, strict=True):
+        for place, (whole, answer) in enumerate(zip(self.answers, answers, strict=True)):
+            if whole.shape[2:] != answer.shape[1:]:
+                whole, answer = self._alike(whole, answer)
+                self.answers[place] = whole
             whole[index, view] = answer.to(self.pool.device)
         self.done += 1
         self.images += len(index)
+
+    def _alike(self, whole: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """Room and answers of one size: see `of_one_size`."""
+        room, answer = of_one_size([whole.flatten(0, 1), answer])
+        return room.unflatten(0, whole.shape[:2]), answer
 
     def _room_for(self, answer: Tensor) -> Tensor:  # (B, …) -> (N, V, …)
         size = (len(self.pool), self.per_image, *answer.shape[1:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,17 @@ def fill_short(
     return TransferSet.load(out)
 
 
+def _add_filled(
+    before: Mapping[str, list[int]], taken: Mapping[str, list[int]], source: str
+) -> dict[str, list[int]]:
+    """Images of each class by the way they were made, those of earlier fillings among them."""
+    filled = {way: rows for way, rows in taken.items() if way != source}
+    for way, rows in before.items():
+        new = filled.get(way, [0] * len(rows))
+        filled[way] = [sum(pair) for pair in zip(rows, new, strict=True)]
+    return filled
+
+
 def _with_shard(
     manifest: dict[str, Any],
     transfer_set: TransferSet,
@@ -98,6 +109,6 @@ def _with_shard(
     return {
         "counts": counts,
         "short": {str(label): lack for label, lack in short.items()},
-        "filled": {way: rows for way, rows in account["taken"].items() if way != str(out)},
+        "filled": _add_filled(manifest.get("filled", {}), account["taken"], str(out)),
         "shards": [*manifest["shards"], shard],
     }

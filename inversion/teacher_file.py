@@ -20,6 +20,7 @@ from distill.models.classifier import spec_of
 from distill.models.kinds import find_kind
 from distill.models.kinds.hf import PREFIX
 from distill.plain_files import read_text, refuse_classes
+from distill.presence import require_file
 from distill.sets.transfer_set import is_set, read_manifest
 from inversion.options import TeacherOptions
 from inversion.plain_yaml import parse_yaml, register, say_problem
@@ -87,8 +88,7 @@ def read_teacher(path: Path) -> TeacherOptions:
     """The options in a YAML file. A file that it names may lie beside it."""
     import jsonargparse
 
-    if not path.is_file():
-        raise EchosetError(f"no file of a teacher's options at {path}")
+    require_file(path, "file of a teacher's options")
     try:
         content = parse_yaml(read_text(path))
     except yaml.YAMLError as error:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from conftest import environment
@@ -45,17 +46,19 @@ def refused_early(place, *arguments):
         ("score set other=sat", "no data at sat; did you mean set?"),
         ("evaluate --data nowhere/deep", "no data at nowhere/deep\n"),
         ("report runs/demo", "no run at runs/demo\n"),
+        ("report set runz", "no run at runz; did you mean runs?"),
+        ("distill --set set --beside runz", "no data at runz; did you mean runs?"),
+        ("inspect --teacher nett.yaml", "no file of a teacher's options at nett.yaml"),
         ("collect shadrs", "nor a file or folder; did you mean shaders?"),
         ("collect ./sett", "nor a file or folder; did you mean set?"),
         ("inspect --teacher mnst", "no model named 'mnst'. Did you mean mnist?"),
-        ("inspect --teacher wrn-40-x", "no model named 'wrn-40-x'. Did you mean wrn-40-2 or"),
+        ("inspect --teacher wrn-40-x", "no model named 'wrn-40-x'. Did you mean wrn-40-2"),
         ("inspect --teacher nett.pth", "no model file at nett.pth; did you mean net.pth?"),
         (
             "inspect --teacher resnet18 --teacher.weights nett.pth",
             "no weights file at nett.pth; did",
         ),
         ("evaluate --model runs/net.safetensors", "no model file at runs/net.safetensors\n"),
-        ("inspect --teacher resnt18", "no model named 'resnt18'. Did you mean resnet18 or"),
         ("demo --student convnt-8", "no model named 'convnt-8'. Did you mean convnet-"),
         (
             "demo --synthesis.adversary.student.model lenet",
@@ -71,10 +74,20 @@ def test_a_name_that_leads_nowhere_is_told_at_once(arguments, message, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "lraspp_mobilenet_v3_large", "nobody_s", "my.Net", "hf:there", "unet-3"]
+    "name",
+    ["resnet18", "lraspp_mobilenet_v3_large", "nobody_s", "my.Net", "hf:there", "unet-3", "n.py"],
 )
-def test_what_may_be_a_network_is_left_to_those_who_know(name):
-    check_names(InspectRun(TeacherOptions(name, "DEFAULT")))
+def test_names_that_may_be_networks_pass_the_early_check(name):
+    assert check_names(InspectRun(TeacherOptions(name, "DEFAULT"))) is None
+
+
+def test_where_timm_is_installed_its_names_count_too(monkeypatch):
+    close = InspectRun(TeacherOptions("resnt18"))
+    monkeypatch.setattr(early, "find_spec", lambda name: name != "timm" and find_spec(name))
+    with pytest.raises(EchosetError, match="Did you mean resnet18"):
+        check_names(close)
+    monkeypatch.setattr(early, "find_spec", lambda name: True)
+    check_names(close)
 
 
 def test_names_known_early_are_those_that_there_are():

@@ -27,10 +27,11 @@ from distill.options import ViewOptions
 from distill.runtime import Runtime
 from distill.sets import keeping
 from distill.sets.answering import add_answers, require_budget
+from distill.tasks import places
 from distill.tasks.places import decide, enlarge
 from distill.torchvision_shim import torchvision
 from distill.views import ask, ask_to_keep, bank_answers, kept_shape
-from inversion import CollectOptions, collect, load_teacher
+from inversion import CollectOptions, TeacherOptions, collect, load_teacher
 from inversion.pages.report import write_report
 from synthesis_kernels.errors import EchosetError
 
@@ -41,11 +42,12 @@ RUN = Runtime(device="cpu", precision="float32", quiet=True)
 class Coarse(nn.Module):
     """Decides at a quarter of the size, and enlarges that in one way or another."""
 
-    def __init__(self, way, aligned=False):
+    def __init__(self, way, aligned=False, classes=4):
         super().__init__()
         self.way = way
+        self.limit = 0.0
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.head = nn.Conv2d(8, 4, 1)
+        self.head = nn.Conv2d(8, classes, 1)
         self.upsample = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=aligned)
 
     def forward(self, images):
@@ -56,15 +58,17 @@ class Coarse(nn.Module):
         if self.way == "beside":
             side = F.interpolate(2 * logits, images.shape[2:], mode="bilinear")
             return {"aux": side, "out": whole, "more": F.interpolate(logits, scale_factor=2)}
+        if self.way == "clamped" and whole.abs().amax() > self.limit:
+            return whole.clamp(-self.limit, self.limit)
         if self.way == "chances":
             return whole.softmax(1)
         return whole
 
 
-def coarse(way="last", aligned=False):
+def coarse(way="last", aligned=False, classes=4):
     torch.manual_seed(0)
-    spec = ModelSpec("coarse", channels=3, size=SIZE, classes=4, task="segmentation")
-    teacher = Classifier(Coarse(way, aligned), spec)
+    spec = ModelSpec("coarse", channels=3, size=SIZE, classes=classes, task="segmentation")
+    teacher = Classifier(Coarse(way, aligned, classes), spec)
     for layer in find_batch_norms(teacher.network).values():
         layer.running_mean.uniform_(-0.2, 0.2)
         layer.running_var.uniform_(0.2, 0.5)
@@ -92,8 +96,8 @@ def folder(teacher, tmp_path_factory):
     return make_set(teacher, tmp_path_factory.mktemp("sets") / "set")
 
 
-def make_set(teacher, out):
-    options = CollectOptions(images=12, balanced=False, shard_images=5)
+def make_set(teacher, out, count=12):
+    options = CollectOptions(images=count, balanced=False, shard_images=5)
     collect(teacher, ("noise",), options, out, runtime=RUN)
     return out
 
@@ -207,7 +211,11 @@ def test_a_set_of_too_many_answers_keeps_none_and_all_else_works(
     )
     assert distilled.student(torch.rand(2, 3, *SIZE)).isfinite().all()
     assert not (export(data, tmp_path / "folder") / "answers.npz").exists()
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert "answers.npz" not in card and "It has labels alone, and no answers" in card
+    assert "`set.npz` | images, labels, for NumPy" in card
     archive = export(data, tmp_path / "web", form="webdataset") / "set-00000.tar"
+    assert "logits" not in (tmp_path / "web" / "README.md").read_text()
     with tarfile.open(archive) as tar:
         assert {name.split(".", 1)[1] for name in tar.getnames()} == {"png", "seg.png"}
     with np.load(tmp_path / "web" / "set.npz") as file:
@@ -226,3 +234,57 @@ def test_sets_that_keep_answers_otherwise_are_merged_without(
     other = make_set(teacher, tmp_path / "set")
     both = merge([TransferSet.load(folder), TransferSet.load(other)])
     assert len(both) == 24 and not both.has_logits
+
+
+def test_two_classes_of_strong_logits_are_read_again(tmp_path):
+    network = coarse(classes=2)
+    with torch.no_grad():
+        network.network.head.weight.mul_(60)
+        network.network.head.weight[1] = -network.network.head.weight[0]
+        network.network.head.bias.zero_()
+    data = TransferSet.load(make_set(network, tmp_path / "set", 100))
+    assert data.logits.shape == (100, 2, 4, 6) and data.logits.abs().amax() > 10
+
+
+@pytest.mark.parametrize("limit", [0.3, 3.0])
+def test_a_network_that_changes_what_it_enlarged_is_kept_whole(limit, tmp_path):
+    network = coarse("clamped")
+    network.network.limit = limit
+    data = TransferSet.load(make_set(network, tmp_path / "set"))
+    is_small = limit > data.logits.abs().amax()
+    assert data.logits.shape[2:] == ((4, 6) if is_small else SIZE)
+    shown = [torch.full((9, 3, *SIZE), 0.5), torch.rand(9, 3, *SIZE)]
+    kept = ask_to_keep(network, torch.cat(shown), torch.float32)
+    assert torch.equal(enlarge(kept, SIZE), ask(network, torch.cat(shown), torch.float32))
+    pool = torch.cat([torch.full((500, 3, *SIZE), 127, dtype=torch.uint8), images(20)])
+    (bank,) = bank_answers(network, pool, 1, ViewOptions(), 0, torch.float32, quiet=True)
+    assert bank.shape[:2] == (520, 1) and bank.isfinite().all()
+
+
+def test_sets_of_two_sizes_are_merged_at_the_images_size(folder, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(keeping, "kept_shape", lambda network: network.answer_shape)
+    older = TransferSet.load(make_set(teacher, tmp_path / "set"))
+    assert older.logits.shape == (12, 4, *SIZE)
+    newer = TransferSet.load(folder)
+    both = merge([older, newer])
+    assert torch.equal(both.logits[:12], older.logits)
+    torch.testing.assert_close(
+        both.logits_of(slice(12, 24)), newer.logits_of(slice(None)), atol=1e-2, rtol=1e-2
+    )
+
+
+def test_exported_programs_are_heard_too(tmp_path):
+    network = coarse().network
+    batch = torch.export.Dim("batch")
+    given = torch.export.export(network, (torch.rand(2, 3, *SIZE),), dynamic_shapes=({0: batch},))
+    torch.export.save(given, tmp_path / "net.pt2")
+    options = TeacherOptions(
+        str(tmp_path / "net.pt2"), channels=3, size="16x24", classes=4, task="segmentation"
+    )
+    assert kept_shape(load_teacher(options, trust=True)) == (4, 4, 6)
+
+
+def test_large_maps_are_looked_at_a_few_at_a_time():
+    assert [part.stop for part in places.in_parts(10, (21, 512, 512))] == [3, 6, 9, 10]
+    assert [part.stop for part in places.in_parts(10, (4, 8, 8))] == [10]
+    assert [part.stop for part in places.in_parts(2, (2**25,))] == [1, 2]

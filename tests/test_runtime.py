@@ -110,7 +110,7 @@ def test_what_can_not_be_is_refused(change, message):
 
 def test_a_student_is_shared_under_torchrun_alone(tmp_path, capsys):
     flags = ["--rank", "0", "--world", "2"]
-    assert main(["distill", "--out", str(tmp_path / "student"), *flags]) == 1
+    assert main(["distill", "--set=tests", "--out", str(tmp_path / "student"), *flags]) == 1
     assert "start all of them by torchrun --nproc-per-node 2" in capsys.readouterr().err
     assert not (tmp_path / "student").exists()
 

@@ -16,6 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from distill.tasks.places import enlarge
 
+ENLARGING = (
+    F.interpolate,
+    torch.ops.aten.upsample_bilinear2d.vec,
+    torch.ops.aten.upsample_bilinear2d.default,
+)
+"""How networks do it; the last two in exported programs. What TorchScript does can't be heard."""
+
 
 class OwnSize(TorchFunctionMode):
     """Within it `interpolate` is listened to; `undo` then takes a last enlargement back."""
@@ -32,7 +39,7 @@ class OwnSize(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is F.interpolate:
+        if func in ENLARGING:
             given = args[0] if args else (kwargs or {})["input"]
             if given.ndim == 4 and given.numel() < result.numel():
                 self._enlarged.append(given)

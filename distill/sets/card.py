@@ -21,10 +21,7 @@ LARGEST = "1M<n<10M"
 FEW = 100
 """Classes that are listed one by one."""
 FILES: dict[ExportForm, dict[str, str]] = {
-    "folder": {
-        "answers.npz": "the teacher's logits of each picture, in the order of their paths, which "
-        "are its `files`",
-    },
+    "folder": {},
     "npz": {},
     "webdataset": {
         "_info.json": "how many are in which archive, for timm",
@@ -35,6 +32,8 @@ FILES: dict[ExportForm, dict[str, str]] = {
     },
 }
 ARCHIVES = "set-*.tar"
+LOGITS = "the teacher's logits of each picture, in the order of their paths, which are its `files`"
+"""What answers.npz of a folder holds."""
 
 
 def write_card(content: Content, form: ExportForm, folder: Path, license: str, notes: str) -> None:
@@ -42,7 +41,7 @@ def write_card(content: Content, form: ExportForm, folder: Path, license: str, n
     parts = [
         _head(content, form, license),
         _what(content),
-        _files(form, content.data),
+        _files(form, content),
         _made(content.data),
         _balance(content.data),
         f"## Scores\n\n{notes}" if notes else "",
@@ -85,16 +84,16 @@ def _what(content: Content) -> str:
     lines = [
         f"# {_title(data)}",
         f"{len(data):,} synthetic images, {channels}×{height}×{width}, of {data.classes} classes, "
-        "with the answers of the trained network that they were made from. "
+        f"with the {_told(data)} of the trained network that they were made from. "
         f"{data.task.words.label}",
     ]
     if content.views:
         lines.append(f"The pictures are {content.views} views of each image.")
     if data.answers is None:
-        lines.append(
-            "It has answers to the images alone and none to views of them, so a student learns "
-            "less from it than it could."
-        )
+        told = "answers to the images alone and none to views of them"
+        if not data.has_logits:
+            told = "labels alone, and no answers"
+        lines.append(f"It has {told}, so a student learns less from it than it could.")
     else:
         shown = {name: value for name, value in asdict(data.answers.views).items() if value}
         told = ", ".join(f"{name} {value}" for name, value in shown.items()) or "unchanged"
@@ -107,11 +106,22 @@ def _what(content: Content) -> str:
     return "\n\n".join(lines)
 
 
-def _files(form: ExportForm, data: TransferSet) -> str:
+def _told(data: TransferSet) -> str:
+    """What there is of the network's."""
+    return "answers" if data.has_logits or data.answers else "labels"
+
+
+def _files(form: ExportForm, content: Content) -> str:
+    data = content.data
+    arrays = ["images", "labels"]
+    if data.has_logits:
+        arrays.append("logits")
+    if data.answers:
+        arrays.append("answers to views")
     rows = {
-        **_own_files(form, data),
+        **_own_files(form, content),
         **FILES[form],
-        "set.npz": "images, labels, logits and the answers to views, for NumPy",
+        "set.npz": f"{', '.join(arrays)}, for NumPy",
         "train_elsewhere.py": "trains a student on `set.npz`, with numpy and torch alone",
     }
     if form != "set":
@@ -120,12 +130,16 @@ def _files(form: ExportForm, data: TransferSet) -> str:
     return "\n".join(["| file | holds |", "| --- | --- |", *table])
 
 
-def _own_files(form: ExportForm, data: TransferSet) -> dict[str, str]:
-    """Those that the task has a say in."""
-    words = data.task.words
+def _own_files(form: ExportForm, content: Content) -> dict[str, str]:
+    """Those that the task has a say in, and where logits are kept theirs."""
+    words = content.data.task.words
+    has_logits = bool(content.views) or content.data.has_logits
     if form == "webdataset":
-        return {ARCHIVES: f"archives of .png, {words.archive} and .npy (the teacher's logits)"}
-    return dict(words.folder) if form == "folder" else {}
+        logits = " and .npy (the teacher's logits)" if has_logits else ""
+        return {ARCHIVES: f"archives of .png, {words.archive}{logits}"}
+    if form != "folder":
+        return {}
+    return {**words.folder, "answers.npz": LOGITS} if has_logits else dict(words.folder)
 
 
 def _made(data: TransferSet) -> str:

@@ -13,14 +13,12 @@ from torch import Tensor
 from distill.models.classifier import spec_of
 from distill.sets.tensor_files import read_tensors, require_answers, require_tensor, write_tensors
 from distill.tasks import find_task
-from distill.tasks.places import enlarge
+from distill.tasks.places import enlarge, in_parts
 from synthesis_kernels.errors import EchosetError
 
 SHARD_NAME = re.compile(r"shard-\d{5}-of-\d{5}\.safetensors")
-AT_ONCE = 500
-"""Images whose answers are enlarged at once."""
 ROUNDING = 2e-3
-"""What float16 may change of a difference of logits, relative to their size."""
+"""What float16 may change of a difference of logits, relative to the largest of an image."""
 DTYPES: dict[str, torch.dtype | None] = {
     "images": torch.uint8,
     "labels": None,
@@ -60,12 +58,22 @@ def read_shard(
 
 def join_tensors(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors of several shards or sets, one after another. Where some keep their logits otherwise
-    than others, none are kept.
+    than others, they are enlarged; and where some keep none, none are kept.
     """
     tensors = {name: [part[name] for part in parts] for name in DTYPES}
     if len({logits.shape[1:] for logits in tensors["logits"]}) > 1:
-        tensors["logits"] = [logits[:, :, :0, :0] for logits in tensors["logits"]]
+        tensors["logits"] = _alike(tensors["logits"], tensors["labels"][0].shape[1:])
     return {name: torch.cat(given) for name, given in tensors.items()}
+
+
+def _alike(
+    parts: Sequence[Tensor],  # each (N, K, h, w) float16, of sizes of their own
+    places: Sequence[int],
+) -> list[Tensor]:  # each (N, K, *places), or 0 × 0
+    """Logits of one size: at each place, or none where some parts have none."""
+    if not all(part.numel() for part in parts):
+        return [part[:, :, :0, :0] for part in parts]
+    return [enlarge(part, places) for part in parts]
 
 
 def _check_shard(
@@ -99,15 +107,17 @@ def _prefers_others(
     labels: Tensor,  # (N, *places)
 ) -> bool:
     """Whether a logit is clearly larger than the label's."""
-    for some, truth in zip(logits.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
-        if not some.numel():
-            continue
-        whole = enlarge(some.float(), truth.shape[1:])
-        largest = whole.amax(1)
-        own = whole.gather(1, truth.unsqueeze(1)).squeeze(1)
+    if not logits.numel():
+        return False
+    places = labels.shape[1:]
+    for part in in_parts(len(labels), (logits.shape[1], *places)):
+        whole = enlarge(logits[part].float(), places)
+        behind = whole.amax(1) - whole.gather(1, labels[part].unsqueeze(1)).squeeze(1)
         # float16 rounding keeps order, so the label's logit stays the largest, if perhaps not the
-        # only largest; of enlarged ones it may come out a little smaller.
-        slack = 0.0 if some.shape[2:] == truth.shape[1:] else ROUNDING
-        if (own < largest - slack * (1 + whole.abs().amax(1))).any():
+        # only largest; one between two that were rounded may come out a little smaller.
+        slack: Tensor | float = 0.0
+        if logits.shape[2:] != places:
+            slack = ROUNDING * (1 + logits[part].float().abs().amax((1, 2, 3)))[:, None, None]
+        if (behind > slack).any():
             return True
     return False

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from synthesis_kernels.errors import EchosetError
 
 VOID = -100
 """The label where nothing is asked or known, as torch's losses have it."""
+PART = 2**24
+"""Numbers that are looked at together."""
 MOST_ROWS = 16 * 2**30
 """Bytes that labels or answers may take where there are several an image."""
 
@@ -32,6 +34,13 @@ def enlarge(
     if tuple(logits.shape[2:]) == tuple(places) or not logits.numel():
         return logits
     return F.interpolate(logits, tuple(places), mode="bilinear", align_corners=False)
+
+
+def in_parts(count: int, shape: Sequence[int]) -> Iterator[slice]:
+    """So many rows of this shape in parts of 64 MiB, as float32."""
+    rows = max(PART // math.prod(shape), 1)
+    for first in range(0, count, rows):
+        yield slice(first, min(first + rows, count))
 
 
 def per_image(values: Tensor) -> Tensor:  # (B, *places) -> (B,)

@@ -17,11 +17,12 @@ from inversion.options import TeacherOptions
 from inversion.sources import require_source
 from synthesis_kernels.errors import EchosetError
 
-PLACES = {"set": "data", "data": "data", "original": "data", "run": "run", "against": "run"}
+PLACES = {"set": "data", "data": "data", "original": "data", "beside": "data", "run": "run"}
 """Options that say where something is, and what it is."""
-DESCRIBED = (".safetensors", ".yaml", ".yml")
-"""Files that say which network is meant."""
-
+YAML = (".yaml", ".yml")
+"""Endings of a file of options."""
+LIKENESS = 0.75
+"""Of two names, so that one is taken for the other."""
 REGISTERED = r"@register_model\([\s\S]*?\ndef (\w+)\("
 """A network in torchvision's source."""
 
@@ -30,6 +31,8 @@ def check_names(options: Any) -> None:
     """Refuse sets, images, files and networks that are not there."""
     for name, kind in PLACES.items():
         _require_place(getattr(options, name, None), kind)
+    if hasattr(options, "run"):  # what a report sets beside it; a bench's is a file
+        _require_place(getattr(options, "against", None), "run")
     sets = getattr(options, "sets", ())
     for place in sets.values() if isinstance(sets, dict) else sets:
         _require_place(place, "data")
@@ -56,28 +59,33 @@ def _require_place(place: Any, kind: str) -> None:
 
 
 def _check_network(options: TeacherOptions | StudentOptions) -> None:
-    """Refuse a file or a name that no network has; what may be somebody's own is left to others."""
+    """Refuse files that are not there; what may be somebody's own is left to others."""
     name = options.model
     weights = options.weights
-    if weights and (looks_like_file(weights) or weights.endswith(DESCRIBED)):
+    if weights and (looks_like_file(weights) or weights.endswith(".safetensors")):
         require_there(weights, "weights file")
-    if ":" in name or Path(name).exists():
+    if ":" in name or name.endswith(".py") or Path(name).exists():
         return
-    if looks_like_file(name) or name.endswith(DESCRIBED):
+    if name.endswith(YAML):
+        require_there(name, "file of a teacher's options")
+    if looks_like_file(name) or name.endswith(".safetensors"):
         require_there(name, "model file")
-    if "." in name or any(re.fullmatch(re.sub(r"<\w+>", r"\\d+", form), name) for form in ZOO):
+    if "." not in name:
+        _check_plain_name(name, [*BUNDLED] if isinstance(options, TeacherOptions) else [])
+
+
+def _check_plain_name(name: str, others: list[str]) -> None:
+    """Refuse a name that no network has, and one is much like. Where none is, the message lists
+    what is known, and where timm is installed its names count, too: that needs everything imported.
+    """
+    if any(re.fullmatch(re.sub(r"<\w+>", r"\\d+", form), name) for form in ZOO):
         return
-    others = [*BUNDLED] if isinstance(options, TeacherOptions) else []
-    names = [
-        *USUAL_NETWORKS,
-        *(form for form in ZOO if "<" not in form),
-        *others,
-        *torchvision_names(),
-    ]
-    close = get_close_matches(name, names, n=3)
+    names = [*USUAL_NETWORKS, *(form for form in ZOO if "<" not in form), *others]
+    if not find_spec("timm"):
+        names += torchvision_names()
+    close = get_close_matches(name, names, n=3, cutoff=LIKENESS)
     if close and name not in names:
         raise EchosetError(f"no model named '{name}'. Did you mean {' or '.join(close)}?")
-    # Else the message lists what is known, which needs everything imported.
 
 
 def torchvision_names() -> list[str]:

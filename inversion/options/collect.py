@@ -75,8 +75,8 @@ class CollectOptions(Brief):
     expose: float | None = None
     """Part of the images shown as figures on black: their darker part and often all outside a frame
     made black. By default none, half or all of a source, whichever spreads its first 2,048 images
-    most evenly over the teacher's classes; never of a transfer set, nor of fewer than 512
-    images.
+    most evenly over the teacher's classes (of images of over 32 pixels a side fewer, 256 at least);
+    never of a transfer set, nor of fewer than 512 images.
     """
     draws: float = 20.0
     """Images drawn from each source for each image of the set, before the classes still short are

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distill.names import show_class
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import per_image
+from distill.tasks.places import in_parts, per_image
 from inversion.pages.gallery import thumbnail
 from inversion.pages.judged_sections import Picture
 
@@ -84,7 +84,8 @@ def confidences(transfer_set: TransferSet) -> Tensor | None:  # (N, *places)
     """The softmax of each decision; None where the set keeps no answers."""
     if not transfer_set.has_logits:
         return None
-    parts = torch.arange(len(transfer_set)).split(AT_ONCE)
+    shape = (transfer_set.classes, *transfer_set.labels.shape[1:])
+    parts = in_parts(len(transfer_set), shape)
     return torch.cat([transfer_set.logits_of(part).softmax(1).amax(1) for part in parts])
 
 

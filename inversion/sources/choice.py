@@ -19,7 +19,11 @@ from inversion.sources.stream import Source
 SHARES = (0.0, 0.5, 1.0)
 """Parts of a source's images that are exposed, to see which suits the teacher."""
 LOOK = 4
-"""Blocks of a source that are looked at to decide whether it wants exposure."""
+"""Blocks of a source that are looked at to decide whether it wants exposure, …"""
+PIXELS = 512 * 32**2
+"""… so many pixels of each, …"""
+LEAST = 64
+"""… and images at least."""
 WORTH = 0.1
 """What exposure has to add to η, the evenness of the classes, to be taken up."""
 
@@ -68,12 +72,20 @@ def _look(source: Source, teacher: Classifier, quiet: bool) -> dict[float, float
     counts = {
         share: torch.zeros(classes, dtype=torch.long, device=source.device) for share in SHARES
     }
-    with StepProgress(f"looking at {source.address}", blocks, quiet) as progress:
+    total = blocks * len(SHARES)
+    with StepProgress(f"looking at {source.address}", total, quiet) as progress:
         for number in range(blocks):
             images = source.block(number)
-            for share in SHARES:
-                shown = source.shown(images, number, share)
+            count = _looked_at(images)
+            for done, share in enumerate(SHARES, number * len(SHARES) + 1):
+                shown = source.shown(images, number, share)[:count]
                 decisions = decide(ask(teacher, to_input(shown), torch.float32))
                 counts[share] += count_decisions(teacher.task.group(decisions, classes), classes)
-            progress.update(number + 1)
+                progress.update(done)
     return {share: coverage(count) for share, count in counts.items()}
+
+
+def _looked_at(images: Tensor) -> int:  # (B, C, H, W)
+    """How many of a block's images are looked at: of larger ones fewer, as they take longer."""
+    pixels = images.shape[2] * images.shape[3]
+    return min(len(images), max(LEAST, PIXELS // pixels))

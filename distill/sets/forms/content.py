@@ -15,7 +15,7 @@ from torch import Tensor
 from distill.data.augment import make_views
 from distill.sets.answers import ViewAnswers
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import decide, enlarge
+from distill.tasks.places import decide, enlarge, in_parts
 from synthesis_kernels.errors import EchosetError
 
 CHUNK = 64
@@ -70,7 +70,8 @@ class Content:
             return self.data.labels
         told = self.answers.tensor[:, : self.views].flatten(0, 1)
         places = self.data.labels.shape[1:]
-        decided = [decide(enlarge(part.float(), places)) for part in told.split(CHUNK)]
+        parts = in_parts(len(told), (self.data.classes, *places))
+        decided = [decide(enlarge(told[part].float(), places)) for part in parts]
         return torch.cat(decided).to(self.data.labels.dtype)
 
     def pictures(self) -> Iterator[Picture]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.data.images import Images, load_images
 from distill.data.maps import maps_for
 from distill.data.matching import match_classes
+from distill.locks import in_turn
 from distill.models.classifier import CONTRACT, OUTPUT
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
@@ -16,6 +18,7 @@ from inversion.classes import say_filled, say_short
 from inversion.cli.show import tell
 from inversion.filling import fill_short, missing_images
 from inversion.options import TeacherOptions
+from inversion.options.collect import USUAL_WAYS, MakingWay
 from inversion.teacher import BUNDLED, MNIST_SLICE
 from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
@@ -30,8 +33,13 @@ if TYPE_CHECKING:
 MUCH = 0.25
 """A part of a set that others should not have made than its generator."""
 STUDENT = "student.safetensors"
-FILL = "; or add --short push to the same command, to make what is missing of the others"
-"""What helps where classes are short."""
+LOCK = ".filling.lock"
+"""In a set's folder: held while it is filled."""
+FILL: dict[tuple[MakingWay, ...], str] = {
+    (): "; or leave --short out of the same command, to make what is missing of the others",
+    USUAL_WAYS: "; or name more ways to make what is missing: --short push augment mixup",
+}
+"""What else helps where classes are short, by the ways that were tried."""
 
 
 def teacher_for(given: TeacherOptions | None, places: Iterable[str]) -> TeacherOptions:
@@ -138,7 +146,24 @@ def fill(
     """The set of the folder, and what --short makes of the images that it lacks."""
     if not run.shortage or not missing_images(transfer_set):
         return transfer_set
-    filled = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
+    waiting = partial(tell, run, f"another process fills {folder}: waiting for it")
+    with in_turn(Path(folder) / LOCK, "fill", waiting):
+        transfer_set = TransferSet.load(folder)
+        if not missing_images(transfer_set):
+            return transfer_set
+        return _fill(run, transfer_set, teacher, folder)
+
+
+def _fill(
+    run: DemoRun | SynthesizeRun, transfer_set: TransferSet, teacher: Classifier, folder: Path | str
+) -> TransferSet:
+    try:
+        filled = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
+    except EchosetError as error:
+        if run.shortage != USUAL_WAYS:
+            raise
+        tell(run, f"{folder}: what is missing could not be made: {error}")  # nobody asked for it
+        return transfer_set
     told = say_filled(filled.manifest)
     made = len(filled) - len(transfer_set)
     if made > MUCH * len(filled):
@@ -159,7 +184,7 @@ def require_balance(
     told = say_short(short, transfer_set.class_names)
     if transfer_set.task.exact:
         if short:
-            remedy = "" if run.shortage else FILL
+            remedy = FILL.get(run.shortage, "")
             raise EchosetError(
                 f"{folder} is written but not balanced: {told}. "
                 "The teacher gave too few of the generated images these classes; raise "
@@ -170,7 +195,7 @@ def require_balance(
         tell(run, f"{folder} is not balanced: in images' worth of pixels, {told}")
     missing = missing_images(transfer_set)
     if missing:
-        remedy = "" if run.shortage else ", or add --short augment mixup to the same command"
+        remedy = "" if run.shortage else FILL[()]
         raise EchosetError(
             f"{folder} is written but {missing:,} of {run.synthesis.images:,} images short. The "
             "teacher saw too little of some classes in what was generated; raise synthesis.calls"

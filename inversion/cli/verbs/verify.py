@@ -11,7 +11,7 @@ from distill.loop import StepProgress
 from distill.models.classifier import on_device
 from distill.sets.answers import REMEDY
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import enlarge
+from distill.tasks.places import enlarge, in_parts
 from distill.views import ask_to_keep, to_input
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
@@ -33,8 +33,6 @@ sums differ in their order."""
 ROUGH_GAP = 0.3
 """The same of answers to views that were asked for in fewer bits than float32: bfloat16 keeps 8 in
 every layer."""
-AT_ONCE = 256
-"""Images whose answers are compared at once."""
 SAMPLE = 512
 """Views that a teacher is asked for again."""
 TIE = 1e-4
@@ -171,13 +169,12 @@ def _ask_again(run: VerifyRun, teacher: Classifier, transfer_set: TransferSet) -
     on_device(teacher, device).eval()
     parts = []
     with StepProgress("asking the teacher", len(transfer_set), run.quiet) as progress:
-        for start in range(0, len(transfer_set), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
+        for part in in_parts(len(transfer_set), teacher.answer_shape):
             images = to_input(transfer_set.images[part].to(device))
             answers = ask_to_keep(teacher, images, torch.float32).cpu()
             labels = transfer_set.labels[part].long()
             parts.append(_compare_answers(answers, transfer_set.logits[part], labels))
-            progress.update(min(start + AT_ONCE, len(transfer_set)))
+            progress.update(part.stop)
     return Answers(wrong=sum(part.wrong for part in parts), gap=max(part.gap for part in parts))
 
 
