@@ -66,7 +66,7 @@ class Batch:
     student: Classifier
     network: Network
     """The student."""
-    answer: Callable[[Network, Tensor], Tensor]
+    run_network: Callable[[Network, Tensor], Tensor]
     """Call a network in the precision of the training; logits in float32."""
 
     images: Tensor
@@ -79,26 +79,28 @@ class Batch:
     """(B, K, *places), the data's, as probabilities; empty where the teacher's decisions are the
     labels.
     """
-    share: Tensor
+    progress: Tensor
     """(), the part of the training that is over."""
     draws: Tensor
     """(B,) in [0, 1), for methods that choose at random."""
     importance: Tensor | None
     """(B,), how much each image counts in the softened answers; None where all count alike."""
-    everyone: list[Tensor]
+    all_logits: list[Tensor]
     """Logits of all networks that learn, the student's first; a method that trains further networks
     adds theirs.
     """
-    early: bool
-    """Whether methods that leave something out late in the training still do all."""
+    full_phase: bool
+    """Whether `Method.early` of the training is not over yet; afterwards a method may leave out a
+    part of its loss.
+    """
 
-    looks: Taps
-    """The student's pass."""
-    taps: Mapping[str, Taps]
+    student_taps: Taps
+    """What was heard of the student's pass, at the stages that are compared."""
+    part_taps: Mapping[str, Taps]
     """The student's maps that a part of this name listens to."""
-    kept: Sequence[Tensor] = ()
+    kept_hints: Sequence[Tensor] = ()
     """What was kept of the teacher's features, where the lesson brought it."""
-    told_maps: Sequence[Tensor] = ()
+    raw_teacher_maps: Sequence[Tensor] = ()
     """The teacher's maps, (B, C, H, W) each, as it computed them."""
     teacher_embedding: Tensor = field(default_factory=lambda: torch.empty(0))
     """(B, E), what the teacher's last linear layer read; empty where no method compares it."""
@@ -107,7 +109,7 @@ class Batch:
     method needs that.
     """
 
-    known: Tensor | None = None
+    known_places: Tensor | None = None
     """(), the labels' sum for each image of the whole batch, where this is a part of one: of label
     maps some know more places than others.
     """
@@ -126,12 +128,12 @@ class Batch:
     @cached_property
     def maps(self) -> list[Tensor]:  # of (B, C, H, W), float32
         """The student's maps."""
-        return self.looks.maps
+        return self.student_taps.maps
 
     @cached_property
     def teacher_maps(self) -> list[Tensor]:  # of (B, C, H, W), float32
         """The teacher's."""
-        return [each.float() for each in self.told_maps]
+        return [each.float() for each in self.raw_teacher_maps]
 
     @cached_property
     def prepared(self) -> dict[str, list[Tensor]]:
@@ -154,11 +156,11 @@ def gathered(batch: Batch, team: Team) -> Batch:
         given_labels=whole(batch.given_labels),
         draws=whole(batch.draws),
         importance=None if batch.importance is None else whole(batch.importance),
-        everyone=[logits],
-        looks=batch.looks.changed(whole),
-        taps={name: taps.changed(whole) for name, taps in batch.taps.items()},
-        kept=[whole(each) for each in batch.kept],
-        told_maps=[whole(each) for each in batch.told_maps],
+        all_logits=[logits],
+        student_taps=batch.student_taps.changed(whole),
+        part_taps={name: taps.changed(whole) for name, taps in batch.part_taps.items()},
+        kept_hints=[whole(each) for each in batch.kept_hints],
+        raw_teacher_maps=[whole(each) for each in batch.raw_teacher_maps],
         teacher_embedding=whole(batch.teacher_embedding),
     )
 

@@ -67,9 +67,9 @@ class Learner(nn.Module):
         self._frozen: list[Frozen | None] = [None]
         if self.needs("teacher") and teacher is not None:
             self._frozen = [Frozen(teacher, precision)]
-        self._looked_into: list[Frozen | None] = [None]  # made when it is first asked for maps
-        self.attacks_end = min((method.early for method in self.methods), default=1.0)
-        self.attacks = self.attacks_end < 1  # switched off by the loop at `attacks_end`
+        self._feature_teacher: list[Frozen | None] = [None]  # made when it is first asked for maps
+        self.full_phase_end = min((method.early for method in self.methods), default=1.0)
+        self.full_phase = self.full_phase_end < 1  # switched off by the loop at `full_phase_end`
         self.network: Network = student.__call__
         self.shadows: Shadows | None = None  # the student's, while an update runs
         self.team: Team = SOLO  # whose processes have a part of the batch each
@@ -203,28 +203,28 @@ class Learner(nn.Module):
         known: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K, *places) twice
         logits, looks, taps = self._pass(images)
-        features: dict[str, Any] = {"kept": hints}
+        features: dict[str, Any] = {"kept_hints": hints}
         if self.on_features and not hints:
             answers, teacher_maps, embedding = self._ask_teacher(images)
-            features = {"told_maps": teacher_maps, "teacher_embedding": embedding}
+            features = {"raw_teacher_maps": teacher_maps, "teacher_embedding": embedding}
         batch = Batch(
             options=self.options,
             parts=self._parts,
             student=self.student,
             network=self.network,
-            answer=self._answer,
+            run_network=self._answer,
             images=images,
             logits=logits,
             answers=answers,
             given_labels=labels,
-            share=share,
+            progress=share,
             draws=draws,
             importance=importance,
-            known=known,
-            everyone=[logits],
-            early=self.attacks,
-            looks=looks,
-            taps=taps,
+            known_places=known,
+            all_logits=[logits],
+            full_phase=self.full_phase,
+            student_taps=looks,
+            part_taps=taps,
             frozen=self._frozen[0],
             **features,
         )
@@ -276,17 +276,17 @@ class Learner(nn.Module):
 
     def _ask_teacher(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """The teacher's answers, its maps as it computed them, and its embedding."""
-        asked = self._looked_into[0]
+        asked = self._feature_teacher[0]
         if asked is None:
             stages = self.teacher_stages
             asked = Frozen(self.teacher, self.precision, stages.layers, stages.head)
-            self._looked_into = [asked]
+            self._feature_teacher = [asked]
         with torch.no_grad():
             return asked.with_features(images)
 
-    def rest_teacher(self) -> None:
+    def release_teacher(self) -> None:
         """Leave the teacher's memory to others, until it is asked again."""
-        self._looked_into = [None]
+        self._feature_teacher = [None]
         self.teacher.cpu()
 
 

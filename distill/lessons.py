@@ -104,7 +104,7 @@ class Lessons:
         self.bank = [part.flatten(0, 1) for part in bank]
         free_cycles(self.device)
         if self.device.type == "cuda" and not learner.needs("teacher"):
-            learner.rest_teacher()  # it is not asked again, and its memory is wanted
+            learner.release_teacher()  # it is not asked again, and its memory is wanted
 
     def _answers_fit(self, views: int, quiet: bool) -> bool:
         """Whether answers in float32 may be kept; where there is one an image, they always may."""

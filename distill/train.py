@@ -233,8 +233,8 @@ class _Training:
         """One update; the student's logits before it, and the answers that it learnt from."""
         state = self.state
         steps = self.options.steps
-        if self.learner.attacks and state.step / steps >= self.learner.attacks_end:
-            self.learner.attacks = False
+        if self.learner.full_phase and state.step / steps >= self.learner.full_phase_end:
+            self.learner.full_phase = False
             self.update = self._new_update()  # another step, to be captured anew
         state.set_share(one_cycle(state.step, steps, self.options.warmup))
         logits, answers, agreement = self.update(self.number.fill_(state.step))

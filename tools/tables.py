@@ -8,20 +8,19 @@ test holds the pages to it.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from distill.methods import METHODS, find_method
+from distill.methods import find_method
+from inversion.cli import lists
 from inversion.cli.help import read_docs
-from inversion.recipes import RECIPES, find_recipe
+from inversion.recipes import find_recipe
 from inversion.scoring.scores import SCORES
 from inversion.sources import DRAWN, find_drawer
 
@@ -233,6 +232,7 @@ def reweighting(runs: list[Figures]) -> str:
 
 def sources() -> str:
     """Every source that is drawn, by what its class says of itself and of its settings."""
+    sentences = lists.sources()
     rows = [["source", "what it gives", "settings and their defaults"]]
     for name in DRAWN:
         drawer = find_drawer(name)
@@ -240,46 +240,33 @@ def sources() -> str:
         settings = [
             f"`{field.name}={field.default:g}`: {docs[field.name]}" for field in fields(drawer)
         ]
-        rows.append([f"`{name}`", _first_paragraph(drawer), " ".join(settings) or "–"])
+        rows.append([f"`{name}`", sentences[name], " ".join(settings) or "–"])
     return rows_to_markdown(rows)
 
 
 def methods() -> str:
     """Every way to distil, by what its file says of itself."""
     rows = [["method", "what it does", "weight", "compares"]]
-    for name, place in METHODS.items():
+    for name, sentence in lists.methods().items():
         method = find_method(name)
-        file = import_module(f"distill.methods.{place.partition('.')[0]}")
         compared = ", ".join(sorted(method.needs)) or "labels"
-        rows.append([f"`{name}`", _first_paragraph(file), f"{method.weight:g}", compared])
+        rows.append([f"`{name}`", sentence, f"{method.weight:g}", compared])
     return rows_to_markdown(rows)
 
 
 def recipes() -> str:
     """Every recipe that trains a generator, by what its class says of itself."""
     rows = [["recipe", "what trains the generator, and how the student draws", "needs"]]
-    for name in RECIPES:
-        recipe = find_recipe(name)
-        rows.append([f"`{name}`", _first_paragraph(recipe), recipe.needs])
+    for name, sentence in lists.recipes().items():
+        rows.append([f"`{name}`", sentence, find_recipe(name).needs])
     return rows_to_markdown(rows)
 
 
 def scores() -> str:
     """Every figure of the scorecard."""
-    arrows = {"higher": " ↑", "lower": " ↓", "": ""}
     rows = [["score", "what it is", "range", "good"]]
-    for score in SCORES:
-        least, most = score.limits
-        end = "…" if most is None else f"{most:g}"
-        title = f"{score.title}{arrows[score.better]}"
-        rows.append([title, score.definition, f"{least:g} to {end}", score.good])
+    rows += [[score.heading, score.definition, score.range, score.good] for score in SCORES]
     return rows_to_markdown(rows)
-
-
-def _first_paragraph(thing: object) -> str:
-    """The first paragraph of a docstring, in one line."""
-    first, *_ = (inspect.getdoc(thing) or "").split("\n\n")
-    return " ".join(first.split())
 
 
 def _beside_priority(

@@ -87,7 +87,9 @@ class Method:
     places with a label does where there are several decisions an image (maps).
     """
     early: float = 1.0
-    """Part of the training after which some of its loss is left out."""
+    """Part of the training, from 0 to 1, after which `Batch.full_phase` is false, and some of its
+    loss may be left out.
+    """
 
     @property
     def asks_teacher(self) -> bool:

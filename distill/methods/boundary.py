@@ -130,8 +130,8 @@ def _loss(batch: Batch) -> Tensor:
     quarters.
     """
     images = batch.images
-    loss = (1 + 3 * (1 - batch.share)) * soft_loss(batch.logits, batch.answers).mean()
-    if not batch.early:
+    loss = (1 + 3 * (1 - batch.progress)) * soft_loss(batch.logits, batch.answers).mean()
+    if not batch.full_phase:
         return loss
     assert batch.frozen is not None, "the method says that it needs the teacher"
     truth = batch.labels.argmax(1)
@@ -143,12 +143,12 @@ def _loss(batch: Batch) -> Tensor:
     unit = sum(std) / len(std)
     pushed, crossed = push_over(batch.frozen, images[chosen], truth[chosen], target, unit)
     with statistics_kept(batch.student):  # pushed images are no part of what the student will see
-        logits = batch.answer(batch.network, pushed)
+        logits = batch.run_network(batch.network, pushed)
     with torch.no_grad():
         answers = batch.frozen(pushed)
     counts = (fit & crossed).float()
     apart = (soft_loss(logits, answers) * counts).sum() / counts.sum().clamp_min(1)
-    weight = 2 * (1 - batch.share / ATTACKS_END).clamp_min(0)
+    weight = 2 * (1 - batch.progress / ATTACKS_END).clamp_min(0)
     return loss + weight * apart
 
 

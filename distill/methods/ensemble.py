@@ -98,11 +98,11 @@ def cut_after(classifier: Classifier, layer: str) -> fx.GraphModule:
 def _loss(batch: Batch) -> Tensor:
     """The branches' logits join those of everyone, and the ensemble's."""
     tails = cast(Tails, batch.parts["Tails"])
-    trunk = batch.taps["Tails"]
-    everyone = batch.everyone
-    everyone.extend([batch.answer(tail, trunk.maps[0]) for tail in tails.networks])
+    trunk = batch.part_taps["Tails"]
+    everyone = batch.all_logits
+    everyone.extend([batch.run_network(tail, trunk.maps[0]) for tail in tails.networks])
     ensemble = gated(everyone, tails.gate(trunk.maps[0].mean((2, 3))))
-    loss = ramp(batch.share) * ensemble_loss(everyone, ensemble)
+    loss = ramp(batch.progress) * ensemble_loss(everyone, ensemble)
     everyone.append(ensemble)
     return loss
 

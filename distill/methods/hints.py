@@ -203,8 +203,8 @@ def _widths(classifier: Classifier, stages: Stages) -> tuple[int, ...]:
 def _loss(batch: Batch) -> Tensor:
     """The mean over all stages and the embedding."""
     readers = cast(HintReaders, batch.parts["HintReaders"])
-    given = batch.kept or readers.keep(batch.told_maps, batch.teacher_embedding)
-    own = readers.keep(batch.looks.told_maps, batch.looks.embedding)
+    given = batch.kept_hints or readers.keep(batch.raw_teacher_maps, batch.teacher_embedding)
+    own = readers.keep(batch.student_taps.told_maps, batch.student_taps.embedding)
     pairs = [
         (_read(reader, student.float()), teacher)
         for reader, student, teacher in zip(readers.readers(), own, given, strict=True)

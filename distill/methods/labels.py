@@ -35,8 +35,8 @@ def known_loss(
 
 
 def _loss(batch: Batch) -> Tensor:
-    total = None if batch.known is None else batch.known * len(batch.labels)
-    return label_loss(batch.everyone, batch.labels, total)
+    total = None if batch.known_places is None else batch.known_places * len(batch.labels)
+    return label_loss(batch.all_logits, batch.labels, total)
 
 
 LABELS = Method("labels", 1.0, frozenset(), _loss, compares="maps")

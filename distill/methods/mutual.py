@@ -40,8 +40,8 @@ class Peers(Part):
 def _loss(batch: Batch) -> Tensor:
     """The peers' logits join those of everyone."""
     peers = cast(Peers, batch.parts["Peers"])
-    batch.everyone.extend([batch.answer(peer, batch.images) for peer in peers.networks])
-    return mutual_loss(batch.everyone)
+    batch.all_logits.extend([batch.run_network(peer, batch.images) for peer in peers.networks])
+    return mutual_loss(batch.all_logits)
 
 
 # Peers have nothing to say before labels have taught them.

@@ -60,7 +60,7 @@ def _method(name: str, weight: float, loss: Callable[[Tensor, Tensor], Tensor]) 
         name,
         weight,
         frozenset({"embedding"}),
-        lambda batch: loss(batch.looks.embedding, batch.teacher_embedding),
+        lambda batch: loss(batch.student_taps.embedding, batch.teacher_embedding),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,10 +43,17 @@ class Call:
         return Request(self.wanted, self.targets, view, self.held, self.adversarial)
 
 
-Made = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]
-"""A call's batch as uint8, the teacher's logits for exactly these images, their rank (φ), and
-figures for the log.
-"""
+class Made(NamedTuple):
+    """A call's batch."""
+
+    images: Tensor
+    """(B, C, H, W) uint8."""
+    logits: Tensor
+    """(B, K, *places), the teacher's for exactly these images."""
+    rank: Tensor
+    """(B,), the weight φ: those of the highest are let into the buffer first."""
+    figures: dict[str, Tensor]
+    """For the log."""
 
 
 def generator_call(
@@ -117,7 +125,7 @@ def end_call(
     }
     for name, value in zip(inner.terms, result.own, strict=True):
         figures[name] = value.clone()
-    return pixels, logits, rank, figures
+    return Made(pixels, logits, rank, figures)
 
 
 def _growing(state: SynthesisState) -> ReplayBuffer:
