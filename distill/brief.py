@@ -17,12 +17,13 @@ class Brief:
         told = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value != _default(field):
+            if value != default_of(field):
                 told.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(told)})"
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """A field's default, made if it has to be made."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default

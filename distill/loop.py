@@ -185,14 +185,14 @@ class Loop:
         seconds: float = 0.0,
         work: str = "the run",
         step: str = "step",
-        times: int = 1,
+        loops: int = 1,
         logger: Logger | None = None,
         team: Team = SOLO,
     ) -> None:
         """`save` keeps the state, given the seconds spent so far, and names its file; `work` is
-        what the user is told has stopped. The first ones of its steps, which are called `step`,
-        tell how long all will take, in this loop and in the others of which there are to be so many
-        `times`; without a name nothing is said. The `logger` gets what is logged. A `team` stops
+        what the user is told has stopped. `step` names a step in the estimate of time that is
+        printed after the first few; empty prints none. The estimate is for so many `loops` like
+        this one. The `logger` gets what is logged. A `team` stops
         and saves at one step: where any of its processes was told to, and when the first one says.
         """
         self.work = work
@@ -206,7 +206,7 @@ class Loop:
         self._flag = StopFlag()
         self._progress = StepProgress(title, total, quiet, start)
         self._step = step
-        self._times = times
+        self._loops = loops
         self._outlook: Outlook | None = None
 
     def __enter__(self) -> Loop:
@@ -214,7 +214,7 @@ class Loop:
         progress = self._progress.__enter__()
         if self._step:
             self._outlook = Outlook(
-                progress.title, self._step, progress.say, self._times, progress.start
+                progress.title, self._step, progress.say, self._loops, progress.start
             )
         return self
 

@@ -34,6 +34,13 @@ class Machine:
     """The processes that share each batch; None where this one is alone."""
 
     @property
+    def processes(self) -> Team:
+        """The processes that share each batch, if only this one."""
+        from distill.team import SOLO
+
+        return self.team or SOLO
+
+    @property
     def key(self) -> str:
         """What the bytes of a result depend on beside the options: part of a saved state's name."""
         step = "graph" if self.step == "auto" else self.step

@@ -91,16 +91,16 @@ class Outlook:
         title: str,
         name: str,
         say: Callable[[str], None],
-        times: int = 1,
+        loops: int = 1,
         start: int = 0,
         most: bool = False,
     ) -> None:
-        """`name` is what a step is called. There are `times` such loops to come, of which this one
+        """`name` is what a step is called. There are so many `loops` to come, of which this one
         began at step `start`. `most`: it may be over before all steps.
         """
         self.title = title
         self.name = name
-        self.times = times
+        self.loops = loops
         self.start = start
         self.most = most
         self._say = say
@@ -116,7 +116,7 @@ class Outlook:
         if each is None:
             return
         self._told = True
-        left = total - self.start + total * (self.times - 1)
+        left = total - self.start + total * (self.loops - 1)
         part = Part(left, self.name, each)
         if part.seconds >= SHORT:
             self._say(f"{self.title}: {describe([part], memory_taken(), self.most)}")

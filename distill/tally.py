@@ -43,8 +43,8 @@ class Tally:
         self.agreed = self.totals.new_zeros(())
         self.entropy = torch.zeros((), dtype=torch.double, device=device)
         self.surplus = torch.zeros(BINS, dtype=torch.double, device=device)
-        self.own: Tensor | None = None
-        """The counts of the task's own."""
+        self.task_counts: Tensor | None = None
+        """What the task counts."""
 
     @torch.no_grad()
     def add(
@@ -60,7 +60,7 @@ class Tally:
         if other is not None:
             self.agreed += ((other == decisions) & (labels >= 0)).sum()
         counts = self.task.count(decisions, labels, self.classes)
-        self.own = counts if self.own is None else self.own + counts
+        self.task_counts = counts if self.task_counts is None else self.task_counts + counts
         for rows, truth in known_rows(logits, labels):
             self.entropy -= (rows.softmax(1) * rows.log_softmax(1)).sum(1).sum()
             add_surplus(self.surplus, rows, truth)
@@ -83,25 +83,13 @@ class Tally:
             "ece": (self.surplus.abs().sum() / known).item(),
             "entropy": _mean(self.entropy, known),
             "agreement": _mean(self.agreed, known) if compared else None,
-            "own": {} if self.own is None else self.task.measure(self.own),
+            "own": {} if self.task_counts is None else self.task.measure(self.task_counts),
         }
 
 
 def _mean(total: Tensor, count: Tensor) -> float:
     """Rounded to float32, as precise as the answers."""
     return (total.double() / count).float().item()
-
-
-def calibration_error(
-    logits: Tensor,  # (N, K, *places)
-    labels: Tensor,  # (N, *places)
-    bins: int = BINS,
-) -> float:
-    """Σ over bins of n_b/N·|accuracy_b − confidence_b|."""
-    surplus = torch.zeros(bins, dtype=torch.double, device=logits.device)
-    for rows, truth in known_rows(logits, labels):
-        add_surplus(surplus, rows, truth)
-    return (surplus.abs().sum() / (labels >= 0).sum()).item()
 
 
 def add_surplus(

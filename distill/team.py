@@ -75,7 +75,7 @@ class Team:
         return torch.cat([before, part, behind])
 
     def compared(self, batch: Tensor) -> Tensor:  # (B, *)
-        """What belongs to the images that are compared with one another: all that are gathered."""
+        """Of a gathered batch the rows that are compared with one another: all of them."""
         return batch
 
     def gather(self, part: Tensor) -> Tensor:  # (B / world, *) -> (B, *)

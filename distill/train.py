@@ -124,7 +124,7 @@ class _Training:
         machine: Machine,
         own: OwnTraining,
     ) -> None:
-        team = machine.team or SOLO
+        team = machine.processes
         self.team = team
         self.student = student
         self.options = options

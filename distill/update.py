@@ -160,8 +160,8 @@ class Update:
     """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager or captured; a call
     gives the outputs.
 
-    Where the `learner` computes in bfloat16, its student does with shadows of its weights. Of a
-    `team`, every process learns its part of the batch, whose loss is the mean of theirs.
+    In bfloat16 the student computes with copies of its weights, its shadows (`Shadows`). In a
+    `team` each process learns its part of the batch, and gradients are averaged.
     """
 
     def __init__(

@@ -143,9 +143,9 @@ def _make_all(
     is_told = False  # once how long all take
     for group in share:
         shards = [make(job) for job in group if not is_finished(out, job)]
-        times = 0 if is_told else share.expected + 1
+        groups = 0 if is_told else share.expected + 1
         is_told = is_told or bool(shards)
-        make_shards(shards, key, runtime, times, log)
+        make_shards(shards, key, runtime, groups, log)
 
 
 def _all_finished(out: Path, group: list[ShardJob]) -> bool:

@@ -34,8 +34,8 @@ def missing_images(transfer_set: TransferSet) -> int:
 
 
 def fitting_ways(task: Task, ways: Sequence[MakingWay]) -> Sequence[MakingWay]:
-    """The ways, with others than the usual one where that walks from one decision to another and an
-    image has many.
+    """The ways, with `augment` and `mixup` in place of the usual `push` where the task has several
+    decisions an image.
     """
     return ("augment", "mixup") if ways == USUAL_WAYS and not task.exact else ways
 

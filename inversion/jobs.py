@@ -101,6 +101,11 @@ def claim(out: Path, identity: dict[str, Any], parts: str = "options, seed or te
     return key
 
 
+def adversary_file(out: Path, index: int) -> Path:
+    """Where a shard's adversarial student is kept, if it is."""
+    return out / f"adversary-{index:05d}.safetensors"
+
+
 def note_of(out: Path, job: ShardJob) -> Path:
     """What is left beside a shard that is finished."""
     return out / f".{job.file}.done"

@@ -10,25 +10,24 @@ from distill.runtime import Runtime
 from distill.tracking import Logger
 from inversion.parts.progress import StepResult
 from inversion.shards import REMEDY, Shard, restore, save
-from inversion.together import team_in
 
 
 def make_shards(
     shards: list[Shard],
     key: str,
     runtime: Runtime,
-    times: int = 1,
+    groups: int = 1,
     logger: Logger | None = None,
 ) -> None:
-    """Run jobs to their end: one, or several abreast. None is left in the list. There are so many
-    `times` as much to make, if the user is to be told how long that takes.
+    """Run jobs to their end: one, or several abreast. None is left in the list. The estimate of
+    time that is printed covers so many `groups` of them; with 0 none is.
     """
     if not shards:
         return
     restore(shards, key)
     first = shards[0].job
     out = shards[0].out
-    team = team_in(shards[0].machine)
+    team = shards[0].machine.processes
     count = len(shards)
     _give_notices(shards, runtime)
     loop = Loop(
@@ -39,8 +38,8 @@ def make_shards(
         save=lambda seconds: save(shards, key) if team.is_first else out,
         log=out / "log.jsonl" if team.is_first else None,
         work="synthesis",
-        step="call" if times else "",
-        times=times,
+        step="call" if groups else "",
+        loops=groups,
         logger=logger,
         team=team,
     )
@@ -87,7 +86,7 @@ def _finish(shards: list[Shard], key: str) -> None:
     """Write those that are done, and leave the others in the list."""
     for shard in list(shards):
         if shard.recipe.done:
-            if team_in(shard.machine).is_first:
+            if shard.machine.processes.is_first:
                 shard.finish(key)
             shards.remove(shard)
 

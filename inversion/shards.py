@@ -18,7 +18,7 @@ from distill.runtime import Machine
 from distill.sets.shards import write_shard
 from distill.tasks.places import count_decisions
 from distill.team import SOLO, Team
-from inversion.jobs import ShardJob, finished, note_of
+from inversion.jobs import ShardJob, adversary_file, finished, note_of
 from inversion.options import SynthesisOptions
 from inversion.parts.abreast import Turns
 from inversion.parts.own import Own
@@ -108,7 +108,7 @@ def restore(shards: list[Shard], key: str) -> None:
     Shards abreast are saved at one call, each beside its last state, before the first of these is
     replaced. So where a kill has left states of two calls, the later one's are all there.
     """
-    team = shards[0].machine.team or SOLO
+    team = shards[0].machine.processes
     for shard in shards:
         shard.restore(state_file(shard.out, shard.job), key, team)
     latest = max(shard.recipe.call for shard in shards)
@@ -205,10 +205,9 @@ def last_state_file(out: Path, job: ShardJob) -> Path:
 
 def files_of(out: Path, job: ShardJob) -> list[Path]:
     """What a finished shard consists of; what makes it count as finished comes last."""
-    beside = sorted(out.glob(f"adversary-{job.index:05d}.*"))
-    last = last_state_file(out, job)
-    kept = [last] if last.is_file() else []
-    return [*beside, *kept, out / job.file, note_of(out, job)]
+    beside = [adversary_file(out, job.index), last_state_file(out, job)]
+    kept = [file for file in beside if file.is_file()]
+    return [*kept, out / job.file, note_of(out, job)]
 
 
 def _new_state_file(out: Path, job: ShardJob) -> Path:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
-from distill.runtime import Machine, Runtime
-from distill.team import SOLO, Team, team_of
+from distill.runtime import Runtime
+from distill.team import Team, team_of
 from inversion.shards import Shard, is_finished
 from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
@@ -35,7 +35,7 @@ def check_together(options: SynthesisOptions, recipe_class: type[Recipe], runtim
     """Refuse a recipe whose steps can't be shared, and batches that have no equal parts."""
     if options.parallel != "together":
         return
-    if not getattr(recipe_class, "together", False):
+    if not recipe_class.together:
         raise EchosetError(
             f"recipe {options.recipe} can't share a generator among processes; leave "
             "synthesis.parallel shards, by which each process makes shards of its own"
@@ -89,8 +89,3 @@ def make_together(
 def _unfinished(out: Path, group: list[ShardJob]) -> list[int]:
     """Numbers of the shards that are still to be made."""
     return [job.index for job in group if not is_finished(out, job)]
-
-
-def team_in(machine: Machine) -> Team:
-    """The processes that share each batch."""
-    return machine.team or SOLO

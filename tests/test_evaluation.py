@@ -16,7 +16,9 @@ from distill.data.images import Images
 from distill.evaluation import predict
 from distill.models import Classifier, ModelSpec
 from distill.runtime import Runtime
-from distill.tally import calibration_error
+from distill.tally import Tally
+from distill.tasks import find_task
+from distill.tasks.places import decide
 from inversion import MNIST_SLICE
 from synthesis_kernels.errors import EchosetError
 
@@ -47,6 +49,12 @@ def chances(pixels):
 
 def normal(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def calibration_error(logits, labels):
+    tally = Tally(find_task("classification"), logits.shape[1], logits.device)
+    tally.add(logits, labels, decide(logits))
+    return tally.figures(False)["ece"]
 
 
 @given(st.integers(0, 10**6), st.integers(2, 12), st.integers(1, 60), st.floats(0.1, 10))

@@ -17,6 +17,8 @@ from distill.train import distill
 from distill.views import to_input
 from synthesis_kernels.errors import EchosetError
 
+RUN = Runtime(device="cpu", quiet=True)
+
 
 @pytest.fixture(scope="module")
 def data():
@@ -113,37 +115,27 @@ def test_a_network_without_maps_is_told_which_loss_to_use(teacher, data):
             runtime=Runtime(device="cpu", quiet=True),
         )
     # What its last layer reads can be compared all the same.
-    distill(
-        flat,
-        data,
-        teacher,
-        replace(SHORT, loss={"rkd": 1.0}),
-        runtime=Runtime(device="cpu", quiet=True),
-    )
+    before = [parameter.clone() for parameter in flat.parameters()]
+    distill(flat, data, teacher, replace(SHORT, loss={"rkd": 1.0}), runtime=RUN)
+    assert_learnt(flat, before)
 
 
-def test_embeddings_of_a_network_with_a_linear_head_and_of_one_without(teacher, data):
-    for loss in ({"rkd": 1.0}, {"rkd": 1.0, "at": 1.0}, {"hints": 1.0}):
-        layers = [
-            nn.Conv2d(1, 6, 5),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.Conv2d(6, 10, 1),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        ]
-        headless = Classifier(nn.Sequential(*layers), replace(teacher.spec, model="mine", notes={}))
-        distill(
-            headless,
-            data,
-            teacher,
-            replace(SHORT, loss=loss),
-            runtime=Runtime(device="cpu", quiet=True),
-        )
-        distill(
-            student_like(teacher),
-            data,
-            headless.eval(),
-            replace(SHORT, loss=loss),
-            runtime=Runtime(device="cpu", quiet=True),
-        )
+@pytest.mark.parametrize("loss", [{"rkd": 1.0}, {"rkd": 1.0, "at": 1.0}, {"hints": 1.0}])
+def test_a_network_without_a_linear_head_can_teach_and_learn_by_embedding(teacher, data, loss):
+    layers = [
+        nn.Conv2d(1, 6, 5),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 10, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ]
+    headless = Classifier(nn.Sequential(*layers), replace(teacher.spec, model="mine", notes={}))
+    options = replace(SHORT, loss=loss)
+    before = [parameter.clone() for parameter in headless.parameters()]
+    distill(headless, data, teacher, options, runtime=RUN)
+    assert_learnt(headless, before)
+    student = student_like(teacher)
+    before = [parameter.clone() for parameter in student.parameters()]
+    distill(student, data, headless.eval(), options, runtime=RUN)
+    assert_learnt(student, before)

@@ -41,11 +41,13 @@ def test_pair_coverage_counts_ordered_pairs():
     first = torch.tensor([0, 0, 1, 2])
     second = torch.tensor([1, 1, 0, 1])
     shares = [2 / 4, 1 / 4, 1 / 4]
-    assert measures.pair_coverage(first, second, 3) == pytest.approx(
+    counts = measures.count_pairs(first, second, 3)
+    assert measures.spread_of_pairs(counts, 3) == pytest.approx(
         (3 / 6, math.exp(entropy_by_hand(shares)) / 6)
     )
     every = torch.tensor(list(itertools.permutations(range(3), 2)))
-    assert measures.pair_coverage(*every.T, 3) == pytest.approx((1, 1))
+    counts = measures.count_pairs(*every.T, 3)
+    assert measures.spread_of_pairs(counts, 3) == pytest.approx((1, 1))
 
 
 def test_effective_rank_and_vendi_of_orthonormal_features():

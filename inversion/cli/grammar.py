@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import jsonargparse
 
+from distill.brief import default_of
 from distill.methods import METHODS
 from inversion.cli.help import (
     EVERYTHING,
-    default_of,
     describe,
     group_of,
     names_of,

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from distill.brief import default_of
 from distill.methods import METHODS
 from inversion.cli import schema
 from inversion.cli.table import VERBS, short_names
@@ -139,13 +140,6 @@ def _describe_option(kind: type, key: str, names: dict[str, str]) -> tuple[str, 
         default = getattr(default, inner, None)
     first = re.split(r"(?<=\.) (?=[A-Z(-])", text)[0]
     return names.get(key, f"--{key}"), f"{first}{_say_default(default)}"
-
-
-def default_of(field: dataclasses.Field[Any]) -> Any:
-    """A field's default, made if it has to be made."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
 
 
 def _say_default(value: Any) -> str:

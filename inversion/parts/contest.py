@@ -38,7 +38,7 @@ from distill.tasks.places import count_decisions, decide, per_image, share_hit
 from distill.update import StudentState, Update, one_cycle
 from distill.views import ask, to_input
 from inversion.inspection import TeacherNeed
-from inversion.jobs import ShardJob
+from inversion.jobs import ShardJob, adversary_file
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import build_adversary
 from inversion.parts.buffer import ReplayBuffer
@@ -268,8 +268,7 @@ class Contest:
     def leave(self, folder: Path) -> None:
         """The student, where it is to be kept."""
         if self.options.adversary.keep:
-            path = folder / f"adversary-{self.job.index:05d}.safetensors"
-            save_classifier(self.adversary.student, path)
+            save_classifier(self.adversary.student, adversary_file(folder, self.job.index))
 
     def state_dict(self) -> dict[str, Any]:
         """Modules, optimisers, buffer, counters and random states."""

@@ -77,15 +77,18 @@ class InnerLoop:
         self.clone = copy.deepcopy(generator)
         join(self.clone, team)
         device = self.target.mean.device
-        self.places = torch.arange(options.batch, device=device)
+        self.numbers = torch.arange(options.batch, device=device)
         self.noise = nn.Parameter(
             torch.zeros(options.batch, options.generator.latent, device=device)
         )
         self.parameters = list(self.clone.parameters())
         self.plain = options.generator.learning == "plain"
-        # What begins each call anew, and Adam's moments with it.
+        # Parameters whose Adam moments begin each call at zero.
         learned = set(map(id, self.clone.learned())) if self.plain else set()
-        self.passing = [self.noise, *(one for one in self.parameters if id(one) not in learned)]
+        self.reset_each_call = [
+            self.noise,
+            *(one for one in self.parameters if id(one) not in learned),
+        ]
         self.optimiser = self._build_optimiser()
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
@@ -105,9 +108,9 @@ class InnerLoop:
         goal = self.options.objective
         device = self.noise.device
         images = self.options.batch // team.world
-        self.nothing = torch.zeros(images, device=device)
-        self.even = torch.ones(images, device=device)
-        # What all parts find alike counts once, and not for each.
+        self.zeros = torch.zeros(images, device=device)
+        self.ones = torch.ones(images, device=device)
+        # Every process computes the terms of the whole batch, so each weighs them by 1/world.
         weights = [goal.bn, goal.spread, *(weight for _, weight in self.terms.values())]
         shares = [torch.full((), weight / team.world, device=device) for weight in weights]
         self.bn_weight, self.spread_weight, *self.own_weights = shares
@@ -132,8 +135,8 @@ class InnerLoop:
 
     @torch.no_grad()
     def begin(self, noise: Tensor, average: tuple[Tensor, Tensor] | None) -> None:
-        """Start a call: the clone becomes the generator again, and the adversary what it has learnt
-        to be.
+        """Start a call: make the clone the generator again, clear the summed gradients and Adam's
+        moments, and take over what the adversary has learnt.
         """
         # The second call is the first with an average, and all has its place then.
         if average is None or self.average is None or self.step == "eager":
@@ -144,7 +147,7 @@ class InnerLoop:
     def _begin(self, noise: Tensor, *average: Tensor) -> tuple[Tensor, ...]:
         _copy_all(self.parameters, self.generator.parameters())
         _copy_all(self.clone.buffers(), self.generator.buffers())
-        begun = [self.optimiser.state[parameter].values() for parameter in self.passing]
+        begun = [self.optimiser.state[parameter].values() for parameter in self.reset_each_call]
         torch._foreach_zero_([*self.summed, *itertools.chain(*begun)])
         self.noise.copy_(noise)
         self._take_average(average)
@@ -215,7 +218,7 @@ class InnerLoop:
         with forward_pass(self.noise.device, self.precision):
             images = self.clone(part(self.noise), part(request.wanted), part(request.targets))
         placed = self.team.placed(images)
-        seen = views(placed, part(self.places), request.view, self.view_plan, self.seed)
+        seen = views(placed, part(self.numbers), request.view, self.view_plan, self.seed)
         if self.shares_input:
             seen = self.teacher.prepare(seen)
         return images, seen
@@ -234,14 +237,14 @@ class InnerLoop:
         moments = pooled(moments, team)
         bn = self.target.distance(self._carried(moments))
         wrong_class = objectives.class_loss(logits, team.part(request.targets))
-        apart = self.nothing
+        apart = self.zeros
         if request.adversarial and self.adversary is not None:
             guess = self.adversary(seen, self.shares_input)
             apart = per_image(adversarial_divergence(logits, guess))
             if goal.adversary_log:
                 apart = apart.log1p()
         alike = objectives.likeness(images, team.compared(request.wanted), team)
-        worth = self.even
+        worth = self.ones
         if goal.phi:
             worth = objectives.phi(
                 logits.detach(), request.held, self.capacity, goal.gamma, team=team
@@ -252,7 +255,7 @@ class InnerLoop:
             terms.append((bn, self.bn_weight))
         if goal.classes:
             terms.append((wrong_class, worth * (goal.classes / batch)))
-        if apart is not self.nothing:
+        if apart is not self.zeros:
             terms.append((apart, worth * (-goal.adversary / batch)))
         if goal.spread:
             terms.append((alike, self.spread_weight))

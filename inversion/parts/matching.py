@@ -17,11 +17,10 @@ from torch import Tensor
 from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Machine, Runtime
-from distill.team import SOLO
 from distill.team_layers import join, sum_of
 from distill.update import StudentStep
 from inversion.inspection import TeacherNeed
-from inversion.jobs import ShardJob
+from inversion.jobs import ShardJob, adversary_file
 from inversion.options import SynthesisOptions
 from inversion.parts.abreast import Abreast
 from inversion.parts.adversary import DrawStep, adversary_steps, build_adversary
@@ -79,7 +78,7 @@ class Matching:
         self.machine = machine
         self.state = SynthesisState(teacher, job, options, machine.device, machine.precision, own)
         self.frozen = Frozen(teacher, machine.precision)
-        team = machine.team or SOLO
+        team = machine.processes
         self.state.team = team
         self.inner = InnerLoop(
             self.frozen,
@@ -233,8 +232,7 @@ class Matching:
     def leave(self, folder: Path) -> None:
         """The adversarial student, where it is to be kept."""
         if self.options.adversary.keep:
-            path = folder / f"adversary-{self.job.index:05d}.safetensors"
-            save_classifier(self.state.adversary.student, path)
+            save_classifier(self.state.adversary.student, adversary_file(folder, self.job.index))
 
     def state_dict(self) -> dict[str, Any]:
         """The job's state, and what the inner steps carry from call to call."""

@@ -62,13 +62,6 @@ def answer_entropies(answers: Tensor) -> Tensor:  # (N, K, *places) softmax -> (
     return -torch.special.xlogy(answers, answers).sum(1)
 
 
-def pair_coverage(first: Tensor, second: Tensor, classes: int) -> tuple[float, float]:  # (N,), (N,)
-    """Of all ordered pairs (first choice, second choice): the share that occurs, and
-    exp(H)/K(K−1).
-    """
-    return spread_of_pairs(count_pairs(first, second, classes), classes)
-
-
 def count_pairs(first: Tensor, second: Tensor, classes: int) -> Tensor:  # (N,), (N,) -> (K²,)
     """How often each pair occurs."""
     return torch.bincount(first * classes + second, minlength=classes**2)

@@ -36,7 +36,7 @@ from inversion.sources.choice import choose_exposure
 from inversion.sources.collection import Collection
 from inversion.sources.outcome import summarize, write_shards
 from inversion.sources.own import OwnSource
-from inversion.sources.phases import Phase, check_options, plan_phases, settle_ways
+from inversion.sources.phases import Phase, check_options, plan_phases, replace_push
 from inversion.sources.stock import Stock, empty_stock, quotas_of
 from inversion.sources.stream import Source, open_sources
 from synthesis_kernels.errors import EchosetError
@@ -80,7 +80,7 @@ def collect_share(
     set. The others draw blocks of the sources and ask the teacher about them, and return None.
     """
     teacher = as_classifier(teacher)
-    options = settle_ways(options, teacher, runtime)
+    options = replace_push(options, teacher, runtime)
     check_options(options, teacher)
     check_shape(teacher)
     if "push" in options.short:

@@ -38,9 +38,9 @@ class Phase:
     """Whether these are a source's own images, which `raw_counts` counts."""
 
 
-def settle_ways(options: CollectOptions, teacher: Classifier, runtime: Runtime) -> CollectOptions:
-    """The options with other ways than the usual one to fill short classes, where that one walks
-    from one decision to another and an image has many.
+def replace_push(options: CollectOptions, teacher: Classifier, runtime: Runtime) -> CollectOptions:
+    """The options, with `draw` and `mixup` in place of the usual `push` where the task has several
+    decisions an image.
     """
     if teacher.task.exact or options.short != CollectOptions.short or not options.balanced:
         return options

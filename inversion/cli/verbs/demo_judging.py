@@ -15,6 +15,7 @@ from distill.students import build_student
 from inversion.cli.verbs.judged import Decisions, ask_on_data
 from inversion.cli.verbs.pictures import held_out_pictures
 from inversion.cli.verbs.shared import is_bundled, load_test_data
+from inversion.jobs import adversary_file
 from inversion.pages.judging import judge
 
 if TYPE_CHECKING:
@@ -92,5 +93,5 @@ def judge_demo(
 
 def load_adversary(run: DemoRun, options: StudentOptions, teacher: Classifier) -> Classifier:
     """A network of these options with the weights of the adversarial student."""
-    weights = Path(run.out) / "set" / "adversary-00000.safetensors"
+    weights = adversary_file(Path(run.out) / "set", 0)
     return build_student(dataclasses.replace(options, weights=str(weights)), teacher.input)
