@@ -49,7 +49,7 @@ def test_little_work_is_not_talked_about(clock):
 def test_what_is_done_already_does_not_count_and_what_is_to_come_does(clock):
     (line,) = watch(clock, [10.0], 60, start=50)
     assert "(10 calls of 10 s)" in line
-    (line,) = watch(clock, [10.0], 60, start=50, times=3)
+    (line,) = watch(clock, [10.0], 60, start=50, loops=3)
     assert "about 22 minutes (130 calls of 10 s)" in line
     (line,) = watch(clock, [10.0], 60, most=True)
     assert line.startswith("making: at most about 10 minutes")
