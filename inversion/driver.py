@@ -5,8 +5,8 @@ It knows no recipe by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,23 +14,20 @@ from torch import nn
 
 from distill.gathering import gather
 from distill.models import Classifier, as_classifier, as_found
-from distill.models.classifier import on_device
 from distill.models.wrapping import as_student, require_alike
-from distill.runtime import Runtime
+from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.sharing import Share, shared_out
-from distill.students import identify_student
 from distill.tracking import Logger
+from inversion.assignment import Assignment
 from inversion.inspection import inspect_teacher
-from inversion.jobs import ShardJob, assemble, claim, finished, key_of, plan, side_by_side
+from inversion.jobs import ShardJob, finished, plan
 from inversion.making import make_shards
-from inversion.more_calls import go_on
 from inversion.options import SynthesisOptions
 from inversion.parts.own import Own, Term, check_generator
 from inversion.recipes import Recipe, find_recipe
-from inversion.shards import Shard, files_of, is_finished, state_file
+from inversion.shards import files_of, is_finished, state_file
 from inversion.together import check_together, make_together, works_together
-from synthesis_kernels.backend import describe_forms
 from synthesis_kernels.errors import EchosetError
 
 
@@ -98,54 +95,46 @@ def synthesize_share(
     recipe_class = recipe or find_recipe(options.recipe)
     inspection = inspect_teacher(teacher, recipe_class.needs == "BatchNorm")
     options = check_synthesis(teacher, options, runtime, recipe)
-    own = _gather_own(teacher, options, terms, generator, adversary, recipe)
-    jobs = plan(options, teacher.spec.classes, runtime.seed)
-    out = Path(out)
-    machine = runtime.resolve(options.calls * options.generator.inner_steps)
-
-    identity = partial(
-        _identity, teacher, seed=runtime.seed, weight_hash=inspection.weight_hash, own=own
+    assignment = Assignment(
+        teacher,
+        inspection.weight_hash,
+        options,
+        recipe_class,
+        _gather_own(teacher, options, terms, generator, adversary, recipe),
+        plan(options, teacher.spec.classes, runtime.seed),
+        Path(out),
+        runtime,
+        log,
     )
     if works_together(options, runtime):
-        given = (jobs, identity, recipe_class, own, inspection.weight_hash, log)
-        return make_together(teacher, options, out, runtime, *given)
-    key = key_of(identity(options))
+        return make_together(assignment)
+    return _make_apart(assignment)
 
-    def take_up() -> None:
-        if go_on(out, jobs, options, identity, machine.key):
-            runtime.say(f"{out} was finished; it goes on to {options.calls} calls")
-        claim(out, identity(options))
 
-    groups = side_by_side(jobs, options.abreast)
-    with as_found(teacher), shared_out(runtime, groups, f"synthesis {key}") as share:
-        share.leader_first(take_up)
+def _make_apart(assignment: Assignment) -> TransferSet | None:
+    """The set, or this process's share of its shards."""
+    runtime = assignment.runtime
+    out = assignment.out
+    machine = assignment.resolve()
+    name = f"synthesis {assignment.key}"
+    with as_found(assignment.teacher), shared_out(runtime, assignment.groups, name) as share:
+        share.leader_first(partial(assignment.take_up, machine))
         share.begin(partial(_all_finished, out), partial(_any_begun, out))
-        teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
-        runtime.say(describe_forms(machine.device))
-        make = partial(Shard, recipe_class, teacher, options, machine, out, own)
-        _make_all(share, out, make, f"{key} {machine.key}", runtime, log)
+        _make_all(assignment, share, machine)
         gather(share, out, partial(_all_finished, out), partial(_files_of, out))
-        if not runtime.leads:
-            return None
-        weight_hash = inspection.weight_hash
-        return assemble(out, jobs, teacher, weight_hash, options, runtime.seed, own.record)
+        return assignment.finish() if runtime.leads else None
 
 
-def _make_all(
-    share: Share[list[ShardJob]],
-    out: Path,
-    make: Callable[[ShardJob], Shard],
-    key: str,
-    runtime: Runtime,
-    log: Logger | None,
-) -> None:
+def _make_all(assignment: Assignment, share: Share[list[ShardJob]], machine: Machine) -> None:
     """Make the groups of shards that fall to this process."""
+    make = assignment.begin(machine)
+    key = f"{assignment.key} {machine.key}"
     is_told = False  # once how long all take
     for group in share:
-        shards = [make(job) for job in group if not is_finished(out, job)]
+        shards = [make(job) for job in group if not is_finished(assignment.out, job)]
         groups = 0 if is_told else share.expected + 1
         is_told = is_told or bool(shards)
-        make_shards(shards, key, runtime, groups, log)
+        make_shards(shards, key, assignment.runtime, groups, assignment.log)
 
 
 def _all_finished(out: Path, group: list[ShardJob]) -> bool:
@@ -232,20 +221,3 @@ def _settle_abreast(
             "processes"
         )
     return options
-
-
-def _identity(
-    teacher: Classifier, options: SynthesisOptions, seed: int, weight_hash: str, own: Own
-) -> dict[str, object]:
-    """What a folder's content follows from: anything else makes another set."""
-    config = asdict(options)
-    config["adversary"]["student"] = identify_student(options.adversary.student)
-    identity: dict[str, object] = {
-        "config": config,
-        "seed": seed,
-        "teacher_hash": weight_hash,
-        "input": teacher.contract,
-    }
-    if own:
-        identity["own"] = own.record
-    return identity

@@ -4,25 +4,23 @@ batch is its share of the work. The first one reads and writes for all.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.models import Classifier, as_found
-from distill.models.classifier import on_device
+from distill.models import as_found
 from distill.runtime import Runtime
 from distill.team import Team, team_of
-from inversion.shards import Shard, is_finished
-from synthesis_kernels.backend import describe_forms
+from inversion.making import make_shards
+from inversion.shards import is_finished
 from synthesis_kernels.errors import EchosetError
 
 if TYPE_CHECKING:
     from distill.sets.transfer_set import TransferSet
-    from distill.tracking import Logger
+    from inversion.assignment import Assignment
     from inversion.jobs import ShardJob
-    from inversion.more_calls import Identity
     from inversion.options import SynthesisOptions
-    from inversion.parts.own import Own
     from inversion.recipes import Recipe
 
 
@@ -45,45 +43,25 @@ def check_together(options: SynthesisOptions, recipe_class: type[Recipe], runtim
     team.check(options.adversary.batch, "synthesis.adversary.batch")
 
 
-def make_together(
-    teacher: Classifier,
-    options: SynthesisOptions,
-    out: Path,
-    runtime: Runtime,
-    jobs: list[ShardJob],
-    identity: Identity,
-    recipe_class: type[Recipe],
-    own: Own,
-    weight_hash: str,
-    log: Logger | None,
-) -> TransferSet | None:
+def make_together(assignment: Assignment) -> TransferSet | None:
     """The set, made by all processes of the runtime; the first one gets it, the others None."""
-    from inversion.jobs import assemble, claim, side_by_side
-    from inversion.making import make_shards
-    from inversion.more_calls import go_on
-
-    if runtime.rank:
-        runtime = runtime.quietly()
-    steps = options.calls * options.generator.inner_steps
-    with team_of(runtime) as team, as_found(teacher):
-        machine = runtime.resolve(steps).of_team(team)
-        if team.told(lambda: go_on(out, jobs, options, identity, machine.key)):
-            runtime.say(f"{out} was finished; it goes on to {options.calls} calls")
-        key = team.told(lambda: claim(out, identity(options)))
-        teacher = on_device(teacher, machine.device).eval().requires_grad_(False)
-        runtime.say(describe_forms(machine.device))
-        runtime.say(f"{team.world} processes make each shard together")
-        make = partial(Shard, recipe_class, teacher, options, machine, out, own)
-        groups = side_by_side(jobs, options.abreast)
+    if assignment.runtime.rank:
+        assignment = replace(assignment, runtime=assignment.runtime.quietly())
+    out = assignment.out
+    groups = assignment.groups
+    with team_of(assignment.runtime) as team, as_found(assignment.teacher):
+        machine = assignment.resolve().of_team(team)
+        team.told(partial(assignment.take_up, machine))
+        make = assignment.begin(machine)
+        key = f"{assignment.key} {machine.key}"
+        assignment.runtime.say(f"{team.world} processes make each shard together")
         left = len(groups)
         for number, group in enumerate(groups, 1):
             wanted = team.told(partial(_unfinished, out, group))
             shards = [make(job) for job in group if job.index in wanted]
-            make_shards(shards, f"{key} {machine.key}", runtime, left, log)
+            make_shards(shards, key, assignment.runtime, left, assignment.log)
             left = 0 if wanted else len(groups) - number
-        if not team.is_first:
-            return None
-        return assemble(out, jobs, teacher, weight_hash, options, runtime.seed, own.record)
+        return assignment.finish() if team.is_first else None
 
 
 def _unfinished(out: Path, group: list[ShardJob]) -> list[int]:

@@ -4,12 +4,12 @@ import torch
 
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
-from distill.update import StudentStep
 from inversion import plan, synthesize_share
 from inversion.parts.adversary import DrawStep, adversary_steps
 from inversion.parts.call import Store, generator_call
 from inversion.parts.inner import InnerLoop
 from inversion.parts.state import SynthesisState
+from inversion.parts.student_step import StudentStep
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,6 @@ from synthesizing import CPU, assert_equal, one_call, store
 
 from distill.data.augment import make_views
 from distill.models.frozen import Frozen
-from distill.update import StudentStep
 from distill.views import to_input
 from inversion import plan
 from inversion.options import (
@@ -22,6 +21,7 @@ from inversion.parts.adversary import DrawStep, adversary_steps
 from inversion.parts.adversary import ask_held_out as _ask_held_out
 from inversion.parts.sampling import record_visit
 from inversion.parts.state import SynthesisState
+from inversion.parts.student_step import StudentStep
 
 
 def test_an_adversary_by_hints_learns_what_a_student_by_hints_does(teacher, tiny):

@@ -10,11 +10,12 @@ import torch
 from distill.data.augment import make_views
 from distill.models import ModelSpec, build_classifier
 from distill.models.frozen import Frozen
-from distill.update import StudentState, StudentStep
+from distill.update import StudentState
 from inversion.bench.distillation import PHOTOGRAPHS
 from inversion.options import GeneratorOptions, SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.parts.inner import InnerLoop
+from inversion.parts.student_step import StudentStep
 from synthesis_kernels.backend import kernel_form
 
 triton = pytest.importorskip("triton", reason="triton is for Linux on x86-64")

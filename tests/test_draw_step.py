@@ -9,10 +9,10 @@ from test_step import Graph, cuda  # noqa: F401 - a fixture
 from test_waits import later_options
 
 from distill.models.frozen import Frozen
-from distill.update import StudentStep
 from inversion import plan
 from inversion.parts.adversary import DrawStep, adversary_steps
 from inversion.parts.state import SynthesisState
+from inversion.parts.student_step import StudentStep
 
 CPU = torch.device("cpu")
 

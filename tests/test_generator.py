@@ -36,7 +36,7 @@ def test_native_kernels_and_their_definitions_give_the_same_gradients(teacher, t
         inner.end(wanted, wanted)
         gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters()])
         found.append(
-            (gradient, result.bn, result.alike, result.wrong_class, result.mean, result.variance)
+            (gradient, result.bn, result.likeness, result.class_loss, result.mean, result.variance)
         )
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
@@ -235,6 +235,6 @@ def test_what_a_generator_call_asks_for_and_tells(teacher, tiny, monkeypatch):
         torch.testing.assert_close(logits, teacher(to_input(images)), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(rank, phi(logits, held, 30, 1.5))
         hit = (logits.argmax(1) == wanted).float().mean()
-        means = {"classes": found.wrong_class.mean(), "adversary": found.fooling.mean()}
-        assert_equal(figures, {"bn": found.bn, "alike": found.alike, "hit": hit} | means)
+        means = {"classes": found.class_loss.mean(), "adversary": found.adversarial_loss.mean()}
+        assert_equal(figures, {"bn": found.bn, "alike": found.likeness, "hit": hit} | means)
         Store(frozen, state, options, torch.float32)(images, logits, rank)

@@ -16,7 +16,7 @@ from distill.learner import Learner
 from distill.lessons import Lessons
 from distill.models.frozen import Frozen
 from distill.runtime import Machine
-from distill.update import StudentState, StudentStep, Update, one_cycle
+from distill.update import StudentState, Update, one_cycle
 from inversion import MNIST_SLICE, plan
 from inversion.options import ReplayOptions
 from inversion.parts.adversary import DrawStep, adversary_steps
@@ -24,6 +24,7 @@ from inversion.parts.call import Store, generator_call
 from inversion.parts.inner import InnerLoop
 from inversion.parts.matching import Matching
 from inversion.parts.state import SynthesisState
+from inversion.parts.student_step import StudentStep
 from synthesis_kernels.backend import kernel_form, resolve_device
 from synthesis_kernels.step import Captured
 

@@ -97,7 +97,13 @@ def test_the_objective_is_the_sum_of_its_terms(teacher, tiny, change):
     result = inner.run(wanted, wanted, torch.tensor(7), held, adversarial=goal.adversary > 0)
     found = torch.cat([parameter.grad.flatten() for parameter in (*inner.parameters, inner.noise)])
     assert (found - exact).norm() < 1e-2 * exact.norm() and exact.norm() > 0
-    values = (result.bn, result.wrong_class, result.fooling, result.alike, *result.moments)
+    values = (
+        result.bn,
+        result.class_loss,
+        result.adversarial_loss,
+        result.likeness,
+        *result.moments,
+    )
     for ours, theirs in zip(values, told, strict=True):
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-2, atol=1e-3)
 

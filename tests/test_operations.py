@@ -13,12 +13,13 @@ from distill.methods.hinton import hinton_loss
 from distill.models import ModelSpec, build_classifier
 from distill.models.frozen import Frozen
 from distill.optimisers import MOST_WASTED
-from distill.update import StudentState, StudentStep
+from distill.update import StudentState
 from inversion.bench.distillation import PHOTOGRAPHS
 from inversion.bench.limits import Traffic
 from inversion.options import GeneratorOptions, ObjectiveOptions, SynthesisOptions
 from inversion.parts.generator import Generator
 from inversion.parts.inner import InnerLoop
+from inversion.parts.student_step import StudentStep
 from synthesis_kernels import conv3x3, narrow_conv3x3, strided_conv
 from synthesis_kernels.divergence import compare
 

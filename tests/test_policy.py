@@ -12,7 +12,6 @@ from distill.files import read_log
 from distill.models.frozen import Frozen
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
-from distill.update import StudentStep
 from inversion import plan, synthesize
 from inversion.options import ReplayOptions
 from inversion.pages.report import write_report
@@ -22,6 +21,7 @@ from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.policy import EVEN, FEATURES, SPREAD, Policy, features
 from inversion.parts.sampling import draw_batch, record_visit
 from inversion.parts.state import SynthesisState
+from inversion.parts.student_step import StudentStep
 from synthesis_kernels.errors import EchosetError
 
 RUN = Runtime(seed=3, device="cpu", precision="float32", quiet=True)

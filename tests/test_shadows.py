@@ -10,7 +10,8 @@ from distill.learner import Learner
 from distill.models import ModelSpec, build_classifier
 from distill.options import DistillOptions
 from distill.shadows import Shadows
-from distill.update import StudentState, StudentStep, Update
+from distill.update import StudentState, Update
+from inversion.parts.student_step import StudentStep
 
 CPU = torch.device("cpu")
 

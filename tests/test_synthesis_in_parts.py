@@ -77,7 +77,7 @@ def found_in_parts(count):
     wanted = torch.arange(16) % 2
     result = inner.run(wanted, wanted, torch.tensor(3), torch.tensor([1, 2]), True)
     gradients = [one.grad for one in (*inner.parameters, inner.noise)]
-    return [*gradients, result.wrong_class, result.apart, result.moments, *result.own]
+    return [*gradients, result.class_loss, result.divergence, result.moments, *result.own]
 
 
 def test_a_step_in_parts_has_the_gradients_and_results_of_the_whole():

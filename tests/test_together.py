@@ -75,8 +75,8 @@ def steps(team, teacher, options):
             request = call.request(step)
             result = inner.run(*request.tensors, request.adversarial)
             found += [one.grad.clone() for one in (*inner.parameters, inner.noise)]
-            found += [result.bn, result.alike, *result.moments, *result.own]
-            found += [team.gather(result.wrong_class), team.gather(result.apart)]
+            found += [result.bn, result.likeness, *result.moments, *result.own]
+            found += [team.gather(result.class_loss), team.gather(result.divergence)]
         found.append(inner.end(call.wanted, call.targets))
         # A bias before a BatchNorm has no gradient but rounding, by which Adam moves it.
         named = dict(inner.clone.named_buffers())

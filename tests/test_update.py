@@ -8,7 +8,8 @@ from distill import (
     build_student,
 )
 from distill.methods.hinton import hinton_loss
-from distill.update import StudentState, StudentStep
+from distill.update import StudentState
+from inversion.parts.student_step import StudentStep
 from synthesis_kernels.divergence import divergence
 
 INPUT = {"channels": 1, "size": 28, "classes": 10, "task": "classification"}

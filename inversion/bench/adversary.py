@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from distill.models.frozen import Frozen
-from distill.update import StudentStep
 from distill.views import ask, to_input
 from inversion.bench.limits import count
 from inversion.bench.replays import Work
@@ -17,6 +16,7 @@ from inversion.jobs import plan
 from inversion.options import SynthesisOptions
 from inversion.parts.adversary import DrawStep
 from inversion.parts.state import SynthesisState
+from inversion.parts.student_step import StudentStep
 
 
 def adversary_times(bench: Bench) -> dict[str, Any]:

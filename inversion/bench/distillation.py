@@ -14,12 +14,13 @@ from distill.data.augment import make_views
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
-from distill.update import StudentState, StudentStep
+from distill.update import StudentState
 from distill.views import CHUNK, ask
 from inversion.bench import peers
 from inversion.bench.limits import count
 from inversion.bench.replays import Work
 from inversion.bench.timing import Bench, milliseconds, ratio
+from inversion.parts.student_step import StudentStep
 
 PHOTOGRAPHS = ViewOptions(rotate=0, scale=0, shift=0.125, flip=True)
 TEMPERATURE = 4.0

@@ -18,11 +18,12 @@ from distill.models.frozen import Frozen
 from distill.options import DistillOptions
 from distill.students import build_student
 from distill.team import SOLO, Team
-from distill.update import StudentStep, one_cycle
+from distill.update import one_cycle
 from distill.views import Look, ask, look_in_parts, to_input
 from inversion.options import SynthesisOptions
 from inversion.parts.buffer import ReplayBuffer
 from inversion.parts.sampling import draw_batch, record_visit
+from inversion.parts.student_step import StudentStep
 from synthesis_kernels.choices import Step
 from synthesis_kernels.divergence import compare
 from synthesis_kernels.errors import EchosetError

@@ -118,9 +118,9 @@ def end_call(
         rank = objectives.phi(logits, call.held, state.buffer.capacity, goal.gamma)
     figures = {
         "bn": result.bn.clone(),
-        "classes": team.mean(result.wrong_class.mean()),
-        "adversary": team.mean(result.fooling.mean()),
-        "alike": result.alike.clone(),
+        "classes": team.mean(result.class_loss.mean()),
+        "adversary": team.mean(result.adversarial_loss.mean()),
+        "alike": result.likeness.clone(),
         "hit": share_hit(decisions, call.targets),
     }
     for name, value in zip(inner.terms, result.own, strict=True):

@@ -230,20 +230,20 @@ class InnerLoop:
         seen: Tensor,  # (B / team, C, H, W)
         logits: Tensor,  # (B / team, K, *places) the teacher's
         moments: Tensor,  # (2, ΣC)
-    ) -> tuple[Any, ...]:
-        """The loss's terms, and what `InnerResult` tells of them."""
+    ) -> tuple[Terms, InnerResult]:
+        """The loss's terms, and what is told of them."""
         goal = self.options.objective
         team = self.team
         moments = pooled(moments, team)
         bn = self.target.distance(self._carried(moments))
-        wrong_class = objectives.class_loss(logits, team.part(request.targets))
-        apart = self.zeros
+        class_loss = objectives.class_loss(logits, team.part(request.targets))
+        divergence = self.zeros
         if request.adversarial and self.adversary is not None:
             guess = self.adversary(seen, self.shares_input)
-            apart = per_image(adversarial_divergence(logits, guess))
+            divergence = per_image(adversarial_divergence(logits, guess))
             if goal.adversary_log:
-                apart = apart.log1p()
-        alike = objectives.likeness(images, team.compared(request.wanted), team)
+                divergence = divergence.log1p()
+        likeness = objectives.likeness(images, team.compared(request.wanted), team)
         worth = self.ones
         if goal.phi:
             worth = objectives.phi(
@@ -254,14 +254,14 @@ class InnerLoop:
         if goal.bn:
             terms.append((bn, self.bn_weight))
         if goal.classes:
-            terms.append((wrong_class, worth * (goal.classes / batch)))
-        if apart is not self.zeros:
-            terms.append((apart, worth * (-goal.adversary / batch)))
+            terms.append((class_loss, worth * (goal.classes / batch)))
+        if divergence is not self.zeros:
+            terms.append((divergence, worth * (-goal.adversary / batch)))
         if goal.spread:
-            terms.append((alike, self.spread_weight))
+            terms.append((likeness, self.spread_weight))
         own = self._ask_terms(images, logits, request.wanted)
         terms += zip(own, self.own_weights, strict=True)
-        return terms, bn, wrong_class, apart, alike, moments, *own
+        return terms, InnerResult(bn, class_loss, divergence, likeness, moments, tuple(own))
 
     def _ask_terms(self, images: Tensor, logits: Tensor, wanted: Tensor) -> list[Tensor]:
         """A user's own terms, of the whole batch."""

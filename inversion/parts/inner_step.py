@@ -47,16 +47,34 @@ class InnerResult:
     """What a step found, before its update. A captured step's next run overwrites it."""
 
     bn: Tensor  # ()
-    wrong_class: Tensor  # (B / team,)
-    apart: Tensor  # (B / team,) KL(p_T ‖ p_S) where teacher and adversary decide alike, else 0
-    alike: Tensor  # ()
+    class_loss: Tensor  # (B / team,)
+    divergence: Tensor  # (B / team,) KL(p_T ‖ p_S) where teacher and adversary decide alike, else 0
+    likeness: Tensor  # ()
     moments: Tensor  # (2, ΣC)
     own: tuple[Tensor, ...] = ()  # () each, the terms that a user brought along
 
     @property
-    def fooling(self) -> Tensor:  # (B / team,)
+    def adversarial_loss(self) -> Tensor:  # (B / team,)
         """L_adv, the adversary's part of the loss."""
-        return -self.apart
+        return -self.divergence
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Its fields end to end, as a captured step has them."""
+        return (
+            self.bn,
+            self.class_loss,
+            self.divergence,
+            self.likeness,
+            self.moments,
+            *self.own,
+        )
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> InnerResult:
+        """The result that has these `tensors`."""
+        bn, class_loss, divergence, likeness, moments, *own = tensors
+        return cls(bn, class_loss, divergence, likeness, moments, tuple(own))
 
     @property
     def mean(self) -> Tensor:  # (ΣC,)
@@ -94,7 +112,7 @@ class InnerStep:
         else:
             given = chain.from_iterable(request.tensors for request in requests)
             found = self._captured(*given)
-        return [_result(part) for part in _parts(found, len(requests))]
+        return [InnerResult.of(part) for part in _parts(found, len(requests))]
 
     def _flat(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """`_update` of requests end to end, all of which are settled."""
@@ -137,9 +155,9 @@ class InnerStep:
         terms: Terms = []
         results: list[Tensor] = []
         for loop, request, pair, answer in zip(self.loops, requests, shown, answers, strict=True):
-            own, *result = loop.judge(request, *pair, *answer)
-            terms += own
-            results += result
+            terms_of_loop, result = loop.judge(request, *pair, *answer)
+            terms += terms_of_loop
+            results += result.tensors
         if terms:
             parts, weights = zip(*terms, strict=True)
             torch.autograd.backward(parts, weights)
@@ -158,11 +176,6 @@ class InnerStep:
     def _tensors(self) -> list[Tensor]:
         """What a step changes."""
         return [tensor for loop in self.loops for tensor in loop._tensors()]
-
-
-def _result(tensors: Sequence[Tensor]) -> InnerResult:
-    bn, wrong_class, apart, alike, moments, *own = tensors
-    return InnerResult(bn, wrong_class, apart, alike, moments, tuple(own))
 
 
 def _whole(values: Sequence[Tensor]) -> Tensor:

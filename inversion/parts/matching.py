@@ -18,7 +18,6 @@ from distill.models import Classifier, save_classifier
 from distill.models.frozen import Frozen
 from distill.runtime import Machine, Runtime
 from distill.team_layers import join, sum_of
-from distill.update import StudentStep
 from inversion.inspection import TeacherNeed
 from inversion.jobs import ShardJob, adversary_file
 from inversion.options import SynthesisOptions
@@ -36,6 +35,7 @@ from inversion.parts.progress import (
 )
 from inversion.parts.shard import buffer_tensors
 from inversion.parts.state import SynthesisState
+from inversion.parts.student_step import StudentStep
 from inversion.teacher import check_teacher_views, trained_views
 
 RISE = 1e-3
