@@ -193,16 +193,16 @@ class Learner(nn.Module):
         answers: Tensor,
         # (B, K, *places) the data's labels as probabilities; (0,) where the teacher decides them
         labels: Tensor,
-        share: Tensor,  # () part of the training that is over
+        progress: Tensor,  # () the part of the training that is over
         draws: Tensor,  # (B,) in [0, 1), for methods that choose at random
         # (B, C, h, w) the teacher's, where they and the answers come with the lesson
         *hints: Tensor,
         # (B,) how much each image counts; None where all count alike
         importance: Tensor | None = None,
         # () the labels' sum for each image of the whole batch, where this is a part of one
-        known: Tensor | None = None,
+        known_places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # (), (B, K, *places) twice
-        logits, looks, taps = self._pass(images)
+        logits, student_taps, part_taps = self._pass(images)
         features: dict[str, Any] = {"kept_hints": hints}
         if self.on_features and not hints:
             answers, teacher_maps, embedding = self._ask_teacher(images)
@@ -217,14 +217,14 @@ class Learner(nn.Module):
             logits=logits,
             answers=answers,
             given_labels=labels,
-            progress=share,
+            progress=progress,
             draws=draws,
             importance=importance,
-            known_places=known,
+            known_places=known_places,
             all_logits=[logits],
             full_phase=self.full_phase,
-            student_taps=looks,
-            part_taps=taps,
+            student_taps=student_taps,
+            part_taps=part_taps,
             frozen=self._frozen[0],
             **features,
         )
@@ -256,18 +256,18 @@ class Learner(nn.Module):
         """The student's logits, and what was heard on the way: at the stages that are compared,
         and at those that a part asked for.
         """
-        looks = Taps(self.student, self.student_stages)
-        taps: dict[str, Taps] = {}
+        student_taps = Taps(self.student, self.student_stages)
+        part_taps: dict[str, Taps] = {}
         for name, part in self._parts.items():
             if part.stages:
-                taps[name] = Taps(self.student, part.stages)
+                part_taps[name] = Taps(self.student, part.stages)
         with ExitStack() as listening:
-            for each in (looks, *taps.values()):
+            for each in (student_taps, *part_taps.values()):
                 listening.enter_context(each)
             if self.shadows is not None:
                 listening.enter_context(self.shadows)
             logits = self._answer(self.network, images)
-        return logits, looks, taps
+        return logits, student_taps, part_taps
 
     # (B, C, H, W) -> (B, K, *places) float32
     def _answer(self, network: Network, images: Tensor) -> Tensor:

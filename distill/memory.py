@@ -93,7 +93,7 @@ def learn_in_parts(
     cut = [_cut(tensor, batch, parts) for tensor in lesson]
     answered = []
     for number, part in enumerate(zip(*cut, strict=True), 1):
-        loss, logits, answers = learner(*part, known=known)
+        loss, logits, answers = learner(*part, known_places=known)
         loss = loss * (len(part[0]) / batch)
         if number < parts:
             loss.backward()
