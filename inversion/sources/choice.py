@@ -76,9 +76,9 @@ def _look(source: Source, teacher: Classifier, quiet: bool) -> dict[float, float
     with StepProgress(f"looking at {source.address}", total, quiet) as progress:
         for number in range(blocks):
             images = source.block(number)
-            count = _looked_at(images)
+            images = images[: _looked_at(images)]
             for done, share in enumerate(SHARES, number * len(SHARES) + 1):
-                shown = source.shown(images, number, share)[:count]
+                shown = source.shown(images, number, share)
                 decisions = decide(ask(teacher, to_input(shown), torch.float32))
                 counts[share] += count_decisions(teacher.task.group(decisions, classes), classes)
                 progress.update(done)
