@@ -121,7 +121,7 @@ def _drop_answers(shapes: dict[str, torch.Size], network: nn.Module, classes: in
     for name in reversed(list(shapes)):
         layer = network.get_submodule(name)
         has_own = next(layer.parameters(recurse=False), None) is not None
-        is_answer = isinstance(layer, nn.Conv2d) or not has_own
+        is_answer = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or not has_own
         if shapes[name][1] != classes or not is_answer:
             return
         del shapes[name]

@@ -43,7 +43,10 @@ def say_filled(manifest: Mapping[str, Any]) -> str:
     if not made:
         return ""
     ways = " and ".join(f"{way} {count:,}" if len(made) > 1 else way for way, count in made.items())
-    return f"{sum(made.values()):,} images of short classes were made by {ways}"
+    count = sum(made.values())
+    if count == 1:
+        return f"1 image of a short class was made by {ways}"
+    return f"{count:,} images of short classes were made by {ways}"
 
 
 def class_rows(

@@ -83,10 +83,18 @@ def test_a_kill_before_it_goes_on_leaves_it_to_be_begun_again(teacher, tiny, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("inversion.driver.go_on", killed)
+        patch.setattr("inversion.assignment.go_on", killed)
         with pytest.raises(KeyboardInterrupt):
             make(teacher, replace(tiny, calls=10), out)
     assert make(teacher, replace(tiny, calls=10), out).manifest["config"]["calls"] == 10
+
+
+@pytest.mark.slow
+def test_python_says_what_is_short(teacher, tiny, tmp_path, capsys):
+    out = tmp_path / "set"
+    made = synthesize(teacher, replace(tiny, images=80, calls=2), out, Runtime(device="cpu"))
+    assert made.manifest["short"]
+    assert f"{out} is not balanced: class " in capsys.readouterr().err
 
 
 @pytest.mark.slow

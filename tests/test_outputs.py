@@ -162,6 +162,12 @@ def test_answers_that_may_be_probabilities_are_doubted(form):
     warnings = inspect_teacher(teacher).warnings
     assert any("its answers to test pictures are bounded" in line for line in warnings)
     assert not any("are bounded" in line for line in inspect_teacher(load("plain")).warnings)
+    if form == "percent":
+        with pytest.raises(
+            EchosetError, match=r"numbers from .* to 9\d, which are no numbers of a"
+        ):
+            load(form, output_form="sigmoid")
+        return
     told = load(form, output_form="sigmoid")
     assert not any("are bounded" in line for line in inspect_teacher(told).warnings)
 
@@ -181,14 +187,20 @@ def test_small_logits_are_no_sigmoid():
     assert classifier.spec.output_form is None
 
 
-@pytest.mark.parametrize(("form", "told"), [("softmax", "logits"), ("plain", "sigmoid")])
-def test_what_is_told_of_the_form_counts(form, told):
-    teacher = load(form, output_form=told)
-    assert teacher.spec.output_form == told
+def test_what_is_told_of_the_form_counts():
+    teacher = load("softmax", output_form="logits")
+    assert teacher.spec.output_form == "logits"
     assert not any("it seems" in line for line in inspect_teacher(teacher).warnings)
-    if told == "logits":
-        assert torch.equal(teacher(IMAGES), teacher.network(IMAGES))
-        assert "output_form" not in teacher.contract
+    assert torch.equal(teacher(IMAGES), teacher.network(IMAGES))
+    assert "output_form" not in teacher.contract
+
+
+@pytest.mark.parametrize("told", ["sigmoid", "probabilities"])
+def test_a_form_that_can_not_be_is_refused(told):
+    with pytest.raises(EchosetError, match=r"numbers from -.* leave output_form out, or say"):
+        load("plain", output_form=told)
+    with pytest.raises(EchosetError, match=r"output_form must be one of logits, .* got 'prob'"):
+        ModelSpec("plain", output_form="prob")
 
 
 def test_gradients_come_through_a_saturated_softmax():

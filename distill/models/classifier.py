@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,11 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", settle_size(self.size))
+        forms = get_args(OutputForm)
+        if self.output_form is not None and self.output_form not in forms:
+            raise EchosetError(
+                f"output_form must be one of {', '.join(forms)}, got {self.output_form!r}"
+            )
 
     @property
     def height(self) -> int:

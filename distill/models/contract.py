@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from distill.names import known_names
@@ -46,6 +46,18 @@ def check_contract(contract: Mapping[str, Any], where: str) -> None:
         raise EchosetError(
             f"{where}: class_names must be {contract['classes']:,} names, got {names!r:.40}"
         )
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """The keys in which two contracts differ. One mean or deviation is one for each channel."""
+    return [key for key in keys if _spelt_out(one, key) != _spelt_out(other, key)]
+
+
+def _spelt_out(contract: Mapping[str, Any], key: str) -> Any:
+    value = contract.get(key)
+    if value is not None and key in ("mean", "std"):
+        return list(value) * contract["channels"] if len(value) == 1 else list(value)
+    return value
 
 
 def _lies_within(limits: tuple[int, int], value: object) -> bool:

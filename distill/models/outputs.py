@@ -29,6 +29,8 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BOUND = "images at once, and not any number"
 """In the message about a network that is: no other size would help it."""
 TINY = torch.finfo(torch.float32).tiny
+ROUNDING = 1e-3
+"""By which probabilities may lie outside of 0 and 1."""
 EPSILON = torch.finfo(torch.float32).eps
 
 
@@ -258,6 +260,20 @@ class Output(NamedTuple):
         return lines
 
 
+def _check_told(answer: Tensor, spec: ModelSpec) -> None:
+    """Refuse what was said to be probabilities, or a sigmoid's numbers, and does not lie between 0
+    and 1.
+    """
+    low = answer.min().item()
+    high = answer.max().item()
+    if spec.output_form != "logits" and (low < -ROUNDING or high > 1 + ROUNDING):
+        kind = "probabilities" if spec.output_form == "probabilities" else "numbers of a sigmoid"
+        raise EchosetError(
+            f"{spec.model} answers with numbers from {low:.2g} to {high:.2g}, which are no {kind}; "
+            "leave output_form out, or say logits"
+        )
+
+
 def find_output(
     ask: Callable[[Tensor], Any], spec: ModelSpec, shape: tuple[int, ...]
 ) -> Output | None:
@@ -276,6 +292,8 @@ def find_output(
     if is_map(first, shape) and first.shape[2:] != shape[1:]:
         sizes = [say_size(tuple(each)) for each in (first.shape[2:], shape[1:])]
         resized = f"maps of {sizes[0]}, resized to {sizes[1]} (bilinear)"
+    if spec.output_form is not None:
+        _check_told(first, spec)
     if spec.output_form is not None or not _fits(first, (2, *shape)):
         return Output(output, spec.output_form, single, False, resized)
     try:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import CONTRACT, OUTPUT, on_device
+from distill.models.contract import differing
 from distill.models.frozen import Frozen
 from distill.options import DistillOptions, ViewOptions
 from distill.runtime import Machine, Runtime
@@ -86,9 +87,7 @@ def made_by(data: TransferSet, teacher: Classifier) -> bool:
     """Whether this is the very teacher that made the set, by its weights and its contract."""
     if data.manifest["teacher"].get("weight_hash") != teacher.weight_hash():
         return False
-    contract = data.manifest["input"]
-    own = teacher.contract
-    return all(own.get(key) == contract.get(key) for key in (*CONTRACT, *OUTPUT))
+    return not differing(teacher.contract, data.manifest["input"], (*CONTRACT, *OUTPUT))
 
 
 def _carries(data: TransferSet, per_image: int, views: ViewOptions, seed: int) -> bool:

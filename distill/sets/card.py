@@ -164,8 +164,13 @@ def _balance(data: TransferSet) -> str:
     lines = ["## Balance", "", f"{words.spread(counts)} {words.measure} of each class."]
     short = data.manifest.get("short") or {}
     if short:
-        lacks = ", ".join(f"{count} of class {label}" for label, count in short.items())
-        lines += ["", f"Less than was asked for: {lacks}."]
+        names = data.class_names
+        named = {show_class(int(label), names): count for label, count in short.items()}
+        lacks = ", ".join(f"{count} of class {name}" for name, count in named.items())
+        lines += ["", f"Less than was asked for, in images: {lacks}."]
+    for way, rows in data.manifest.get("filled", {}).items():
+        if sum(rows):
+            lines += ["", f"Made of the other images for short classes, by `{way}`: {sum(rows):,}."]
     if data.classes <= FEW:
         lines += ["", f"| class | {words.heading} |", "| --- | --- |"]
         for label, count in enumerate(counts):

@@ -20,6 +20,7 @@ from distill.sets.forms.content import Content
 from distill.sets.forms.npz import write_npz
 from distill.sets.placing import place
 from distill.sets.transfer_set import TransferSet
+from synthesis_kernels.errors import EchosetError, suggest
 
 SCRIPT = "train_elsewhere.py"
 """Trains a student with numpy and torch alone; it lies beside every export."""
@@ -52,6 +53,11 @@ def export(
     Where classes have names, a class's folder ends in its own, folders of label maps have
     classes.txt beside them, and npz has `class_names`.
     """
+    if form not in WRITERS:
+        known = ", ".join(WRITERS)
+        raise EchosetError(
+            f"form must be one of {known}, got {form!r}{suggest(str(form), WRITERS)}"
+        )
     out = Path(out)
     content = Content(data, views)
 

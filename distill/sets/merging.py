@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.models.contract import differing
 from distill.sets.answers import ENTRY
 from distill.sets.shards import DTYPES, join_tensors
 from distill.sets.transfer_set import TransferSet, raw_counts
@@ -46,12 +47,12 @@ def _check_same_teacher(first: Mapping[str, Any], other: Mapping[str, Any], name
         raise EchosetError(
             f"{name} was made by another teacher than the first; sets of one teacher can be merged"
         )
-    inputs = {key: value for key, value in first["input"].items() if key != "class_names"}
-    differing = [key for key, value in inputs.items() if other["input"].get(key) != value]
-    if differing:
+    keys = [key for key in first["input"] if key != "class_names"]
+    differ = differing(first["input"], other["input"], keys)
+    if differ:
         raise EchosetError(
-            f"{name} was made for another {', '.join(differing)} than the first; it can't be "
-            "merged with that"
+            f"{name} was made for another {', '.join(differ)} than the first; it can't be merged "
+            "with that"
         )
 
 

@@ -40,7 +40,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     if folder is None:
         raise EchosetError(
             f"{run} holds neither a demo nor a finished transfer set; give a folder made by demo, "
-            "synthesize or collect"
+            "synthesize, collect or, once its student is finished, distill"
         )
     transfer_set = TransferSet.load(folder)
     summary = read_document(run / "summary.json")

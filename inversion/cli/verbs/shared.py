@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from distill.data.images import Images, load_images
 from distill.data.maps import maps_for
 from distill.data.matching import match_classes
 from distill.locks import in_turn
 from distill.models.classifier import CONTRACT, OUTPUT
+from distill.models.contract import differing
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
 from inversion.classes import say_filled, say_short
 from inversion.cli.show import tell
-from inversion.filling import fill_short, missing_images
+from inversion.filling import fill_short, fitting_ways, missing_images
 from inversion.options import TeacherOptions
 from inversion.options.collect import USUAL_WAYS, MakingWay
 from inversion.teacher import BUNDLED, MNIST_SLICE
@@ -35,11 +36,10 @@ MUCH = 0.25
 STUDENT = "student.safetensors"
 LOCK = ".filling.lock"
 """In a set's folder: held while it is filled."""
-FILL: dict[tuple[MakingWay, ...], str] = {
-    (): "; or leave --short out of the same command, to make what is missing of the others",
-    USUAL_WAYS: "; or name more ways to make what is missing: --short push augment mixup",
-}
-"""What else helps where classes are short, by the ways that were tried."""
+FILL = "; or leave --short out of the same command, to make what is missing of the others"
+"""What else helps where classes are short and nothing was made for them, …"""
+MORE = "; or name more ways to make what is missing: --short push augment mixup"
+"""… and where not all ways were tried."""
 
 
 def teacher_for(given: TeacherOptions | None, places: Iterable[str]) -> TeacherOptions:
@@ -113,8 +113,7 @@ def require_same_teacher(transfer_set: TransferSet, teacher: Classifier, folder:
             f"the teacher given has {weight_hash[:16]}…; give the same one with --teacher"
         )
     contract = transfer_set.manifest["input"]
-    own = teacher.contract
-    differ = [key for key in (*CONTRACT, *OUTPUT) if own.get(key) != contract.get(key)]
+    differ = differing(teacher.contract, contract, (*CONTRACT, *OUTPUT))
     if differ:
         raise EchosetError(
             f"{folder} was made with another {', '.join(differ)} of the teacher; give the same "
@@ -166,6 +165,10 @@ def _fill(
         return transfer_set
     told = say_filled(filled.manifest)
     made = len(filled) - len(transfer_set)
+    if not made:
+        ways = " and ".join(fitting_ways(transfer_set.task, run.shortage))
+        tell(run, f"{folder}: {ways} made none of the missing images")
+        return filled
     if made > MUCH * len(filled):
         told += f", {made / len(filled):.0%} of the set: for more of the generator's, raise "
         told += "synthesis.calls"
@@ -184,7 +187,9 @@ def require_balance(
     told = say_short(short, transfer_set.class_names)
     if transfer_set.task.exact:
         if short:
-            remedy = FILL.get(run.shortage, "")
+            remedy = FILL if not run.shortage else MORE
+            if len(run.shortage) == len(get_args(MakingWay)):
+                remedy = ""
             raise EchosetError(
                 f"{folder} is written but not balanced: {told}. "
                 "The teacher gave too few of the generated images these classes; raise "
@@ -195,7 +200,7 @@ def require_balance(
         tell(run, f"{folder} is not balanced: in images' worth of pixels, {told}")
     missing = missing_images(transfer_set)
     if missing:
-        remedy = "" if run.shortage else FILL[()]
+        remedy = "" if run.shortage else FILL
         raise EchosetError(
             f"{folder} is written but {missing:,} of {run.synthesis.images:,} images short. The "
             "teacher saw too little of some classes in what was generated; raise synthesis.calls"
