@@ -7,7 +7,7 @@ import torch
 from hues import hues_teacher, patches, write_set
 from torch import nn
 
-from distill import Classifier, ModelSpec, TransferSet, export, merge
+from distill import Classifier, ModelSpec, TransferSet, export, merge, subsample
 from distill.models.contract import differing
 from distill.sets.answering import made_by
 from distill.taps import find_stages
@@ -49,6 +49,14 @@ def test_a_card_tells_what_was_made_for_short_classes(tmp_path):
     card = (export(data, tmp_path / "out") / "README.md").read_text()
     assert "short classes, by `augment`: 3." in card and "`mixup`" not in card
     assert "Less than was asked for, in images: 2 of class 2 (water)." in card
+
+
+def test_a_drawn_set_of_maps_lacks_what_its_pixels_lack(tmp_path):
+    data = TransferSet.load(write_set(tmp_path / "set", hues_teacher(), patches()))
+    part = subsample(data, 10)
+    shares = [count * 10 / part.labels.numel() for count in part.counts()]  # in images
+    lacking = [str(label) for label, quota in enumerate((3, 3, 2, 2)) if shares[label] < quota / 2]
+    assert list(part.manifest["short"]) == lacking
 
 
 def test_a_form_of_export_that_is_none_is_refused(tmp_path):

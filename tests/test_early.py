@@ -42,6 +42,7 @@ def refused_early(place, *arguments):
     "arguments, message",
     [
         ("distill --set sett", "no data at sett; did you mean set?"),
+        ("verify sett", "no data at sett; did you mean set?"),
         ("verify --set run/set", "no data at run/set; did you mean runs/set?"),
         ("score set other=sat", "no data at sat; did you mean set?"),
         ("evaluate --data nowhere/deep", "no data at nowhere/deep\n"),

@@ -255,6 +255,9 @@ class ByPixel:
     def is_balanced(self, counts):
         return True
 
+    def shortfall(self, counts, quotas, images):
+        return {label: 1 for label, count in enumerate(counts) if count < 64 * quotas[label] / 2}
+
     def check_folders(self, counts):
         pass
 

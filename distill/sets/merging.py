@@ -13,7 +13,6 @@ from distill.models.contract import differing
 from distill.sets.answers import ENTRY
 from distill.sets.shards import DTYPES, join_tensors
 from distill.sets.transfer_set import TransferSet, raw_counts
-from distill.tasks.places import count_decisions
 from synthesis_kernels.errors import EchosetError
 from synthesis_kernels.priority import draw_by_class, draw_chances
 
@@ -80,8 +79,8 @@ def subsample(data: TransferSet, images: int, seed: int = 0) -> TransferSet:
     drawn = draw_by_class(chances, data.groups, quotas, images, generator).sort().values
     tensors: dict[str, Any] = {name: getattr(data, name)[drawn] for name in DTYPES}
     part = replace(data, **tensors, answers=None)
-    lacking = (quotas - count_decisions(part.groups, classes)).tolist()
-    short = {str(label): count for label, count in enumerate(lacking) if count > 0}
+    lacking = data.task.shortfall(part.counts(), quotas.tolist(), images)
+    short = {str(label): count for label, count in lacking.items()}
     return derived(part, "drawn", [data], seed=seed, short=short)
 
 

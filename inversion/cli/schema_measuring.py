@@ -45,7 +45,7 @@ class VerifyRun(LoadingRun):
     """`echoset verify`."""
 
     set: str = "runs/set"
-    """Folder of a transfer set."""
+    """Folder of a transfer set; short: echoset verify runs/set."""
     teacher: TeacherOptions | None = None
     """Also ask this teacher, and compare its answers with the stored ones."""
 

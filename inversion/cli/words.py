@@ -133,6 +133,7 @@ AFTER_VERB = {
     "list": ("kinds", Several("KIND", tuple, "*")),
     "export": ("sets", Several("SET", tuple, "*")),
     "report": ("run", Several("RUN", str, "?")),
+    "verify": ("set", Several("SET", str, "?")),
     "score": ("sets", Several("[NAME=]SET", read_sets, "*")),
 }
 """Words that follow a verb without an option, and the key that they set."""
