@@ -119,7 +119,10 @@ def write_teacher(folder: Path, teacher: Classifier) -> None:
     if teacher.named is None:
         path.unlink(missing_ok=True)
         return
-    write_atomically(path, (HEAD + yaml.safe_dump(dict(teacher.named), sort_keys=False)).encode())
+    named = dict(teacher.named)
+    if teacher.spec.output_form not in (None, "logits"):  # found out, and not to be doubted again
+        named["output_form"] = teacher.spec.output_form
+    write_atomically(path, (HEAD + yaml.safe_dump(named, sort_keys=False)).encode())
 
 
 def as_named(options: TeacherOptions) -> dict[str, Any]:

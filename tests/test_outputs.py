@@ -21,9 +21,10 @@ from distill import (
 from distill.models.contract import check_contract
 from distill.models.frozen import Frozen
 from distill.models.outputs import find_logits
+from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.views import to_input
-from inversion import TeacherOptions, inspect_teacher, load_teacher
+from inversion import CollectOptions, TeacherOptions, collect, inspect_teacher, load_teacher
 from synthesis_kernels.errors import EchosetError
 
 Pair = namedtuple("Pair", "features scores")
@@ -256,6 +257,15 @@ def test_a_file_remembers_what_was_found(tmp_path):
     assert again.contract == teacher.contract
     assert not again.remarks  # it was told
     assert torch.equal(again(IMAGES), teacher(IMAGES))
+
+
+def test_a_set_remembers_what_was_found(tmp_path):
+    options = CollectOptions(images=8, balanced=False)
+    runtime = Runtime(device="cpu", quiet=True)
+    collect(load("softmax"), ("noise",), options, tmp_path / "set", runtime)
+    again = load_teacher(TeacherOptions(str(tmp_path / "set")), trust=True)
+    assert again.spec.output_form == "probabilities"
+    assert not again.remarks  # it was told
 
 
 @pytest.mark.parametrize(
