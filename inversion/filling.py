@@ -33,6 +33,11 @@ def missing_images(transfer_set: TransferSet) -> int:
     return max(0, int(config["images"]) - len(transfer_set))
 
 
+def forget_filling(out: str | Path) -> None:
+    """Remove what a filling that was killed at its very end left."""
+    shutil.rmtree(Path(out) / WORK, ignore_errors=True)
+
+
 def fitting_ways(task: Task, ways: Sequence[MakingWay]) -> Sequence[MakingWay]:
     """The ways, with `augment` and `mixup` in place of the usual `push` where the task has several
     decisions an image.

@@ -53,6 +53,26 @@ class Pyramid(nn.Module):
         return OrderedDict(out=logits, aux=logits * 2)
 
 
+@pytest.mark.parametrize("form", ["logits", "sigmoid"])
+def test_a_map_of_one_number_a_pixel_tells_two_classes(form):
+    torch.manual_seed(0)
+    network = Pyramid(form, classes=1)
+    if form == "logits":
+        network = nn.Sequential(network.stem, network.bn, nn.ReLU(), network.head)
+    teacher = seasoned(
+        as_classifier(network, channels=3, size=(24, 32), classes=2, task="segmentation")
+    )
+    teacher.check_forward()
+    images = torch.rand(3, 3, 24, 32)
+    logits = teacher(images)
+    assert logits.shape == (3, 2, 24, 32) and teacher.found.single
+    torch.testing.assert_close(logits[:, 0], -logits[:, 1])
+    raw = teacher.raw_answer(images)
+    z = raw.logit() if form == "sigmoid" else raw
+    whole = F.interpolate(z, (24, 32), mode="bilinear")[:, 0]
+    torch.testing.assert_close(logits[:, 1] - logits[:, 0], whole, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("size", [(24, 32), (33, 47), 8])
 @pytest.mark.parametrize("width", [1, 8, 16])
 def test_the_zoo_s_network_takes_any_size_and_learns(size, width):

@@ -143,13 +143,20 @@ def _fits(tensor: Tensor, expected: tuple[int, ...]) -> bool:
 
 def is_map(answer: Tensor, shape: tuple[int, ...]) -> bool:
     """Whether an answer is a map of logits where one is wanted, of whatever height and width."""
-    return len(shape) == 3 and answer.ndim == 4 and answer.shape[1] == shape[0]
+    if len(shape) != 3 or answer.ndim != 4:
+        return False
+    return answer.shape[1] == shape[0] or _is_single(answer, shape)
 
 
 def _is_single(answer: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether an answer is one number an image where two classes, `shape` = (2,), are decided."""
-    one_each = answer.ndim == 1 or answer.shape[1:] == (1,)
-    return shape == (2,) and one_each and answer.is_floating_point()
+    """Whether an answer is one number an image, or a place of a map, where two classes, `shape` =
+    (2, *places), are decided.
+    """
+    if shape[0] != 2 or not answer.is_floating_point():
+        return False
+    if len(shape) == 3:
+        return answer.ndim == 4 and answer.shape[1] == 1
+    return answer.ndim == 1 or answer.shape[1:] == (1,)
 
 
 def to_logits(answer: Tensor, form: OutputForm | None, shape: tuple[int, ...]) -> Tensor:
@@ -166,12 +173,12 @@ def to_logits(answer: Tensor, form: OutputForm | None, shape: tuple[int, ...]) -
     else:
         # Below the smallest float a softmax has rounded to 0; above it the gradient is right.
         logits = answer.float().clamp_min(TINY).log()
+    if single:
+        half = logits.reshape(len(answer), 1, *answer.shape[2:]) / 2
+        logits = torch.cat([-half, half], 1)
     if isinstance(answer, Tensor) and is_map(answer, shape) and answer.shape[2:] != shape[1:]:
         return enlarge(logits, shape[1:])
-    if not single:
-        return logits
-    half = logits.reshape(-1, 1) / 2
-    return torch.cat([-half, half], 1)
+    return logits
 
 
 def _logit(chance: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
 from inversion.classes import say_filled, say_short
 from inversion.cli.show import tell
-from inversion.filling import fill_short, fitting_ways, missing_images
+from inversion.filling import fill_short, fitting_ways, forget_filling, missing_images
 from inversion.options import TeacherOptions
 from inversion.options.collect import USUAL_WAYS, MakingWay
 from inversion.teacher import BUNDLED, MNIST_SLICE
@@ -143,7 +143,10 @@ def fill(
     run: DemoRun | SynthesizeRun, transfer_set: TransferSet, teacher: Classifier, folder: Path | str
 ) -> TransferSet:
     """The set of the folder, and what --short makes of the images that it lacks."""
-    if not run.shortage or not missing_images(transfer_set):
+    if not missing_images(transfer_set):
+        forget_filling(folder)
+        return transfer_set
+    if not run.shortage:
         return transfer_set
     waiting = partial(tell, run, f"another process fills {folder}: waiting for it")
     with in_turn(Path(folder) / LOCK, "fill", waiting):
