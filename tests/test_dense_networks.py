@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distill import ModelSpec, as_classifier, build_classifier, load_classifier, save_classifier
+from distill import (
+    Classifier,
+    ModelSpec,
+    as_classifier,
+    build_classifier,
+    load_classifier,
+    save_classifier,
+)
 from distill.models.frozen import Frozen, find_batch_norms
 from distill.models.weights import load_weights
 from distill.taps import Taps, find_stages
@@ -59,9 +66,8 @@ def test_a_map_of_one_number_a_pixel_tells_two_classes(form):
     network = Pyramid(form, classes=1)
     if form == "logits":
         network = nn.Sequential(network.stem, network.bn, nn.ReLU(), network.head)
-    teacher = seasoned(
-        as_classifier(network, channels=3, size=(24, 32), classes=2, task="segmentation")
-    )
+    spec = ModelSpec("one number", channels=3, size=(24, 32), classes=2, task="segmentation")
+    teacher = seasoned(Classifier(network, spec))
     teacher.check_forward()
     images = torch.rand(3, 3, 24, 32)
     logits = teacher(images)
