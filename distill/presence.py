@@ -9,18 +9,7 @@ from pathlib import Path
 from synthesis_kernels.errors import EchosetError, closest
 
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar", ".pt2", ".ts", ".torchscript")
-
-USUAL_NETWORKS = (
-    "convnet-16",
-    "convnet-32",
-    "convnet-gn-32",
-    "resnet-gn-16",
-    "unet-16",
-    "vit-128x6",
-    "wrn-16-1",
-    "wrn-40-2",
-)
-"""Names of the zoo with usual numbers, to suggest after a misspelt one."""
+"""Endings of files of weights."""
 
 
 def looks_like_file(name: str) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.names import show_class
+
+if TYPE_CHECKING:
+    from distill.sets.transfer_set import TransferSet
 
 MOST_ROWS = 20
 """Classes that a table has a row for; of more there are only all, least and most."""
@@ -33,6 +36,15 @@ def say_short(short: Mapping[str, int], names: Sequence[str] | None = None) -> s
     told = ", ".join(named[:MOST_NAMED])
     more = len(named) - MOST_NAMED
     return f"{told} and {more:,} more classes some" if more > 0 else told
+
+
+def say_imbalance(folder: object, transfer_set: TransferSet) -> str:
+    """What a set lacks, after the folder that it lies in; empty where it lacks nothing."""
+    short = transfer_set.manifest["short"]
+    if not short:
+        return ""
+    unit = "" if transfer_set.task.exact else "in images' worth of pixels, "
+    return f"{folder} is not balanced: {unit}{say_short(short, transfer_set.class_names)}"
 
 
 def say_filled(manifest: Mapping[str, Any]) -> str:

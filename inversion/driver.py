@@ -20,7 +20,7 @@ from distill.sets.transfer_set import TransferSet
 from distill.sharing import Share, shared_out
 from distill.tracking import Logger
 from inversion.assignment import Assignment
-from inversion.classes import say_short
+from inversion.classes import say_imbalance
 from inversion.inspection import inspect_teacher
 from inversion.jobs import ShardJob, finished, plan
 from inversion.making import make_shards
@@ -72,9 +72,9 @@ def synthesize(
         log=log,
     )
     assert made is not None, "a process alone makes every shard"
-    short = made.manifest["short"]
-    if short:
-        runtime.say(f"{out} is not balanced: {say_short(short, made.class_names)}")
+    imbalance = say_imbalance(out, made)
+    if imbalance:
+        runtime.say(imbalance)
     return made
 
 

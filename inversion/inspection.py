@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distill.models import Classifier, ModelSpec, as_classifier
 from distill.models.frozen import Frozen, NormLayer, find_batch_norms
 from distill.models.modes import evaluating
-from distill.models.outputs import BOUND
+from distill.models.settling import BOUND
 from synthesis_kernels.backend import kernel_form
 from synthesis_kernels.errors import EchosetError
 

@@ -101,7 +101,7 @@ SLOW = {
     "test_learner::test_a_student_comes_to_the_teachers_logits_by_mse",
     "test_learner::test_every_method_changes_the_student_with_either_kind_of_label",
     "test_measure_students::test_students_of_one_set_are_measured_once",
-    "test_outputs::test_a_set_is_made_and_taught_by_probabilities_as_by_logits",
+    "test_outputs_kept::test_a_set_is_made_and_taught_by_probabilities_as_by_logits",
     "test_policy::test_a_run_learns_a_policy_and_another_can_start_from_it",
     "test_recipes::test_fast_datafree_keeps_every_image_and_says_so",
     "test_replay::test_likeness_is_of_correlations_within_a_class",

@@ -8,7 +8,8 @@ import pytest
 from conftest import environment
 
 from distill.models.kinds import all_kinds, find_kind, kind_of, torchvision
-from distill.presence import USUAL_NETWORKS, require_file, require_there
+from distill.presence import require_file, require_there
+from distill.zoo_names import USUAL_NETWORKS
 from inversion.cli import early
 from inversion.cli.early import check_names
 from inversion.cli.lists import BUNDLED, ZOO

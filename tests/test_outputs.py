@@ -1,98 +1,17 @@
 """Teachers as people have them: what they answer with, and how that becomes logits."""
 
-import json
-from collections import namedtuple
-from dataclasses import dataclass
-
-import numpy as np
 import pytest
 import torch
-from conftest import TINY_FLAGS, last_json
-from safetensors import safe_open
-from torch import nn
+from answering import IMAGES, Body, load
 
 from distill import (
     Classifier,
     ModelSpec,
-    build_classifier,
-    load_classifier,
-    save_classifier,
 )
-from distill.models.contract import check_contract
 from distill.models.frozen import Frozen
 from distill.models.outputs import find_logits
-from distill.runtime import Runtime
-from distill.sets.transfer_set import TransferSet
-from distill.views import to_input
-from inversion import CollectOptions, TeacherOptions, collect, inspect_teacher, load_teacher
+from inversion import inspect_teacher
 from synthesis_kernels.errors import EchosetError
-
-Pair = namedtuple("Pair", "features scores")
-
-
-@dataclass
-class Answer:
-    loss: None
-    logits: torch.Tensor
-    hidden: torch.Tensor
-
-
-class Body(nn.Module):
-    """A small network with BatchNorm that answers in whatever form."""
-
-    def __init__(self, form="plain", channels: int = 1, classes: int = 4):
-        super().__init__()
-        torch.manual_seed(1)
-        self.form = form
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2)
-        )
-        self.head = nn.Linear(8, classes)
-        self.features[1].running_mean.uniform_(-0.2, 0.2)
-        self.features[1].running_var.uniform_(0.1, 0.3)
-        nn.init.normal_(self.head.weight, std=4.0)
-
-    def forward(self, x):
-        hidden = self.features(x).mean((2, 3))
-        return FORMS[self.form](self.head(hidden), hidden)
-
-
-FORMS = {
-    "plain": lambda z, h: z,
-    "log": lambda z, h: z.log_softmax(1),
-    "softmax": lambda z, h: z.softmax(1),
-    "sigmoid": lambda z, h: z.sigmoid(),
-    "dict": lambda z, h: {"features": h, "prediction": z},
-    "named": lambda z, h: {"aux": z * 2, "logits": z},
-    "out": lambda z, h: {"out": z, "aux": z * 2},
-    "tuple": lambda z, h: (z, h),
-    "list": lambda z, h: [h, z],
-    "namedtuple": lambda z, h: Pair(h, z),
-    "dataclass": lambda z, h: Answer(None, z, h),
-    "nested": lambda z, h: {"heads": (z.softmax(1), h), "maps": None},
-    "two": lambda z, h: (z, -z),
-    "none": lambda z, h: {"features": h, "pooled": h},
-    "two heads": lambda z, h: torch.cat([z[:, :2].sigmoid(), z[:, 2:].sigmoid()], 1),
-    "by hand": lambda z, h: 1 / (1 + (-z).exp()),
-    "hard": lambda z, h: torch.nn.functional.hardsigmoid(60 * z),
-    "percent": lambda z, h: 100 * z.softmax(1),
-    "point": lambda z, h: z[:, :, None, None],
-    "squeezed": lambda z, h: z.squeeze(1),
-    "squeezed sigmoid": lambda z, h: z.sigmoid().squeeze(1),
-}
-
-
-def make(form: str = "plain", channels: int = 1, classes: int = 4):
-    return Body(form, channels, classes)
-
-
-def load(form, classes=4, numbers=None, channels=1, size=20, **options):
-    given = {"form": form, "channels": channels, "classes": numbers or classes}
-    shape = {"channels": channels, "size": size, "classes": classes}
-    return load_teacher(TeacherOptions("test_outputs.make", None, given, **shape, **options))
-
-
-IMAGES = torch.rand(6, 1, 20, 20, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.mark.parametrize(
@@ -234,103 +153,3 @@ def test_a_row_is_preferred_to_one_number():
 def test_one_number_is_no_answer_for_more_classes():
     with pytest.raises(EchosetError, match=r"answers \(2, 1\) to two images, expected \(2, 4\)"):
         inspect_teacher(load("plain", classes=4, numbers=1))
-
-
-# Kept with the network, and with what was made by it
-
-
-def test_plain_files_and_contracts_are_as_before(tmp_path):
-    plain = build_classifier(ModelSpec("convnet-4"))
-    plain.check_forward()
-    save_classifier(plain, tmp_path / "s.safetensors")
-    with safe_open(tmp_path / "s.safetensors", "pt") as file:
-        told = json.loads(file.metadata()["echoset"])
-    assert not {"output", "output_form"} & (told.keys() | plain.contract.keys())
-
-
-def test_a_file_remembers_what_was_found(tmp_path):
-    path = tmp_path / "w.safetensors"
-    teacher = load("nested")
-    save_classifier(teacher, path)
-    again = load_teacher(TeacherOptions("test_outputs.make", str(path), {"form": "nested"}))
-    assert (again.spec.output, again.spec.output_form) == ("heads.0", "probabilities")
-    assert again.contract == teacher.contract
-    assert not again.remarks  # it was told
-    assert torch.equal(again(IMAGES), teacher(IMAGES))
-
-
-def test_a_set_remembers_what_was_found(tmp_path):
-    options = CollectOptions(images=8, balanced=False)
-    runtime = Runtime(device="cpu", quiet=True)
-    collect(load("softmax"), ("noise",), options, tmp_path / "set", runtime)
-    again = load_teacher(TeacherOptions(str(tmp_path / "set")), trust=True)
-    assert again.spec.output_form == "probabilities"
-    assert not again.remarks  # it was told
-
-
-@pytest.mark.parametrize(
-    ("entry", "said"),
-    [({"output": 3}, "output must be a name"), ({"output_form": "odds"}, "output_form must be")],
-)
-def test_a_damaged_memory_is_refused(entry, said):
-    contract = build_classifier(ModelSpec("convnet-4")).contract
-    with pytest.raises(EchosetError, match=said):
-        check_contract({**contract, **entry}, "a manifest")
-
-
-def flags(form, **options):
-    arguments = json.dumps({"form": form})
-    shape = {"channels": 1, "size": 20, "classes": 4, "arguments": arguments, **options}
-    return ["--teacher=test_outputs.make", *(f"--teacher.{k}={v}" for k, v in shape.items())]
-
-
-def softmax_copy():
-    """The bundled teacher with a softmax behind it."""
-    return nn.Sequential(load_teacher().network, nn.Softmax(1))
-
-
-SOFTMAX_COPY = ["--teacher=test_outputs.softmax_copy", "--teacher.channels=1", "--teacher.size=28"]
-
-
-def test_a_set_is_made_and_taught_by_probabilities_as_by_logits(run, tmp_path, teacher):
-    spec = teacher.spec
-    copy = [*SOFTMAX_COPY, f"--teacher.mean={list(spec.mean)}", f"--teacher.std={list(spec.std)}"]
-    done = run("synthesize", *copy, f"--out={tmp_path}/set", "--quiet", *TINY_FLAGS)
-    assert "softmax_copy: it seems to answer with probabilities" in done.stderr
-    made = TransferSet.load(tmp_path / "set")
-    assert made.manifest["input"]["output_form"] == "probabilities"
-    pixels = to_input(made.images)
-    plain = teacher(pixels)
-    assert torch.equal(plain.argmax(1), made.labels)
-    torch.testing.assert_close(made.logits.float(), plain.log_softmax(1), rtol=1e-2, atol=1e-2)
-
-    # Training magnifies the last digit of an answer, so it is short.
-    short = ["--distillation.steps=4", "--student=convnet-4", "--precision=float32", "--quiet"]
-    images = f"--set={write_images(made, tmp_path)}"
-    for name, given in (("copy", copy), ("plain", [])):
-        out = f"--out={tmp_path}/{name}"
-        run("distill", images, *given, out, *short)
-    students = [
-        load_classifier(tmp_path / name / "student.safetensors") for name in ("copy", "plain")
-    ]
-    answers = [student.eval()(pixels) for student in students]
-    assert torch.equal(answers[0].argmax(1), answers[1].argmax(1))
-    torch.testing.assert_close(*answers, rtol=1e-2, atol=1e-2)
-
-    verify = ["verify", f"--set={tmp_path}/set", *copy, "--quiet", "--json"]
-    assert last_json(run(*verify))["labels_differ"] == 0
-    said = run(*verify, "--teacher.output_form=logits", status=1).stderr
-    assert "another output_form of the teacher" in said
-
-
-def write_images(made, folder):
-    """The set's images alone, for whatever teacher."""
-    path = folder / "images.npz"
-    np.savez(path, images=made.images[:, 0].numpy(), labels=made.labels.numpy())
-    return path
-
-
-def test_inspect_says_what_is_taken(run):
-    done = run("inspect", *flags("nested"), "--json")
-    assert "probabilities, whose logarithms are taken as logits, at 'heads.0'" in done.stdout
-    assert last_json(done)["spec"]["output_form"] == "probabilities"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from answering import IMAGES, Body, load, make
 from conftest import last_json
-from test_outputs import IMAGES, Body, load, make
 from torch import nn
 
 from distill import Classifier, ModelSpec, build_classifier, save_classifier

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from distill.models.contract import check_normaliser
 from distill.models.description import hash_tensors
 from distill.models.modes import device_of, evaluating, modes_kept
-from distill.models.outputs import Output, find_output, pick, say_refusal, say_task, to_logits
+from distill.models.outputs import pick, say_task, to_logits
+from distill.models.settling import Output, find_output, say_refusal
 from distill.models.weights import require_tensors
 from distill.names import known_names
 from distill.options import OutputForm

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from distill.models.classifier import OUTPUT, Classifier, ModelSpec, spec_of
 from distill.models.modes import evaluating
-from distill.models.outputs import BOUND, USUAL_NAMES, list_shapes, list_tensors, say_refusal
+from distill.models.outputs import USUAL_NAMES, list_shapes, list_tensors
+from distill.models.settling import BOUND, say_refusal
 from distill.names import name_classes, read_names
 from distill.options import OutputForm
 from distill.sizes import Size, read_size

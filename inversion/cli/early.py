@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.options import StudentOptions
-from distill.presence import USUAL_NETWORKS, looks_like_file, require_there
+from distill.presence import looks_like_file, require_there
+from distill.zoo_names import USUAL_NETWORKS
 from inversion.cli.lists import BUNDLED, ZOO
 from inversion.options import TeacherOptions
 from inversion.sources import require_source

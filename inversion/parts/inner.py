@@ -77,7 +77,7 @@ class InnerLoop:
         self.clone = copy.deepcopy(generator)
         join(self.clone, team)
         device = self.target.mean.device
-        self.numbers = torch.arange(options.batch, device=device)
+        self.image_index = torch.arange(options.batch, device=device)
         self.noise = nn.Parameter(
             torch.zeros(options.batch, options.generator.latent, device=device)
         )
@@ -85,10 +85,8 @@ class InnerLoop:
         self.plain = options.generator.learning == "plain"
         # Parameters whose Adam moments begin each call at zero.
         learned = set(map(id, self.clone.learned())) if self.plain else set()
-        self.reset_each_call = [
-            self.noise,
-            *(one for one in self.parameters if id(one) not in learned),
-        ]
+        passing = [parameter for parameter in self.parameters if id(parameter) not in learned]
+        self.reset_each_call = [self.noise, *passing]
         self.optimiser = self._build_optimiser()
         self.summed = [torch.zeros_like(p) for p in self.parameters]
         self.adversary = Frozen(adversary, precision) if options.objective.adversary > 0 else None
@@ -218,7 +216,7 @@ class InnerLoop:
         with forward_pass(self.noise.device, self.precision):
             images = self.clone(part(self.noise), part(request.wanted), part(request.targets))
         placed = self.team.placed(images)
-        seen = views(placed, part(self.numbers), request.view, self.view_plan, self.seed)
+        seen = views(placed, part(self.image_index), request.view, self.view_plan, self.seed)
         if self.shares_input:
             seen = self.teacher.prepare(seen)
         return images, seen

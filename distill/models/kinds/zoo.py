@@ -20,8 +20,8 @@ from distill.models.zoo.unet import UNet
 from distill.models.zoo.vgg import CifarVGG11
 from distill.models.zoo.vit import VisionTransformer
 from distill.models.zoo.wrn import WideResNet
-from distill.presence import USUAL_NETWORKS
 from distill.tasks import DENSE, USUAL
+from distill.zoo_names import USUAL_NETWORKS
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from distill.train import STATE, forget
 from distill.train import distill as train_student
 from inversion.cli.show import command_line, finish, new_table
 from inversion.cli.verbs.answering import carry_answers, check_answers
+from inversion.cli.verbs.balance import fill, require_balance
 from inversion.cli.verbs.demo_checks import DEMO_FILES, check_demo
 from inversion.cli.verbs.demo_judging import (
     Verdict,
@@ -29,8 +30,8 @@ from inversion.cli.verbs.demo_judging import (
 )
 from inversion.cli.verbs.judged import name_of, tell_student
 from inversion.cli.verbs.own_folder import own_folder
-from inversion.cli.verbs.shared import STUDENT, fill, is_bundled, require_balance
-from inversion.driver import synthesize as synthesize_set
+from inversion.cli.verbs.shared import STUDENT, is_bundled
+from inversion.driver import synthesize_share
 from inversion.health import check_health
 from inversion.options import CollectOptions
 from inversion.pages.extremes import nearest_real
@@ -144,7 +145,8 @@ def _start_folder(out: Path) -> None:
 def _make_set(run: DemoRun, teacher: Classifier, logger: Logger | None) -> TransferSet:
     """The generator's set, complete and balanced."""
     folder = Path(run.out) / "set"
-    transfer_set = synthesize_set(teacher, run.synthesis, folder, runtime=run, log=logger)
+    transfer_set = synthesize_share(teacher, run.synthesis, folder, runtime=run, log=logger)
+    assert transfer_set is not None, "a demo runs alone"
     transfer_set = fill(run, transfer_set, teacher, folder)
     require_balance(run, transfer_set, folder)
     return carry_answers(run, transfer_set, teacher, folder, run.distillation)

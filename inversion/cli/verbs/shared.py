@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from distill.data.images import Images, load_images
 from distill.data.maps import maps_for
 from distill.data.matching import match_classes
-from distill.locks import in_turn
 from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.contract import differing
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
-from inversion.classes import say_filled, say_short
 from inversion.cli.show import tell
-from inversion.filling import fill_short, fitting_ways, forget_filling, missing_images
 from inversion.options import TeacherOptions
-from inversion.options.collect import USUAL_WAYS, MakingWay
 from inversion.teacher import BUNDLED, MNIST_SLICE
 from inversion.teacher_file import spell_out
 from synthesis_kernels.errors import EchosetError
@@ -29,17 +24,9 @@ if TYPE_CHECKING:
 
     from distill.models import Classifier
     from distill.options import StudyOptions
-    from inversion.cli.schema import CollectRun, DemoRun, ScoreRun, StudyRun, SynthesizeRun
+    from inversion.cli.schema import CollectRun, ScoreRun, StudyRun, SynthesizeRun
 
-MUCH = 0.25
-"""A part of a set that others should not have made than its generator."""
 STUDENT = "student.safetensors"
-LOCK = ".filling.lock"
-"""In a set's folder: held while it is filled."""
-FILL = "; or leave --short out of the same command, to make what is missing of the others"
-"""What else helps where classes are short and nothing was made for them, …"""
-MORE = "; or name more ways to make what is missing: --short push augment mixup"
-"""… and where not all ways were tried."""
 
 
 def teacher_for(given: TeacherOptions | None, places: Iterable[str]) -> TeacherOptions:
@@ -136,78 +123,6 @@ def tell_if_kept(run: CollectRun | SynthesizeRun, before: int | None, more: str 
             run,
             f"{run.out} was finished already, and stays as it is. Teach a student with it: echoset "
             f"distill --set {run.out};{more} make another one: --out",
-        )
-
-
-def fill(
-    run: DemoRun | SynthesizeRun, transfer_set: TransferSet, teacher: Classifier, folder: Path | str
-) -> TransferSet:
-    """The set of the folder, and what --short makes of the images that it lacks."""
-    if not missing_images(transfer_set):
-        forget_filling(folder)
-        return transfer_set
-    if not run.shortage:
-        return transfer_set
-    waiting = partial(tell, run, f"another process fills {folder}: waiting for it")
-    with in_turn(Path(folder) / LOCK, "fill", waiting):
-        transfer_set = TransferSet.load(folder)
-        if not missing_images(transfer_set):
-            return transfer_set
-        return _fill(run, transfer_set, teacher, folder)
-
-
-def _fill(
-    run: DemoRun | SynthesizeRun, transfer_set: TransferSet, teacher: Classifier, folder: Path | str
-) -> TransferSet:
-    try:
-        filled = fill_short(transfer_set, teacher, run.shortage, folder, runtime=run)
-    except EchosetError as error:
-        if run.shortage != USUAL_WAYS:
-            raise
-        tell(run, f"{folder}: what is missing could not be made: {error}")  # nobody asked for it
-        return transfer_set
-    told = say_filled(filled.manifest)
-    made = len(filled) - len(transfer_set)
-    if not made:
-        ways = " and ".join(fitting_ways(transfer_set.task, run.shortage))
-        tell(run, f"{folder}: {ways} made none of the missing images")
-        return filled
-    if made > MUCH * len(filled):
-        told += f", {made / len(filled):.0%} of the set: for more of the generator's, raise "
-        told += "synthesis.calls"
-    if told:
-        tell(run, f"{folder}: {told}")
-    return filled
-
-
-def require_balance(
-    run: DemoRun | SynthesizeRun, transfer_set: TransferSet, folder: Path | str
-) -> None:
-    """Refuse a set that lacks images, and tell of one that has them and is not balanced in pixels,
-    which can't be helped.
-    """
-    short = transfer_set.manifest["short"]
-    told = say_short(short, transfer_set.class_names)
-    if transfer_set.task.exact:
-        if short:
-            remedy = FILL if not run.shortage else MORE
-            if len(run.shortage) == len(get_args(MakingWay)):
-                remedy = ""
-            raise EchosetError(
-                f"{folder} is written but not balanced: {told}. "
-                "The teacher gave too few of the generated images these classes; raise "
-                f"synthesis.objective.classes or synthesis.calls{remedy}"
-            )
-        return
-    if short:
-        tell(run, f"{folder} is not balanced: in images' worth of pixels, {told}")
-    missing = missing_images(transfer_set)
-    if missing:
-        remedy = "" if run.shortage else FILL
-        raise EchosetError(
-            f"{folder} is written but {missing:,} of {run.synthesis.images:,} images short. The "
-            "teacher saw too little of some classes in what was generated; raise synthesis.calls"
-            f"{remedy}"
         )
 
 

@@ -9,7 +9,8 @@ from distill.tracking import open_tracker
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.answering import carry_answers, check_answers, say_carried
-from inversion.cli.verbs.shared import fill, require_balance, tell_if_kept, when_finished
+from inversion.cli.verbs.balance import fill, require_balance
+from inversion.cli.verbs.shared import tell_if_kept, when_finished
 from inversion.driver import synthesize_share
 from inversion.health import check_health
 from inversion.teacher import load_teacher

@@ -11,8 +11,8 @@ from distill.loop import StepProgress
 from distill.models.classifier import on_device
 from distill.sets.answers import REMEDY
 from distill.sets.transfer_set import TransferSet
-from distill.tasks.places import enlarge, in_parts
-from distill.views import ask_to_keep, to_input
+from distill.tasks.places import enlarge
+from distill.views import ask_to_keep, at_once, to_input
 from inversion.classes import class_rows
 from inversion.cli.show import finish, new_table
 from inversion.cli.verbs.shared import require_same_teacher
@@ -169,12 +169,14 @@ def _ask_again(run: VerifyRun, teacher: Classifier, transfer_set: TransferSet) -
     on_device(teacher, device).eval()
     parts = []
     with StepProgress("asking the teacher", len(transfer_set), run.quiet) as progress:
-        for part in in_parts(len(transfer_set), teacher.answer_shape):
+        count = at_once(transfer_set.images)
+        for start in range(0, len(transfer_set), count):
+            part = slice(start, start + count)
             images = to_input(transfer_set.images[part].to(device))
             answers = ask_to_keep(teacher, images, torch.float32).cpu()
             labels = transfer_set.labels[part].long()
             parts.append(_compare_answers(answers, transfer_set.logits[part], labels))
-            progress.update(part.stop)
+            progress.update(min(part.stop, len(transfer_set)))
     return Answers(wrong=sum(part.wrong for part in parts), gap=max(part.gap for part in parts))
 
 
