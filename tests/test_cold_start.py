@@ -65,8 +65,8 @@ def network(name):
 
 
 @pytest.mark.slow
-def test_kernels_are_compiled_for_types_and_not_for_layers(compiled):
-    precision = torch.float32
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_kernels_are_compiled_for_types_and_not_for_layers(compiled, precision):
     pool = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
     index = torch.arange(BATCH)
     options = SynthesisOptions(batch=BATCH, generator=GeneratorOptions(latent=16, width=16))
@@ -85,4 +85,4 @@ def test_kernels_are_compiled_for_types_and_not_for_layers(compiled):
             images = make_views(pool, index, index, PHOTOGRAPHS, 0)
             step(images, torch.randn(BATCH, 10), torch.ones(BATCH))
     counts = {name: len(keys) for name, keys in compiled.items() if keys}
-    assert max(counts.values()) <= 2 and sum(counts.values()) <= 20, counts
+    assert sum(counts.values()) <= 8, counts

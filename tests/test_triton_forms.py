@@ -124,11 +124,12 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from synthesis_kernels.triton_forms import bn_match, bn_train, counter, divergence, priority, turn, views
+from synthesis_kernels.triton_forms.rounding import FUSED
 
 def build(kernel, types, **constants):
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
     values = {(kernel.arg_names.index(n),): v for n, v in constants.items()}
-    return triton.compile(ASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    return triton.compile(ASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=FUSED).asm["ptx"]
 
 def pointers(kernel, kind, **other):
     return {n: kind for n in kernel.arg_names if n.endswith("_ptr")} | other
@@ -136,32 +137,25 @@ def pointers(kernel, kind, **other):
 for half in ("*bf16", "*fp32"):
     block = dict(BLOCK_R=64, BLOCK_C=32)
     wide = {f"{n}_ptr": "*fp32" for n in ("scale", "shift", "sums", "moments", "slopes")}
-    for name in ("forward", "backward", "apply", "apply_backward"):
+    for name in ("forward", "backward"):
         kernel = getattr(bn_match, f"_{name}_kernel")
         build(kernel, pointers(kernel, half, **wide, low="fp32", rows="i64"), **block)
     build(bn_match._finish_kernel, pointers(bn_match._finish_kernel, "*fp32"), BLOCK_P=128, BLOCK_C=16)
-    block = dict(WIDE=tl.float32, BLOCK_R=64, BLOCK_C=32)
-    grads = ("rows", "grad", "y", "to_x", "residual", "to_residual", "branch", "total", "passed")
-    for kernel in (bn_train._moments_kernel, bn_train._apply_kernel, bn_train._sums_kernel, bn_train._gradient_kernel):
+    block = dict(WIDE=tl.float32, BLOCK_R=128, BLOCK_C=32)
+    maps = ("rows", "branch", "total", "grad", "y", "residual", "passed", "out", "to_residual")
+    for kernel in (bn_train._sums_kernel, bn_train._write_kernel):
         kinds = pointers(kernel, "*fp32", momentum="fp32", eps="fp32", slope="fp32")
-        kinds |= {f"{n}_ptr": half for n in grads} | {"batches_ptr": "*i64"}
+        kinds |= {f"{n}_ptr": half for n in maps} | {"batches_ptr": "*i64"}
         parts = {"PARTS": 64} if "PARTS" in kernel.arg_names else {}
         build(kernel, kinds, **block, **parts)
-    for yes in (True, False):
-        block = dict(K=10, GATED=yes, MEAN=yes, WEIGHED=yes, WIDE=tl.float32, BLOCK_R=64, BLOCK_K=16)
-        forward, backward = divergence._forward_kernel, divergence._backward_kernel
-        for alone in (True, False):
-            build(forward, pointers(forward, half, temperature="fp32"), DECIDES=yes, ALONE=alone, **block)
-        build(backward, pointers(backward, half, temperature="fp32"), TO_TEACHER=yes, TO_STUDENT=True, **block)
-kinds = dict(index_ptr="*i64", view_ptr="*i64", mixup="fp32", cutmix="fp32")
-plan = dict(C=3, H=9, W=7, CROP=1, FLIP=True, CUTOUT=3, PIXELS=256, BLOCK_C=4, LOOK_UP=256, WIDE=tl.float32)
-for rest in (dict(MIXES=True, PASTES=True), dict(MIXES=False, PASTES=False), dict(MIXES=True, PASTES=False)):
-    for kind in ("*u8", "*fp32", "*bf16"):
-        out = "*fp32" if kind == "*u8" else kind
-        ptx = build(views._views_kernel, kinds | dict(pool_ptr=kind, out_ptr=out), BYTES=kind == "*u8", **plan, **rest)
-        assert "div.full" not in ptx and ("div.rn.f32" in ptx) == (kind == "*u8")
-        if kind != "*u8":
-            build(views._spread_kernel, kinds | dict(grad_ptr=kind, out_ptr=out), BYTES=False, **plan, **rest)
+    kernel = divergence._divergence_kernel
+    build(kernel, pointers(kernel, half, temperature="fp32"), WIDE=tl.float32, BLOCK_R=128, BLOCK_K=16)
+    kinds = dict(index_ptr="*i64", view_ptr="*i64", bytes_ptr="*u8", mixup="fp32", cutmix="fp32")
+    kinds |= dict(pool_ptr=half, grad_ptr=half, out_ptr=half)
+    block = dict(PIXELS=256, BLOCK_C=4, WIDE=tl.float32)
+    ptx = build(views._views_kernel, kinds, **block)
+    assert "div.full" not in ptx and "div.rn.f32" in ptx
+    build(views._spread_kernel, kinds, LOOK_UP=256, **block)
 kinds = pointers(turn._turn_kernel, "*fp32", index_ptr="*i64", view_ptr="*i64", rotate="fp32", scale="fp32", shift="fp32")
 build(turn._turn_kernel, kinds, C=3, H=9, W=7, SIDE=7, PIXELS=256, BLOCK_C=4)
 build(priority._race_kernel, pointers(priority._race_kernel, "*fp32"), BLOCK=1024)

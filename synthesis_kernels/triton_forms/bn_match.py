@@ -1,8 +1,8 @@
 """`bn_match` for CUDA: one pass over rows of channels each way. Sums are added up in a fixed order,
 so results repeat.
 
-What changes from layer to layer (rows, channels, whether there is a ReLU) is an argument and no
-constant, so that each kernel is compiled once for a type of input.
+What changes from layer to layer (rows, channels, whether there is a ReLU, whether anybody reads the
+moments) is an argument and no constant, so that each kernel is compiled once for a type of input.
 """
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from synthesis_kernels.triton_forms.rounding import FUSED
+
 Added = tuple[Tensor, Tensor]
 """Another input, and where its sum with the first one goes."""
 BLOCK = 2048
@@ -25,7 +27,7 @@ PROGRAMS = 1024
 """About one wave on a large GPU. Each walks over several blocks, so there are few partial sums."""
 FINISH_PARTS = 128
 FINISH_CHANNELS = 16
-CHANGING = ["rows", "steps", "parts", "adds"]
+CHANGING = ["rows", "steps", "start", "width", "parts", "adds", "measures"]
 
 
 @triton.jit
@@ -42,7 +44,7 @@ def _load(rows_ptr, other_ptr, total_ptr, place, mask, adds, WIDE: tl.constexpr)
 @triton.jit(do_not_specialize=CHANGING)
 def _forward_kernel(  # type: ignore[no-untyped-def]
     rows_ptr, other_ptr, total_ptr, y_ptr, scale_ptr, shift_ptr, sums_ptr,
-    low, rows, adds, steps, start, width, parts, C,
+    low, rows, adds, measures, steps, start, width, parts, C,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -71,15 +73,16 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         y = x * scale + shift
         y = tl.where(y < low, tl.zeros_like(y) + low, y)  # unlike a maximum, lets NaN through
         tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=mask)
-    # Of a group: the centre, how many parts there are, and each part's two sums.
-    head = sums_ptr + group * (2 + 2 * parts) * width + start + channel
-    place = head + (2 + 2 * program) * width
-    tl.store(place, tl.sum(total, axis=0) / rows, mask=real)
-    tl.store(place + width, tl.sum(squares, axis=0) / rows, mask=real)
-    if program == 0:
-        used = tl.zeros((BLOCK_C,), dtype=wide) + tl.num_programs(0)
-        tl.store(head, centre, mask=real)
-        tl.store(head + width, used, mask=real)
+    if measures:
+        # Of a group: the centre, how many parts there are, and each part's two sums.
+        head = sums_ptr + group * (2 + 2 * parts) * width + start + channel
+        place = head + (2 + 2 * program) * width
+        tl.store(place, tl.sum(total, axis=0) / rows, mask=real)
+        tl.store(place + width, tl.sum(squares, axis=0) / rows, mask=real)
+        if program == 0:
+            used = tl.zeros((BLOCK_C,), dtype=wide) + tl.num_programs(0)
+            tl.store(head, centre, mask=real)
+            tl.store(head + width, used, mask=real)
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -112,7 +115,7 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=CHANGING)
 def _backward_kernel(  # type: ignore[no-untyped-def]
     rows_ptr, grad_ptr, above_ptr, out_ptr, scale_ptr, shift_ptr, moments_ptr, slopes_ptr,
-    low, rows, adds, start, width, C, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    low, rows, adds, measures, start, width, C, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     group = tl.program_id(2).to(tl.int64)
@@ -121,58 +124,20 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     wide = scale_ptr.dtype.element_ty
     scale = tl.load(scale_ptr + channel, mask=real, other=0.0)[None, :]
     shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
-    of_layer = group * 2 * width + start + channel
-    mean = tl.load(moments_ptr + of_layer, mask=real, other=0.0)[None, :]
-    base = tl.load(slopes_ptr + of_layer, mask=real, other=0.0)[None, :] / rows
-    slope = tl.load(slopes_ptr + of_layer + width, mask=real, other=0.0)[None, :] * 2 / rows
     mask = (row < rows)[:, None] & real[None, :]
     place = (group * rows + row)[:, None] * C + channel[None, :]
     x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(wide)
-    through = tl.load(grad_ptr + place, mask=mask, other=0.0).to(wide) * scale
-    through = tl.where(x * scale + shift > low, through, tl.zeros_like(through))
-    out = through + ((x - mean) * slope + base)
+    out = tl.load(grad_ptr + place, mask=mask, other=0.0).to(wide) * scale
+    out = tl.where(x * scale + shift > low, out, tl.zeros_like(out))
+    if measures:
+        of_layer = group * 2 * width + start + channel
+        mean = tl.load(moments_ptr + of_layer, mask=real, other=0.0)[None, :]
+        base = tl.load(slopes_ptr + of_layer, mask=real, other=0.0)[None, :] / rows
+        slope = tl.load(slopes_ptr + of_layer + width, mask=real, other=0.0)[None, :] * 2 / rows
+        out += (x - mean) * slope + base
     if adds:
         out += tl.load(above_ptr + place, mask=mask, other=0.0).to(wide)
     tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=CHANGING)
-def _apply_kernel(  # type: ignore[no-untyped-def]
-    rows_ptr, other_ptr, total_ptr, y_ptr, scale_ptr, shift_ptr, low, rows, adds, C,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    real = channel < C
-    wide = scale_ptr.dtype.element_ty
-    scale = tl.load(scale_ptr + channel, mask=real, other=0.0)[None, :]
-    shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
-    mask = (row < rows)[:, None] & real[None, :]
-    place = row[:, None] * C + channel[None, :]
-    y = _load(rows_ptr, other_ptr, total_ptr, place, mask, adds, wide) * scale + shift
-    y = tl.where(y < low, tl.zeros_like(y) + low, y)
-    tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=CHANGING)
-def _apply_backward_kernel(  # type: ignore[no-untyped-def]
-    rows_ptr, grad_ptr, above_ptr, out_ptr, scale_ptr, shift_ptr, low, rows, adds, C,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    real = channel < C
-    wide = scale_ptr.dtype.element_ty
-    scale = tl.load(scale_ptr + channel, mask=real, other=0.0)[None, :]
-    shift = tl.load(shift_ptr + channel, mask=real, other=0.0)[None, :]
-    mask = (row < rows)[:, None] & real[None, :]
-    place = row[:, None] * C + channel[None, :]
-    x = tl.load(rows_ptr + place, mask=mask, other=0.0).to(wide)
-    through = tl.load(grad_ptr + place, mask=mask, other=0.0).to(wide) * scale
-    through = tl.where(x * scale + shift > low, through, tl.zeros_like(through))
-    if adds:
-        through += tl.load(above_ptr + place, mask=mask, other=0.0).to(wide)
-    tl.store(out_ptr + place, through.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def match_forward(
@@ -187,15 +152,7 @@ def match_forward(
 ) -> None:
     """The output, and a layer's sums around each group's first value."""
     groups, lines, width = sums.shape
-    parts = lines // 2 - 1
-    count, channels, blocks, across = _grid(rows, groups)
-    programs = min(blocks, max(1, parts // across))
-    with torch.cuda.device_of(rows):
-        _forward_kernel[programs, across, groups](
-            rows, *(added or (rows, y)), y, scale, shift, sums,
-            _least(relu), count, int(added is not None), triton.cdiv(blocks, programs),
-            start, width, parts, channels, BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
-        )  # fmt: skip
+    _forward(rows, y, scale, shift, relu, added, groups, (sums, 1, start, width, lines // 2 - 1))
 
 
 def match_finish(sums: Tensor, moments: Tensor) -> None:  # (groups, 2 + 2·parts, width), written
@@ -203,7 +160,13 @@ def match_finish(sums: Tensor, moments: Tensor) -> None:  # (groups, 2 + 2·part
     groups, lines, width = sums.shape
     with torch.cuda.device_of(sums):
         _finish_kernel[triton.cdiv(width, FINISH_CHANNELS), groups](
-            sums, moments, width, lines // 2 - 1, BLOCK_P=FINISH_PARTS, BLOCK_C=FINISH_CHANNELS
+            sums,
+            moments,
+            width,
+            lines // 2 - 1,
+            BLOCK_P=FINISH_PARTS,
+            BLOCK_C=FINISH_CHANNELS,
+            **FUSED,
         )
 
 
@@ -222,13 +185,8 @@ def match_backward(
     """The gradient of rows: through ReLU and scale, and by way of the moments."""
     width = moments.shape[-1]
     groups = moments.numel() // (2 * width)
-    count, channels, blocks, across = _grid(rows, groups)
-    with torch.cuda.device_of(rows):
-        _backward_kernel[blocks, across, groups](
-            rows, grad, grad if above is None else above, out, scale, shift, moments, slopes,
-            _least(relu), count, int(above is not None), start, width, channels,
-            BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
-        )  # fmt: skip
+    place = (moments, slopes, 1, start, width)
+    _backward(rows, grad, out, scale, shift, relu, above, groups, place)
 
 
 def apply_forward(
@@ -240,13 +198,7 @@ def apply_forward(
     added: Added | None = None,
 ) -> None:
     """The output alone."""
-    count, channels, *grid = _grid(rows, 1)
-    with torch.cuda.device_of(rows):
-        _apply_kernel[tuple(grid)](
-            rows, *(added or (rows, y)), y, scale, shift,
-            _least(relu), count, int(added is not None), channels,
-            BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
-        )  # fmt: skip
+    _forward(rows, y, scale, shift, relu, added, 1, (scale, 0, 0, 0, 0))
 
 
 def apply_backward(
@@ -259,12 +211,48 @@ def apply_backward(
     above: Tensor | None = None,
 ) -> None:
     """The gradient of rows through ReLU and scale."""
-    count, channels, *grid = _grid(rows, 1)
+    _backward(rows, grad, out, scale, shift, relu, above, 1, (scale, scale, 0, 0, 0))
+
+
+def _forward(
+    rows: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    relu: bool,
+    added: Added | None,
+    groups: int,
+    place: tuple[Tensor, int, int, int, int],  # of sums, and whether there are any
+) -> None:
+    count, channels, blocks, across = _grid(rows, groups)
+    sums, measures, start, width, parts = place
+    programs = min(blocks, max(1, parts // across)) if measures else blocks
     with torch.cuda.device_of(rows):
-        _apply_backward_kernel[tuple(grid)](
-            rows, grad, grad if above is None else above, out, scale, shift,
-            _least(relu), count, int(above is not None), channels,
-            BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS,
+        _forward_kernel[programs, across, groups](
+            rows, *(added or (rows, y)), y, scale, shift, sums,
+            _least(relu), count, int(added is not None), measures, triton.cdiv(blocks, programs),
+            start, width, parts, channels, BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS, **FUSED,
+        )  # fmt: skip
+
+
+def _backward(
+    rows: Tensor,
+    grad: Tensor,
+    out: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    relu: bool,
+    above: Tensor | None,
+    groups: int,
+    place: tuple[Tensor, Tensor, int, int, int],  # of moments and slopes, and whether there are any
+) -> None:
+    count, channels, blocks, across = _grid(rows, groups)
+    moments, slopes, measures, start, width = place
+    with torch.cuda.device_of(rows):
+        _backward_kernel[blocks, across, groups](
+            rows, grad, grad if above is None else above, out, scale, shift, moments, slopes,
+            _least(relu), count, int(above is not None), measures, start, width, channels,
+            BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS, **FUSED,
         )  # fmt: skip
 
 

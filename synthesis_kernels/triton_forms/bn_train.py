@@ -1,15 +1,18 @@
-"""`bn_train` for CUDA: two kernels each way over rows of channels.
+"""`bn_train` for CUDA: two kernels each way over rows of channels, the same two in both directions.
 
-The first of each pair leaves sums of its own blocks, and every program of the second adds all of
-them up for its channels: no third kernel, and a fixed order, so results repeat.
+The first leaves sums of its own blocks, and every program of the second adds all of them up for its
+channels: no third kernel, and a fixed order, so results repeat.
 
-What changes from layer to layer (rows, channels, what is added) is an argument and no constant, so
-that each kernel is compiled once for a type of input; and once more for narrow layers.
+What changes from layer to layer (rows, channels, what is added) and the direction are arguments and
+no constants, so that each kernel is compiled once for a type of input. Narrow layers lie several
+rows side by side, so that they fill a block, too.
 """
 
-# ruff: noqa: ANN202, N803, SIM102 (kernels: constants are in capitals, and Triton reads annotations
+# ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations
 # and conditions)
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
@@ -17,23 +20,26 @@ import triton.language as tl
 from torch import Tensor
 
 from synthesis_kernels.bn_train import empty_as
+from synthesis_kernels.triton_forms.rounding import FUSED
 
-BLOCK = 8192
+BLOCK = 4096
 """Elements that a program holds at a time, so that few programs keep the memory busy."""
-CHANNELS = 16, 32
-"""Of a block: in narrow layers, and in all others."""
+COLUMNS = 32
+"""Of a block."""
 PARTS = 64
-"""Programs whose sums are read at a time."""
+"""Sums of programs that are read at a time."""
 PROGRAMS = 256
 """Of the first kernel: as many pairs of sums a channel for the second one to read."""
 WARPS = 8
-CHANGING = ["rows", "steps", "parts", "branches", "adds", "counts", "passes"]
+CHANGING = [
+    "rows", "C", "beside", "steps", "parts", "back", "branches", "adds", "counts", "passes"
+]  # fmt: skip
 
 
 @triton.jit
 def _behind(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
     grad, output, slope
-):  # fmt: skip
+):
     """The gradient before the LeakyReLU that gave an output of this sign."""
     return tl.where(output > 0, grad, grad * slope)
 
@@ -51,165 +57,140 @@ def _summed(  # type: ignore[no-untyped-def]  # Triton has no types for argument
 
 
 @triton.jit(do_not_specialize=CHANGING)
-def _moments_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, branch_ptr, total_ptr, sums_ptr, rows, steps, C, branches, WIDE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+def _sums_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    rows_ptr, branch_ptr, total_ptr, grad_ptr, y_ptr, sums_ptr,
+    mean_ptr, invstd_ptr, weight_ptr, bias_ptr,
+    rows, C, width, beside, steps, slope, back, branches, adds,
+    WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """Forward: of what lies around the first row, and of its squares. Backward: of the gradient
+    behind the LeakyReLU, and of its products with what lies around the mean.
+    """
     program = tl.program_id(0)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    real = channel < C
-    centre = _summed(rows_ptr, branch_ptr, channel, real, branches, WIDE)[None, :]
-    total = tl.zeros((BLOCK_R, BLOCK_C), dtype=WIDE)
-    squares = tl.zeros((BLOCK_R, BLOCK_C), dtype=WIDE)
+    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    real = column < width
+    channel = column % C
+    if back:
+        centre = tl.load(mean_ptr + channel, mask=real, other=0.0)[None, :]
+        scale = tl.load(invstd_ptr + channel, mask=real, other=0.0)[None, :]
+    else:
+        centre = _summed(rows_ptr, branch_ptr, channel, real, branches, WIDE)[None, :]
+        scale = centre
+    scale *= tl.load(weight_ptr + channel, mask=real, other=0.0)[None, :]
+    shift = tl.load(bias_ptr + channel, mask=real, other=0.0)[None, :]
+    first = tl.zeros((BLOCK_R, BLOCK_C), dtype=WIDE)
+    second = tl.zeros((BLOCK_R, BLOCK_C), dtype=WIDE)
     for step in range(steps):
         # 64-bit: rows · channels may pass 2³¹.
-        row = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-        mask = (row < rows)[:, None] & real[None, :]
-        place = row[:, None] * C + channel[None, :]
+        line = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+        place = line[:, None] * width + column[None, :]
+        mask = (place < rows.to(tl.int64) * C) & real[None, :]
         x = _summed(rows_ptr, branch_ptr, place, mask, branches, WIDE)
         if branches:
             tl.store(total_ptr + place, x.to(total_ptr.dtype.element_ty), mask=mask)
         apart = tl.where(mask, x - centre, tl.zeros_like(x))
-        total += apart
-        squares += apart * apart
-    place = program * 2 * C + channel
-    tl.store(sums_ptr + place, tl.sum(total, axis=0), mask=real)
-    tl.store(sums_ptr + place + C, tl.sum(squares, axis=0), mask=real)
+        one = apart
+        if back:
+            output = apart * scale + shift
+            if adds:
+                output = tl.load(y_ptr + place, mask=mask, other=0.0).to(WIDE)
+            grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(WIDE)
+            one = _behind(grad, output, slope)
+        first += one
+        second += one * apart
+    place = program * 2 * width + column
+    tl.store(sums_ptr + place, tl.sum(first, axis=0), mask=real)
+    tl.store(sums_ptr + place + width, tl.sum(second, axis=0), mask=real)
 
 
 @triton.jit
 def _add_up(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    sums_ptr, channel, parts, C, WIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK_C: tl.constexpr
+    sums_ptr, channel, real, parts, C, beside,
+    WIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Both sums of the first kernel's programs, by channel."""
-    total = tl.zeros((PARTS, BLOCK_C), dtype=WIDE)
-    other = tl.zeros((PARTS, BLOCK_C), dtype=WIDE)
-    for first in range(0, parts, PARTS):
-        part = first + tl.arange(0, PARTS)
-        mask = (part < parts)[:, None] & (channel < C)[None, :]
-        place = part[:, None] * 2 * C + channel[None, :]
-        total += tl.load(sums_ptr + place, mask=mask, other=0.0)
-        other += tl.load(sums_ptr + place + C, mask=mask, other=0.0)
-    return tl.sum(total, axis=0), tl.sum(other, axis=0)
+    first = tl.zeros((PARTS, BLOCK_C), dtype=WIDE)
+    second = tl.zeros((PARTS, BLOCK_C), dtype=WIDE)
+    for start in range(0, parts * beside, PARTS):
+        part = start + tl.arange(0, PARTS)
+        mask = (part < parts * beside)[:, None] & real[None, :]
+        place = ((part // beside) * 2 * beside + part % beside)[:, None] * C + channel[None, :]
+        first += tl.load(sums_ptr + place, mask=mask, other=0.0)
+        second += tl.load(sums_ptr + place + C * beside, mask=mask, other=0.0)
+    return tl.sum(first, axis=0), tl.sum(second, axis=0)
 
 
 @triton.jit(do_not_specialize=CHANGING)
-def _apply_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, residual_ptr, y_ptr, sums_ptr, weight_ptr, bias_ptr, mean_ptr, invstd_ptr,
-    running_mean_ptr, running_var_ptr, batches_ptr, rows, steps, parts, momentum, eps, slope,
-    C, adds, counts, WIDE: tl.constexpr, PARTS: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+def _write_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    rows_ptr, residual_ptr, grad_ptr, y_ptr, passed_ptr, out_ptr, to_residual_ptr, sums_ptr,
+    mean_ptr, invstd_ptr, weight_ptr, bias_ptr, to_weight_ptr, to_bias_ptr,
+    running_mean_ptr, running_var_ptr, batches_ptr,
+    rows, C, width, beside, steps, parts, momentum, eps, slope, back, adds, counts, passes,
+    WIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """Forward: the output; what is kept moves. Backward: the gradients."""
     program = tl.program_id(0)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    real = channel < C
-    total, squares = _add_up(sums_ptr, channel, parts, C, WIDE, PARTS, BLOCK_C)
+    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    real = column < width
+    # Of the columns of a channel, the first writes what there is once.
+    writes = column < tl.where(program == 0, C, 0)
+    channel = column % C
+    first, second = _add_up(sums_ptr, channel, real, parts, C, beside, WIDE, PARTS, BLOCK_C)
     count = rows.to(WIDE)
-    offset = total / count
-    variance = squares / count - offset * offset
-    variance = tl.where(variance < 0, tl.zeros_like(variance), variance)
-    mean = tl.load(rows_ptr + channel, mask=real, other=0.0).to(WIDE) + offset
-    invstd = 1 / tl.sqrt(variance + eps)
-    if program == 0:
-        tl.store(mean_ptr + channel, mean, mask=real)
-        tl.store(invstd_ptr + channel, invstd, mask=real)
-        kept = tl.load(running_mean_ptr + channel, mask=real, other=0.0)
-        tl.store(running_mean_ptr + channel, kept + momentum * (mean - kept), mask=real)
-        kept = tl.load(running_var_ptr + channel, mask=real, other=0.0)
+    weight = tl.load(weight_ptr + channel, mask=real, other=0.0)
+    shift = tl.load(bias_ptr + channel, mask=real, other=0.0)[None, :]
+    if back:
+        mean = tl.load(mean_ptr + channel, mask=real, other=0.0)
+        invstd = tl.load(invstd_ptr + channel, mask=real, other=0.0)
+        to_weight = second * invstd
+        tl.store(to_weight_ptr + channel, to_weight, mask=writes)
+        tl.store(to_bias_ptr + channel, first, mask=writes)
+        tilt = weight * invstd * invstd * to_weight / count
+        base = weight * invstd * first / count
+    else:
+        offset = first / count
+        variance = second / count - offset * offset
+        variance = tl.where(variance < 0, tl.zeros_like(variance), variance)
+        mean = tl.load(rows_ptr + channel, mask=real, other=0.0).to(WIDE) + offset
+        invstd = 1 / tl.sqrt(variance + eps)
+        tl.store(mean_ptr + channel, mean, mask=writes)
+        tl.store(invstd_ptr + channel, invstd, mask=writes)
+        kept = tl.load(running_mean_ptr + channel, mask=writes, other=0.0)
+        tl.store(running_mean_ptr + channel, kept + momentum * (mean - kept), mask=writes)
+        kept = tl.load(running_var_ptr + channel, mask=writes, other=0.0)
         unbiased = variance * (count / (count - 1))
-        tl.store(running_var_ptr + channel, kept + momentum * (unbiased - kept), mask=real)
-        if counts:
-            if tl.program_id(1) == 0:
-                tl.store(batches_ptr, tl.load(batches_ptr) + 1)
-    scale = (tl.load(weight_ptr + channel, mask=real, other=0.0) * invstd)[None, :]
-    shift = tl.load(bias_ptr + channel, mask=real, other=0.0)[None, :]
+        tl.store(running_var_ptr + channel, kept + momentum * (unbiased - kept), mask=writes)
+        if (counts != 0) & (program == 0) & (tl.program_id(1) == 0):
+            tl.store(batches_ptr, tl.load(batches_ptr) + 1)
+        tilt = offset
+        base = offset
+    mean = mean[None, :]
+    scale = (weight * invstd)[None, :]
+    tilt = tilt[None, :]
+    base = base[None, :]
     for step in range(steps):
-        row = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-        mask = (row < rows)[:, None] & real[None, :]
-        place = row[:, None] * C + channel[None, :]
-        y = (tl.load(rows_ptr + place, mask=mask, other=0.0).to(WIDE) - mean[None, :]) * scale
-        y += shift
-        if adds:
-            y += tl.load(residual_ptr + place, mask=mask, other=0.0).to(WIDE)
-        # A slope of 0 shall not make NaN of what is infinite.
-        y = tl.where(y < 0, tl.where(slope == 0, tl.zeros_like(y), y * slope), y)
-        tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=CHANGING)
-def _sums_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, grad_ptr, y_ptr, sums_ptr, mean_ptr, invstd_ptr, weight_ptr, bias_ptr,
-    rows, steps, slope, C, adds, WIDE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    program = tl.program_id(0)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    real = channel < C
-    mean = tl.load(mean_ptr + channel, mask=real, other=0.0)[None, :]
-    scale = tl.load(weight_ptr + channel, mask=real, other=0.0)[None, :]
-    scale *= tl.load(invstd_ptr + channel, mask=real, other=0.0)[None, :]
-    shift = tl.load(bias_ptr + channel, mask=real, other=0.0)[None, :]
-    total = tl.zeros((BLOCK_R, BLOCK_C), dtype=WIDE)
-    products = tl.zeros((BLOCK_R, BLOCK_C), dtype=WIDE)
-    for step in range(steps):
-        row = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-        mask = (row < rows)[:, None] & real[None, :]
-        place = row[:, None] * C + channel[None, :]
+        line = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+        place = line[:, None] * width + column[None, :]
+        mask = (place < rows.to(tl.int64) * C) & real[None, :]
         apart = tl.load(rows_ptr + place, mask=mask, other=0.0).to(WIDE) - mean
-        grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(WIDE)
-        if adds:
-            output = tl.load(y_ptr + place, mask=mask, other=0.0).to(WIDE)
+        out = apart * scale + shift
+        if back:
+            if adds:
+                out = tl.load(y_ptr + place, mask=mask, other=0.0).to(WIDE)
+            grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(WIDE)
+            grad = _behind(grad, out, slope)
+            out = grad * scale - (apart * tilt + base)
+            if passes:
+                out += tl.load(passed_ptr + place, mask=mask, other=0.0).to(WIDE)
+            if adds:
+                kept = grad.to(to_residual_ptr.dtype.element_ty)
+                tl.store(to_residual_ptr + place, kept, mask=mask)
         else:
-            output = apart * scale + shift
-        grad = _behind(grad, output, slope)
-        total += grad
-        products += grad * apart
-    place = program * 2 * C + channel
-    tl.store(sums_ptr + place, tl.sum(total, axis=0), mask=real)
-    tl.store(sums_ptr + place + C, tl.sum(products, axis=0), mask=real)
-
-
-@triton.jit(do_not_specialize=CHANGING)
-def _gradient_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    rows_ptr, grad_ptr, y_ptr, passed_ptr, to_x_ptr, to_residual_ptr, sums_ptr, mean_ptr,
-    invstd_ptr, weight_ptr, bias_ptr, to_weight_ptr, to_bias_ptr, rows, steps, parts, slope,
-    C, adds, passes, WIDE: tl.constexpr, PARTS: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    program = tl.program_id(0)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    real = channel < C
-    total, products = _add_up(sums_ptr, channel, parts, C, WIDE, PARTS, BLOCK_C)
-    invstd = tl.load(invstd_ptr + channel, mask=real, other=0.0)
-    to_weight = products * invstd
-    if program == 0:
-        tl.store(to_weight_ptr + channel, to_weight, mask=real)
-        tl.store(to_bias_ptr + channel, total, mask=real)
-    count = rows.to(WIDE)
-    scale = tl.load(weight_ptr + channel, mask=real, other=0.0) * invstd
-    tilt = (scale * invstd * to_weight / count)[None, :]
-    base = (scale * total / count)[None, :]
-    scale = scale[None, :]
-    mean = tl.load(mean_ptr + channel, mask=real, other=0.0)[None, :]
-    shift = tl.load(bias_ptr + channel, mask=real, other=0.0)[None, :]
-    for step in range(steps):
-        row = (program + step * tl.num_programs(0)).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-        mask = (row < rows)[:, None] & real[None, :]
-        place = row[:, None] * C + channel[None, :]
-        apart = tl.load(rows_ptr + place, mask=mask, other=0.0).to(WIDE) - mean
-        grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(WIDE)
-        if adds:
-            output = tl.load(y_ptr + place, mask=mask, other=0.0).to(WIDE)
-        else:
-            output = apart * scale + shift
-        grad = _behind(grad, output, slope)
-        out = grad * scale - (apart * tilt + base)
-        if passes:
-            out += tl.load(passed_ptr + place, mask=mask, other=0.0).to(WIDE)
-        tl.store(to_x_ptr + place, out.to(to_x_ptr.dtype.element_ty), mask=mask)
-        if adds:
-            kept = grad.to(to_residual_ptr.dtype.element_ty)
-            tl.store(to_residual_ptr + place, kept, mask=mask)
+            if adds:
+                out += tl.load(residual_ptr + place, mask=mask, other=0.0).to(WIDE)
+            # A slope of 0 shall not make NaN of what is infinite.
+            out = tl.where(out < 0, tl.where(slope == 0, tl.zeros_like(out), out * slope), out)
+        tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def forward(
@@ -222,27 +203,25 @@ def forward(
     """(y, the sum with the branch, mean, 1/√(variance + eps)); what is kept moves."""
     rows, branch, residual = maps
     running_mean, running_var, batches = kept
-    grid, steps, blocks = _blocks(rows)
-    channels = rows.shape[-1]
-    count = rows.numel() // channels
     y = empty_as(rows)
     total = None if branch is None else empty_as(rows)
-    mean = empty_as(weight)
-    invstd = empty_as(weight)
-    sums = torch.empty(grid[0], 2, len(weight), dtype=weight.dtype, device=weight.device)
-    moved = (running_mean, running_var, running_mean if batches is None else batches)
+    vectors = (empty_as(weight), empty_as(weight), weight, bias)
     seen = rows if total is None else total
+    grid, sizes, blocks = _blocks(rows)
+    sums = _room_for_sums(grid, sizes, weight)
+    # What this direction has no use for is never looked at.
     with torch.cuda.device_of(rows):
-        _moments_kernel[grid](
-            rows, rows if branch is None else branch, seen, sums, count, steps,
-            channels, int(branch is not None), **blocks,
+        _sums_kernel[grid](
+            rows, _or(branch, rows), seen, rows, rows, sums, *vectors,
+            *sizes, numbers[2], 0, int(branch is not None), 0, **blocks,
         )  # fmt: skip
-        _apply_kernel[grid](
-            seen, rows if residual is None else residual, y, sums, weight, bias, mean, invstd,
-            *moved, count, steps, grid[0], *numbers,
-            channels, int(residual is not None), int(batches is not None), PARTS=PARTS, **blocks,
+        _write_kernel[grid](
+            seen, _or(residual, rows), rows, rows, rows, y, y, sums, *vectors, weight, bias,
+            running_mean, running_var, _or(batches, _unread(rows.device)),
+            *sizes, grid[0], *numbers, 0, int(residual is not None), int(batches is not None), 0,
+            PARTS=PARTS, **blocks,
         )  # fmt: skip
-    return y, total, mean, invstd
+    return y, total, *vectors[:2]
 
 
 def backward(
@@ -254,39 +233,55 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of rows, weight, bias and residual."""
     rows, grad, y, passed = maps
-    grid, steps, blocks = _blocks(rows)
-    channels = rows.shape[-1]
-    count = rows.numel() // channels
     to_x = empty_as(rows)
     to_residual = None if y is None else empty_as(rows)
-    to_weight = empty_as(vectors[2])
-    to_bias = empty_as(vectors[2])
-    sums = torch.empty(grid[0], 2, len(to_bias), dtype=to_bias.dtype, device=to_bias.device)
-    told = rows if y is None else y
+    weight = vectors[2]
+    to_weight = empty_as(weight)
+    to_bias = empty_as(weight)
     adds = int(y is not None)
+    grid, sizes, blocks = _blocks(rows)
+    sums = _room_for_sums(grid, sizes, weight)
     with torch.cuda.device_of(rows):
         _sums_kernel[grid](
-            rows, grad, told, sums, *vectors, count, steps, slope,
-            channels, adds, **blocks,
+            rows, rows, rows, grad, _or(y, rows), sums, *vectors,
+            *sizes, slope, 1, 0, adds, **blocks,
         )  # fmt: skip
-        _gradient_kernel[grid](
-            rows, grad, told, rows if passed is None else passed, to_x,
-            to_x if to_residual is None else to_residual, sums, *vectors,
-            to_weight, to_bias, count, steps, grid[0], slope,
-            channels, adds, int(passed is not None), PARTS=PARTS, **blocks,
+        _write_kernel[grid](
+            rows, rows, grad, _or(y, rows), _or(passed, rows), to_x, _or(to_residual, to_x), sums,
+            *vectors, to_weight, to_bias, weight, weight, _unread(rows.device),
+            *sizes, grid[0], 0.0, 0.0, slope, 1, adds, 0, int(passed is not None),
+            PARTS=PARTS, **blocks,
         )  # fmt: skip
     return to_x, to_weight, to_bias, to_residual
 
 
-def _blocks(rows: Tensor) -> tuple[tuple[int, int], int, dict[str, object]]:
-    """Programs along rows and channels, the blocks that each walks over, and what a block is."""
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    return other if tensor is None else tensor
+
+
+@functools.cache
+def _unread(device: torch.device) -> Tensor:
+    """A count of batches for whoever keeps none."""
+    return torch.zeros((), dtype=torch.int64, device=device)
+
+
+def _room_for_sums(grid: tuple[int, int], sizes: tuple[int, ...], like: Tensor) -> Tensor:
+    width = sizes[2]
+    return torch.empty(grid[0], 2, width, dtype=like.dtype, device=like.device)
+
+
+def _blocks(rows: Tensor) -> tuple[tuple[int, int], tuple[int, ...], dict[str, object]]:
+    """Programs along rows and columns; rows, channels, columns, rows that lie side by side, and the
+    blocks that a program walks over; and what a block is.
+    """
     channels = rows.shape[-1]
     count = rows.numel() // channels
-    block_channels = CHANNELS[channels > CHANNELS[0]]
-    block_rows = BLOCK // block_channels
-    across = triton.cdiv(channels, block_channels)
-    programs = min(triton.cdiv(count, block_rows), max(1, PROGRAMS // across))
-    steps = triton.cdiv(count, block_rows * programs)
+    beside = COLUMNS // channels if COLUMNS % channels == 0 else 1
+    block_rows = BLOCK // COLUMNS
+    across = triton.cdiv(channels * beside, COLUMNS)
+    lines = triton.cdiv(count, beside)
+    programs = min(triton.cdiv(lines, block_rows), max(1, PROGRAMS // across))
+    steps = triton.cdiv(lines, block_rows * programs)
     wide = tl.float64 if rows.dtype is torch.float64 else tl.float32
-    blocks = {"WIDE": wide, "BLOCK_R": block_rows, "BLOCK_C": block_channels, "num_warps": WARPS}
-    return (programs, across), steps, blocks
+    blocks = {"WIDE": wide, "BLOCK_R": block_rows, "BLOCK_C": COLUMNS, "num_warps": WARPS, **FUSED}
+    return (programs, across), (count, channels, channels * beside, beside, steps), blocks

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from synthesis_kernels import counter
+from synthesis_kernels.triton_forms.rounding import FUSED
 
 FIRST = tl.constexpr(counter.MULTIPLIERS[0])
 SECOND = tl.constexpr(counter.MULTIPLIERS[1])
@@ -65,7 +66,7 @@ def draw_uniforms(
     grid = (triton.cdiv(out.numel(), BLOCK),)
     with torch.cuda.device_of(out):
         _uniforms_kernel[grid](
-            index, view, out, out.numel(), len(index), place, view.ndim, BLOCK=BLOCK
+            index, view, out, out.numel(), len(index), place, view.ndim, BLOCK=BLOCK, **FUSED
         )
 
 

@@ -1,11 +1,10 @@
-"""`divergence` for CUDA: a block holds all classes of a few samples, so logits are read once each
-way.
+"""`divergence` for CUDA: a block holds all classes of some samples, so logits are read once each
+way. One kernel serves both ways and all plans: it is compiled once for a type and number of
+classes.
 """
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -13,19 +12,27 @@ import triton.language as tl
 from torch import Tensor
 
 from synthesis_kernels.divergence import DivergencePlan
+from synthesis_kernels.triton_forms.rounding import FUSED
 
 # The logit of classes that pad a block: finite, so that differences of two are 0.
 NOWHERE = tl.constexpr(-1e30)
 ALONE = 1 << 14
-"""Logits that one program takes, padded; it then adds up their loss itself."""
+"""Logits that one program takes, padded, block by block; it then adds up their loss itself."""
+BLOCK = 1 << 13
+"""Of them a program holds at a time; of few classes it holds fewer."""
+ROWS = 128
+"""Samples that a program holds at a time: a usual batch."""
+CHANGING = [
+    "samples", "places", "K", "steps", "teacher_b", "teacher_k", "teacher_s", "student_b",
+    "student_k", "student_s", "grad_b", "grad_s", "to_teacher_b", "to_teacher_k", "to_teacher_s",
+    "to_student_b", "to_student_k", "to_student_s", "gated", "mean", "weighed", "measures", "alone",
+    "decides", "to_teacher", "to_student",
+]  # fmt: skip
 
 
 @triton.jit
-def _logits(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    ptr, base, stride, rows, K: tl.constexpr, BLOCK_K: tl.constexpr, WIDE: tl.constexpr
-):
-    k = tl.arange(0, BLOCK_K)[None, :]
-    z = tl.load(ptr + base + k * stride, mask=rows & (k < K), other=0.0).to(WIDE)
+def _logits(ptr, rows, k, K, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    z = tl.load(ptr, mask=rows & (k < K), other=0.0).to(WIDE)
     return tl.where(k < K, z, tl.full(z.shape, NOWHERE, WIDE))
 
 
@@ -36,82 +43,61 @@ def _log_softmax(z, temperature):  # type: ignore[no-untyped-def]  # Triton has 
     return z - tl.log(tl.sum(tl.exp(z), axis=1))[:, None]
 
 
-@triton.jit
-def _alike(teacher, student):  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    return tl.argmax(teacher, axis=1) == tl.argmax(student, axis=1)
-
-
-@triton.jit
-def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    teacher_ptr, student_ptr, weights_ptr, out_ptr, alike_ptr, samples, places,
-    teacher_b, teacher_k, teacher_s, student_b, student_k, student_s, temperature,
-    K: tl.constexpr, GATED: tl.constexpr, DECIDES: tl.constexpr, MEAN: tl.constexpr,
-    WEIGHED: tl.constexpr, ALONE: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    rows = (row < samples)[:, None]
-    b = (row // places)[:, None]
-    s = (row % places)[:, None]
-    teacher = _logits(teacher_ptr, b * teacher_b + s * teacher_s, teacher_k, rows, K, BLOCK_K, WIDE)
-    student = _logits(student_ptr, b * student_b + s * student_s, student_k, rows, K, BLOCK_K, WIDE)
-    log_p = _log_softmax(teacher, temperature)
-    log_q = _log_softmax(student, temperature)
-    out = tl.sum(tl.exp(log_p) * (log_p - log_q), axis=1) * temperature * temperature
-    if GATED:
-        out = tl.where(_alike(teacher, student), out, 0.0)
-    if MEAN:
-        if WEIGHED:
-            out *= tl.load(weights_ptr + row // places, mask=row < samples, other=0.0).to(WIDE)
-        out = out / samples
-    if ALONE:
-        total = tl.sum(tl.where(row < samples, out, 0.0), axis=0)
-        tl.store(out_ptr, total.to(out_ptr.dtype.element_ty))
-    else:
-        tl.store(out_ptr + row, out.to(out_ptr.dtype.element_ty), mask=row < samples)
-    if DECIDES:
-        alike = _alike(teacher, student).to(alike_ptr.dtype.element_ty)
-        tl.store(alike_ptr + row, alike, mask=row < samples)
-
-
-@triton.jit
-def _backward_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
-    teacher_ptr, student_ptr, weights_ptr, grad_ptr, to_teacher_ptr, to_student_ptr,
-    samples, places,
+@triton.jit(do_not_specialize=CHANGING)
+def _divergence_kernel(  # type: ignore[no-untyped-def]  # Triton has no types for arguments
+    teacher_ptr, student_ptr, weights_ptr, grad_ptr,
+    out_ptr, alike_ptr, to_teacher_ptr, to_student_ptr, samples, places,
     teacher_b, teacher_k, teacher_s, student_b, student_k, student_s, grad_b, grad_s,
-    to_teacher_b, to_teacher_k, to_teacher_s, to_student_b, to_student_k, to_student_s, temperature,
-    K: tl.constexpr, GATED: tl.constexpr, MEAN: tl.constexpr, WEIGHED: tl.constexpr,
-    TO_TEACHER: tl.constexpr, TO_STUDENT: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+    to_teacher_b, to_teacher_k, to_teacher_s, to_student_b, to_student_k, to_student_s,
+    temperature, K, steps, gated, mean, weighed, measures, alone, decides, to_teacher, to_student,
+    WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    rows = (row < samples)[:, None]
-    b = (row // places)[:, None]
-    s = (row % places)[:, None]
-    teacher = _logits(teacher_ptr, b * teacher_b + s * teacher_s, teacher_k, rows, K, BLOCK_K, WIDE)
-    student = _logits(student_ptr, b * student_b + s * student_s, student_k, rows, K, BLOCK_K, WIDE)
-    log_p = _log_softmax(teacher, temperature)
-    log_q = _log_softmax(student, temperature)
-    # The loss's own gradient is one number: its strides are 0.
-    grad = tl.load(grad_ptr + b * grad_b + s * grad_s, mask=rows, other=0.0).to(WIDE) * temperature
-    if WEIGHED:
-        grad *= tl.load(weights_ptr + b, mask=rows, other=0.0).to(WIDE)
-    if MEAN:
-        grad = grad / samples
-    if GATED:
-        grad = tl.where(_alike(teacher, student)[:, None], grad, 0.0)
-    p = tl.exp(log_p)
+    """Whatever is asked for of the divergence, the decisions and both gradients."""
     k = tl.arange(0, BLOCK_K)[None, :]
-    mask = rows & (k < K)
-    if TO_TEACHER:
-        apart = log_p - log_q
-        to_teacher = grad * p * (apart - tl.sum(p * apart, axis=1)[:, None])
-        place = b * to_teacher_b + s * to_teacher_s + k * to_teacher_k
-        tl.store(to_teacher_ptr + place, to_teacher.to(to_teacher_ptr.dtype.element_ty), mask=mask)
-    if TO_STUDENT:
-        to_student = grad * (tl.exp(log_q) - p)
-        place = b * to_student_b + s * to_student_s + k * to_student_k
-        tl.store(to_student_ptr + place, to_student.to(to_student_ptr.dtype.element_ty), mask=mask)
+    total = tl.zeros((BLOCK_R,), dtype=WIDE)
+    for step in range(steps):
+        row = (tl.program_id(0) + step).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+        real = row < samples
+        rows = real[:, None]
+        b = row // places
+        s = row % places
+        place = (b * teacher_b + s * teacher_s)[:, None] + k * teacher_k
+        teacher = _logits(teacher_ptr + place, rows, k, K, WIDE)
+        place = (b * student_b + s * student_s)[:, None] + k * student_k
+        student = _logits(student_ptr + place, rows, k, K, WIDE)
+        log_p = _log_softmax(teacher, temperature)
+        log_q = _log_softmax(student, temperature)
+        p = tl.exp(log_p)
+        apart = tl.sum(p * (log_p - log_q), axis=1)
+        alike = tl.argmax(teacher, axis=1) == tl.argmax(student, axis=1)
+        counts = real & (alike | (gated == 0))
+        factor = tl.full((BLOCK_R,), 1.0, WIDE)
+        if weighed:
+            factor *= tl.load(weights_ptr + b, mask=real, other=0.0).to(WIDE)
+        if mean:
+            factor = factor / samples
+        if measures:
+            out = tl.where(counts, apart * temperature * temperature * factor, 0.0)
+            total += out
+            if alone == 0:
+                tl.store(out_ptr + row, out.to(out_ptr.dtype.element_ty), mask=real)
+        if decides:
+            tl.store(alike_ptr + row, alike.to(alike_ptr.dtype.element_ty), mask=real)
+        if to_teacher + to_student > 0:
+            # The mean's own gradient is one number: its strides are 0.
+            grad = tl.load(grad_ptr + b * grad_b + s * grad_s, mask=real, other=0.0).to(WIDE)
+            grad = tl.where(counts, grad * temperature * factor, 0.0)[:, None]
+            mask = rows & (k < K)
+            if to_teacher:
+                out_k = grad * p * (log_p - log_q - apart[:, None])
+                place = (b * to_teacher_b + s * to_teacher_s)[:, None] + k * to_teacher_k
+                tl.store(to_teacher_ptr + place, out_k.to(to_teacher_ptr.dtype.element_ty), mask)
+            if to_student:
+                out_k = grad * (tl.exp(log_q) - p)
+                place = (b * to_student_b + s * to_student_s)[:, None] + k * to_student_k
+                tl.store(to_student_ptr + place, out_k.to(to_student_ptr.dtype.element_ty), mask)
+    if alone:
+        tl.store(out_ptr, tl.sum(total, axis=0).to(out_ptr.dtype.element_ty))
 
 
 def forward(
@@ -126,21 +112,13 @@ def forward(
     """
     t = _three_axes(teacher)
     s = _three_axes(student)
-    settings, grid = _launch(t, s, plan, weights)
-    alone = plan.mean and s.numel() // s.shape[1] * settings["BLOCK_K"] <= ALONE
-    if alone:
-        settings["BLOCK_R"] = triton.next_power_of_2(t.shape[0] * t.shape[2])
-        settings["num_warps"] = 16
-        grid = (1,)
+    alone = plan.mean and s.numel() // s.shape[1] * triton.next_power_of_2(s.shape[1]) <= ALONE
     out = _like_samples(teacher, student, () if alone else teacher.shape[:1] + teacher.shape[2:])
     alike = _like_samples(teacher, student, out.shape if plan.decides else (0,))
-    strides = (*t.stride(), *s.stride())
-    with torch.cuda.device_of(student):
-        _forward_kernel[grid](
-            t, s, s if weights is None else weights.contiguous(), out, alike,
-            t.shape[0] * t.shape[2], t.shape[2], *strides, float(plan.temperature),
-            DECIDES=plan.decides, ALONE=alone, **settings,
-        )  # fmt: skip
+    _launch(
+        (t, s, weights, out, out, alike, t, s), plan,
+        measures=True, alone=alone, decides=plan.decides,
+    )  # fmt: skip
     return out.sum() if plan.mean and not alone else out, alike
 
 
@@ -161,14 +139,10 @@ def backward(
         grad = grad.flatten(1) if grad.ndim > 1 else grad.unsqueeze(1)
     to_t = _room(t) if needed[0] else t
     to_s = _room(s) if needed[1] else s
-    strides = (*t.stride(), *s.stride(), *grad.stride(), *to_t.stride(), *to_s.stride())
-    settings, grid = _launch(t, s, plan, weights)
-    with torch.cuda.device_of(student):
-        _backward_kernel[grid](
-            t, s, s if weights is None else weights.contiguous(), grad, to_t, to_s,
-            t.shape[0] * t.shape[2], t.shape[2], *strides, float(plan.temperature),
-            TO_TEACHER=needed[0], TO_STUDENT=needed[1], **settings,
-        )  # fmt: skip
+    _launch(
+        (t, s, weights, grad, grad, grad, to_t, to_s), plan,
+        to_teacher=needed[0], to_student=needed[1],
+    )  # fmt: skip
     to_teacher = to_t.view(teacher.shape) if needed[0] else None
     to_student = to_s.view(student.shape) if needed[1] else None
     return to_teacher, to_student
@@ -194,23 +168,32 @@ def _room(logits: Tensor) -> Tensor:  # (B, K, S)
 
 
 def _launch(
-    teacher: Tensor, student: Tensor, plan: DivergencePlan, weights: Tensor | None
-) -> tuple[dict[str, Any], tuple[int]]:
-    """A kernel's constants and its grid."""
-    samples = teacher.shape[0] * teacher.shape[2]
-    classes = teacher.shape[1]
+    # teacher, student, weights, grad, out, alike, to_teacher, to_student: what isn't asked for is
+    # another one of its type
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor],
+    plan: DivergencePlan,
+    *,
+    measures: bool = False,
+    alone: bool = False,
+    decides: bool = False,
+    to_teacher: bool = False,
+    to_student: bool = False,
+) -> None:
+    teacher, student, weights, grad, *others, to_t, to_s = tensors
+    images, classes, places = teacher.shape
+    samples = images * places
     block = triton.next_power_of_2(classes)
-    rows = max(1, 1024 // block)
-    wide = tl.float64 if torch.float64 in (teacher.dtype, student.dtype) else tl.float32
-    warps = min(max(block // 512, 4), 16)
-    settings = {
-        "K": classes,
-        "GATED": plan.gated,
-        "MEAN": plan.mean,
-        "WEIGHED": weights is not None,
-        "WIDE": wide,
-        "BLOCK_R": rows,
-        "BLOCK_K": block,
-        "num_warps": warps,
-    }
-    return settings, (triton.cdiv(samples, rows),)
+    rows = max(1, min(ROWS, BLOCK // block))
+    steps = triton.cdiv(samples, rows)
+    to_grad = grad.stride() if grad.ndim == 2 else (0, 0)
+    strides = (*teacher.stride(), *student.stride(), *to_grad, *to_t.stride(), *to_s.stride())
+    yes = (plan.gated, plan.mean, weights is not None, measures, alone, decides)
+    given = student if weights is None else weights.contiguous()
+    with torch.cuda.device_of(student):
+        _divergence_kernel[(1 if alone else steps,)](
+            teacher, student, given, grad, *others, to_t, to_s, samples, places, *strides,
+            float(plan.temperature), classes, steps if alone else 1,
+            *map(int, yes), int(to_teacher), int(to_student),
+            WIDE=tl.float64 if torch.float64 in (teacher.dtype, student.dtype) else tl.float32,
+            BLOCK_R=rows, BLOCK_K=block, num_warps=min(max(rows * block // 256, 4), 16), **FUSED,
+        )  # fmt: skip

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from synthesis_kernels.priority import LEAST, Visited
+from synthesis_kernels.triton_forms.rounding import FUSED
 
 BLOCK = 1024
 
@@ -64,7 +65,7 @@ def record_visits(kept: Visited, drawn: Tensor, apart: Tensor, weights: Tensor) 
     with torch.cuda.device_of(drawn):
         _record_kernel[(count,)](
             drawn, apart, weights, *kept, count, len(kept.priority),
-            LEAST=LEAST, BLOCK=triton.next_power_of_2(count),
+            LEAST=LEAST, BLOCK=triton.next_power_of_2(count), **FUSED,
         )  # fmt: skip
 
 
@@ -74,5 +75,7 @@ def race_keys(chances: Tensor, luck: Tensor) -> Tensor:  # (N,), (N,) in [0, 1) 
     out = torch.empty(len(chances), dtype=dtype, device=chances.device)
     grid = (triton.cdiv(len(out), BLOCK),)
     with torch.cuda.device_of(out):
-        _race_kernel[grid](chances.contiguous(), luck.contiguous(), out, len(out), BLOCK=BLOCK)
+        _race_kernel[grid](
+            chances.contiguous(), luck.contiguous(), out, len(out), BLOCK=BLOCK, **FUSED
+        )
     return out

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from synthesis_kernels.counter import start_place
 from synthesis_kernels.triton_forms.counter import signed, stream, uniform
+from synthesis_kernels.triton_forms.rounding import FUSED
 from synthesis_kernels.turn import TurnPlan
 
 PIXELS = 256
@@ -97,4 +98,5 @@ def turn_rows(
             SIDE=min(height, width),
             PIXELS=PIXELS,
             BLOCK_C=triton.next_power_of_2(channels),
+            **FUSED,
         )
