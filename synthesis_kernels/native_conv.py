@@ -38,15 +38,10 @@ class Convolution(native.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Tensor:
         rows = native.as_rows(x)
-        batch, height, width = rows.shape[:3]
-        out = rows.new_empty(batch, kernel.side(height), kernel.side(width), len(weight))
-        shift = None if bias is None else bias.contiguous()
-        packed = rows.new_empty(kernel.room(weight))
-        given = (rows, native.Memory(weight), shift, packed, out)
-        native.call(kernel.name, rows.dtype, *given, *_sizes(rows, weight))
+        out = convolve(kernel, rows, weight, bias)
         ctx.save_for_backward(rows, weight)
         ctx.kernel = kernel
-        return native.as_channels(out)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -55,26 +50,39 @@ class Convolution(native.Function):
         wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         grad_rows = native.as_rows(grad)
         return (
-            _to_x(ctx.kernel, grad_rows, rows, weight) if wants_x else None,
-            _to_weight(ctx.kernel, grad_rows, rows, weight) if wants_weight else None,
+            to_x(ctx.kernel, grad_rows, rows, weight) if wants_x else None,
+            to_weight(ctx.kernel, grad_rows, rows, weight) if wants_weight else None,
             native.channel_sums(grad_rows) if wants_bias else None,
             None,
         )
 
 
-def _to_x(kernel: Kernel, grad_rows: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-    out = torch.empty_like(rows)
-    given = (grad_rows, native.Memory(weight), rows.new_empty(kernel.room(weight)), out)
-    native.call(f"{kernel.name}_backward", rows.dtype, *given, *_sizes(rows, weight))
+def convolve(kernel: Kernel, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Its output, (B, O, h, w); rows are (B, H, W, I)."""
+    batch, height, width = rows.shape[:3]
+    out = rows.new_empty(batch, kernel.side(height), kernel.side(width), len(weight))
+    shift = None if bias is None else bias.contiguous()
+    packed = rows.new_empty(kernel.room(weight))
+    given = (rows, native.Memory(weight), shift, packed, out)
+    native.call(kernel.name, rows.dtype, *given, *sizes(rows, weight))
     return native.as_channels(out)
 
 
-def _to_weight(kernel: Kernel, grad_rows: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+def to_x(kernel: Kernel, grad_rows: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of its input, (B, I, H, W)."""
+    out = torch.empty_like(rows)
+    given = (grad_rows, native.Memory(weight), rows.new_empty(kernel.room(weight)), out)
+    native.call(f"{kernel.name}_backward", rows.dtype, *given, *sizes(rows, weight))
+    return native.as_channels(out)
+
+
+def to_weight(kernel: Kernel, grad_rows: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of its weights."""
     # It may lie in memory otherwise than the weight.
     out = torch.empty_like(weight)
     sums, team = gradient_sums(kernel.room(weight), weight)
     given = (rows, grad_rows, sums, native.Memory(out))
-    native.call(f"{kernel.name}_weight", rows.dtype, *given, *_sizes(rows, out), team)
+    native.call(f"{kernel.name}_weight", rows.dtype, *given, *sizes(rows, out), team)
     return out
 
 
@@ -84,5 +92,6 @@ def gradient_sums(room: int, weight: Tensor) -> tuple[Tensor, int]:
     return weight.new_empty(team * room), team
 
 
-def _sizes(rows: Tensor, weight: Tensor) -> tuple[int, ...]:
+def sizes(rows: Tensor, weight: Tensor) -> tuple[int, ...]:
+    """What each of its functions is told of both."""
     return (*rows.shape, len(weight), *weight.stride())

@@ -80,7 +80,11 @@ def _is_vector(values: Tensor | None, channels: int) -> bool:
 
 
 class NormConv3x3(native.Function):
-    """`norm_conv3x3_reference` where it `fits`; x is float32 or bfloat16, all else float32."""
+    """`norm_conv3x3_reference` where it `fits`; x is float32 or bfloat16, all else float32.
+
+    With `passes` it gives x, too, for whoever needs it besides: all of its gradient is then summed
+    up on the way.
+    """
 
     @staticmethod
     def forward(
@@ -96,7 +100,8 @@ class NormConv3x3(native.Function):
         residual: Tensor | None,
         momentum: float,
         eps: float,
-    ) -> Tensor:
+        passes: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         rows = native.as_rows(x)
         outputs, inputs = weight.shape[:2]
         out = rows.new_empty(*rows.shape[:3], outputs)
@@ -111,13 +116,20 @@ class NormConv3x3(native.Function):
         native.call("norm_conv3x3", rows.dtype, *given, *room, out, *sizes, *rates)
         ctx.save_for_backward(rows, weight, statistics)
         ctx.has = (bias is not None, residual is not None)
-        return native.as_channels(out)
+        ctx.set_materialize_grads(False)
+        y = native.as_channels(out)
+        return (y, x) if passes else y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor | None, passed: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
         rows, weight, statistics = ctx.saved_tensors
         has_bias, has_residual = ctx.has
+        if grad is None:  # x alone was used
+            grad = rows.new_zeros(*rows.shape[:3], len(weight)).movedim(-1, 1)
+        above = None if passed is None else native.as_rows(passed.to(rows.dtype))
         grad_rows = native.as_rows(grad)
         to_x = torch.empty_like(rows)
         to_weight = torch.empty_like(weight)
@@ -126,7 +138,7 @@ class NormConv3x3(native.Function):
         to_norm_weight, to_norm_bias = weight.new_empty(2, weight.shape[1])
         numbers = PLACES[rows.dtype] * len(weight) * weight.shape[1]
         products, team = gradient_sums(numbers, weight)
-        given = (grad_rows, rows, native.Memory(weight), statistics)
+        given = (grad_rows, rows, above, native.Memory(weight), statistics)
         room = (_sums(weight), products, packed_room(rows, weight))
         found = (to_x, to_norm_weight, to_norm_bias, native.Memory(to_weight))
         sizes = (*rows.shape, len(weight), *weight.stride(), team)
@@ -141,6 +153,7 @@ class NormConv3x3(native.Function):
             to_weight,
             native.channel_sums(grad_rows) if has_bias else None,
             grad if has_residual else None,
+            None,
             None,
             None,
         )

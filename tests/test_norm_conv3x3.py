@@ -109,6 +109,28 @@ def test_only_the_gradients_that_are_wanted(precision, wanted):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("used", ["y", "x", "y x"])
+def test_x_may_be_passed_on_and_its_gradient_is_that_of_both(precision, used):
+    given = tensors(drawn(0, 2, 16, 4, 5, dtype=precision), 16)
+
+    def ours(*numbers):
+        both = NormConv3x3.apply(*numbers, True)
+        return sum(dict(zip("yx", both, strict=True))[name] for name in used.split())
+
+    def exact(x, *numbers):
+        both = {"y": norm_conv3x3_reference(x, *numbers), "x": x}
+        return sum(both[name] for name in used.split())
+
+    assert_equal_gradients(
+        running(ours, statistics(16)),
+        running(exact, {k: v.double() for k, v in statistics(16).items()}),
+        given,
+        limit=2 * LIMITS[precision],
+        wanted=["x"],
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_mean_far_from_zero_costs_no_precision(precision):
     given = tensors(100 + drawn(0, 3, 16, 6, 6, dtype=torch.float32).to(precision), 16)
     ours, exact = statistics(16), {k: v.double() for k, v in statistics(16).items()}

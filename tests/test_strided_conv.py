@@ -1,5 +1,7 @@
 """Convolutions with stride 2 against their definition in float64."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from convolving import (
     cases,
     drawn,
     hearing,
+    layouts,
     needs_avx2,
     needs_avx512,
     tensors,
@@ -17,8 +20,14 @@ from convolving import (
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from distill.models.zoo.wrn import WideResNet
 from synthesis_kernels.backend import forward_pass, kernel_form
-from synthesis_kernels.strided_conv import find_kernel, strided_conv, strided_conv_reference
+from synthesis_kernels.strided_conv import (
+    StridedPair,
+    find_kernel,
+    strided_conv,
+    strided_conv_reference,
+)
 
 HALF = torch.bfloat16
 WIDTHS = some.sampled_from([16, 32, 80])
@@ -86,3 +95,78 @@ def test_where_it_is_taken():
         F.conv2d(x, weight, bias, stride=2, padding=1, dilation=2)
         F.conv2d(x, weight[:, :16], bias, stride=2, padding=1, groups=2)
     assert names == ["strided_conv3x3", "strided_conv1x1"] and y.dtype is torch.bfloat16
+
+
+PRECISIONS = [
+    pytest.param(HALF, marks=needs_avx512),
+    pytest.param(torch.float32, marks=needs_avx2),
+]
+
+
+def pair_reference(x, weight, point):
+    return torch.cat([strided_conv_reference(x, weight), strided_conv_reference(x, point)], 1)
+
+
+def pair(x, weight, point):
+    return torch.cat(StridedPair.apply(x, weight, point), 1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(max_examples=40)
+@given(
+    inputs=WIDTHS,
+    outputs=WIDTHS,
+    others=WIDTHS,
+    height=some.integers(1, 11),
+    width=some.integers(1, 11),
+    layout=some.sampled_from(["plain", "channels last", "turned about", "a part"]),
+    team=some.integers(1, 3),
+)
+def test_a_pair_is_both_with_all_gradients(
+    precision, inputs, outputs, others, height, width, layout, team
+):
+    given = {
+        "x": layouts(drawn(0, 2, inputs, height, width, dtype=precision))[layout],
+        "weight": layouts(drawn(1, outputs, inputs, 3, 3) / 3)[layout],
+        "point": layouts(drawn(2, others, inputs, 1, 1))[layout],
+    }
+    with threads(team):
+        assert_equal_gradients(pair, pair_reference, given)
+
+
+@needs_avx2
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)])
+def test_of_a_pair_either_may_be_used_alone_and_nothing_is_rounded_otherwise(used):
+    x, weight = drawn(0, 3, 16, 9, 8), drawn(1, 32, 16, 3, 3)
+    point = drawn(2, 48, 16, 1, 1)
+    found = []
+    for both in (StridedPair.apply, lambda x, w, p: (strided_conv(x, w), strided_conv(x, p))):
+        tensors = [each.clone().requires_grad_() for each in (x, weight, point)]
+        answers = both(*tensors)
+        sum(answers[place].square().sum() for place in used).backward()
+        found.append([*answers, *(each.grad for each in tensors)])
+    for ours, apart in zip(*found, strict=True):
+        zeros = torch.zeros_like(ours) if apart is None else apart
+        assert torch.equal(ours, zeros)
+
+
+@needs_avx2
+def test_a_residual_network_takes_pairs_and_learns_as_without(monkeypatch):
+    torch.manual_seed(0)
+    network = WideResNet(depth=10).train()
+    images, steps = drawn(0, 8, 3, 16, 16), []
+    for takes in (True, False):
+        model = copy.deepcopy(network)
+        with monkeypatch.context() as patch:
+            if not takes:
+                patch.setattr("distill.models.zoo.blocks.are_pair", lambda *given: False)
+            with hearing() as names, forward_pass(torch.device("cpu"), torch.float32):
+                model(images).square().sum().backward()
+        assert names.count("strided_pair_backward") == (2 if takes else 0)
+        steps.append([each.grad for each in model.parameters()])
+    assert all(torch.equal(*both) for both in zip(*steps, strict=True))
+    heard = []
+    network.blocks[1].shortcut.register_forward_hook(lambda *given: heard.append(1))
+    with hearing() as names, forward_pass(torch.device("cpu"), torch.float32):
+        network(images).sum().backward()
+    assert heard and names.count("strided_pair_backward") == 1

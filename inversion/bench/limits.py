@@ -93,7 +93,7 @@ class Multiplications(FlopCounterMode):
             if name.startswith(prefix):
                 # After the tensors come batch, height, width, inputs and outputs.
                 numbers = [each for each in arguments if type(each) is int][:5]
-                if prefix.startswith("strided_conv"):
+                if prefix.startswith("strided"):
                     numbers[1:3] = [-(-side // 2) for side in numbers[1:3]]
                 self.native += 2 * taps * math.prod(numbers)
 
@@ -113,6 +113,7 @@ TAPS = {
     "norm_conv3x3_backward": 9,  # once more: it makes both gradients
     "strided_conv1x1": 1,
     "strided_conv3x3": 9,
+    "strided_pair": 10,  # 3×3 and 1×1, of as many outputs each
     "upsample_conv": 16,
 }
 """Multiplications of a pixel for each pair of channels, by the beginning of a kernel's name."""

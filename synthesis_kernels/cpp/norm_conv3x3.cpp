@@ -104,9 +104,11 @@ template <class K> struct Masked {
     }
 };
 
-// The gradients of the BatchNorm's weight and bias; and that of x, from `out`, which is behind the ReLU.
-template <class K> void through_norm(const typename K::Number *x, typename K::Number *out, const Statistics &batch,
-                                     const float *sums, float *to_weight, float *to_bias, float *slopes, int64_t pixels,
+// The gradients of the BatchNorm's weight and bias; and that of x, from `out`, which is behind the ReLU;
+// with what it has from elsewhere, if it has.
+template <class K> void through_norm(const typename K::Number *x, const typename K::Number *above,
+                                     typename K::Number *out, const Statistics &batch, const float *sums,
+                                     float *to_weight, float *to_bias, float *slopes, int64_t pixels,
                                      int64_t channels, int threads) {
     for (int64_t c = 0; c < channels; c++) {
         to_bias[c] = total(sums, c, channels, threads);
@@ -120,6 +122,7 @@ template <class K> void through_norm(const typename K::Number *x, typename K::Nu
         for (int64_t p = first; p < end; p++) {
             const int64_t at = p * channels + c;
             auto g = K::read(out + at) * scale + (K::read(x + at) - mean) * slope + base;
+            if (above) g += K::read(above + at);
             K::write(out + at, g);
         }
     });
@@ -142,8 +145,8 @@ template <class K, class Tile> void forward(const typename K::Number *x, const f
 }
 
 template <class K, class Tile>
-void backward(const typename K::Number *grad, const typename K::Number *x, const Weights<const float> &weights,
-              float *statistics, float *sums, float *products, typename K::Element *packed, typename K::Number *to_x,
+void backward(const typename K::Number *grad, const typename K::Number *x, const typename K::Number *above,
+              const Weights<const float> &weights, float *statistics, float *sums, float *products, typename K::Element *packed, typename K::Number *to_x,
               float *to_norm_weight, float *to_norm_bias, const Weights<float> &to_weights, int64_t batch,
               int64_t height, int64_t width, int64_t team, int threads) {
     const int64_t channels = weights.inputs, pixels = batch * height * width;
@@ -158,7 +161,7 @@ void backward(const typename K::Number *grad, const typename K::Number *x, const
     convolve<K, typename Tile::Inputs, typename Tile::Outputs, false>(
         map, grid, Norm{}, Sums{}, packed, height, width, channels, threads, Masked<K>{x, to_x, own, sums, channels});
     // The first thread's place in `products` is free again.
-    through_norm<K>(x, to_x, own, sums, to_norm_weight, to_norm_bias, products, pixels, channels, threads);
+    through_norm<K>(x, above, to_x, own, sums, to_norm_weight, to_norm_bias, products, pixels, channels, threads);
 }
 
 }  // namespace
@@ -176,13 +179,13 @@ void backward(const typename K::Number *grad, const typename K::Number *x, const
                          statistics, sums, packed, y, batch, height, width, momentum, epsilon, threads);              \
     }                                                                                                                 \
     extern "C" void norm_conv3x3_backward_##NAME(                                                                     \
-        const K::Number *grad, const K::Number *x, const float *weight, float *statistics, float *sums,               \
-        float *products, K::Element *packed, K::Number *to_x, float *to_norm_weight, float *to_norm_bias,             \
+        const K::Number *grad, const K::Number *x, const K::Number *above, const float *weight, float *statistics,    \
+        float *sums, float *products, K::Element *packed, K::Number *to_x, float *to_norm_weight, float *to_norm_bias,             \
         float *to_weight, int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs,              \
         int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column, int64_t team, int threads) {          \
         const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};          \
         const Weights<float> to{to_weight, outputs, inputs, by_output, by_input, by_row, by_column};                  \
-        backward<K, TILE>(grad, x, weights, statistics, sums, products, packed, to_x, to_norm_weight, to_norm_bias,   \
+        backward<K, TILE>(grad, x, above, weights, statistics, sums, products, packed, to_x, to_norm_weight, to_norm_bias,   \
                           to, batch, height, width, team, threads);                                                   \
     }
 

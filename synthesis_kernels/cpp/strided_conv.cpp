@@ -1,5 +1,6 @@
 // Convolutions with stride 2, 3×3 with padding 1 and 1×1, and their gradients: what an output sees is
-// put side by side, and one product makes the output. Channels are multiples of 16.
+// put side by side, and one product makes the output. Channels are multiples of 16. Where a 3×3 and a
+// 1×1 one see the same map, as at the start of a stage of a residual network, its gradient is made at once.
 #include "winograd.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
@@ -25,18 +26,24 @@ Grid outputs_of(int64_t batch, int64_t height, int64_t width) {
     return {batch, (height + 1) / 2, (width + 1) / 2};
 }
 
+// The gradient of a 1×1 convolution's output, if there is one beside, and its weights.
+template <class K> struct Beside {
+    Map<K> map;
+    const typename K::Element *packed;
+};
+
 // The gradient of x: an output's gradient and those of three neighbours make four pixels, each from the
-// taps that meet it.
+// taps that meet it. The 1×1 convolution beside has seen the first of the four.
 template <class K> void four_by_corners(const Map<K> &map, const Grid &grid, const typename K::Element *packed,
                                         typename K::Number *out, int64_t inputs, int64_t height, int64_t width,
-                                        int threads) {
+                                        int threads, const Beside<K> &beside = {}) {
     typedef typename K::Number T;
     typedef typename K::Element Element;
     constexpr int64_t SIZE = BLOCK<K, Corner>;
     const int64_t outputs = map.channels, steps = outputs / K::each;
     const Plain<K> plain{out, inputs, nullptr, nullptr};
     over_tiles<K, Corner>(grid, threads, [=](int64_t member, int64_t begin, int64_t end) {
-        Room<T> corners(SIZE * 4 * outputs);
+        Room<T> corners(SIZE * 4 * outputs), points(SIZE * beside.map.channels);
         Room<float> product(4 * SIZE * inputs);
         for (int64_t first = begin; first < end; first += SIZE) {
             const int64_t count = std::min(SIZE, end - first);
@@ -66,6 +73,19 @@ template <class K> void four_by_corners(const Map<K> &map, const Grid &grid, con
                             const int64_t row = i == 0 ? 1 : down ? 0 : 2, column = j == 0 ? 1 : right ? 0 : 2;
                             add(2 * i + j, 2 * down + right, row * 3 + column, down || right);
                         }
+            if (const int64_t others = beside.map.channels) {
+                over_runs(grid, first, count, [&](const Run &run) {
+                    over_registers<K>(others, [&](auto half, int64_t k, int64_t slot) {
+                        mix<K, half, Point, false>(beside.map, run, k, slot, Norm{},
+                                                   [&](int64_t, int64_t t, typename K::Vector v) {
+                                                       K::write(&points[t * others + slot], v);
+                                                   });
+                    });
+                });
+                const int64_t each = others / K::each;
+                multiply<K, true>((const Element *)points.get(), each, beside.packed, product.get(), count, each,
+                                  inputs);
+            }
             over_runs(grid, first, count, [&](const Run &run) {
                 for (int64_t c = 0; c < inputs; c += K::count) {
                     auto take = plain(member, c);
@@ -141,11 +161,29 @@ template <class K> void one_of_four(const Map<K> &map, const Grid &grid, const t
                                                                   weights, team, threads);                            \
     }
 
+// The gradient of a map that a 3×3 and a 1×1 convolution see.
+#define STRIDED_PAIR(NAME, K)                                                                                         \
+    extern "C" void strided_pair_backward_##NAME(                                                                     \
+        const K::Number *grad, const float *weight, K::Element *packed, const K::Number *beside, const float *point,  \
+        K::Element *packed_point, K::Number *out, int64_t batch, int64_t height, int64_t width, int64_t inputs,       \
+        int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column, int64_t others,      \
+        int64_t point_by_output, int64_t point_by_input, int threads) {                                               \
+        const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column},          \
+            points{point, others, inputs, point_by_output, point_by_input, 0, 0};                                     \
+        const Grid grid = outputs_of(batch, height, width);                                                           \
+        pack<K, Patch<3, 1>>(weights.exchanged(), packed, false, threads);                                            \
+        pack<K, Point>(points.exchanged(), packed_point, false, threads);                                             \
+        four_by_corners<K>({grad, grid.down, grid.across, outputs}, grid, packed, out, inputs, height, width,         \
+                           threads, {{beside, grid.down, grid.across, others}, packed_point});                        \
+    }
+
 STRIDED_CONV(float32, Float32, 1, one_of_four)
 STRIDED_CONV(float32, Float32, 3, four_by_corners)
+STRIDED_PAIR(float32, Float32)
 #ifdef __AVX512BF16__
 STRIDED_CONV(bfloat16, Bfloat16, 1, one_of_four)
 STRIDED_CONV(bfloat16, Bfloat16, 3, four_by_corners)
+STRIDED_PAIR(bfloat16, Bfloat16)
 #endif
 
 #endif

@@ -1,7 +1,7 @@
 """Pieces that several networks of the zoo share."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from synthesis_kernels.bn_train import activated, bn_train, bn_train_sum
 from synthesis_kernels.conv3x3 import SIDE, has_layer
 from synthesis_kernels.norm_conv3x3 import NormConv3x3, fits
+from synthesis_kernels.strided_conv import StridedPair, are_pair
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -53,19 +54,61 @@ def norm_act_conv(
     """`convolution(ReLU(norm(x)))` and the residual, as two parts of a sum. In training they are
     one, where there is one kernel for it all and nobody would miss the steps between.
     """
-    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if (
+    if _are_one(norm, convolution, x, residual):
+        return _as_one(norm, convolution, x, residual, passes=False), None
+    return convolution(norm_act(norm, x)), residual
+
+
+def norm_act_conv_beside(
+    norm: nn.Module,
+    convolution: nn.Module,
+    x: Tensor,  # (B, I, H, W)
+) -> tuple[Tensor, Tensor]:  # (B, O, h, w), (B, I, H, W)
+    """`convolution(ReLU(norm(x)))`, and x for whoever adds it later: where there is one kernel, the
+    gradient of both is summed up on the way.
+    """
+    if _are_one(norm, convolution, x, None):
+        return _as_one(norm, convolution, x, None, passes=True)
+    return convolution(norm_act(norm, x)), x
+
+
+def _are_one(
+    norm: nn.Module, convolution: nn.Module, x: Tensor, residual: Tensor | None
+) -> TypeGuard[Norm]:
+    precision = _precision_of(x)
+    return (
         x.dtype is precision
         and precision in SIDE
         and trains_alone(norm, x)
         and has_layer(convolution, precision)
         and not is_heard(convolution)
         and fits(x, _vectors(norm), convolution.weight, convolution.bias, residual)
+    )
+
+
+def _as_one(
+    norm: Norm, convolution: nn.Module, x: Tensor, residual: Tensor | None, passes: bool
+) -> Any:
+    own = (norm.num_batches_tracked, convolution.weight, convolution.bias)
+    rates = (norm.momentum, norm.eps)
+    return NormConv3x3.apply(x, *_vectors(norm), *own, residual, *rates, passes)
+
+
+def two_convs(first: nn.Module, second: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`first(x)` and `second(x)`, as one where nobody would miss either."""
+    if (
+        type(x) is Tensor
+        and not is_heard(first)
+        and not is_heard(second)
+        and are_pair(first, second, x, _precision_of(x))
     ):
-        own = (norm.num_batches_tracked, convolution.weight, convolution.bias)
-        y = NormConv3x3.apply(x, *_vectors(norm), *own, residual, norm.momentum, norm.eps)
-        return y, None
-    return convolution(norm_act(norm, x)), residual
+        return StridedPair.apply(x, first.weight, second.weight)
+    return first(x), second(x)
+
+
+def _precision_of(x: Tensor) -> torch.dtype:
+    """What a convolution would compute in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def sum_norm_act(

@@ -5,7 +5,7 @@ blocks, whose ways across are sums, as in LinkNet (Chaurasia & Culurciello 2017)
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models.zoo.blocks import norm_act, norm_act_conv
+from distill.models.zoo.blocks import norm_act, norm_act_conv, norm_act_conv_beside
 from synthesis_kernels.errors import EchosetError
 
 BLOCKS = (1, 1, 2, 2)
@@ -69,7 +69,7 @@ class _Block(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y, _ = norm_act_conv(self.bn1, self.conv1, x)
+        y, x = norm_act_conv_beside(self.bn1, self.conv1, x)
         y, beside = norm_act_conv(self.bn2, self.conv2, y, x)
         return y if beside is None else y + beside
 

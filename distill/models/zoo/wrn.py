@@ -7,8 +7,10 @@ from distill.models.zoo.blocks import (
     is_only_listened_to,
     norm_act,
     norm_act_conv,
+    norm_act_conv_beside,
     sum_norm_act,
     tell,
+    two_convs,
 )
 from synthesis_kernels.errors import EchosetError
 
@@ -36,13 +38,15 @@ class _Block(nn.Module):
         """
         if branch is None and self.shortcut is None:
             tell(before, x)
-            y, _ = norm_act_conv(self.bn1, self.conv1, x)
+            y, x = norm_act_conv_beside(self.bn1, self.conv1, x)
             return norm_act_conv(self.bn2, self.conv2, y, x)
         x, active = sum_norm_act(self.bn1, x, branch)
         tell(before, x)
+        if self.shortcut is None:
+            return norm_act_conv(self.bn2, self.conv2, self.conv1(active), x)
         # The shortcut is from the activated input, too, as in the authors' code.
-        beside = x if self.shortcut is None else self.shortcut(active)
-        return norm_act_conv(self.bn2, self.conv2, self.conv1(active), beside)
+        y, beside = two_convs(self.conv1, self.shortcut, active)
+        return norm_act_conv(self.bn2, self.conv2, y, beside)
 
 
 class WideResNet(nn.Module):
