@@ -18,7 +18,7 @@ from distill.runtime import Runtime
 from distill.study import Cell, method_loss, plan, run_study, summarise
 from inversion import MNIST_SLICE
 from inversion.cli.main import main
-from inversion.pages.study import grid, write_study
+from inversion.pages.study import grid, grids, write_study
 from synthesis_kernels.errors import EchosetError
 
 SHORT = DistillOptions(steps=3, batch=16, views_per_image=2)
@@ -228,6 +228,18 @@ def test_means_and_deviations_are_those_of_numpy(tmp_path):
     write_study([plain, at], "echoset study <b>", tmp_path / "s.html")
     page = (tmp_path / "s.html").read_text()
     assert "97.00 ± 1.00" in page and "<b>" not in page and "<script" not in page
+
+
+def test_maps_have_a_table_of_mean_iou_beside_that_of_accuracy(tmp_path):
+    ious = [0.25, 0.35]
+    cells = [row(0.8, seed, own={"mean_iou": iou, "iou": []}) for seed, iou in enumerate(ious)]
+    (mean,) = summarise(cells)
+    assert mean["mean_iou"] == pytest.approx(0.3)
+    assert mean["mean_iou_sd"] == pytest.approx(np.std(ious, ddof=1))
+    assert list(grids([mean], "real")) == ["accuracy, %", "mean IoU, %"]
+    assert "30.00 ± 7.07" in page_of(tmp_path, [mean])
+    (classes,) = summarise([row(0.8, 0)])
+    assert classes["mean_iou"] is None and list(grids([classes], "real")) == ["accuracy, %"]
 
 
 def page_of(tmp_path, rows):

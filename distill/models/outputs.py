@@ -111,7 +111,8 @@ def say_task(answers: Sequence[Tensor], expected: tuple[int, ...]) -> str:
     if len(expected) == 2 and has_maps:
         return (
             "maps are the answer to segmentation: say that this is its task (for a teacher "
-            "--teacher.task segmentation)"
+            "--teacher.task segmentation), or, where the teacher tells classes, take a student "
+            "that tells them, too (--student convnet-16, and no preset for maps)"
         )
     if len(expected) == 4 and not has_maps:
         return (

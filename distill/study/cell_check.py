@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill.sets.manifest_check import is_number
-from distill.study.summary import FIGURES
+from distill.study.summary import FIGURES, OWN_FIGURES
 
 TEXTS = ("set", "corruption", "method", "report")
 
@@ -19,6 +19,10 @@ def check_cell(result: Mapping[str, Any]) -> None:
     for name in ("seconds", "accuracy"):
         if not is_number(result.get(name)):
             raise ValueError(f"its {name} is no number")
-    for name in FIGURES:
-        if result.get(name) is not None and not is_number(result[name]):
-            raise ValueError(f"its {name} is no number")
+    own = result.get("own", {})
+    if not isinstance(own, Mapping):
+        raise ValueError("its own figures are no table")
+    for figures, names in ((result, FIGURES), (own, OWN_FIGURES)):
+        for name in names:
+            if figures.get(name) is not None and not is_number(figures[name]):
+                raise ValueError(f"its {name} is no number")

@@ -15,6 +15,8 @@ FIGURES = (
     "transfer",
 )
 """What is averaged; a figure that a cell lacks is None."""
+OWN_FIGURES = ("mean_iou",)
+"""So are these of a task's own, where it has them."""
 
 
 def summarise(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -32,8 +34,9 @@ def _summarise_seeds(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """The row of cells that differ in their seed alone."""
     row: dict[str, Any] = {key: cells[0][key] for key in ("set", "corruption", "method")}
     row["seeds"] = len(cells)
-    for figure in FIGURES:
-        values = [cell[figure] for cell in cells if cell[figure] is not None]
+    for figure in (*FIGURES, *OWN_FIGURES):
+        place = [cell if figure in FIGURES else cell.get("own", {}) for cell in cells]
+        values = [figures[figure] for figures in place if figures.get(figure) is not None]
         row[figure] = statistics.mean(values) if values else None
         row[f"{figure}_sd"] = statistics.stdev(values) if len(values) > 1 else None
     row["worst"] = min(cell["accuracy"] for cell in cells)

@@ -16,7 +16,7 @@ from inversion.pages.plots import Dot, Plot, dots, lines
 Row = dict[str, Any]
 """Means over seeds of one method on one set, corrupted in one way."""
 
-SHARES = ("accuracy", "agreement", "ece", "transfer")
+SHARES = ("accuracy", "mean_iou", "agreement", "ece", "transfer")
 """Figures shown in per cent."""
 ORIGINAL = "original"
 REFERENCES = {"plain": "plain training", "hinton": "KD on the original data"}
@@ -34,19 +34,24 @@ MEANS = {
 """Figures of the second table, and their headings."""
 
 
+MAIN = {"accuracy": "accuracy, %", "mean_iou": "mean IoU, %"}
+"""What has a table by corruptions, where the students have it, and its heading."""
+
+
 @dataclass(frozen=True)
 class SetPart:
     """What the page shows of one set."""
 
     name: str
-    accuracies: list[tuple[str, ...]]
+    grids: dict[str, list[tuple[str, ...]]]
+    """By heading."""
     plots: list[Plot]
     means: list[tuple[str, ...]]
 
 
 def cell_text(row: Row | None, figure: str = "accuracy") -> str:
     """Mean ± standard deviation, shares in per cent; a dash where there is nothing yet."""
-    if row is None or row[figure] is None:
+    if row is None or row.get(figure) is None:
         return "–"
     scale = 1
     digits = 3
@@ -76,6 +81,16 @@ def grid(rows: Sequence[Row], name: str, figure: str = "accuracy") -> list[tuple
     return table
 
 
+def grids(rows: Sequence[Row], name: str) -> dict[str, list[tuple[str, ...]]]:
+    """One set's tables, by heading."""
+    rows = _of_set(rows, name)
+    return {
+        heading: grid(rows, name, figure)
+        for figure, heading in MAIN.items()
+        if any(row.get(figure) is not None for row in rows)
+    }
+
+
 def write_study(rows: Sequence[Row], command: str, path: Path) -> None:
     """Write the page."""
     # The original data comes last.
@@ -90,7 +105,7 @@ def _part(rows: Sequence[Row], name: str) -> SetPart:
     if name != ORIGINAL:
         references = _of_set(rows, ORIGINAL)
     of_set = _of_set(rows, name)
-    return SetPart(name, grid(rows, name), _plots(of_set, references), _means(of_set, name))
+    return SetPart(name, grids(rows, name), _plots(of_set, references), _means(of_set, name))
 
 
 def _plots(rows: Sequence[Row], references: Sequence[Row]) -> list[Plot]:

@@ -18,12 +18,10 @@ from inversion.cli.verbs.shared import (
     teacher_for,
 )
 from inversion.health import check_health
-from inversion.pages.study import grid, write_study
+from inversion.pages.study import grids, write_study
 from inversion.teacher import load_teacher
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from inversion.cli.schema import StudyRun
 
 
@@ -52,19 +50,22 @@ def execute(run: StudyRun) -> int:
     write_study(rows, command, out / "study.html")
     if not run.quiet:
         for name in dict.fromkeys(row["set"] for row in rows):
-            show_table(_new_table(name, rows, cells))
+            _show_set(name, rows, cells)
     return finish(run, None, document, f"page: {out / 'study.html'}")
 
 
-def _new_table(name: str, rows: list[dict[str, Any]], cells: list[dict[str, Any]]) -> Table:
-    """Accuracy on one set: methods down, damages of the labels across."""
-    head, *body = grid(rows, name)
-    table = new_table(f"{name}: accuracy, %", *head)
-    for line in body:
-        table.add_row(*line)
+def _show_set(name: str, rows: list[dict[str, Any]], cells: list[dict[str, Any]]) -> None:
+    """Tables of one set: methods down, damages of the labels across; and what the damages were."""
+    tables = []
+    for heading, (head, *body) in grids(rows, name).items():
+        table = new_table(f"{name}: {heading}", *head)
+        for line in body:
+            table.add_row(*line)
+        tables.append(table)
     reports: dict[str, None] = {}
     for cell in cells:
         if cell["set"] == name:
             reports[f"{cell['corruption']}, seed {cell['seed']}: {cell['report']}"] = None
-    table.caption = "\n".join(reports)
-    return table
+    tables[-1].caption = "\n".join(reports)
+    for table in tables:
+        show_table(table)
