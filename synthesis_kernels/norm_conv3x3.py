@@ -83,7 +83,7 @@ class NormConv3x3(native.Function):
     """`norm_conv3x3_reference` where it `fits`; x is float32 or bfloat16, all else float32.
 
     With `passes` it gives x, too, for whoever needs it besides: all of its gradient is then summed
-    up on the way.
+    up on the way. Nobody may change that x in place.
     """
 
     @staticmethod

@@ -92,14 +92,14 @@ def _to_x(grad: Tensor, beside: Tensor, rows: Tensor, weight: Tensor, point: Ten
 def are_pair(first: nn.Module, second: nn.Module, x: Tensor, precision: torch.dtype) -> bool:
     """Whether `StridedPair` makes what these two layers make of a map."""
     return (
-        type(first) is type(second) is nn.Conv2d
+        not is_followed()
+        and type(first) is type(second) is nn.Conv2d
         and first.bias is second.bias is None
         and is_square(first, 3, stride=2)
         and is_square(second, 1, stride=2)
         and x.dtype is precision
         and find_kernel(x, first.weight) is not None
         and find_kernel(x, second.weight) is not None
-        and not is_followed()
     )
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, environment, last_json
+from convolving import hearing
 
 from distill.models import ModelSpec, build_classifier
 from inversion.bench import bench as benchmark
@@ -249,6 +250,23 @@ def test_the_gpu_tool_says_that_there_is_no_device(tmp_path):
 
 
 # The peers' form
+
+
+def test_the_peers_run_none_of_our_kernels():
+    torch.manual_seed(0)
+    spec = ModelSpec("wrn-10-1", channels=3, size=16, classes=10)
+    device = torch.device("cpu")
+    images = torch.rand(8, 3, 16, 16)
+    teacher, student = build_classifier(spec), build_classifier(spec)
+    generator = peers.PlainGenerator(spec, 16, 8)
+    steps = [
+        peers.distillation_step(teacher, student, images, 4.0),
+        peers.synthesis_step(teacher, student, generator, 8, 1.0),
+    ]
+    with hearing() as names:
+        for step in steps:
+            peers.freely(step, device)()
+    assert names == []
 
 
 def test_the_peers_hook_measures_the_distance_of_the_statistics():

@@ -1,10 +1,13 @@
 """Convolutions with stride 2 against their definition in float64."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import environment
 from convolving import (
     assert_equal_gradients,
     case_of,
@@ -170,3 +173,30 @@ def test_a_residual_network_takes_pairs_and_learns_as_without(monkeypatch):
     with hearing() as names, forward_pass(torch.device("cpu"), torch.float32):
         network(images).sum().backward()
     assert heard and names.count("strided_pair_backward") == 1
+
+
+@needs_avx2
+def test_an_evaluated_network_takes_none_and_has_second_derivatives():
+    model = WideResNet(depth=10).eval()
+    images = drawn(0, 2, 3, 16, 16).requires_grad_()
+    with hearing() as names:
+        (slope,) = torch.autograd.grad(model(images).square().sum(), images, create_graph=True)
+        (second,) = torch.autograd.grad(slope.square().sum(), images)
+    assert names == [] and second.abs().sum() > 0
+
+
+EXPORT = """
+import torch
+from distill.models.zoo.wrn import WideResNet
+for model in (WideResNet(depth=10).eval(), WideResNet(depth=10).train()):
+    torch.export.export(model, (torch.rand(2, 3, 16, 16),), strict=True)
+print("exported")
+"""
+
+
+@pytest.mark.process
+def test_a_network_is_exported_whole_by_a_process_that_has_loaded_no_kernel():
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT], capture_output=True, text=True, env=environment()
+    )
+    assert done.stdout.strip() == "exported", done.stderr

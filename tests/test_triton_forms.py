@@ -151,11 +151,13 @@ for half in ("*bf16", "*fp32"):
     kernel = divergence._divergence_kernel
     build(kernel, pointers(kernel, half, temperature="fp32"), WIDE=tl.float32, BLOCK_R=128, BLOCK_K=16)
     kinds = dict(index_ptr="*i64", view_ptr="*i64", bytes_ptr="*u8", mixup="fp32", cutmix="fp32")
-    kinds |= dict(pool_ptr=half, grad_ptr=half, out_ptr=half)
-    block = dict(PIXELS=256, BLOCK_C=4, WIDE=tl.float32)
-    ptx = build(views._views_kernel, kinds, **block)
-    assert "div.full" not in ptx and "div.rn.f32" in ptx
-    build(views._spread_kernel, kinds, LOOK_UP=256, **block)
+    block = dict(PIXELS=256, BLOCK_C=4)
+    for kind, wide in ((half, tl.float32), ("*fp64", tl.float64)):
+        block |= dict(WIDE=wide)
+        kinds |= dict(pool_ptr=kind, grad_ptr=kind, out_ptr=kind)
+        ptx = build(views._views_kernel, kinds, **block)
+        assert "div.full" not in ptx and "div.rn.f32" in ptx
+        build(views._spread_kernel, kinds, LOOK_UP=256, **block)
 kinds = pointers(turn._turn_kernel, "*fp32", index_ptr="*i64", view_ptr="*i64", rotate="fp32", scale="fp32", shift="fp32")
 build(turn._turn_kernel, kinds, C=3, H=9, W=7, SIDE=7, PIXELS=256, BLOCK_C=4)
 build(priority._race_kernel, pointers(priority._race_kernel, "*fp32"), BLOCK=1024)

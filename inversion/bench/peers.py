@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from distill.models import Classifier, ModelSpec
+from synthesis_kernels.backend import kernel_form
 
 WORKERS = 4
 
@@ -140,17 +141,19 @@ def distillation_step(
 
 
 def freely(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """The step with cuDNN's fastest kernels, TF32 among them, which ours are denied so that a seed
-    fixes the result.
+    """The step by the library alone, with none of our kernels, which networks of our zoo would take
+    by themselves; on CUDA with cuDNN's fastest ones, TF32 among them, which ours are denied so that
+    a seed fixes the result.
     """
-    if device.type != "cuda":
-        return step
 
     def run() -> None:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=True, deterministic=False, allow_tf32=True
-        ):
-            step()
+        with kernel_form("reference"):
+            if device.type != "cuda":
+                return step()
+            with torch.backends.cudnn.flags(
+                enabled=True, benchmark=True, deterministic=False, allow_tf32=True
+            ):
+                return step()
 
     return run
 

@@ -2,7 +2,8 @@
 so results repeat.
 
 What changes from layer to layer (rows, channels, whether there is a ReLU, whether anybody reads the
-moments) is an argument and no constant, so that each kernel is compiled once for a type of input.
+moments) is an argument and no constant, so that each kernel is compiled once for a type of input;
+and once more where channels don't divide by 16.
 """
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)

@@ -4,15 +4,13 @@ The first leaves sums of its own blocks, and every program of the second adds al
 channels: no third kernel, and a fixed order, so results repeat.
 
 What changes from layer to layer (rows, channels, what is added) and the direction are arguments and
-no constants, so that each kernel is compiled once for a type of input. Narrow layers lie several
-rows side by side, so that they fill a block, too.
+no constants, so that each kernel is compiled once for a type of input; and once more where channels
+don't divide by 16. Narrow layers lie several rows side by side, so that they fill a block, too.
 """
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations
 # and conditions)
 from __future__ import annotations
-
-import functools
 
 import torch
 import triton
@@ -217,7 +215,7 @@ def forward(
         )  # fmt: skip
         _write_kernel[grid](
             seen, _or(residual, rows), rows, rows, rows, y, y, sums, *vectors, weight, bias,
-            running_mean, running_var, _or(batches, _unread(rows.device)),
+            running_mean, running_var, _or(batches, _as_counts(sums)),
             *sizes, grid[0], *numbers, 0, int(residual is not None), int(batches is not None), 0,
             PARTS=PARTS, **blocks,
         )  # fmt: skip
@@ -248,7 +246,7 @@ def backward(
         )  # fmt: skip
         _write_kernel[grid](
             rows, rows, grad, _or(y, rows), _or(passed, rows), to_x, _or(to_residual, to_x), sums,
-            *vectors, to_weight, to_bias, weight, weight, _unread(rows.device),
+            *vectors, to_weight, to_bias, weight, weight, _as_counts(sums),
             *sizes, grid[0], 0.0, 0.0, slope, 1, adds, 0, int(passed is not None),
             PARTS=PARTS, **blocks,
         )  # fmt: skip
@@ -259,10 +257,9 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
     return other if tensor is None else tensor
 
 
-@functools.cache
-def _unread(device: torch.device) -> Tensor:
-    """A count of batches for whoever keeps none."""
-    return torch.zeros((), dtype=torch.int64, device=device)
+def _as_counts(sums: Tensor) -> Tensor:
+    """Memory of the type that batches are counted in, where nobody counts them."""
+    return sums.view(-1).view(torch.int64)
 
 
 def _room_for_sums(grid: tuple[int, int], sizes: tuple[int, ...], like: Tensor) -> Tensor:

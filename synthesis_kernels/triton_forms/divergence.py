@@ -1,6 +1,6 @@
 """`divergence` for CUDA: a block holds all classes of some samples, so logits are read once each
 way. One kernel serves both ways and all plans: it is compiled once for a type and number of
-classes.
+classes, and once more where weights have another type.
 """
 
 # ruff: noqa: ANN202, N803 (kernels: constants are in capitals, and Triton reads annotations)
@@ -18,7 +18,7 @@ from synthesis_kernels.triton_forms.rounding import FUSED
 NOWHERE = tl.constexpr(-1e30)
 ALONE = 1 << 14
 """Logits that one program takes, padded, block by block; it then adds up their loss itself."""
-BLOCK = 1 << 13
+BLOCK = 1 << 12
 """Of them a program holds at a time; of few classes it holds fewer."""
 ROWS = 128
 """Samples that a program holds at a time: a usual batch."""
@@ -195,5 +195,5 @@ def _launch(
             float(plan.temperature), classes, steps if alone else 1,
             *map(int, yes), int(to_teacher), int(to_student),
             WIDE=tl.float64 if torch.float64 in (teacher.dtype, student.dtype) else tl.float32,
-            BLOCK_R=rows, BLOCK_K=block, num_warps=min(max(rows * block // 256, 4), 16), **FUSED,
+            BLOCK_R=rows, BLOCK_K=block, num_warps=min(max(rows * block // 256, 4), 32), **FUSED,
         )  # fmt: skip

@@ -60,8 +60,8 @@ def _pixels(  # type: ignore[no-untyped-def]  # Triton has no types for argument
 ):
     """Out of whichever of both there is; bytes as torch divides them, unlike Triton's own `/`."""
     if is_bytes:
-        value = tl.load(bytes_ptr + place, mask=seen, other=0).to(WIDE)
-        value = tl.div_rn(value, 255.0)
+        value = tl.load(bytes_ptr + place, mask=seen, other=0).to(tl.float32)
+        value = tl.div_rn(value, 255.0).to(WIDE)
     else:
         value = tl.load(pool_ptr + place, mask=seen, other=0).to(WIDE)
     return value

@@ -94,10 +94,14 @@ def _as_one(
     return NormConv3x3.apply(x, *_vectors(norm), *own, residual, *rates, passes)
 
 
-def two_convs(first: nn.Module, second: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """`first(x)` and `second(x)`, as one where nobody would miss either."""
+def two_convs(
+    norm: nn.Module, first: nn.Module, second: nn.Module, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`first(x)` and `second(x)`, x by way of the norm: as one in training, where nobody would miss
+    either.
+    """
     if (
-        type(x) is Tensor
+        trains_alone(norm, x)
         and not is_heard(first)
         and not is_heard(second)
         and are_pair(first, second, x, _precision_of(x))

@@ -45,7 +45,7 @@ class _Block(nn.Module):
         if self.shortcut is None:
             return norm_act_conv(self.bn2, self.conv2, self.conv1(active), x)
         # The shortcut is from the activated input, too, as in the authors' code.
-        y, beside = two_convs(self.conv1, self.shortcut, active)
+        y, beside = two_convs(self.bn1, self.conv1, self.shortcut, active)
         return norm_act_conv(self.bn2, self.conv2, y, beside)
 
 

@@ -44,6 +44,8 @@ def carry_answers(
     if per_image is None:
         per_image = USUAL if lesson is None else _wanted_by(lesson, len(transfer_set))
     if not per_image:
+        if wanted.per_image == 0 and transfer_set.answers is not None:
+            tell(run, f"{folder} carries answers already, and keeps them")
         return transfer_set
     views = wanted.views or (lesson.views if lesson else None)
     if views is None:
