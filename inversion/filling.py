@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from distill.models import Classifier
 from distill.runtime import Runtime
 from distill.sets.answers import ENTRY, drop_answers
@@ -57,18 +60,18 @@ def fill_short(
     """
     out = Path(out)
     manifest = dict(transfer_set.manifest)
-    lacking = missing_images(transfer_set) or sum(manifest["short"].values())
-    wanted = len(transfer_set) + lacking
+    missing = missing_images(transfer_set)
+    wanted = len(transfer_set) + (missing or sum(manifest["short"].values()))
     ways = tuple(fitting_ways(transfer_set.task, ways))
     options = CollectOptions(images=wanted, short=ways, expose=0.0)
     found = collect(teacher, (str(out),), options, out / WORK, runtime=runtime.alone())
-    is_made = found.round == MADE
-    tensors = {name: getattr(found, name)[is_made] for name in DTYPES}
-    if is_made.any():
+    made = _evenly(found, missing or wanted)
+    tensors = {name: getattr(found, name)[made] for name in DTYPES}
+    if len(made):
         # As of images that were never drawn.
         tensors["priority"] += transfer_set.priority.amax()
         quotas = quotas_of(options, found.classes)
-        manifest |= _with_shard(manifest, transfer_set, found, tensors, quotas, out)
+        manifest |= _with_shard(manifest, transfer_set, found, made, tensors, quotas, out)
         manifest.pop(ENTRY, None)  # answers to views that are blended with fewer images
         write_manifest(out, manifest)
         drop_answers(out)
@@ -76,11 +79,34 @@ def fill_short(
     return TransferSet.load(out)
 
 
+def _evenly(found: TransferSet, most: int) -> Tensor:  # (M,)
+    """The places of the images that were made, so many at most: of each class the first, then the
+    second of each, and so on. More may be there than are missing: where images show several
+    classes, `collect` may have put others in the place of some that the set keeps.
+    """
+    made = (found.round == MADE).nonzero()[:, 0]
+    groups = found.groups[made]
+    same = groups[:, None] == torch.arange(found.classes)
+    turn = same.cumsum(0).gather(1, groups[:, None])[:, 0]
+    order = (turn * found.classes + groups).argsort()
+    return made[order[:most]].sort().values
+
+
+def _ways_of(taken: Mapping[str, list[int]], source: str, kept: list[int]) -> dict[str, list[int]]:
+    """How the images that are kept of each class were made: the ways follow each other."""
+    left = list(kept)
+    ways = {}
+    for way, rows in taken.items():
+        if way != source:
+            ways[way] = [min(pair) for pair in zip(rows, left, strict=True)]
+            left = [rest - used for rest, used in zip(left, ways[way], strict=True)]
+    return {way: rows for way, rows in ways.items() if any(rows)}
+
+
 def _add_filled(
-    before: Mapping[str, list[int]], taken: Mapping[str, list[int]], source: str
+    before: Mapping[str, list[int]], filled: dict[str, list[int]]
 ) -> dict[str, list[int]]:
     """Images of each class by the way they were made, those of earlier fillings among them."""
-    filled = {way: rows for way, rows in taken.items() if way != source}
     for way, rows in before.items():
         new = filled.get(way, [0] * len(rows))
         filled[way] = [sum(pair) for pair in zip(rows, new, strict=True)]
@@ -91,6 +117,7 @@ def _with_shard(
     manifest: dict[str, Any],
     transfer_set: TransferSet,
     found: TransferSet,
+    made: Tensor,
     tensors: dict[str, Any],
     quotas: list[int],
     out: Path,
@@ -111,9 +138,11 @@ def _with_shard(
     counts = [sum(pair) for pair in zip(transfer_set.counts(), added, strict=True)]
     images = len(transfer_set) + shard["count"]
     short = transfer_set.task.shortfall(counts, quotas, images)
+    kept = found.groups[made].bincount(minlength=found.classes).tolist()
+    ways = _ways_of(account["taken"], str(out), kept)
     return {
         "counts": counts,
         "short": {str(label): lack for label, lack in short.items()},
-        "filled": _add_filled(manifest.get("filled", {}), account["taken"], str(out)),
+        "filled": _add_filled(manifest.get("filled", {}), ways),
         "shards": [*manifest["shards"], shard],
     }

@@ -83,6 +83,11 @@ def _require_more(
             "choose another --out"
         )
     made = [shard.get("calls", 0) for shard in manifest["shards"]]
+    if before.calls < options.calls <= max(made):
+        raise EchosetError(
+            f"{out} has taken {max(made)} calls already, more than the {before.calls} that it was "
+            "asked for, as classes were short; to go on say more than that"
+        )
     if max(made) < before.calls and options.patience <= before.patience:
         raise EchosetError(
             f"{out} was finished after {max(made)} of {before.calls} calls, as agreement had "

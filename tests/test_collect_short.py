@@ -1,6 +1,7 @@
 """Classes that are short, and what is made for them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from collecting import (
 
 from distill import Classifier
 from distill.options import ViewOptions
+from inversion.filling import _evenly, _ways_of
 from inversion.options import BoundaryOptions, CollectOptions
 from inversion.sources.boundary import attack_boundaries
 from inversion.sources.collection import MADE
@@ -200,3 +202,16 @@ def test_an_unbalanced_set_has_the_streams_own_images_only(linear, tmp_path):
     assert said["short"] == {}
     make(linear, ("noise",), replace(options, short=()), tmp_path / "none")  # may be said, too
     assert shard_bytes(tmp_path / "none") == shard_bytes(tmp_path / "set")
+
+
+def test_of_many_images_made_each_class_keeps_the_first_and_the_ways_are_counted():
+    found = SimpleNamespace(
+        round=torch.tensor([0, -1, -1, -1, 0, -1, 0, -1, -1]),
+        groups=torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2]),
+        classes=3,
+    )
+    assert _evenly(found, 9).tolist() == [1, 2, 3, 5, 7, 8]
+    assert _evenly(found, 4).tolist() == [1, 2, 5, 7]
+    assert _evenly(found, 2).tolist() == [1, 5] and _evenly(found, 0).tolist() == []
+    taken = {"set": [1, 1, 1], "augment": [1, 0, 2], "mixup": [2, 1, 0], "draw": [0, 0, 0]}
+    assert _ways_of(taken, "set", [2, 1, 1]) == {"augment": [1, 0, 1], "mixup": [1, 1, 0]}

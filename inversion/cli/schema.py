@@ -33,7 +33,9 @@ class DemoRun(PresetRun, TrackedRun, OwningRun, MapsRun):
     """`echoset demo`."""
 
     teacher: TeacherOptions = TeacherOptions()
-    """The teacher; by default the bundled MNIST one."""
+    """The teacher: a name of `echoset list teachers`, a file or an import path; by default the
+    bundled MNIST one.
+    """
     out: str = "runs/demo"
     """Folder for the set, the student, the log and the report; a finished demo there is made
     anew.
@@ -44,7 +46,7 @@ class DemoRun(PresetRun, TrackedRun, OwningRun, MapsRun):
     student on procedural pictures held out, and no accuracy is told.
     """
     student: StudentOptions = StudentOptions()
-    """The student that learns from the finished set."""
+    """The student that learns from the finished set: a name of `echoset list students`."""
     start: Literal["fresh", "adversary"] = "fresh"
     """Where that student starts: from its own options, or from what the adversarial student, which
     must be kept, has learnt. The latter has drawn from every image that passed through the buffer,
@@ -72,7 +74,7 @@ class InspectRun(LoadingRun):
     """`echoset inspect`."""
 
     teacher: TeacherOptions = TeacherOptions()
-    """The teacher."""
+    """The teacher: a name of `echoset list teachers`, a file or an import path."""
     estimate: bool = False
     """Also make a few steps, and say how long a set and a student take by the preset that suits
     the teacher.
@@ -84,7 +86,7 @@ class SynthesizeRun(PresetRun, TrackedRun):
     """`echoset synthesize`."""
 
     teacher: TeacherOptions = TeacherOptions()
-    """The teacher."""
+    """The teacher: a name of `echoset list teachers`, a file or an import path."""
     out: str = "runs/set"
     """Folder of the set. A stopped run there is continued."""
     shortage: tuple[MakingWay, ...] = USUAL_WAYS
@@ -139,7 +141,7 @@ class DistillRun(PresetRun, TrackedRun, OwningRun, MapsRun):
     data.
     """
     student: StudentOptions = StudentOptions()
-    """The student."""
+    """The student: a name of `echoset list students`, or an import path."""
     out: str = "runs/student"
     """Folder for student.safetensors and the log. A stopped run there is continued."""
     distillation: DistillOptions = DistillOptions()

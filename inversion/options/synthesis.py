@@ -276,7 +276,7 @@ class SynthesisOptions(Brief):
         if begins >= self.calls:
             raise EchosetError(
                 f"adversary.begins {begins} leaves the adversarial student nothing to learn in "
-                f"{self.calls} calls"
+                f"{self.calls} calls; make more calls than that, or lower it"
             )
         if begins and self.objective.adversary and after <= begins:
             raise EchosetError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from distill.models import Classifier
 from distill.names import printable
-from inversion.cli.show import finish, new_table
+from inversion.cli.show import finish, new_table, tell
 from inversion.cli.verbs.rehearsal import Rehearsal, rehearse
 from inversion.driver import check_synthesis
 from inversion.health import examine
@@ -46,6 +46,7 @@ def execute(run: InspectRun) -> int:
     table.add_row("sources for collect", ", ".join(DRAWN))
     estimate = None
     if run.estimate and possible:
+        tell(run, "a few steps are made and timed: some ten seconds")
         estimate = _estimate(run, teacher, possible[0])
     if estimate:
         table.add_row("a set and a student", estimate.line)
