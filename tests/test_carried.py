@@ -275,6 +275,8 @@ def test_a_set_of_photographs_is_taught_by_its_teacher_while_that_is_there(run, 
     (made / "teacher.yaml").write_text("model: /gone.safetensors\n")
     gone = run(*lesson)
     assert "it is not at hand" in gone.stderr and "1 hinton" in gone.stdout
+    (made / "teacher.yaml").write_text("model: hues.Hues\n")
+    assert "it needs --trust, so that its answers in" in run(*lesson).stderr
     assert "loss hints asks the teacher itself" in refused(*lesson, "--loss", "hinton", "hints")
 
 

@@ -76,13 +76,14 @@ def _follow_set(verb: str, run: DistillRun, arguments: Sequence[str]) -> Common:
     loss: dict[str, Any] = {}
     try:
         name, reason = choose(*_known_of(teacher_for(run.teacher, places), run.trust))
-    except EchosetError:
+    except EchosetError as error:
         if answers is None or run.teacher is not None:
             raise
+        lacks = "it needs --trust" if "--trust" in str(error) else "it is not at hand"
         task = DENSE if answers.shape[1:] else USUAL_TASK
         name, reason = choose(task, answers.channels, answers.side, {})
         loss = {"distillation.loss": DistillOptions().loss}
-        reason += f"; it is not at hand, and {run.set} carries its answers"
+        reason += f"; {lacks}, so that its answers in {run.set} teach alone"
     tell(run, f"preset {name}: {reason} (--preset none for plain defaults)")
     if answers is not None:
         views = {f"{VIEWS}{key}": value for key, value in asdict(answers.views).items()}
