@@ -24,7 +24,7 @@ from distill.presence import require_file
 from distill.sets.transfer_set import is_set, read_manifest
 from inversion.options import TeacherOptions
 from inversion.plain_yaml import parse_yaml, register, say_problem
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, TrustError
 
 TEACHER_FILE = "teacher.yaml"
 """In a set's folder: how its teacher was named."""
@@ -77,7 +77,7 @@ def _require_trust(told: TeacherOptions, path: Path, trust: bool) -> None:
     """Refuse a teacher that is code, where a file or a set names it and not the user."""
     kind = find_kind(told.model)
     if kind is not None and kind.runs_user_code and not trust:
-        raise EchosetError(
+        raise TrustError(
             f"the teacher of {path} is '{told.model}', and loading it could run code that "
             f"{path} names. Where you trust it, add --trust, or name the teacher yourself with "
             f"--teacher {told.model}"

@@ -1,10 +1,14 @@
-"""The one exception the whole project raises for a mistake the user can mend."""
+"""The exception that the whole project raises for a mistake the user can mend."""
 
 from collections.abc import Iterable
 
 
 class EchosetError(Exception):
     """Says what is wrong (the layer, shape, key or file) and what to do about it."""
+
+
+class TrustError(EchosetError):
+    """Something would run code that a file names, and nobody has said that this file is trusted."""
 
 
 def closest(name: str, names: Iterable[str], likeness: float = 0.6) -> str | None:

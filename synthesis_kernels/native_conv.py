@@ -50,7 +50,7 @@ class Convolution(native.Function):
         wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         grad_rows = native.as_rows(grad)
         return (
-            to_x(ctx.kernel, grad_rows, rows, weight) if wants_x else None,
+            _to_x(ctx.kernel, grad_rows, rows, weight) if wants_x else None,
             to_weight(ctx.kernel, grad_rows, rows, weight) if wants_weight else None,
             native.channel_sums(grad_rows) if wants_bias else None,
             None,
@@ -68,8 +68,7 @@ def convolve(kernel: Kernel, rows: Tensor, weight: Tensor, bias: Tensor | None) 
     return native.as_channels(out)
 
 
-def to_x(kernel: Kernel, grad_rows: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of its input, (B, I, H, W)."""
+def _to_x(kernel: Kernel, grad_rows: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
     out = torch.empty_like(rows)
     given = (grad_rows, native.Memory(weight), rows.new_empty(kernel.room(weight)), out)
     native.call(f"{kernel.name}_backward", rows.dtype, *given, *sizes(rows, weight))

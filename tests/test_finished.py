@@ -9,8 +9,9 @@ from conftest import STUDENT, TINY_FLAGS, last_json
 from distill import TransferSet
 from distill.files import read_log
 from distill.runtime import Runtime
+from distill.sets.transfer_set import write_manifest
 from inversion import synthesize
-from inversion.more_calls import _require_more, go_on
+from inversion.more_calls import go_on
 from inversion.pages.report import write_report
 from synthesis_kernels.errors import EchosetError
 
@@ -90,11 +91,11 @@ def test_a_kill_before_it_goes_on_leaves_it_to_be_begun_again(teacher, tiny, tmp
 
 
 def test_calls_that_were_made_already_are_no_more_calls(teacher, tiny, tmp_path):
-    manifest = {"shards": [{"calls": 10}, {"calls": 9}]}
-    before = replace(tiny, calls=8)
-    with pytest.raises(EchosetError, match="has taken 10 calls already, more than the 8"):
-        _require_more(tmp_path, manifest, before, replace(tiny, calls=10))
-    _require_more(tmp_path, manifest, before, replace(tiny, calls=11))
+    manifest = make(teacher, replace(tiny, calls=8), tmp_path).manifest
+    shards = [{**shard, "calls": 12} for shard in manifest["shards"]]  # as classes were short
+    write_manifest(tmp_path, {**manifest, "shards": shards})
+    with pytest.raises(EchosetError, match="has taken 12 calls already, more than the 8"):
+        make(teacher, replace(tiny, calls=10), tmp_path)
 
 
 @pytest.mark.slow

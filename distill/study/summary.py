@@ -34,9 +34,9 @@ def _summarise_seeds(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """The row of cells that differ in their seed alone."""
     row: dict[str, Any] = {key: cells[0][key] for key in ("set", "corruption", "method")}
     row["seeds"] = len(cells)
+    known = [{**cell.get("own", {}), **cell} for cell in cells]
     for figure in (*FIGURES, *OWN_FIGURES):
-        place = [cell if figure in FIGURES else cell.get("own", {}) for cell in cells]
-        values = [figures[figure] for figures in place if figures.get(figure) is not None]
+        values = [figures[figure] for figures in known if figures.get(figure) is not None]
         row[figure] = statistics.mean(values) if values else None
         row[f"{figure}_sd"] = statistics.stdev(values) if len(values) > 1 else None
     row["worst"] = min(cell["accuracy"] for cell in cells)

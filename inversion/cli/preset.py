@@ -16,7 +16,7 @@ from inversion.cli.show import tell
 from inversion.cli.words import values_of
 from inversion.options import SynthesisOptions, TeacherOptions
 from inversion.presets import choose, for_recipe, read_preset, students_for
-from synthesis_kernels.errors import EchosetError
+from synthesis_kernels.errors import EchosetError, TrustError
 
 if TYPE_CHECKING:
     from distill.models import ModelSpec
@@ -79,7 +79,7 @@ def _follow_set(verb: str, run: DistillRun, arguments: Sequence[str]) -> Common:
     except EchosetError as error:
         if answers is None or run.teacher is not None:
             raise
-        lacks = "it needs --trust" if "--trust" in str(error) else "it is not at hand"
+        lacks = "it needs --trust" if isinstance(error, TrustError) else "it is not at hand"
         task = DENSE if answers.shape[1:] else USUAL_TASK
         name, reason = choose(task, answers.channels, answers.side, {})
         loss = {"distillation.loss": DistillOptions().loss}

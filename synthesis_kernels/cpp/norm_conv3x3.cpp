@@ -146,9 +146,10 @@ template <class K, class Tile> void forward(const typename K::Number *x, const f
 
 template <class K, class Tile>
 void backward(const typename K::Number *grad, const typename K::Number *x, const typename K::Number *above,
-              const Weights<const float> &weights, float *statistics, float *sums, float *products, typename K::Element *packed, typename K::Number *to_x,
-              float *to_norm_weight, float *to_norm_bias, const Weights<float> &to_weights, int64_t batch,
-              int64_t height, int64_t width, int64_t team, int threads) {
+              const Weights<const float> &weights, float *statistics, float *sums, float *products,
+              typename K::Element *packed, typename K::Number *to_x, float *to_norm_weight, float *to_norm_bias,
+              const Weights<float> &to_weights, int64_t batch, int64_t height, int64_t width, int64_t team,
+              int threads) {
     const int64_t channels = weights.inputs, pixels = batch * height * width;
     const Statistics own(statistics, channels);
     const Grid grid = grid_of<Tile>(batch, height, width);
@@ -180,13 +181,14 @@ void backward(const typename K::Number *grad, const typename K::Number *x, const
     }                                                                                                                 \
     extern "C" void norm_conv3x3_backward_##NAME(                                                                     \
         const K::Number *grad, const K::Number *x, const K::Number *above, const float *weight, float *statistics,    \
-        float *sums, float *products, K::Element *packed, K::Number *to_x, float *to_norm_weight, float *to_norm_bias,             \
-        float *to_weight, int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs,              \
-        int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column, int64_t team, int threads) {          \
+        float *sums, float *products, K::Element *packed, K::Number *to_x, float *to_norm_weight,                     \
+        float *to_norm_bias, float *to_weight, int64_t batch, int64_t height, int64_t width, int64_t inputs,          \
+        int64_t outputs, int64_t by_output, int64_t by_input, int64_t by_row, int64_t by_column, int64_t team,        \
+        int threads) {                                                                                                \
         const Weights<const float> weights{weight, outputs, inputs, by_output, by_input, by_row, by_column};          \
         const Weights<float> to{to_weight, outputs, inputs, by_output, by_input, by_row, by_column};                  \
-        backward<K, TILE>(grad, x, above, weights, statistics, sums, products, packed, to_x, to_norm_weight, to_norm_bias,   \
-                          to, batch, height, width, team, threads);                                                   \
+        backward<K, TILE>(grad, x, above, weights, statistics, sums, products, packed, to_x, to_norm_weight,          \
+                          to_norm_bias, to, batch, height, width, team, threads);                                     \
     }
 
 NORM_CONV3X3(float32, Float32, Large)

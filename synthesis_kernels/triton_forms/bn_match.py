@@ -153,7 +153,8 @@ def match_forward(
 ) -> None:
     """The output, and a layer's sums around each group's first value."""
     groups, lines, width = sums.shape
-    _forward(rows, y, scale, shift, relu, added, groups, (sums, 1, start, width, lines // 2 - 1))
+    place = (sums, 1, start, width, lines // 2 - 1)
+    _forward((rows, y, added), (scale, shift), relu, groups, place)
 
 
 def match_finish(sums: Tensor, moments: Tensor) -> None:  # (groups, 2 + 2·parts, width), written
@@ -161,14 +162,9 @@ def match_finish(sums: Tensor, moments: Tensor) -> None:  # (groups, 2 + 2·part
     groups, lines, width = sums.shape
     with torch.cuda.device_of(sums):
         _finish_kernel[triton.cdiv(width, FINISH_CHANNELS), groups](
-            sums,
-            moments,
-            width,
-            lines // 2 - 1,
-            BLOCK_P=FINISH_PARTS,
-            BLOCK_C=FINISH_CHANNELS,
-            **FUSED,
-        )
+            sums, moments, width, lines // 2 - 1,
+            BLOCK_P=FINISH_PARTS, BLOCK_C=FINISH_CHANNELS, **FUSED,
+        )  # fmt: skip
 
 
 def match_backward(
@@ -187,7 +183,7 @@ def match_backward(
     width = moments.shape[-1]
     groups = moments.numel() // (2 * width)
     place = (moments, slopes, 1, start, width)
-    _backward(rows, grad, out, scale, shift, relu, above, groups, place)
+    _backward((rows, grad, above, out), (scale, shift), relu, groups, place)
 
 
 def apply_forward(
@@ -199,7 +195,7 @@ def apply_forward(
     added: Added | None = None,
 ) -> None:
     """The output alone."""
-    _forward(rows, y, scale, shift, relu, added, 1, (scale, 0, 0, 0, 0))
+    _forward((rows, y, added), (scale, shift), relu, 1, (scale, 0, 0, 0, 0))
 
 
 def apply_backward(
@@ -212,46 +208,41 @@ def apply_backward(
     above: Tensor | None = None,
 ) -> None:
     """The gradient of rows through ReLU and scale."""
-    _backward(rows, grad, out, scale, shift, relu, above, 1, (scale, scale, 0, 0, 0))
+    _backward((rows, grad, above, out), (scale, shift), relu, 1, (scale, scale, 0, 0, 0))
 
 
 def _forward(
-    rows: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    maps: tuple[Tensor, Tensor, Added | None],  # rows, y
+    vectors: tuple[Tensor, Tensor],  # scale, shift
     relu: bool,
-    added: Added | None,
     groups: int,
-    place: tuple[Tensor, int, int, int, int],  # of sums, and whether there are any
+    place: tuple[Tensor, int, int, int, int],  # sums, whether there are any, start, width, parts
 ) -> None:
+    rows, y, added = maps
     count, channels, blocks, across = _grid(rows, groups)
     sums, measures, start, width, parts = place
     programs = min(blocks, max(1, parts // across)) if measures else blocks
     with torch.cuda.device_of(rows):
         _forward_kernel[programs, across, groups](
-            rows, *(added or (rows, y)), y, scale, shift, sums,
+            rows, *(added or (rows, y)), y, *vectors, sums,
             _least(relu), count, int(added is not None), measures, triton.cdiv(blocks, programs),
             start, width, parts, channels, BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS, **FUSED,
         )  # fmt: skip
 
 
 def _backward(
-    rows: Tensor,
-    grad: Tensor,
-    out: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    maps: tuple[Tensor, Tensor, Tensor | None, Tensor],  # rows, grad, above, out
+    vectors: tuple[Tensor, Tensor],  # scale, shift
     relu: bool,
-    above: Tensor | None,
     groups: int,
-    place: tuple[Tensor, Tensor, int, int, int],  # of moments and slopes, and whether there are any
+    place: tuple[Tensor, Tensor, int, int, int],  # moments, slopes, whether there are any, …
 ) -> None:
+    rows, grad, above, out = maps
     count, channels, blocks, across = _grid(rows, groups)
     moments, slopes, measures, start, width = place
     with torch.cuda.device_of(rows):
         _backward_kernel[blocks, across, groups](
-            rows, grad, grad if above is None else above, out, scale, shift, moments, slopes,
+            rows, grad, grad if above is None else above, out, *vectors, moments, slopes,
             _least(relu), count, int(above is not None), measures, start, width, channels,
             BLOCK_R=BLOCK // CHANNELS, BLOCK_C=CHANNELS, **FUSED,
         )  # fmt: skip
