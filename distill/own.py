@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distill.losses import Losses, own_method
+from distill.models.zoo.blocks import is_heard
 from distill.runtime import Runtime
 from synthesis_kernels.choices import Step
 from synthesis_kernels.errors import EchosetError
@@ -84,6 +85,20 @@ def make_own(make: MakeOptimiser, network: nn.Module) -> OwnOptimiser:
             f"made a {type(optimiser).__name__}"
         )
     return OwnOptimiser(optimiser)
+
+
+KNOWN = ("torch.nn.", "torchvision.", "distill.", "inversion.")
+"""Whose layers do the same at every pass, as far as Python goes."""
+
+
+def is_known(network: nn.Module) -> bool:
+    """Whether all layers are torch's, torchvision's or ours, and no user's hook waits there: any
+    others may count, log or draw numbers in Python, which a replay would not repeat.
+    """
+    return all(
+        type(layer).__module__.startswith(KNOWN) and not is_heard(layer)
+        for layer in network.modules()
+    )
 
 
 def eager_step(runtime: Runtime) -> Step:

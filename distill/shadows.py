@@ -90,6 +90,10 @@ class Shadows:
         """Take over the weights as they are now."""
         if self.weights:
             torch._foreach_copy_(self.tensors, self.weights)
+        self.note()
+
+    def note(self) -> None:
+        """The weights as they are now have been taken over."""
         self._seen = self._versions()
 
     def catch_up(self) -> None:

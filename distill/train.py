@@ -22,7 +22,7 @@ from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.wrapping import as_student
 from distill.options import DistillOptions
-from distill.own import MakeOptimiser, OwnTraining, eager_step
+from distill.own import MakeOptimiser, OwnTraining, eager_step, is_known
 from distill.restoring import restore
 from distill.result import DistillResult
 from distill.runtime import Machine, Runtime
@@ -35,6 +35,7 @@ from distill.update import StudentState, Update, one_cycle
 from distill.views import forget_answers
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
 from synthesis_kernels.divergence import divergence, same_decision
+from synthesis_kernels.step import GRAPH_EARNS
 
 STATE = "student.state"
 CHECK = 50
@@ -127,11 +128,13 @@ class _Training:
         team = machine.processes
         self.team = team
         self.student = student
+        self.teacher = teacher
         self.options = options
         self.folder = folder
         self.quiet = runtime.quiet or not team.is_first
         self.machine = machine
         device = machine.device
+        self.may_replay = runtime.step == "auto" and device.type == "cpu" and not own.identity
         seed = runtime.seed
         answers = carried_answers(data, teacher, options, own.losses)
         self.learner = Learner(
@@ -146,7 +149,6 @@ class _Training:
         self.learner.share(team)
         self.state = StudentState(student, device, seed, options, self.learner, own.optimiser)
         self.learner.train()
-        self.update = self._new_update()
         self.guard = Safeguard(self.state)
         self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the step
         self.key = ""
@@ -184,6 +186,7 @@ class _Training:
         )
         if state.step < self.options.steps:
             self.lessons.ask_beforehand(self.quiet, self.folder)
+        self.update = self._new_update()
         self.loop = loop
         with loop:
             while not self._done:
@@ -273,7 +276,21 @@ class _Training:
         free_memory(self.machine.device)
 
     def _new_update(self) -> Update:
-        return Update(self.state, self._lesson, self.machine.step, self.learner, self.team)
+        machine = self.machine
+        return Update(
+            self.state, self._lesson, machine.step, self.learner, self.team, replays=self._replays
+        )
+
+    @property
+    def _replays(self) -> bool:
+        """Whether a CPU may run the first steps' operations again: where they are many, and all
+        that runs in a step is known.
+        """
+        if not self.may_replay or self.options.steps < GRAPH_EARNS or self.team.world > 1:
+            return False
+        beforehand = bool(self.lessons.bank) and not self.learner.needs("teacher")
+        asked = [] if beforehand or self.teacher is None else [self.teacher]
+        return all(map(is_known, [self.learner, *asked]))
 
     def _lesson(self, number: Tensor) -> tuple[Tensor, ...]:  # () -> (), (B, K, *places) twice, ()
         """A batch drawn, shown and answered, its loss and agreement: a captured step has it all."""

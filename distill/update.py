@@ -22,6 +22,7 @@ from distill.shadows import Shadows
 from distill.team import SOLO, Team
 from synthesis_kernels.choices import Step
 from synthesis_kernels.step import Captured, optimiser_tensors
+from synthesis_kernels.tape import Replayed
 
 
 class StudentState:
@@ -157,8 +158,8 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
 
 
 class Update:
-    """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager or captured; a call
-    gives the outputs.
+    """One update by whatever `lesson(*inputs)` gives as (loss, *outputs), eager, captured or
+    replayed; a call gives the outputs.
 
     In bfloat16 the student computes with copies of its weights, its shadows (`Shadows`). In a
     `team` each process learns its part of the batch, and gradients are averaged.
@@ -172,9 +173,11 @@ class Update:
         learner: Learner | None = None,
         team: Team = SOLO,
         batch_option: str = "",
+        replays: bool = False,
     ) -> None:
         """With `batch_option`, every input has the batch first and the loss is a mean over it: it
-        is learnt in parts where memory does not suffice.
+        is learnt in parts where memory does not suffice. What `replays` runs on a CPU as a list of
+        operations (`Replayed`).
         """
         self.state = state
         self.lesson = lesson
@@ -186,7 +189,9 @@ class Update:
             state.shadows = state.shadows or Shadows(state.student)
             self.shadows = state.shadows
         self._run: Callable[..., tuple[Tensor, ...]] = self._update
-        if step != "eager":
+        if replays:
+            self._run = Replayed(self._update)
+        elif step != "eager":
             self._run = Captured(
                 self._update, state.tensors, step == "graph", generators=[state.generator]
             )
@@ -195,7 +200,10 @@ class Update:
         self.state.step += 1
         if self.shadows:
             self.shadows.catch_up()
-        return self._run(*inputs)
+        outputs = self._run(*inputs)
+        if self.shadows:
+            self.shadows.note()  # a replay has followed, and told nobody
+        return outputs
 
     def _update(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         attempt = partial(self._follow_in_turns, inputs)

@@ -94,8 +94,9 @@ class Memory:
 
 
 Argument = Tensor | Memory | int | float | None
-listeners: list[Callable[[str, tuple[Argument, ...]], None]] = []
-"""Told of every call, so that calls can be counted: the dispatcher does not see them."""
+listeners: list[Callable[[Any, str, tuple[Argument, ...]], None]] = []
+"""Told of every call, by its function, its name and its arguments: the dispatcher does not see
+them."""
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Argument) -> int:
@@ -108,7 +109,7 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument) -> int:
         function.argtypes = [*map(_type_of, arguments), ctypes.c_int]
     result: int = function(*map(_as_c, arguments), torch.get_num_threads())
     for listen in listeners:
-        listen(name, arguments)
+        listen(function, name, arguments)
     return result
 
 

@@ -205,7 +205,7 @@ def _run(
     return native.call(
         name,
         out.dtype,
-        source.data_ptr(),  # by address: it is read through its strides
+        native.Memory(source),  # read through its strides
         *source.stride(),
         index,
         view,

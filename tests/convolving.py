@@ -47,7 +47,7 @@ def drawn(seed, *shape, dtype=torch.float32):
 def hearing():
     """Names of native kernels, as they run."""
     names = []
-    listen = lambda name, arguments: names.append(name)  # noqa: E731
+    listen = lambda kernel, name, arguments: names.append(name)  # noqa: E731
     native.listeners.append(listen)
     try:
         yield names

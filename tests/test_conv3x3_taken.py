@@ -57,7 +57,7 @@ def changed(change):
 def heard():
     """How often native kernels run, by name."""
     counts = Counter()
-    listen = lambda name, arguments: counts.update([name])  # noqa: E731
+    listen = lambda kernel, name, arguments: counts.update([name])  # noqa: E731
     native.listeners.append(listen)
     try:
         yield counts

@@ -136,7 +136,7 @@ def test_a_frozen_network_gives_what_the_network_gives(name, groups, precision):
 def test_the_kernel_is_what_runs_where_it_pays(precision):
     frozen = Frozen(teacher("wrn"), precision)
     names = []
-    listen = lambda name, arguments: names.append(name)  # noqa: E731
+    listen = lambda kernel, name, arguments: names.append(name)  # noqa: E731
     native.listeners.append(listen)
     try:
         results(frozen, torch.rand(8, 3, 32, 32), 1)

@@ -114,7 +114,8 @@ def our_step(bench: Bench, student: Classifier, pool: Tensor) -> Work:
     run = bench.run
     device = bench.device
     state = StudentState(student.train(), device, 0)
-    train = StudentStep(state, TEMPERATURE, bench.precision, bench.step)
+    replays = bench.run.step == "auto" and device.type == "cpu"
+    train = StudentStep(state, TEMPERATURE, bench.precision, bench.step, replays=replays)
     answers = torch.randn(run.batch, student.spec.classes, device=device)  # (B, K)
     weights = torch.ones(run.batch, device=device)  # (B,)
 

@@ -88,7 +88,7 @@ class Multiplications(FlopCounterMode):
         """Of the library's operations and of ours."""
         return super().get_total_flops() + self.native
 
-    def _hear(self, name: str, arguments: tuple[native.Argument, ...]) -> None:
+    def _hear(self, kernel: Any, name: str, arguments: tuple[native.Argument, ...]) -> None:
         for prefix, taps in TAPS.items():
             if name.startswith(prefix):
                 # After the tensors come batch, height, width, inputs and outputs.
@@ -139,7 +139,7 @@ class Traffic(TorchDispatchMode):
         native.listeners.remove(self._hear)
         super().__exit__(*error)
 
-    def _hear(self, name: str, arguments: tuple[native.Argument, ...]) -> None:
+    def _hear(self, kernel: Any, name: str, arguments: tuple[native.Argument, ...]) -> None:
         self.operations += 1
         self.bytes += sum(_bytes_by_place(arguments).values())
 

@@ -27,6 +27,7 @@ class StudentStep:
         step: Step = "eager",
         learner: Learner | None = None,
         team: Team = SOLO,
+        replays: bool = False,
     ) -> None:
         options = DistillOptions(temperature=temperature)
         self.learner = learner or Learner(state.student, None, options, precision, answered=True)
@@ -35,7 +36,7 @@ class StudentStep:
         self._share = torch.zeros((), device=device)
         self.learner.share(team)
         option = "synthesis.adversary.batch"
-        self._update = Update(state, self._lesson, step, self.learner, team, option)
+        self._update = Update(state, self._lesson, step, self.learner, team, option, replays)
 
     def __call__(
         self,
