@@ -151,6 +151,11 @@ class Recording(TorchDispatchMode):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to step around torch's compiler, torch would import it, which takes two seconds."""
+        return False
+
     def run(self, function: Function, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What the function gives, while it is listened to."""
         native.listeners.append(self._hear)
