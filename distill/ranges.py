@@ -41,6 +41,16 @@ def require_parts(options: object, group: str) -> None:
             )
 
 
+def require_options(value: object, kind: type, name: str) -> None:
+    """Refuse anything but such options, a model's name in the place of a model's, say."""
+    if isinstance(value, kind):
+        return
+    has_model = "model" in [field.name for field in dataclasses.fields(kind)]
+    told = f"model={value!r}" if has_model and isinstance(value, str) else "…"
+    meant = f"{kind.__name__}({told})"
+    raise EchosetError(f"{name} must be {meant}, got a {type(value).__name__}")
+
+
 def require_shards(images: int, shard_images: int, group: str) -> None:
     """Refuse a set of more files than their names can number."""
     most = MOST_SHARDS * shard_images

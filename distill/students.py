@@ -15,6 +15,7 @@ from distill.models.classifier import spec_of
 from distill.models.weights import load_weights, read_weights
 from distill.options import StudentOptions
 from distill.presence import require_file
+from distill.ranges import require_options
 from synthesis_kernels.errors import EchosetError
 
 
@@ -22,6 +23,7 @@ def build_student(options: StudentOptions, like: dict[str, Any], seed: int = 0) 
     """A student for a set, fresh unless the options name weights. `like` is the `input` entry of
     its manifest: channels, size, classes, task, mean, std.
     """
+    require_options(options, StudentOptions, "options")
     spec = spec_of(like, options.model, options.arguments)
     student = build_classifier(spec, seed)
     if options.weights:

@@ -23,6 +23,7 @@ from distill.models.classifier import on_device
 from distill.models.wrapping import as_student
 from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnTraining, eager_step, is_known
+from distill.ranges import require_options
 from distill.restoring import restore
 from distill.result import DistillResult
 from distill.runtime import Machine, Runtime
@@ -82,6 +83,8 @@ def distill(
     shared by a `team` (see `team_of`), all its processes make this call, and the first one writes.
     """
     check_images(data)
+    require_options(options, DistillOptions, "options")
+    require_options(runtime, Runtime, "runtime")
     team.check(options.batch, "distillation.batch")
     teacher = None if teacher is None else as_teacher(teacher, data)
     student = as_student(student, contract_of(teacher, data))

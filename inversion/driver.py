@@ -15,6 +15,7 @@ from torch import nn
 from distill.gathering import gather
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.wrapping import as_student, require_alike
+from distill.ranges import require_options
 from distill.runtime import Machine, Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.sharing import Share, shared_out
@@ -55,6 +56,8 @@ def synthesize(
     class in place of the recipe that they name. `log` gets the figures of the log: any object with
     `log(figures, step)`.
     """
+    require_options(options, SynthesisOptions, "options")
+    require_options(runtime, Runtime, "runtime")
     if runtime.world > 1:
         raise EchosetError(
             f"this is one process of {runtime.world}, and synthesize makes a whole set; call "

@@ -20,6 +20,7 @@ from distill.models.kinds import Kind, kind_of
 from distill.models.weights import load_weights, read_weights
 from distill.names import name_classes, read_names
 from distill.presence import looks_like_file, require_file
+from distill.ranges import require_options
 from inversion.inspection import check_numbers
 from inversion.options import TeacherOptions, TeacherViewOptions
 from inversion.teacher_file import as_named, spell_out
@@ -48,6 +49,7 @@ def load_teacher(
     Some kinds of network come with their weights, or know where theirs are published; others need a
     file of them. With `trust` the code is run that a file names, or a set.
     """
+    require_options(options, TeacherOptions, "options")
     named = spell_out(options, BUNDLED, trust)
     teacher = _load(named.options, untrained, trust)
     named.check(teacher)

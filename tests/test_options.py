@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from distill import DistillOptions, StudyOptions, ViewOptions
+from distill import DistillOptions, StudentOptions, StudyOptions, ViewOptions
 from inversion import CollectOptions, ScoreOptions
 from inversion.options import AdversaryOptions, BoundaryOptions
 from synthesis_kernels.errors import EchosetError
@@ -38,3 +38,36 @@ def test_what_cannot_be_is_refused_by_name(options, change, says):
 def test_an_unbalanced_collection_may_leave_its_ways_alone_or_name_none():
     assert CollectOptions(balanced=False).short == ("push",)
     assert CollectOptions(balanced=False, short=()).short == ()
+
+
+def test_a_name_or_a_number_in_the_place_of_options_is_told(tmp_path):
+    from distill import build_student, distill, load_images
+    from inversion import MNIST_SLICE, collect, load_teacher, synthesize
+
+    teacher = load_teacher()
+    data = load_images(MNIST_SLICE)
+    student = build_student(StudentOptions(model="lenet5"), teacher.contract)
+    wrong = {
+        "options must be TeacherOptions(model='convnet-32'), got a str": lambda: load_teacher(
+            "convnet-32"
+        ),
+        "options must be StudentOptions(model='lenet5'), got a str": lambda: build_student(
+            "lenet5", teacher.contract
+        ),
+        "options must be DistillOptions(…), got a dict": lambda: distill(
+            student, data, teacher, {"steps": 2}
+        ),
+        "options must be SynthesisOptions(…), got a PosixPath": lambda: synthesize(
+            teacher, tmp_path / "set"
+        ),
+        "runtime must be Runtime(…), got a int": lambda: synthesize(
+            teacher, out=tmp_path / "set", runtime=0
+        ),
+        "options must be CollectOptions(…), got a str": lambda: collect(
+            teacher, ["shaders"], "runs/set"
+        ),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(EchosetError) as told:
+            call()
+        assert str(told.value) == message

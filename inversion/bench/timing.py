@@ -34,6 +34,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 MANY_STEPS = 10**6
 """A run this long earns whatever a fast form of the step costs at first."""
+UNTIMED = 3
+"""Runs before the first that is timed: a step that is recorded is so in its second and third."""
 LONG_ENOUGH = 0.02
 """Seconds that the clock can tell; shorter work is repeated."""
 CALLS_BETWEEN_LOOKS = 10
@@ -96,7 +98,7 @@ class Bench:
     def compare(self, **work: Work) -> Times:
         """Time each in turns."""
         for each in work.values():
-            for _ in range(2):
+            for _ in range(UNTIMED):
                 each()
         seconds: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(self.run.repeats):

@@ -23,6 +23,7 @@ from distill.loop import Loop
 from distill.models import Classifier, as_classifier, as_found
 from distill.models.classifier import on_device
 from distill.outlook import Outlook
+from distill.ranges import require_options
 from distill.restoring import restore
 from distill.runtime import Runtime
 from distill.sets.transfer_set import MARKER, TransferSet, read_manifest
@@ -59,6 +60,8 @@ def collect(
     pictures, such as a torch data set or any iterable, or an object with `draw`. The manifest's
     `collection` says what was drawn, taken, made, and is still missing.
     """
+    require_options(options, CollectOptions, "options")
+    require_options(runtime, Runtime, "runtime")
     if runtime.world > 1:
         raise EchosetError(
             f"this is one process of {runtime.world}, and collect makes a whole set; call "
