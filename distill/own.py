@@ -95,9 +95,12 @@ def is_known(network: nn.Module) -> bool:
     """Whether all layers are torch's, torchvision's or ours, and no user's hook waits there: any
     others may count, log or draw numbers in Python, which a replay would not repeat.
     """
-    return all(
-        type(layer).__module__.startswith(KNOWN) and not is_heard(layer)
+    return not any(
+        is_heard(layer) or not type(layer).__module__.startswith(KNOWN)
         for layer in network.modules()
+    ) and not any(
+        weight._backward_hooks or weight._post_accumulate_grad_hooks
+        for weight in network.parameters()
     )
 
 

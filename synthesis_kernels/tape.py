@@ -226,6 +226,8 @@ class Recording(TorchDispatchMode):
             self._watched.append(StorageWeakRef(storage))
             if not new:
                 self.given[memory] = storage
+        if storage.nbytes() != self.sizes[memory]:
+            self._refuse("a tensor has grown")
         return Place(
             memory,
             tensor.dtype,

@@ -141,6 +141,12 @@ def test_so_do_hooks_and_optimisers(teacher, made):
 def test_what_is_known():
     assert is_known(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
     assert not is_known(nn.Sequential(nn.ReLU(), Counting()))
+    watched = nn.Linear(2, 2)
+    watched.weight.register_post_accumulate_grad_hook(lambda weight: None)
+    assert not is_known(watched)
+    heard = nn.Linear(2, 2)
+    heard.bias.register_hook(lambda gradient: None)
+    assert not is_known(heard)
     assert not is_known(torch.jit.script(nn.Linear(2, 2)))
     assert not is_known(torch.compile(nn.Linear(2, 2), backend="eager"))
 
@@ -285,6 +291,15 @@ def finding():
     return lambda x: (x.new_zeros(3) + x.nonzero().float().mean(),)
 
 
+def growing():
+    def step(x):
+        out = torch.empty(0)
+        torch.mul(x, 2, out=out)
+        return (out + 1,)
+
+    return step
+
+
 def sparse():
     return lambda x: ((x.to_sparse() * 2).to_dense(),)
 
@@ -295,6 +310,7 @@ REFUSED = {
     "asking": (asking, "a number"),
     "choosing": (choosing, "as much as the numbers say"),
     "finding": (finding, "as much as the numbers say"),
+    "growing": (growing, "grown"),
     "sparse": (sparse, ""),
 }
 
