@@ -22,7 +22,7 @@ from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.wrapping import as_student
 from distill.options import DistillOptions
-from distill.own import MakeOptimiser, OwnTraining, eager_step, is_known
+from distill.own import MakeOptimiser, OwnTraining, eager_step, is_known, is_ours
 from distill.ranges import require_options
 from distill.restoring import restore
 from distill.result import DistillResult
@@ -286,10 +286,11 @@ class _Training:
 
     @property
     def _replays(self) -> bool:
-        """Whether a CPU may run the first steps' operations again: where they are many, and all
-        that runs in a step is known.
+        """Whether a CPU may run the first steps' operations again: where steps are many, the
+        student is of the zoo, and all that runs in a step is known.
         """
-        if not self.may_replay or self.options.steps < GRAPH_EARNS or self.team.world > 1:
+        is_long = self.options.steps >= GRAPH_EARNS
+        if not (self.may_replay and is_long and self.team.world == 1 and is_ours(self.student)):
             return False
         beforehand = bool(self.lessons.bank) and not self.learner.needs("teacher")
         asked = [] if beforehand or self.teacher is None else [self.teacher]

@@ -202,11 +202,10 @@ def name_form(device: torch.device) -> str:
 
 
 def free_cycles(device: torch.device) -> None:
-    """Captured steps and frozen networks know their owners: what they hold on a device is freed by
+    """Captured and replayed steps and frozen networks know their owners: what they hold is freed by
     the collector alone.
     """
-    if device.type == "cuda":
-        gc.collect()
+    gc.collect()
 
 
 @contextlib.contextmanager

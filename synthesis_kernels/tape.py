@@ -3,8 +3,8 @@
 Around the kernels of an eager step stand modules, autograd and the making of views, and each of
 them finds the caches full of other things: of a small student's step that is a sixth. `Replayed`
 listens to two steps, to torch's operations and to the native kernels; where both were the same,
-operation by operation, on the same memory, it runs the list from then on. It computes the same
-bits. Memory that a step asks for stays for the next one.
+operation by operation, on the same memory, it runs the list beside a third step; and where that
+gave the same bits, alone from then on. Memory that a step asks for stays for the next one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MEMORY = (
 
 
 class Replayed:
-    """A step that is replayed from its fourth call on, where it can be. Of what a call returns, the
+    """A step that is replayed from its fifth call on, where it can be. Of what a call returns, the
     next one may overwrite the memory.
 
     The function may depend on its inputs and on tensors that it changes in place, and on nothing
@@ -51,11 +51,12 @@ class Replayed:
         self.problem: str | None = None
         """Why there is no tape, once that is known."""
         self._recording: Recording | None = None
+        self._is_checked = False
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.calls += 1
         if self.tape is not None and self.tape.takes(inputs):
-            return self.tape(*inputs)
+            return self.tape(*inputs) if self._is_checked else self._check(self.tape, inputs)
         # The first call is different: optimisers make their state then.
         if self.calls == 1 or self.tape is not None or self.problem is not None:
             return self.function(*inputs)
@@ -66,6 +67,7 @@ class Replayed:
         recording = Recording(inputs)
         found = recording.run(self.function, inputs)
         before = self._recording
+        self._recording = None
         if recording.problem is not None:
             self.problem = recording.problem
         elif before is None:
@@ -74,9 +76,54 @@ class Replayed:
             self.problem = "two steps were not the same operations"
         else:
             self.tape = Tape(recording)
-        if self.problem is not None or self.tape is not None:
-            self._recording = None
         return found
+
+    def _check(self, tape: Tape, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """A step by both ways from the same state. The eager one stands, and decides."""
+        state = _State([*tape.changed, *inputs], tape.generators)
+        replayed = [tensor.clone() for tensor in tape(*inputs)]
+        after = state.values()
+        state.put_back()
+        found = self.function(*inputs)
+        self._is_checked = True
+        if not _same_bits([*replayed, *after], [*found, *state.values()]):
+            # Sums in another order, say: the engine adds gradients up in place only where nobody
+            # looks on.
+            self.tape = None
+            self.problem = "a replay does not give the same bits"
+        return found
+
+
+class _State:
+    """What a step changes, as it is before it."""
+
+    def __init__(self, tensors: list[Tensor], generators: list[torch.Generator]) -> None:
+        self.tensors = tensors
+        self.generators = [torch.default_generator, *generators]
+        self.before = self.values()
+
+    def values(self) -> list[Tensor]:
+        """As they are now."""
+        drawn = [generator.get_state() for generator in self.generators]
+        return [*(tensor.detach().clone() for tensor in self.tensors), *drawn]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """As they were."""
+        count = len(self.tensors)
+        for tensor, value in zip(self.tensors, self.before[:count], strict=True):
+            tensor.copy_(value)
+        for generator, value in zip(self.generators, self.before[count:], strict=True):
+            generator.set_state(value)
+
+
+def _same_bits(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether tensors are equal, those that are no numbers, too."""
+    return all(
+        one.shape == other.shape
+        and torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+        for one, other in zip(some, others, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -135,8 +182,8 @@ class Recording(TorchDispatchMode):
         self.inputs = list(map(self._place_made, inputs))
         self.outputs: list[Place] = []
         self.conditions = conditions()
-        if len(set(self.inputs)) < len(inputs):
-            self._refuse("an input is given twice")
+        if len({place.memory for place in self.inputs}) < len(inputs):
+            self._refuse("two inputs share memory")
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -177,6 +224,8 @@ class Recording(TorchDispatchMode):
         if function.namespace == "profiler":  # what optimisers tell it
             return function(*arguments, **(keywords or {}))
         given, named = tree_map_only(Tensor, self._operand, (arguments, keywords or {}))
+        if torch.Tag.inplace_view in function.tags:
+            self._refuse(f"{function} turns a tensor that others have about")
         if _size_depends(function, arguments):
             self._refuse(f"{function} gives as much as the numbers say")
         out = function(*arguments, **(keywords or {}))
@@ -271,6 +320,7 @@ class Tape:
         self.conditions = recording.conditions
         self._operations = recording.operations
         self._last = self._last_uses(recording.outputs)
+        self._given = recording.given
         self._fixed = recording.given | self._rooms(recording)
         # Detached, they still count their changes together with the tensors themselves.
         self._tensors = {place: one.detach() for place, one in recording.tensors.items()}
@@ -285,6 +335,24 @@ class Tape:
             if number not in asked:
                 self._add(operation, number)
         self.outputs = [self._find(place) for place in recording.outputs]
+        self.changed = self._find_changed()
+        """Numbers that were there before a step, and that it may change."""
+        leaves = tree_leaves([(each.arguments, each.keywords) for each in self._operations])
+        self.generators = [leaf for leaf in leaves if isinstance(leaf, torch.Generator)]
+
+    def _find_changed(self) -> list[Tensor]:
+        """All but the bytes of images, and what is only chosen from, which may be large: a
+        BatchNorm does not tell that it changes its running statistics, nor a native kernel what it
+        writes.
+        """
+        found: dict[int, Tensor] = {}
+        for operation in self._operations:
+            if operation.function is aten.index.Tensor:
+                continue
+            for place in operation.places():
+                if place.memory in self._given and place.dtype is not torch.uint8:
+                    found[place.memory] = _bytes_of(self._given[place.memory])
+        return list(found.values())
 
     def takes(self, inputs: tuple[Tensor, ...]) -> bool:
         """Whether it runs on these, and here."""
@@ -292,6 +360,7 @@ class Tape:
             tensor.dtype is place.dtype
             and tensor.shape == place.size
             and tensor.stride() == place.stride
+            and tensor.storage_offset() == place.offset
             and tensor.device.type == "cpu"
             for tensor, place in zip(inputs, self.inputs, strict=True)
         )
@@ -425,6 +494,10 @@ def _keep(result: Any, out: Any, found: list[Any]) -> None:
     elif result is not None:
         for slot, each in zip(result, out, strict=True):
             _keep(slot, each, found)
+
+
+def _bytes_of(storage: UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def _tensor_in(storage: UntypedStorage, place: Place) -> Tensor:

@@ -138,6 +138,12 @@ def test_so_do_hooks_and_optimisers(teacher, made):
     assert not made
 
 
+def test_networks_of_others_are_eager(teacher, made):
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    learnt(teacher, SHORT, student=layers)
+    assert not made
+
+
 def test_what_is_known():
     assert is_known(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
     assert not is_known(nn.Sequential(nn.ReLU(), Counting()))
@@ -201,7 +207,7 @@ def assert_alike(eager, replayed, steps, pairs):
     assert_same(steps.tensors(), eager.tensors())
 
 
-def test_a_step_is_listened_to_twice_and_then_replayed():
+def test_a_step_is_listened_to_twice_compared_once_and_then_replayed():
     steps, eager = Steps(), Steps()
     runs = []
 
@@ -211,7 +217,7 @@ def test_a_step_is_listened_to_twice_and_then_replayed():
 
     replayed = Replayed(counted)
     assert_alike(eager, replayed, steps, list(batches(9)))
-    assert len(runs) == 3 and replayed.problem is None
+    assert len(runs) == 4 and replayed.problem is None
 
 
 def test_other_inputs_are_computed_eagerly():
@@ -300,6 +306,36 @@ def growing():
     return step
 
 
+def turning():
+    kept = torch.zeros(3, 3)
+
+    def step(x):
+        view = kept.detach()
+        view.add_(x)
+        view.t_()
+        return (view * 1,)
+
+    return step
+
+
+def seeding():
+    def step(x):
+        torch.manual_seed(3)
+        return (torch.rand(3) + x,)
+
+    return step
+
+
+def unseen():
+    kept = torch.zeros(3)
+
+    def step(x):
+        kept.numpy()[:] += x.numpy()
+        return (kept * 1,)
+
+    return step
+
+
 def sparse():
     return lambda x: ((x.to_sparse() * 2).to_dense(),)
 
@@ -311,6 +347,9 @@ REFUSED = {
     "choosing": (choosing, "as much as the numbers say"),
     "finding": (finding, "as much as the numbers say"),
     "growing": (growing, "grown"),
+    "turning": (turning, "about"),
+    "seeding": (seeding, "the same bits"),
+    "unseen": (unseen, "the same bits"),
     "sparse": (sparse, ""),
 }
 
@@ -333,6 +372,22 @@ def test_an_input_that_is_given_twice_stays_eager():
         assert replayed(x, x)[0].tolist() == [2, 2, 2]
     assert torch.equal(replayed(x, 2 * x)[0], 3 * x)
     assert replayed.tape is None
+
+
+def test_so_do_inputs_that_share_memory_and_one_that_lies_elsewhere():
+    both = torch.arange(24.0).view(2, 3, 4)
+    sharing = Replayed(lambda x, y: (x + 1, y.T * 2))
+    whole = torch.arange(60.0)
+    elsewhere = Replayed(lambda x: (x[1:] + 1, x.T.contiguous()))
+    for number in range(6):
+        x, y = both + number
+        for one, other in ((both[0], both[1]), (x, y.clone())):
+            more, turned = sharing(one, other)
+            assert torch.equal(more, one + 1) and torch.equal(turned, other.T * 2)
+        part = whole[number : number + 12].view(3, 4)
+        rows, turned = elsewhere(part)
+        assert torch.equal(rows, part[1:] + 1) and torch.equal(turned, part.T)
+    assert sharing.tape is None and "share" in sharing.problem
 
 
 def test_an_input_that_nobody_reads_and_one_that_is_given_back():
