@@ -34,8 +34,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 MANY_STEPS = 10**6
 """A run this long earns whatever a fast form of the step costs at first."""
-UNTIMED = 3
-"""Runs before the first that is timed: a step that is recorded is so in its second and third."""
+UNTIMED = 4
+"""Runs before the first that is timed: a step that is replayed is recorded in its second and third,
+and compared in its fourth.
+"""
 LONG_ENOUGH = 0.02
 """Seconds that the clock can tell; shorter work is repeated."""
 CALLS_BETWEEN_LOOKS = 10
