@@ -1,5 +1,7 @@
 """Steps on a CPU that are recorded and replayed: the same bits as eager ones, or eager steps."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 
 from distill import DistillOptions, StudentOptions, build_student, distill, load_images
 from distill.data.images import Images
+from distill.loop import Interrupted
 from distill.own import is_known
 from distill.runtime import Runtime
 from inversion import MNIST_SLICE
@@ -90,6 +93,22 @@ def test_so_is_one_in_bfloat16(teacher, made):
     wanted = learnt(teacher, options, "eager", precision="bfloat16")
     assert_same(learnt(teacher, options, precision="bfloat16"), wanted)
     assert made[-1].tape
+
+
+def test_a_stopped_one_goes_on_to_the_same_bits(teacher, made, tmp_path):
+    options = replace(SHORT, steps=120, batch=8)
+
+    class Stop:
+        def log(self, figures, step):
+            if step == 50:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    wanted = learnt(teacher, options)
+    with pytest.raises(Interrupted):
+        learnt(teacher, options, folder=tmp_path, log=Stop())
+    found = learnt(teacher, options, folder=tmp_path)
+    assert_same(found, wanted)
+    assert [each.calls for each in made] == [120, 50, 70] and all(each.tape for each in made)
 
 
 def test_short_trainings_are_eager(teacher, made):
