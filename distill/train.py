@@ -137,7 +137,7 @@ class _Training:
         self.quiet = runtime.quiet or not team.is_first
         self.machine = machine
         device = machine.device
-        self.may_replay = runtime.step == "auto" and device.type == "cpu" and not own.identity
+        self.may_replay = runtime.step == "auto" and device.type == "cpu" and own == OwnTraining()
         seed = runtime.seed
         answers = carried_answers(data, teacher, options, own.losses)
         self.learner = Learner(
