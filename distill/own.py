@@ -12,8 +12,6 @@ import torch
 from torch import nn
 
 from distill.losses import Losses, own_method
-from distill.models import Classifier
-from distill.models.zoo.blocks import is_heard
 from distill.runtime import Runtime
 from synthesis_kernels.choices import Step
 from synthesis_kernels.errors import EchosetError
@@ -86,31 +84,6 @@ def make_own(make: MakeOptimiser, network: nn.Module) -> OwnOptimiser:
             f"made a {type(optimiser).__name__}"
         )
     return OwnOptimiser(optimiser)
-
-
-KNOWN = ("torch.nn.", "distill.", "inversion.")
-"""Whose layers do the same at every pass, as far as Python goes."""
-ZOO = "distill.models.zoo."
-
-
-def is_known(network: nn.Module) -> bool:
-    """Whether all layers are torch's or ours, and no user's hook waits there: any others may count,
-    log or draw numbers in Python, which a replay would not repeat.
-    """
-    return not any(
-        is_heard(layer) or "forward" in vars(layer) or not type(layer).__module__.startswith(KNOWN)
-        for layer in network.modules()
-    ) and not any(
-        weight._backward_hooks or weight._post_accumulate_grad_hooks
-        for weight in network.parameters()
-    )
-
-
-def is_ours(student: Classifier) -> bool:
-    """Whether the network is of the zoo. In some others the engine adds gradients up in another
-    order while somebody listens: a recorded step gives other bits there than an eager one.
-    """
-    return type(student.network).__module__.startswith(ZOO)
 
 
 def eager_step(runtime: Runtime) -> Step:

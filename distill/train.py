@@ -22,8 +22,9 @@ from distill.models import Classifier, as_found
 from distill.models.classifier import on_device
 from distill.models.wrapping import as_student
 from distill.options import DistillOptions
-from distill.own import MakeOptimiser, OwnTraining, eager_step, is_known, is_ours
+from distill.own import MakeOptimiser, OwnTraining, eager_step
 from distill.ranges import require_options
+from distill.replaying import is_known, may_replay
 from distill.restoring import restore
 from distill.result import DistillResult
 from distill.runtime import Machine, Runtime
@@ -35,6 +36,7 @@ from distill.tracking import Logger
 from distill.update import StudentState, Update, one_cycle
 from distill.views import forget_answers
 from synthesis_kernels.backend import describe_forms, free_cycles, random_apart
+from synthesis_kernels.choices import Way
 from synthesis_kernels.divergence import divergence, same_decision
 from synthesis_kernels.step import GRAPH_EARNS
 
@@ -137,7 +139,7 @@ class _Training:
         self.quiet = runtime.quiet or not team.is_first
         self.machine = machine
         device = machine.device
-        self.may_replay = runtime.step == "auto" and device.type == "cpu" and own == OwnTraining()
+        self.may_replay = may_replay(runtime.step, device, student) and own == OwnTraining()
         seed = runtime.seed
         answers = carried_answers(data, teacher, options, own.losses)
         self.learner = Learner(
@@ -199,6 +201,7 @@ class _Training:
                     line = self._look(*answered)
                 loop.advance(state.step, line, keep=state.step == self.options.steps)
         state.seconds = loop.seconds
+        self.update.forget()
 
     def result(self) -> DistillResult:
         """The student as it is kept, and what was seen of it."""
@@ -241,7 +244,7 @@ class _Training:
         steps = self.options.steps
         if self.learner.full_phase and state.step / steps >= self.learner.full_phase_end:
             self.learner.full_phase = False
-            self.update = self._new_update()  # another step, to be captured anew
+            self._renew_update()  # another step, to be captured anew
         state.set_share(one_cycle(state.step, steps, self.options.warmup))
         logits, answers, agreement = self.update(self.number.fill_(state.step))
         if self.options.ema:
@@ -275,22 +278,23 @@ class _Training:
     def _split(self) -> None:
         """From the last good student on, learn each batch in twice as many parts."""
         self.guard.split(self.loop, self.options.batch)
-        self.update = self._new_update()
+        self._renew_update()
         free_memory(self.machine.device)
 
+    def _renew_update(self) -> None:
+        self.update.forget()
+        self.update = self._new_update()
+
     def _new_update(self) -> Update:
-        machine = self.machine
-        return Update(
-            self.state, self._lesson, machine.step, self.learner, self.team, replays=self._replays
-        )
+        way: Way = "replay" if self._replays else self.machine.step
+        return Update(self.state, self._lesson, way, self.learner, self.team)
 
     @property
     def _replays(self) -> bool:
-        """Whether a CPU may run the first steps' operations again: where steps are many, the
-        student is of the zoo, and all that runs in a step is known.
+        """Whether the first steps' operations may run again: where steps are many, and all that
+        runs in one is known.
         """
-        is_long = self.options.steps >= GRAPH_EARNS
-        if not (self.may_replay and is_long and self.team.world == 1 and is_ours(self.student)):
+        if not self.may_replay or self.options.steps < GRAPH_EARNS or self.team.world > 1:
             return False
         beforehand = bool(self.lessons.bank) and not self.learner.needs("teacher")
         asked = [] if beforehand or self.teacher is None else [self.teacher]

@@ -20,7 +20,7 @@ from distill.options import DistillOptions
 from distill.own import MakeOptimiser, OwnOptimiser, make_own
 from distill.shadows import Shadows
 from distill.team import SOLO, Team
-from synthesis_kernels.choices import Step
+from synthesis_kernels.choices import Way
 from synthesis_kernels.step import Captured, optimiser_tensors
 from synthesis_kernels.tape import Replayed
 
@@ -169,15 +169,13 @@ class Update:
         self,
         state: StudentState,
         lesson: Callable[..., tuple[Tensor, ...]],
-        step: Step = "eager",
+        step: Way = "eager",
         learner: Learner | None = None,
         team: Team = SOLO,
         batch_option: str = "",
-        replays: bool = False,
     ) -> None:
         """With `batch_option`, every input has the batch first and the loss is a mean over it: it
-        is learnt in parts where memory does not suffice. What `replays` runs on a CPU as a list of
-        operations (`Replayed`).
+        is learnt in parts where memory does not suffice.
         """
         self.state = state
         self.lesson = lesson
@@ -189,7 +187,7 @@ class Update:
             state.shadows = state.shadows or Shadows(state.student)
             self.shadows = state.shadows
         self._run: Callable[..., tuple[Tensor, ...]] = self._update
-        if replays:
+        if step == "replay":
             self._run = Replayed(self._update)
         elif step != "eager":
             self._run = Captured(
@@ -204,6 +202,10 @@ class Update:
         if self.shadows:
             self.shadows.note()  # a replay has followed, and told nobody
         return outputs
+
+    def forget(self) -> None:
+        """Let go of a step's memory that is kept for the next one."""
+        self._run = self._update
 
     def _update(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         attempt = partial(self._follow_in_turns, inputs)

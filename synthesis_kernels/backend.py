@@ -202,10 +202,11 @@ def name_form(device: torch.device) -> str:
 
 
 def free_cycles(device: torch.device) -> None:
-    """Captured and replayed steps and frozen networks know their owners: what they hold is freed by
+    """Captured steps and frozen networks know their owners: what they hold on a device is freed by
     the collector alone.
     """
-    gc.collect()
+    if device.type == "cuda":
+        gc.collect()
 
 
 @contextlib.contextmanager

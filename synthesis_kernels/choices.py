@@ -8,3 +8,5 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Form = Literal["auto", "reference", "native", "triton"]
 Step = Literal["auto", "eager", "graph"]
+Way = Literal["auto", "eager", "graph", "replay"]
+"""How an update runs: also as a list of operations, on a CPU."""

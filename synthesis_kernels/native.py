@@ -96,7 +96,8 @@ class Memory:
 Argument = Tensor | Memory | int | float | None
 listeners: list[Callable[[Any, str, tuple[Argument, ...]], None]] = []
 """Told of every call, by its function, its name and its arguments: the dispatcher does not see
-them."""
+them. Of a step that is replayed (`tape.py`) nobody is told.
+"""
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Argument) -> int:

@@ -14,6 +14,7 @@ from distill.data.augment import make_views
 from distill.models import Classifier
 from distill.models.frozen import Frozen
 from distill.options import ViewOptions
+from distill.replaying import may_replay
 from distill.update import StudentState
 from distill.views import CHUNK, ask
 from inversion.bench import peers
@@ -21,6 +22,7 @@ from inversion.bench.limits import count
 from inversion.bench.replays import Work
 from inversion.bench.timing import Bench, milliseconds, ratio
 from inversion.parts.student_step import StudentStep
+from synthesis_kernels.choices import Way
 
 PHOTOGRAPHS = ViewOptions(rotate=0, scale=0, shift=0.125, flip=True)
 TEMPERATURE = 4.0
@@ -114,8 +116,8 @@ def our_step(bench: Bench, student: Classifier, pool: Tensor) -> Work:
     run = bench.run
     device = bench.device
     state = StudentState(student.train(), device, 0)
-    replays = bench.run.step == "auto" and device.type == "cpu"
-    train = StudentStep(state, TEMPERATURE, bench.precision, bench.step, replays=replays)
+    way: Way = "replay" if may_replay(run.step, device, student) else bench.step
+    train = StudentStep(state, TEMPERATURE, bench.precision, way)
     answers = torch.randn(run.batch, student.spec.classes, device=device)  # (B, K)
     weights = torch.ones(run.batch, device=device)  # (B,)
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from inversion.bench.replays import Work
 from inversion.bench.timing import Bench, precision_name
 from synthesis_kernels import native
+from synthesis_kernels.recording import REQUESTS
 
 
 def ceilings(bench: Bench) -> dict[str, float]:
@@ -98,14 +99,6 @@ class Multiplications(FlopCounterMode):
                 self.native += 2 * taps * math.prod(numbers)
 
 
-MEMORY = {
-    torch.ops.aten.empty,
-    torch.ops.aten.empty_like,
-    torch.ops.aten.empty_strided,
-    torch.ops.aten.new_empty,
-    torch.ops.aten.new_empty_strided,
-}
-"""Operations that ask for memory and do nothing with it."""
 TAPS = {
     "conv3x3": 9,
     "narrow_conv3x3": 9,
@@ -154,7 +147,7 @@ class Traffic(TorchDispatchMode):
         read = _bytes_by_place((arguments, keywords))
         written = _bytes_by_place(out)
         is_view = written.keys() <= read.keys() and not function._schema.is_mutable
-        if not is_view and function.overloadpacket not in MEMORY:
+        if not is_view and function.overloadpacket not in REQUESTS:
             self.operations += 1
             self.bytes += sum(read.values()) + sum(written.values())
         return out

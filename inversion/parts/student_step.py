@@ -9,7 +9,7 @@ from distill.learner import Learner
 from distill.options import DistillOptions
 from distill.team import SOLO, Team
 from distill.update import StudentState, Update
-from synthesis_kernels.choices import Step
+from synthesis_kernels.choices import Way
 
 
 class StudentStep:
@@ -24,10 +24,9 @@ class StudentStep:
         state: StudentState,
         temperature: float,
         precision: torch.dtype,
-        step: Step = "eager",
+        step: Way = "eager",
         learner: Learner | None = None,
         team: Team = SOLO,
-        replays: bool = False,
     ) -> None:
         options = DistillOptions(temperature=temperature)
         self.learner = learner or Learner(state.student, None, options, precision, answered=True)
@@ -36,7 +35,7 @@ class StudentStep:
         self._share = torch.zeros((), device=device)
         self.learner.share(team)
         option = "synthesis.adversary.batch"
-        self._update = Update(state, self._lesson, step, self.learner, team, option, replays)
+        self._update = Update(state, self._lesson, step, self.learner, team, option)
 
     def __call__(
         self,
