@@ -160,6 +160,7 @@ class _Training:
         if folder is not None:
             self.key = lesson_key(student, data, teacher, options, runtime, own, team)
         self.lessons = Lessons(data, self.learner, seed, device, answers)
+        self.update = self._new_update()
         self.judge: Judge | None = None
         if options.patience:
             self.judge = Judge(self.lessons, teacher, machine.precision)
@@ -191,7 +192,7 @@ class _Training:
         )
         if state.step < self.options.steps:
             self.lessons.ask_beforehand(self.quiet, self.folder)
-        self.update = self._new_update()
+            self._renew_update()  # in whose steps the teacher may be asked no more
         self.loop = loop
         with loop:
             while not self._done:

@@ -110,7 +110,8 @@ def test_a_stopped_one_goes_on_to_the_same_bits(teacher, made, tmp_path):
         learnt(teacher, options, folder=tmp_path, log=Stop())
     found = learnt(teacher, options, folder=tmp_path)
     assert_same(found, wanted)
-    assert [each.calls for each in made] == [120, 50, 70] and all(each.tape for each in made)
+    ran = [each for each in made if each.calls]
+    assert [each.calls for each in ran] == [120, 50, 70] and all(each.tape for each in ran)
 
 
 def test_a_training_that_is_over_holds_no_step_s_memory(teacher, monkeypatch):
