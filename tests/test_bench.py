@@ -24,7 +24,7 @@ SMALL = [
     "--views=1",
     "--device=cpu",
 ]
-RUN = [sys.executable, "-m", "inversion.cli.main", "bench", *SMALL]
+RUN = [sys.executable, "-m", "inversion.cli.main", "bench", *SMALL, "--json"]
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,38 @@ def test_sources_are_named_in_words_or_by_an_option(refused):
     assert "in words or by an option" in refused("collect", "--source=noise", "pink", status=2)
 
 
+@pytest.mark.parametrize(
+    "verb, word, key",
+    [
+        ("demo", "cifar10", "teacher.model"),
+        ("inspect", "cifar10", "teacher.model"),
+        ("synthesize", "cifar10", "teacher.model"),
+        ("distill", "runs/mine", "set"),
+        ("evaluate", "mine.safetensors", "model.model"),
+        ("export-student", "mine.safetensors", "student.model"),
+    ],
+)
+def test_what_a_verb_is_about_is_named_by_a_word_before_or_after_its_options(verb, word, key):
+    for arguments in ([word], [word, "--seed=3"], ["--seed=3", word], [f"--{key}={word}"]):
+        options = parse(verb, arguments)
+        for name in key.split("."):
+            options = getattr(options, name)
+        assert options == word
+
+
+def test_a_second_word_is_refused(refused):
+    assert "does not know what to do with 'cifar10'" in refused(
+        "inspect", "mnist", "cifar10", status=2
+    )
+
+
+def test_an_option_of_other_verbs_is_said_to_be_theirs(refused):
+    told = refused("distill", "--synthesis.calls", "5", status=2)
+    assert "distill has no option --synthesis.calls; demo and synthesize have it" in told
+    assert "; inspect has it" in refused("distill", "--estimate", status=2)
+    assert ";" not in refused("distill", "--nonsense", status=2)
+
+
 def test_short_names_stand_for_what_the_verb_has():
     synthesis = parse("synthesize", ["--patience", "7", "--images", "50"]).synthesis
     assert synthesis == SynthesisOptions(patience=7, images=50)

@@ -63,6 +63,7 @@ def test_bench_runs_on_cuda(echoset):
         "--epochs=1",
         "--views=1",
         "--quiet",
+        "--json",
     ]
     found = json.loads(echoset("bench", *small).stdout.splitlines()[-1])
     assert found["device"].startswith("cuda") and found["step"] == "auto"

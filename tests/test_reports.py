@@ -218,7 +218,9 @@ def test_a_pages_network_is_judged_by_class_and_beside_another(run, few, tmp_pat
     page = tmp_path / "pages" / "e.html"
     command = ("evaluate", "--model=mnist", "--against=mnist", f"--data={few}")
     plain = json.loads(run(*command, "--json").stdout.splitlines()[-1])
-    told = json.loads(run(*command, f"--page={page}", "--json").stdout.splitlines()[-1])
+    *_, said, document = run(*command, f"--page={page}", "--json").stdout.splitlines()
+    told = json.loads(document)
+    assert said == f"page: {page}"
     assert told.pop("page") == str(page) and told == plain
     text = page.read_text()
     assert ["class", "images", "network", "other"] in cells_of(text)

@@ -38,6 +38,7 @@ TESTS = [
 ]
 BENCH = "runs/gpu-bench.json"
 """What the benchmark has measured so far, where it is cut off."""
+BENCHING = ["bench", "--device=cuda", "--repeats=9", f"--save={BENCH}", "--json"]
 TAIL = 200
 """Lines that are kept of a part that failed."""
 
@@ -52,7 +53,7 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("demo", [*ECHOSET, "demo", "--device=cuda", "--out=runs/gpu-demo", "--json"], 150),
-    Part("bench", [*ECHOSET, "bench", "--device=cuda", "--repeats=9", f"--save={BENCH}"], 150),
+    Part("bench", [*ECHOSET, *BENCHING], 150),
     Part("tests", [*PYTEST, *TESTS], 180),
 )
 """What tells most comes first; together they take eight minutes at most."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from inversion.cli.help import long_names, names_of
+from inversion.cli.table import VERBS
 from inversion.cli.words import values_of
 from synthesis_kernels.errors import closest, suggest
 from synthesis_kernels.terminal import plain
@@ -90,8 +91,16 @@ def _say_unknown(words: str, verb: str) -> str:
     word = words.split()[0].partition("=")[0]
     options = [*names_of(verb).values(), *long_names(verb)]
     if word.startswith("-"):
-        return f"{verb} has no option {word}{_meant(word, options)}"
+        return f"{verb} has no option {word}{_meant(word, options) or _say_verbs(word)}"
     return f"{verb} does not know what to do with '{words}'{_meant(f'--{word}', options)}"
+
+
+def _say_verbs(word: str) -> str:
+    """The verbs that have an option of this name."""
+    verbs = [verb for verb in VERBS if word in {*names_of(verb).values(), *long_names(verb)}]
+    if len(verbs) > 1:
+        return f"; {', '.join(verbs[:-1])} and {verbs[-1]} have it"
+    return "".join(f"; {verb} has it" for verb in verbs)
 
 
 def _meant(word: str, options: list[str]) -> str:

@@ -25,16 +25,19 @@ VERBS = {
         "the whole path on the bundled MNIST teacher, or on yours: set, student, accuracy, report",
         "teacher.model data student.model out preset synthesis.images distillation.loss "
         "distillation.steps distillation.patience beside.images",
+        "[TEACHER]",
     ),
     "inspect": Verb(
         "say what a teacher is, and whether a set can be made from it",
         "teacher.model teacher.weights teacher.channels teacher.size "
         "teacher.classes teacher.task teacher.mean teacher.std estimate json",
+        "[TEACHER]",
     ),
     "synthesize": Verb(
         "make a class-balanced transfer set from a teacher",
         "teacher.model teacher.weights out preset synthesis.images synthesis.calls synthesis.batch "
         "synthesis.patience shortage answers.per_image",
+        "[TEACHER]",
         shared=True,
     ),
     "collect": Verb(
@@ -48,12 +51,14 @@ VERBS = {
         "train a student on a transfer set, or on any images, by any of the published methods",
         "set beside teacher.model student.model out preset distillation.loss "
         "distillation.labels distillation.steps distillation.patience",
+        "[SET]",
         shared=True,
     ),
     "evaluate": Verb(
         "measure a model on labelled images: accuracy, calibration, nearness to a teacher",
         "model.model model.weights model.names data void against.model against.weights page "
         "trust json",
+        "[MODEL]",
     ),
     "report": Verb(
         "write one self-contained HTML page about a run, or about two side by side",
@@ -68,6 +73,7 @@ VERBS = {
     "export-student": Verb(
         "write a student as a program for other runtimes: an ONNX file, or torch.export's",
         "student.model student.weights out quiet json",
+        "[STUDENT]",
     ),
     "verify": Verb(
         "check a transfer set: hashes, shapes, balance, and the teacher's answers",

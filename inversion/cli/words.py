@@ -129,6 +129,12 @@ SEVERAL = {
 }
 """Keys whose short name takes several words."""
 AFTER_VERB = {
+    "demo": ("teacher.model", Several("TEACHER", read_model, "?")),
+    "inspect": ("teacher.model", Several("TEACHER", read_model, "?")),
+    "synthesize": ("teacher.model", Several("TEACHER", read_model, "?")),
+    "distill": ("set", Several("SET", str, "?")),
+    "evaluate": ("model.model", Several("MODEL", read_model, "?")),
+    "export-student": ("student.model", Several("STUDENT", read_model, "?")),
     "collect": ("sources", Several("SOURCE", tuple, "*")),
     "list": ("kinds", Several("KIND", tuple, "*")),
     "export": ("sets", Several("SET", tuple, "*")),

@@ -40,7 +40,7 @@ def kind_of(name: str, others: Iterable[str] = ()) -> Kind:
     if kind is not None:
         return kind
     _refuse_place(name)
-    if looks_like_file(name):
+    if looks_like_file(name) or Path(name).is_file():
         require_there(name, "model file")
         refuse_whole_network(Path(name))
         raise EchosetError(

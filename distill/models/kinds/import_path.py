@@ -14,9 +14,10 @@ from synthesis_kernels.errors import EchosetError
 
 
 def takes(name: str) -> bool:
-    """Whether the name has a module and something in it. A file of Python has nothing in it yet."""
+    """Whether the name has a module and something in it. A file has nothing in it yet."""
     separated = "." in name or ":" in name
-    return separated and not looks_like_file(name) and not name.endswith(".py")
+    is_file = looks_like_file(name) or name.endswith(".py") or Path(name).is_file()
+    return separated and not is_file
 
 
 def constructor(name: str) -> Constructor:

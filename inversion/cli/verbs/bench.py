@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from inversion.cli.show import new_table, show_table
+from inversion.cli.show import finish, new_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,14 +13,11 @@ if TYPE_CHECKING:
 
 
 def execute(run: BenchRun) -> int:
-    """Measure, show the headlines, and print the whole document."""
+    """Measure, and show the headlines."""
     from inversion.bench.bench import bench as measure
 
     document = measure(run)
-    if not run.quiet:
-        show_table(_new_table(run, document))
-    print(json.dumps(document))
-    return 0
+    return finish(run, None if run.quiet else _new_table(run, document), document)
 
 
 def _new_table(run: BenchRun, document: dict[str, Any]) -> Table:

@@ -51,7 +51,8 @@ def execute(run: EvaluateRun) -> int:
     if decisions is not None:
         _write_page(run, model, data, decisions, result)
         document["page"] = run.page
-    return finish(run, _new_table(run, model, data, result), document)
+    written = f"page: {run.page}" if run.page else None
+    return finish(run, _new_table(run, model, data, result), document, written)
 
 
 def _write_page(
