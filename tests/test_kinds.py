@@ -62,7 +62,7 @@ def test_a_file_is_no_network(name, tmp_path, monkeypatch):
 def test_a_file_of_any_ending_is_no_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.md").write_text("# Notes")
-    with pytest.raises(EchosetError, match="'notes.md' is a file, not a network"):
+    with pytest.raises(EchosetError, match=r"'notes\.md' is a file, not a network"):
         kinds.kind_of("notes.md")
 
 

@@ -16,6 +16,7 @@ from distill.files import load_state, read_log, save_state, unseal, write_sealed
 from distill.loop import StopFlag
 from distill.models import ModelSpec, build_classifier, load_classifier, save_classifier
 from distill.study.cell import read_cell
+from distill.study.origin import Origin
 from distill.study.summary import FIGURES
 from inversion.cli.main import main
 from inversion.jobs import finished, plan
@@ -197,15 +198,22 @@ def test_a_flipped_bit_of_a_note_or_a_cell_is_refused_or_changes_nothing(tmp_pat
     for _ in flips(path, 100, seed=5):
         read = read_or_refused(lambda: finished(tmp_path, job))
         assert read is None or note.items() <= read.items()
-    told = {"key": "k", "set": "s", "corruption": "none", "method": "at", "report": "as they are"}
+    origin = Origin({"steps": 3}, {"set": "0" * 64})
+    told = {
+        "key": origin.key,
+        "set": "s",
+        "corruption": "none",
+        "method": "at",
+        "report": "as they are",
+    }
     cell = {**told, "seconds": 0.25, **dict.fromkeys(FIGURES, 0.5)}
     path = tmp_path / "cell.json"
     write_sealed(path, cell)
     for _ in flips(path, 100, seed=6):
-        read = read_or_refused(lambda: read_cell(path, "k"))
+        read = read_or_refused(lambda: read_cell(path, origin))
         assert read is None or cell.items() <= read.items()
     assert finished(tmp_path, job) == note
-    assert read_cell(path, "k") == cell
+    assert read_cell(path, origin) == cell
 
 
 def test_a_done_mark_that_changed_makes_the_student_again(stopped, tmp_path, capsys):

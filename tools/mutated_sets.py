@@ -19,7 +19,8 @@ from distill.models import build_classifier
 from distill.result import DistillResult
 from distill.sets.shards import shard_name, write_shard
 from distill.sets.transfer_set import write_manifest
-from distill.study.cell import read_cell
+from distill.study.cell import MADE_WITH, read_cell
+from distill.study.origin import Origin
 from distill.study.summary import FIGURES, summarise
 from inversion.jobs import ShardJob, finished
 
@@ -113,27 +114,36 @@ class Note:
             sum(note.get("raw_counts", []))
 
 
+ORIGIN = Origin({"distillation": {"steps": 3}}, {"test data": "0" * 64})
+
+
 class Cell:
     """A cell of a study."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "cell.json"
         where = {"set": "a", "corruption": "none", "method": "plain", "seed": 0}
-        self.told = {"key": "k", "report": "as is", "seconds": 1.0, **where}
+        self.told = {
+            "key": ORIGIN.key,
+            MADE_WITH: ORIGIN.document,
+            "report": "as is",
+            "seconds": 1.0,
+            **where,
+        }
         self.told |= dict.fromkeys(FIGURES, 0.5)
         write_json(self.path, self.told)
 
     def change(self, chance: random.Random) -> int:
         told = change_tree(self.told, chance)
         if isinstance(told, dict) and chance.random() < 0.8:
-            told["key"] = "k"
+            told["key"] = ORIGIN.key
         write_json(self.path, told)
         if chance.random() < 0.2:
             self.path.write_bytes(change_bytes(self.path.read_bytes(), chance))
         return self.path.stat().st_size
 
     def read(self) -> None:
-        cell = read_cell(self.path, "k")
+        cell = read_cell(self.path, ORIGIN)
         if cell is not None:
             summarise([cell, cell])
 

@@ -28,8 +28,9 @@ from distill.options import DistillOptions, StudentOptions, StudyOptions
 from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.sharing import shared_out
-from distill.study.cell import Shared, cell_keys, read_cell, run_cell
+from distill.study.cell import MADE_WITH, Shared, origins, read_cell, run_cell
 from distill.study.check import check_study
+from distill.study.origin import Origin
 from distill.study.plan import ORIGINAL, Cell, method_loss, plan
 from distill.study.summary import summarise
 from distill.tasks.places import answers_fit
@@ -60,31 +61,31 @@ def run_study(
     everything = dict(sets)
     if original is not None:
         everything[ORIGINAL] = original
-    keys = cell_keys(shared, everything, plan(sets, options, original is not None))
+    made_with = origins(shared, everything, plan(sets, options, original is not None))
     place = Path(out) / "cells"
     # What was made otherwise is refused before anything is computed.
-    _read_cells(keys, place)
-    _fill(shared, everything, keys, place)
-    return _read_cells(keys, place)
+    _read_cells(made_with, place)
+    _fill(shared, everything, made_with, place)
+    return _read_cells(made_with, place)
 
 
 def _fill(
     shared: Shared,
     sets: Mapping[str, TransferSet | Images],
-    keys: Mapping[Cell, str],
+    made_with: Mapping[Cell, Origin],
     place: Path,
 ) -> None:
     """Compute what is missing of this process's share of the cells."""
-    name = sha256(repr(sorted(keys.values())).encode()).hexdigest()
-    with shared_out(shared.runtime, list(keys), f"study {name}") as share:
+    name = sha256(repr(sorted(origin.key for origin in made_with.values())).encode()).hexdigest()
+    with shared_out(shared.runtime, list(made_with), f"study {name}") as share:
         share.begin(
             lambda cell: _file_of(cell, place).is_file(),
-            lambda cell: _folder_of(cell, place, keys[cell]).is_dir(),
+            lambda cell: _folder_of(cell, place, made_with[cell]).is_dir(),
         )
         with StepProgress("cells", share.total, shared.runtime.quiet) as progress:
             work = _Work(shared, place, progress)
             for cell in share:
-                figures = work.fill(cell, sets[cell.set], keys[cell])
+                figures = work.fill(cell, sets[cell.set], made_with[cell])
                 progress.update(share.total - share.left, figures)
         gather(
             share,
@@ -102,16 +103,16 @@ class _Work:
         self.place = place
         self.progress = progress
 
-    def fill(self, cell: Cell, data: TransferSet | Images, key: str) -> str:
+    def fill(self, cell: Cell, data: TransferSet | Images, origin: Origin) -> str:
         """Compute a cell, if nobody has; a line about it."""
         path = _file_of(cell, self.place)
-        folder = _folder_of(cell, self.place, key)
+        folder = _folder_of(cell, self.place, origin)
         figures = ""
         told = f"another process computes {cell.name}: waiting for it"
         with in_turn(self.place / LOCK, cell.name, partial(self.progress.say, told)):
-            if read_cell(path, key) is None:
+            if read_cell(path, origin) is None:
                 result = run_cell(self.shared, cell, data, self.answers, folder)
-                write_sealed(path, {"key": key, **result})
+                write_sealed(path, {"key": origin.key, MADE_WITH: origin.document, **result})
                 figures = f"{cell.name} {result['accuracy']:.2%}"
             _remove_work(folder)
         return figures
@@ -126,18 +127,18 @@ class _Work:
         return predict(teacher, images, self.shared.runtime.resolve_device()).cpu()
 
 
-def _folder_of(cell: Cell, place: Path, key: str) -> Path:
+def _folder_of(cell: Cell, place: Path, origin: Origin) -> Path:
     """Where a cell is computed."""
-    return place / cell.name / key[:12]
+    return place / cell.name / origin.key[:12]
 
 
 def _file_of(cell: Cell, place: Path) -> Path:
     return place / f"{cell.name}.json"
 
 
-def _read_cells(keys: Mapping[Cell, str], place: Path) -> list[dict[str, Any]]:
+def _read_cells(made_with: Mapping[Cell, Origin], place: Path) -> list[dict[str, Any]]:
     """The results of the cells that are finished."""
-    results = [read_cell(_file_of(cell, place), key) for cell, key in keys.items()]
+    results = [read_cell(_file_of(cell, place), origin) for cell, origin in made_with.items()]
     return [result for result in results if result is not None]
 
 

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +23,15 @@ from distill.runtime import Runtime
 from distill.sets.transfer_set import TransferSet
 from distill.students import build_student, identify_student
 from distill.study.cell_check import check_cell
+from distill.study.origin import Origin
 from distill.study.plan import ORIGINAL, Cell, method_loss
 from distill.study.summary import FIGURES
 from distill.train import distill
 from synthesis_kernels.backend import describe_device
 from synthesis_kernels.errors import EchosetError
+
+MADE_WITH = "made_with"
+"""Where a cell's file says what it was made with."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +56,31 @@ class Shared:
         return replace(self.distillation, loss=loss, labels=labels)
 
 
-def cell_keys(
+def origins(
     shared: Shared, sets: Mapping[str, TransferSet | Images], cells: Sequence[Cell]
-) -> dict[Cell, str]:
-    """What each cell's result belongs to: a file made with anything else must not be taken for
-    it.
-    """
+) -> dict[Cell, Origin]:
+    """What each cell's result belongs to."""
     teacher = shared.teacher
     runtime = shared.runtime
-    settings = [
-        FORMAT,
-        identify_student(shared.student),
-        {**asdict(shared.distillation), "loss": {}},
-        shared.options.attacks,
-        shared.options.images,
-        runtime.resolve_device().type,
-        runtime.precision,
-        runtime.step,
-        teacher.weight_hash(),
-        teacher.contract,
-        content_hash(shared.test.images, shared.test.labels),
-    ]
+    settings = {
+        "format": FORMAT,
+        "student": identify_student(shared.student),
+        "study": {"attacks": shared.options.attacks, "images": shared.options.images},
+        "device": runtime.resolve_device().type,
+        "precision": runtime.precision,
+        "step": runtime.step,
+        "teacher": teacher.contract,
+    }
+    hashes = {
+        "teacher's weights": teacher.weight_hash(),
+        "test data": content_hash(shared.test.images, shared.test.labels),
+    }
     contents = {name: content_hash(data.images, data.labels) for name, data in sets.items()}
-    keys = {}
+    found = {}
     for cell in cells:
-        parts = [settings, contents[cell.set], asdict(cell), shared.distillation_of(cell).loss]
-        keys[cell] = sha256(json.dumps(parts).encode()).hexdigest()
-    return keys
+        own = {"cell": asdict(cell), "distillation": asdict(shared.distillation_of(cell))}
+        found[cell] = Origin(settings | own, hashes | {"set": contents[cell.set]})
+    return found
 
 
 def run_cell(
@@ -136,7 +137,7 @@ def _damage(shared: Shared, cell: Cell, data: TransferSet | Images) -> tuple[Ima
     return damaged.data, damaged.report
 
 
-def read_cell(path: Path, key: str) -> dict[str, Any] | None:
+def read_cell(path: Path, origin: Origin) -> dict[str, Any] | None:
     """A cell's result, or None where there is none yet; one that is damaged, or that other options
     made, is an error.
     """
@@ -153,9 +154,10 @@ def read_cell(path: Path, key: str) -> dict[str, Any] | None:
             f"{path} is not a cell of a study, or is damaged ({error}); delete it to compute it "
             "again"
         ) from error
-    if result["key"] != key:
+    if result["key"] != origin.key:
+        told = origin.differences(result.get(MADE_WITH)) or "or another version"
         raise EchosetError(
-            f"{path} was made with other options or data, or another version; choose another "
-            "--out, or delete it"
+            f"{path} was made with other options or data ({told}); choose another --out, or delete "
+            "it"
         )
     return result

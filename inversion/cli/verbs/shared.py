@@ -13,6 +13,7 @@ from distill.models.classifier import CONTRACT, OUTPUT
 from distill.models.contract import differing
 from distill.sets.transfer_set import TransferSet, is_set
 from distill.study import plan, run_study
+from distill.study.cell import MADE_WITH
 from inversion.cli.show import tell
 from inversion.options import TeacherOptions
 from inversion.teacher import BUNDLED, MNIST_SLICE
@@ -157,4 +158,5 @@ def strip_cells(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _strip(cell: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in cell.items() if name not in ("key", "per_class")}
+    hidden = ("key", MADE_WITH, "per_class")
+    return {name: value for name, value in cell.items() if name not in hidden}
