@@ -1,9 +1,11 @@
-"""Options print what differs from their defaults, so that signatures and errors stay short."""
+"""What all classes of options have: types that are checked, and a short way to print them."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
+
+from distill.option_types import require_types
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -12,6 +14,9 @@ class Brief:
 
     It is a dataclass itself, as jsonargparse takes no mixture for a group of options.
     """
+
+    def __post_init__(self) -> None:
+        require_types(self)
 
     def __repr__(self) -> str:
         told = []

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from distill.brief import Brief
 from distill.methods import LABELS, METHODS
 from distill.ranges import (
     require_least,
     require_most,
-    require_parts,
     require_positive,
     require_within,
 )
@@ -86,6 +85,7 @@ class ViewOptions(Brief):
     """Largest size of such a change, from 0 to 1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_least(self, "", 0, "operations")
         require_most(self, "", 64, "operations")
         require_within(self, "", "[0, 1]", "mixup", "cutmix", "erase", "strength")
@@ -184,7 +184,7 @@ class DistillOptions(Brief):
     """Branches of the student's last stage with the loss `one`; the first is the student."""
 
     def __post_init__(self) -> None:
-        require_parts(self, "")
+        super().__post_init__()
         check_loss(self.loss)
         require_positive(self, "", "temperature")
         require_least(self, "", 0, "steps", "views_per_image", "patience")
@@ -194,11 +194,6 @@ class DistillOptions(Brief):
         require_within(self, "", "[0, 1)", "warmup", "ema", "held_out")
         if self.learning_rate is not None:
             require_least(self, "", 0, "learning_rate")
-        optimisers = get_args(Optimiser)
-        if self.optimiser not in optimisers:
-            raise EchosetError(
-                f"no optimiser '{self.optimiser}'; there are {', '.join(optimisers)}"
-            )
 
 
 @dataclass(frozen=True, repr=False)
@@ -233,6 +228,7 @@ class StudyOptions(Brief):
     """Test images attacked for boundary similarity and adversarial transfer; 0 = neither."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.seeds or not self.methods or not self.corruptions:
             raise EchosetError("a study needs one seed, one method and one corruption at least")
         for method in self.methods:

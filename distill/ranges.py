@@ -30,17 +30,6 @@ def require_most(options: object, group: str, most: float, *names: str) -> None:
             raise EchosetError(f"{_full(group, name)} must be at most {most:,}, got {value:,}")
 
 
-def require_parts(options: object, group: str) -> None:
-    """Refuse a mapping, say, in the place of options of their own."""
-    for field in dataclasses.fields(options):  # type: ignore[arg-type]  # a dataclass
-        kind = type(field.default)
-        value = getattr(options, field.name)
-        if dataclasses.is_dataclass(kind) and not isinstance(value, kind):
-            raise EchosetError(
-                f"{_full(group, field.name)} is {kind.__name__}(…), got a {type(value).__name__}"
-            )
-
-
 def require_options(value: object, kind: type, name: str) -> None:
     """Refuse anything but such options, a model's name in the place of a model's, say."""
     if isinstance(value, kind):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TypeVar
 
 from distill.brief import Brief
 from distill.machine import Machine, TorchDevice
@@ -57,11 +57,7 @@ class Runtime(Brief):
     """How many processes share the work; torchrun sets it."""
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(Runtime).items():
-            value = getattr(self, name)
-            if get_origin(kind) is Literal and value not in get_args(kind):
-                choices = ", ".join(get_args(kind))
-                raise EchosetError(f"{name} must be one of {choices}, got '{value}'")
+        super().__post_init__()
         if not 0 <= self.rank < self.world:
             raise EchosetError(f"rank must lie in [0, world), got rank {self.rank} of {self.world}")
 

@@ -88,7 +88,7 @@ def test_a_folders_name_is_no_set_and_a_mapping_no_options(teacher):
         EchosetError, match=r"as TransferSet\.load\(folder\) gives it, .* not a str"
     ):
         teach(network(), "runs/set", teacher, LESSON, runtime=RUN)
-    with pytest.raises(EchosetError, match=r"generator is GeneratorOptions\(…\), got a dict"):
+    with pytest.raises(EchosetError, match=r"generator must be GeneratorOptions\(…\), got {"):
         SynthesisOptions(generator={"latent": 16})
 
 

@@ -39,7 +39,7 @@ def data():
         ({"loss": {"one": 1.0}, "student_layers": ("features.1",)}, "one stage only"),
         ({"ema": 1.0}, "ema"),
         ({"learning_rate": -1.0}, "learning_rate"),
-        ({"optimiser": "foo"}, "no optimiser 'foo'"),
+        ({"optimiser": "foo"}, "optimiser must be one of muon, sgd, adamw, got 'foo'"),
         ({"patience": 1, "held_out": 0.0}, "leaves none to judge by"),
         ({"patience": 1, "held_out": 0.999}, "none to learn from"),
         ({"held_out": 1.0}, "held_out"),

@@ -25,5 +25,6 @@ class AnswerOptions(Brief):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.per_image is not None:
             require_least(self, "answers", 0, "per_image")

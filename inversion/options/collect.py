@@ -9,7 +9,6 @@ from distill.brief import Brief
 from distill.options import ViewOptions
 from distill.ranges import (
     require_least,
-    require_parts,
     require_positive,
     require_shards,
     require_within,
@@ -48,6 +47,7 @@ class BoundaryOptions(Brief):
     """Length of the last step, from each of the pair into its own class."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_least(self, "boundary", 1, "steps", "growth")
         require_positive(self, "boundary", "first_step", "close", "deeper")
 
@@ -94,7 +94,7 @@ class CollectOptions(Brief):
     """How images are augmented."""
 
     def __post_init__(self) -> None:
-        require_parts(self, "collection")
+        super().__post_init__()
         require_least(self, "collection", 1, "images", "shard_images")
         require_shards(self.images, self.shard_images, "collection")
         require_positive(self, "collection", "draws")
@@ -127,4 +127,5 @@ class BesideOptions(Brief):
     """Where from, as `collect` names them and walked in order: '["pictures/", "leaves"]'."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_least(self, "beside", 0, "images")

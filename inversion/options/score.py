@@ -25,5 +25,6 @@ class ScoreOptions(Brief):
     """Images the teacher answers for at once."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_least(self, "scores", 1, "gradients", "batch")
         require_least(self, "scores", FEWEST_IMAGES, "compared")

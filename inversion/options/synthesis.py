@@ -10,7 +10,6 @@ from distill.options import StudentOptions, ViewOptions
 from distill.ranges import (
     require_least,
     require_most,
-    require_parts,
     require_positive,
     require_shards,
     require_within,
@@ -52,6 +51,7 @@ class GeneratorOptions(Brief):
     """Adam on the meta-learned weights; of no account where learning is plain."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_least(self, "generator", 0, "blocks", "smooth", "conditioning")
         require_least(self, "generator", 0, "learning_rate", "latent_rate", "meta_rate")
         require_least(self, "generator", 1, "inner_steps", "latent", "width")
@@ -111,6 +111,7 @@ class ObjectiveOptions(Brief):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_least(self, "objective", 0, "bn", "classes", "adversary", "spread", "gamma")
         require_least(self, "objective", 0, "heads", "variation")
         require_within(self, "objective", "[0, 1)", "bn_momentum")
@@ -153,6 +154,7 @@ class ReplayOptions(Brief):
     """First exponent of the importance weights; rises to 1 over the run."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_least(self, "replay", 0, "alpha", "half_life", "policy_rate")
         require_within(self, "replay", "[0, 1]", "refresh", "beta")
         if self.keep_all and (self.balanced_targets or self.replace_all):
@@ -205,7 +207,7 @@ class AdversaryOptions(Brief):
     """Leave it beside the set, as adversary-00000.safetensors and so on."""
 
     def __post_init__(self) -> None:
-        require_parts(self, "adversary")
+        super().__post_init__()
         require_least(self, "adversary", 0, "learning_rate", "begins", "views_per_image", "hints")
         require_least(self, "adversary", 1, "batch", "steps")
         require_positive(self, "adversary", "temperature")
@@ -264,7 +266,7 @@ class SynthesisOptions(Brief):
     """What the adversarial student sees of an image."""
 
     def __post_init__(self) -> None:
-        require_parts(self, "")
+        super().__post_init__()
         require_least(self, "", 1, "images", "shard_images", "calls", "patience")
         require_least(self, "", 1, "abreast")
         require_most(self, "", 1024, "abreast")

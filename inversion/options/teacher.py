@@ -63,6 +63,7 @@ class TeacherOptions(Brief):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.model, str):  # null in a file
             raise EchosetError("model must be a name or a path, and null is none; leave it out")
         object.__setattr__(self, "size", read_size(self.size, SMALLEST))
