@@ -252,6 +252,12 @@ def test_json_is_the_last_line_even_with_tables(run):
     assert len(lines) > 5 and json.loads(lines[-1])["parameters"] == 288_170
 
 
+def test_what_a_file_says_of_itself_is_said_to_be_unchecked(run):
+    found, _, said = run("inspect").stdout.partition("its file says")
+    assert "warnings" in found and "accuracy" not in found
+    assert "(not checked)" in said and "accuracy" in said
+
+
 def test_a_tasks_own_figures_are_shown_before_the_others(run, few, monkeypatch):
     name = "inversion.cli.verbs.evaluate.evaluate_classifier"
     result = Evaluation(0.5, None, [0.5], 0.1, 0.2, 200, own={"mean_iou": 0.25, "iou": [0.125]})

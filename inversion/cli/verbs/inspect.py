@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from distill.models import Classifier
@@ -51,6 +52,7 @@ def execute(run: InspectRun) -> int:
     if estimate:
         table.add_row("a set and a student", estimate.line)
     table.add_row("warnings", "\n".join(warnings) or "none")
+    _add_notes(table, inspection.spec.notes)
     document: dict[str, Any] = dataclasses.asdict(inspection)
     document |= {
         "warnings": warnings,
@@ -84,7 +86,7 @@ def _usual_options(teacher: Classifier, recipe: str) -> DemoRun:
 
 
 def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) -> None:
-    """What the network is, and what its file says of it."""
+    """What the network is."""
     spec = inspection.spec
     table.add_row("parameters", f"{inspection.parameters:,}")
     table.add_row("input", f"{' × '.join(map(str, spec.shape))}, in [0, 1]")
@@ -104,8 +106,15 @@ def _add_network(table: Table, inspection: Inspection, pixels: Pixels | None) ->
         table.add_row("", f"and {len(inspection.layers) - MOST_LAYERS} more")
     table.add_row("dead channels", str(inspection.dead_channels))
     table.add_row("weights SHA-256", inspection.weight_hash[:16] + "…")
-    for key, value in spec.notes.items():
-        table.add_row(printable(key.replace("_", " ")), printable(_shorten(value)))
+
+
+def _add_notes(table: Table, notes: Mapping[str, Any]) -> None:
+    """What the file says of itself; here it is only repeated."""
+    if notes:
+        table.add_section()
+        table.add_row("its file says", "(not checked)")
+    for key, value in notes.items():
+        table.add_row(f"  {printable(key.replace('_', ' '))}", printable(_shorten(value)))
 
 
 def _shorten(value: object, most: int = 5) -> str:
