@@ -118,8 +118,9 @@ class DistillOptions(Brief):
 
     loss: dict[str, float | None] = field(default_factory=lambda: {"hinton": 1.0})
     """Losses and their weights, added up; the help ends with their names. Unless labels is named,
-    it comes along at the weight the others were published with: none beside hinton, 1 beside most.
-    Short: --loss hinton=1 at, a loss without a number (null) at its published weight.
+    it comes along at the weight the others were published with: none beside hinton, .025 beside
+    mse, 1 beside most. Short: --loss hinton=1 at, a loss without a number (null) at its published
+    weight.
     """
     labels: Literal["teacher", "data"] = "teacher"
     """Where a loss wants labels: the teacher's own decision on each view (data-free), or the labels

@@ -47,8 +47,8 @@ class Runtime(Brief):
     reference (plain torch)."""
     step: Step = "auto"
     """How a training step runs: eager, or graph (a captured CUDA graph). auto takes graph on CUDA
-    where the network can be captured. On a CPU it runs the recorded operations of the first steps
-    of the zoo's students again, to the same bits; elsewhere it is eager."""
+    where the network can be captured. On a CPU it records the first steps of students that come
+    with echoset, and runs these operations again, to the same bits. Elsewhere it is eager."""
     quiet: bool = False
     """Show no progress and no tables."""
     rank: int = field(default_factory=lambda: place_in_torchrun()[0])

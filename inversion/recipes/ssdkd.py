@@ -20,8 +20,8 @@ from synthesis_kernels.errors import EchosetError
 
 
 class SSDKD(Matching):
-    """BatchNorm statistics, the wanted class and the adversary, all weighted by φ. The student
-    draws by priority δ from a buffer that is balanced by class. The usual recipe.
+    """BatchNorm statistics, and by φ the wanted class and the adversary. The student draws by
+    priority δ from a buffer that is balanced by class. The usual recipe.
 
     As published, with the defaults that this project measured.
     """
