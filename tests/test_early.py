@@ -80,11 +80,11 @@ def test_a_name_that_leads_nowhere_is_told_at_once(arguments, message, tmp_path)
     ["resnet18", "lraspp_mobilenet_v3_large", "nobody_s", "my.Net", "hf:there", "unet-3", "n.py"],
 )
 def test_names_that_may_be_networks_pass_the_early_check(name):
-    assert check_names(InspectRun(TeacherOptions(name, "DEFAULT"))) is None
+    assert check_names(InspectRun(teacher=TeacherOptions(name, "DEFAULT"))) is None
 
 
 def test_where_timm_is_installed_its_names_count_too(monkeypatch):
-    close = InspectRun(TeacherOptions("resnt18"))
+    close = InspectRun(teacher=TeacherOptions("resnt18"))
     monkeypatch.setattr(early, "find_spec", lambda name: name != "timm" and find_spec(name))
     with pytest.raises(EchosetError, match="Did you mean resnet18"):
         check_names(close)

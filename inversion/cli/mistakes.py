@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
 from inversion.cli.help import long_names, names_of
@@ -70,7 +71,7 @@ def say_plainly(message: str, verb: str, arguments: Sequence[str]) -> str:
     """What jsonargparse says of a command, without Python's names, and with what was meant."""
     unknown = UNKNOWN_WORD.match(message)
     if unknown:
-        return _say_unknown(unknown[1], verb)
+        return _say_unknown(unknown[1], verb, arguments)
     key = UNKNOWN_KEY.match(message)
     if key:
         name = ".".join(filter(None, key.groups()))
@@ -86,13 +87,20 @@ def say_plainly(message: str, verb: str, arguments: Sequence[str]) -> str:
     return _say_value(message)
 
 
-def _say_unknown(words: str, verb: str) -> str:
+def _say_unknown(words: str, verb: str, arguments: Sequence[str]) -> str:
     """What no option, or no word after the verb, is; the first of them counts."""
     word = words.split()[0].partition("=")[0]
     options = [*names_of(verb).values(), *long_names(verb)]
     if word.startswith("-"):
         return f"{verb} has no option {word}{_meant(word, options) or _say_verbs(word)}"
-    return f"{verb} does not know what to do with '{words}'{_meant(f'--{word}', options)}"
+    hint = ""
+    for before, unknown in pairwise(["", *arguments]):
+        if unknown.partition("=")[0] == word:
+            hint = _meant(f"--{word}", options)
+            if not hint and not before.startswith("-"):  # it may be an option's value
+                hint = _meant(f"--{before}", options)
+            break
+    return f"{verb} does not know what to do with '{words}'{hint}"
 
 
 def _say_verbs(word: str) -> str:
