@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from distill.brief import Brief
 from distill.options import OutputForm
@@ -63,21 +63,14 @@ class TeacherOptions(Brief):
     """
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.model, str):  # null in a file
-            raise EchosetError("model must be a name or a path, and null is none; leave it out")
         object.__setattr__(self, "size", read_size(self.size, SMALLEST))
+        super().__post_init__()
         require_least(self, "", 2, "classes")
         require_most(self, "", 1_000_000, "classes")
         if self.channels not in (1, 2, 3, 4):
             raise EchosetError(f"channels must be 1 to 4, got {self.channels}")
         if self.task not in TASKS:
             raise EchosetError(f"task must be one of {', '.join(TASKS)}, got '{self.task}'")
-        forms = get_args(OutputForm)
-        if self.output_form is not None and self.output_form not in forms:
-            raise EchosetError(
-                f"output_form must be one of {', '.join(forms)}, got '{self.output_form}'"
-            )
 
 
 @dataclass(frozen=True, repr=False)
