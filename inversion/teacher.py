@@ -195,19 +195,11 @@ def trained_views(spec: ModelSpec) -> TeacherViewOptions:
     told = spec.notes.get("views")
     if not isinstance(told, dict):
         return TeacherViewOptions()
-    views = TeacherViewOptions(
-        told.get("shift", 0.0), told.get("flip", False), told.get("cutout", 0.0)
-    )
-    check_teacher_views(views, "the teacher file's notes on its views")
-    return views
-
-
-def check_teacher_views(views: TeacherViewOptions, source: str) -> None:
-    """Refuse what no image could be changed by."""
-    remedy = "set --synthesis.objective.views, or save the teacher with notes that are right"
-    for name in ("shift", "cutout"):
-        value = getattr(views, name)
-        if not isinstance(value, int | float) or not 0 <= value <= 0.5:
-            raise EchosetError(f"{source}: {name} must lie in [0, 0.5], got {value!r}; {remedy}")
-    if not isinstance(views.flip, bool):
-        raise EchosetError(f"{source}: flip must be true or false, got {views.flip!r}; {remedy}")
+    shift, flip, cutout = told.get("shift", 0.0), told.get("flip", False), told.get("cutout", 0.0)
+    try:
+        return TeacherViewOptions(shift, flip, cutout)
+    except EchosetError as error:
+        raise EchosetError(
+            f"the teacher file's notes on its views: {error}; set --synthesis.objective.views, or "
+            "save the teacher with notes that are right"
+        ) from error

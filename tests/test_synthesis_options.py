@@ -119,7 +119,7 @@ def test_the_teacher_sees_each_image_in_a_view_of_its_own(teacher, tiny, monkeyp
         (lambda: {"objective": ObjectiveOptions(gamma=-1.0)}, "gamma"),
         (
             lambda: {"objective": ObjectiveOptions(views=TeacherViewOptions(shift=3))},
-            "objective.views: shift",
+            r"shift must lie in \[0, 0\.5\], got 3",
         ),
         (
             lambda: {"adversary": AdversaryOptions(hints=-1)},

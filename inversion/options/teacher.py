@@ -83,3 +83,10 @@ class TeacherViewOptions(Brief):
     """Mirror half of the images left to right."""
     cutout: float = 0.0
     """Side of a square made black, as a part of the shorter side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shift", "cutout"):
+            value = getattr(self, name)
+            if not 0 <= value <= 0.5:
+                raise EchosetError(f"{name} must lie in [0, 0.5], got {value}")
